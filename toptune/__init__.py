@@ -1,0 +1,1 @@
+"""toptune: which kind of neuronal network made this recording?"""

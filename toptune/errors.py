@@ -1,0 +1,35 @@
+"""The errors toptune raises on purpose. Each is one line that names the culprit and the way out."""
+
+from __future__ import annotations
+
+
+class ToptuneError(Exception):
+    """Something could not be done; the message is one line for the user (exit code 1)."""
+
+    exit_code = 1
+
+
+class InputError(ToptuneError, ValueError):
+    """A file, a line or a value given by the user is wrong (exit code 2)."""
+
+    exit_code = 2
+
+
+class InputErrors(InputError):
+    """Several things are wrong with the input at once, all of them listed.
+
+    Parameters
+    ----------
+    problems
+        One line each.
+    """
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(problems))
+
+
+class PartialFailure(ToptuneError):  # noqa: N818  # an outcome, not a fault: the rest was done
+    """Some recordings failed and were listed; the others were done (exit code 3)."""
+
+    exit_code = 3
