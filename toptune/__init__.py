@@ -1,1 +1,1 @@
-"""toptune: which kind of neuronal network made this recording?"""
+"""toptune tells from MEA recordings which kind of neuronal network made them."""

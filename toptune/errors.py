@@ -15,7 +15,7 @@ class InputError(ToptuneError, ValueError):
     exit_code = 2
 
 
-class InputErrors(InputError):
+class InputErrors(InputError):  # noqa: N818  # plural of InputError
     """Several things are wrong with the input at once, all of them listed.
 
     Parameters
