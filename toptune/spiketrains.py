@@ -65,7 +65,8 @@ class SpikeTrains:
     segments
         The stretches between gaps, in order; together they hold all samples.
     threshold_uv : (channels,) float32
-        The peak-to-peak thresholds used; NaN where none was (spikes read from a file, dead channel).
+        The peak-to-peak thresholds used; NaN where none was (spikes read from a file), infinite for a
+        dead channel.
     """
 
     spikes: Spikes

@@ -1,0 +1,182 @@
+"""High-pass filter with carried state, all channels of a chunk at a time.
+
+Voltage enters and leaves as (channels, samples) float32 in microvolts. Chunks of any length give
+the same samples as the whole, bit for bit: each channel is one recursion in float64, rounded once.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+
+import numba
+import numpy as np
+import scipy.signal
+from numpy.typing import NDArray
+
+from toptune.errors import InputError
+from toptune.params import HighPass
+from toptune.threads import channel_slices, in_threads
+
+# Channels filtered side by side: one recursion waits for its own last sample, eight of them fill
+# the processor's pipelines (3x faster than one after the other, measured on Zen 3).
+_LANES = 8
+
+
+class HighPassFilter:
+    """Causal Butterworth high-pass filter over chunks of one gap-free stretch of voltage.
+
+    The state starts as if each channel had always had its first value, so that an offset of the
+    amplifier does not look like a step (``scipy.signal.sosfilt_zi`` times the first sample).
+
+    Parameters
+    ----------
+    params
+        Cut-off and order; a cut-off of 0 Hz passes samples through unchanged.
+    sampling_rate_hz
+        Samples a second.
+    n_channels
+        Rows of every chunk.
+
+    Raises
+    ------
+    InputError
+        The cut-off is at or above half the sampling rate.
+    """
+
+    def __init__(self, params: HighPass, sampling_rate_hz: float, n_channels: int) -> None:
+        self._sos: NDArray[np.float64] | None = None
+        self._state: NDArray[np.float64] | None = None
+        self.n_channels = n_channels
+        if params.cutoff_hz == 0:
+            return
+        nyquist_hz = sampling_rate_hz / 2
+        if params.cutoff_hz >= nyquist_hz:
+            raise InputError(
+                f"a high-pass cut-off of {params.cutoff_hz:g} Hz needs a sampling rate above"
+                f" {2 * params.cutoff_hz:g} Hz, this recording has {sampling_rate_hz:g} Hz: choose"
+                f" a cut-off below {nyquist_hz:g} Hz, or 0 for no filter"
+            )
+        self._sos = scipy.signal.butter(
+            params.order, params.cutoff_hz, "highpass", fs=sampling_rate_hz, output="sos"
+        )
+
+    def restart(self) -> None:
+        """Forget the past: the next chunk follows a gap."""
+        self._state = None
+
+    def apply(
+        self,
+        samples_uv: NDArray[np.float32],
+        out: NDArray[np.float32] | None = None,
+        pool: Executor | None = None,
+    ) -> NDArray[np.float32]:
+        """Filter the next chunk.
+
+        Parameters
+        ----------
+        samples_uv : (channels, samples) float32
+            What follows the last chunk.
+        out : (channels, samples) float32, optional
+            Where to write; may be `samples_uv` itself.
+        pool
+            Threads to spread the channels over.
+
+        Returns
+        -------
+        (channels, samples) float32
+            The filtered chunk, in `out` where given.
+        """
+        out = np.empty_like(samples_uv) if out is None else out
+        if self._sos is None or samples_uv.shape[1] == 0:
+            out[...] = samples_uv
+            return out
+        if self._state is None:
+            steady = scipy.signal.sosfilt_zi(self._sos)
+            first = samples_uv[:, 0].astype(np.float64)
+            self._state = np.ascontiguousarray(first[:, None, None] * steady[None])
+        sos, state = self._sos, self._state
+
+        def some(rows: slice) -> None:
+            _filter_rows(samples_uv[rows], out[rows], sos, state[rows])
+
+        in_threads(pool, some, channel_slices(samples_uv.shape[0], pool, multiple=_LANES))
+        return out
+
+
+def settling_samples(params: HighPass, sampling_rate_hz: float, limit: int) -> int:
+    """How long the filter remembers: samples until its slowest mode has decayed to 1e-6.
+
+    Parameters
+    ----------
+    params, sampling_rate_hz
+        As for `HighPassFilter`.
+    limit
+        The largest answer.
+    """
+    if params.cutoff_hz == 0:
+        return 0
+    _, poles, _ = scipy.signal.butter(
+        params.order, params.cutoff_hz, "highpass", fs=sampling_rate_hz, output="zpk"
+    )
+    slowest = float(np.abs(poles).max())
+    return limit if slowest >= 1 else min(limit, int(np.log(1e-6) / np.log(slowest)) + 1)
+
+
+@numba.njit(nogil=True, cache=True)
+def _filter_rows(
+    x: NDArray[np.float32],
+    out: NDArray[np.float32],
+    sos: NDArray[np.float64],
+    state: NDArray[np.float64],
+) -> None:
+    """Direct form II transposed, section after section, as scipy.signal.sosfilt defines it."""
+    n_rows, n = x.shape
+    full = n_rows - n_rows % _LANES
+    single = sos.shape[0] == 1
+    if single:
+        for row in range(0, full, _LANES):
+            _filter_lanes(x, out, sos[0], state, row)
+    scratch = np.empty(n, np.float64)
+    for row in range(full if single else 0, n_rows):
+        for t in range(n):
+            scratch[t] = x[row, t]
+        for section in range(sos.shape[0]):
+            b0, b1, b2 = sos[section, 0], sos[section, 1], sos[section, 2]
+            a1, a2 = sos[section, 4], sos[section, 5]
+            z0, z1 = state[row, section, 0], state[row, section, 1]
+            for t in range(n):
+                v = scratch[t]
+                y = b0 * v + z0
+                z0 = b1 * v - a1 * y + z1
+                z1 = b2 * v - a2 * y
+                scratch[t] = y
+            state[row, section, 0], state[row, section, 1] = z0, z1
+        for t in range(n):
+            out[row, t] = scratch[t]
+
+
+@numba.njit(nogil=True, cache=True)
+def _filter_lanes(
+    x: NDArray[np.float32],
+    out: NDArray[np.float32],
+    section: NDArray[np.float64],
+    state: NDArray[np.float64],
+    row: int,
+) -> None:
+    """Do the same for one section and eight rows from `row` on, side by side."""
+    b0, b1, b2, a1, a2 = section[0], section[1], section[2], section[4], section[5]
+    z0 = np.empty(_LANES)
+    z1 = np.empty(_LANES)
+    for k in range(_LANES):
+        z0[k] = state[row + k, 0, 0]
+        z1[k] = state[row + k, 0, 1]
+    for t in range(x.shape[1]):
+        for k in range(_LANES):
+            v = np.float64(x[row + k, t])
+            y = b0 * v + z0[k]
+            z0[k] = b1 * v - a1 * y + z1[k]
+            z1[k] = b2 * v - a2 * y
+            out[row + k, t] = y
+    for k in range(_LANES):
+        state[row + k, 0, 0] = z0[k]
+        state[row + k, 0, 1] = z1[k]

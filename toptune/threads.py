@@ -1,0 +1,57 @@
+"""Threads over channels or chunks: compiled code releases the interpreter, so threads are enough.
+
+Work goes to an executor that the caller owns; without one it runs here and now. Results never
+depend on the number of threads, because every item is computed alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def thread_pool(n_jobs: int | None = None) -> Iterator[Executor | None]:
+    """Give threads for a while.
+
+    Parameters
+    ----------
+    n_jobs
+        How many; None for one a usable core. One gives None: nothing to spread over.
+    """
+    n_jobs = usable_cores() if n_jobs is None else n_jobs
+    if n_jobs == 1:
+        yield None
+        return
+    with ThreadPoolExecutor(n_jobs, thread_name_prefix="toptune") as pool:
+        yield pool
+
+
+def in_threads(
+    pool: Executor | None, work: Callable[[Item], Result], items: Iterable[Item]
+) -> list[Result]:
+    """Do `work` on every item and wait; the results keep the items' order."""
+    if pool is None:
+        return [work(item) for item in items]
+    return list(pool.map(work, items))
+
+
+def channel_slices(n: int, pool: Executor | None, multiple: int = 1) -> list[slice]:
+    """Cut `n` channels into slices whose starts are multiples of `multiple`, one a thread or so."""
+    workers = getattr(pool, "_max_workers", 1)
+    size = -(-n // workers)
+    size = max(multiple, -(-size // multiple) * multiple)
+    return [slice(a, min(a + size, n)) for a in range(0, n, size)]
