@@ -1,0 +1,243 @@
+"""The devices file: which recording belongs to which device and carries which label.
+
+What enters: a CSV file with the columns ``recording,device,label`` and any further ones; paths are
+relative to the file. What leaves: checked rows, or all problems at once, each with its line.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from toptune.errors import InputError, InputErrors
+
+_REQUIRED = ("recording", "device", "label")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceRow:
+    """One recording.
+
+    Parameters
+    ----------
+    line
+        Its line in the file.
+    recording
+        Where the recording is.
+    written
+        The same as the file writes it.
+    device, label
+        What was recorded, and which class it carries.
+    columns
+        The further columns by name.
+    """
+
+    line: int
+    recording: Path
+    written: str
+    device: str
+    label: str
+    columns: dict[str, str]
+
+    def value(self, column: str) -> str:
+        """Return what a column holds for this recording."""
+        own = {"recording": self.written, "device": self.device, "label": self.label}
+        return own[column] if column in own else self.columns[column]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DevicesFile:
+    """A checked devices file.
+
+    Parameters
+    ----------
+    path
+        Where it was read from.
+    group_by
+        The column whose values are left out together.
+    rows
+        In the file's order.
+    """
+
+    path: Path
+    group_by: str
+    rows: tuple[DeviceRow, ...]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes, in the order of their first appearance."""
+        return tuple(dict.fromkeys(row.label for row in self.rows))
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """For each row the value of the `group_by` column."""
+        return tuple(row.value(self.group_by) for row in self.rows)
+
+
+def read_devices(path: Path, group_by: str = "device", *, must_exist: bool = True) -> DevicesFile:
+    """Read and check a devices file.
+
+    Comma and semicolon (as German spreadsheets write) both separate columns. Blank lines are
+    skipped, spaces around cells dropped. One device may have several recordings and labels.
+
+    Parameters
+    ----------
+    path
+        The CSV file, UTF-8 with or without a byte-order mark.
+    group_by
+        The column whose values are left out together.
+    must_exist
+        Whether a recording that is not there is a problem.
+
+    Raises
+    ------
+    InputErrors
+        Anything is wrong with rows or classes: all of it, with lines.
+    InputError
+        The file cannot be read, or its header does not hold the columns needed.
+    """
+    path = Path(path)
+    table = _records(path, _text(path))
+    try:
+        header = next(table)[1]
+    except StopIteration:
+        raise InputError(f"{path}: the file is empty; it needs {','.join(_REQUIRED)}") from None
+    _check_header(path, header, group_by)
+    rows: list[DeviceRow] = []
+    problems: list[str] = []
+    for line, cells in table:
+        problem = _ragged(cells, header) or _empty(cells, header, group_by)
+        if problem:
+            problems.append(f"{path}, line {line}: {problem}")
+        else:
+            rows.append(_row(path.parent, line, dict(zip(header, cells, strict=True))))
+    if not rows and not problems:
+        raise InputError(f"{path}: no recordings in it, only the header")
+    devices = DevicesFile(path=path, group_by=group_by, rows=tuple(rows))
+    # A row that could not be read may be just what a class lacks.
+    thin = [] if problems else _thin_classes(devices)
+    problems += _missing(devices) if must_exist else []
+    problems += _repeated(devices) + thin
+    if problems:
+        raise InputErrors(problems)
+    return devices
+
+
+def _text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        # -sig: spreadsheets put a byte-order mark in front.
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{path}, line {line}: not UTF-8 text; save the table as 'CSV UTF-8'"
+        ) from None
+
+
+def _records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield each record that is not blank, with the line it starts on."""
+    first = text.split("\n", 1)[0]
+    delimiter = ";" if ";" in first and "," not in first else ","
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    before = 0
+    try:
+        for record in reader:
+            cells = [cell.strip() for cell in record]
+            if any(cells):
+                yield before + 1, cells
+            before = reader.line_num
+    except csv.Error as error:
+        raise InputError(f"{path}, line {before + 1}: not a CSV table ({error})") from None
+
+
+def _check_header(path: Path, header: list[str], group_by: str) -> None:
+    missing = [name for name in _REQUIRED if name not in header]
+    if missing:
+        raise InputError(
+            f"{path}, line 1: no column {', '.join(missing)}; the header is "
+            f"'{','.join(header)}' and needs {','.join(_REQUIRED)}"
+        )
+    repeated = [name for name, count in Counter(header).items() if count > 1]
+    if repeated:
+        shown = f"column {repeated[0]} is there twice" if repeated[0] else "columns without a name"
+        raise InputError(f"{path}, line 1: {shown}")
+    if "" in header:
+        raise InputError(f"{path}, line 1: column {header.index('') + 1} has no name")
+    if group_by not in header:
+        raise InputError(
+            f"{path}, line 1: no column {group_by} to group by; there are {', '.join(header)}"
+        )
+
+
+def _ragged(cells: list[str], header: list[str]) -> str:
+    if len(cells) == len(header):
+        return ""
+    return f"{len(cells)} columns, but the header has {len(header)}"
+
+
+def _empty(cells: list[str], header: list[str], group_by: str) -> str:
+    needed = dict.fromkeys((*_REQUIRED, group_by))
+    empty = [name for name in needed if not cells[header.index(name)]]
+    return f"{', '.join(empty)} is missing" if empty else ""
+
+
+def _row(folder: Path, line: int, values: dict[str, str]) -> DeviceRow:
+    return DeviceRow(
+        line=line,
+        recording=(folder / values["recording"]).resolve(),
+        written=values["recording"],
+        device=values["device"],
+        label=values["label"],
+        columns={name: value for name, value in values.items() if name not in _REQUIRED},
+    )
+
+
+def _missing(devices: DevicesFile) -> list[str]:
+    return [
+        f"{devices.path}, line {row.line}: no such recording: {row.written} "
+        "(paths are relative to this file)"
+        for row in devices.rows
+        if not row.recording.exists()
+    ]
+
+
+def _repeated(devices: DevicesFile) -> list[str]:
+    problems = []
+    first: dict[Path, DeviceRow] = {}
+    for row in devices.rows:
+        before = first.setdefault(row.recording, row)
+        if before is row:
+            continue
+        where = f"{devices.path}, line {row.line}: recording {row.written}"
+        if before.label != row.label:
+            problems.append(
+                f"{where} has two labels, {before.label} (line {before.line}) and {row.label}"
+            )
+        else:
+            problems.append(f"{where} is already in line {before.line}")
+    return problems
+
+
+def _thin_classes(devices: DevicesFile) -> list[str]:
+    """Classes that leaving a group out would leave without any example."""
+    if len(devices.labels) < 2:
+        return [f"{devices.path}: only one class, {devices.labels[0]}; telling apart needs two"]
+    problems = []
+    for label in devices.labels:
+        rows = [row for row in devices.rows if row.label == label]
+        groups = {row.value(devices.group_by) for row in rows}
+        if len(groups) == 1:
+            lines = ", ".join(str(row.line) for row in rows)
+            problems.append(
+                f"{devices.path}, line {lines}: class {label} has only one {devices.group_by}, "
+                f"{groups.pop()}; leaving it out leaves none to learn from"
+            )
+    return problems

@@ -1,0 +1,184 @@
+"""Spikes in toptune's own NPZ form, as ``toptune detect`` and ``toptune simulate`` write them.
+
+What enters and leaves: `SpikeTrains`. The file holds, per spike, ``sample`` (int64),
+``channel`` (int32) and ``peak_to_peak_uv`` (float32; NaN if unknown); per channel
+``channel_labels`` and ``threshold_uv`` (float32; NaN where none was used); ``sampling_rate_hz`` and
+``duration_s``; and ``segments`` (k, 3) of first_sample, n_samples, start_s, which a reader takes to
+be one segment if absent.
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toptune.errors import InputError
+from toptune.spiketrains import Segment, SpikeTrains, sort_spikes
+
+_NAMES = (
+    "sample",
+    "channel",
+    "peak_to_peak_uv",
+    "channel_labels",
+    "sampling_rate_hz",
+    "duration_s",
+    "threshold_uv",
+)
+_OPTIONAL = "segments"
+
+
+def looks_like_npz(path: Path) -> bool:
+    """Whether a file is an archive that holds an array called ``sample``."""
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "sample.npy" in archive.namelist()
+    except zipfile.BadZipFile:
+        # Cut short: numpy writes names before the contents, so the first array still shows.
+        with path.open("rb") as file:
+            return b".npy" in file.read(64)
+
+
+def write_npz(trains: SpikeTrains, path: Path) -> None:
+    """Write spikes so that `read_npz` returns them exactly; the file appears when complete."""
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    spikes = trains.spikes
+    # An open file, since numpy appends .npz to names.
+    with part.open("wb") as file:
+        np.savez(
+            file,
+            sample=spikes.sample,
+            channel=spikes.channel,
+            peak_to_peak_uv=spikes.peak_to_peak_uv,
+            channel_labels=np.array(trains.channel_labels, np.str_),
+            sampling_rate_hz=np.float64(trains.sampling_rate_hz),
+            duration_s=np.float64(trains.duration_s),
+            threshold_uv=trains.threshold_uv,
+            segments=np.array(trains.segments, np.float64).reshape(-1, 3),
+        )
+    part.replace(path)
+
+
+def read_npz(path: Path) -> SpikeTrains:
+    """Read what `write_npz` wrote, or another program in the same form.
+
+    Raises
+    ------
+    InputError
+        Not such a file, damaged, an array missing or not known, or a value out of its range.
+    """
+    path = Path(path)
+    arrays = _load(path)
+    rate = _positive(path, arrays, "sampling_rate_hz")
+    duration_s = _positive(path, arrays, "duration_s")
+    labels = _channel_labels(path, arrays["channel_labels"])
+    segments = _segments(path, arrays.get(_OPTIONAL), rate, duration_s)
+    sample = _indices(path, arrays, "sample", segments[-1].first_sample + segments[-1].n_samples)
+    channel = _indices(path, arrays, "channel", len(labels))
+    amplitude = _microvolts(path, arrays, "peak_to_peak_uv", len(sample))
+    if len(channel) != len(sample):
+        raise InputError(f"{path}: {len(sample)} spikes in sample but {len(channel)} in channel")
+    return SpikeTrains(
+        spikes=sort_spikes(sample, channel.astype(np.int32), amplitude),
+        channel_labels=labels,
+        sampling_rate_hz=rate,
+        segments=segments,
+        threshold_uv=_microvolts(path, arrays, "threshold_uv", len(labels)),
+    )
+
+
+def _load(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    # numpy and zipfile have many errors for files that are damaged or hold objects.
+    except Exception as error:
+        raise InputError(f"{path}: not a readable NPZ file ({error})") from error
+    missing = [name for name in _NAMES if name not in arrays]
+    if missing:
+        raise InputError(f"{path}: no array {', '.join(missing)} in this NPZ file")
+    unknown = [name for name in arrays if name not in (*_NAMES, _OPTIONAL)]
+    if unknown:
+        raise InputError(f"{path}: unknown array {', '.join(unknown)} in this NPZ file")
+    return arrays
+
+
+def _positive(path: Path, arrays: dict[str, NDArray[Any]], name: str) -> float:
+    array = arrays[name]
+    if array.shape != () or array.dtype.kind not in "iuf":
+        raise InputError(f"{path}: {name} must be one number")
+    value = float(array)
+    if not 0 < value < math.inf:
+        raise InputError(f"{path}: {name} must be finite and above 0, got {value:g}")
+    return value
+
+
+def _channel_labels(path: Path, array: NDArray[Any]) -> tuple[str, ...]:
+    if array.ndim != 1 or array.dtype.kind != "U" or not len(array):
+        raise InputError(f"{path}: channel_labels must be a list of names")
+    labels = tuple(str(label) for label in array)
+    if len(set(labels)) < len(labels) or "" in labels:
+        raise InputError(f"{path}: channel_labels must be different names, none of them empty")
+    return labels
+
+
+def _indices(
+    path: Path, arrays: dict[str, NDArray[Any]], name: str, limit: int
+) -> NDArray[np.int64]:
+    array = arrays[name]
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise InputError(f"{path}: {name} must be a list of whole numbers")
+    bad = (array < 0) | (array >= limit)
+    if bad.any():
+        i = int(np.argmax(bad))
+        raise InputError(f"{path}: {name}[{i}] is {array[i]}, outside 0..{limit - 1}")
+    return array.astype(np.int64)
+
+
+def _microvolts(
+    path: Path, arrays: dict[str, NDArray[Any]], name: str, length: int
+) -> NDArray[np.float32]:
+    array = arrays[name]
+    if array.shape != (length,) or array.dtype.kind not in "iuf":
+        raise InputError(f"{path}: {name} must be a list of {length} numbers")
+    with np.errstate(over="ignore"):
+        values = array.astype(np.float32)
+    # NaN stands for unknown, and so for none.
+    bad = (values < 0) | np.isinf(values)
+    if bad.any():
+        i = int(np.argmax(bad))
+        raise InputError(f"{path}: {name}[{i}] is {array[i]:g}, not a finite number from 0 up")
+    return values
+
+
+def _segments(
+    path: Path, array: NDArray[Any] | None, rate: float, duration_s: float
+) -> tuple[Segment, ...]:
+    if array is None:
+        return (Segment(0, round(duration_s * rate), 0.0),)
+    if array.ndim != 2 or array.shape[1] != 3 or array.dtype.kind not in "iuf" or not len(array):
+        raise InputError(f"{path}: segments must be rows of first_sample, n_samples, start_s")
+    table = array.astype(np.float64)
+    first, length, start = table.T
+    if not (np.isfinite(table).all() and (start >= 0).all() and (length >= 1).all()):
+        raise InputError(f"{path}: segments must be finite, n_samples above 0, start_s from 0 up")
+    if not np.array_equal(length, np.floor(length)):
+        raise InputError(f"{path}: segments hold a number of samples that is not whole")
+    if not np.array_equal(first, np.concatenate([[0.0], np.cumsum(length)[:-1]])):
+        raise InputError(f"{path}: segments must follow one another from sample 0 on")
+    # Half a sample: start_s is a rounded decimal in some writers.
+    if np.any(np.diff(start) < length[:-1] / rate - 0.5 / rate):
+        raise InputError(f"{path}: segments overlap in time")
+    if abs(length.sum() / rate - duration_s) > 0.5 / rate:
+        raise InputError(f"{path}: segments last {length.sum() / rate:g} s, not {duration_s:g} s")
+    return tuple(
+        Segment(int(f), int(n), float(s)) for f, n, s in zip(first, length, start, strict=True)
+    )
