@@ -192,14 +192,15 @@ class StreamWriter:
                 f"counts must be int32 of shape ({n}, samples), "
                 f"got {counts.dtype} of shape {counts.shape}"
             )
-        block = np.concatenate([self._pending, counts], axis=1)
+        # A copy only where something waits; what remains is copied, since callers reuse blocks.
+        block = np.concatenate([self._pending, counts], axis=1) if self._pending.size else counts
         width = self._data.chunks[1]
         whole = block.shape[1] // width * width
         self._data.resize(self._n_written + whole, axis=1)
         for start in range(0, whole, width):
             self._write_chunk(self._n_written + start, block[:, start : start + width])
         self._n_written += whole
-        self._pending = block[:, whole:]
+        self._pending = block[:, whole:].copy()
 
     def gap(self, microseconds: int) -> None:
         """Let time pass without samples."""

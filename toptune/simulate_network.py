@@ -1,0 +1,240 @@
+"""When the neurons of a simulated culture fire.
+
+What enters: the fraction of excitatory neurons, electrode positions in micrometres and a length in
+seconds. What leaves: spike times, in samples, of every neuron near an electrode.
+
+The culture is a pair of stochastic rate equations, an excitatory and an inhibitory population
+(after Wilson & Cowan 1972, Biophys. J. 12:1-24), with depressing excitatory synapses (after
+Tsodyks & Markram 1997, PNAS 94:719-723) and slow adaptation. Excitation that outruns its
+depression makes network bursts; inhibition ends them early, makes them rare and finally prevents
+them, so that what is left is tonic firing. Neurons fire as Poisson processes that follow their
+population, each with its own strength, slow fluctuation, delay from where a burst starts, and
+refractory time. No figure here is fitted to a recording; they were chosen so that rates and bursts
+lie where cortical cultures are reported (bursts every few seconds, 0.1 to 1 s long).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+# The paper's classes by their excitatory fraction.
+EXCITATORY_FRACTIONS = {
+    "100E0I": 1.0,
+    "75E25I": 0.75,
+    "50E50I": 0.5,
+    "25E75I": 0.25,
+    "0E100I": 0.0,
+}
+
+_STEP_S = 0.002
+# Populations start from rest; this long until that is forgotten.
+_WARM_UP_S = 30.0
+# A culture's true fraction strays from what was plated, and its synapses from the norm.
+_FRACTION_SD = 0.06
+_COUPLING_SD = 0.12
+_REFRACTORY_S = 0.003
+_MEAN_UNITS = 2.2
+_MAX_UNITS = 6
+# The activity at which a burst is taken to start, where a new origin and new gains are drawn.
+_BURST_LEVEL = 0.1
+_BURST_PAUSE_S = 0.5
+# How fast bursts spread, in micrometres a second.
+_SPREAD_UM_S = 40_000.0
+
+
+class Activity(NamedTuple):
+    """What the neurons near the electrodes did.
+
+    Attributes
+    ----------
+    sample : (n,) int64
+        Spike times in samples, unit by unit.
+    unit : (n,) int32
+        Which neuron fired.
+    electrode : (units,) int32
+        The electrode each neuron lies at.
+    population : (steps, 2) float64
+        Activity of the excitatory and inhibitory populations, 0 to 1, every 2 ms.
+    """
+
+    sample: NDArray[np.int64]
+    unit: NDArray[np.int32]
+    electrode: NDArray[np.int32]
+    population: NDArray[np.float64]
+
+
+class _Bursts(NamedTuple):
+    """Which burst each step belongs to (0 before the first), and where each started."""
+
+    of_step: NDArray[np.int64]
+    delay_steps: NDArray[np.int64]  # (bursts + 1, electrodes)
+
+
+def simulate_activity(
+    rng: np.random.Generator,
+    excitatory_fraction: float,
+    positions_um: NDArray[np.float64],
+    *,
+    n_samples: int,
+    sampling_rate_hz: float,
+) -> Activity:
+    """Simulate one culture.
+
+    Parameters
+    ----------
+    rng
+        All chance comes from here.
+    excitatory_fraction
+        Of the neurons plated, 0 to 1; the culture gets one that strays from it by SD 0.06.
+    positions_um : (electrodes, 2) float64
+        Where the electrodes are.
+    n_samples, sampling_rate_hz
+        Length and time base of the recording.
+
+    Returns
+    -------
+    Activity
+        Two spikes of one neuron are at least 3 ms apart.
+    """
+    fraction = float(np.clip(excitatory_fraction + rng.normal(0, _FRACTION_SD), 0, 1))
+    n_steps = math.ceil(n_samples / sampling_rate_hz / _STEP_S)
+    population = _populations(rng, fraction, n_steps)
+    bursts = _bursts(rng, population.sum(axis=1), positions_um)
+    n_units = np.minimum(rng.poisson(_MEAN_UNITS, len(positions_um)), _MAX_UNITS)
+    electrode = np.repeat(np.arange(len(positions_um), dtype=np.int32), n_units)
+    near = np.exp(rng.normal(0, 0.4, len(positions_um)))
+    trains = []
+    for at in electrode:
+        excitatory = rng.random() < fraction
+        rate_hz = _rate_hz(rng, population[:, 0 if excitatory else 1], bursts, int(at), excitatory)
+        times_s = _spike_times_s(rng, near[at] * rate_hz)
+        sample = np.floor(times_s * sampling_rate_hz).astype(np.int64)
+        trains.append(sample[sample < n_samples])
+    sizes = [len(train) for train in trains]
+    return Activity(
+        sample=np.concatenate([np.empty(0, np.int64), *trains]),
+        unit=np.repeat(np.arange(len(trains), dtype=np.int32), sizes),
+        electrode=electrode,
+        population=population,
+    )
+
+
+class _Couplings(NamedTuple):
+    """The rate equations' constants; inputs are in units of the half-activation input."""
+
+    ee: float
+    ei: float
+    ie: float
+    ii: float
+    drive_e: float
+    drive_i: float
+    recovery_s: float
+
+
+# Chosen by eye, for bursts every 2 to 5 s in a purely excitatory culture and none in an inhibitory.
+_NORM = _Couplings(7.5, 4.0, 5.0, 3.0, 0.09, 0.16, 9.0)
+
+
+def _populations(rng: np.random.Generator, fraction: float, n_steps: int) -> NDArray[np.float64]:
+    strays = np.exp(rng.normal(0, _COUPLING_SD, len(_NORM)))
+    c = _Couplings(*(np.array(_NORM) * strays))
+    # Neurons make synapses with what is there: a few excitatory cells keep more than their share.
+    excitation, inhibition = fraction**0.6, 1 - fraction
+    couplings = (
+        *(c.ee * excitation, c.ei * inhibition, c.ie * excitation, c.ii * inhibition),
+        *(c.drive_e, c.drive_i, c.recovery_s),
+    )
+    n_warm = round(_WARM_UP_S / _STEP_S)
+    noise = rng.standard_normal((n_warm + n_steps, 2))
+    activity = np.empty_like(noise)
+    _integrate_compiled(np.array(couplings), noise, activity)
+    return activity[n_warm:]
+
+
+def _integrate(
+    couplings: NDArray[np.float64], noise: NDArray[np.float64], out: NDArray[np.float64]
+) -> None:
+    """Euler steps of 2 ms of the rate equations."""
+    ee, ei, ie, ii, drive_e, drive_i, recovery_s = couplings
+    tau_e, tau_i, tau_noise, tau_adapt = 0.012, 0.016, 0.02, 1.0
+    depression_hz, adaptation, noise_sd = 4.0, 0.3, 0.04
+    kick = noise_sd * math.sqrt(2 * _STEP_S / tau_noise)
+    e = i = adapted = noise_e = noise_i = 0.0
+    resource = 0.5
+    for t in range(len(noise)):
+        noise_e += kick * noise[t, 0] - noise_e * _STEP_S / tau_noise
+        noise_i += kick * noise[t, 1] - noise_i * _STEP_S / tau_noise
+        input_e = max(0.0, ee * resource * e - ei * i + drive_e + noise_e - adapted)
+        input_i = max(0.0, ie * resource * e - ii * i + drive_i + noise_i)
+        resource += _STEP_S * ((1 - resource) / recovery_s - depression_hz * resource * e)
+        adapted += _STEP_S / tau_adapt * (adaptation * e - adapted)
+        e += _STEP_S / tau_e * (input_e * input_e / (1 + input_e * input_e) - e)
+        i += _STEP_S / tau_i * (input_i * input_i / (1 + input_i * input_i) - i)
+        out[t, 0] = e
+        out[t, 1] = i
+
+
+# nogil: devices are simulated in threads.
+_integrate_compiled = numba.njit(nogil=True, cache=True)(_integrate)
+
+
+def _bursts(
+    rng: np.random.Generator, activity: NDArray[np.float64], positions_um: NDArray[np.float64]
+) -> _Bursts:
+    """Give each burst one of three sites of the culture to start from."""
+    above = np.flatnonzero((activity[1:] >= _BURST_LEVEL) & (activity[:-1] < _BURST_LEVEL))
+    pause = round(_BURST_PAUSE_S / _STEP_S)
+    starts = above[np.diff(above, prepend=-pause) >= pause]
+    # A little early, so that a burst's first spikes have its delays too.
+    of_step = np.searchsorted(starts - pause // 5, np.arange(len(activity)), side="right")
+    low, high = positions_um.min(axis=0), positions_um.max(axis=0)
+    sites = rng.uniform(low, high, (3, 2))
+    origins = sites[rng.integers(0, len(sites), len(starts) + 1)]
+    distance = np.linalg.norm(positions_um[None] - origins[:, None], axis=2)
+    jitter = np.exp(rng.normal(0, 0.3, distance.shape))
+    delay = np.rint(distance * jitter / _SPREAD_UM_S / _STEP_S).astype(np.int64)
+    return _Bursts(of_step, delay)
+
+
+def _rate_hz(
+    rng: np.random.Generator,
+    population: NDArray[np.float64],
+    bursts: _Bursts,
+    electrode: int,
+    excitatory: bool,
+) -> NDArray[np.float64]:
+    """Return one neuron's firing rate in every step."""
+    steps = np.arange(len(population)) - bursts.delay_steps[bursts.of_step, electrode]
+    gain_hz = (70.0 if excitatory else 110.0) * math.exp(rng.normal(0, 0.6))
+    tonic_hz = 0.15 * math.exp(rng.normal(0, 0.8))
+    # Not every neuron takes part in every burst alike.
+    part = np.exp(rng.normal(0, 0.35, len(bursts.delay_steps)))[bursts.of_step]
+    driven: NDArray[np.float64] = tonic_hz + gain_hz * part * population[np.maximum(steps, 0)]
+    return driven * _fluctuation(rng, len(population))
+
+
+def _fluctuation(rng: np.random.Generator, n_steps: int) -> NDArray[np.float64]:
+    """Slow ups and downs of one neuron's own: a log-normal walk with 8 s memory, mean about 1."""
+    block = round(0.2 / _STEP_S)
+    n = n_steps // block + 2
+    keep = math.exp(-0.2 / 8.0)
+    walk = np.empty(n)
+    kicks = rng.normal(0, math.sqrt(1 - keep * keep), n)
+    walk[0] = rng.normal()
+    for k in range(1, n):
+        walk[k] = keep * walk[k - 1] + kicks[k]
+    at = np.arange(n_steps) / block
+    return np.exp(0.6 * np.interp(at, np.arange(n), walk) - 0.18)
+
+
+def _spike_times_s(rng: np.random.Generator, rate_hz: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Draw a Poisson process and drop what comes within the refractory time of the one before."""
+    fired = np.flatnonzero(rng.random(len(rate_hz)) < rate_hz * _STEP_S)
+    times_s = (fired + rng.random(len(fired))) * _STEP_S
+    kept: NDArray[np.float64] = times_s[np.diff(times_s, prepend=-1.0) >= _REFRACTORY_S]
+    return kept
