@@ -25,8 +25,9 @@ _LANES = 8
 class HighPassFilter:
     """Causal Butterworth high-pass filter over chunks of one gap-free stretch of voltage.
 
-    The state starts as if each channel had always had its first value, so that an offset of the
-    amplifier does not look like a step (``scipy.signal.sosfilt_zi`` times the first sample).
+    It starts as if each channel had always had its first value, so that an offset of the amplifier
+    does not look like a step: the first sample is taken off, which a high-pass filter does not
+    notice otherwise. A channel that never moves is exactly 0.
 
     Parameters
     ----------
@@ -91,13 +92,12 @@ class HighPassFilter:
             out[...] = samples_uv
             return out
         if self._state is None:
-            steady = scipy.signal.sosfilt_zi(self._sos)
-            first = samples_uv[:, 0].astype(np.float64)
-            self._state = np.ascontiguousarray(first[:, None, None] * steady[None])
-        sos, state = self._sos, self._state
+            self._state = np.zeros((samples_uv.shape[0], len(self._sos), 2))
+            self._first = samples_uv[:, 0].astype(np.float64)
+        sos, state, first = self._sos, self._state, self._first
 
         def some(rows: slice) -> None:
-            _filter_rows(samples_uv[rows], out[rows], sos, state[rows])
+            _filter_rows(samples_uv[rows], out[rows], sos, state[rows], first[rows])
 
         in_threads(pool, some, channel_slices(samples_uv.shape[0], pool, multiple=_LANES))
         return out
@@ -128,6 +128,7 @@ def _filter_rows(
     out: NDArray[np.float32],
     sos: NDArray[np.float64],
     state: NDArray[np.float64],
+    first: NDArray[np.float64],
 ) -> None:
     """Direct form II transposed, section after section, as scipy.signal.sosfilt defines it."""
     n_rows, n = x.shape
@@ -135,11 +136,11 @@ def _filter_rows(
     single = sos.shape[0] == 1
     if single:
         for row in range(0, full, _LANES):
-            _filter_lanes(x, out, sos[0], state, row)
+            _filter_lanes(x, out, sos[0], state, first, row)
     scratch = np.empty(n, np.float64)
     for row in range(full if single else 0, n_rows):
         for t in range(n):
-            scratch[t] = x[row, t]
+            scratch[t] = x[row, t] - first[row]
         for section in range(sos.shape[0]):
             b0, b1, b2 = sos[section, 0], sos[section, 1], sos[section, 2]
             a1, a2 = sos[section, 4], sos[section, 5]
@@ -161,6 +162,7 @@ def _filter_lanes(
     out: NDArray[np.float32],
     section: NDArray[np.float64],
     state: NDArray[np.float64],
+    first: NDArray[np.float64],
     row: int,
 ) -> None:
     """Do the same for one section and eight rows from `row` on, side by side."""
@@ -172,7 +174,7 @@ def _filter_lanes(
         z1[k] = state[row + k, 0, 1]
     for t in range(x.shape[1]):
         for k in range(_LANES):
-            v = np.float64(x[row + k, t])
+            v = x[row + k, t] - first[row + k]
             y = b0 * v + z0[k]
             z0[k] = b1 * v - a1 * y + z1[k]
             z1[k] = b2 * v - a2 * y

@@ -1,0 +1,422 @@
+"""Spikes of a whole recording, read in chunks: bounded memory for any length.
+
+Chunks of raw microvolts enter, `SpikeTrains` leave. One pass usually does it all: it filters, sums,
+gathers the noise windows, and keeps the few blocks of samples that could hold a spike. Means and
+thresholds are known only at the end; then the kept blocks are walked. Which blocks to keep is told
+by thresholds previewed from the noise windows alone, lowered by a margin. Should the preview have
+been too high, or the kept blocks too many, a second pass with the exact values walks as it reads.
+Either way the spikes are those of `detect_spikes` on the whole filtered recording, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toptune import spikes_cpu
+from toptune.errors import InputError
+from toptune.filters import HighPassFilter, settling_samples
+from toptune.params import HighPass, Ptsd
+from toptune.recording import VoltageRecording
+from toptune.spikes import (
+    ChannelWalk,
+    PtsdSamples,
+    Thresholds,
+    channel_mean,
+    mad_sd,
+    merge_channels,
+    noise_windows,
+    smallest_sd,
+    thresholds_from,
+)
+from toptune.spikes_cpu import BLOCK, FINE
+from toptune.spiketrains import SpikeTrains
+from toptune.threads import channel_slices, in_threads, thread_pool
+
+# Values (channels x samples) a batch: raw and filtered together stay within a processor's cache.
+_BATCH_VALUES = 2_000_000
+# Kept samples may take this much before a second pass takes over.
+_KEEP_BYTES = 512 * 2**20
+# Filtered channels held whole, for the median.
+_WHOLE_BYTES = 768 * 2**20
+# The preview sees the filter's memory cut off; a tenth is far more than that costs.
+_PREVIEW_MARGIN = 0.9
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Detected:
+    """What detection found in a recording.
+
+    Parameters
+    ----------
+    trains
+        The spikes and where they lie.
+    noise
+        Thresholds, and which channels are dead or over-noisy.
+    passes
+        How often the recording was read.
+    """
+
+    trains: SpikeTrains
+    noise: Thresholds
+    passes: int
+
+
+def detect_recording(
+    recording: VoltageRecording,
+    highpass: HighPass | None = None,
+    ptsd: Ptsd | None = None,
+    *,
+    n_jobs: int | None = None,
+    progress: Progress | None = None,
+) -> Detected:
+    """Filter a recording and find its spikes, chunk by chunk.
+
+    The filter and the detector restart at every gap; noise and means are the recording's.
+
+    Parameters
+    ----------
+    recording
+        Raw voltage; read once, rarely twice.
+    highpass, ptsd
+        Filter and detection; their defaults where None.
+    n_jobs
+        Threads; None for one a core. The spikes do not depend on it.
+    progress
+        Called with (samples done, samples in all) after each batch.
+
+    Raises
+    ------
+    InputError
+        The cut-off is at or above half the sampling rate, samples are NaN, the file is damaged, or
+        one channel is too long for the median that ``noise="mad"`` needs.
+    """
+    with thread_pool(n_jobs) as pool:
+        job = _Job(recording, highpass or HighPass(), ptsd or Ptsd(), pool, progress)
+        return job.run()
+
+
+class _Job:
+    """One recording's detection: what its passes share."""
+
+    def __init__(
+        self,
+        recording: VoltageRecording,
+        highpass: HighPass,
+        ptsd: Ptsd,
+        pool: Executor | None,
+        progress: Progress | None,
+    ) -> None:
+        self.recording = recording
+        self.highpass = highpass
+        self.ptsd = ptsd
+        self.times = PtsdSamples.at(ptsd, recording.sampling_rate_hz)
+        self.pool = pool
+        self.progress = progress
+        self.n_channels = len(recording.channel_labels)
+        self.passes = 0
+        self.windows = noise_windows(recording.n_samples, recording.sampling_rate_hz)
+        # Refuses a cut-off that this sampling rate cannot have, before any work.
+        HighPassFilter(highpass, recording.sampling_rate_hz, self.n_channels)
+
+    def run(self) -> Detected:
+        mad = self._mad() if self.ptsd.noise == "mad" else None
+        preview = self._preview() if mad is None else mad
+        guess = thresholds_from(self.ptsd, preview, preview).threshold_uv * _PREVIEW_MARGIN
+        first = _Pass(self, np.zeros(self.n_channels, np.float32), guess.astype(np.float32))
+        first.read()
+        smallest = smallest_sd(first.noise)
+        noise = thresholds_from(self.ptsd, smallest, smallest if mad is None else mad)
+        means = self._means(first.total)
+        walked = first
+        wrong_guess = bool((noise.threshold_uv < first.thresholds_uv).any())
+        if first.overflowed or wrong_guess:
+            walked = _Pass(self, means, noise.threshold_uv, walk=True)
+            walked.read()
+        else:
+            first.walk(means, noise.threshold_uv)
+        trains = SpikeTrains(
+            spikes=merge_channels([w.joined() for w in walked.spikes]),
+            channel_labels=self.recording.channel_labels,
+            sampling_rate_hz=self.recording.sampling_rate_hz,
+            segments=self.recording.segments,
+            threshold_uv=noise.threshold_uv,
+        )
+        return Detected(trains, noise, self.passes)
+
+    def filtered(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Give samples [start, stop) of one segment, filtered from `start` on."""
+        raw = self.recording.read(start, stop, self.pool)
+        fresh = HighPassFilter(self.highpass, self.recording.sampling_rate_hz, self.n_channels)
+        return fresh.apply(raw, raw, self.pool)
+
+    def _preview(self) -> NDArray[np.float64]:
+        """Smallest SD of the noise windows, each filtered with only a little of its past."""
+        limit = 5 * (self.windows[0].stop - self.windows[0].start)
+        settle = settling_samples(self.highpass, self.recording.sampling_rate_hz, limit)
+        views = []
+        for window in self.windows:
+            for segment in self.recording.segments:
+                low = max(window.start, segment.first_sample)
+                high = min(window.stop, segment.first_sample + segment.n_samples)
+                if high - low > 1:
+                    begin = max(low - settle, segment.first_sample)
+                    views.append(self.filtered(begin, high)[:, low - begin :])
+        return smallest_sd(views) if views else np.zeros(self.n_channels)
+
+    def _mad(self) -> NDArray[np.float64]:
+        """MAD of the filtered channels: the median needs a channel whole, so groups of channels."""
+        n = self.recording.n_samples
+        group = min(self.n_channels, _WHOLE_BYTES // (4 * max(n, 1)))
+        if group < 1:
+            raise InputError(
+                f"{self.recording.path}: a channel of {n} samples is too long for the median that"
+                " noise='mad' needs: use noise='smallest_sd'"
+            )
+        out = np.empty(self.n_channels)
+        for begin in range(0, self.n_channels, group):
+            rows = slice(begin, min(begin + group, self.n_channels))
+            whole = np.empty((rows.stop - begin, n), np.float32)
+            self.passes += 1
+            for batch in _Batches(self):
+                whole[:, batch.start : batch.start + batch.samples.shape[1]] = batch.samples[rows]
+            parts = in_threads(self.pool, mad_sd, [whole[k : k + 1] for k in range(len(whole))])
+            out[rows] = np.concatenate(parts)
+        return out
+
+    def _means(self, total: NDArray[np.float64]) -> NDArray[np.float32]:
+        n = max(self.recording.n_samples, 1)
+        labels = self.recording.channel_labels
+        means = [
+            channel_mean(float(t), n, f"{self.recording.path}: channel {label}")
+            for t, label in zip(total, labels, strict=True)
+        ]
+        return np.array(means, np.float32)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Filtered samples; `start` counts over the recording, `is_last` of its segment."""
+
+    samples: NDArray[np.float32]
+    start: int
+    segment: int
+    is_last: bool
+
+
+class _Batches:
+    """Filtered batches of a recording, in order; one buffer, overwritten by the next batch."""
+
+    def __init__(self, job: _Job) -> None:
+        self._job = job
+        step = job.recording.chunk_samples
+        self.size = max(1, _BATCH_VALUES // (job.n_channels * step)) * step
+
+    def __iter__(self):  # type: ignore[no-untyped-def]  # Iterator[_Batch]
+        job = self._job
+        recording = job.recording
+        buffer = np.empty((job.n_channels, self.size), np.float32)
+        for number, segment in enumerate(recording.segments):
+            filt = HighPassFilter(job.highpass, recording.sampling_rate_hz, job.n_channels)
+            end = segment.first_sample + segment.n_samples
+            start = segment.first_sample
+            while start < end:
+                # Up to the next multiple, so that after an odd start batches meet chunks' edges.
+                stop = min(end, (start // self.size + 1) * self.size)
+                samples = buffer[:, : stop - start]
+                recording.read_into(samples, start, job.pool)
+                filt.apply(samples, samples, job.pool)
+                yield _Batch(samples, start, number, stop == end)
+                start = stop
+                if job.progress is not None:
+                    job.progress(stop, recording.n_samples)
+
+
+class _ChannelSpikes:
+    """Spikes of one channel, stretch after stretch, in samples of the recording."""
+
+    def __init__(self) -> None:
+        self._samples: list[NDArray[np.int64]] = []
+        self._uv: list[NDArray[np.float32]] = []
+
+    def add(self, walk: ChannelWalk, first_sample: int) -> None:
+        sample, uv = walk.found()
+        self._samples.append(sample + first_sample)
+        self._uv.append(uv)
+
+    def joined(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        if not self._samples:
+            return np.empty(0, np.int64), np.empty(0, np.float32)
+        return np.concatenate(self._samples), np.concatenate(self._uv)
+
+
+class _Kept:
+    """Fine blocks kept of one channel of one segment."""
+
+    def __init__(self) -> None:
+        self.ids: list[NDArray[np.int64]] = []
+        self.samples: list[NDArray[np.float32]] = []
+
+    def joined(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        if not self.ids:
+            return np.empty(0, np.int64), np.empty(0, np.float32)
+        return np.concatenate(self.ids), np.concatenate(self.samples)
+
+
+class _Pass:
+    """One reading of the recording: sums, noise windows, kept blocks; walks at once if told so.
+
+    Parameters
+    ----------
+    job
+        What is read.
+    means, thresholds_uv : (channels,) float32
+        What decides which blocks are kept; exact where `walk` is set.
+    walk
+        Walk blocks as soon as they are kept, and keep them no longer.
+    """
+
+    def __init__(
+        self,
+        job: _Job,
+        means: NDArray[np.float32],
+        thresholds_uv: NDArray[np.float32],
+        *,
+        walk: bool = False,
+    ) -> None:
+        self._job = job
+        self._means = means
+        self._walk_now = walk
+        self.thresholds_uv = thresholds_uv
+        self.total = np.zeros(job.n_channels)
+        self.noise = [np.empty((job.n_channels, w.stop - w.start), np.float32) for w in job.windows]
+        self.spikes = [_ChannelSpikes() for _ in range(job.n_channels)]
+        self.overflowed = False
+        self._kept_bytes = 0
+        self._kept: list[list[_Kept]] = []
+        self._walks: list[ChannelWalk] = []
+
+    def read(self) -> None:
+        """Read the whole recording once."""
+        self._job.passes += 1
+        context = 0
+        size = _Batches(self._job).size
+        ahead = spikes_cpu.blocks_ahead(self._job.times.lifetime, self._job.times.overshoot, BLOCK)
+        room = (2 * ahead + 3) * BLOCK
+        buffer = np.empty((self._job.n_channels, room + size), np.float32)
+        held = first_block = done = 0
+        segment = -1
+        for batch in _Batches(self._job):
+            if batch.segment != segment:
+                segment, held, first_block, done = batch.segment, 0, 0, 0
+                self._start_segment()
+            n = batch.samples.shape[1]
+            buffer[:, held : held + n] = batch.samples
+            self._gather_noise(batch)
+            held += n
+            # Blocks are decided once all that their reach enters has come.
+            whole = -(-held // BLOCK) if batch.is_last else held // BLOCK
+            decided = whole if batch.is_last else max(done, whole - ahead - 1)
+            visible = held if batch.is_last else whole * BLOCK
+            self._decide(buffer[:, :visible], first_block, done, decided)
+            self._end_batch(batch)
+            context = max(0, decided - ahead - 1)
+            held -= context * BLOCK
+            buffer[:, :held] = buffer[:, context * BLOCK : context * BLOCK + held].copy()
+            first_block += context
+            done = decided - context
+
+    def walk(self, means: NDArray[np.float32], thresholds_uv: NDArray[np.float32]) -> None:
+        """Walk all kept blocks with the exact means and thresholds."""
+        segments = self._job.recording.segments
+
+        def one(channel: int) -> None:
+            for segment, kept in zip(segments, self._kept, strict=True):
+                walker = ChannelWalk(self._job.times, thresholds_uv[channel])
+                ids, samples = kept[channel].joined()
+                walker.walk_kept(ids, samples, _ALL, segment.n_samples, means[channel])
+                self.spikes[channel].add(walker, segment.first_sample)
+
+        in_threads(self._job.pool, one, range(self._job.n_channels))
+
+    def _start_segment(self) -> None:
+        self._kept.append([_Kept() for _ in range(self._job.n_channels)])
+        self._walks = [ChannelWalk(self._job.times, t) for t in self.thresholds_uv]
+
+    def _gather_noise(self, batch: _Batch) -> None:
+        end = batch.start + batch.samples.shape[1]
+        for window, out in zip(self._job.windows, self.noise, strict=True):
+            low, high = max(window.start, batch.start), min(window.stop, end)
+            if low < high:
+                out[:, low - window.start : high - window.start] = batch.samples[
+                    :, low - batch.start : high - batch.start
+                ]
+
+    def _decide(self, x: NDArray[np.float32], first_block: int, begin: int, end: int) -> None:
+        """Sum the blocks [begin, end) of x and keep what may hold a spike."""
+        if end <= begin:
+            return
+        per_block = BLOCK // FINE
+        n_blocks = -(-x.shape[1] // BLOCK)
+        times = self._job.times
+
+        def some(rows: slice) -> int:
+            low, high = np.empty((2, n_blocks), np.float32)
+            sums = np.empty(n_blocks)
+            ids = np.empty((end - begin) * per_block, np.int64)
+            samples = np.empty(ids.size * FINE, np.float32)
+            added = 0
+            for channel in range(rows.start, rows.stop):
+                spikes_cpu.block_stats(x[channel], low, high, sums)
+                # One after the other, as `sequential_sum` adds the blocks of a whole recording.
+                self.total[channel] = np.concatenate(
+                    [self.total[channel : channel + 1], sums[begin:end]]
+                ).cumsum()[-1]
+                if self.overflowed:
+                    continue
+                count = spikes_cpu.keep_blocks(
+                    x[channel], low, high, first_block * per_block, begin, end,
+                    times.lifetime, times.overshoot, self._means[channel],
+                    self.thresholds_uv[channel], ids, samples,
+                )  # fmt: skip
+                kept = self._kept[-1][channel]
+                kept.ids.append(ids[:count].copy())
+                kept.samples.append(samples[: count * FINE].copy())
+                added += count * (FINE * 4 + 8)
+            return added
+
+        slices = channel_slices(self._job.n_channels, self._job.pool)
+        self._kept_bytes += sum(in_threads(self._job.pool, some, slices))
+        if not self._walk_now and self._kept_bytes > _KEEP_BYTES:
+            self.overflowed = True
+            self._kept = [[_Kept() for _ in k] for k in self._kept]
+
+    def _end_batch(self, batch: _Batch) -> None:
+        """Walk what was kept so far, but for the tail whose neighbours are still to come."""
+        if not self._walk_now:
+            return
+        segment = self._job.recording.segments[batch.segment]
+        ahead = spikes_cpu.blocks_ahead(self._job.times.lifetime, self._job.times.overshoot, FINE)
+
+        def one(channel: int) -> None:
+            kept, walker = self._kept[-1][channel], self._walks[channel]
+            ids, samples = kept.joined()
+            stop = _ALL if batch.is_last else (int(ids[-1]) - ahead + 1 if ids.size else 0)
+            walker.walk_kept(ids, samples, stop, segment.n_samples, self._means[channel])
+            # The block before the first unwalked one is still needed for its last sample.
+            left = max(0, int(np.searchsorted(ids, stop)) - 1)
+            kept.ids, kept.samples = [ids[left:]], [samples[left * FINE :]]
+            if batch.is_last:
+                self.spikes[channel].add(walker, segment.first_sample)
+                kept.ids, kept.samples = [], []
+
+        in_threads(self._job.pool, one, range(self._job.n_channels))
+
+
+_ALL = 2**62

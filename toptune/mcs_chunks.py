@@ -1,0 +1,254 @@
+"""Fast reading of chunked int32 HDF5 data: chunks inflated in threads, straight into microvolts.
+
+A two-dimensional (rows, samples) HDF5 dataset enters; (channels, samples) float32 microvolts leave.
+The HDF5 library inflates one chunk after the other behind one lock. Here it only tells where chunks
+lie; threads read them from the file, inflate them with ISA-L, undo HDF5's byte shuffle and scale,
+all without the interpreter's lock. Layouts that MCS does not write (other filters, other types) go
+through the library and give the same values.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numba
+import numpy as np
+from isal import igzip_lib, isal_zlib
+from numpy.typing import NDArray
+
+from toptune.errors import InputError
+from toptune.threads import in_threads
+
+# The library's stub declares its exception as an instance.
+_DAMAGE: tuple[type[Exception], ...] = (isal_zlib.IsalError, EOFError, ValueError)  # type: ignore[assignment]
+
+_SHUFFLE, _DEFLATE = 2, 1  # HDF5's registered filter numbers
+
+
+class _Chunk(NamedTuple):
+    row: int
+    column: int
+    byte_offset: int
+    size: int
+
+
+class ChunkedVoltage:
+    """One dataset of raw samples as microvolts, read in any ranges.
+
+    Parameters
+    ----------
+    dataset
+        (rows, samples) integers in an open file.
+    path
+        The file, for messages and for reading beside the library.
+    rows : (channels,) int64
+        The dataset's row of each channel.
+    gain_uv, zero : (channels,) float64
+        Microvolts = (value - zero) * gain_uv, rounded once to float32.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        path: Path,
+        rows: NDArray[np.int64],
+        gain_uv: NDArray[np.float64],
+        zero: NDArray[np.float64],
+    ) -> None:
+        self._dataset = dataset
+        self._path = path
+        self._rows = rows
+        self._gain_uv = gain_uv
+        self._zero = zero
+        self.n_samples = int(dataset.shape[1])
+        filters = _filters(dataset)
+        self._fast = filters is not None
+        self._shuffled, self._deflated = filters or (False, False)
+        self._index: dict[tuple[int, int], _Chunk] | None = None
+
+    @property
+    def chunk_samples(self) -> int:
+        """Samples a chunk of the file holds; reading in multiples of it inflates nothing twice."""
+        return int(self._dataset.chunks[1]) if self._dataset.chunks else 4096
+
+    def read_into(self, out: NDArray[np.float32], start: int, pool: Executor | None = None) -> None:
+        """Fill `out` with the samples from `start` on.
+
+        Parameters
+        ----------
+        out : (channels, samples) float32
+            Where to write microvolts.
+        start
+            First sample; start + samples must not exceed `n_samples`.
+        pool
+            Threads that inflate.
+
+        Raises
+        ------
+        InputError
+            A chunk is damaged or cut off; the message names the file and the sample.
+        """
+        stop = start + out.shape[1]
+        if not self._fast:
+            try:
+                raw = self._dataset[:, start:stop]
+            except OSError as error:
+                raise self._damaged(start, str(error)) from None
+            out[...] = (raw[self._rows] - self._zero[:, None]) * self._gain_uv[:, None]
+            return
+        if self._index is None:
+            self._index = self._read_index()
+        row_step, step = self._dataset.chunks
+        channel_of_row = np.full(-(-self._dataset.shape[0] // row_step) * row_step, -1, np.int64)
+        channel_of_row[self._rows] = np.arange(self._rows.size)
+        corners = [
+            (row, column)
+            for column in range(start // step * step, stop, step)
+            for row in range(0, self._dataset.shape[0], row_step)
+        ]
+        with _Descriptor(self._path) as fd:
+
+            def one(corner: tuple[int, int]) -> None:
+                self._read_chunk(fd, corner, channel_of_row, out, start)
+
+            in_threads(pool, one, corners)
+
+    def _read_index(self) -> dict[tuple[int, int], _Chunk]:
+        index: dict[tuple[int, int], _Chunk] = {}
+
+        def note(info: Any) -> None:
+            if info.filter_mask != 0:  # an optional filter was skipped: the library knows which
+                self._fast = False
+            row, column = info.chunk_offset
+            index[row, column] = _Chunk(row, column, info.byte_offset, info.size)
+
+        try:
+            self._dataset.id.chunk_iter(note)
+        except (OSError, RuntimeError) as error:
+            raise self._damaged(0, str(error)) from None
+        return index
+
+    def _read_chunk(
+        self,
+        fd: int,
+        corner: tuple[int, int],
+        channel_of_row: NDArray[np.int64],
+        out: NDArray[np.float32],
+        start: int,
+    ) -> None:
+        row_step, step = self._dataset.chunks
+        row, column = corner
+        channels = channel_of_row[row : row + row_step]
+        n_bytes = row_step * step * 4
+        assert self._index is not None
+        chunk = self._index.get(corner)
+        if chunk is None:  # never written: HDF5 defines it as the fill value
+            fill = np.int32(self._dataset.fillvalue)
+            raw = np.full(row_step * step, fill, "<i4").view(np.uint8)
+            shuffled = False
+        else:
+            raw = self._inflate(fd, chunk, n_bytes, column)
+            shuffled = self._shuffled
+        _scale_chunk(raw, shuffled, step, channels, self._gain_uv, self._zero, out, column - start)
+
+    def _inflate(self, fd: int, chunk: _Chunk, n_bytes: int, column: int) -> NDArray[np.uint8]:
+        stored = os.pread(fd, chunk.size, chunk.byte_offset)
+        if len(stored) != chunk.size:
+            raise self._damaged(column, "the file ends inside a chunk")
+        if not self._deflated:
+            plain = stored
+        else:
+            # Bounded, so that a hostile chunk cannot ask for more memory than it should hold.
+            inflater = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_ZLIB)
+            try:
+                plain = inflater.decompress(stored, n_bytes + 1)
+            except _DAMAGE as error:
+                raise self._damaged(column, str(error)) from None
+            if not inflater.eof:
+                raise self._damaged(column, "the compressed data end too early")
+        if len(plain) != n_bytes:
+            raise self._damaged(column, f"a chunk holds {len(plain)} bytes instead of {n_bytes}")
+        return np.frombuffer(plain, np.uint8)
+
+    def _damaged(self, sample: int, why: str) -> InputError:
+        return InputError(
+            f"{self._path}: the data from sample {sample} on are damaged ({why}):"
+            " copy the file again from its source"
+        )
+
+
+class _Descriptor:
+    """A file descriptor for positioned reads from several threads."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> int:
+        self._fd = os.open(self._path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        return self._fd
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+
+def _filters(dataset: Any) -> tuple[bool, bool] | None:
+    """(shuffled, deflated) of a layout the fast way knows; None for any other."""
+    plain = (
+        hasattr(os, "pread")
+        and dataset.chunks is not None
+        and dataset.dtype == np.dtype("<i4")
+        and dataset.file.userblock_size == 0
+        and hasattr(dataset.id, "chunk_iter")
+    )
+    if not plain:
+        return None
+    plist: h5py.h5p.PropDCID = dataset.id.get_create_plist()
+    codes = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
+    if codes not in ([], [_SHUFFLE], [_DEFLATE], [_SHUFFLE, _DEFLATE]):
+        return None
+    return _SHUFFLE in codes, _DEFLATE in codes
+
+
+@numba.njit(nogil=True, cache=True)
+def _scale_chunk(
+    raw: NDArray[np.uint8],
+    shuffled: bool,
+    step: int,
+    channels: NDArray[np.int64],
+    gain_uv: NDArray[np.float64],
+    zero: NDArray[np.float64],
+    out: NDArray[np.float32],
+    column: int,
+) -> None:
+    """Write a chunk's rows to their channels in `out`, cut to its columns; -1 leaves a row out."""
+    values = raw.size // 4
+    begin = max(0, -column)
+    end = min(step, out.shape[1] - column)
+    for row in range(channels.size):
+        channel = channels[row]
+        if channel < 0:
+            continue
+        gain, offset = gain_uv[channel], zero[channel]
+        line = out[channel, column + begin : column + end]
+        base = row * step + begin
+        if shuffled:  # HDF5's shuffle stores all first bytes, then all second bytes, ...
+            b0 = raw[base : base + end - begin]
+            b1 = raw[values + base : values + base + end - begin]
+            b2 = raw[2 * values + base : 2 * values + base + end - begin]
+            b3 = raw[3 * values + base : 3 * values + base + end - begin]
+            for t in range(end - begin):
+                word = (
+                    np.uint32(b0[t])
+                    | (np.uint32(b1[t]) << np.uint32(8))
+                    | (np.uint32(b2[t]) << np.uint32(16))
+                    | (np.uint32(b3[t]) << np.uint32(24))
+                )
+                line[t] = (np.float64(np.int32(word)) - offset) * gain
+        else:
+            words = raw.view(np.int32)[base : base + end - begin]
+            for t in range(end - begin):
+                line[t] = (np.float64(words[t]) - offset) * gain
