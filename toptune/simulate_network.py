@@ -36,7 +36,7 @@ _STEP_S = 0.002
 _WARM_UP_S = 30.0
 # A culture's true fraction strays from what was plated, and its synapses from the norm.
 _FRACTION_SD = 0.06
-_COUPLING_SD = 0.12
+_COUPLING_SD = 0.1
 _REFRACTORY_S = 0.003
 _MEAN_UNITS = 2.2
 _MAX_UNITS = 6
@@ -136,15 +136,15 @@ class _Couplings(NamedTuple):
     recovery_s: float
 
 
-# Chosen by eye, for bursts every 2 to 5 s in a purely excitatory culture and none in an inhibitory.
-_NORM = _Couplings(7.5, 4.0, 5.0, 3.0, 0.09, 0.16, 9.0)
+# Chosen by eye, for a burst every 3 s or so in a purely excitatory culture and none in an inhibitory.
+_NORM = _Couplings(7.5, 4.0, 5.0, 3.0, 0.09, 0.16, 12.0)
 
 
 def _populations(rng: np.random.Generator, fraction: float, n_steps: int) -> NDArray[np.float64]:
     strays = np.exp(rng.normal(0, _COUPLING_SD, len(_NORM)))
     c = _Couplings(*(np.array(_NORM) * strays))
     # Neurons make synapses with what is there: a few excitatory cells keep more than their share.
-    excitation, inhibition = fraction**0.6, 1 - fraction
+    excitation, inhibition = fraction**0.5, 1 - fraction
     couplings = (
         *(c.ee * excitation, c.ei * inhibition, c.ie * excitation, c.ii * inhibition),
         *(c.drive_e, c.drive_i, c.recovery_s),
@@ -210,7 +210,7 @@ def _rate_hz(
 ) -> NDArray[np.float64]:
     """Return one neuron's firing rate in every step."""
     steps = np.arange(len(population)) - bursts.delay_steps[bursts.of_step, electrode]
-    gain_hz = (70.0 if excitatory else 110.0) * math.exp(rng.normal(0, 0.6))
+    gain_hz = (60.0 if excitatory else 60.0) * math.exp(rng.normal(0, 0.6))
     tonic_hz = 0.15 * math.exp(rng.normal(0, 0.8))
     # Not every neuron takes part in every burst alike.
     part = np.exp(rng.normal(0, 0.35, len(bursts.delay_steps)))[bursts.of_step]
