@@ -38,6 +38,8 @@ _WARM_UP_S = 30.0
 _FRACTION_SD = 0.06
 _COUPLING_SD = 0.1
 _REFRACTORY_S = 0.003
+# What a typical neuron would fire at in a fully active population.
+_GAIN_HZ = 60.0
 _MEAN_UNITS = 2.2
 _MAX_UNITS = 6
 # The activity at which a burst is taken to start, where a new origin and new gains are drawn.
@@ -111,7 +113,7 @@ def simulate_activity(
     trains = []
     for at in electrode:
         excitatory = rng.random() < fraction
-        rate_hz = _rate_hz(rng, population[:, 0 if excitatory else 1], bursts, int(at), excitatory)
+        rate_hz = _rate_hz(rng, population[:, 0 if excitatory else 1], bursts, int(at))
         times_s = _spike_times_s(rng, near[at] * rate_hz)
         sample = np.floor(times_s * sampling_rate_hz).astype(np.int64)
         trains.append(sample[sample < n_samples])
@@ -136,7 +138,7 @@ class _Couplings(NamedTuple):
     recovery_s: float
 
 
-# Chosen by eye, for a burst every 3 s or so in a purely excitatory culture and none in an inhibitory.
+# Chosen by eye: a burst every 3 s or so in a purely excitatory culture, none in an inhibitory one.
 _NORM = _Couplings(7.5, 4.0, 5.0, 3.0, 0.09, 0.16, 12.0)
 
 
@@ -206,11 +208,10 @@ def _rate_hz(
     population: NDArray[np.float64],
     bursts: _Bursts,
     electrode: int,
-    excitatory: bool,
 ) -> NDArray[np.float64]:
     """Return one neuron's firing rate in every step."""
     steps = np.arange(len(population)) - bursts.delay_steps[bursts.of_step, electrode]
-    gain_hz = (60.0 if excitatory else 60.0) * math.exp(rng.normal(0, 0.6))
+    gain_hz = _GAIN_HZ * math.exp(rng.normal(0, 0.6))
     tonic_hz = 0.15 * math.exp(rng.normal(0, 0.8))
     # Not every neuron takes part in every burst alike.
     part = np.exp(rng.normal(0, 0.35, len(bursts.delay_steps)))[bursts.of_step]

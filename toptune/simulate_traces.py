@@ -174,7 +174,7 @@ def simulate_traces(
     seed
         Equal seeds, equal traces.
     peak_sd
-        Height of the negative peak in noise standard deviations; peak to peak is 1.3 times that.
+        Height of the negative peak in noise standard deviations; peak to peak is 1.37 times that.
     rate_hz
         Spikes a second and channel before the refractory time takes some away.
     noise_sd_uv
