@@ -1,0 +1,292 @@
+"""How good the held-out predictions are, per window and per device.
+
+What enters: labels, predictions and probabilities of windows, their devices and the groups that
+were left out together. What leaves: shares between 0 and 1, counts, and a verdict per device (per
+device and label, where one device carries several labels, as in a dose series).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score
+
+from toptune.errors import InputErrors
+
+
+class Windows(NamedTuple):
+    """Held-out predictions, one row a window.
+
+    Attributes
+    ----------
+    label, prediction : (n,) str
+    probabilities : (n, k) float64
+        Columns as `classes`.
+    device, group : (n,) str
+        Where it was recorded, and what was left out together with it.
+    classes : (k,) str
+    """
+
+    label: NDArray[Any]
+    prediction: NDArray[Any]
+    probabilities: NDArray[np.float64]
+    device: NDArray[Any]
+    group: NDArray[Any]
+    classes: NDArray[Any]
+
+
+class Verdict(NamedTuple):
+    """What the windows of one device (and label) say together.
+
+    Attributes
+    ----------
+    device, label, group : str
+    n_windows : int
+    prediction : str
+        The class most windows have; of equals the one with the larger mean probability, of
+        those still equal the first by name.
+    votes : (k,) int64
+        Windows per class.
+    probabilities : (k,) float64
+        Mean over the windows.
+    """
+
+    device: str
+    label: str
+    group: str
+    n_windows: int
+    prediction: str
+    votes: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
+
+
+class GroupScore(NamedTuple):
+    """How many windows of a left-out group were right."""
+
+    group: str
+    n_windows: int
+    n_correct: int
+
+    @property
+    def accuracy(self) -> float:
+        """Share of its windows that were right."""
+        return self.n_correct / self.n_windows
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Every score of a leave-one-group-out.
+
+    Attributes
+    ----------
+    classes : tuple of str
+    groups : tuple of GroupScore
+    verdicts : tuple of Verdict
+        Sorted by device, then label.
+    window_accuracy_mean, window_accuracy_sd : float
+        Of the groups' accuracies, each group counting once; SD with n - 1 in the denominator.
+    device_accuracy : float
+        Share of verdicts that are right.
+    device_accuracy_ci95 : (low, high)
+        Wilson's score interval (Wilson 1927, J. Am. Stat. Assoc. 22:209-212).
+    balanced_accuracy, macro_f1 : float
+        Of the verdicts: mean recall and mean F1 over classes.
+    window_balanced_accuracy, window_macro_f1 : float
+        The same of windows, all counting once.
+    chance : float
+        What naming the commonest class every time gives: its share of the verdicts.
+    chance_balanced : float
+        Balanced accuracy of any constant or blind guess: 1 / classes.
+    window_confusion, device_confusion : (k, k) int64
+        Rows are labels, columns predictions.
+    """
+
+    classes: tuple[str, ...]
+    groups: tuple[GroupScore, ...]
+    verdicts: tuple[Verdict, ...]
+    window_accuracy_mean: float
+    window_accuracy_sd: float
+    device_accuracy: float
+    device_accuracy_ci95: tuple[float, float]
+    balanced_accuracy: float
+    macro_f1: float
+    window_balanced_accuracy: float
+    window_macro_f1: float
+    chance: float
+    chance_balanced: float
+    window_confusion: NDArray[np.int64]
+    device_confusion: NDArray[np.int64]
+
+
+def score(windows: Windows) -> Scores:
+    """Score held-out predictions.
+
+    Parameters
+    ----------
+    windows : Windows
+        Of at least two groups, and every class among the labels.
+    """
+    classes = [str(name) for name in windows.classes]
+    groups = _group_scores(windows)
+    accuracies = [group.accuracy for group in groups]
+    verdicts = device_verdicts(windows)
+    truth = [verdict.label for verdict in verdicts]
+    named = [verdict.prediction for verdict in verdicts]
+    n_right = sum(a == b for a, b in zip(truth, named, strict=True))
+    interval = binomtest(n_right, len(verdicts)).proportion_ci(0.95, method="wilson")
+    return Scores(
+        classes=tuple(classes),
+        groups=groups,
+        verdicts=verdicts,
+        window_accuracy_mean=float(np.mean(accuracies)),
+        window_accuracy_sd=float(np.std(accuracies, ddof=1)),
+        device_accuracy=n_right / len(verdicts),
+        device_accuracy_ci95=(float(interval.low), float(interval.high)),
+        balanced_accuracy=float(balanced_accuracy_score(truth, named)),
+        macro_f1=_macro_f1(truth, named, classes),
+        window_balanced_accuracy=float(balanced_accuracy_score(windows.label, windows.prediction)),
+        window_macro_f1=_macro_f1(windows.label, windows.prediction, classes),
+        chance=max(Counter(truth).values()) / len(truth),
+        chance_balanced=1 / len(classes),
+        window_confusion=confusion_matrix(windows.label, windows.prediction, labels=classes),
+        device_confusion=confusion_matrix(truth, named, labels=classes),
+    )
+
+
+def _macro_f1(truth: Any, named: Any, classes: list[str]) -> float:
+    # A class that is never named has no precision; its F1 is 0.
+    return float(f1_score(truth, named, labels=classes, average="macro", zero_division=0))
+
+
+def _group_scores(windows: Windows) -> tuple[GroupScore, ...]:
+    names, codes = np.unique(windows.group, return_inverse=True)
+    right = windows.label == windows.prediction
+    sizes = np.bincount(codes)
+    n_correct = np.bincount(codes, weights=right)
+    return tuple(
+        GroupScore(str(name), int(size), int(correct))
+        for name, size, correct in zip(names, sizes, n_correct, strict=True)
+    )
+
+
+def device_verdicts(windows: Windows) -> tuple[Verdict, ...]:
+    """Let the windows of each device, or of each device and label, vote.
+
+    Parameters
+    ----------
+    windows : Windows
+
+    Returns
+    -------
+    tuple of Verdict
+        Sorted by device, then label.
+    """
+    pairs = sorted(set(zip(windows.device.tolist(), windows.label.tolist(), strict=True)))
+    verdicts = []
+    for device, label in pairs:
+        rows = np.flatnonzero((windows.device == device) & (windows.label == label))
+        votes = (windows.prediction[rows, None] == windows.classes).sum(axis=0)
+        probabilities = windows.probabilities[rows].mean(axis=0)
+        best = majority(votes, probabilities)
+        verdicts.append(
+            Verdict(
+                str(device),
+                str(label),
+                str(windows.group[rows[0]]),
+                len(rows),
+                str(windows.classes[best]),
+                votes.astype(np.int64),
+                probabilities,
+            )
+        )
+    return tuple(verdicts)
+
+
+def majority(votes: NDArray[np.integer[Any]], probabilities: NDArray[np.float64]) -> int:
+    """Find the class with most votes; of equals the more probable, then the first.
+
+    Parameters
+    ----------
+    votes : (k,) int
+    probabilities : (k,) float64
+        Mean over the voters.
+    """
+    return int(np.where(votes == votes.max(), probabilities, -np.inf).argmax())
+
+
+def parse_merges(texts: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Read merges of classes, each written ``NAME=A,B,C``.
+
+    Raises
+    ------
+    InputErrors
+        A text of another form, or a NAME given twice; all of them.
+    """
+    merges: dict[str, tuple[str, ...]] = {}
+    problems = []
+    for text in texts:
+        name, equals, members = text.partition("=")
+        name = name.strip()
+        parts = tuple(part.strip() for part in members.split(","))
+        if not equals or not name or not all(parts):
+            problems.append(f"--merge {text!r} is not of the form NAME=A,B,C")
+        elif name in merges:
+            problems.append(f"--merge gives {name} twice; name all its classes at once")
+        else:
+            merges[name] = parts
+    if problems:
+        raise InputErrors(problems)
+    return merges
+
+
+def merge_classes(
+    labels: Sequence[str] | NDArray[Any], merges: Mapping[str, Sequence[str]]
+) -> NDArray[Any]:
+    """Give several classes one name, before anything is trained.
+
+    The heads never see the old classes: this is another task, not another way to count the
+    errors of the old one.
+
+    Parameters
+    ----------
+    labels : (n,) str
+    merges : mapping of str to sequence of str
+        New name to the classes it stands for.
+
+    Returns
+    -------
+    (n,) str
+
+    Raises
+    ------
+    InputErrors
+        A class nobody has, one that is in two merges, or a new name that another class has
+        already; all of them.
+    """
+    values = np.asarray(labels, dtype=str)
+    classes = sorted(set(values.tolist()))
+    members = [member for group in merges.values() for member in group]
+    problems = [
+        f"cannot merge class {member!r}: there is no such class; there are {', '.join(classes)}"
+        for member in sorted(set(members) - set(classes))
+    ]
+    problems += [
+        f"class {member!r} is merged more than once"
+        for member, count in sorted(Counter(members).items())
+        if count > 1
+    ]
+    problems += [
+        f"cannot call merged classes {name!r}: another class has that name"
+        for name in merges
+        if name in classes and name not in members
+    ]
+    if problems:
+        raise InputErrors(problems)
+    new_name = {member: name for name, group in merges.items() for member in group}
+    return np.array([new_name.get(label, label) for label in values.tolist()], dtype=str)
