@@ -156,7 +156,8 @@ def _parse_slow(data: bytes, path: Path) -> NDArray[np.float64]:
     for i, line in enumerate(lines):
         cells = line.split()
         try:
-            values[i] = [_number(cell) for cell in cells]
+            # Unpacked, since a row of one number would fill both columns.
+            values[i, 0], values[i, 1] = (_number(cell) for cell in cells)
         except ValueError:
             shown = line.decode("utf-8", "replace").strip()[:60]
             raise InputError(f"{path}, line {i + 1}: expected two numbers, got {shown!r}") from None

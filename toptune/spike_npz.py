@@ -97,7 +97,8 @@ def read_npz(path: Path) -> SpikeTrains:
 
 def _load(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here, since numpy leaves a damaged archive open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     # numpy and zipfile have many errors for files that are damaged or hold objects.
     except Exception as error:
