@@ -1,0 +1,254 @@
+"""Features of the engine against the backbone run by torch, eagerly, picture by picture."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from toptune.backbones import LoadedBackbone, load_backbone
+from toptune.errors import ToptuneError
+from toptune.features import FeatureEngine, _TorchNetwork, describe
+from toptune.params import Backbone, Picture, Windows
+from toptune.spiketrains import Segment, SpikeTrains, sort_spikes
+from toptune.windows import Drawer
+
+MOBILENET = Path(__file__).parents[2] / "shared" / "weights" / "mobilenet_v2.safetensors"
+
+
+def make_trains(seconds: int = 30) -> SpikeTrains:
+    """Bursts on 20 channels at 1 kHz."""
+    rng = np.random.default_rng(3)
+    sample = rng.choice(rng.integers(0, seconds * 1000 - 200, seconds), 100 * seconds)
+    sample = sample + rng.integers(0, 200, len(sample))
+    channel = rng.integers(0, 20, len(sample), dtype=np.int32)
+    return SpikeTrains(
+        spikes=sort_spikes(sample, channel, np.ones(len(sample), dtype=np.float32)),
+        channel_labels=tuple(f"{i:02d}" for i in range(20)),
+        sampling_rate_hz=1000,
+        segments=(Segment(0, seconds * 1000, 0.0),),
+        threshold_uv=np.full(20, np.nan, dtype=np.float32),
+    )
+
+
+def make_drawer(size: int) -> Drawer:
+    return Drawer(make_trains(), Windows(width_s=10.0, stride_s=2.0), Picture(), size)
+
+
+def eager(loaded: LoadedBackbone, pictures: torch.Tensor) -> NDArray[np.float32]:
+    """The definition: three equal channels, normalised, through the module one by one."""
+    rows = []
+    for picture in pictures:
+        channels = [(picture - m) / s for m, s in zip(loaded.mean, loaded.std, strict=True)]
+        with torch.no_grad():
+            rows.append(loaded.module(torch.stack(channels)[None])[0].numpy())
+    return np.array(rows)
+
+
+def assert_features_agree(found: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
+    norm = np.linalg.norm(expected, axis=1)
+    assert (norm > 0.1).all()
+    assert (np.linalg.norm(found - expected, axis=1) <= 1e-3 * norm).all()
+    scale = np.abs(expected).max(axis=1, keepdims=True)
+    assert (np.abs(found - expected) <= 1e-3 * scale).all()
+    # Not one vector for all: the pictures differ, and so must what is said of them by far more
+    # than the tolerance.
+    assert (np.linalg.norm(expected - expected.mean(axis=0), axis=1) > 5e-3 * norm).all()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_torch_thread() -> Iterator[None]:
+    """Small work in many threads only waits where tests share the machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def mobilenet() -> LoadedBackbone:
+    return load_backbone(Backbone(name="mobilenet_v2", weights="random", seed=5))
+
+
+@pytest.fixture(scope="module")
+def engine(mobilenet: LoadedBackbone) -> FeatureEngine:
+    return FeatureEngine(mobilenet, n_threads=2)
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "densenet121", "timm:resnet18"])
+def test_openvino_gives_the_features_of_eager_torch(name: str) -> None:
+    loaded = load_backbone(Backbone(name=name, weights="random", seed=1))
+    pictures = make_drawer(loaded.input_size).draw(0, 5)
+    found = FeatureEngine(loaded).features(pictures)
+    assert found.dtype == np.float32
+    assert found.shape == (5, loaded.n_features)
+    assert_features_agree(found, eager(loaded, pictures))
+
+
+@pytest.mark.skipif(not MOBILENET.exists(), reason="../shared/weights is not here")
+@pytest.mark.parametrize("kind", ["histogram", "raster"])
+def test_openvino_gives_the_features_of_eager_torch_with_trained_weights(kind: str) -> None:
+    loaded = load_backbone(Backbone(name="mobilenet_v2", weights=str(MOBILENET)))
+    picture = Picture.from_json({"kind": kind})
+    drawer = Drawer(make_trains(), Windows(width_s=10.0, stride_s=2.0), picture, 224)
+    pictures = drawer.draw(0, len(drawer))
+    found = FeatureEngine(loaded).features(pictures)
+    assert_features_agree(found, eager(loaded, pictures))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+def test_batch_size_and_threads_do_not_change_features(
+    mobilenet: LoadedBackbone, engine: FeatureEngine, batch_size: int
+) -> None:
+    pictures = make_drawer(224).draw(0, 7)
+    other = FeatureEngine(mobilenet, batch_size=batch_size, n_threads=1)
+    np.testing.assert_allclose(
+        other.features(pictures), engine.features(pictures), rtol=0, atol=1e-5
+    )
+
+
+def test_a_pictures_features_depend_on_that_picture_alone(engine: FeatureEngine) -> None:
+    pictures = make_drawer(224).draw(0, 11)
+    whole = engine.features(pictures)
+    np.testing.assert_array_equal(engine.features(pictures), whole)
+    for part in (slice(0, 1), slice(3, 4), slice(2, 9)):
+        np.testing.assert_allclose(engine.features(pictures[part]), whole[part], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(engine.features(pictures.flip(0)), whole[::-1], rtol=0, atol=1e-6)
+
+
+def test_pictures_need_not_be_contiguous(engine: FeatureEngine) -> None:
+    pictures = make_drawer(224).draw(0, 4)
+    expected = engine.features(pictures.transpose(1, 2).contiguous())
+    np.testing.assert_array_equal(engine.features(pictures.transpose(1, 2)), expected)
+
+
+def test_no_pictures_give_no_rows(engine: FeatureEngine) -> None:
+    assert engine.features(torch.empty(0, 224, 224)).shape == (0, 1280)
+
+
+def test_torch_computes_the_same_batch_by_batch(mobilenet: LoadedBackbone) -> None:
+    pictures = make_drawer(224).draw(0, 5)
+    found = _TorchNetwork(mobilenet, 2, torch.device("cpu"))(pictures)
+    np.testing.assert_allclose(found, eager(mobilenet, pictures), rtol=0, atol=1e-5)
+
+
+def test_the_engine_leaves_the_backbone_as_it_is(mobilenet: LoadedBackbone) -> None:
+    before = {k: v.clone() for k, v in mobilenet.module.state_dict().items()}
+    FeatureEngine(mobilenet).features(make_drawer(224).draw(0, 1))
+    assert not mobilenet.module.training
+    after = mobilenet.module.state_dict()
+    assert all(torch.equal(after[k], v) for k, v in before.items())
+
+
+def test_describe_is_drawing_and_describing_in_order(
+    engine: FeatureEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toptune.features._DRAWN_AT_ONCE", 4)
+    drawer = make_drawer(224)
+    done: list[int] = []
+    found = describe(drawer, engine, done.append)
+    assert done == [4, 4, 3]
+    expected = engine.features(drawer.draw(0, 11))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_a_recording_without_windows_is_described_by_no_rows(engine: FeatureEngine) -> None:
+    drawer = Drawer(make_trains(), Windows(), Picture(), 224)
+    assert describe(drawer, engine).shape == (0, 1280)
+
+
+def test_pictures_of_another_size_or_type_are_refused(engine: FeatureEngine) -> None:
+    with pytest.raises(ValueError, match=r"takes float32 pictures \(n, 224, 224\), got .*225"):
+        engine.features(torch.zeros(1, 225, 225))
+    with pytest.raises(ValueError, match="float64"):
+        engine.features(torch.zeros(1, 224, 224, dtype=torch.float64))
+    with pytest.raises(ValueError, match="pictures are on meta, the engine on cpu"):
+        engine.features(torch.zeros(1, 224, 224, device="meta"))
+    with pytest.raises(ValueError, match="225 pixels wide, mobilenet_v2 takes 224"):
+        describe(make_drawer(225), engine)
+
+
+def test_impossible_settings_are_refused(mobilenet: LoadedBackbone) -> None:
+    with pytest.raises(ValueError, match="batch_size must be 1 or more, got 0"):
+        FeatureEngine(mobilenet, batch_size=0)
+    with pytest.raises(ValueError, match="n_threads must be 1 or more, got 0"):
+        FeatureEngine(mobilenet, n_threads=0)
+
+
+class _Overflowing(nn.Module):
+    """A network whose features are too large for float32 unless the picture is 2."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.exp(100 * (2 - x.mean((2, 3))))
+
+
+def test_features_that_are_not_finite_are_refused(mobilenet: LoadedBackbone) -> None:
+    broken = dataclasses.replace(
+        mobilenet,
+        module=_Overflowing(),
+        n_features=3,
+        input_size=8,
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+    )
+    pictures = torch.stack([torch.full((8, 8), 2.0), torch.ones(8, 8), torch.zeros(8, 8)])
+    with pytest.raises(ToptuneError, match="not finite for 2 of 3 pictures"):
+        FeatureEngine(broken).features(pictures)
+
+
+_ALONE = """
+import socket
+def refuse(*args, **kwargs):
+    raise SystemExit("something opened a connection")
+socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse
+import torch
+from toptune.backbones import load_backbone
+from toptune.features import FeatureEngine
+from toptune.params import Backbone
+import logging
+logging.disable(logging.CRITICAL)
+engine = FeatureEngine(load_backbone(Backbone(name="mobilenet_v2", weights="random")))
+engine.features(torch.rand(3, 224, 224))
+import sys, openvino.tools.ovc.telemetry_utils as t
+assert "stub" in t.tm.__name__, t.tm
+assert "openvino_telemetry" not in sys.modules
+"""
+
+
+def test_openvino_neither_prints_nor_warns_nor_calls_home(tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "HOME": str(tmp_path),
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+    }
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", _ALONE],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.gpu
+def test_features_on_the_gpu_are_those_of_the_cpu(
+    mobilenet: LoadedBackbone, engine: FeatureEngine
+) -> None:
+    if not torch.cuda.is_available():
+        assert os.environ.get("TOPTUNE_GPU") != "1", "TOPTUNE_GPU=1 but there is no CUDA device"
+        pytest.skip("no CUDA device")
+    pictures = make_drawer(224).draw(0, 11)
+    found = FeatureEngine(mobilenet, "cuda").features(pictures.cuda())
+    assert_features_agree(found, engine.features(pictures))

@@ -1,0 +1,262 @@
+"""Frozen networks that describe pictures, without their classifiers.
+
+What enters: a name and where the weights come from. What leaves: a torch module in evaluation mode
+on the CPU, float32, that turns normalised pictures (n, 3, S, S) into features (n, d): the globally
+pooled output below the classifier; with the S, mean and SD its weights were trained for.
+
+ImageNet weights are torchvision's IMAGENET1K_V1 where a network has several (see
+`networks.torchvision_weights`), or timm's default; others can be given as a file. No source of
+weights ever stands in for another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from toptune.errors import InputError, ToptuneError
+from toptune.networks import (
+    ALIASES,
+    WELL_KNOWN,
+    Network,
+    build_network,
+    build_timm,
+    canonical_name,
+    private_random_numbers,
+    torchvision_weights,
+)
+from toptune.params import Backbone
+from toptune.weights import Triple, fitting_state, read_weights, state_sha256
+
+_log = logging.getLogger(__name__)
+
+_CALIBRATION_PICTURES = 8
+_OTHER_WEIGHTS = "--weights FILE (.safetensors, .pth) or --weights random"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LoadedBackbone:
+    """A frozen network and what its weights expect.
+
+    Parameters
+    ----------
+    name
+        As asked for.
+    input_size
+        Side S of the pictures, in pixels.
+    n_features
+        Length d of a feature vector.
+    mean, std
+        Normalisation of the three colour channels, for pictures in [0, 1].
+    module
+        Normalised float32 (n, 3, S, S) to float32 (n, d); evaluation mode, no gradients, CPU.
+    weights
+        Where the weights are from, for people.
+    weights_sha256
+        Of the file, where they came from a local file; of the values (`state_sha256`) otherwise.
+    n_parameters
+        Of the module, the classifier not counted.
+    """
+
+    name: str
+    input_size: int
+    n_features: int
+    mean: Triple
+    std: Triple
+    module: nn.Module
+    weights: str
+    weights_sha256: str
+    n_parameters: int
+
+
+def load_backbone(params: Backbone) -> LoadedBackbone:
+    """Build a network without its classifier and give it its weights.
+
+    Parameters
+    ----------
+    params
+        Name, weights (``imagenet``, ``random`` or a file) and the seed of random weights.
+
+    Returns
+    -------
+    LoadedBackbone
+        Ready for use; the global random state is as before.
+
+    Raises
+    ------
+    InputError
+        No such network, or a weights file that is damaged or of another network.
+    ToptuneError
+        ImageNet weights could not be fetched.
+
+    Notes
+    -----
+    Random weights are the network's own initialisation, drawn with the seed, and the statistics of
+    its batch norms are then taken from eight seeded bar charts: with those of a fresh network (0
+    and 1) the features of EfficientNet would lie below 1e-14.
+    """
+    canonical = canonical_name(params.name)
+    if params.weights == "random":
+        network, sha256 = _random(canonical, params)
+        weights = f"random (seed {params.seed})"
+    elif params.weights == "imagenet":
+        network, weights = _imagenet(canonical)
+        sha256 = state_sha256(network.module.state_dict())
+    else:
+        network, sha256 = _from_file(canonical, params)
+        weights = f"file {Path(params.weights).name}"
+    return LoadedBackbone(
+        name=params.name,
+        input_size=network.input_size,
+        n_features=_count_features(network, params.name),
+        mean=network.mean,
+        std=network.std,
+        module=network.module,
+        weights=weights,
+        weights_sha256=sha256,
+        n_parameters=sum(p.numel() for p in network.module.parameters()),
+    )
+
+
+def _random(name: str, params: Backbone) -> tuple[Network, str]:
+    _log.warning(
+        "%s has RANDOM weights (seed %d): its features show that things run, not what a trained "
+        "network sees; use --weights imagenet or a file for results",
+        params.name,
+        params.seed,
+    )
+    with private_random_numbers(params.seed):
+        network = build_network(name)
+        _calibrate(network)
+    return network, state_sha256(network.module.state_dict())
+
+
+def _from_file(name: str, params: Backbone) -> tuple[Network, str]:
+    file = read_weights(params.weights)
+    if file.backbone is not None and ALIASES.get(file.backbone, file.backbone) != name:
+        raise InputError(
+            f"{file.path} holds weights of {file.backbone!r} by its own account, "
+            f"not of {params.name!r}"
+        )
+    with private_random_numbers(0):
+        network = build_network(name)
+    state = network.module.state_dict()
+    try:
+        fitting = fitting_state(
+            file.state, state, network.classifier, source=str(file.path), name=params.name
+        )
+    except InputError as error:
+        likely = _likely_network(file.state, name)
+        raise InputError(f"{error}{f'; it fits {likely}' if likely else ''}") from error
+    network.module.load_state_dict(fitting)
+    fitted = Network(
+        module=network.module,
+        classifier=network.classifier,
+        input_size=network.input_size,
+        mean=file.mean or network.mean,
+        std=file.std or network.std,
+    )
+    return fitted, file.sha256
+
+
+def _imagenet(name: str) -> tuple[Network, str]:
+    if name.startswith("timm:"):
+        return _imagenet_timm(name.removeprefix("timm:"))
+    entry = torchvision_weights(name)
+    try:
+        fetched = entry.get_state_dict(progress=True, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        raise ToptuneError(
+            f"could not fetch the ImageNet weights of {name} from {entry.url} into {folder} "
+            f"({error}); without a network use {_OTHER_WEIGHTS}"
+        ) from error
+    with private_random_numbers(0):
+        network = build_network(name)
+    expected = network.module.state_dict()
+    state = fitting_state(fetched, expected, network.classifier, source=entry.url, name=name)
+    network.module.load_state_dict(state)
+    return network, f"torchvision {entry}"
+
+
+def _imagenet_timm(name: str) -> tuple[Network, str]:
+    import timm
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.has_weights:
+        raise InputError(f"timm has no trained weights of {name}; use {_OTHER_WEIGHTS}")
+    try:
+        with private_random_numbers(0):
+            network = build_timm(name, pretrained=True)
+    except Exception as error:  # the hub's clients raise kinds of their own
+        source = config.hf_hub_id or config.url
+        raise ToptuneError(
+            f"could not fetch the trained weights of timm:{name} from {source} into {HF_HUB_CACHE} "
+            f"or {torch.hub.get_dir()} ({_first_line(error)}); without a network use "
+            f"{_OTHER_WEIGHTS}"
+        ) from error
+    return network, f"timm {name} {config.tag}".strip()
+
+
+def _count_features(network: Network, name: str) -> int:
+    size = network.input_size
+    with torch.no_grad():
+        features = network.module(torch.zeros(1, 3, size, size))
+    shape = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features)
+    if not isinstance(features, torch.Tensor) or features.ndim != 2:
+        raise InputError(f"{name} gives {shape} for a picture, not one row of features")
+    return int(features.shape[1])
+
+
+def _likely_network(state: dict[str, torch.Tensor], asked: str) -> str | None:
+    """Find the well-known network whose weights a file holds, if any."""
+    for name in WELL_KNOWN:
+        canonical = canonical_name(name)
+        if canonical == asked:
+            continue
+        with private_random_numbers(0), torch.device("meta"):
+            network = build_network(canonical)
+        expected = network.module.state_dict()
+        with contextlib.suppress(InputError):
+            fitting_state(state, expected, network.classifier, source="", name="")
+            return name
+    return None
+
+
+def _calibrate(network: Network) -> None:
+    """Set the statistics of batch norms from seeded bar charts."""
+    norms = [m for m in network.module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return
+    size = network.input_size
+    height = torch.rand(_CALIBRATION_PICTURES, 1, size) ** 3
+    row = torch.arange(size - 1, -1, -1)[:, None]
+    grey = 1 - (height * size - row).clamp(0, 1)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (network.mean, network.std))
+    pictures = (grey[:, None] - mean) / std
+    momenta = [m.momentum for m in norms]
+    threads = torch.get_num_threads()
+    # One thread, because sums over several depend on how many, and the weights' sha256 on the sums.
+    torch.set_num_threads(1)
+    try:
+        for norm in norms:
+            norm.momentum = None  # a plain mean over what is seen: the batch's own statistics
+            norm.reset_running_stats()
+            norm.train()
+        with torch.no_grad():
+            network.module(pictures)
+    finally:
+        torch.set_num_threads(threads)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.eval()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

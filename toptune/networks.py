@@ -1,0 +1,200 @@
+"""Networks of torchvision and timm without their classifiers, not yet trained.
+
+What enters: a name. torchvision's classification models have their own names, every timm model is
+``timm:NAME``, and ``xception`` stands for ``timm:legacy_xception``. What leaves: a torch module
+that turns normalised pictures (n, 3, S, S) into the globally pooled output below the classifier,
+(n, d), with the S, mean and SD that its ImageNet weights were trained with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from toptune.errors import InputError
+from toptune.weights import Triple
+
+#: The six backbones of the paper.
+PAPER_BACKBONES = (
+    "efficientnet_b0",
+    "efficientnet_b1",
+    "densenet121",
+    "densenet201",
+    "xception",
+    "mobilenet_v2",
+)
+#: Short forms of names.
+ALIASES = {"xception": "timm:legacy_xception"}
+#: What a weights file is compared with when it does not fit the network it was given for.
+WELL_KNOWN = (
+    *PAPER_BACKBONES,
+    *(f"resnet{n}" for n in (18, 34, 50, 101, 152)),
+    *(f"efficientnet_b{n}" for n in range(2, 8)),
+    *("densenet161", "densenet169", "mobilenet_v3_small", "mobilenet_v3_large", "inception_v3"),
+    *("googlenet", "vgg16", "vgg19", "convnext_tiny", "vit_b_16"),
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Network:
+    """A network without its classifier, and what its weights expect.
+
+    Parameters
+    ----------
+    module
+        In evaluation mode, without gradients.
+    classifier
+        Names of the classifier's tensors in a weights file; one ending in a dot stands for all
+        that begin so.
+    input_size
+        Side S of the pictures, in pixels.
+    mean, std
+        Normalisation of the three colour channels, for pictures in [0, 1].
+    """
+
+    module: nn.Module
+    classifier: tuple[str, ...]
+    input_size: int
+    mean: Triple
+    std: Triple
+
+
+def canonical_name(name: str) -> str:
+    """Return the name with short forms written out.
+
+    Raises
+    ------
+    InputError
+        Neither torchvision nor timm has such a network; the message names close ones.
+    """
+    import timm
+    import torchvision
+
+    name = ALIASES.get(name, name)
+    known = torchvision.models.list_models(module=torchvision.models)
+    timm_names = timm.list_models()
+    if name.startswith("timm:"):
+        architecture, _, tag = name.removeprefix("timm:").partition(".")
+        tags = [p.partition(".")[2] for p in timm.list_pretrained(f"{architecture}.*")]
+        if architecture in timm_names and (not tag or tag in tags):
+            return name
+    elif name in known:
+        return name
+    choices = [*known, *ALIASES, *(f"timm:{n}" for n in timm_names)]
+    wanted = [name] if ":" in name else [name, f"timm:{name}"]
+    close = [m for w in wanted for m in difflib.get_close_matches(w, choices, n=3, cutoff=0.75)]
+    meant = f"did you mean {' or '.join(dict.fromkeys(close))}? " if close else ""
+    raise InputError(
+        f"there is no backbone {name!r}; {meant}classification models of torchvision go by their "
+        "own names, and those of timm as timm:NAME, such as timm:resnet18 or timm:resnet18.a1_in1k"
+    )
+
+
+def build_network(name: str) -> Network:
+    """Build a network by its canonical name, with the initial weights its own library draws.
+
+    Raises
+    ------
+    InputError
+        It is not made for square pictures of three channels.
+    """
+    if name.startswith("timm:"):
+        return build_timm(name.removeprefix("timm:"), pretrained=False)
+    import torchvision
+
+    # These two warn unless told; their auxiliary classifiers go with the classifier.
+    options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    model = torchvision.models.get_model(name, weights=None, **options)
+    everything = set(model.state_dict())
+    _take_off_classifier(model)
+    preset = torchvision_weights(name).transforms()
+    return Network(
+        module=_frozen(model),
+        classifier=tuple(sorted(everything - set(model.state_dict()))),
+        input_size=preset.crop_size[0],
+        mean=tuple(preset.mean),
+        std=tuple(preset.std),
+    )
+
+
+def build_timm(name: str, *, pretrained: bool) -> Network:
+    """Build a timm network by its name without ``timm:``; `pretrained` downloads its weights."""
+    import timm
+
+    model = timm.create_model(name, pretrained=pretrained, num_classes=0)
+    config: dict[str, Any] = dict(model.pretrained_cfg)  # type: ignore[arg-type]  # typed as a Module
+    channels, height, width = config["input_size"]
+    if channels != 3 or height != width:
+        raise InputError(
+            f"timm:{name} takes {channels} x {height} x {width} values; only square pictures of "
+            "three channels are drawn"
+        )
+    classifier = config.get("classifier") or ()
+    names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    return Network(
+        module=_frozen(model),
+        classifier=tuple(f"{n}." for n in names),
+        input_size=height,
+        mean=config["mean"],
+        std=config["std"],
+    )
+
+
+def _take_off_classifier(model: nn.Module) -> None:
+    """Leave the globally pooled output of a torchvision network.
+
+    The head is cut at its first layer of weights that mixes features (linear or convolution), so
+    that a norm between pool and classifier stays (ConvNeXt, MaxViT) and hidden layers of a
+    classifier go (VGG, MobileNetV3).
+    """
+    head_name = next(n for n in ("classifier", "fc", "head", "heads") if hasattr(model, n))
+    head = getattr(model, head_name)
+    layers = list(head.children()) if isinstance(head, nn.Sequential) else [head]
+    cut = next(i for i, m in enumerate(layers) if isinstance(m, nn.Linear | nn.Conv2d))
+    kept = layers[:cut]
+    if isinstance(layers[cut], nn.Conv2d):  # SqueezeNet pools after classifying
+        kept.append(nn.AdaptiveAvgPool2d(1))
+    setattr(model, head_name, nn.Sequential(*kept) if kept else nn.Identity())
+    pool = getattr(model, "avgpool", None)
+    if isinstance(pool, nn.AdaptiveAvgPool2d):  # VGG and AlexNet keep a map of 7 x 7 or 6 x 6
+        pool.output_size = 1
+    for auxiliary in ("AuxLogits", "aux1", "aux2"):
+        if hasattr(model, auxiliary):
+            setattr(model, auxiliary, None)
+    if hasattr(model, "transform_input"):
+        # What torchvision itself sets when it loads the published weights of these two.
+        model.transform_input = True  # type: ignore[assignment]  # nn.Module types every attribute
+
+
+def _frozen(module: nn.Module) -> nn.Module:
+    return module.float().eval().requires_grad_(False)
+
+
+def torchvision_weights(name: str) -> Any:
+    """Return the entry of torchvision's weights that sets size, mean, SD and download.
+
+    IMAGENET1K_V1, the first published of each network, where there are several: V2 (EfficientNetB1,
+    MobileNetV2, ResNets) was trained with label smoothing and mixed classes, which buy accuracy on
+    ImageNet with features that transfer worse (Kornblith et al. 2021, NeurIPS 34).
+    """
+    import torchvision
+
+    entries = torchvision.models.get_model_weights(name)
+    return entries.__members__.get("IMAGENET1K_V1", entries.DEFAULT)
+
+
+@contextlib.contextmanager
+def private_random_numbers(seed: int) -> Iterator[None]:
+    """Seed torch's CPU generator and put it back as it was."""
+    before = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(before)

@@ -1,0 +1,228 @@
+"""Weights of backbones: reading files, checking that they fit, naming them by content.
+
+What enters: a .safetensors, .pth or .pt file that a user names, or a network's state. What leaves:
+tensors on the CPU by their torchvision or timm names, with the sha256 of what they came from.
+Nothing pickled is ever run: .pth files are read with ``weights_only=True``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from toptune.errors import InputError
+
+_SUFFIXES = (".safetensors", ".pth", ".pt")
+# Training scripts wrap what they save in one of these.
+_WRAPPERS = ("state_dict", "model")
+# torchvision's published DenseNets still carry the names of Lua Torch ("norm.1" for "norm1").
+_OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..+)$")
+
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WeightsFile:
+    """What a weights file holds.
+
+    Parameters
+    ----------
+    path
+        The file.
+    sha256
+        Of the whole file, 64 hex digits.
+    state
+        Tensors by name, on the CPU.
+    backbone
+        The network the file says it is for (safetensors metadata), or None.
+    mean, std
+        The normalisation the file asks for (safetensors metadata), or None.
+    """
+
+    path: Path
+    sha256: str
+    state: dict[str, torch.Tensor]
+    backbone: str | None = None
+    mean: Triple | None = None
+    std: Triple | None = None
+
+
+def read_weights(path: Path | str) -> WeightsFile:
+    """Read a weights file.
+
+    Parameters
+    ----------
+    path
+        Ends in .safetensors, .pth or .pt. A ``state_dict`` or ``model`` wrapper and the ``module.``
+        that data-parallel training puts before every name are taken off.
+
+    Raises
+    ------
+    InputError
+        The file is missing, damaged, something else, or would have to run pickled code.
+    """
+    path = Path(path)
+    if path.suffix not in _SUFFIXES:
+        raise InputError(
+            f"{path} is no weights: give imagenet, random, or a file ending in "
+            f"{', '.join(_SUFFIXES)}"
+        )
+    if not path.is_file():
+        raise InputError(f"weights file {path} does not exist")
+    if path.stat().st_size == 0:
+        raise InputError(f"weights file {path} is empty")
+    if path.suffix == ".safetensors":
+        content, metadata = _read_safetensors(path)
+    else:
+        content, metadata = _read_pickle(path), {}
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return WeightsFile(
+        path=path,
+        sha256=sha256,
+        state=_unwrap(content, path),
+        backbone=metadata.get("backbone"),
+        mean=_triple(metadata, "mean", path),
+        std=_triple(metadata, "std", path),
+    )
+
+
+def fitting_state(
+    state: Mapping[str, torch.Tensor],
+    expected: Mapping[str, torch.Tensor],
+    classifier: Iterable[str],
+    *,
+    source: str,
+    name: str,
+) -> dict[str, torch.Tensor]:
+    """Take the classifier out of `state` and see that the rest is exactly what a network needs.
+
+    Parameters
+    ----------
+    state
+        Tensors as read.
+    expected
+        The state of the network without its classifier.
+    classifier
+        Names that belong to the classifier; one ending in a dot stands for all that begin so.
+    source, name
+        Where the tensors are from and the network's name, for the message.
+
+    Returns
+    -------
+    dict
+        What `expected` names. Only counters of training batches may be missing from `state`: they
+        have no effect on what a trained network computes.
+
+    Raises
+    ------
+    InputError
+        Something is missing, unexpected, of another shape or kind, or not finite.
+    """
+    dropped = tuple(classifier)
+    prefixes = tuple(c for c in dropped if c.endswith("."))
+    state = {_OLD_DENSENET.sub(r"\1\2", k): v for k, v in state.items()}
+    kept = {k: v for k, v in state.items() if k not in dropped and not k.startswith(prefixes)}
+    counters = {k: v for k, v in expected.items() if k.endswith("num_batches_tracked")}
+    problems = [
+        _listed("missing", [k for k in expected if k not in kept and k not in counters]),
+        _listed("unexpected", [k for k in kept if k not in expected]),
+        _listed(
+            "of another shape or kind",
+            [k for k, v in kept.items() if k in expected and not _alike(v, expected[k])],
+        ),
+    ]
+    if any(problems):
+        raise InputError(f"{source} does not fit {name}: {'; '.join(filter(None, problems))}")
+    broken = [k for k, v in kept.items() if v.is_floating_point() and not v.isfinite().all()]
+    if broken:
+        raise InputError(f"{source} holds values that are not finite, in {broken[0]}")
+    return {**counters, **kept}
+
+
+def state_sha256(state: Mapping[str, torch.Tensor]) -> str:
+    """Name a state by its content: names, types, shapes and values, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118  # not a dict
+            return state, file.metadata() or {}
+    except SafetensorError as error:
+        raise InputError(f"{path} is no whole safetensors file: {error}") from error
+
+
+def _read_pickle(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            # torch warns of old pickle protocols before it tries them; what counts is the outcome.
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged files make torch raise a dozen kinds
+        if "Unsupported" in str(error) or "GLOBAL" in str(error):
+            reason = "it holds pickled code, not only tensors, and code in a file is never run"
+        else:
+            reason = f"it is damaged or no PyTorch file ({type(error).__name__})"
+        raise InputError(f"{path} cannot be used as weights: {reason}") from error
+
+
+def _unwrap(content: Any, path: Path) -> dict[str, torch.Tensor]:
+    for wrapper in _WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    if not isinstance(content, dict) or not content:
+        raise InputError(f"{path} holds no tensors by name")
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            raise InputError(f"{path} holds more than tensors by name: {name!r:.60}")
+    if all(name.startswith("module.") for name in content):
+        return {name.removeprefix("module."): value for name, value in content.items()}
+    return dict(content)
+
+
+def _triple(metadata: dict[str, str], key: str, path: Path) -> Triple | None:
+    """Three numbers, red green blue, from the file's metadata; a spread must be above 0."""
+    if key not in metadata:
+        return None
+    try:
+        first, second, third = (float(v) for v in json.loads(metadata[key]))
+    except (TypeError, ValueError):
+        ok = False
+    else:
+        values = (first, second, third)
+        ok = all(map(math.isfinite, values)) and (key == "mean" or min(values) > 0)
+    if not ok:
+        raise InputError(
+            f"{path}: metadata {key!r} must be a JSON list of three numbers"
+            f"{' above 0' if key == 'std' else ''}, got {metadata[key]!r:.60}"
+        )
+    return values
+
+
+def _alike(value: torch.Tensor, expected: torch.Tensor) -> bool:
+    return (
+        value.shape == expected.shape and value.is_floating_point() == expected.is_floating_point()
+    )
+
+
+def _listed(what: str, names: list[str]) -> str:
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return f"{len(names)} {what} ({shown})" if names else ""
