@@ -139,11 +139,24 @@ def _checked_grouping(X: NDArray[Any], y: NDArray[Any], groups: NDArray[Any]) ->
             ]
         )
     grouping = group_rows(groups)
+    problems = group_problems(y, grouping)
+    if problems:
+        raise InputErrors(problems)
+    return grouping
+
+
+def group_problems(y: NDArray[Any], grouping: Grouping) -> list[str]:
+    """Say what stands against leaving out each group; an empty list where nothing does.
+
+    Parameters
+    ----------
+    y : (n,) labels
+    grouping : Grouping
+        Of the same rows.
+    """
     problems = []
     if len(grouping.groups) < 2:
-        problems.append(
-            f"leaving a group out needs at least two groups, got {len(grouping.groups)}"
-        )
+        problems.append(f"leaving one group out needs two groups, got {len(grouping.groups)}")
     for name in np.unique(y):
         codes = np.unique(grouping.codes[y == name])
         if len(codes) == 1:
@@ -151,9 +164,7 @@ def _checked_grouping(X: NDArray[Any], y: NDArray[Any], groups: NDArray[Any]) ->
                 f"class {name!s} has one group, {grouping.groups[codes[0]]!s}: left out, the class "
                 "would be unknown; add a group or merge the class"
             )
-    if problems:
-        raise InputErrors(problems)
-    return grouping
+    return problems
 
 
 def _falkon(

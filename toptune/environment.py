@@ -1,0 +1,74 @@
+"""Where a result was computed.
+
+What enters: the name of the torch device. What leaves: a JSON-able description, without times.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = (
+    "toptune",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "torch",
+    "torchvision",
+    "timm",
+    "openvino",
+    "numba",
+    "zarr",
+    "h5py",
+    "safetensors",
+    "matplotlib",
+)
+
+
+def describe_environment(device: str) -> dict[str, Any]:
+    """Describe the machine and the packages.
+
+    Parameters
+    ----------
+    device : str
+        What torch computed on, such as ``cpu`` or ``cuda``.
+
+    Returns
+    -------
+    dict
+        python, platform, cpu, cpus, torch_threads, device, device_name, packages (null where a
+        package is not installed).
+    """
+    import torch
+
+    on_gpu = torch.device(device).type == "cuda"
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "cpus": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "device": device,
+        "device_name": torch.cuda.get_device_name(device) if on_gpu else None,
+        "packages": {name: _version(name) for name in _PACKAGES},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu_name() -> str:
+    # platform.processor() is empty or only the architecture on Linux.
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text("utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
