@@ -149,7 +149,7 @@ def _first_extreme(
 def _peaks(
     x: NDArray[np.float32], p: int, left: int, mean: np.float32, lifetime: int, overshoot: int
 ) -> tuple[int, int]:
-    """Offsets of the start peak and its opposite, seen from a peak at x[p] with `left` behind it."""
+    """Offsets of start peak and opposite, from a peak at x[p] with `left` samples behind it."""
     window = min(lifetime, left)
     up = np.float32(1.0) if x[p] - mean > 0 else np.float32(-1.0)
     e = _first_extreme(x, p, window, mean, -up)

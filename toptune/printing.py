@@ -1,0 +1,151 @@
+"""Tables and progress bars of the command line, by rich: results to stdout, progress to stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from toptune.demo import DemoResult
+from toptune.extract import Extracted
+
+_RANDOM_WEIGHTS = (
+    "These features come from a network with seeded RANDOM weights: the demo needs no download."
+    " With ImageNet's weights: toptune demo --weights imagenet --out demo-imagenet (needs the"
+    " internet once), or --weights FILE."
+)
+
+
+def print_scores(metrics: dict[str, dict[str, Any]]) -> None:
+    """Print the scores of one run or several, a row each."""
+    table = Table(title="left-out devices")
+    for column in ("head", "device accuracy", "95 % interval", "window accuracy", "chance"):
+        table.add_column(column, justify="left" if column == "head" else "right")
+    table.add_column("macro F1", justify="right")
+    table.add_column("seconds", justify="right")
+    for head, m in metrics.items():
+        low, high = m["device_accuracy_ci95"]
+        table.add_row(
+            head,
+            f"{m['device_accuracy']:.3f} of {m['n_devices']}",
+            f"{low:.2f} - {high:.2f}",
+            f"{m['window_accuracy_mean']:.3f} +- {m['window_accuracy_sd']:.3f}",
+            f"{m['chance']:.3f}",
+            f"{m['macro_f1']:.3f}",
+            f"{m['seconds']:.1f}",
+        )
+    Console().print(table)
+
+
+def print_demo(result: DemoResult, weights: str) -> None:
+    """Print what the demonstration found, and how to go on."""
+    print_scores(result.metrics)
+    console = Console()
+    steps = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.seconds.items())
+    console.print(f"{steps}; everything is in {result.folder}/", highlight=False)
+    if weights == "random":
+        console.print(_RANDOM_WEIGHTS, highlight=False)
+
+
+def print_overview(summary: dict[str, Any]) -> None:
+    """Print a recording's header and a row a channel."""
+    console = Console()
+    for name, value in summary.items():
+        if name not in ("channels", "segments"):
+            shown = ", ".join(map(str, value)) or "none" if isinstance(value, list) else value
+            shown = f"{shown:.6g}" if isinstance(shown, float) else shown
+            console.print(f"{name:>18}  {shown}", highlight=False, markup=False)
+    stretches = [f"{s['n_samples']} samples from {s['start_s']:g} s" for s in summary["segments"]]
+    console.print(f"{'segments':>18}  {'; '.join(stretches)}", highlight=False)
+    table = Table()
+    for column in ("channel", "spikes", "rate (1/s)", "threshold (uV)"):
+        table.add_column(column, justify="right")
+    for c in summary["channels"]:
+        threshold = "-" if c["threshold_uv"] is None else f"{c['threshold_uv']:.1f}"
+        table.add_row(c["label"], str(c["spikes"]), f"{c['rate_hz']:.2f}", threshold)
+    console.print(table)
+
+
+def print_extracted(result: Extracted) -> None:
+    """Print what an extraction did, and the next command."""
+    console = Console()
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    say(
+        f"{result.done} recordings extracted ({result.spikes_reused} with spikes from the store),"
+        f" {result.reused} were there already: {result.n_windows} windows"
+    )
+    say(f"features: {result.feature_set.description} [{result.feature_set.key[:8]}]")
+    for note in result.notes:
+        say(f"note: {note}")
+    if result.too_short:
+        say(f"shorter than a window, skipped: {', '.join(result.too_short)}")
+    for recording, cause in result.failed:
+        say(f"failed: {recording}: {cause}")
+    if result.failed:
+        say(f"the failures are listed in {result.store.with_suffix('.failures.csv')}")
+    say(f"next: toptune fit {result.store} --head falkon -o run-falkon")
+
+
+@contextmanager
+def watch_count(what: str, total: int) -> Iterator[Callable[[object], None]]:
+    """Show a bar that each call moves by one, on a terminal."""
+    with _bar() as bar:
+        task = bar.add_task(what, total=total)
+
+        def advance(_: object) -> None:
+            bar.advance(task)
+
+        yield advance
+
+
+class _Watch:
+    """Two bars: recordings, and the stage inside the present one."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._all: TaskID | None = None
+        self._stage = bar.add_task("", total=None, visible=False)
+
+    def recording(self, number: int, total: int, name: str) -> None:
+        if self._all is None:
+            self._all = self._bar.add_task("", total=total)
+        self._bar.update(self._all, completed=number - 1, description=name[-40:])
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        self._bar.update(
+            self._stage, description=f"  {name}", completed=done, total=total, visible=True
+        )
+
+
+@contextmanager
+def watch_extraction() -> Iterator[_Watch]:
+    """Show an extraction's progress, on a terminal."""
+    with _bar() as bar:
+        yield _Watch(bar)
+
+
+def _bar() -> Progress:
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )

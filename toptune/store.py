@@ -1,0 +1,390 @@
+"""The store: spikes and features of many recordings in one Zarr v3 folder.
+
+`SpikeTrains` and feature matrices enter with the parameters that made them; `FeatureTable` leaves.
+The layout is written down in store/LAYOUT.md and store/schema.json, and a small store made by an
+earlier version is read by a test forever.
+
+Nothing half-written is ever seen: a group is written aside, read back and compared, marked as
+published and then renamed into place. Readers refuse what is not marked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import ZstdCodec
+
+from toptune.errors import InputError, ToptuneError
+from toptune.featuretable import FeatureTable, RecordingInfo
+from toptune.params import content_key
+from toptune.spiketrains import Segment, Spikes, SpikeTrains
+
+FORMAT = "toptune"
+VERSION = 1
+_ASIDE = ".writing-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSet:
+    """Features of one kind: what drew the windows and what described them.
+
+    Parameters
+    ----------
+    key
+        16 hex digits of `params`.
+    params
+        JSON-able: windows, picture, backbone, weights' sha256, input size.
+    """
+
+    key: str
+    params: dict[str, Any]
+
+    @classmethod
+    def of(cls, params: dict[str, Any]) -> FeatureSet:
+        """Name a set by its parameters."""
+        return cls(key=content_key({"features": params, "version": VERSION}), params=params)
+
+    @property
+    def description(self) -> str:
+        """One line for people; words of it choose a set on the command line."""
+        p = self.params
+        picture, windows, backbone = p["picture"], p["windows"], p["backbone"]
+        axis = f" axis {picture['count_axis']}" if picture["kind"] == "histogram" else ""
+        return (
+            f"{picture['kind']}{axis}, {windows['width_s']:g} s every {windows['stride_s']:g} s,"
+            f" {backbone['name']}, {backbone['weights']} weights {backbone['sha256'][:8]}"
+        )
+
+
+def recording_name(written: str) -> str:
+    """Name of a recording's group: the path as the devices file writes it, made safe and unique."""
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "_", written).strip("._") or "recording"
+    return f"{slug[-80:]}-{hashlib.sha256(written.encode()).hexdigest()[:8]}"
+
+
+class FeatureStore:
+    """An open store.
+
+    Parameters
+    ----------
+    path
+        The folder, by custom ``*.zarr``.
+
+    Raises
+    ------
+    InputError
+        The folder is missing, no toptune store, or of a later format version.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._root = _open_root(self.path)
+        attributes = dict(self._root.attrs)
+        self.settings: dict[str, Any] = attributes["settings"]
+
+    @classmethod
+    def create(cls, path: Path | str, settings: dict[str, Any]) -> FeatureStore:
+        """Make an empty store whose spikes will all be detected with `settings` (JSON-able)."""
+        path = Path(path)
+        if path.exists():
+            raise InputError(f"{path} exists already: choose another store or remove it")
+        aside = path.with_name(f"{_ASIDE}{uuid.uuid4().hex[:8]}-{path.name}")
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        attributes = {"format": FORMAT, "version": VERSION, "settings": settings, "recordings": []}
+        zarr.create_group(aside, attributes=attributes, zarr_format=3)
+        aside.rename(path)
+        return cls(path)
+
+    @property
+    def recordings(self) -> tuple[RecordingInfo, ...]:
+        """What the last devices file listed, in its order."""
+        listed: Any = self._root.attrs["recordings"]
+        return tuple(RecordingInfo(**entry) for entry in listed)
+
+    def list_recordings(self, recordings: tuple[RecordingInfo, ...]) -> None:
+        """Write down what the devices file lists; later reads follow it."""
+        entries = [
+            {"name": r.name, "device": r.device, "label": r.label, "columns": r.columns}
+            for r in recordings
+        ]
+        if entries != self._root.attrs["recordings"]:
+            self._root.attrs["recordings"] = entries
+
+    # --- spikes
+
+    def spikes_info(self, name: str) -> dict[str, Any] | None:
+        """Attributes of a recording's published spikes; None where there are none."""
+        if not (self.path / name / "spikes" / "zarr.json").exists():
+            return None
+        return _published(self._root[f"{name}/spikes"], self.path / name / "spikes")
+
+    def write_spikes(self, name: str, trains: SpikeTrains, info: dict[str, Any]) -> None:
+        """Publish a recording's spikes; what stood there before, features too, is replaced.
+
+        Parameters
+        ----------
+        name
+            From `recording_name`.
+        trains
+            What to keep.
+        info
+            JSON-able: at least ``key`` and ``input``.
+        """
+        attributes = {
+            **info,
+            "channel_labels": list(trains.channel_labels),
+            "sampling_rate_hz": trains.sampling_rate_hz,
+        }
+        segments = np.array([tuple(s) for s in trains.segments], np.float64).reshape(-1, 3)
+        arrays: dict[str, NDArray[Any]] = {
+            **dict(zip(Spikes._fields, trains.spikes, strict=True)),
+            "threshold_uv": trains.threshold_uv,
+            "segments": segments,
+        }
+        with self._aside() as aside:
+            zarr.create_group(aside, zarr_format=3)
+            _write_group(aside / "spikes", arrays, attributes)
+            self._publish(aside, self.path / name)
+
+    def read_spikes(self, name: str) -> SpikeTrains:
+        """Read a recording's published spikes back."""
+        info = self.spikes_info(name)
+        if info is None:
+            raise ToptuneError(f"{self.path}: {name} has no published spikes: run extract again")
+        group = self._root[f"{name}/spikes"]
+        segments = _array(group, "segments")
+        return SpikeTrains(
+            spikes=Spikes(*(_array(group, field) for field in Spikes._fields)),
+            channel_labels=tuple(info["channel_labels"]),
+            sampling_rate_hz=info["sampling_rate_hz"],
+            segments=tuple(Segment(int(a), int(n), float(s)) for a, n, s in segments),
+            threshold_uv=_array(group, "threshold_uv"),
+        )
+
+    # --- features
+
+    def features_info(self, name: str, key: str) -> dict[str, Any] | None:
+        """Attributes of a recording's published features of one set; None where there are none."""
+        folder = self.path / name / "features" / key
+        if not (folder / "zarr.json").exists():
+            return None
+        return _published(self._root[f"{name}/features/{key}"], folder)
+
+    def write_features(
+        self,
+        name: str,
+        features: NDArray[np.float32],
+        start_s: NDArray[np.float64],
+        feature_set: FeatureSet,
+        info: dict[str, Any],
+    ) -> None:
+        """Publish one recording's features of one set.
+
+        Parameters
+        ----------
+        name
+            From `recording_name`; its spikes must be published.
+        features : (windows, d) float32
+            Refused if not finite.
+        start_s : (windows,) float64
+            Seconds since the recording's start.
+        feature_set
+            What they are.
+        info
+            JSON-able: at least ``key``, which covers the input and all parameters.
+        """
+        if not np.isfinite(features).all():
+            raise ToptuneError(f"{name}: features are not finite, nothing was written")
+        arrays: dict[str, NDArray[Any]] = {"features": features, "start_s": start_s}
+        attributes = {**info, "params": feature_set.params}
+        parent = self.path / name / "features"
+        if not (parent / "zarr.json").exists():
+            zarr.create_group(parent, zarr_format=3)
+        with self._aside() as aside:
+            _write_group(aside / "group", arrays, attributes)
+            self._publish(aside / "group", parent / feature_set.key)
+
+    def read_features(self, name: str, key: str) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """Read a recording's features (windows, d) float32 and window starts in seconds."""
+        if self.features_info(name, key) is None:
+            raise ToptuneError(f"{self.path}: {name} has no features {key}: run extract again")
+        group = self._root[f"{name}/features/{key}"]
+        return _array(group, "features"), _array(group, "start_s")
+
+    def feature_sets(self) -> tuple[FeatureSet, ...]:
+        """All kinds of features that any listed recording has."""
+        found: dict[str, FeatureSet] = {}
+        for recording in self.recordings:
+            for folder in sorted((self.path / recording.name / "features").glob("*/zarr.json")):
+                key = folder.parent.name
+                if key not in found:
+                    info = self.features_info(recording.name, key)
+                    assert info is not None
+                    found[key] = FeatureSet(key=key, params=info["params"])
+        return tuple(found.values())
+
+    def choose(self, words: str | None = None) -> FeatureSet:
+        """Find the one feature set that is meant.
+
+        Parameters
+        ----------
+        words
+            A key's beginning, or words of the set's description; None where there is only one.
+        """
+        sets = self.feature_sets()
+        if words is not None:
+            wanted = words.lower().split()
+            by_key = [s for s in sets if s.key.startswith(words)]
+            sets_found = by_key or [
+                s for s in sets if all(w in s.description.lower() for w in wanted)
+            ]
+        else:
+            sets_found = list(sets)
+        if len(sets_found) == 1:
+            return sets_found[0]
+        if not sets:
+            raise InputError(f"{self.path} holds no features yet: run toptune extract first")
+        listed = "; ".join(f"{s.key[:8]} = {s.description}" for s in sets)
+        which = (
+            "several feature sets" if words is None else f"{len(sets_found)} sets like {words!r}"
+        )
+        raise InputError(f"{self.path} holds {which}: choose one with --features from {listed}")
+
+    def table(self, feature_set: FeatureSet) -> FeatureTable:
+        """Put the windows of all listed recordings together.
+
+        Recordings without a whole window stay listed in `provenance["too_short"]`.
+
+        Raises
+        ------
+        ToptuneError
+            A listed recording is not published: the extraction was not finished.
+        """
+        missing = [
+            r.name for r in self.recordings if self.features_info(r.name, feature_set.key) is None
+        ]
+        if missing:
+            raise InputError(
+                f"{self.path}: {len(missing)} of {len(self.recordings)} recordings have no features"
+                f" '{feature_set.description}', first {missing[0]}: run extract again, it goes on"
+                " where it stopped"
+            )
+        infos = {r.name: self.features_info(r.name, feature_set.key) for r in self.recordings}
+        read = [(r, *self.read_features(r.name, feature_set.key)) for r in self.recordings]
+        used = [(r, x, t) for r, x, t in read if len(x)]
+        if not used:
+            raise InputError(f"{self.path}: no recording is as long as a window")
+        counts = [len(x) for _, x, _ in used]
+        return FeatureTable(
+            features=np.concatenate([x for _, x, _ in used]),
+            start_s=np.concatenate([t for _, _, t in used]),
+            recording=np.repeat(np.arange(len(used)), counts),
+            recordings=tuple(r for r, _, _ in used),
+            provenance={
+                "format_version": VERSION,
+                "settings": self.settings,
+                "features": feature_set.params,
+                "features_key": feature_set.key,
+                "inputs": {name: (info or {})["input"] for name, info in infos.items()},
+                "too_short": [r.name for r, x, _ in read if not len(x)],
+            },
+        )
+
+    # --- writing aside
+
+    @contextmanager
+    def _aside(self) -> Iterator[Path]:
+        folder = self.path / f"{_ASIDE}{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _publish(self, aside: Path, place: Path) -> None:
+        """Rename into place; what stood there is moved out of the way first."""
+        if place.exists():
+            with self._aside() as old:
+                place.rename(old)
+                aside.rename(place)
+        else:
+            aside.rename(place)
+
+
+def remove_store(path: Path) -> None:
+    """Remove a whole store; whatever else lies at the path is refused."""
+    if path.exists():
+        _open_root(path)
+        shutil.rmtree(path)
+
+
+def _open_root(path: Path) -> Any:
+    if not path.exists():
+        raise InputError(f"{path}: no such store: make one with toptune extract --store {path}")
+    try:
+        root = zarr.open_group(path, mode="r+", zarr_format=3, use_consolidated=False)
+        attributes = dict(root.attrs)
+    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not a Zarr v3 store that can be read ({error})") from None
+    if attributes.get("format") != FORMAT:
+        raise InputError(f"{path}: a Zarr group, but not a toptune store")
+    if attributes.get("version") != VERSION:
+        raise InputError(
+            f"{path}: store format version {attributes.get('version')}, this toptune reads"
+            f" {VERSION}: use the toptune that wrote it, or extract into a new store"
+        )
+    return root
+
+
+def _published(group: Any, folder: Path) -> dict[str, Any]:
+    attributes = dict(group.attrs)
+    if attributes.get("published") is not True:
+        raise ToptuneError(f"{folder} is not published: remove that folder and run extract again")
+    return attributes
+
+
+def _write_group(folder: Path, arrays: dict[str, NDArray[Any]], attributes: dict[str, Any]) -> None:
+    """Write arrays, read them back, compare, and only then mark the group as published."""
+    group = zarr.create_group(folder, attributes=attributes, zarr_format=3)
+    for name, data in arrays.items():
+        # Rows in blocks of about a megabyte; everything else of an array lies together.
+        row_bytes = max(1, data[:1].nbytes)
+        rows = max(1, min(len(data), 2**20 // row_bytes))
+        made = group.create_array(
+            name,
+            shape=data.shape,
+            dtype=data.dtype,
+            chunks=(rows, *data.shape[1:]),
+            # Without the checksum nearly every flipped bit would be returned as data.
+            compressors=ZstdCodec(level=3, checksum=True),
+            fill_value=np.nan if data.dtype.kind == "f" else 0,
+            config={"write_empty_chunks": True},
+        )
+        made[...] = data
+    back = zarr.open_group(folder, mode="r", zarr_format=3, use_consolidated=False)
+    for name, data in arrays.items():
+        if not np.array_equal(_array(back, name), data, equal_nan=data.dtype.kind == "f"):
+            raise ToptuneError(f"{folder}/{name}: what was written reads back differently")
+    group.attrs["published"] = True
+
+
+def _array(group: Any, name: str) -> Any:
+    try:
+        return group[name][...]
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        text = " ".join(str(error).split())
+        raise ToptuneError(
+            f"{group.store_path}/{name} is damaged ({text}): remove that recording's folder and run"
+            " extract again"
+        ) from None
