@@ -194,6 +194,8 @@ def _imagenet_timm(name: str) -> tuple[Network, str]:
     try:
         with private_random_numbers(0):
             network = build_timm(name, pretrained=True)
+    except InputError:
+        raise
     except Exception as error:  # the hub's clients raise kinds of their own
         source = config.hf_hub_id or config.url
         raise ToptuneError(

@@ -88,12 +88,19 @@ def canonical_name(name: str) -> str:
         return name
     choices = [*known, *ALIASES, *(f"timm:{n}" for n in timm_names)]
     wanted = [name] if ":" in name else [name, f"timm:{name}"]
-    close = [m for w in wanted for m in difflib.get_close_matches(w, choices, n=3, cutoff=0.75)]
-    meant = f"did you mean {' or '.join(dict.fromkeys(close))}? " if close else ""
+    close = dict.fromkeys(c for w in wanted for c in _closest(w, choices))
+    meant = f"did you mean {' or '.join(close)}? " if close else ""
     raise InputError(
         f"there is no backbone {name!r}; {meant}classification models of torchvision go by their "
         "own names, and those of timm as timm:NAME, such as timm:resnet18 or timm:resnet18.a1_in1k"
     )
+
+
+def _closest(name: str, choices: list[str]) -> list[str]:
+    """Up to three choices much like a name, the likest first; of equals the first by alphabet."""
+    close = difflib.get_close_matches(name, choices, n=30, cutoff=0.75)
+    likeness = {c: difflib.SequenceMatcher(None, c, name).ratio() for c in close}
+    return sorted(close, key=lambda c: (-likeness[c], c))[:3]
 
 
 def build_network(name: str) -> Network:
@@ -124,23 +131,30 @@ def build_network(name: str) -> Network:
 
 
 def build_timm(name: str, *, pretrained: bool) -> Network:
-    """Build a timm network by its name without ``timm:``; `pretrained` downloads its weights."""
+    """Build a timm network by its name without ``timm:``; `pretrained` downloads its weights.
+
+    Raises
+    ------
+    InputError
+        It is not made for square pictures of three channels.
+    """
     import timm
 
-    model = timm.create_model(name, pretrained=pretrained, num_classes=0)
-    config: dict[str, Any] = dict(model.pretrained_cfg)  # type: ignore[arg-type]  # typed as a Module
-    channels, height, width = config["input_size"]
-    if channels != 3 or height != width:
+    known = timm.get_pretrained_cfg(name)  # asked before a large network is built in vain
+    size = known.input_size if known is not None else (3, 0, 0)
+    if size[0] != 3 or size[1] != size[2]:
         raise InputError(
-            f"timm:{name} takes {channels} x {height} x {width} values; only square pictures of "
+            f"timm:{name} takes {size[0]} x {size[1]} x {size[2]} values; only square pictures of "
             "three channels are drawn"
         )
+    model = timm.create_model(name, pretrained=pretrained, num_classes=0)
+    config: dict[str, Any] = dict(model.pretrained_cfg)  # type: ignore[arg-type]  # typed as a Module
     classifier = config.get("classifier") or ()
     names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     return Network(
         module=_frozen(model),
         classifier=tuple(f"{n}." for n in names),
-        input_size=height,
+        input_size=config["input_size"][1],
         mean=config["mean"],
         std=config["std"],
     )
