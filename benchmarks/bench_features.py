@@ -1,0 +1,79 @@
+"""Describing 64 pictures with EfficientNetB0 (random weights) on the CPU, 2 threads.
+
+Peers: the same network in torchvision, eager float32, batch 64, plain and channels-last. The
+pictures are given as (64, 224, 224) grey; the peers' normalised input is made beforehand.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+
+from toptune.backbones import LoadedBackbone, load_backbone
+from toptune.features import FeatureEngine
+from toptune.params import Backbone
+
+N = 64
+
+
+@pytest.fixture(autouse=True)
+def _two_threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+@cache
+def backbone() -> LoadedBackbone:
+    logging.disable(logging.WARNING)
+    try:
+        return load_backbone(Backbone(name="efficientnet_b0", weights="random"))
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def pictures() -> torch.Tensor:
+    return torch.rand(N, 224, 224, generator=torch.Generator().manual_seed(0))
+
+
+def normalised() -> torch.Tensor:
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (backbone().mean, backbone().std))
+    return (pictures()[:, None] - mean) / std
+
+
+def pictures_a_second(benchmark: Any) -> None:
+    if benchmark.stats:  # none where benchmarks only run as tests
+        benchmark.extra_info["pictures_per_s"] = N / benchmark.stats.stats.min
+
+
+@pytest.mark.benchmark(group="EfficientNetB0, 64 pictures, 2 threads")
+def test_toptune_openvino(benchmark: Any) -> None:
+    engine = FeatureEngine(backbone(), n_threads=2)
+    found = benchmark.pedantic(engine.features, (pictures(),), rounds=5, warmup_rounds=1)
+    with torch.inference_mode():
+        expected = backbone().module(normalised()[:2]).numpy()
+    assert abs(found[:2] - expected).max() <= 1e-3 * abs(expected).max()
+    pictures_a_second(benchmark)
+
+
+@pytest.mark.benchmark(group="EfficientNetB0, 64 pictures, 2 threads")
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_torchvision_eager(benchmark: Any, layout: str) -> None:
+    memory_format = getattr(torch, f"{layout}_format" if layout == "contiguous" else layout)
+    module = load_backbone(Backbone(name="efficientnet_b0", weights="random")).module
+    module = module.to(memory_format=memory_format)
+    batch = normalised().contiguous(memory_format=memory_format)
+
+    @torch.inference_mode()
+    def run() -> torch.Tensor:
+        result: torch.Tensor = module(batch)
+        return result
+
+    assert benchmark.pedantic(run, rounds=3, warmup_rounds=1).shape == (N, 1280)
+    pictures_a_second(benchmark)
