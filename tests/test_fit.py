@@ -1,0 +1,345 @@
+"""A run from a feature table: what is refused, what is written, and that it can be used again."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from toptune import fit as fit_module
+from toptune.errors import InputError, InputErrors
+from toptune.featuretable import FeatureTable, RecordingInfo
+from toptune.fit import fit
+from toptune.folds import leave_one_group_out
+from toptune.heads import make_head
+from toptune.heads.falkon import FalkonClassifier
+from toptune.run_folder import load_model, read_model
+
+FILES = {
+    "metrics.json",
+    "folds.csv",
+    "windows.csv",
+    "devices.csv",
+    "confusion.csv",
+    "confusion.png",
+    "params.json",
+    "environment.json",
+    "model",
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_torch_thread() -> Iterator[None]:
+    """Products this small are slower on several threads, and very much so on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def make_table(seed: int = 0) -> FeatureTable:
+    """Twelve devices of three classes, one of them with two recordings; four batches."""
+    rng = np.random.default_rng(seed)
+    infos = [
+        RecordingInfo(f"rec{i:02}", f"dev{i:02}", "ABC"[i % 3], {"batch": f"b{i % 4}"})
+        for i in range(12)
+    ]
+    infos.append(RecordingInfo("rec12", "dev00", "A", {"batch": "b0"}))
+    # A recording shorter than a window has none.
+    infos.append(RecordingInfo("short", "dev99", "", {}))
+    recording = np.repeat(np.arange(13), rng.integers(3, 9, size=13))
+    label = np.array(["ABC".index(infos[row].label) for row in recording])
+    features = np.abs(
+        rng.standard_normal((3, 40))[label]
+        + 0.3 * rng.standard_normal((13, 40))[recording]
+        + 0.3 * rng.standard_normal((len(label), 40))
+    )
+    starts = np.concatenate([5.0 * np.arange((recording == i).sum()) for i in range(13)])
+    return FeatureTable(
+        features.astype(np.float32), starts, recording, tuple(infos), {"weights_sha256": "abc"}
+    )
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def read_json(path: Path) -> Any:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{path} holds {constant}")
+
+    return json.loads(path.read_text("utf-8"), parse_constant=refuse)
+
+
+@pytest.mark.parametrize("head", ["falkon", "mlp"])
+def test_a_run_holds_what_was_promised_and_its_files_agree(head: str, tmp_path: Path) -> None:
+    table = make_table()
+    params = {"epochs": 40, "learning_rate": 0.005} if head == "mlp" else {}
+    result = fit(table, head, tmp_path / "deep" / "run", head_params=params, seed=3, device="cpu")
+    assert {path.name for path in result.path.iterdir()} == FILES
+    assert [path.name for path in result.path.parent.iterdir()] == ["run"]
+
+    metrics = read_json(result.path / "metrics.json")
+    assert metrics == result.metrics
+    assert (metrics["head"], metrics["classes"]) == (head, ["A", "B", "C"])
+    assert (metrics["n_devices"], metrics["n_windows"]) == (12, len(table.features))
+    assert metrics["permutation_p"] is None
+    assert metrics["device_accuracy"] >= 0.75 > metrics["chance"] == pytest.approx(1 / 3)
+
+    windows = read_csv(result.path / "windows.csv")
+    assert [row["recording"] for row in windows] == [
+        table.recordings[row].name for row in table.recording
+    ]
+    np.testing.assert_array_equal([float(row["start_s"]) for row in windows], table.start_s)
+    for row in windows:
+        shares = {name: float(row[f"probability_{name}"]) for name in "ABC"}
+        assert sum(shares.values()) == pytest.approx(1, abs=1e-4)
+        assert row["prediction"] == max(shares, key=lambda name: shares[name])
+        assert row["correct"] == str(int(row["label"] == row["prediction"]))
+
+    # Folds, devices and confusions follow from the windows.
+    folds = read_csv(result.path / "folds.csv")
+    for row in folds:
+        mine = [w for w in windows if w["group"] == row["group"]]
+        assert int(row["n_windows"]) == len(mine) == len(windows) - int(row["n_train_windows"])
+        assert int(row["n_correct"]) == sum(int(w["correct"]) for w in mine)
+    shares_right = [int(row["n_correct"]) / int(row["n_windows"]) for row in folds]
+    assert metrics["window_accuracy_mean"] == pytest.approx(np.mean(shares_right))
+    devices = read_csv(result.path / "devices.csv")
+    assert [row["device"] for row in devices] == [f"dev{i:02}" for i in range(12)]
+    for row in devices:
+        named = [w["prediction"] for w in windows if w["device"] == row["device"]]
+        assert [int(row[f"windows_{name}"]) for name in "ABC"] == [named.count(n) for n in "ABC"]
+    right = sum(int(row["correct"]) for row in devices)
+    assert metrics["device_accuracy"] == right / 12
+    for cell in read_csv(result.path / "confusion.csv"):
+        rows = devices if cell["unit"] == "device" else windows
+        expected = sum(
+            (r["label"], r["prediction"]) == (cell["label"], cell["prediction"]) for r in rows
+        )
+        assert int(cell["count"]) == expected
+
+    written = read_json(result.path / "params.json")
+    assert (written["head"], written["seed"], written["group_by"]) == (head, 3, "device")
+    assert written["head_params"]["random_state"] == 3
+    assert params.items() <= written["head_params"].items()
+    assert written["features"] == table.provenance
+    environment = read_json(result.path / "environment.json")
+    assert environment["device"] == "cpu"
+    assert environment["packages"]["numpy"] == np.__version__
+    assert (result.path / "confusion.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("head", ["falkon", "mlp"])
+def test_the_model_is_trained_on_all_devices_and_predicts_as_before(
+    head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = make_table()
+    fitted = []
+
+    def remember(name: str, params: dict[str, Any]) -> Any:
+        fitted.append(make_head(name, params))
+        return fitted[-1]
+
+    monkeypatch.setattr(fit_module, "make_head", remember)
+    result = fit(table, head, tmp_path / "run", device="cpu")
+    model = read_model(result.path / "model")
+    assert (model.head, model.provenance) == (head, table.provenance)
+    assert {path.name for path in (result.path / "model").iterdir()} == {
+        "model.json",
+        "model.safetensors",
+    }
+    new = make_table(seed=9).features
+    np.testing.assert_array_equal(model.estimator.predict_proba(new), fitted[0].predict_proba(new))
+    np.testing.assert_array_equal(
+        load_model(result.path / "model").predict(new), fitted[0].predict(new)
+    )
+    if head == "falkon":
+        assert len(model.estimator.centres_) == len(table.features)
+
+
+@pytest.mark.parametrize("head", ["falkon", "mlp"])
+def test_equal_seeds_give_equal_files_but_for_the_time(head: str, tmp_path: Path) -> None:
+    params = {"n_centres": 20} if head == "falkon" else {"epochs": 2}
+
+    def run(name: str, seed: int) -> dict[str, Any]:
+        path = fit(make_table(), head, tmp_path / name, head_params=params, seed=seed).path
+        files: dict[str, Any] = {
+            str(file.relative_to(path)): file.read_bytes()
+            for file in path.rglob("*")
+            if file.is_file()
+        }
+        files["metrics.json"] = read_json(path / "metrics.json")
+        del files["metrics.json"]["seconds"]
+        return files
+
+    first, again, other = run("a", 1), run("b", 1), run("c", 2)
+    assert first == again
+    assert first["windows.csv"] != other["windows.csv"]
+
+
+def test_whole_batches_are_left_out_together(tmp_path: Path) -> None:
+    table = make_table()
+    result = fit(table, "falkon", tmp_path / "run", group_by="batch")
+    label = np.array([table.recordings[row].label for row in table.recording])
+    batch = np.array([table.recordings[row].columns["batch"] for row in table.recording])
+    expected = leave_one_group_out(FalkonClassifier(), table.features, label, batch)
+    np.testing.assert_array_equal(result.folds.scores, expected.scores)
+    assert [row["group"] for row in read_csv(result.path / "folds.csv")] == ["b0", "b1", "b2", "b3"]
+    assert result.metrics["n_groups"] == 4
+    assert result.metrics["n_devices"] == 12
+
+
+def test_merged_classes_are_what_is_trained(tmp_path: Path) -> None:
+    result = fit(make_table(), "falkon", tmp_path / "run", merge=["AB=A,B"])
+    assert result.metrics["classes"] == ["AB", "C"]
+    assert result.metrics["chance"] == pytest.approx(8 / 12)
+    assert set(read_model(result.path / "model").estimator.classes_) == {"AB", "C"}
+    assert read_json(result.path / "params.json")["merge"] == {"AB": ["A", "B"]}
+
+
+def change(table: FeatureTable, row: int, **changes: Any) -> FeatureTable:
+    infos = list(table.recordings)
+    infos[row] = replace(infos[row], **changes)
+    return replace(table, recordings=tuple(infos))
+
+
+def with_nan(table: FeatureTable) -> FeatureTable:
+    features = table.features.copy()
+    features[np.flatnonzero(table.recording == 4)[:2], 7] = np.nan
+    return replace(table, features=features)
+
+
+def only(table: FeatureTable, labels: str) -> FeatureTable:
+    keep = [table.recordings[row].label in labels for row in table.recording]
+    return replace(
+        table,
+        features=table.features[keep],
+        start_s=table.start_s[keep],
+        recording=table.recording[keep],
+    )
+
+
+@pytest.mark.parametrize(
+    ("damage", "options", "message"),
+    [
+        (lambda t: change(t, 3, label=""), {}, "recording rec03 has no label"),
+        (lambda t: change(t, 3, device=""), {}, "recording rec03 has no device"),
+        (lambda t: t, {"group_by": "div"}, "recording rec00 has no div"),
+        (lambda t: change(t, 3, name="rec04"), {}, "recording rec04 is in the table 2 times"),
+        (with_nan, {}, "recording rec04: 2 windows have features that are NaN"),
+        (lambda t: change(t, 3, label="D"), {}, "class D has one group, dev03"),
+        (lambda t: only(t, "A"), {}, "there is one class, A"),
+        (lambda t: t, {"merge": ["X=A,B,C"]}, "there is one class, X"),
+        (lambda t: only(t, ""), {}, "there are no windows"),
+        (
+            lambda t: change(t, 12, columns={"batch": "b3"}),
+            {"group_by": "batch"},
+            "device dev00 is in groups b0 and b3: a device must be left out whole",
+        ),
+        (lambda t: t, {"merge": ["X=A,Q"]}, "cannot merge class 'Q'"),
+        (lambda t: t, {"merge": ["A,B"]}, "not of the form NAME=A,B,C"),
+        (lambda t: t, {"head": "svm"}, "there is no head 'svm'"),
+        (lambda t: t, {"head_params": {"gamma": 1}}, "no parameter 'gamma'"),
+        (lambda t: t, {"head_params": {"random_state": 1}}, "set by the run's seed"),
+        (lambda t: t, {"device": "cuda"}, "solved on the CPU, not on cuda"),
+        (lambda t: t, {"head": "mlp", "device": "abacus"}, "there is no device 'abacus'"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(
+    damage: Callable[[FeatureTable], FeatureTable],
+    options: dict[str, Any],
+    message: str,
+    tmp_path: Path,
+) -> None:
+    arguments = {"head": "falkon", **options}
+    with pytest.raises(InputErrors) as refused:
+        fit(damage(make_table()), out=tmp_path / "run", **arguments)
+    assert any(message in problem for problem in refused.value.problems)
+    assert all("\n" not in problem for problem in refused.value.problems)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    table = change(with_nan(make_table()), 3, label="")
+    with pytest.raises(InputErrors) as refused:
+        fit(table, "falkon", tmp_path / "run", merge=["A"], head_params={"sigma": 1})
+    text = "\n".join(refused.value.problems)
+    assert len(refused.value.problems) == 5
+    for part in ("exists", "NAME=A,B,C", "'sigma'", "rec04", "rec03 has no label"):
+        assert part in text
+
+
+def test_a_run_is_replaced_only_when_told_and_nothing_else_ever(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    fit(make_table(), "falkon", out, seed=1)
+    (out / "note.txt").write_text("mine")
+    with pytest.raises(InputErrors, match="exists; choose another name or pass --overwrite"):
+        fit(make_table(), "falkon", out, seed=2)
+    assert read_json(out / "params.json")["seed"] == 1
+    fit(make_table(), "falkon", out, seed=2, overwrite=True)
+    assert read_json(out / "params.json")["seed"] == 2
+    assert {path.name for path in out.iterdir()} == FILES
+
+    for name, text in (("thesis", None), ("config", '{"kind": "other"}'), ("list", "[]")):
+        (tmp_path / name).mkdir()
+        if text is not None:
+            (tmp_path / name / "params.json").write_text(text)
+        with pytest.raises(InputErrors, match="is not a run of toptune"):
+            fit(make_table(), "falkon", tmp_path / name, overwrite=True)
+        assert (tmp_path / name).is_dir()
+
+
+def test_a_failure_while_writing_leaves_the_old_run_and_no_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    fit(make_table(), "falkon", out, seed=1)
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(fit_module, "write_model", fail)
+    with pytest.raises(OSError, match="disk full"):
+        fit(make_table(), "falkon", out, seed=2, overwrite=True)
+    assert read_json(out / "params.json")["seed"] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_many_windows_get_nystrom_centres_and_the_run_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit_module, "ALL_ROWS_LIMIT", 30)
+    monkeypatch.setattr(fit_module, "NYSTROM_CENTRES", 25)
+    result = fit(make_table(), "falkon", tmp_path / "run")
+    assert read_json(result.path / "params.json")["head_params"]["n_centres"] == 25
+    assert len(read_model(result.path / "model").estimator.centres_) == 25
+
+
+def test_a_damaged_model_is_refused(tmp_path: Path) -> None:
+    model = fit(make_table(), "falkon", tmp_path / "run").path / "model"
+    with pytest.raises(InputError, match="holds no model"):
+        read_model(tmp_path)
+    weights = model / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(InputError, match="is damaged"):
+        read_model(model)
+    description = read_json(model / "model.json")
+    for change_, message in (
+        ({"format": 99}, "has model format 99"),
+        ({"kind": "x"}, "not describe"),
+    ):
+        (model / "model.json").write_text(json.dumps(description | change_))
+        with pytest.raises(InputError, match=message):
+            read_model(model)

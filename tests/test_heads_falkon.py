@@ -1,0 +1,179 @@
+"""The Falkon head against plain kernel ridge regression and against scikit-learn's own checks."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.linalg import LinAlgWarning
+from sklearn.exceptions import SkipTestWarning
+from sklearn.kernel_ridge import KernelRidge
+from sklearn.utils.estimator_checks import check_estimator
+
+from toptune.errors import InputError, ToptuneError
+from toptune.heads import make_head
+from toptune.heads.falkon import FalkonClassifier
+from toptune.heads.kernel import cholesky, gaussian_gram_lower, gaussian_kernel, l2_normalise
+
+Array = NDArray[np.float64]
+
+
+def global_state() -> NDArray[np.uint32]:
+    state = np.random.get_state(legacy=False)  # noqa: NPY002  # the global state is what is tested
+    return np.array(state["state"]["key"])
+
+
+def blobs(n: int, d: int, k: int, seed: int = 0) -> tuple[Array, NDArray[np.str_]]:
+    rng = np.random.default_rng(seed)
+    y = rng.integers(k, size=n)
+    X = 2 * rng.standard_normal((k, d))[y] + rng.standard_normal((n, d))
+    return X, np.array(list("abcdef"))[y]
+
+
+@pytest.mark.parametrize("n_centres", [None, 15])
+def test_falkon_passes_the_estimator_checks(n_centres: int | None) -> None:
+    with warnings.catch_warnings():
+        # Checks of the array API are skipped without an environment variable; some checks'
+        # data lie on a circle, where a few centres already span everything.
+        warnings.simplefilter("ignore", SkipTestWarning)
+        warnings.simplefilter("ignore", LinAlgWarning)
+        results = check_estimator(FalkonClassifier(n_centres=n_centres))
+    assert sum(result["status"] == "passed" for result in results) > 40
+
+
+def naive_kernel(P: Array, Q: Array) -> Array:
+    return np.array([[np.exp(-((p - q) ** 2).sum() / (2 * 0.7**2)) for q in Q] for p in P])
+
+
+def test_kernel_is_the_gaussian_of_the_distance() -> None:
+    rng = np.random.default_rng(1)
+    P, Q = rng.standard_normal((70, 3)), rng.standard_normal((4, 3))
+    np.testing.assert_allclose(gaussian_kernel(P, Q, 0.7), naive_kernel(P, Q), rtol=1e-12)
+    lower = np.tril(naive_kernel(P, P))
+    np.testing.assert_allclose(gaussian_gram_lower(P, 0.7), lower, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rows_are_normalised_each_by_itself_and_zeros_stay(dtype: type) -> None:
+    X: NDArray[np.floating[Any]] = np.array([[3, 4], [0, 0], [1e-30, 0], [2e30, 2e30]], dtype=dtype)
+    rows = l2_normalise(X)
+    assert rows.dtype == dtype
+    r = math.sqrt(0.5)
+    np.testing.assert_allclose(rows, [[0.6, 0.8], [0.0, 0.0], [1.0, 0.0], [r, r]], rtol=1e-6)
+    # X itself is left as it was.
+    assert X[0, 0] == 3
+
+
+def test_all_rows_as_centres_is_kernel_ridge_regression() -> None:
+    X, y = blobs(90, 5, 3)
+    peer = KernelRidge(kernel="rbf", gamma=1 / (2 * 1.5**2), alpha=1e-3 * len(X))
+    peer.fit(X, np.where(y[:, None] == np.array(list("abc")), 1.0, -1.0))
+    head = FalkonClassifier(width=1.5, penalty=1e-3, normalise=False).fit(X, y)
+    new = blobs(40, 5, 3, seed=5)[0]
+    np.testing.assert_allclose(head.decision_function(new), peer.predict(new), atol=1e-10)
+    assert head.jitter_ == 0
+
+
+def test_nystrom_minimises_the_penalised_error_over_the_span_of_its_centres() -> None:
+    X, y = blobs(80, 4, 3, seed=2)
+    head = FalkonClassifier(width=1.0, penalty=1e-3, n_centres=12).fit(X, y)
+    centres = head.centres_
+    assert len(np.unique(centres, axis=0)) == 12
+    # The same minimum as a least-squares problem: |Z a - Y|^2 + ridge a' B a.
+    unit = X / np.linalg.norm(X, axis=1, keepdims=True)
+    assert all(np.isclose(unit, centre).all(axis=1).any() for centre in centres)
+
+    def kernel(P: Array, Q: Array) -> Array:
+        return np.asarray(np.exp(-0.5 * ((P[:, None] - Q[None]) ** 2).sum(axis=2)))
+
+    root = np.linalg.cholesky(kernel(centres, centres)).T * np.sqrt(1e-3 * 80)
+    targets = np.where(y[:, None] == np.array(list("abc")), 1.0, -1.0)
+    system = np.concatenate([kernel(unit, centres), root])
+    right = np.concatenate([targets, np.zeros((12, 3))])
+    alpha = np.linalg.lstsq(system, right, rcond=None)[0]
+    np.testing.assert_allclose(head.decision_function(X), kernel(unit, centres) @ alpha, atol=1e-8)
+
+
+def test_as_many_centres_as_rows_are_all_rows() -> None:
+    X, y = blobs(30, 4, 2)
+    all_rows = FalkonClassifier().fit(X, y).decision_function(X)
+    np.testing.assert_array_equal(
+        FalkonClassifier(n_centres=99).fit(X, y).decision_function(X), all_rows
+    )
+
+
+def test_two_classes_have_one_decision_and_it_agrees_with_the_probabilities() -> None:
+    X, y = blobs(60, 3, 2)
+    head = FalkonClassifier(penalty=1e-3).fit(X, y)
+    decision, probability = head.decision_function(X), head.predict_proba(X)
+    assert decision.shape == (60,)
+    np.testing.assert_allclose(probability.sum(axis=1), 1)
+    np.testing.assert_array_equal(decision > 0, probability[:, 1] > 0.5)
+    np.testing.assert_array_equal(head.predict(X) == "b", decision > 0)
+
+
+def test_centres_follow_the_seed_and_leave_the_global_generator_alone() -> None:
+    X, y = blobs(60, 3, 2)
+    before = global_state()
+    first, again, other = (
+        FalkonClassifier(n_centres=9, random_state=s).fit(X, y).centres_ for s in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+    np.testing.assert_array_equal(global_state(), before)
+
+
+def test_duplicate_centres_are_warned_of_and_solved_with_a_stated_jitter() -> None:
+    X, y = blobs(20, 3, 2)
+    X, y = np.repeat(X, 3, axis=0), np.repeat(y, 3)
+    with pytest.warns(LinAlgWarning, match="was added to its diagonal"):
+        head = FalkonClassifier(penalty=1e-2, n_centres=50).fit(X, y)
+    assert 0 < head.jitter_ < 1e-9
+    # A copy adds nothing to what centres span, so the scores are those of all rows.
+    exact = FalkonClassifier(penalty=1e-2).fit(X, y).decision_function(X)
+    assert len(np.unique(head.centres_, axis=0)) == 20
+    np.testing.assert_allclose(head.decision_function(X), exact, atol=1e-6)
+
+
+def test_a_matrix_no_jitter_can_save_is_an_error() -> None:
+    with pytest.raises(ToptuneError, match=r"the matrix is singular even with a jitter"):
+        cholesky(lambda: np.diag([1.0, -1.0]), "the matrix")
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"width": 0.0}, "FalkonClassifier.width must be above 0, got 0.0"),
+        ({"width": float("nan")}, "FalkonClassifier.width must be above 0, got nan"),
+        ({"penalty": -1}, "FalkonClassifier.penalty must be above 0, got -1"),
+        ({"n_centres": 0}, "FalkonClassifier.n_centres must be a whole number from 1, got 0"),
+        ({"n_centres": 3, "random_state": -5}, "random_state must be 0 or above, got -5"),
+    ],
+)
+def test_parameters_out_of_range_are_named(params: dict[str, float], message: str) -> None:
+    X, y = blobs(20, 3, 2)
+    with pytest.raises(InputError, match=message):
+        make_head("falkon", params).fit(X, y)
+
+
+def test_unknown_heads_and_parameters_are_refused() -> None:
+    with pytest.raises(InputError, match="there is no head 'svm'; there are mlp and falkon"):
+        make_head("svm", {})
+    with pytest.raises(InputError, match="falkon head has no parameter 'sigma'; it has width"):
+        make_head("falkon", {"sigma": 1})
+
+
+def test_tensors_bring_the_head_back() -> None:
+    X, y = blobs(50, 4, 3)
+    head = FalkonClassifier(n_centres=20, width=0.8).fit(X.astype(np.float32), y)
+    back = FalkonClassifier.from_tensors(head.to_tensors(), head.get_params(), head.classes_)
+    np.testing.assert_array_equal(back.predict_proba(X), head.predict_proba(X))
+    np.testing.assert_array_equal(back.predict(X), head.predict(X))
+    with pytest.raises(InputError, match="no model of the falkon head"):
+        FalkonClassifier.from_tensors({}, {}, head.classes_)
+    with pytest.raises(InputError, match="does not fit together"):
+        FalkonClassifier.from_tensors(head.to_tensors(), {}, head.classes_[:2])

@@ -1,0 +1,189 @@
+"""The MLP head against a plain PyTorch loop per fold, and against scikit-learn's own checks."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from sklearn.exceptions import SkipTestWarning
+from sklearn.utils.estimator_checks import check_estimator
+from torch import Tensor
+
+from toptune.errors import InputError
+from toptune.heads import make_head
+from toptune.heads.closed_form import group_rows
+from toptune.heads.mlp import MLPClassifier
+from toptune.heads.mlp_folds import Draws, Network, Rows, Schedule, train_folds
+
+SCHEDULE = Schedule(
+    n_hidden=16, learning_rate=0.005, learning_rate_decay=0.8, batch_size=20, epochs=6
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_torch_thread() -> Iterator[None]:
+    """Products this small are slower on several threads, and very much so on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_mlp_passes_the_estimator_checks() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SkipTestWarning)
+        results = check_estimator(MLPClassifier())
+    assert sum(result["status"] == "passed" for result in results) > 40
+
+
+def plain_loop(X: Tensor, y: Tensor, rows: Tensor, draws: Draws, schedule: Schedule) -> Network:
+    """Train one network the way PyTorch's tutorials do."""
+    start = draws.network(X.shape[1], schedule.n_hidden, int(y.max()) + 1)
+    hidden = torch.nn.Linear(X.shape[1], schedule.n_hidden)
+    output = torch.nn.Linear(schedule.n_hidden, int(y.max()) + 1)
+    with torch.no_grad():
+        for parameter, value in zip(
+            (hidden.weight, hidden.bias, output.weight, output.bias), start, strict=True
+        ):
+            parameter.copy_(value.reshape(parameter.shape))
+    net = torch.nn.Sequential(hidden, torch.nn.ReLU(), output)
+    adam = torch.optim.Adam(net.parameters(), lr=schedule.learning_rate)
+    decay = torch.optim.lr_scheduler.ExponentialLR(adam, schedule.learning_rate_decay)
+    for _ in range(schedule.epochs):
+        order = rows[draws.order(len(rows))]
+        for batch in torch.split(order, schedule.batch_size):
+            adam.zero_grad()
+            torch.autograd.backward(torch.nn.functional.cross_entropy(net(X[batch]), y[batch]))
+            adam.step()
+        decay.step()
+    parts = (hidden.weight, hidden.bias[None], output.weight, output.bias[None])
+    return Network(*(part.detach()[None] for part in parts))
+
+
+def global_state() -> NDArray[np.uint32]:
+    state = np.random.get_state(legacy=False)  # noqa: NPY002  # the global state is what is tested
+    return np.array(state["state"]["key"])
+
+
+def data(n: int, d: int = 12, k: int = 3, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.randint(k, (n,), generator=generator)
+    y[:k] = torch.arange(k)
+    X = torch.randn(k, d, generator=generator)[y] + torch.randn(n, d, generator=generator)
+    return X, y
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        # Nine equal folds: one more than are trained together.
+        (100,) * 9,
+        # As many batches, shorter last ones, down to a single row.
+        (100, 99, 81, 90),
+        # Other numbers of batches, out of order, one shorter than a batch.
+        (61, 100, 7, 60, 100, 1),
+    ],
+)
+def test_folds_trained_together_are_folds_trained_one_by_one(sizes: Sequence[int]) -> None:
+    X, y = data(130)
+    shared = Rows(X, torch.nn.functional.one_hot(y).float())
+    shuffled = [torch.randperm(130, generator=torch.Generator().manual_seed(i)) for i in range(9)]
+    train_rows = [order[:size] for order, size in zip(shuffled, sizes, strict=False)]
+    draws = [Draws([5, fold]) for fold in range(len(sizes))]
+    together = train_folds(shared, train_rows, draws, SCHEDULE)
+    for fold, rows in enumerate(train_rows):
+        alone = plain_loop(X, y, rows, Draws([5, fold]), SCHEDULE)
+        for name, part, expected in zip(Network._fields, together.fold(fold), alone, strict=True):
+            torch.testing.assert_close(part, expected, atol=1e-4, rtol=0, msg=f"{fold} {name}")
+
+
+def test_folds_differ_in_weights_and_order_but_not_by_their_company() -> None:
+    a, b = Draws([1, 0]), Draws([1, 1])
+    assert not torch.equal(a.network(3, 4, 2).hidden_weight, b.network(3, 4, 2).hidden_weight)
+    assert not torch.equal(a.order(50), b.order(50))
+    first = a.order(50)
+    assert not torch.equal(first, a.order(50))
+    assert torch.equal(first.sort().values, torch.arange(50))
+
+
+def test_initial_weights_are_those_of_linear_layers() -> None:
+    network = Draws([3]).network(400, 64, 5)
+    for part, n_inputs in zip(network, (400, 400, 64, 64), strict=True):
+        bound = n_inputs**-0.5
+        assert part.abs().max() <= bound
+        assert part.abs().max() > 0.7 * bound
+    assert abs(float(network.hidden_weight.mean())) < 0.01 * 400**-0.5
+
+
+def test_held_out_scores_are_of_networks_trained_without_the_group() -> None:
+    X, y = data(60)
+    groups = np.repeat(["x", "y", "z"], [10, 30, 20])
+    head = MLPClassifier(epochs=3, n_hidden=8, normalise=False, random_state=4)
+    scores = head.held_out_scores(X.numpy(), y.numpy(), group_rows(groups))
+    for fold, group in enumerate("xyz"):
+        rows = torch.from_numpy(np.flatnonzero(groups != group))
+        schedule = Schedule(
+            n_hidden=8, learning_rate=0.0005, learning_rate_decay=0.95, batch_size=75, epochs=3
+        )
+        alone = plain_loop(X, y, rows, Draws([4, 1 + fold]), schedule)
+        held_out = groups == group
+        expected = alone.logits(X[torch.from_numpy(held_out)])
+        np.testing.assert_allclose(scores[held_out], expected, atol=1e-4)
+
+
+def test_seed_decides_everything_and_global_generators_stay() -> None:
+    X, y = (part.numpy() for part in data(80))
+    torch_state = torch.get_rng_state()
+    numpy_state = global_state()
+    first, again, other = (
+        MLPClassifier(random_state=s, epochs=2).fit(X, y).predict_proba(X) for s in (7, 7, 8)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first, other)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    np.testing.assert_array_equal(global_state(), numpy_state)
+
+
+def test_scale_of_the_features_does_not_matter_when_rows_are_normalised() -> None:
+    X, y = (part.numpy() for part in data(80))
+    small = MLPClassifier(epochs=3).fit(X, y).predict_proba(X)
+    large = MLPClassifier(epochs=3).fit(1024 * X, y).predict_proba(1024 * X)
+    np.testing.assert_array_equal(small, large)
+
+
+def test_paper_schedule_learns_separable_classes_of_a_backbones_size() -> None:
+    X, y = (part.numpy() for part in data(600, d=1280, k=5))
+    head = MLPClassifier().fit(np.abs(X[:400]), y[:400])
+    assert (head.predict(np.abs(X[400:])) == y[400:]).mean() > 0.95
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"epochs": 0}, "MLPClassifier.epochs must be a whole number from 1, got 0"),
+        ({"batch_size": 2.5}, "MLPClassifier.batch_size must be a whole number from 1, got 2.5"),
+        ({"learning_rate": -1}, "MLPClassifier.learning_rate must be above 0, got -1"),
+        ({"learning_rate_decay": 1.5}, "learning_rate_decay must be at most 1, got 1.5"),
+    ],
+)
+def test_parameters_out_of_range_are_named(params: dict[str, float], message: str) -> None:
+    X, y = data(20)
+    with pytest.raises(InputError, match=message):
+        make_head("mlp", params).fit(X.numpy(), y.numpy())
+
+
+def test_tensors_bring_the_head_back() -> None:
+    X, y = (part.numpy() for part in data(50))
+    head = MLPClassifier(epochs=2).fit(X, y)
+    back = MLPClassifier.from_tensors(head.to_tensors(), head.get_params(), head.classes_)
+    np.testing.assert_array_equal(back.predict_proba(X), head.predict_proba(X))
+    tensors = head.to_tensors()
+    with pytest.raises(InputError, match="the model's output_weight is"):
+        MLPClassifier.from_tensors(tensors, {}, head.classes_[:2])
+    del tensors["hidden_bias"]
+    with pytest.raises(InputError, match="no model of the mlp head: it has no 'hidden_bias'"):
+        MLPClassifier.from_tensors(tensors, {}, head.classes_)

@@ -1,0 +1,177 @@
+"""Scores against counting by hand and against textbook formulas."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from toptune.errors import InputErrors
+from toptune.scores import Windows, device_verdicts, majority, merge_classes, parse_merges, score
+
+
+def windows(rows: str, group: dict[str, str] | None = None) -> Windows:
+    """Rows ``device label prediction``, the named class with probability 0.8."""
+    device, label, prediction = np.array([row.split() for row in rows.strip().splitlines()]).T
+    classes = np.unique(label)
+    probabilities = np.where(prediction[:, None] == classes, 0.8, 0.2 / max(len(classes) - 1, 1))
+    groups = np.array([(group or {}).get(name, name) for name in device.tolist()])
+    return Windows(label, prediction, probabilities, device, groups, classes)
+
+
+HAND = """
+d1 A A
+d1 A A
+d1 A B
+d2 A B
+d2 A B
+d3 B B
+d3 B B
+d4 C C
+d4 C A
+d4 C C
+d4 C C
+"""
+
+
+def test_scores_by_hand() -> None:
+    scores = score(windows(HAND))
+    assert [verdict.prediction for verdict in scores.verdicts] == ["A", "B", "B", "C"]
+    shares = [2 / 3, 0, 1, 3 / 4]
+    mean = sum(shares) / 4
+    assert scores.window_accuracy_mean == pytest.approx(mean)
+    sd = math.sqrt(sum((share - mean) ** 2 for share in shares) / 3)
+    assert scores.window_accuracy_sd == pytest.approx(sd)
+    assert scores.device_accuracy == 3 / 4
+    assert scores.balanced_accuracy == pytest.approx((1 / 2 + 1 + 1) / 3)
+    # F1 = 2 TP / (2 TP + FP + FN), class by class.
+    assert scores.macro_f1 == pytest.approx((2 / 3 + 2 / 3 + 1) / 3)
+    assert scores.window_balanced_accuracy == pytest.approx((2 / 5 + 1 + 3 / 4) / 3)
+    assert scores.window_macro_f1 == pytest.approx((4 / 8 + 4 / 7 + 6 / 7) / 3)
+    assert scores.chance == 2 / 4
+    assert scores.chance_balanced == pytest.approx(1 / 3)
+    np.testing.assert_array_equal(scores.window_confusion, [[2, 3, 0], [0, 2, 0], [1, 0, 3]])
+    np.testing.assert_array_equal(scores.device_confusion, [[1, 1, 0], [0, 1, 0], [0, 0, 1]])
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 4), (3, 4), (26, 32), (31, 32), (30, 30)])
+def test_wilson_interval_is_the_textbooks(right: int, n: int) -> None:
+    rows = [f"d{i:02} {'AB'[i % 2]} {'AB'[(i + (i >= right)) % 2]}" for i in range(n)]
+    scores = score(windows("\n".join(rows)))
+    z, p = 1.959963984540054, right / n
+    middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    assert scores.device_accuracy == p
+    assert scores.device_accuracy_ci95 == pytest.approx((middle - half, middle + half), abs=1e-12)
+
+
+def test_a_tie_goes_to_the_more_probable_class_then_to_the_first() -> None:
+    assert majority(np.array([2, 5, 5]), np.array([0.9, 0.3, 0.4])) == 2
+    assert majority(np.array([5, 0, 5]), np.array([0.3, 0.9, 0.3])) == 0
+    assert majority(np.array([1, 2, 1]), np.array([0.5, 0.0, 0.5])) == 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(*[st.integers(0, 2)] * 3), min_size=6, max_size=40), st.randoms())
+def test_verdicts_are_the_most_frequent_predictions(
+    rows: list[tuple[int, int, int]], random: Any
+) -> None:
+    device, label, prediction = (
+        np.array(list("abc"))[list(part)] for part in zip(*rows, strict=True)
+    )
+    classes = np.array(list("abc"))
+    probabilities = np.array([[random.choice([0.1, 0.2, 0.3]) for _ in "abc"] for _ in rows])
+    verdicts = device_verdicts(Windows(label, prediction, probabilities, device, device, classes))
+    assert len(verdicts) == len(set(zip(device.tolist(), label.tolist(), strict=True)))
+    for verdict in verdicts:
+        mine = [
+            i for i in range(len(rows)) if (device[i], label[i]) == (verdict.device, verdict.label)
+        ]
+        named = [str(prediction[i]) for i in mine]
+
+        def rank(name: str, mine: list[int] = mine, named: list[str] = named) -> tuple[Any, ...]:
+            mean = sum(probabilities[i]["abc".index(name)] for i in mine) / len(mine)
+            return named.count(name), round(mean, 12)
+
+        assert rank(verdict.prediction) == max(rank(name) for name in "abc")
+        assert verdict.votes.tolist() == [named.count(name) for name in "abc"]
+        assert verdict.n_windows == len(mine)
+
+
+def test_a_device_with_several_labels_has_a_verdict_for_each() -> None:
+    scores = score(
+        windows(
+            """
+            d1 dose0 dose0
+            d1 dose1 dose1
+            d1 dose1 dose1
+            d1 dose0 dose1
+            d1 dose0 dose1
+            d2 dose1 dose1
+            d2 dose0 dose0
+            """
+        )
+    )
+    found = [(v.device, v.label, v.prediction, v.n_windows) for v in scores.verdicts]
+    assert found == [
+        ("d1", "dose0", "dose1", 3),
+        ("d1", "dose1", "dose1", 2),
+        ("d2", "dose0", "dose0", 1),
+        ("d2", "dose1", "dose1", 1),
+    ]
+    assert scores.device_accuracy == 3 / 4
+    # Left out were two devices, not four verdicts.
+    assert [(g.group, g.n_windows, g.n_correct) for g in scores.groups] == [
+        ("d1", 5, 3),
+        ("d2", 2, 2),
+    ]
+
+
+def test_window_accuracy_counts_groups_and_devices_are_within_them() -> None:
+    scores = score(windows(HAND, {"d1": "batch1", "d2": "batch1", "d3": "batch2", "d4": "batch2"}))
+    assert [group.group for group in scores.groups] == ["batch1", "batch2"]
+    assert scores.window_accuracy_mean == pytest.approx((2 / 5 + 5 / 6) / 2)
+    assert [verdict.group for verdict in scores.verdicts] == ["batch1"] * 2 + ["batch2"] * 2
+    assert scores.device_accuracy == 3 / 4
+
+
+def test_a_class_never_named_counts_as_zero_without_a_warning() -> None:
+    scores = score(windows("d1 A A\nd2 B A\nd3 A A\nd4 B A"))
+    assert scores.macro_f1 == pytest.approx((2 * 2 / 6 + 0) / 2)
+    assert scores.balanced_accuracy == scores.chance == 0.5
+
+
+def merged(labels: str, *merges: str) -> NDArray[np.str_]:
+    return merge_classes(labels.split(), parse_merges(merges))
+
+
+def test_classes_are_merged_under_the_new_name() -> None:
+    found = merged("100E0I 75E25I 50E50I 25E75I 0E100I 75E25I", "MIX = 75E25I, 50E50I,25E75I")
+    assert found.tolist() == ["100E0I", "MIX", "MIX", "MIX", "0E100I", "MIX"]
+    # The new name may be one of those merged, and names may swap.
+    assert merged("A B C", "A=A,B").tolist() == ["A", "A", "C"]
+    assert merged("A B C D", "X=A,B", "A=C,D").tolist() == ["X", "X", "A", "A"]
+    assert merged("A B").tolist() == ["A", "B"]
+
+
+def test_everything_wrong_with_merges_is_said_at_once() -> None:
+    with pytest.raises(InputErrors) as refused:
+        parse_merges(["A,B", "X=A,,B", "=A", "Y=A", "Y=B"])
+    assert [line.split(" ", 2)[1] for line in refused.value.problems] == [
+        "'A,B'",
+        "'X=A,,B'",
+        "'=A'",
+        "gives",
+    ]
+    with pytest.raises(InputErrors) as refused:
+        merged("A B C", "X=A,Z", "C=A,B")
+    assert list(refused.value.problems) == [
+        "cannot merge class 'Z': there is no such class; there are A, B, C",
+        "class 'A' is merged more than once",
+        "cannot call merged classes 'C': another class has that name",
+    ]
