@@ -40,8 +40,9 @@ def make_trains(seconds: int = 30) -> SpikeTrains:
     )
 
 
-def make_drawer(size: int) -> Drawer:
-    return Drawer(make_trains(), Windows(width_s=10.0, stride_s=2.0), Picture(), size)
+def make_drawer(size: int, kind: str = "histogram") -> Drawer:
+    picture = Picture.from_json({"kind": kind})
+    return Drawer(make_trains(), Windows(width_s=10.0, stride_s=2.0), picture, size)
 
 
 def eager(loaded: LoadedBackbone, pictures: torch.Tensor) -> NDArray[np.float32]:
@@ -84,10 +85,18 @@ def engine(mobilenet: LoadedBackbone) -> FeatureEngine:
     return FeatureEngine(mobilenet, n_threads=2)
 
 
-@pytest.mark.parametrize("name", ["efficientnet_b0", "densenet121", "timm:resnet18"])
-def test_openvino_gives_the_features_of_eager_torch(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("efficientnet_b0", "histogram"),
+        ("efficientnet_b1", "raster"),
+        ("densenet121", "histogram"),
+        ("timm:resnet18", "raster"),
+    ],
+)
+def test_openvino_gives_the_features_of_eager_torch(name: str, kind: str) -> None:
     loaded = load_backbone(Backbone(name=name, weights="random", seed=1))
-    pictures = make_drawer(loaded.input_size).draw(0, 5)
+    pictures = make_drawer(loaded.input_size, kind).draw(0, 5)
     found = FeatureEngine(loaded).features(pictures)
     assert found.dtype == np.float32
     assert found.shape == (5, loaded.n_features)
@@ -98,8 +107,7 @@ def test_openvino_gives_the_features_of_eager_torch(name: str) -> None:
 @pytest.mark.parametrize("kind", ["histogram", "raster"])
 def test_openvino_gives_the_features_of_eager_torch_with_trained_weights(kind: str) -> None:
     loaded = load_backbone(Backbone(name="mobilenet_v2", weights=str(MOBILENET)))
-    picture = Picture.from_json({"kind": kind})
-    drawer = Drawer(make_trains(), Windows(width_s=10.0, stride_s=2.0), picture, 224)
+    drawer = make_drawer(224, kind)
     pictures = drawer.draw(0, len(drawer))
     found = FeatureEngine(loaded).features(pictures)
     assert_features_agree(found, eager(loaded, pictures))

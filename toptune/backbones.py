@@ -97,8 +97,8 @@ def load_backbone(params: Backbone) -> LoadedBackbone:
     Notes
     -----
     Random weights are the network's own initialisation, drawn with the seed, and the statistics of
-    its batch norms are then taken from eight seeded bar charts: with those of a fresh network (0
-    and 1) the features of EfficientNet would lie below 1e-14.
+    its batch norms are then taken from eight seeded pictures of bars and marks: with those of a
+    fresh network (0 and 1) the features of EfficientNet would lie below 1e-14.
     """
     canonical = canonical_name(params.name)
     if params.weights == "random":
@@ -232,14 +232,19 @@ def _likely_network(state: dict[str, torch.Tensor], asked: str) -> str | None:
 
 
 def _calibrate(network: Network) -> None:
-    """Set the statistics of batch norms from seeded bar charts."""
+    """Set the statistics of batch norms from seeded pictures, half bar charts, half rasters."""
     norms = [m for m in network.module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if not norms:
         return
-    size = network.input_size
-    height = torch.rand(_CALIBRATION_PICTURES, 1, size) ** 3
+    size, half = network.input_size, _CALIBRATION_PICTURES // 2
+    height = torch.rand(half, 1, size) ** 3
     row = torch.arange(size - 1, -1, -1)[:, None]
-    grey = 1 - (height * size - row).clamp(0, 1)
+    bars = (height * size - row).clamp(0, 1)
+    # Not bars alone: what is fine-grained would be far outside what the norms have seen, and grow
+    # from layer to layer until float32 gives only noise.
+    density = torch.rand(half, size, 1) ** 2
+    marks = torch.rand(half, size, size) * (torch.rand(half, size, size) < density)
+    grey = 1 - torch.cat([bars, marks])
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (network.mean, network.std))
     pictures = (grey[:, None] - mean) / std
     momenta = [m.momentum for m in norms]
