@@ -5,7 +5,8 @@ The layout is written down in store/LAYOUT.md and store/schema.json, and a small
 earlier version is read by a test forever.
 
 Nothing half-written is ever seen: a group is written aside, read back and compared, marked as
-published and then renamed into place. Readers refuse what is not marked.
+published and then renamed into place. Readers refuse what is not marked, and every array whose
+sha256 is not the one written down beside it.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import ZstdCodec
 
 from toptune.errors import InputError, ToptuneError
 from toptune.featuretable import FeatureTable, RecordingInfo
 from toptune.params import content_key
 from toptune.spiketrains import Segment, Spikes, SpikeTrains
+from toptune.zarr_groups import UNREADABLE, damaged, published, read_array, write_group
 
 FORMAT = "toptune"
 VERSION = 1
@@ -128,7 +129,7 @@ class FeatureStore:
         """Attributes of a recording's published spikes; None where there are none."""
         if not (self.path / name / "spikes" / "zarr.json").exists():
             return None
-        return _published(self._root[f"{name}/spikes"], self.path / name / "spikes")
+        return published(self._group(f"{name}/spikes"), self.path / name / "spikes")
 
     def write_spikes(self, name: str, trains: SpikeTrains, info: dict[str, Any]) -> None:
         """Publish a recording's spikes; what stood there before, features too, is replaced.
@@ -155,7 +156,7 @@ class FeatureStore:
         }
         with self._aside() as aside:
             zarr.create_group(aside, zarr_format=3)
-            _write_group(aside / "spikes", arrays, attributes)
+            write_group(aside / "spikes", arrays, attributes)
             self._publish(aside, self.path / name)
 
     def read_spikes(self, name: str) -> SpikeTrains:
@@ -163,14 +164,14 @@ class FeatureStore:
         info = self.spikes_info(name)
         if info is None:
             raise ToptuneError(f"{self.path}: {name} has no published spikes: run extract again")
-        group = self._root[f"{name}/spikes"]
-        segments = _array(group, "segments")
+        group = self._group(f"{name}/spikes")
+        segments = read_array(group, "segments")
         return SpikeTrains(
-            spikes=Spikes(*(_array(group, field) for field in Spikes._fields)),
+            spikes=Spikes(*(read_array(group, field) for field in Spikes._fields)),
             channel_labels=tuple(info["channel_labels"]),
             sampling_rate_hz=info["sampling_rate_hz"],
             segments=tuple(Segment(int(a), int(n), float(s)) for a, n, s in segments),
-            threshold_uv=_array(group, "threshold_uv"),
+            threshold_uv=read_array(group, "threshold_uv"),
         )
 
     # --- features
@@ -180,7 +181,7 @@ class FeatureStore:
         folder = self.path / name / "features" / key
         if not (folder / "zarr.json").exists():
             return None
-        return _published(self._root[f"{name}/features/{key}"], folder)
+        return published(self._group(f"{name}/features/{key}"), folder)
 
     def write_features(
         self,
@@ -213,15 +214,15 @@ class FeatureStore:
         if not (parent / "zarr.json").exists():
             zarr.create_group(parent, zarr_format=3)
         with self._aside() as aside:
-            _write_group(aside / "group", arrays, attributes)
+            write_group(aside / "group", arrays, attributes)
             self._publish(aside / "group", parent / feature_set.key)
 
     def read_features(self, name: str, key: str) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """Read a recording's features (windows, d) float32 and window starts in seconds."""
         if self.features_info(name, key) is None:
             raise ToptuneError(f"{self.path}: {name} has no features {key}: run extract again")
-        group = self._root[f"{name}/features/{key}"]
-        return _array(group, "features"), _array(group, "start_s")
+        group = self._group(f"{name}/features/{key}")
+        return read_array(group, "features"), read_array(group, "start_s")
 
     def feature_sets(self) -> tuple[FeatureSet, ...]:
         """All kinds of features that any listed recording has."""
@@ -302,6 +303,12 @@ class FeatureStore:
             },
         )
 
+    def _group(self, place: str) -> Any:
+        try:
+            return self._root[place]
+        except UNREADABLE as error:
+            raise damaged(self.path / place, error) from None
+
     # --- writing aside
 
     @contextmanager
@@ -335,7 +342,7 @@ def _open_root(path: Path) -> Any:
     try:
         root = zarr.open_group(path, mode="r+", zarr_format=3, use_consolidated=False)
         attributes = dict(root.attrs)
-    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{path}: not a Zarr v3 store that can be read ({error})") from None
     if attributes.get("format") != FORMAT:
         raise InputError(f"{path}: a Zarr group, but not a toptune store")
@@ -345,46 +352,3 @@ def _open_root(path: Path) -> Any:
             f" {VERSION}: use the toptune that wrote it, or extract into a new store"
         )
     return root
-
-
-def _published(group: Any, folder: Path) -> dict[str, Any]:
-    attributes = dict(group.attrs)
-    if attributes.get("published") is not True:
-        raise ToptuneError(f"{folder} is not published: remove that folder and run extract again")
-    return attributes
-
-
-def _write_group(folder: Path, arrays: dict[str, NDArray[Any]], attributes: dict[str, Any]) -> None:
-    """Write arrays, read them back, compare, and only then mark the group as published."""
-    group = zarr.create_group(folder, attributes=attributes, zarr_format=3)
-    for name, data in arrays.items():
-        # Rows in blocks of about a megabyte; everything else of an array lies together.
-        row_bytes = max(1, data[:1].nbytes)
-        rows = max(1, min(len(data), 2**20 // row_bytes))
-        made = group.create_array(
-            name,
-            shape=data.shape,
-            dtype=data.dtype,
-            chunks=(rows, *data.shape[1:]),
-            # Without the checksum nearly every flipped bit would be returned as data.
-            compressors=ZstdCodec(level=3, checksum=True),
-            fill_value=np.nan if data.dtype.kind == "f" else 0,
-            config={"write_empty_chunks": True},
-        )
-        made[...] = data
-    back = zarr.open_group(folder, mode="r", zarr_format=3, use_consolidated=False)
-    for name, data in arrays.items():
-        if not np.array_equal(_array(back, name), data, equal_nan=data.dtype.kind == "f"):
-            raise ToptuneError(f"{folder}/{name}: what was written reads back differently")
-    group.attrs["published"] = True
-
-
-def _array(group: Any, name: str) -> Any:
-    try:
-        return group[name][...]
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
-        text = " ".join(str(error).split())
-        raise ToptuneError(
-            f"{group.store_path}/{name} is damaged ({text}): remove that recording's folder and run"
-            " extract again"
-        ) from None
