@@ -172,7 +172,7 @@ def simulate(
 @app.command()
 def inspect(
     recording: Annotated[Path, typer.Argument(help="A recording of any kind.")],
-    png: Annotated[Path | None, typer.Option(help="Draw the recording into this file.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Draw the recording into this PNG.")] = None,
     highpass_hz: HighpassOption = 300.0,
     threshold_sd: ThresholdOption = 8.0,
     lifetime_ms: LifetimeOption = 2.0,
@@ -184,12 +184,15 @@ def inspect(
     stream: StreamOption = None,
     sampling_rate_hz: RateOption = None,
     n_jobs: JobsOption = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the PNG.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show a recording's header, channels, thresholds and rates."""
     from toptune.overview import draw_overview, overview
     from toptune.printing import print_overview
 
+    if png is not None:
+        _check_target(png, overwrite)
     highpass, ptsd = _detection(
         highpass_hz, threshold_sd, lifetime_ms, refractory_ms, overshoot_ms, alignment, noise,
         threshold_uv,
@@ -228,8 +231,7 @@ def detect(
     from toptune.overview import overview
     from toptune.spikefiles import write_npz
 
-    if out.exists() and not overwrite:
-        raise InputError(f"{out} exists already: choose another file or --overwrite")
+    _check_target(out, overwrite)
     highpass, ptsd = _detection(
         highpass_hz, threshold_sd, lifetime_ms, refractory_ms, overshoot_ms, alignment, noise,
         threshold_uv,
@@ -292,7 +294,6 @@ def extract(
     from toptune.extract import extract as run
     from toptune.params import Backbone, Picture, Windows
     from toptune.printing import print_extracted, watch_extraction
-    from toptune.store import remove_store
 
     highpass, ptsd = _detection(
         highpass_hz, threshold_sd, lifetime_ms, refractory_ms, overshoot_ms, alignment, noise,
@@ -304,13 +305,11 @@ def extract(
     drawn = Picture(kind=picture.value, count_axis=_count_axis(count_axis))
     described = Backbone(name=backbone, weights=weights, seed=seed)
     sliding = Windows(width_s=window_s, stride_s=stride_s)
-    if not resume:
-        remove_store(store)
     with watch_extraction() as progress:
         result = run(
             devices, store, windows=sliding, picture=drawn, backbone=described, spikes=settings,
             device=device.value, batch_size=batch_size, n_jobs=n_jobs, keep_going=keep_going,
-            progress=progress,
+            overwrite=not resume, progress=progress,
         )  # fmt: skip
     if as_json:
         _print_json(result.to_json())
@@ -386,6 +385,16 @@ def fit(
     else:
         print_scores({head.value: result.metrics})
         typer.echo(f"run: {result.path}")
+
+
+def _check_target(path: Path, overwrite: bool) -> None:
+    """Refuse a file that cannot or must not be written, before the work is done."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: give the name of a file")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: there is no folder {path.parent}")
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists already: choose another file or --overwrite")
 
 
 def _count_axis(text: str) -> str | float:

@@ -20,7 +20,7 @@ from toptune.errors import InputError, InputErrors, ToptuneError
 from toptune.featuretable import RecordingInfo
 from toptune.params import Backbone, HighPass, Picture, Ptsd, Windows, content_key
 from toptune.recording import SpikeRecording, open_recording
-from toptune.store import VERSION, FeatureSet, FeatureStore, recording_name
+from toptune.store import VERSION, FeatureSet, FeatureStore, recording_name, remove_store
 
 if TYPE_CHECKING:
     from toptune.features import FeatureEngine
@@ -140,6 +140,7 @@ def extract(
     batch_size: int | None = None,
     n_jobs: int | None = None,
     keep_going: bool = False,
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Extracted:
     """Bring the features of every listed recording into a store.
@@ -161,6 +162,8 @@ def extract(
     keep_going
         Go on after a recording that fails, and list it; otherwise its error ends the extraction.
         What was published stays in either case.
+    overwrite
+        Start the store anew; the old one is removed when everything has been checked.
     progress
         Watches.
 
@@ -172,11 +175,10 @@ def extract(
     """
     listed = read_devices(Path(devices))
     spikes = spikes or SpikeSettings()
-    opened = _open_store(Path(store), spikes)
+    opened = _open_store(Path(store), spikes, overwrite)
     _preflight(listed, spikes)
     job = _Job(
         listed,
-        opened or FeatureStore.create(store, spikes.to_json()),
         spikes,
         windows or Windows(),
         picture or Picture(),
@@ -185,13 +187,20 @@ def extract(
         progress or Silent(),
     )
     job.prepare_engine(device, batch_size)
-    return job.run(keep_going=keep_going)
+    if opened is None:
+        # Only now, so that what is refused above leaves the disk as it was.
+        remove_store(Path(store))
+        opened = FeatureStore.create(store, spikes.to_json())
+    return job.run(opened, keep_going=keep_going)
 
 
-def _open_store(path: Path, spikes: SpikeSettings) -> FeatureStore | None:
+def _open_store(path: Path, spikes: SpikeSettings, overwrite: bool) -> FeatureStore | None:
+    """Open the store to go on with; None where a new one is to be made."""
     if not path.exists():
         return None
     store = FeatureStore(path)
+    if overwrite:
+        return None
     here, wanted = _flat(store.settings), _flat(spikes.to_json())
     for name in sorted({*here, *wanted}):
         if here.get(name) != wanted.get(name):
@@ -218,16 +227,21 @@ def _preflight(devices: DevicesFile, spikes: SpikeSettings) -> None:
     problems = []
     for row in devices.rows:
         try:
-            recording = open_recording(
-                row.recording, stream=spikes.stream, sampling_rate_hz=spikes.sampling_rate_hz
-            )
+            _check_recording(row.recording, spikes)
         except InputError as error:
             problems.append(f"{devices.path}, line {row.line}: {error}")
-        else:
-            if not isinstance(recording, SpikeRecording):
-                recording.close()
     if problems:
         raise InputErrors(problems)
+
+
+def _check_recording(path: Path, spikes: SpikeSettings) -> None:
+    from toptune.filters import HighPassFilter
+
+    recording = open_recording(path, stream=spikes.stream, sampling_rate_hz=spikes.sampling_rate_hz)
+    if not isinstance(recording, SpikeRecording):
+        with recording:
+            # Refuses a cut-off that this sampling rate cannot have.
+            HighPassFilter(spikes.highpass, recording.sampling_rate_hz, 1)
 
 
 def file_sha256(path: Path) -> str:
@@ -255,7 +269,6 @@ class _Job:
     def __init__(
         self,
         devices: DevicesFile,
-        store: FeatureStore,
         spikes: SpikeSettings,
         windows: Windows,
         picture: Picture,
@@ -264,7 +277,6 @@ class _Job:
         progress: Progress,
     ) -> None:
         self.devices = devices
-        self.store = store
         self.spikes = spikes
         self.windows = windows
         self.picture = picture
@@ -310,7 +322,8 @@ class _Job:
             self._engine = self._make_engine()
         return self._engine
 
-    def run(self, *, keep_going: bool) -> Extracted:
+    def run(self, store: FeatureStore, *, keep_going: bool) -> Extracted:
+        self.store = store
         infos = tuple(
             RecordingInfo(recording_name(r.written), r.device, r.label, r.columns)
             for r in self.devices.rows

@@ -144,7 +144,8 @@ def draw_overview(view: Overview, path: Path) -> None:
         f"{Path(s['recording']).name}: {s['n_channels']} channels, {s['duration_s']:.1f} s at"
         f" {s['sampling_rate_hz']:g} Hz, {s['n_spikes']} spikes"
     )
-    figure.savefig(path, dpi=110)
+    # Told, since matplotlib would guess from the file's name.
+    figure.savefig(path, dpi=110, format="png")
 
 
 def _times_s(trains: SpikeTrains) -> NDArray[np.float64]:
