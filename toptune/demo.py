@@ -14,14 +14,16 @@ from typing import Any
 from toptune.errors import InputError
 from toptune.extract import extract
 from toptune.fit import fit
-from toptune.params import Backbone, Windows
+from toptune.params import Backbone, Picture, Windows
 from toptune.simulate import simulate
 from toptune.store import FeatureStore
 
 N_DEVICES = 20
 SECONDS = 60.0
-# Small recordings want small windows; MobileNetV2 is the fastest of the paper's backbones.
-WINDOWS = Windows(width_s=30, stride_s=5)
+# Short recordings want short windows that overlap much, and random weights an axis that keeps the
+# bursts' height; MobileNetV2 is the fastest of the paper's backbones.
+WINDOWS = Windows(width_s=30, stride_s=1)
+PICTURE = Picture(count_axis=40.0)
 BACKBONE = "mobilenet_v2"
 
 
@@ -104,6 +106,7 @@ def run_demo(
         devices,
         store,
         windows=WINDOWS,
+        picture=PICTURE,
         backbone=Backbone(name=BACKBONE, weights=weights, seed=seed),
         n_jobs=n_jobs,
     )

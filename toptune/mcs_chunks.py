@@ -241,12 +241,10 @@ def _scale_chunk(
             b2 = raw[2 * values + base : 2 * values + base + end - begin]
             b3 = raw[3 * values + base : 3 * values + base + end - begin]
             for t in range(end - begin):
-                word = (
-                    np.uint32(b0[t])
-                    | (np.uint32(b1[t]) << np.uint32(8))
-                    | (np.uint32(b2[t]) << np.uint32(16))
-                    | (np.uint32(b3[t]) << np.uint32(24))
-                )
+                # Cast after every step: numba widens integers to 64 bits, which do not vectorise.
+                low = np.uint32(np.uint32(b0[t]) | np.uint32(np.uint32(b1[t]) << np.uint32(8)))
+                high = np.uint32(np.uint32(b2[t]) | np.uint32(np.uint32(b3[t]) << np.uint32(8)))
+                word = np.uint32(low | np.uint32(high << np.uint32(16)))
                 line[t] = (np.float64(np.int32(word)) - offset) * gain
         else:
             words = raw.view(np.int32)[base : base + end - begin]
