@@ -1,1 +1,86 @@
-"""toptune tells from MEA recordings which kind of neuronal network made them."""
+"""toptune tells from MEA recordings which kind of neuronal network made them.
+
+The public names; each is imported when it is first used, so that importing toptune costs nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from toptune.extract import extract
+    from toptune.folds import leave_one_group_out
+    from toptune.heads.falkon import FalkonClassifier
+    from toptune.heads.mlp import MLPClassifier
+    from toptune.params import Backbone, HighPass, Picture, Ptsd, Windows
+    from toptune.recording import open_recording
+    from toptune.spikes import detect_spikes
+    from toptune.spiketrains import Spikes
+    from toptune.store import FeatureStore
+
+    __version__: str
+
+__all__ = [
+    "Backbone",
+    "FalkonClassifier",
+    "FeatureStore",
+    "HighPass",
+    "MLPClassifier",
+    "Picture",
+    "Ptsd",
+    "Spikes",
+    "Windows",
+    "__version__",
+    "detect_spikes",
+    "extract",
+    "leave_one_group_out",
+    "open_recording",
+]
+
+_HOMES = {
+    "Backbone": "toptune.params",
+    "FalkonClassifier": "toptune.heads.falkon",
+    "FeatureStore": "toptune.store",
+    "HighPass": "toptune.params",
+    "MLPClassifier": "toptune.heads.mlp",
+    "Picture": "toptune.params",
+    "Ptsd": "toptune.params",
+    "Spikes": "toptune.spiketrains",
+    "Windows": "toptune.params",
+    "detect_spikes": "toptune.spikes",
+    "extract": "toptune.extract",
+    "leave_one_group_out": "toptune.folds",
+    "open_recording": "toptune.recording",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("toptune")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'toptune' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """A package whose function `extract` is not replaced by its module of the same name."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        # The import system binds a submodule to its package once it is imported, whichever came
+        # first; for a public name the function is meant.
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
