@@ -315,6 +315,25 @@ def test_a_failure_while_writing_leaves_the_old_run_and_no_rest(
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+def test_a_failure_while_replacing_brings_the_old_run_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    fit(make_table(), "falkon", out, seed=1)
+    rename = Path.rename
+
+    def fail_to_publish(self: Path, target: Path) -> Path:
+        if self.name.endswith(".partial"):
+            raise OSError("the network share is gone")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail_to_publish)
+    with pytest.raises(OSError, match="share is gone"):
+        fit(make_table(), "falkon", out, seed=2, overwrite=True)
+    assert read_json(out / "params.json")["seed"] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 def test_many_windows_get_nystrom_centres_and_the_run_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

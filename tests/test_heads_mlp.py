@@ -80,7 +80,7 @@ def data(n: int, d: int = 12, k: int = 3, seed: int = 0) -> tuple[Tensor, Tensor
 @pytest.mark.parametrize(
     "sizes",
     [
-        # Nine equal folds: one more than are trained together.
+        # Nine equal folds: more than are trained together.
         (100,) * 9,
         # As many batches, shorter last ones, down to a single row.
         (100, 99, 81, 90),
@@ -146,6 +146,21 @@ def test_seed_decides_everything_and_global_generators_stay() -> None:
     assert not np.allclose(first, other)
     assert torch.equal(torch.get_rng_state(), torch_state)
     np.testing.assert_array_equal(global_state(), numpy_state)
+
+
+def test_number_of_threads_changes_nothing_and_is_left_as_it_was() -> None:
+    X, y = data(90)
+    shared = Rows(X, torch.nn.functional.one_hot(y).float())
+    train_rows = [torch.arange(90)[torch.arange(90) % 5 != fold] for fold in range(5)]
+    trained = []
+    for n_threads in (1, 2, 3):
+        torch.set_num_threads(n_threads)
+        draws = [Draws([0, fold]) for fold in range(5)]
+        trained.append(train_folds(shared, train_rows, draws, SCHEDULE))
+        assert torch.get_num_threads() == n_threads
+    torch.set_num_threads(1)
+    for other in trained[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(trained[0], other, strict=True))
 
 
 def test_scale_of_the_features_does_not_matter_when_rows_are_normalised() -> None:

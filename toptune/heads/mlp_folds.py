@@ -5,8 +5,8 @@ for each fold the rows it may learn from. What leaves: the folds' weights, stack
 
 Each fold is trained exactly as a loop over `torch.nn.Linear`, cross-entropy and `torch.optim.Adam`
 would: the folds share nothing but the calls. Those are batched matrix products over folds into
-buffers made once, with the gradients written out by hand. One step of one fold takes 0.25 ms
-for 75 x 1280 inputs on two cores, where a loop over folds takes 1.1 ms.
+buffers made once, with the gradients written out by hand. With 75 x 1280 inputs, one step of one
+fold takes 0.4 ms on two cores, where a loop over folds takes 2 ms (benchmarks/bench_heads.py).
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Folds trained together by one CPU thread: their weights, moments and gradients (1.3 MB a fold for
-# 1280 features) then stay in the cache. A GPU takes all folds.
-_CPU_FOLDS = 8
+# Folds trained together by one CPU thread. Their weights, moments and gradients (1.3 MB a fold for
+# 1280 features) stay in the cache; 8 are a tenth faster but leave more cores idle. A fixed number,
+# since small products round differently in other company. A GPU takes all folds.
+_CPU_FOLDS = 4
 
 
 class Network(NamedTuple):
@@ -145,9 +146,7 @@ def train_folds(
     """
     device = rows.X.device
     n_threads = torch.get_num_threads() if device.type == "cpu" else 1
-    limit = len(train_rows)
-    if device.type == "cpu":
-        limit = min(_CPU_FOLDS, math.ceil(len(train_rows) / n_threads))
+    limit = _CPU_FOLDS if device.type == "cpu" else len(train_rows)
     passes = list(_passes(train_rows, schedule.batch_size, limit))
 
     def train(folds: list[int]) -> Network:
@@ -170,7 +169,7 @@ def _in_threads(
 
     Threads inside a product would have to wait for each other some twenty times a step: on a
     machine that does other work as well, that took sixteen times as long. Each thread for itself
-    also adds up in the same order whatever their number, so that results do not depend on it.
+    also adds up in the same order whatever their number: results do not depend on it.
     """
     try:
         # In a new thread, torch.set_num_threads holds for that thread, and for MKL everywhere.
