@@ -35,8 +35,8 @@ _STEP_S = 0.002
 # Populations start from rest; this long until that is forgotten.
 _WARM_UP_S = 30.0
 # A culture's true fraction strays from what was plated, and its synapses from the norm.
-_FRACTION_SD = 0.03
-_COUPLING_SD = 0.05
+_FRACTION_SD = 0.04
+_COUPLING_SD = 0.08
 _REFRACTORY_S = 0.003
 # What a typical neuron would fire at in a fully active population.
 _GAIN_HZ = 60.0
@@ -92,7 +92,7 @@ def simulate_activity(
     rng
         All chance comes from here.
     excitatory_fraction
-        Of the neurons plated, 0 to 1; the culture gets one that strays from it by SD 0.03.
+        Of the neurons plated, 0 to 1; the culture gets one that strays from it by SD 0.04.
     positions_um : (electrodes, 2) float64
         Where the electrodes are.
     n_samples, sampling_rate_hz
