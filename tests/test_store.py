@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small_data import check_attributes, check_store
 
 from toptune.assets import store_contract
 from toptune.errors import InputError, ToptuneError
@@ -179,7 +180,7 @@ def test_names_and_keys_are_those_of_version_1() -> None:
 
 
 def test_golden_store_obeys_the_schema() -> None:
-    check_schema(store_contract() / "golden.zarr", [FIRST, SECOND], GOLDEN_KEY)
+    check_store(store_contract() / "golden.zarr", [FIRST, SECOND], GOLDEN_KEY)
 
 
 def test_new_store_obeys_the_schema(store: FeatureStore) -> None:
@@ -187,26 +188,8 @@ def test_new_store_obeys_the_schema(store: FeatureStore) -> None:
     root = json.loads((store.path / "zarr.json").read_text())
     assert root["attributes"]["version"] == 1
     for name in "ab":
-        validate("spikes", store.path / name / "spikes")
-        validate("features", store.path / name / "features" / make_set().key)
-
-
-def check_schema(path: Path, names: list[str], key: str) -> None:
-    validate("root", path)
-    for name in names:
-        validate("spikes", path / name / "spikes")
-        validate("features", path / name / "features" / key)
-
-
-def validate(kind: str, folder: Path) -> None:
-    jsonschema = pytest.importorskip("jsonschema")
-    schema = json.loads((store_contract() / "schema.json").read_text("utf-8"))
-    narrowed = {**schema, "oneOf": [{"$ref": f"#/$defs/{kind}"}]}
-    attributes = json.loads((folder / "zarr.json").read_text("utf-8"))["attributes"]
-    jsonschema.Draft202012Validator(narrowed).validate(attributes)
-    for name in attributes:
-        # Every name is known to the schema by itself, so a lost one cannot go unnoticed.
-        assert name in schema["$defs"][kind]["properties"]
+        check_attributes("spikes", store.path / name / "spikes")
+        check_attributes("features", store.path / name / "features" / make_set().key)
 
 
 # --- writing and reading

@@ -1,0 +1,118 @@
+"""A data set and a backbone small enough for tests that run the whole chain."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from toptune import backbones
+from toptune.assets import store_contract
+from toptune.backbones import LoadedBackbone
+from toptune.mcs_format import McsChannel, McsStream
+from toptune.mcs_writer import McsWriter
+from toptune.params import Backbone
+
+RATE_HZ = 10_000
+RAW = "Data Acquisition (1) Electrode Raw Data"
+# Spikes a second on each electrode; what tells the classes apart.
+CLASS_RATES_HZ = {"A": 2.0, "B": 10.0, "C": 40.0}
+
+
+def write_mcs(
+    path: Path, *, seed: int, seconds: float = 8.0, rate_hz: float = 10.0, streams: int = 1
+) -> Path:
+    """Write noise with spikes on four electrodes, as MCS's program would."""
+    rng = np.random.default_rng(seed)
+    n = round(seconds * RATE_HZ)
+    microvolts = rng.normal(0, 5, (4, n))
+    for row in microvolts:
+        for at in rng.integers(20, n - 20, round(rate_hz * seconds)):
+            row[at : at + 4] += (-90, -40, 60, 30)
+    channels = tuple(McsChannel(label=f"E{k}", channel_id=k) for k in range(4))
+    with McsWriter(path, identity=path.name) as writer:
+        recording = writer.add_recording()
+        for k in range(streams):
+            label = RAW if k == 0 else RAW.replace("(1)", f"({k + 1})")
+            stream = recording.add_stream(McsStream(label=label, channels=channels, tick_us=100))
+            stream.write(np.rint(microvolts / 59605e-6).astype(np.int32))
+    return path
+
+
+def write_devices(folder: Path, rows: Iterable[tuple[str, str, str]]) -> Path:
+    """Write devices.csv of (recording, device, label)."""
+    path = folder / "devices.csv"
+    lines = ["recording,device,label,batch"]
+    lines += [f"{r},{d},{c},b{k % 2}" for k, (r, d, c) in enumerate(rows)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def write_data_set(folder: Path) -> Path:
+    """Six devices of three classes, 8 s each; returns the devices file."""
+    rows = []
+    for k in range(6):
+        label = "ABC"[k % 3]
+        write_mcs(folder / f"r{k}.h5", seed=k, rate_hz=CLASS_RATES_HZ[label])
+        rows.append((f"r{k}.h5", f"dev{k}", label))
+    return write_devices(folder, rows)
+
+
+class _Tiny(nn.Module):
+    def __init__(self, n_features: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, n_features, 4, stride=4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.conv(x)).mean((2, 3))
+
+
+def install_tiny_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let names that begin with ``tiny`` be networks of a few weights; others are as ever."""
+    real = backbones.load_backbone
+
+    def load(params: Backbone) -> LoadedBackbone:
+        if not params.name.startswith("tiny"):
+            return real(params)
+        n_features = 8 + len(params.name)
+        module = _Tiny(n_features)
+        generator = torch.Generator().manual_seed(params.seed)
+        for p in module.parameters():
+            nn.init.uniform_(p, -1, 1, generator=generator)
+            p.requires_grad_(False)
+        module.eval()
+        return LoadedBackbone(
+            name=params.name,
+            input_size=32,
+            n_features=n_features,
+            mean=(0.5, 0.5, 0.5),
+            std=(0.25, 0.25, 0.25),
+            module=module,
+            weights=f"random (seed {params.seed})",
+            weights_sha256=f"{params.seed:x}{n_features:x}".ljust(64, "0"),
+            n_parameters=sum(p.numel() for p in module.parameters()),
+        )
+
+    monkeypatch.setattr(backbones, "load_backbone", load)
+
+
+def check_store(path: Path, names: list[str], key: str) -> None:
+    """Validate the attributes of a store against store/schema.json."""
+    check_attributes("root", path)
+    for name in names:
+        check_attributes("spikes", path / name / "spikes")
+        check_attributes("features", path / name / "features" / key)
+
+
+def check_attributes(kind: str, folder: Path) -> None:
+    """Validate one group: ``root``, ``spikes`` or ``features``."""
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads((store_contract() / "schema.json").read_text("utf-8"))
+    narrowed = {**schema, "oneOf": [{"$ref": f"#/$defs/{kind}"}]}
+    attributes = json.loads((folder / "zarr.json").read_text("utf-8"))["attributes"]
+    jsonschema.Draft202012Validator(narrowed).validate(attributes)

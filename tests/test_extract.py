@@ -1,0 +1,377 @@
+"""Extraction: what is there is not done again, what changed is, and nothing is half-written."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_data import (
+    RAW,
+    check_store,
+    install_tiny_backbones,
+    write_data_set,
+    write_devices,
+    write_mcs,
+)
+
+from toptune import detection
+from toptune.detection import detect_recording
+from toptune.errors import InputError, InputErrors, ToptuneError
+from toptune.extract import Extracted, SpikeSettings, extract, file_sha256
+from toptune.features import FeatureEngine
+from toptune.mcs import McsRecording
+from toptune.params import Backbone, HighPass, Picture, Ptsd, Windows
+from toptune.spike_npz import write_npz
+from toptune.spiketrains import Spikes
+from toptune.store import FeatureStore, recording_name
+from toptune.windows import Drawer
+
+WINDOWS = Windows(width_s=2.0, stride_s=1.0)
+TINY = Backbone(name="tiny", weights="random")
+
+
+@pytest.fixture(autouse=True)
+def tiny_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
+    install_tiny_backbones(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the data set and its store; look, do not touch."""
+    folder = tmp_path_factory.mktemp("made")
+    devices = write_data_set(folder)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        install_tiny_backbones(monkeypatch)
+        extract(devices, folder / "s.zarr", windows=WINDOWS, backbone=TINY)
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    """A copy, times of the files included, so that stamps still fit."""
+    return shutil.copytree(made, tmp_path / "work")
+
+
+@pytest.fixture
+def detected(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the recordings whose spikes are detected from here on."""
+    names: list[str] = []
+
+    def counting(recording: McsRecording, *args: Any, **kwargs: Any) -> Any:
+        names.append(recording.path.name)
+        return detect_recording(recording, *args, **kwargs)
+
+    monkeypatch.setattr(detection, "detect_recording", counting)
+    return names
+
+
+def again(folder: Path, **kwargs: Any) -> Extracted:
+    kwargs = {"windows": WINDOWS, "backbone": TINY} | kwargs
+    return extract(folder / "devices.csv", folder / "s.zarr", **kwargs)
+
+
+def leftovers(folder: Path) -> list[Path]:
+    return [p for p in folder.rglob("*") if p.name.startswith(".writing-")]
+
+
+def test_store_holds_what_the_stages_give_one_by_one(made: Path) -> None:
+    store = FeatureStore(made / "s.zarr")
+    name = recording_name("r4.h5")
+    with McsRecording(made / "r4.h5") as recording:
+        trains = detect_recording(recording).trains
+    assert len(trains.spikes.sample) > 100
+    for field in Spikes._fields:
+        kept = getattr(store.read_spikes(name).spikes, field)
+        np.testing.assert_array_equal(kept, getattr(trains.spikes, field))
+    from toptune.backbones import load_backbone
+
+    engine = FeatureEngine(load_backbone(TINY))
+    expected = engine.features(Drawer(trains, WINDOWS, Picture(), 32, "cpu").draw(0, 7))
+    features, start_s = store.read_features(name, store.choose().key)
+    # float32 rounding, since batches may differ.
+    np.testing.assert_allclose(features, expected, rtol=1e-5, atol=1e-6)
+    assert start_s.tolist() == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+
+
+def test_store_obeys_the_schema(made: Path) -> None:
+    names = [recording_name(f"r{k}.h5") for k in range(6)]
+    check_store(made / "s.zarr", names, FeatureStore(made / "s.zarr").choose().key)
+
+
+def test_what_is_published_is_not_done_again(
+    folder: Path, detected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_engine(*_: object) -> None:
+        raise AssertionError("a complete store needs no compiled backbone")
+
+    monkeypatch.setattr("toptune.features.FeatureEngine", no_engine)
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+    result = again(folder)
+    assert (result.done, result.reused, result.n_windows) == (0, 6, 42)
+    assert detected == []
+    assert before == {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"windows": Windows(width_s=4.0, stride_s=2.0)},
+        {"picture": Picture(kind="raster")},
+        {"picture": Picture(count_axis=7.0)},
+        {"backbone": Backbone(name="tiny_two", weights="random")},
+        {"backbone": Backbone(name="tiny", weights="random", seed=1)},
+    ],
+)
+def test_spikes_serve_every_window_picture_and_backbone(
+    folder: Path, detected: list[str], other: dict[str, Any]
+) -> None:
+    result = again(folder, **other)
+    assert (result.done, result.reused, result.spikes_reused) == (6, 0, 6)
+    assert detected == []
+    store = FeatureStore(folder / "s.zarr")
+    assert len(store.feature_sets()) == 2
+    assert again(folder).reused == 6  # the first set is still there
+
+
+def test_changed_recording_is_done_again_and_only_that(folder: Path, detected: list[str]) -> None:
+    (folder / "r2.h5").unlink()
+    write_mcs(folder / "r2.h5", seed=99, seconds=9.0)
+    result = again(folder)
+    assert detected == ["r2.h5"]
+    assert (result.done, result.reused, result.n_windows) == (1, 5, 43)
+
+
+def test_touched_recording_with_the_same_bytes_is_not_done_again(
+    folder: Path, detected: list[str]
+) -> None:
+    os.utime(folder / "r2.h5", ns=(1, 1))
+    assert again(folder).reused == 6
+    assert detected == []
+
+
+def test_added_recording_is_all_that_is_done(folder: Path, detected: list[str]) -> None:
+    write_mcs(folder / "new.h5", seed=50)
+    with (folder / "devices.csv").open("a") as file:
+        file.write("new.h5,dev9,A,b1\n")
+    result = again(folder)
+    assert detected == ["new.h5"]
+    assert (result.done, result.reused) == (1, 6)
+
+
+def test_changed_label_needs_no_work_and_reaches_the_table(
+    folder: Path, detected: list[str]
+) -> None:
+    devices = folder / "devices.csv"
+    devices.write_text(devices.read_text().replace("dev1,B", "dev1,A").replace("dev4,B", "dev4,C"))
+    result = again(folder)
+    assert (result.done, detected) == (0, [])
+    store = FeatureStore(folder / "s.zarr")
+    table = store.table(store.choose())
+    assert [r.label for r in table.recordings] == ["A", "A", "C", "A", "C", "C"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            SpikeSettings(ptsd=Ptsd(threshold_sd=7.5)),
+            r"s\.zarr: its spikes were found with ptsd\.threshold_sd = 8\.0, not 7\.5",
+        ),
+        (SpikeSettings(highpass=HighPass(cutoff_hz=0)), r"highpass\.cutoff_hz = 300\.0, not 0"),
+        (SpikeSettings(stream="x"), r"stream = None, not 'x'"),
+    ],
+)
+def test_other_detection_parameters_are_refused_by_name(
+    folder: Path, settings: SpikeSettings, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        again(folder, spikes=settings)
+    assert again(folder).reused == 6
+
+
+def test_killed_extraction_goes_on_where_it_stopped(
+    folder: Path, detected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(folder / "s.zarr")
+    real = FeatureEngine.features
+    calls = 0
+
+    def killed(self: FeatureEngine, pictures: torch.Tensor) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return real(self, pictures)
+
+    monkeypatch.setattr(FeatureEngine, "features", killed)
+    with pytest.raises(KeyboardInterrupt):
+        again(folder)
+    assert detected == ["r0.h5", "r1.h5", "r2.h5"]
+    store = FeatureStore(folder / "s.zarr")
+    with pytest.raises(InputError, match="4 of 6 recordings have no features"):
+        store.table(store.choose())
+    assert not leftovers(folder)
+    detected.clear()
+    result = again(folder)
+    assert (result.done, result.reused, result.spikes_reused) == (4, 2, 1)
+    assert detected == ["r3.h5", "r4.h5", "r5.h5"]
+
+
+def test_unpublished_group_is_refused_not_redone_in_silence(folder: Path) -> None:
+    meta = folder / "s.zarr" / recording_name("r1.h5") / "spikes" / "zarr.json"
+    meta.write_text(meta.read_text().replace('"published": true', '"published": false'))
+    with pytest.raises(ToptuneError, match=r"r1.* is not published: remove that folder and run"):
+        again(folder)
+    shutil.rmtree(meta.parents[1])
+    assert (again(folder).done, again(folder).reused) == (1, 6)
+
+
+def test_damaged_spikes_are_not_described(folder: Path) -> None:
+    spikes = folder / "s.zarr" / recording_name("r1.h5") / "spikes"
+    (spikes / "sample" / "c" / "0").unlink()
+    with pytest.raises(ToptuneError, match="sample is damaged"):
+        again(folder, picture=Picture(kind="raster"))
+    assert not leftovers(folder)
+
+
+def test_short_recording_is_listed_not_fatal(folder: Path) -> None:
+    write_mcs(folder / "short.h5", seed=60, seconds=1.5)
+    with (folder / "devices.csv").open("a") as file:
+        file.write("short.h5,dev9,A,b1\n")
+    result = again(folder)
+    assert result.too_short == ("short.h5",)
+    assert (result.n_windows, result.failed) == (42, ())
+    store = FeatureStore(folder / "s.zarr")
+    table = store.table(store.choose())
+    assert len(table.recordings) == 6
+    assert table.provenance["too_short"] == [recording_name("short.h5")]
+    assert again(folder).too_short == ("short.h5",)  # from the store, too
+
+
+@pytest.mark.parametrize("only_when", ["first", "last"])
+def test_nothing_is_written_when_the_recordings_are_refused(folder: Path, only_when: str) -> None:
+    broken = folder / ("r0.h5" if only_when == "first" else "r5.h5")
+    broken.write_bytes(broken.read_bytes()[:5000])
+    with pytest.raises(InputErrors, match=rf"devices\.csv, line \d: .*{broken.name}"):
+        extract(folder / "devices.csv", folder / "new.zarr", windows=WINDOWS, backbone=TINY)
+    assert not (folder / "new.zarr").exists()
+
+
+def test_all_bad_recordings_are_told_at_once(folder: Path) -> None:
+    (folder / "r1.h5").write_bytes(b"")
+    (folder / "r3.h5").write_text("a text")
+    with pytest.raises(InputErrors) as error:
+        again(folder)
+    first, second = error.value.problems
+    assert "line 3" in first
+    assert "the file is empty" in first
+    assert "line 5" in second
+    assert "not a recording toptune knows" in second
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"backbone": Backbone(name="efficientnet_b00")}, "no backbone 'efficientnet_b00'"),
+        ({"spikes": SpikeSettings(highpass=HighPass(cutoff_hz=5000))}, "line 2: .*5000 Hz"),
+        ({"spikes": SpikeSettings(stream="Filter")}, rf"line 2: .*{RAW[:4]}"),
+        ({"device": "tpu"}, "device must be auto, cpu or cuda, got 'tpu'"),
+    ],
+)
+def test_bad_settings_leave_the_disk_as_it_was(
+    folder: Path, bad: dict[str, Any], message: str
+) -> None:
+    before = sorted(folder.rglob("*"))
+    arguments = {"windows": WINDOWS, "backbone": TINY} | bad
+    for store, overwrite in (("new.zarr", False), ("s.zarr", True)):
+        with pytest.raises(InputError, match=message):
+            extract(folder / "devices.csv", folder / store, overwrite=overwrite, **arguments)
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_overwrite_starts_anew(folder: Path, detected: list[str]) -> None:
+    settings = SpikeSettings(ptsd=Ptsd(threshold_sd=7.0))
+    result = again(folder, overwrite=True, spikes=settings)
+    assert (result.done, result.reused) == (6, 0)
+    assert len(detected) == 6
+    assert FeatureStore(folder / "s.zarr").settings["ptsd"]["threshold_sd"] == 7.0
+
+
+def test_keep_going_lists_failures_and_does_the_rest(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = detect_recording
+
+    def failing(recording: McsRecording, *args: Any, **kwargs: Any) -> Any:
+        if recording.path.name in ("r1.h5", "r4.h5"):
+            raise InputError(f"{recording.path}: a chunk is\ndamaged, really")
+        return real(recording, *args, **kwargs)
+
+    monkeypatch.setattr(detection, "detect_recording", failing)
+    shutil.rmtree(folder / "s.zarr")
+    with pytest.raises(InputError, match="damaged"):
+        again(folder)
+    result = again(folder, keep_going=True)
+    assert [r for r, _ in result.failed] == ["r1.h5", "r4.h5"]
+    assert (result.done, result.reused) == (3, 1)
+    with (folder / "s.failures.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [r["recording"] for r in rows] == ["r1.h5", "r4.h5"]
+    assert rows[0]["cause"] == f"{folder / 'r1.h5'}: a chunk is damaged, really"
+    monkeypatch.setattr(detection, "detect_recording", real)
+    assert again(folder, keep_going=True).failed == ()
+    assert not (folder / "s.failures.csv").exists()
+
+
+def test_spikes_of_a_file_are_taken_as_they_are(
+    made: Path, tmp_path: Path, detected: list[str]
+) -> None:
+    rows = []
+    for k in range(4):
+        with McsRecording(made / f"r{k}.h5") as recording:
+            write_npz(detect_recording(recording).trains, tmp_path / f"s{k}.npz")
+        rows.append((f"s{k}.npz", f"d{k}", "AB"[k % 2]))
+    devices = write_devices(tmp_path, rows)
+    result = extract(devices, tmp_path / "s.zarr", windows=WINDOWS, backbone=TINY)
+    assert detected == []
+    ours, theirs = FeatureStore(tmp_path / "s.zarr"), FeatureStore(made / "s.zarr")
+    check_store(ours.path, [recording_name("s3.npz")], result.feature_set.key)
+    got, _ = ours.read_features(recording_name("s3.npz"), result.feature_set.key)
+    expected, _ = theirs.read_features(recording_name("r3.h5"), result.feature_set.key)
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_moved_data_set_keeps_its_store(folder: Path, tmp_path: Path, detected: list[str]) -> None:
+    moved = folder.rename(tmp_path / "elsewhere")
+    assert again(moved).reused == 6
+    assert detected == []
+
+
+def test_folder_hash_sees_names_contents_and_nothing_else(tmp_path: Path) -> None:
+    def hashed(files: dict[str, str]) -> str:
+        folder = tmp_path / f"f{len(list(tmp_path.iterdir()))}"
+        for name, text in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text)
+        return file_sha256(folder)
+
+    same = hashed({"a.txt": "1", "b/c.txt": "2"})
+    assert hashed({"b/c.txt": "2", "a.txt": "1"}) == same
+    others = [{"a.txt": "1"}, {"a.txt": "2", "b/c.txt": "1"}, {"a.txt": "1", "c.txt": "2"}]
+    assert len({same, *map(hashed, others)}) == 4
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_torch_thread() -> Iterator[None]:
+    """Products this small are slower on several threads, and very much so on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
