@@ -1,0 +1,426 @@
+"""The command line: what it prints where, its exit codes, and one clear line for every mistake."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from small_data import RAW, install_tiny_backbones, write_data_set, write_devices, write_mcs
+
+from toptune.cli import app, main
+from toptune.detection import detect_recording
+from toptune.extract import extract
+from toptune.mcs import McsRecording
+from toptune.params import Backbone, Picture, Windows
+from toptune.spike_npz import read_npz
+from toptune.spiketrains import Spikes
+
+COMMANDS = ("demo", "simulate", "inspect", "detect", "extract", "fit")
+TINY = ("--window-s", "2", "--stride-s", "1", "--backbone", "tiny", "--weights", "random")
+
+
+class Ran(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_torch_thread() -> Iterator[None]:
+    """Products this small are slower on several threads, and very much so on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run `toptune ARGUMENTS` in this process."""
+    install_tiny_backbones(monkeypatch)
+
+    def call(*arguments: object) -> Ran:
+        monkeypatch.setattr("sys.argv", ["toptune", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main()
+        code = stop.value.code
+        return Ran(code if isinstance(code, int) else int(code is not None), *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the data set and its store; look, do not touch."""
+    folder = tmp_path_factory.mktemp("made")
+    devices = write_data_set(folder)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        install_tiny_backbones(monkeypatch)
+        extract(
+            devices,
+            folder / "s.zarr",
+            windows=Windows(width_s=2.0, stride_s=1.0),
+            picture=Picture(count_axis=4.0),
+            backbone=Backbone(name="tiny", weights="random"),
+        )
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(made, tmp_path / "work")
+
+
+def tree(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*"))
+
+
+# --- help
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(run: Run, command: str) -> None:
+    ran = run(command, "--help")
+    assert ran.code == 0
+    assert "Usage: toptune " + command in " ".join(ran.out.split())
+
+
+def test_help_lists_every_command(run: Run) -> None:
+    ran = run("--help")
+    assert ran.code == 0
+    assert {c.callback.__name__ for c in app.registered_commands if c.callback} == set(COMMANDS)
+    for command in COMMANDS:
+        assert command in ran.out
+
+
+@pytest.mark.parametrize(
+    "arguments", [("nonsense",), ("detect",), ("fit", "s.zarr", "--head", "x")]
+)
+def test_wrong_usage_exits_2(run: Run, arguments: tuple[str, ...]) -> None:
+    ran = run(*arguments)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err
+
+
+# --- detect and inspect
+
+
+def test_detect_writes_what_detect_recording_finds(made: Path, tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "spikes.npz"
+    ran = run("detect", made / "r5.h5", "-o", out, "--threshold-sd", "7")
+    assert (ran.code, ran.err) == (0, "")
+    from toptune.params import Ptsd
+
+    with McsRecording(made / "r5.h5") as recording:
+        expected = detect_recording(recording, ptsd=Ptsd(threshold_sd=7)).trains
+    got = read_npz(out)
+    assert f"{len(expected.spikes.sample)} spikes on 4 channels in 8.0 s" in ran.out
+    for field in Spikes._fields:
+        np.testing.assert_array_equal(getattr(got.spikes, field), getattr(expected.spikes, field))
+    np.testing.assert_array_equal(got.threshold_uv, expected.threshold_uv)
+    assert (got.channel_labels, got.segments) == (expected.channel_labels, expected.segments)
+
+
+def test_detect_refuses_to_replace_a_file(made: Path, tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "spikes.npz"
+    out.write_text("mine")
+    ran = run("detect", made / "r0.h5", "-o", out)
+    assert (ran.code, ran.out) == (2, "")
+    assert f"{out} exists already" in ran.err
+    assert out.read_text() == "mine"
+    assert run("detect", made / "r0.h5", "-o", out, "--overwrite").code == 0
+    assert read_npz(out).channel_labels == ("E0", "E1", "E2", "E3")
+
+
+def test_place_that_cannot_be_written_is_refused_before_the_work(
+    made: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_work(*_: object, **__: object) -> None:
+        raise AssertionError("worked before looking")
+
+    monkeypatch.setattr("toptune.overview.overview", no_work)
+    for command, option in (("detect", "-o"), ("inspect", "--png")):
+        ran = run(command, made / "r0.h5", option, tmp_path / "no" / "x.png")
+        assert (ran.code, ran.err) == (2, f"error: {tmp_path}/no/x.png: there is no folder "
+                                          f"{tmp_path}/no\n")  # fmt: skip
+        ran = run(command, made / "r0.h5", option, tmp_path)
+        assert (ran.code, ran.err) == (
+            2,
+            f"error: {tmp_path} is a folder: give the name of a file\n",
+        )
+
+
+def test_inspect_shows_header_and_channels(made: Path, run: Run) -> None:
+    ran = run("inspect", made / "r5.h5")
+    assert (ran.code, ran.err) == (0, "")
+    for text in ("mcs", "10000", RAW, "E0", "E3", "80000 samples from 0 s"):
+        assert text in ran.out
+
+
+def test_inspect_json_is_pure_and_tells_the_rates(made: Path, run: Run) -> None:
+    ran = run("inspect", made / "r5.h5", "--json")
+    assert ran.err == ""
+    summary = json.loads(ran.out)
+    assert (summary["duration_s"], summary["n_channels"]) == (8.0, 4)
+    # Class C: 40 spikes a second were put on each electrode; a few fall into each other.
+    assert all(25 < c["rate_hz"] <= 41 for c in summary["channels"])
+    assert sum(c["spikes"] for c in summary["channels"]) == summary["n_spikes"]
+
+
+@pytest.mark.parametrize("name", ["r0.h5", "spikes.npz"])
+def test_inspect_draws_a_png_whatever_the_files_name(
+    made: Path, tmp_path: Path, run: Run, name: str
+) -> None:
+    recording = made / name
+    if name.endswith(".npz"):
+        recording = tmp_path / name
+        assert run("detect", made / "r0.h5", "-o", recording).code == 0
+    png = tmp_path / "picture.of.it"
+    assert run("inspect", recording, "--png", png).code == 0
+    assert png.read_bytes().startswith(b"\x89PNG\r\n")
+    ran = run("inspect", recording, "--png", png)
+    assert (ran.code, "exists already" in ran.err) == (2, True)
+    assert run("inspect", recording, "--png", png, "--overwrite").code == 0
+
+
+# --- extract
+
+
+def test_extract_prints_the_next_command_and_json_is_pure(folder: Path, run: Run) -> None:
+    arguments = ("extract", folder / "devices.csv", "--store", folder / "n.zarr", *TINY)
+    ran = run(*arguments)
+    assert ran.code == 0
+    assert "6 recordings extracted (0 with spikes from the store), 0 were there" in ran.out
+    assert f"next: toptune fit {folder}/n.zarr" in ran.out
+    ran = run(*arguments, "--json", "--picture", "raster")
+    result = json.loads(ran.out)
+    assert (result["done"], result["spikes_reused"], result["n_windows"]) == (6, 6, 42)
+    assert result["features"]["picture"] == {"kind": "raster", "count_axis": "window"}
+
+
+def test_failing_recordings_are_listed_with_exit_code_3(folder: Path, run: Run) -> None:
+    rows = [(f"r{k}.h5", f"dev{k}", "AB"[k % 2]) for k in range(4)]
+    (folder / "bad.csv").write_text("time_s,channel\n0.5,E1\nnan,E1\n")
+    devices = write_devices(folder, [*rows, ("bad.csv", "dev9", "A")])
+    arguments = ("extract", devices, "--store", folder / "n.zarr", *TINY, "--keep-going")
+    ran = run(*arguments)
+    assert ran.code == 3
+    assert "4 recordings extracted" in ran.out
+    assert "failed: bad.csv: " in ran.out
+    assert "bad.csv, line 3" in (folder / "n.failures.csv").read_text()
+    ran = run(*arguments, "--json")
+    assert ran.code == 3
+    (failure,) = json.loads(ran.out)["failed"]
+    assert failure["recording"] == "bad.csv"
+
+
+def truncated(folder: Path) -> None:
+    whole = (folder / "r1.h5").read_bytes()
+    (folder / "r1.h5").write_bytes(whole[: len(whole) // 2])
+
+
+def empty(folder: Path) -> None:
+    (folder / "r1.h5").write_bytes(b"")
+
+
+def two_streams(folder: Path) -> None:
+    (folder / "r1.h5").unlink()
+    write_mcs(folder / "r1.h5", seed=1, streams=2)
+
+
+def edit_devices(old: str, new: str) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        path = folder / "devices.csv"
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+
+    return edit
+
+
+def spikes_csv_with_nan(folder: Path) -> None:
+    (folder / "c.csv").write_text("time_s,channel\n0.5,E1\nnan,E1\n")
+    edit_devices("r1.h5", "c.csv")(folder)
+
+
+def text_in_a_peak_train(folder: Path) -> None:
+    (folder / "peaks").mkdir()
+    (folder / "peaks" / "ptrain_12.txt").write_text("80000 0\n100 41.5\nabc 30.0\n")
+    edit_devices("r1.h5", "peaks")(folder)
+
+
+def weights_of_another_network(folder: Path) -> None:
+    from torchvision.models import resnet18
+
+    save_file(resnet18().state_dict(), folder / "w.safetensors")
+
+
+def nothing(_: Path) -> None:
+    pass
+
+
+MOBILENET = ("--backbone", "mobilenet_v2", "--weights")
+
+
+@pytest.mark.parametrize(
+    ("damage", "options", "culprits"),
+    [
+        (truncated, (), ("devices.csv, line 3", "r1.h5")),
+        (empty, (), ("devices.csv, line 3", "r1.h5", "the file is empty")),
+        (two_streams, (), ("line 3", "r1.h5", "(1) Electrode", "(2) Electrode", "--stream")),
+        (nothing, ("--stream", "Filter 9"), ("line 2", "r0.h5", "'Filter 9'", RAW)),
+        (edit_devices("r1.h5", "no.h5"), (), ("line 3", "no such recording: no.h5")),
+        (spikes_csv_with_nan, (), ("c.csv, line 3", "nan")),
+        (text_in_a_peak_train, (), ("ptrain_12.txt, line 3", "abc")),
+        (edit_devices("dev1,B", "dev1,"), (), ("devices.csv, line 3", "label is missing")),
+        (edit_devices("C,b1\n", "C,b1\nr0.h5,dev9,B,b0\n"), (), ("line 8", "r0.h5 has two labels")),
+        (edit_devices(",label,", ",class,"), (), ("devices.csv, line 1", "no column label")),
+        (nothing, ("--backbone", "mobilenet_v"), ("no backbone 'mobilenet_v'", "mobilenet_v2")),
+        (nothing, (*MOBILENET, "no.pth"), ("no.pth",)),
+        (weights_of_another_network, (*MOBILENET, "w.safetensors"), ("w.safetensors", "resnet18")),
+        (nothing, ("--window-s", "0"), ("Windows.width_s must be above 0, got 0.0",)),
+        (nothing, ("--count-axis", "tall"), ("Picture.count_axis must be", "'tall'")),
+        (nothing, ("--noise", "fixed"), ("Ptsd.threshold_uv", "None")),
+        (nothing, ("--highpass-hz", "5000"), ("line 2", "5000")),
+    ],
+)
+def test_what_is_wrong_is_one_line_that_names_it(
+    folder: Path,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    damage: Callable[[Path], None],
+    options: tuple[str, ...],
+    culprits: tuple[str, ...],
+) -> None:
+    monkeypatch.chdir(folder)
+    damage(folder)
+    before = tree(folder)
+    ran = run("extract", "devices.csv", "--store", "n.zarr", *TINY, *options)
+    assert (ran.code, ran.out) == (2, "")
+    lines = [line for line in ran.err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    for culprit in culprits:
+        assert culprit in ran.err
+    if "--stream" not in options and "--highpass-hz" not in options:  # those concern every line
+        assert len(ran.err.splitlines()) == 1
+    after = set(tree(folder)) - set(before)
+    assert not [p for p in after if p.name.startswith(".writing-") or p.suffix == ".part"]
+    # What could be seen without reading whole recordings left nothing at all behind.
+    if damage not in (spikes_csv_with_nan, text_in_a_peak_train):
+        assert not after
+
+
+def test_other_detection_in_the_same_store_is_refused(folder: Path, run: Run) -> None:
+    arguments = ("extract", folder / "devices.csv", "--store", folder / "s.zarr", *TINY)
+    ran = run(*arguments, "--lifetime-ms", "1.5")
+    assert ran.code == 2
+    assert "ptsd.lifetime_ms = 2.0, not 1.5" in ran.err
+    assert run(*arguments, "--lifetime-ms", "1.5", "--overwrite").code == 0
+
+
+# --- fit
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text("utf-8"))
+
+
+@pytest.mark.parametrize("head", ["falkon", "mlp"])
+def test_fit_from_a_store_end_to_end(made: Path, tmp_path: Path, run: Run, head: str) -> None:
+    out = tmp_path / "run"
+    ran = run("fit", made / "s.zarr", "--head", head, "-o", out, "--json")
+    assert ran.code == 0
+    metrics = json.loads(ran.out)
+    assert metrics == read_json(out / "metrics.json")
+    assert (metrics["classes"], metrics["n_devices"], metrics["n_windows"]) == (list("ABC"), 6, 42)
+    if head == "falkon":  # 2, 10 and 40 spikes a second look different; chance is 1/3
+        assert metrics["device_accuracy"] >= 2 / 3
+    assert (out / "model" / "model.json").is_file()
+    assert read_json(out / "params.json")["features"]["settings"]["ptsd"]["threshold_sd"] == 8.0
+    ran = run("fit", made / "s.zarr", "--head", head, "-o", out)
+    assert (ran.code, ran.out) == (2, "")
+    assert str(out) in ran.err
+
+
+def test_merged_classes_reach_the_scores(made: Path, tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "run"
+    ran = run("fit", made / "s.zarr", "--head", "falkon", "-o", out, "--merge", "slow=A,B")
+    assert ran.code == 0
+    assert f"run: {out}" in ran.out
+    assert read_json(out / "metrics.json")["classes"] == ["C", "slow"]
+
+
+def test_grouping_by_another_column(made: Path, tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "run"
+    arguments = ("fit", made / "s.zarr", "--head", "falkon", "-o", out, "--group-by")
+    assert run(*arguments, "batch", "--json").code == 0
+    assert read_json(out / "metrics.json")["n_groups"] == 2
+    ran = run(*arguments, "plate", "--overwrite")
+    assert ran.code == 2
+    assert "plate" in ran.err
+    assert read_json(out / "metrics.json")["n_groups"] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "culprit"),
+    [
+        (("--head", "mlp", "--width", "1"), "--width belongs to --head falkon, not mlp"),
+        (("--head", "falkon", "--epochs", "3"), "--epochs belongs to --head mlp, not falkon"),
+        (("--head", "falkon", "--merge", "x=A,Q"), "Q"),
+        (("--head", "falkon", "--width", "-1"), "width"),
+        (("--head", "falkon", "--features", "raster"), "0 sets like 'raster'"),
+    ],
+)
+def test_wrong_options_of_fit_are_named(
+    made: Path, tmp_path: Path, run: Run, options: tuple[str, ...], culprit: str
+) -> None:
+    ran = run("fit", made / "s.zarr", "-o", tmp_path / "run", *options)
+    assert (ran.code, ran.out) == (2, "")
+    assert culprit in ran.err
+    assert tree(tmp_path) == []
+
+
+def test_several_feature_sets_must_be_chosen_from(folder: Path, run: Run) -> None:
+    arguments = ("extract", folder / "devices.csv", "--store", folder / "s.zarr", *TINY)
+    assert run(*arguments, "--picture", "raster").code == 0
+    fit = ("fit", folder / "s.zarr", "--head", "falkon", "-o", folder / "run")
+    ran = run(*fit)
+    assert ran.code == 2
+    assert "choose one with --features" in ran.err
+    assert run(*fit, "--features", "raster", "--json").code == 0
+    features = read_json(folder / "run" / "params.json")["features"]["features"]
+    assert features["picture"]["kind"] == "raster"
+
+
+def test_damaged_features_are_refused_by_fit(folder: Path, run: Run) -> None:
+    chunk = next((folder / "s.zarr").glob("r3*/features/*/features/c/0/0"))
+    data = bytearray(chunk.read_bytes())
+    data[len(data) // 2] ^= 0x10
+    chunk.write_bytes(bytes(data))
+    ran = run("fit", folder / "s.zarr", "--head", "falkon", "-o", folder / "run")
+    assert (ran.code, ran.out) == (1, "")
+    assert "r3.h5" in ran.err
+    assert "is damaged" in ran.err
+    assert not (folder / "run").exists()
+
+
+def test_simulate_and_extract_go_together(tmp_path: Path, run: Run) -> None:
+    ran = run("simulate", tmp_path / "sim", "--devices", "2", "--seconds", "2", "--json")
+    assert ran.code == 0
+    devices = Path(json.loads(ran.out)["devices"])
+    ran = run("extract", devices, "--store", tmp_path / "s.zarr", *TINY)
+    assert ran.code == 2
+    assert "class" in ran.err  # two devices of two classes: nothing would be left to learn from
+    ran = run("simulate", tmp_path / "sim", "--devices", "2", "--seconds", "2")
+    assert (ran.code, "already there" in ran.err) == (2, True)
