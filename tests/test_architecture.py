@@ -27,7 +27,7 @@ STAGES = (
     "weights networks backbones",
     "features",
     "featuretable zarr_groups store",
-    "extract",
+    "extraction",
     "heads heads.checks heads.kernel heads.closed_form heads.falkon heads.mlp_folds heads.mlp",
     "folds scores",
     "run_folder environment confusion_plot run_tables fit",
@@ -139,22 +139,3 @@ def test_all_public_names_are_there() -> None:
 def test_names_that_are_not_there_are_attribute_errors() -> None:
     with pytest.raises(AttributeError, match="module 'toptune' has no attribute 'nonsense'"):
         toptune.nonsense  # noqa: B018  # the look-up is what is tested
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "from toptune import extract",
-        "from toptune.extract import extract",
-        "import toptune; toptune.extract; from toptune.extract import extract",
-        "import toptune.cli, toptune.extract; from toptune import extract",
-        "from toptune.extract import extract as first; from toptune import extract\n"
-        "assert first is extract",
-        "from toptune import extract as first; from toptune.extract import extract\n"
-        "assert first is extract",
-        "import toptune.demo; import toptune; extract = toptune.extract",
-    ],
-)
-def test_extract_is_the_function_whatever_is_imported_first(code: str) -> None:
-    loaded = loaded_by(f"{code}\nassert callable(extract) and extract.__name__ == 'extract'")
-    assert "toptune.extract" in loaded

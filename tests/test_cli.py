@@ -16,7 +16,7 @@ from small_data import RAW, install_tiny_backbones, write_data_set, write_device
 
 from toptune.cli import app, main
 from toptune.detection import detect_recording
-from toptune.extract import extract
+from toptune.extraction import extract
 from toptune.mcs import McsRecording
 from toptune.params import Backbone, Picture, Windows
 from toptune.spike_npz import read_npz

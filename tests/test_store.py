@@ -13,7 +13,7 @@ from small_data import check_attributes, check_store
 
 from toptune.assets import store_contract
 from toptune.errors import InputError, ToptuneError
-from toptune.extract import SpikeSettings
+from toptune.extraction import SpikeSettings
 from toptune.featuretable import RecordingInfo
 from toptune.params import Backbone, Picture, Windows
 from toptune.spiketrains import Segment, Spikes, SpikeTrains

@@ -5,13 +5,11 @@ The public names; each is imported when it is first used, so that importing topt
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from toptune.extract import extract
+    from toptune.extraction import extract
     from toptune.folds import leave_one_group_out
     from toptune.heads.falkon import FalkonClassifier
     from toptune.heads.mlp import MLPClassifier
@@ -51,7 +49,7 @@ _HOMES = {
     "Spikes": "toptune.spiketrains",
     "Windows": "toptune.params",
     "detect_spikes": "toptune.spikes",
-    "extract": "toptune.extract",
+    "extract": "toptune.extraction",
     "leave_one_group_out": "toptune.folds",
     "open_recording": "toptune.recording",
 }
@@ -71,16 +69,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """A package whose function `extract` is not replaced by its module of the same name."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        # The import system binds a submodule to its package once it is imported, whichever came
-        # first; for a public name the function is meant.
-        if not (name in _HOMES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

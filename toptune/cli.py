@@ -290,8 +290,8 @@ def extract(
     as_json: JsonOption = False,
 ) -> None:
     """Detect spikes, draw windows, describe them, and keep it all in a store."""
-    from toptune.extract import SpikeSettings
-    from toptune.extract import extract as run
+    from toptune.extraction import SpikeSettings
+    from toptune.extraction import extract as run
     from toptune.params import Backbone, Picture, Windows
     from toptune.printing import print_extracted, watch_extraction
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from toptune.errors import InputError
-from toptune.extract import extract
+from toptune.extraction import extract
 from toptune.fit import fit
 from toptune.params import Backbone, Picture, Windows
 from toptune.simulate import simulate

@@ -18,7 +18,7 @@ from rich.progress import (
 from rich.table import Table
 
 from toptune.demo import DemoResult
-from toptune.extract import Extracted
+from toptune.extraction import Extracted
 
 _RANDOM_WEIGHTS = (
     "These features come from a network with seeded RANDOM weights: the demo needs no download."

@@ -65,7 +65,7 @@ class SpikeTrains:
     segments
         The stretches between gaps, in order; together they hold all samples.
     threshold_uv : (channels,) float32
-        The peak-to-peak thresholds used; NaN where none was (spikes read from a file), infinite for a
+        The peak-to-peak thresholds used; NaN where none was (spikes from a file), infinite on a
         dead channel.
     """
 

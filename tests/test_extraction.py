@@ -24,7 +24,7 @@ from small_data import (
 from toptune import detection
 from toptune.detection import detect_recording
 from toptune.errors import InputError, InputErrors, ToptuneError
-from toptune.extract import Extracted, SpikeSettings, extract, file_sha256
+from toptune.extraction import Extracted, SpikeSettings, extract, file_sha256
 from toptune.features import FeatureEngine
 from toptune.mcs import McsRecording
 from toptune.params import Backbone, HighPass, Picture, Ptsd, Windows
