@@ -21,7 +21,7 @@ from isal import igzip_lib, isal_zlib
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.threads import in_threads
+from toptune.threads import channel_slices, in_threads
 
 # The library's stub declares its exception as an instance.
 _DAMAGE: tuple[type[Exception], ...] = (isal_zlib.IsalError, EOFError, ValueError)  # type: ignore[assignment]
@@ -112,10 +112,12 @@ class ChunkedVoltage:
         ]
         with _Descriptor(self._path) as fd:
 
-            def one(corner: tuple[int, int]) -> None:
-                self._read_chunk(fd, corner, channel_of_row, out, start)
+            def some(which: slice) -> None:
+                for corner in corners[which]:
+                    self._read_chunk(fd, corner, channel_of_row, out, start)
 
-            in_threads(pool, one, corners)
+            # Few large tasks: a task a chunk would spend as long waiting for the interpreter.
+            in_threads(pool, some, channel_slices(len(corners), pool))
 
     def _read_index(self) -> dict[tuple[int, int], _Chunk]:
         index: dict[tuple[int, int], _Chunk] = {}
