@@ -8,7 +8,6 @@ OpenVINO on the CPU, torch elsewhere, both in float32.
 from __future__ import annotations
 
 import copy
-import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from torch import nn
 
 from toptune.backbones import LoadedBackbone
 from toptune.errors import ToptuneError
+from toptune.threads import usable_cores
 from toptune.windows import Drawer
 
 # Pictures in one inference. On the CPU a small batch stays in cache: with a stream a thread 2 and
@@ -84,7 +84,7 @@ class FeatureEngine:
         on_cpu = self.device.type == "cpu"
         self.batch_size = batch_size or (_CPU_BATCH if on_cpu else _GPU_BATCH)
         self._network: _Network = (
-            _OpenVinoNetwork(loaded, self.batch_size, n_threads or _usable_cpus())
+            _OpenVinoNetwork(loaded, self.batch_size, n_threads or usable_cores())
             if on_cpu
             else _TorchNetwork(loaded, self.batch_size, self.device)
         )
@@ -250,13 +250,6 @@ class _OpenVinoNetwork:
             self._queue.start_async([part], first, share_inputs=True)
         self._queue.wait_all()
         return features
-
-
-def _usable_cpus() -> int:
-    """Count the CPUs this process may use, which can be fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _openvino() -> Any:
