@@ -17,7 +17,13 @@ from sklearn.utils.estimator_checks import check_estimator
 from toptune.errors import InputError, ToptuneError
 from toptune.heads import make_head
 from toptune.heads.falkon import FalkonClassifier
-from toptune.heads.kernel import cholesky, gaussian_gram_lower, gaussian_kernel, l2_normalise
+from toptune.heads.kernel import (
+    cholesky,
+    gaussian_gram_lower,
+    gaussian_kernel,
+    l2_normalise,
+    l2_normalise_views,
+)
 
 Array = NDArray[np.float64]
 
@@ -66,6 +72,17 @@ def test_rows_are_normalised_each_by_itself_and_zeros_stay(dtype: type) -> None:
     np.testing.assert_allclose(rows, [[0.6, 0.8], [0.0, 0.0], [1.0, 0.0], [r, r]], rtol=1e-6)
     # X itself is left as it was.
     assert X[0, 0] == 3
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_each_view_of_a_row_gets_unit_length_by_itself(dtype: type) -> None:
+    X: NDArray[np.floating[Any]] = np.array([[3, 4, 5, 0], [0, 0, 0, -2]], dtype=dtype)
+    expected = [[0.6, 0.8, 1, 0], [0, 0, 0, -1]]
+    rows = l2_normalise_views(X, (2, 1, 1))
+    assert rows.dtype == dtype
+    np.testing.assert_allclose(rows, expected, rtol=1e-6)
+    np.testing.assert_array_equal(l2_normalise_views(X), l2_normalise(X))
+    np.testing.assert_array_equal(l2_normalise_views(X, (4,)), l2_normalise(X))
 
 
 def test_all_rows_as_centres_is_kernel_ridge_regression() -> None:

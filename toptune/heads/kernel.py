@@ -9,7 +9,7 @@ as the symmetric product it is (0.40 s against 0.48 s for 5024 x 1280 on two cor
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,6 +44,34 @@ def l2_normalise(X: NDArray[Any]) -> NDArray[Any]:
     length = np.sqrt(np.einsum("ij,ij->i", scaled, scaled))[:, None]
     scaled /= np.where(length > 0, length, 1)
     return scaled
+
+
+def l2_normalise_views(X: NDArray[Any], view_sizes: Sequence[int] | None = None) -> NDArray[Any]:
+    """Divide each row's part in each view by that part's own length; zeros stay zero.
+
+    Parameters
+    ----------
+    X : (n, d) float32 or float64
+        Views side by side.
+    view_sizes : sequence of int, optional
+        Columns of each view; they sum to d. None: one view.
+
+    Returns
+    -------
+    (n, d) of the same type
+    """
+    if view_sizes is None or len(view_sizes) == 1:
+        return l2_normalise(X)
+    rows = np.empty_like(X)
+    for columns in view_columns(view_sizes):
+        rows[:, columns] = l2_normalise(X[:, columns])
+    return rows
+
+
+def view_columns(view_sizes: Sequence[int]) -> tuple[slice, ...]:
+    """Columns of each view, given how many each has."""
+    stops = np.cumsum(view_sizes).tolist()
+    return tuple(slice(stop - size, stop) for size, stop in zip(view_sizes, stops, strict=True))
 
 
 def product(A: Float64, B: Float64) -> Float64:
