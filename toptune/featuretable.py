@@ -1,16 +1,26 @@
 """What the heads are trained on: windows' features, and which recording each window came from.
 
-What enters: arrays and names, as the store reads them. What leaves: a frozen table; features are
-float32 as the backbone pooled them, times in seconds since the recording's start.
+What enters: arrays and names, as the store reads them. What leaves: frozen tables; features are
+float32 as the backbones pooled them, times in seconds since the recording's start. Tables of
+several feature sets of one store become one, their columns side by side, window by window.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import combinations
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from toptune.errors import InputError, ToptuneError
+
+# Times are compared in whole microseconds: far finer than any sampling interval, and coarse enough
+# that centres which differ by rounding only are equal, so that a tie is a tie.
+_TICKS_PER_S = 1e6
 
 
 @dataclass(frozen=True)
@@ -36,21 +46,76 @@ class RecordingInfo:
 
 
 @dataclass(frozen=True)
+class View:
+    """The columns of a table that come from one feature set.
+
+    Attributes
+    ----------
+    name : str
+        The set's description, one line for people.
+    key : str
+        The set's key in the store.
+    n_columns : int
+    params : dict
+        JSON-able: windows, picture, backbone, as in the store.
+    """
+
+    name: str
+    key: str
+    n_columns: int
+    params: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, which ``View(**values)`` reads back."""
+        return {
+            "name": self.name,
+            "key": self.key,
+            "n_columns": self.n_columns,
+            "params": self.params,
+        }
+
+
+class Dropped(NamedTuple):
+    """What joining feature sets left out.
+
+    Attributes
+    ----------
+    n_windows : int
+        Windows of the set with the widest windows that are not in the joined table.
+    recordings : tuple of str
+        Recordings of which nothing is left, because a set has no window of them (too short) or
+        none of its windows lies near.
+    """
+
+    n_windows: int
+    recordings: tuple[str, ...]
+
+
+NOTHING_DROPPED = Dropped(0, ())
+
+
+@dataclass(frozen=True)
 class FeatureTable:
     """All windows of a data set.
 
     Attributes
     ----------
     features : (n_windows, d) float32
-        Pooled output of the backbone.
+        Pooled output of the backbone; of several feature sets side by side, as `views` says.
     start_s : (n_windows,) float64
-        When each window starts, in seconds since its recording's start.
+        When each window starts, in seconds since its recording's start; of several windows in one
+        row the widest.
     recording : (n_windows,) int64
         Row of `recordings`.
     recordings : tuple of RecordingInfo
         Where the windows come from.
     provenance : dict
         JSON-able: the parameters, the weights' sha256 and the format version that made `features`.
+    views : tuple of View
+        Whose columns `features` holds, from left to right; none where nobody says, which stands
+        for one view of all columns.
+    dropped : Dropped
+        What joining feature sets left out; nothing where there is one.
     """
 
     features: NDArray[np.float32]
@@ -58,3 +123,220 @@ class FeatureTable:
     recording: NDArray[np.int64]
     recordings: tuple[RecordingInfo, ...]
     provenance: dict[str, Any]
+    views: tuple[View, ...] = ()
+    dropped: Dropped = NOTHING_DROPPED
+
+    def __post_init__(self) -> None:
+        if sum(self.view_sizes) != self.features.shape[1]:
+            raise ToptuneError(
+                f"views of {self.view_sizes} columns do not make up the"
+                f" {self.features.shape[1]} columns of the features"
+            )
+
+    @property
+    def view_sizes(self) -> tuple[int, ...]:
+        """Columns of each view, from left to right."""
+        if not self.views:
+            return (self.features.shape[1],)
+        return tuple(view.n_columns for view in self.views)
+
+
+def match_windows(
+    starts: Sequence[NDArray[np.float64]], widths_s: Sequence[float], strides_s: Sequence[float]
+) -> tuple[NDArray[np.int64], ...]:
+    """Find which windows of several kinds belong together, in one recording.
+
+    The kind with the widest windows, the first of equals, leads. Each of its windows gets from
+    every other kind the window whose centre is nearest, of two equally near the earlier. Further
+    than half the coarser of both strides is too far, and the window is left out. Where both kinds
+    have windows around a time, the nearest is never further than that: what is left out lies at
+    the end of a stretch or beside a gap, where the other kind has no window. Windows of one width
+    and stride meet exactly.
+
+    Parameters
+    ----------
+    starts : sequence of (n_i,) float64
+        When each window of each kind starts, in seconds, ascending; none of a kind is allowed.
+    widths_s, strides_s : sequence of float
+        Of each kind.
+
+    Returns
+    -------
+    tuple of (m,) int64
+        For each kind, which of its windows are in the m matches, in the leading kind's order; a
+        window of another kind may be in several.
+    """
+    lead = leading_kind(widths_s)
+    centres = [_doubled_centres(s, width) for s, width in zip(starts, widths_s, strict=True)]
+    kept = np.ones(len(centres[lead]), dtype=bool)
+    nearest = []
+    for kind, stride_s in enumerate(strides_s):
+        rows = _nearest(centres[lead], centres[kind])
+        nearest.append(rows)
+        if not len(centres[kind]):
+            kept[:] = False
+            continue
+        # Centres are doubled, so half a stride is a stride.
+        reach = round(max(stride_s, strides_s[lead]) * _TICKS_PER_S)
+        kept &= np.abs(centres[kind][rows] - centres[lead]) <= reach
+    return tuple(rows[kept] for rows in nearest)
+
+
+def leading_kind(widths_s: Sequence[float]) -> int:
+    """Which kind of windows the others are matched to: the widest, of equals the first."""
+    return int(np.argmax(widths_s))
+
+
+def _doubled_centres(start_s: NDArray[np.float64], width_s: float) -> NDArray[np.int64]:
+    """Twice each window's centre in microseconds; twice, so that an odd width stays whole."""
+    centres = np.rint((2 * np.asarray(start_s, np.float64) + width_s) * _TICKS_PER_S)
+    if np.any(np.diff(centres) < 0):
+        raise ToptuneError("windows to match must be in the order of time")
+    return centres.astype(np.int64)
+
+
+def _nearest(wanted: NDArray[np.int64], there: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Index of the nearest of the ascending `there`; all 0 where there is none."""
+    if not len(there):
+        return np.zeros(len(wanted), dtype=np.int64)
+    after = np.searchsorted(there, wanted).clip(1, max(1, len(there) - 1))
+    before = after - 1
+    after = after.clip(max=len(there) - 1)
+    # Strict, so that of two equally near windows the earlier one wins.
+    later = np.abs(there[after] - wanted) < np.abs(there[before] - wanted)
+    nearest: NDArray[np.int64] = np.where(later, after, before).astype(np.int64)
+    return nearest
+
+
+# --- several feature sets of one store
+
+
+def join_tables(tables: Sequence[FeatureTable]) -> FeatureTable:
+    """Put the features of several sets side by side, window by window.
+
+    Windows of each recording are matched by `match_windows`. Recordings of which nothing is left
+    and the number of windows without a partner are named in `dropped`.
+
+    Parameters
+    ----------
+    tables : sequence of FeatureTable
+        As `FeatureStore.table` gives them, from one store; a single one is given back as it is.
+
+    Returns
+    -------
+    FeatureTable
+        Columns in the order of `tables`, windows in the order of the table with the widest. Its
+        `provenance` has ``views``, a list of `View.to_json`, in place of the single set's
+        ``features`` and ``features_key``, and ``dropped``.
+
+    Raises
+    ------
+    InputError
+        No table, the same feature set twice, tables of different stores, a recording listed twice,
+        or no window that all sets have.
+    """
+    if not tables:
+        raise InputError("there is no feature set to fit: name at least one")
+    if len(tables) == 1:
+        return tables[0]
+    _refuse_equal_sets(tables)
+    for table in tables[1:]:
+        _refuse_other_store(tables[0], table)
+    matches = _match_recordings(tables)
+    lead = leading_kind([_windows(table)["width_s"] for table in tables])
+    used = np.unique(tables[lead].recording[matches[lead]])
+    if not len(used):
+        names = " and ".join(f"'{_view(table).name}'" for table in tables)
+        raise InputError(f"the feature sets {names} have no window in common in any recording")
+    lost = {info.name for table in tables for info in table.recordings}
+    lost |= {name for table in tables for name in table.provenance["too_short"]}
+    lost -= {tables[lead].recordings[row].name for row in used}
+    listed = tables[0].provenance["inputs"]
+    dropped = Dropped(
+        len(tables[lead].features) - len(matches[lead]), tuple(n for n in listed if n in lost)
+    )
+    views = tuple(_view(table) for table in tables)
+    return FeatureTable(
+        features=np.concatenate(
+            [table.features[rows] for table, rows in zip(tables, matches, strict=True)], axis=1
+        ),
+        start_s=tables[lead].start_s[matches[lead]],
+        recording=np.searchsorted(used, tables[lead].recording[matches[lead]]).astype(np.int64),
+        recordings=tuple(tables[lead].recordings[row] for row in used),
+        provenance=_joined_provenance(tables, views, dropped),
+        views=views,
+        dropped=dropped,
+    )
+
+
+def _joined_provenance(
+    tables: Sequence[FeatureTable], views: tuple[View, ...], dropped: Dropped
+) -> dict[str, Any]:
+    shared = {name: tables[0].provenance[name] for name in ("format_version", "settings", "inputs")}
+    too_short = {name for table in tables for name in table.provenance["too_short"]}
+    return {
+        **shared,
+        "too_short": [name for name in shared["inputs"] if name in too_short],
+        "views": [view.to_json() for view in views],
+        "dropped": {"n_windows": dropped.n_windows, "recordings": list(dropped.recordings)},
+    }
+
+
+def _view(table: FeatureTable) -> View:
+    if len(table.views) != 1:
+        raise ToptuneError(f"only tables of one feature set each can be joined, got {table.views}")
+    return table.views[0]
+
+
+def _windows(table: FeatureTable) -> dict[str, float]:
+    windows: dict[str, float] = _view(table).params["windows"]
+    return windows
+
+
+def _refuse_equal_sets(tables: Sequence[FeatureTable]) -> None:
+    for a, b in combinations(map(_view, tables), 2):
+        if a.key == b.key:
+            raise InputError(f"the feature set '{a.name}' ({a.key[:8]}) is named twice")
+
+
+def _refuse_other_store(first: FeatureTable, other: FeatureTable) -> None:
+    """Refuse sets that differ in settings, in recordings, or in what was read of them."""
+    both = f"the feature sets '{_view(first).name}' and '{_view(other).name}'"
+    where = "join feature sets of one store"
+    here, there = first.provenance["inputs"], other.provenance["inputs"]
+    for name in sorted({*here, *there}):
+        if here.get(name) != there.get(name):
+            raise InputError(f"{both} were not made from the same recording {name}: {where}")
+    if first.provenance["settings"] != other.provenance["settings"]:
+        raise InputError(f"{both} were made from spikes found with different settings: {where}")
+    known = {info.name: info for info in first.recordings}
+    for info in other.recordings:
+        if known.get(info.name, info) != info:
+            raise InputError(f"{both} disagree on recording {info.name}'s device or label: {where}")
+
+
+def _match_recordings(tables: Sequence[FeatureTable]) -> list[NDArray[np.int64]]:
+    """Rows of each table that belong together, recording by recording in the leader's order."""
+    widths = [_windows(table)["width_s"] for table in tables]
+    strides = [_windows(table)["stride_s"] for table in tables]
+    rows_of = [_rows_by_recording(table) for table in tables]
+    none = np.empty(0, dtype=np.int64)
+    found: list[list[NDArray[np.int64]]] = [[none] for _ in tables]
+    for name in rows_of[leading_kind(widths)]:
+        rows = [by_name.get(name, none) for by_name in rows_of]
+        starts = [table.start_s[r] for table, r in zip(tables, rows, strict=True)]
+        matches = match_windows(starts, widths, strides)
+        for parts, r, match in zip(found, rows, matches, strict=True):
+            parts.append(r[match])
+    return [np.concatenate(parts) for parts in found]
+
+
+def _rows_by_recording(table: FeatureTable) -> dict[str, NDArray[np.int64]]:
+    counts = Counter(info.name for info in table.recordings)
+    name, count = counts.most_common(1)[0]
+    if count > 1:
+        raise InputError(f"recording {name} is in the table {count} times")
+    order = np.argsort(table.recording, kind="stable")
+    bounds = np.cumsum(np.bincount(table.recording, minlength=len(table.recordings)))[:-1]
+    parts = np.split(order, bounds)
+    return {info.name: part for info, part in zip(table.recordings, parts, strict=True)}

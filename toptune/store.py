@@ -27,7 +27,7 @@ import zarr
 from numpy.typing import NDArray
 
 from toptune.errors import InputError, ToptuneError
-from toptune.featuretable import FeatureTable, RecordingInfo
+from toptune.featuretable import FeatureTable, RecordingInfo, View
 from toptune.params import content_key
 from toptune.spiketrains import Segment, Spikes, SpikeTrains
 from toptune.zarr_groups import UNREADABLE, damaged, published, read_array, write_group
@@ -288,8 +288,10 @@ class FeatureStore:
         if not used:
             raise InputError(f"{self.path}: no recording is as long as a window")
         counts = [len(x) for _, x, _ in used]
+        features = np.concatenate([x for _, x, _ in used])
+        view = View(feature_set.description, feature_set.key, features.shape[1], feature_set.params)
         return FeatureTable(
-            features=np.concatenate([x for _, x, _ in used]),
+            features=features,
             start_s=np.concatenate([t for _, _, t in used]),
             recording=np.repeat(np.arange(len(used)), counts),
             recordings=tuple(r for r, _, _ in used),
@@ -300,7 +302,9 @@ class FeatureStore:
                 "features_key": feature_set.key,
                 "inputs": {name: (info or {})["input"] for name, info in infos.items()},
                 "too_short": [r.name for r, x, _ in read if not len(x)],
+                "views": [view.to_json()],
             },
+            views=(view,),
         )
 
     def _group(self, place: str) -> Any:
