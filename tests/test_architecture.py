@@ -18,14 +18,14 @@ PACKAGE = Path(__file__).parents[1] / "toptune"
 # Every module, from the first to the last; within a line, too, only to the left.
 STAGES = (
     "errors params",
-    "threads hardware assets",
-    "spiketrains",
+    "threads hardware assets progress fingerprint",
+    "spiketrains facts",
     "devices peak_text peak_mat peak_trains spike_csv spike_npz spikefiles",
     "mcs_chunks mcs mcs_format recording",
-    "filters spikes_cpu spikes detection",
+    "filters spikes_cpu spikes detection finding",
     "windows",
     "weights networks backbones",
-    "features",
+    "features describing",
     "featuretable zarr_groups store",
     "extraction",
     "heads heads.checks heads.selection heads.nested",

@@ -24,8 +24,9 @@ from small_data import (
 from toptune import detection
 from toptune.detection import detect_recording
 from toptune.errors import InputError, InputErrors, ToptuneError
-from toptune.extraction import Extracted, SpikeSettings, extract, file_sha256
+from toptune.extraction import Extracted, SpikeSettings, extract
 from toptune.features import FeatureEngine
+from toptune.fingerprint import file_sha256
 from toptune.mcs import McsRecording
 from toptune.params import Backbone, HighPass, Picture, Ptsd, Windows
 from toptune.spike_npz import write_npz

@@ -8,74 +8,25 @@ key is not done again; spikes are shared by all windows, pictures and backbones.
 from __future__ import annotations
 
 import csv
-import hashlib
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
+from toptune.describing import BackboneIdentity, Describer, LazyEngine, ViewParams
 from toptune.devices import DeviceRow, DevicesFile, read_devices
 from toptune.errors import InputError, InputErrors, ToptuneError
+from toptune.facts import WeightsSource
 from toptune.featuretable import RecordingInfo
-from toptune.params import Backbone, HighPass, Picture, Ptsd, Windows, content_key
-from toptune.recording import SpikeRecording, open_recording
+from toptune.finding import SpikeSettings, check_recording, find_spikes
+from toptune.fingerprint import file_sha256, stamp_of
+from toptune.params import Backbone, Picture, Windows, content_key
+from toptune.progress import Progress, Silent
 from toptune.store import VERSION, FeatureSet, FeatureStore, recording_name, remove_store
 
-if TYPE_CHECKING:
-    from toptune.features import FeatureEngine
+__all__ = ["Extracted", "SpikeSettings", "extract"]
 
 _LOG = logging.getLogger(__name__)
-_HASH_BLOCK = 2**20
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpikeSettings:
-    """How the spikes of a whole store are found; one store, one setting.
-
-    Parameters
-    ----------
-    highpass, ptsd
-        Filter and detection, for voltage.
-    stream
-        Label of the electrode stream, for files with several.
-    sampling_rate_hz
-        For spike files that do not tell their rate; None for the usual 10 kHz.
-    """
-
-    highpass: HighPass = field(default_factory=HighPass)
-    ptsd: Ptsd = field(default_factory=Ptsd)
-    stream: str | None = None
-    sampling_rate_hz: float | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for the store."""
-        return {
-            "highpass": self.highpass.to_json(),
-            "ptsd": self.ptsd.to_json(),
-            "stream": self.stream,
-            "sampling_rate_hz": self.sampling_rate_hz,
-        }
-
-
-class Progress(Protocol):
-    """What watches an extraction; every call may be ignored."""
-
-    def recording(self, number: int, total: int, name: str) -> None:
-        """Note that recording `number` of `total` begins."""
-
-    def stage(self, name: str, done: int, total: int) -> None:
-        """Note that inside it `done` of `total` samples or windows of a stage are through."""
-
-
-class Silent:
-    """Nobody watches."""
-
-    def recording(self, number: int, total: int, name: str) -> None:
-        """Ignore."""
-
-    def stage(self, name: str, done: int, total: int) -> None:
-        """Ignore."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,40 +178,11 @@ def _preflight(devices: DevicesFile, spikes: SpikeSettings) -> None:
     problems = []
     for row in devices.rows:
         try:
-            _check_recording(row.recording, spikes)
+            check_recording(row.recording, spikes)
         except InputError as error:
             problems.append(f"{devices.path}, line {row.line}: {error}")
     if problems:
         raise InputErrors(problems)
-
-
-def _check_recording(path: Path, spikes: SpikeSettings) -> None:
-    from toptune.filters import HighPassFilter
-
-    recording = open_recording(path, stream=spikes.stream, sampling_rate_hz=spikes.sampling_rate_hz)
-    if not isinstance(recording, SpikeRecording):
-        with recording:
-            # Refuses a cut-off that this sampling rate cannot have.
-            HighPassFilter(spikes.highpass, recording.sampling_rate_hz, 1)
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 of a file's bytes; of a folder, that of its files' names and sha256s in order."""
-    digest = hashlib.sha256()
-    if path.is_dir():
-        for file in sorted(p for p in path.rglob("*") if p.is_file()):
-            digest.update(f"{file.relative_to(path).as_posix()}\0{file_sha256(file)}\n".encode())
-        return digest.hexdigest()
-    with path.open("rb") as stream:
-        while block := stream.read(_HASH_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _stamp(path: Path) -> list[list[Any]]:
-    """Sizes and modification times: as long as they stay, the bytes are taken to be the same."""
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    return [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]
 
 
 class _Job:
@@ -289,38 +211,19 @@ class _Job:
 
     def prepare_engine(self, device: str, batch_size: int | None) -> None:
         from toptune.backbones import load_backbone
-        from toptune.features import FeatureEngine
         from toptune.hardware import torch_device
 
-        self.device = torch_device(device)
+        device = torch_device(device)
         loaded = load_backbone(self.backbone)
-        self.size = loaded.input_size
-        self.feature_set = FeatureSet.of(
-            {
-                "windows": self.windows.to_json(),
-                "picture": self.picture.to_json(),
-                "backbone": {
-                    "name": loaded.name,
-                    # A file is told by its name and sha256, wherever it lies.
-                    "weights": Path(self.backbone.weights).name,
-                    "sha256": loaded.weights_sha256,
-                    "mean": list(loaded.mean),
-                    "std": list(loaded.std),
-                    "input_size": loaded.input_size,
-                },
-            }
+        view = ViewParams(
+            windows=self.windows,
+            picture=self.picture,
+            backbone=BackboneIdentity.of(loaded, self.backbone),
         )
-        self._make_engine: Callable[[], FeatureEngine] = lambda: FeatureEngine(
-            loaded, self.device, batch_size, self.n_jobs
-        )
-        self._engine: FeatureEngine | None = None
-
-    @property
-    def engine(self) -> FeatureEngine:
-        """Compiled when first needed: a store that is complete needs none."""
-        if self._engine is None:
-            self._engine = self._make_engine()
-        return self._engine
+        self.feature_set = FeatureSet.of(view.to_json())
+        # Compiled when first needed: a store that is complete needs none.
+        engine = LazyEngine(loaded, device, batch_size, self.n_jobs)
+        self.describer = Describer(self.windows, self.picture, engine)
 
     def run(self, store: FeatureStore, *, keep_going: bool) -> Extracted:
         self.store = store
@@ -382,77 +285,52 @@ class _Job:
 
     def _input(self, row: DeviceRow, name: str) -> dict[str, Any]:
         """Fingerprint of the input; hashed anew only where size or time of a file changed."""
-        stamp = _stamp(row.recording)
+        stamp = stamp_of(row.recording)
         info = self.store.spikes_info(name)
         if info is not None and info["stamp"] == stamp:
             return {**info["input"], "stamp": stamp}
         return {"recording": row.written, "sha256": file_sha256(row.recording), "stamp": stamp}
 
     def _publish_spikes(self, row: DeviceRow, name: str, key: str, source: dict[str, Any]) -> None:
-        from toptune.detection import detect_recording
-
-        recording = open_recording(
-            row.recording,
-            stream=self.spikes.stream,
-            sampling_rate_hz=self.spikes.sampling_rate_hz,
+        found = find_spikes(
+            row.recording, self.spikes, n_jobs=self.n_jobs, stage=self.progress.stage
         )
-        info: dict[str, Any] = {"key": key, "stamp": source["stamp"], "kind": recording.kind}
+        info: dict[str, Any] = {"key": key, "stamp": source["stamp"], "kind": found.kind}
         info["input"] = {k: source[k] for k in ("recording", "sha256")}
-        if isinstance(recording, SpikeRecording):
-            self.progress.stage("reading spikes", 0, 1)
-            trains = recording.trains()
-        else:
-            with recording:
-                found = detect_recording(
-                    recording,
-                    self.spikes.highpass,
-                    self.spikes.ptsd,
-                    n_jobs=self.n_jobs,
-                    progress=lambda done, total: self.progress.stage("spikes", done, total),
-                )
-                info["stream"] = recording.stream_label
-            trains = found.trains
-            for what, mask in (("dead", found.noise.dead), ("over-noisy", found.noise.noisy)):
-                labels = [trains.channel_labels[k] for k in mask.nonzero()[0]]
-                info[f"{what.replace('-', '_')}_channels"] = labels
-                if labels:
-                    self.notes.append(f"{row.written}: {what} channels {', '.join(labels)}")
-        self.store.write_spikes(name, trains, info)
-
-    def _watch(self, total: int) -> Callable[[int], None]:
-        done = 0
-
-        def count(more: int) -> None:
-            nonlocal done
-            done += more
-            self.progress.stage("features", done, total)
-
-        return count
+        if found.stream is not None:
+            info["stream"] = found.stream
+            info["dead_channels"] = list(found.dead_channels)
+            info["over_noisy_channels"] = list(found.over_noisy_channels)
+        self.notes += found.notes(row.written)
+        self.store.write_spikes(name, found.trains, info)
 
     def _publish_features(self, row: DeviceRow, name: str, key: str, source: dict[str, Any]) -> int:
-        import numpy as np
-
-        from toptune.features import describe
-        from toptune.windows import Drawer
-
         trains = self.store.read_spikes(name)
-        drawer = Drawer(trains, self.windows, self.picture, self.size, self.device)
-        if len(drawer):
-            features = describe(drawer, self.engine, progress=self._watch(len(drawer)))
-        else:
+        features, start_s = self.describer.describe(trains, self.progress.stage)
+        if not len(features):
             _LOG.warning(
                 "%s lasts %.1f s, less than a window of %g s: skipped",
                 row.written, trains.duration_s, self.windows.width_s,
             )  # fmt: skip
-            features = np.empty((0, 1), np.float32)
+            features = features[:, :1]
         info = {
             "key": key,
             "n_windows": len(features),
             "input": {k: source[k] for k in ("recording", "sha256")},
             "versions": _versions(),
+            "weights": _weights_source(self.backbone).to_json(),
         }
-        self.store.write_features(name, features, drawer.start_s, self.feature_set, info)
+        self.store.write_features(name, features, start_s, self.feature_set, info)
         return len(features)
+
+
+def _weights_source(backbone: Backbone) -> WeightsSource:
+    """Where prediction finds the same weights again; the keys know them by their sha256."""
+    if backbone.weights == "imagenet":
+        return WeightsSource()
+    if backbone.weights == "random":
+        return WeightsSource(seed=backbone.seed)
+    return WeightsSource(path=str(Path(backbone.weights).resolve()))
 
 
 def _versions() -> dict[str, str]:

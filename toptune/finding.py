@@ -1,0 +1,172 @@
+"""From a recording of any kind to its spikes: one way, for extraction and for prediction.
+
+A path and settings enter; `SpikeTrains` leave, detected in the voltage or read from a spike file,
+with what was noticed on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from toptune.params import HighPass, Ptsd
+from toptune.recording import SpikeRecording, open_recording
+from toptune.spiketrains import Segment, SpikeTrains
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpikeSettings:
+    """How the spikes of a whole store are found; one store, one setting.
+
+    Parameters
+    ----------
+    highpass, ptsd
+        Filter and detection, for voltage.
+    stream
+        Label of the electrode stream, for files with several.
+    sampling_rate_hz
+        For spike files that do not tell their rate; None for the usual 10 kHz.
+    """
+
+    highpass: HighPass = field(default_factory=HighPass)
+    ptsd: Ptsd = field(default_factory=Ptsd)
+    stream: str | None = None
+    sampling_rate_hz: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for the store."""
+        return {
+            "highpass": self.highpass.to_json(),
+            "ptsd": self.ptsd.to_json(),
+            "stream": self.stream,
+            "sampling_rate_hz": self.sampling_rate_hz,
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> SpikeSettings:
+        """Build from what `to_json` gave; a missing or unknown name is an error."""
+        parts = {
+            "highpass": HighPass.from_json(values["highpass"]),
+            "ptsd": Ptsd.from_json(values["ptsd"]),
+        }
+        return cls(**{**values, **parts})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What is known of voltage before it is read.
+
+    Parameters
+    ----------
+    segments
+        Stretches between gaps.
+    sampling_rate_hz
+        Samples a second.
+    """
+
+    segments: tuple[Segment, ...]
+    sampling_rate_hz: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FoundSpikes:
+    """A recording's spikes, and what was noticed.
+
+    Parameters
+    ----------
+    trains
+        The spikes.
+    kind
+        Of recording.
+    stream
+        Label of the electrode stream; None where spikes were read from a file.
+    dead_channels, over_noisy_channels
+        Labels; none where spikes were read from a file.
+    """
+
+    trains: SpikeTrains
+    kind: str
+    stream: str | None = None
+    dead_channels: tuple[str, ...] = ()
+    over_noisy_channels: tuple[str, ...] = ()
+
+    def notes(self, name: str) -> list[str]:
+        """Say what a user should know; `name` is the recording's."""
+        noticed = (("dead", self.dead_channels), ("over-noisy", self.over_noisy_channels))
+        return [
+            f"{name}: {what} channels {', '.join(labels)}" for what, labels in noticed if labels
+        ]
+
+
+def check_recording(path: Path, settings: SpikeSettings) -> Header | None:
+    """Open a recording and see that its spikes can be found; None where it holds spikes only.
+
+    Raises
+    ------
+    InputError
+        It cannot be opened, or its sampling rate does not allow the filter's cut-off.
+    """
+    from toptune.filters import HighPassFilter
+
+    recording = open_recording(
+        path, stream=settings.stream, sampling_rate_hz=settings.sampling_rate_hz
+    )
+    if isinstance(recording, SpikeRecording):
+        return None
+    with recording:
+        # Refuses a cut-off that this sampling rate cannot have.
+        HighPassFilter(settings.highpass, recording.sampling_rate_hz, 1)
+        return Header(segments=recording.segments, sampling_rate_hz=recording.sampling_rate_hz)
+
+
+def find_spikes(
+    path: Path,
+    settings: SpikeSettings,
+    *,
+    n_jobs: int | None = None,
+    stage: Callable[[str, int, int], None],
+) -> FoundSpikes:
+    """Detect a recording's spikes, or read them where it holds spikes.
+
+    Parameters
+    ----------
+    path
+        A recording of any kind.
+    settings
+        How.
+    n_jobs
+        Threads; None for one a core.
+    stage
+        Told (what is done, samples done, samples in all) now and then.
+
+    Raises
+    ------
+    InputError
+        See `open_recording` and `detect_recording`.
+    """
+    from toptune.detection import detect_recording
+
+    recording = open_recording(
+        path, stream=settings.stream, sampling_rate_hz=settings.sampling_rate_hz
+    )
+    if isinstance(recording, SpikeRecording):
+        stage("reading spikes", 0, 1)
+        return FoundSpikes(trains=recording.trains(), kind=recording.kind)
+    with recording:
+        found = detect_recording(
+            recording,
+            settings.highpass,
+            settings.ptsd,
+            n_jobs=n_jobs,
+            progress=lambda done, total: stage("spikes", done, total),
+        )
+    labels = found.trains.channel_labels
+    return FoundSpikes(
+        trains=found.trains,
+        kind=recording.kind,
+        stream=recording.stream_label,
+        dead_channels=tuple(labels[k] for k in found.noise.dead.nonzero()[0]),
+        over_noisy_channels=tuple(labels[k] for k in found.noise.noisy.nonzero()[0]),
+    )
