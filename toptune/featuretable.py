@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from toptune.errors import InputError, ToptuneError
 
-# Times are compared in whole microseconds: far finer than any sampling interval, and coarse enough
-# that centres which differ by rounding only are equal, so that a tie is a tie.
-_TICKS_PER_S = 1e6
+# Times nearer than this are equal: far finer than any sampling interval, and coarse enough that
+# centres which differ by rounding only are one, so that a tie is a tie.
+_SAME_S = 1e-6
 
 
 @dataclass(frozen=True)
@@ -167,18 +167,16 @@ def match_windows(
         window of another kind may be in several.
     """
     lead = leading_kind(widths_s)
-    centres = [_doubled_centres(s, width) for s, width in zip(starts, widths_s, strict=True)]
+    centres = [s + width / 2 for s, width in zip(starts, widths_s, strict=True)]
     kept = np.ones(len(centres[lead]), dtype=bool)
     nearest = []
-    for kind, stride_s in enumerate(strides_s):
-        rows = _nearest(centres[lead], centres[kind])
+    for centre_s, stride_s in zip(centres, strides_s, strict=True):
+        if not len(centre_s):
+            return tuple(np.empty(0, dtype=np.int64) for _ in centres)
+        rows = _nearest(centres[lead], centre_s)
+        reach_s = max(stride_s, strides_s[lead]) / 2
+        kept &= np.abs(centre_s[rows] - centres[lead]) <= reach_s + _SAME_S
         nearest.append(rows)
-        if not len(centres[kind]):
-            kept[:] = False
-            continue
-        # Centres are doubled, so half a stride is a stride.
-        reach = round(max(stride_s, strides_s[lead]) * _TICKS_PER_S)
-        kept &= np.abs(centres[kind][rows] - centres[lead]) <= reach
     return tuple(rows[kept] for rows in nearest)
 
 
@@ -187,24 +185,16 @@ def leading_kind(widths_s: Sequence[float]) -> int:
     return int(np.argmax(widths_s))
 
 
-def _doubled_centres(start_s: NDArray[np.float64], width_s: float) -> NDArray[np.int64]:
-    """Twice each window's centre in microseconds; twice, so that an odd width stays whole."""
-    centres = np.rint((2 * np.asarray(start_s, np.float64) + width_s) * _TICKS_PER_S)
-    if np.any(np.diff(centres) < 0):
-        raise ToptuneError("windows to match must be in the order of time")
-    return centres.astype(np.int64)
-
-
-def _nearest(wanted: NDArray[np.int64], there: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Index of the nearest of the ascending `there`; all 0 where there is none."""
-    if not len(there):
-        return np.zeros(len(wanted), dtype=np.int64)
-    after = np.searchsorted(there, wanted).clip(1, max(1, len(there) - 1))
-    before = after - 1
-    after = after.clip(max=len(there) - 1)
-    # Strict, so that of two equally near windows the earlier one wins.
-    later = np.abs(there[after] - wanted) < np.abs(there[before] - wanted)
-    nearest: NDArray[np.int64] = np.where(later, after, before).astype(np.int64)
+def _nearest(wanted_s: NDArray[np.float64], there_s: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Index of the nearest of `there_s`, which ascends and is not empty."""
+    if np.any(np.diff(there_s) <= _SAME_S):
+        raise ToptuneError("windows to match must be in the order of time, each at its own")
+    following = np.searchsorted(there_s, wanted_s)
+    before = (following - 1).clip(min=0)
+    after = following.clip(max=len(there_s) - 1)
+    gain_s = np.abs(there_s[before] - wanted_s) - np.abs(there_s[after] - wanted_s)
+    # Of two equally near windows the earlier one wins.
+    nearest: NDArray[np.int64] = np.where(gain_s > _SAME_S, after, before).astype(np.int64)
     return nearest
 
 
