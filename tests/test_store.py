@@ -13,8 +13,9 @@ from small_data import check_attributes, check_store
 
 from toptune.assets import store_contract
 from toptune.errors import InputError, ToptuneError
-from toptune.extraction import SpikeSettings
+from toptune.facts import RecordingFacts, WeightsSource
 from toptune.featuretable import RecordingInfo
+from toptune.finding import SpikeSettings
 from toptune.params import Backbone, Picture, Windows
 from toptune.spiketrains import Segment, Spikes, SpikeTrains
 from toptune.store import FeatureSet, FeatureStore, recording_name, remove_store
@@ -427,3 +428,37 @@ def test_choose_in_an_empty_store_names_the_next_step(tmp_path: Path) -> None:
     empty = FeatureStore.create(tmp_path / "s.zarr", {})
     with pytest.raises(InputError, match="holds no features yet: run toptune extract first"):
         empty.choose()
+
+
+# --- facts
+
+
+def test_facts_of_recordings_are_those_of_their_spikes(store: FeatureStore) -> None:
+    for seed, name in enumerate("ab"):
+        store.write_spikes(name, make_trains(seed, n=200 + seed), spikes_info())
+        facts = store.recording_facts(name)
+        assert facts == RecordingFacts.of(name, store.read_spikes(name))
+        # 50,000 samples at 10 kHz on two electrodes; the gap does not count.
+        assert (facts.n_spikes, facts.duration_s, facts.n_electrodes) == (200 + seed, 5.0, 2)
+        assert facts.electrode_rate_hz == pytest.approx((200 + seed) / 10)
+
+
+def test_facts_behind_a_table_follow_its_recordings_and_views(store: FeatureStore) -> None:
+    table = store.table(make_set())
+    facts = store.training_facts(table)
+    assert [f.name for f in facts.recordings] == ["a", "b"]
+    assert facts.weights == (None,)  # a store of an earlier toptune does not say
+    for name, seed in (("b", 4), ("a", 7)):
+        info = features_info(5) | {"weights": {"path": None, "seed": seed}}
+        x = np.ones((5, 16), np.float32)
+        store.write_features(name, x, np.arange(5.0), make_set(), info)
+        facts = store.training_facts(table)
+        assert facts.weights == (WeightsSource(seed=seed),)  # the first recording's
+
+
+def test_facts_of_unpublished_or_damaged_spikes_are_refused(store: FeatureStore) -> None:
+    with pytest.raises(ToptuneError, match="c has no published spikes"):
+        store.recording_facts("c")
+    shutil.rmtree(store.path / "a" / "spikes" / "sample")
+    with pytest.raises(ToptuneError, match="sample is damaged"):
+        FeatureStore(store.path).recording_facts("a")

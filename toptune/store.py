@@ -27,6 +27,7 @@ import zarr
 from numpy.typing import NDArray
 
 from toptune.errors import InputError, ToptuneError
+from toptune.facts import RecordingFacts, TrainingFacts, WeightsSource
 from toptune.featuretable import FeatureTable, RecordingInfo, View
 from toptune.params import content_key
 from toptune.spiketrains import Segment, Spikes, SpikeTrains
@@ -306,6 +307,42 @@ class FeatureStore:
             },
             views=(view,),
         )
+
+    # --- facts
+
+    def recording_facts(self, name: str) -> RecordingFacts:
+        """Tell how a recording was made and how active it was, without reading its spikes."""
+        info = self.spikes_info(name)
+        if info is None:
+            raise ToptuneError(f"{self.path}: {name} has no published spikes: run extract again")
+        group = self._group(f"{name}/spikes")
+        try:
+            n_spikes = int(group["sample"].shape[0])
+        except UNREADABLE as error:
+            raise damaged(self.path / name / "spikes" / "sample", error) from None
+        rate = float(info["sampling_rate_hz"])
+        return RecordingFacts(
+            name=name,
+            sampling_rate_hz=rate,
+            n_electrodes=len(info["channel_labels"]),
+            n_spikes=n_spikes,
+            duration_s=float(read_array(group, "segments")[:, 1].sum()) / rate,
+        )
+
+    def training_facts(self, table: FeatureTable) -> TrainingFacts:
+        """Tell what a model trained on a table (of this store) should know about itself."""
+        return TrainingFacts(
+            recordings=tuple(self.recording_facts(r.name) for r in table.recordings),
+            weights=tuple(self._weights_source(table, view.key) for view in table.views),
+        )
+
+    def _weights_source(self, table: FeatureTable, key: str) -> WeightsSource | None:
+        """Where the weights of a feature set came from, by the first recording that knows."""
+        for recording in table.recordings:
+            info = self.features_info(recording.name, key)
+            if info is not None and "weights" in info:
+                return WeightsSource(**info["weights"])
+        return None
 
     def _group(self, place: str) -> Any:
         try:
