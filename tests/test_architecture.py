@@ -28,7 +28,7 @@ STAGES = (
     "features describing",
     "featuretable zarr_groups store",
     "extraction",
-    "heads heads.checks heads.selection heads.nested",
+    "heads heads.checks heads.selection heads.calibration heads.nested",
     "heads.kernel heads.closed_form heads.falkon",
     "heads.mlp_folds heads.mlp",
     "folds scores",

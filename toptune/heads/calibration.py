@@ -1,0 +1,194 @@
+"""Temperature scaling: probabilities that mean what they say, fitted on held-out scores only.
+
+What enters: scores of windows by models that have not seen them, their classes, and the unit
+(device and label) each belongs to. What leaves: one number a > 0, and probabilities
+softmax(a x scores) whose rows sum to one (Guo et al. 2017, On calibration of modern neural
+networks, ICML). The order of a row's scores is kept, so no prediction changes. a is the inverse of
+what Guo et al. call the temperature: the loss is convex in a, and not in its inverse.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+from toptune.errors import ToptuneError
+
+# Between which a is looked for, in units of one over the scores' own spread (`_spread`). At the
+# lower end the middle row's probabilities are equal within 1 %; at the upper its top class is 10 in
+# log-odds above the average one (20 above the other of two): surer than any number of cultures can
+# make one.
+LOWEST, HIGHEST = 0.01, 10.0
+
+# Relative to a. The loss is flat at its minimum: this is far below what its value can show.
+_PRECISION = 1e-8
+_MAX_STEPS = 100
+
+
+class CalibratedFolds(NamedTuple):
+    """Probabilities of held-out rows, each calibrated without its own group.
+
+    Attributes
+    ----------
+    probabilities : (n, k) float64
+        Rows sum to one.
+    inverse_temperature : (g,) float64
+        Of each fold.
+    """
+
+    probabilities: NDArray[np.float64]
+    inverse_temperature: NDArray[np.float64]
+
+
+def fit_inverse_temperature(
+    scores: NDArray[np.floating[Any]], codes: NDArray[np.int64], unit: NDArray[np.int64]
+) -> float:
+    """Find the a > 0 by which softmax(a x scores) fits the classes best.
+
+    It minimises the mean negative log-likelihood of a unit's rows, averaged over units, so that
+    a long recording weighs as much as a short one. The loss is convex in a; its derivative's zero
+    is found by Newton's steps, kept in a shrinking bracket. Scores that tell all classes apart
+    would send a to infinity and scores that tell nothing, or the contrary, to 0 or below: a is kept
+    between `LOWEST` and `HIGHEST`, over the spread of the scores.
+
+    Parameters
+    ----------
+    scores : (n, k) float
+        Of models that have not seen the rows. Rows that hold NaN are left out.
+    codes : (n,) int64
+        Class of each row.
+    unit : (n,) int64
+        Device and label of each row, numbered.
+
+    Returns
+    -------
+    float
+        1 where all scores of every row are equal: no a changes anything.
+
+    Raises
+    ------
+    ToptuneError
+        No row is left, or a score is infinite.
+    """
+    seen = ~np.isnan(scores).any(axis=1)
+    if not seen.any():
+        raise ToptuneError("there are no held-out scores to calibrate on")
+    S = scores[seen].astype(np.float64)
+    if not np.isfinite(S).all():
+        raise ToptuneError("scores to calibrate on are infinite")
+    spread = _spread(S)
+    if spread == 0:
+        return 1.0
+    loss = _Loss(S, codes[seen], unit[seen])
+    return _minimum(loss, LOWEST / spread, HIGHEST / spread)
+
+
+def calibrated(
+    scores: NDArray[np.floating[Any]], inverse_temperature: float
+) -> NDArray[np.float64]:
+    """Probabilities softmax(a x scores), (n, k) float64.
+
+    Parameters
+    ----------
+    scores : (n, k) float
+    inverse_temperature : float
+        a, from `fit_inverse_temperature`.
+    """
+    probabilities: NDArray[np.float64] = softmax(
+        inverse_temperature * scores.astype(np.float64), axis=1
+    )
+    return probabilities
+
+
+def calibrate_folds(
+    inner_scores: NDArray[np.float32],
+    codes: NDArray[np.int64],
+    unit: NDArray[np.int64],
+    group_codes: NDArray[np.int64],
+    scores: NDArray[np.float64],
+) -> CalibratedFolds:
+    """Calibrate each fold's held-out scores on its training groups.
+
+    The a of fold g comes from rows of the other groups, scored by models that have seen neither g
+    nor the row's own group; nothing of group g, labels or scores, touches it.
+
+    Parameters
+    ----------
+    inner_scores : (g, n, k) float32
+        As in `NestedScores`; rows of a fold's own group are not looked at.
+    codes : (n,) int64
+        Class of each row.
+    unit : (n,) int64
+        Device and label of each row, numbered.
+    group_codes : (n,) int64
+        Group of each row, 0 to g - 1.
+    scores : (n, k) float64
+        Held-out scores of each row, by its fold's model.
+
+    Returns
+    -------
+    CalibratedFolds
+    """
+    n_groups = len(inner_scores)
+    probabilities = np.empty(scores.shape)
+    inverse_temperature = np.empty(n_groups)
+    for group in range(n_groups):
+        own = group_codes == group
+        a = fit_inverse_temperature(inner_scores[group, ~own], codes[~own], unit[~own])
+        inverse_temperature[group] = a
+        probabilities[own] = calibrated(scores[own], a)
+    return CalibratedFolds(probabilities, inverse_temperature)
+
+
+def _spread(S: NDArray[np.float64]) -> float:
+    """How far the middle row's top score lies above its mean; of rows that are not all equal.
+
+    The median, so that a few wild rows do not move the bounds of all others.
+    """
+    height = S.max(axis=1) - S.mean(axis=1)
+    # Equal scores have a mean that differs from them by rounding.
+    uneven = np.ptp(S, axis=1) > 0
+    return float(np.median(height[uneven])) if uneven.any() else 0.0
+
+
+class _Loss:
+    """Slope and curvature of the mean negative log-likelihood of softmax(a x scores)."""
+
+    def __init__(
+        self, S: NDArray[np.float64], codes: NDArray[np.int64], unit: NDArray[np.int64]
+    ) -> None:
+        _, rows_unit, sizes = np.unique(unit, return_inverse=True, return_counts=True)
+        self.weights = 1.0 / (len(sizes) * sizes[rows_unit])
+        self.S = S - S.max(axis=1, keepdims=True)
+        self.true = self.S[np.arange(len(S)), codes]
+
+    def slope_and_curvature(self, a: float) -> tuple[float, float]:
+        p = np.exp(a * self.S)
+        p /= p.sum(axis=1, keepdims=True)
+        mean = np.einsum("nk,nk->n", p, self.S)
+        spread = self.S - mean[:, None]
+        variance = np.einsum("nk,nk,nk->n", p, spread, spread)
+        return float(self.weights @ (mean - self.true)), float(self.weights @ variance)
+
+
+def _minimum(loss: _Loss, low: float, high: float) -> float:
+    """Where a convex loss is smallest between two bounds."""
+    if loss.slope_and_curvature(low)[0] >= 0:
+        return low
+    if loss.slope_and_curvature(high)[0] <= 0:
+        return high
+    a = float(np.sqrt(low * high))
+    for _ in range(_MAX_STEPS):
+        slope, curvature = loss.slope_and_curvature(a)
+        low, high = (a, high) if slope < 0 else (low, a)
+        following = a - slope / curvature if curvature > 0 else np.inf
+        if not low <= following <= high:
+            # Newton's step may leave the bracket; its middle, in the logarithm, never does.
+            following = float(np.sqrt(low * high))
+        if abs(following - a) <= _PRECISION * a:
+            return following
+        a = following
+    return a
