@@ -31,7 +31,7 @@ STAGES = (
     "heads heads.checks heads.selection heads.calibration heads.nested",
     "heads.kernel heads.closed_form heads.falkon",
     "heads.mlp_folds heads.mlp",
-    "folds scores",
+    "folds reliability scores",
     "run_folder environment confusion_plot run_tables fit",
     "mcs_writer simulate_network simulate_traces simulate",
     "overview",

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from toptune.errors import InputErrors
+from toptune.reliability import reliability
 from toptune.scores import Windows, device_verdicts, majority, merge_classes, parse_merges, score
 
 
@@ -144,6 +145,115 @@ def test_a_class_never_named_counts_as_zero_without_a_warning() -> None:
     scores = score(windows("d1 A A\nd2 B A\nd3 A A\nd4 B A"))
     assert scores.macro_f1 == pytest.approx((2 * 2 / 6 + 0) / 2)
     assert scores.balanced_accuracy == scores.chance == 0.5
+
+
+# --- probabilities
+
+
+def naive_error(
+    confidence: list[float], right: list[bool], weights: list[float]
+) -> tuple[float, list[int]]:
+    """Expected calibration error as Guo et al. write it, bin by bin, and the bins' sizes."""
+    total, sizes = 0.0, []
+    for m in range(1, 16):
+        low, high = (m - 1) / 15, m / 15
+        mine = [i for i, c in enumerate(confidence) if low < c <= high or (m == 1 and c == 0)]
+        sizes.append(len(mine))
+        if mine:
+            weight = sum(weights[i] for i in mine)
+            mean = sum(weights[i] * confidence[i] for i in mine) / weight
+            accuracy = sum(weights[i] * right[i] for i in mine) / weight
+            total += weight / sum(weights) * abs(accuracy - mean)
+    return total, sizes
+
+
+def draw_windows(seed: int) -> Windows:
+    """Six devices of unequal length, of which dev0 has two labels; three classes."""
+    rng = np.random.default_rng(seed)
+    device = np.repeat([f"dev{i}" for i in range(6)], rng.integers(2, 30, 6))
+    classes = np.array(list("abc"))
+    number = np.unique(device, return_inverse=True)[1]
+    label = classes[np.where(number == 0, np.arange(len(device)) % 2, number % 3)]
+    logits = rng.normal(size=(len(device), 3)) + 1.0 * (label[:, None] == classes)
+    p = np.exp(rng.uniform(0.2, 5) * logits)
+    p /= p.sum(axis=1, keepdims=True)
+    if seed % 2:
+        # Multiples of a bin's width, 0 and 1: which bin they belong to is a matter of the edges.
+        p = np.array([[0, 1, 0], [0.2, 0.2, 0.6], [0.4, 0.4, 0.2], [0.8, 0.2, 0]])[
+            rng.integers(0, 4, len(p))
+        ]
+    return Windows(label, classes[p.argmax(axis=1)], p, device, device, classes)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_calibration_error_is_that_of_a_naive_loop(seed: int) -> None:
+    drawn = draw_windows(seed)
+    scores = score(drawn)
+    units = list(zip(drawn.device.tolist(), drawn.label.tolist(), strict=True))
+    weights = [1 / units.count(unit) for unit in units]
+    index = [list("abc").index(name) for name in drawn.prediction.tolist()]
+    confidence = [float(p[i]) for p, i in zip(drawn.probabilities, index, strict=True)]
+    right = [bool(x) for x in drawn.prediction == drawn.label]
+    error, sizes = naive_error(confidence, right, weights)
+    assert scores.window_ece == pytest.approx(error, abs=1e-12)
+    assert scores.window_reliability.count.tolist() == sizes
+    assert scores.window_reliability.share.sum() == pytest.approx(1)
+
+    verdicts = scores.verdicts
+    error, sizes = naive_error(
+        [float(v.probabilities["abc".index(v.prediction)]) for v in verdicts],
+        [v.prediction == v.label for v in verdicts],
+        [1.0] * len(verdicts),
+    )
+    assert len(verdicts) == 7
+    assert scores.device_ece == pytest.approx(error, abs=1e-12)
+    assert scores.device_reliability.count.tolist() == sizes
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_brier_score_is_that_of_a_naive_loop(seed: int) -> None:
+    drawn = draw_windows(seed)
+    scores = score(drawn)
+    by_unit: dict[tuple[str, str], list[float]] = {}
+    for device, label, p in zip(drawn.device, drawn.label, drawn.probabilities, strict=True):
+        squares = [(p[i] - (name == label)) ** 2 for i, name in enumerate("abc")]
+        by_unit.setdefault((device, label), []).append(float(sum(squares)))
+    expected = np.mean([np.mean(values) for values in by_unit.values()])
+    assert scores.window_brier == pytest.approx(expected)
+    expected = np.mean(
+        [
+            sum((v.probabilities[i] - (name == v.label)) ** 2 for i, name in enumerate("abc"))
+            for v in scores.verdicts
+        ]
+    )
+    assert scores.device_brier == pytest.approx(expected)
+
+
+def test_reliability_by_hand() -> None:
+    table = reliability(
+        np.array([0.0, 0.5, 0.5, 0.9, 1.0]), np.array([False, True, False, True, True]), n_bins=2
+    )
+    assert table.edges.tolist() == [0, 0.5, 1]
+    assert table.count.tolist() == [3, 2]
+    np.testing.assert_allclose(table.share, [0.6, 0.4])
+    np.testing.assert_allclose(table.confidence, [1 / 3, 0.95])
+    np.testing.assert_allclose(table.accuracy, [1 / 3, 1])
+    assert table.expected_calibration_error == pytest.approx(0.4 * 0.05)
+    empty = reliability(np.array([1 + 1e-12]), np.array([True]), n_bins=2)
+    assert empty.count.tolist() == [0, 1]
+    assert np.isnan(empty.accuracy[0])
+    assert empty.expected_calibration_error == pytest.approx(0, abs=1e-9)
+
+
+def test_a_verdicts_confidence_is_that_of_the_class_it_names() -> None:
+    # Two of three windows say A, but the mean probability of B is larger.
+    p = np.array([[0.55, 0.45], [0.55, 0.45], [0.0, 1.0], [0.0, 1.0]])
+    device = np.array(["d1", "d1", "d1", "d2"])
+    label = np.array(["A", "A", "A", "B"])
+    prediction = np.array(["A", "A", "B", "B"])
+    scores = score(Windows(label, prediction, p, device, device, np.array(["A", "B"])))
+    assert scores.verdicts[0].prediction == "A"
+    assert scores.device_ece == pytest.approx((1 - 1.1 / 3) / 2)
 
 
 def merged(labels: str, *merges: str) -> NDArray[np.str_]:

@@ -18,6 +18,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score
 
 from toptune.errors import InputErrors
+from toptune.reliability import Reliability, Sureness, assess
 
 
 class Windows(NamedTuple):
@@ -103,6 +104,14 @@ class Scores:
         What naming the commonest class every time gives: its share of the verdicts.
     chance_balanced : float
         Balanced accuracy of any constant or blind guess: 1 / classes.
+    window_ece, device_ece : float
+        Expected calibration error: how far the probability of the class that is named lies from
+        how often that is right. Every device (and label) counts once, its windows in equal shares,
+        as in calibration. Few devices have an error above 0 however well they are calibrated.
+    window_brier, device_brier : float
+        Brier's score, 0 to 2, counted likewise.
+    window_reliability, device_reliability : Reliability
+        What the expected calibration errors were made of.
     window_confusion, device_confusion : (k, k) int64
         Rows are labels, columns predictions.
     """
@@ -120,6 +129,12 @@ class Scores:
     window_macro_f1: float
     chance: float
     chance_balanced: float
+    window_ece: float
+    device_ece: float
+    window_brier: float
+    device_brier: float
+    window_reliability: Reliability
+    device_reliability: Reliability
     window_confusion: NDArray[np.int64]
     device_confusion: NDArray[np.int64]
 
@@ -139,6 +154,7 @@ def score(windows: Windows) -> Scores:
     truth = [verdict.label for verdict in verdicts]
     named = [verdict.prediction for verdict in verdicts]
     n_right = sum(a == b for a, b in zip(truth, named, strict=True))
+    of_windows, of_devices = _window_sureness(windows), _device_sureness(verdicts, windows.classes)
     interval = binomtest(n_right, len(verdicts)).proportion_ci(0.95, method="wilson")
     return Scores(
         classes=tuple(classes),
@@ -154,6 +170,12 @@ def score(windows: Windows) -> Scores:
         window_macro_f1=_macro_f1(windows.label, windows.prediction, classes),
         chance=max(Counter(truth).values()) / len(truth),
         chance_balanced=1 / len(classes),
+        window_ece=of_windows.error,
+        device_ece=of_devices.error,
+        window_brier=of_windows.brier,
+        device_brier=of_devices.brier,
+        window_reliability=of_windows.reliability,
+        device_reliability=of_devices.reliability,
         window_confusion=confusion_matrix(windows.label, windows.prediction, labels=classes),
         device_confusion=confusion_matrix(truth, named, labels=classes),
     )
@@ -162,6 +184,25 @@ def score(windows: Windows) -> Scores:
 def _macro_f1(truth: Any, named: Any, classes: list[str]) -> float:
     # A class that is never named has no precision; its F1 is 0.
     return float(f1_score(truth, named, labels=classes, average="macro", zero_division=0))
+
+
+def _window_sureness(windows: Windows) -> Sureness:
+    _, device = np.unique(windows.device, return_inverse=True)
+    names, label = np.unique(windows.label, return_inverse=True)
+    unit = device * len(names) + label
+    weights = 1 / np.bincount(unit)[unit]
+    return assess(
+        windows.label, windows.prediction, windows.probabilities, windows.classes, weights
+    )
+
+
+def _device_sureness(verdicts: tuple[Verdict, ...], classes: NDArray[Any]) -> Sureness:
+    return assess(
+        np.array([verdict.label for verdict in verdicts]),
+        np.array([verdict.prediction for verdict in verdicts]),
+        np.array([verdict.probabilities for verdict in verdicts]),
+        classes,
+    )
 
 
 def _group_scores(windows: Windows) -> tuple[GroupScore, ...]:
