@@ -18,6 +18,7 @@ from toptune.errors import InputError, InputErrors
 from toptune.folds import FoldResults, leave_one_group_out, refit_each_fold
 from toptune.heads.closed_form import AllRowsFolds, NystromFolds, group_rows
 from toptune.heads.falkon import FalkonClassifier
+from toptune.heads.kernel import KernelSum
 from toptune.heads.mlp import MLPClassifier
 
 Array = NDArray[np.float64]
@@ -37,6 +38,10 @@ def one_torch_thread() -> Iterator[None]:
 def kernel(P: Array, Q: Array, width: float) -> Array:
     distance = ((P[:, None] - Q[None]) ** 2).sum(axis=2)
     return np.asarray(np.exp(-distance / (2 * width**2)))
+
+
+def gaussian(X: Array, width: float) -> KernelSum:
+    return KernelSum.single(width, X.shape[1])
 
 
 def refit_all_rows(X: Array, Y: Array, groups: Ints, width: float, ridge: float) -> Array:
@@ -83,7 +88,7 @@ def test_all_rows_closed_form_is_refitting_each_fold(
     problem: tuple[Array, Array, Ints], width: float, ridge: float
 ) -> None:
     X, Y, groups = problem
-    folds = AllRowsFolds.factor(X, group_rows(groups), width=width, ridge=ridge)
+    folds = AllRowsFolds.factor(X, group_rows(groups), kernel=gaussian(X, width), ridge=ridge)
     held_out = folds.held_out_scores(Y)
     expected = refit_all_rows(X, Y, groups, width, ridge)
     np.testing.assert_allclose(held_out.scores, expected, atol=1e-8)
@@ -106,9 +111,9 @@ def test_nystrom_closed_form_is_refitting_each_fold_without_its_centres(
     assume(np.linalg.cond(kernel(X[centres], X[centres], 0.5)) < 1e6)
     if len(np.unique(groups[centres])) == 1:
         with pytest.raises(InputError, match="all centres lie in group"):
-            NystromFolds.factor(X, group_rows(groups), centres, width=0.5, ridge=0.5)
+            NystromFolds.factor(X, group_rows(groups), centres, kernel=gaussian(X, 0.5), ridge=0.5)
         return
-    folds = NystromFolds.factor(X, group_rows(groups), centres, width=0.5, ridge=0.5)
+    folds = NystromFolds.factor(X, group_rows(groups), centres, kernel=gaussian(X, 0.5), ridge=0.5)
     held_out = folds.held_out_scores(Y)
     expected = refit_nystrom(X, Y, groups, centres, 0.5, 0.5)
     np.testing.assert_allclose(held_out.scores, expected, atol=1e-8)
@@ -119,11 +124,12 @@ def test_rows_that_occur_twice_in_two_groups_are_handled_exactly() -> None:
     X = np.repeat(rng.standard_normal((12, 3)), 3, axis=0)
     groups = np.tile([0, 1, 2], 12)
     Y = rng.choice([-1.0, 1.0], size=(36, 2))
-    scores = AllRowsFolds.factor(X, group_rows(groups), width=1.0, ridge=0.1).held_out_scores(Y)
+    one = gaussian(X, 1.0)
+    scores = AllRowsFolds.factor(X, group_rows(groups), kernel=one, ridge=0.1).held_out_scores(Y)
     np.testing.assert_allclose(scores.scores, refit_all_rows(X, Y, groups, 1.0, 0.1), atol=1e-8)
     # Each row is a centre once: left out with its group, its copy is not.
     centres = np.arange(12) * 3 + rng.integers(3, size=12)
-    nystrom = NystromFolds.factor(X, group_rows(groups), centres, width=1.0, ridge=0.1)
+    nystrom = NystromFolds.factor(X, group_rows(groups), centres, kernel=one, ridge=0.1)
     np.testing.assert_allclose(
         nystrom.held_out_scores(Y).scores,
         refit_nystrom(X, Y, groups, centres, 1.0, 0.1),
@@ -138,7 +144,9 @@ def test_nystrom_folds_equal_the_falkon_library() -> None:
         width, penalty = float(reference["sigma"]), float(reference["penalty"])
         expected = reference["scores"]
     # The library took penalty x 550 training rows.
-    folds = NystromFolds.factor(X, group_rows(groups), centres, width=width, ridge=penalty * 550)
+    folds = NystromFolds.factor(
+        X, group_rows(groups), centres, kernel=gaussian(X, width), ridge=penalty * 550
+    )
     Y = np.where(y[:, None] == np.arange(4), 1.0, -1.0)
     held_out = folds.held_out_scores(Y)
     np.testing.assert_allclose(held_out.scores, expected, atol=1e-6)

@@ -22,13 +22,14 @@ from toptune.errors import InputError
 from toptune.heads.kernel import (
     Cholesky,
     Float64,
+    KernelSum,
     add_gram_lower,
     cholesky,
-    gaussian_gram_lower,
-    gaussian_kernel,
     product,
     transposed_product,
 )
+from toptune.heads.memory import kept_bytes
+from toptune.heads.nystrom import NystromKernel
 
 
 class Grouping(NamedTuple):
@@ -79,7 +80,7 @@ class HeldOutScores(NamedTuple):
     scores : (n, k) float64
         Of each row and each column of the targets.
     jitter : (g,) float64
-        What was added to the diagonal in each fold; 0 as a rule.
+        The largest number that was added to a diagonal in each fold; 0 as a rule.
     """
 
     scores: Float64
@@ -118,7 +119,7 @@ class AllRowsFolds:
 
     @classmethod
     def factor(
-        cls, X: NDArray[np.floating[Any]], grouping: Grouping, *, width: float, ridge: float
+        cls, X: NDArray[np.floating[Any]], grouping: Grouping, *, kernel: KernelSum, ridge: float
     ) -> AllRowsFolds:
         """Factor ``K + ridge I``; n x n float64 of memory, n^3 x 2/3 operations.
 
@@ -127,12 +128,13 @@ class AllRowsFolds:
         X : (n, d) float32 or float64
         grouping : Grouping
             Of the n rows.
-        width, ridge : float
+        kernel : KernelSum
+        ridge : float
         """
         rows = X[grouping.order]
 
         def regularised() -> Float64:
-            K = gaussian_gram_lower(rows, width)
+            K = kernel.gram_lower(rows)
             np.einsum("ii->i", K)[:] += ridge
             return K
 
@@ -152,7 +154,8 @@ class AllRowsFolds:
         for i, block in enumerate(self.blocks):
             part = slice(self.grouping.bounds[i], self.grouping.bounds[i + 1])
             scores[part] = targets[part] - block.solve(QY[part])
-        return HeldOutScores(self.grouping.restore(scores), np.full(len(self.blocks), self.jitter))
+        jitter = np.array([max(self.jitter, block.jitter) for block in self.blocks])
+        return HeldOutScores(self.grouping.restore(scores), jitter)
 
 
 def _factor_block(inverse_lower: Float64, start: int, stop: int) -> Cholesky:
@@ -180,18 +183,21 @@ class NystromFolds:
     Attributes
     ----------
     grouping : Grouping
-    kernel : (n, m) float64
+    kernel : NystromKernel
         Z, rows sorted by group, and centres too: those of one group lie side by side.
     normal : (m, m) float64
         ``Z'Z + ridge B``, lower triangle.
     centre_bounds : (g + 1,) int64
         Group i holds the centres ``centre_bounds[i]:centre_bounds[i + 1]``.
+    keep_bytes : int
+        Size up to which Z, or a group's part of it, is kept instead of evaluated again.
     """
 
     grouping: Grouping
-    kernel: Float64
+    kernel: NystromKernel
     normal: Float64
     centre_bounds: NDArray[np.int64]
+    keep_bytes: int
 
     @classmethod
     def factor(
@@ -200,10 +206,11 @@ class NystromFolds:
         grouping: Grouping,
         centre_rows: NDArray[np.int64],
         *,
-        width: float,
+        kernel: KernelSum,
         ridge: float,
+        keep_bytes: int | None = None,
     ) -> NystromFolds:
-        """Evaluate the kernel and its products; n x m and m x m float64 of memory.
+        """Evaluate the kernel and its products; m x m float64 of memory, and n x m where it fits.
 
         Parameters
         ----------
@@ -212,31 +219,28 @@ class NystromFolds:
             Of the n rows.
         centre_rows : (m,) int64
             Which rows are centres, each at most once.
-        width, ridge : float
+        kernel : KernelSum
+        ridge : float
+        keep_bytes : int, optional
+            Size up to which Z is kept in memory. Default: `toptune.heads.memory.kept_bytes`.
 
         Raises
         ------
         InputError
             Where all centres lie in one group, whose fold would have none.
         """
-        place = np.empty(len(X), dtype=np.int64)
-        place[grouping.order] = np.arange(len(X))
-        # Sorted by group like the rows, so that a fold leaves out one stretch of centres.
-        centres = np.sort(place[centre_rows])
-        bounds = np.searchsorted(centres, grouping.bounds)
-        if np.diff(bounds).max() == len(centres):
-            group = grouping.groups[np.diff(bounds).argmax()]
-            raise InputError(f"all centres lie in group {group!s}; raise n_centres")
-        rows = X[grouping.order]
-        Z = gaussian_kernel(rows, rows[centres], width)
-        normal = ridge * Z[centres]
-        add_gram_lower(normal, Z)
-        return cls(grouping, Z, normal, bounds)
+        keep_bytes = kept_bytes() if keep_bytes is None else keep_bytes
+        centres, bounds = sort_centres(grouping, centre_rows)
+        Z = NystromKernel.of(X, grouping.order, centres, kernel, keep_bytes=keep_bytes)
+        normal = kernel.gram_lower(X[centres])
+        normal *= ridge
+        Z.add_gram_lower(normal)
+        return cls(grouping, Z, normal, bounds, keep_bytes)
 
     def held_out_scores(self, Y: Float64) -> HeldOutScores:
         """See `Folds`; O(m^3) a group, however many targets."""
         targets = Y[self.grouping.order]
-        moments = transposed_product(self.kernel, targets)
+        moments = self.kernel.moments(targets)
         scores = np.empty_like(targets)
         jitter = np.zeros(len(self.grouping.groups))
         for i in range(len(jitter)):
@@ -246,18 +250,22 @@ class NystromFolds:
 
     def _fold_scores(self, fold: int, targets: Float64, moments: Float64) -> tuple[Float64, float]:
         """Score one group, given its own targets and ``Z'Y`` of all rows."""
-        part = slice(self.grouping.bounds[fold], self.grouping.bounds[fold + 1])
         a, b = self.centre_bounds[fold : fold + 2]
-        held_out = np.concatenate([self.kernel[part, :a], self.kernel[part, b:]], axis=1)
+        held_out = self.kernel.part(*self.grouping.bounds[fold : fold + 2]).keep(self.keep_bytes)
         system = cholesky(
             lambda: self._without(a, b, held_out),
             f"the normal equation without group {self.grouping.groups[fold]!s}",
         )
-        moment = np.concatenate([moments[:a], moments[b:]])
-        moment -= transposed_product(held_out, targets)
-        return product(held_out, system.solve(moment)), system.jitter
+        moment = moments - held_out.moments(targets)
+        alpha = system.solve(np.concatenate([moment[:a], moment[b:]]))
+        # Centres left out weigh nothing, which saves copying the others' columns.
+        alpha = np.insert(alpha, np.full(b - a, a), 0.0, axis=0)
+        scores = np.empty_like(targets)
+        for part, block in held_out.blocks():
+            scores[part] = product(block, alpha)
+        return scores, system.jitter
 
-    def _without(self, a: int, b: int, held_out: Float64) -> Float64:
+    def _without(self, a: int, b: int, held_out: NystromKernel) -> Float64:
         """Leave centres a to b and their group's rows out of the normal equation (lower triangle).
 
         Four stretches, copied as such: gathering by index took longer than factoring.
@@ -267,5 +275,41 @@ class NystromFolds:
         matrix[:a, :a] = self.normal[:a, :a]
         matrix[a:, :a] = self.normal[b:, :a]
         matrix[a:, a:] = self.normal[b:, b:]
-        add_gram_lower(matrix, held_out, -1.0)
+        for _, block in held_out.blocks():
+            kept = np.concatenate([block[:, :a], block[:, b:]], axis=1)
+            add_gram_lower(matrix, kept, -1.0)
         return matrix
+
+
+def sort_centres(
+    grouping: Grouping, centre_rows: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sort centres by group like the rows, so that a fold leaves out one stretch of them.
+
+    Parameters
+    ----------
+    grouping : Grouping
+        Of the n rows.
+    centre_rows : (m,) int64
+        Which rows are centres, each at most once.
+
+    Returns
+    -------
+    centre_rows : (m,) int64
+        Sorted by group.
+    bounds : (g + 1,) int64
+        Group i holds the centres ``bounds[i]:bounds[i + 1]``.
+
+    Raises
+    ------
+    InputError
+        Where all centres lie in one group, whose fold would have none.
+    """
+    place = np.empty(len(grouping.order), dtype=np.int64)
+    place[grouping.order] = np.arange(len(place))
+    places = np.sort(place[centre_rows])
+    bounds = np.searchsorted(places, grouping.bounds).astype(np.int64)
+    if np.diff(bounds).max() == len(places):
+        group = grouping.groups[np.diff(bounds).argmax()]
+        raise InputError(f"all centres lie in group {group!s}; raise n_centres")
+    return grouping.order[places], bounds

@@ -5,8 +5,9 @@ What enters: rows of features (float32 or float64) and labels. What leaves: one 
 
 The model is that of Rudi, Carratino & Rosasco (2017), FALKON: An Optimal Large Scale Kernel
 Method (NeurIPS 30, equations 5 and 6). The paper approaches its solution by preconditioned
-conjugate gradients, for millions of rows. For the thousands of windows a data set has here, the
-solution itself is computed, by Cholesky factorisation in float64.
+conjugate gradients, for millions of rows; so does the solver ``iterative``. For the thousands of
+windows a data set has as a rule, the solver ``direct`` computes the solution itself, by Cholesky
+factorisation in float64.
 """
 
 from __future__ import annotations
@@ -22,21 +23,13 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from toptune.errors import InputError
 from toptune.heads.checks import encode_classes, require_count, require_positive, seed_of
-from toptune.heads.closed_form import AllRowsFolds, Folds, Grouping, NystromFolds
-from toptune.heads.kernel import (
-    Cholesky,
-    Float64,
-    add_gram_lower,
-    cholesky,
-    gaussian_gram_lower,
-    gaussian_kernel,
-    l2_normalise,
-    product,
-    transposed_product,
-)
+from toptune.heads.closed_form import Folds, Grouping
+from toptune.heads.kernel import Centres, Float64, KernelSum, l2_normalise_views, product
+from toptune.heads.solvers import Problem, Solver, solver_of
+from toptune.heads.views import kernel_of
 
 # Rows scored at a time, which bounds the memory of their kernel with the centres.
-_SCORED_ROWS = 4096
+_SCORED_ROWS = 1024
 
 
 class FalkonClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
@@ -50,13 +43,13 @@ class FalkonClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
 
     Parameters
     ----------
-    width : float
+    width : float or tuple of float
         Standard deviation of the Gaussian, ``k(x, z) = exp(-|x - z|^2 / (2 width^2))``, in the
-        units of the rows. The default is a fixed number, since a width learnt from the data
-        would be learnt from the held-out devices too. Rows of unit length lie 0 to 1.41 apart if
-        no feature is negative, as pooled ReLU outputs; 0.5 is the root of the median squared
-        distance (0.28) of 1666 windows of 30 real cultures under MobileNetV2, and their accuracy
-        changes by less than 0.02 from half to twice that width.
+        units of the rows; one for all views, or one a view. The default is a fixed number, since
+        a width learnt from the data would be learnt from the held-out devices too. Rows of unit
+        length lie 0 to 1.41 apart if no feature is negative, as pooled ReLU outputs; 0.5 is the
+        root of the median squared distance (0.28) of 1666 windows of 30 real cultures under
+        MobileNetV2, and their accuracy changes by less than 0.02 from half to twice that width.
     penalty : float
         Ridge per training row.
     n_centres : int or None
@@ -64,7 +57,26 @@ class FalkonClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         which needs rows^2 x 8 bytes (0.2 GB for 5,000 rows, 1.8 GB for 15,000). With fewer rows
         than `n_centres`, all of them.
     normalise : bool
-        Divide each row by its own length first; a row of zeros stays zero.
+        Divide each row's part in each view by its own length first; zeros stay zero.
+    view_sizes : tuple of int or None
+        Columns of each of several views (feature sets side by side), which have a Gaussian each;
+        the kernel is their weighted sum. None: all columns are one view.
+    view_weights : tuple of float or None
+        Of each view's Gaussian: 0 or above, adding up to 1. A view of weight 0 has no say. None:
+        all equal.
+    solver : str
+        ``direct``; ``iterative``, conjugate gradients for very many rows
+        (`toptune.heads.iterative`); or ``falkon``, the library of that name, where it is installed
+        (docs/falkon.md). The latter two need `n_centres`.
+    device : str
+        ``cpu``, or ``cuda`` where the solver is not ``direct``. Scores are computed on the CPU.
+    precision : str
+        ``float64``, or ``float32`` where the solver is not ``direct``.
+    tolerance : float or None
+        At which relative residual iterating ends; None: 1e-8 in float64, 1e-4 in float32.
+    max_iterations : int
+        If these do not suffice, that is an error. (The falkon library goes no further and does
+        not say so.)
     random_state : int, numpy Generator, RandomState or None
         Draws the centres; without meaning where all rows are centres.
 
@@ -78,20 +90,36 @@ class FalkonClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         alpha.
     jitter_ : float
         0 unless rounding made the matrix indefinite.
+    n_iter_ : int
+        0 of a direct solve.
     """
 
     def __init__(
         self,
-        width: float = 0.5,
+        width: float | tuple[float, ...] = 0.5,
         penalty: float = 1e-6,
         n_centres: int | None = None,
         normalise: bool = True,
+        view_sizes: tuple[int, ...] | None = None,
+        view_weights: tuple[float, ...] | None = None,
+        solver: str = "direct",
+        device: str = "cpu",
+        precision: str = "float64",
+        tolerance: float | None = None,
+        max_iterations: int = 500,
         random_state: Any = 0,
     ) -> None:
         self.width = width
         self.penalty = penalty
         self.n_centres = n_centres
         self.normalise = normalise
+        self.view_sizes = view_sizes
+        self.view_weights = view_weights
+        self.solver = solver
+        self.device = device
+        self.precision = precision
+        self.tolerance = tolerance
+        self.max_iterations = max_iterations
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> Self:
@@ -107,33 +135,31 @@ class FalkonClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         InputError
             A parameter out of range, or fewer than two classes.
         """
-        rows, classes, codes = self._check(X, y)
-        centres = self._draw_centres(len(rows))
-        Y = one_vs_rest(codes, len(classes))
-        ridge = self.penalty * len(rows)
-        if centres is None:
-            system, moments = self._all_rows_system(rows, ridge), Y
-        else:
-            Z = gaussian_kernel(rows, rows[centres], self.width)
-            system, moments = _nystrom_system(Z, centres, ridge), transposed_product(Z, Y)
-            rows = rows[centres]
+        solver, problem, classes, Y = self._check(X, y)
+        solution = solver.solve(problem, Y)
+        chosen = slice(None) if problem.centre_rows is None else problem.centre_rows
         self.classes_ = classes
-        self.centres_ = rows
-        self.dual_coef_ = system.solve(moments)
-        self.jitter_ = system.jitter
+        self.centres_ = problem.X[chosen]
+        self.dual_coef_ = solution.dual_coef
+        self.jitter_ = solution.jitter
+        self.n_iter_ = solution.n_iterations
         return self
 
-    def _check(self, X: Any, y: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]:
+    def _check(self, X: Any, y: Any) -> tuple[Solver, Problem, NDArray[Any], Float64]:
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
-        require_positive(self, "width", "penalty")
+        require_positive(self, "penalty")
         if self.n_centres is not None:
             require_count(self, "n_centres")
+        kernel = kernel_of(self, X.shape[1])
+        solver = solver_of(self)
         check_classification_targets(y)
         classes, codes = encode_classes(self, y)
-        return self._rows(X), classes, codes
+        centres = self._draw_centres(len(X))
+        problem = Problem(self._rows(X, kernel), centres, kernel, self.penalty * len(X))
+        return solver, problem, classes, one_vs_rest(codes, len(classes))
 
-    def _rows(self, X: NDArray[Any]) -> NDArray[Any]:
-        return l2_normalise(X) if self.normalise else X
+    def _rows(self, X: NDArray[Any], kernel: KernelSum) -> NDArray[Any]:
+        return l2_normalise_views(X, kernel.view_sizes) if self.normalise else X
 
     def _draw_centres(self, n_rows: int) -> NDArray[np.int64] | None:
         if self.n_centres is None or self.n_centres >= n_rows:
@@ -141,19 +167,12 @@ class FalkonClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         rng = np.random.default_rng(seed_of(self.random_state))
         return np.sort(rng.choice(n_rows, self.n_centres, replace=False)).astype(np.int64)
 
-    def _all_rows_system(self, rows: NDArray[Any], ridge: float) -> Cholesky:
-        def regularised() -> Float64:
-            K = gaussian_gram_lower(rows, self.width)
-            np.einsum("ii->i", K)[:] += ridge
-            return K
-
-        return cholesky(regularised, "the kernel matrix")
-
     def fold_factors(self, X: Any, y: Any, grouping: Grouping) -> tuple[Folds, Float64]:
         """Factor the folds that leave out each group, ready for any number of targets.
 
-        The ridge is `penalty` x rows of X in every fold. The centres are drawn from all of X; a
-        fold does without those of its group.
+        In closed form by the solver ``direct``; the others fit each fold when it is asked for its
+        scores. The ridge is `penalty` x rows of X in every fold. The centres are drawn from all
+        of X; a fold does without those of its group.
 
         Parameters
         ----------
@@ -168,25 +187,20 @@ class FalkonClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         Y : (n, k) float64
             One-vs-rest targets of y, the classes in sorted order; other targets do as well.
         """
-        rows, classes, codes = self._check(X, y)
-        Y = one_vs_rest(codes, len(classes))
-        centres = self._draw_centres(len(rows))
-        ridge = self.penalty * len(rows)
-        if centres is None:
-            return AllRowsFolds.factor(rows, grouping, width=self.width, ridge=ridge), Y
-        folds = NystromFolds.factor(rows, grouping, centres, width=self.width, ridge=ridge)
-        return folds, Y
+        solver, problem, _, Y = self._check(X, y)
+        return solver.folds(problem, grouping), Y
 
     def class_scores(self, X: Any) -> Float64:
         """One score a class, (n, k) float64, whatever the number of classes."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
-        rows = self._rows(X)
-        scores = np.empty((len(rows), len(self.classes_)))
-        for start in range(0, len(rows), _SCORED_ROWS):
+        kernel = kernel_of(self, X.shape[1])
+        centres = Centres(kernel, self.centres_)
+        scores = np.empty((len(X), len(self.classes_)))
+        for start in range(0, len(X), _SCORED_ROWS):
             part = slice(start, start + _SCORED_ROWS)
-            kernel = gaussian_kernel(rows[part], self.centres_, self.width)
-            scores[part] = product(kernel, self.dual_coef_)
+            rows = self._rows(X[part], kernel)
+            scores[part] = product(centres.kernel_of(rows), self.dual_coef_)
         return scores
 
     def decision_function(self, X: Any) -> Float64:
@@ -219,7 +233,7 @@ class FalkonClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         ----------
         tensors : dict of str to array
         params : dict
-            Of the constructor.
+            Of the constructor, as they are or as JSON gives them back.
         classes : (k,) array
 
         Raises
@@ -227,7 +241,12 @@ class FalkonClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         InputError
             Where the tensors are not those of this head, or do not fit together.
         """
-        head = cls(**params)
+        # JSON has lists only.
+        given: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in params.items()
+        }
+        head = cls(**given)
         try:
             centres, dual_coef = tensors["centres"], tensors["dual_coef"]
         except KeyError as missing:
@@ -242,6 +261,7 @@ class FalkonClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         head.centres_ = centres
         head.dual_coef_ = np.ascontiguousarray(dual_coef, dtype=np.float64)
         head.jitter_ = 0.0
+        head.n_iter_ = 0
         return head
 
 
@@ -259,12 +279,3 @@ def probabilities_of(scores: Float64) -> Float64:
     """
     probabilities: Float64 = softmax(2.0 * scores, axis=1)
     return probabilities
-
-
-def _nystrom_system(Z: Float64, centres: NDArray[np.int64], ridge: float) -> Cholesky:
-    def normal() -> Float64:
-        matrix = ridge * Z[centres]
-        add_gram_lower(matrix, Z)
-        return matrix
-
-    return cholesky(normal, "the normal equation")

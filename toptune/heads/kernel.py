@@ -10,19 +10,22 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgWarning, blas, lapack
 
-from toptune.errors import ToptuneError
+from toptune.errors import InputError, ToptuneError
 
 Float64 = NDArray[np.float64]
 
 # Rows exponentiated at a time: few enough to stay in the cache, and to touch little of the upper
 # triangle.
 _BLOCK_ROWS = 32
+# Rows of a further view's kernel at a time: enough for BLAS, few beside a matrix of n x n.
+_PANEL_ROWS = 512
 # The jitter is tried at once, then ten times larger, at most this often.
 _JITTER_TRIES = 8
 
@@ -95,6 +98,117 @@ def add_gram_lower(A: Float64, Z: Float64, factor: float = 1.0) -> None:
     blas.dsyrk(factor, Z.T, beta=1.0, c=A.T, overwrite_c=1)
 
 
+class Centres:
+    """Centres made ready for the kernel of any number of blocks of rows with them.
+
+    Parameters
+    ----------
+    kernel : KernelSum
+    Z : (m, d) float
+    """
+
+    def __init__(self, kernel: KernelSum, Z: NDArray[np.floating[Any]]) -> None:
+        self.kernel = kernel
+        self.n = len(Z)
+        self._views = [_in_widths(Z[:, view.columns], view.width) for view in kernel.views()]
+        self._halves = [_half_squares(z) for z in self._views]
+
+    def kernel_of(self, X: NDArray[np.floating[Any]]) -> Float64:
+        """Kernel of rows, (n, d) float, with the centres: (n, m) float64.
+
+        Beside the result, memory is a float64 copy of one view of X, and with several views a
+        second matrix of the result's size: call it with a block of rows at a time.
+        """
+        total: Float64 | None = None
+        for view, z, half in zip(self.kernel.views(), self._views, self._halves, strict=True):
+            x = _in_widths(X[:, view.columns], view.width)
+            K = np.asarray(blas.dgemm(1.0, z.T, x.T, trans_a=1)).T
+            half_x = _half_squares(x)
+            for start in range(0, len(x), _BLOCK_ROWS):
+                part = slice(start, start + _BLOCK_ROWS)
+                _exponentiate(K[part], half_x[part], half, view.weight)
+            total = K if total is None else np.add(total, K, out=total)
+        assert total is not None  # a KernelSum has a view with a weight above 0
+        return total
+
+
+class View(NamedTuple):
+    """A view that takes part in a sum of kernels.
+
+    Attributes
+    ----------
+    columns : slice
+        Of the rows.
+    width, weight : float
+    """
+
+    columns: slice
+    width: float
+    weight: float
+
+
+@dataclass(frozen=True)
+class KernelSum:
+    """``K(x, z) = sum over views v of weight_v exp(-|x_v - z_v|^2 / (2 width_v^2))``.
+
+    A view is a stretch of columns: one feature set of several that are fused. A view of weight 0
+    is not evaluated.
+
+    Attributes
+    ----------
+    widths : tuple of float
+        Standard deviation of each view's Gaussian, in the units of the rows.
+    weights : tuple of float
+        0 or above, not all 0.
+    view_sizes : tuple of int
+        Columns of each view.
+    """
+
+    widths: tuple[float, ...]
+    weights: tuple[float, ...]
+    view_sizes: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.widths) == len(self.weights) == len(self.view_sizes):
+            raise InputError(f"widths, weights and view_sizes must be of one length, got {self}")
+        if min(self.weights) < 0 or not max(self.weights) > 0:
+            raise InputError(f"weights must be 0 or above, and not all 0, got {self.weights}")
+
+    @classmethod
+    def single(cls, width: float, n_features: int) -> KernelSum:
+        """One Gaussian over all columns."""
+        return cls((width,), (1.0,), (n_features,))
+
+    def views(self) -> tuple[View, ...]:
+        """Name the views whose weight is not 0."""
+        columns = view_columns(self.view_sizes)
+        views = map(View, columns, self.widths, self.weights)
+        return tuple(view for view in views if view.weight)
+
+    def gram_lower(self, X: NDArray[np.floating[Any]]) -> Float64:
+        """Lower triangle of the kernel of rows with each other, zeros above the diagonal.
+
+        Parameters
+        ----------
+        X : (n, d) float
+
+        Returns
+        -------
+        (n, n) float64
+            The only matrix of that size in memory, whatever the number of views; its upper half
+            is hardly touched.
+        """
+        first, *others = self.views()
+        K = _gram_lower(X[:, first.columns], first.width, first.weight)
+        for view in others:
+            _add_gaussian_lower(K, X[:, view.columns], view.width, view.weight)
+        return K
+
+    def between(self, X: NDArray[np.floating[Any]], Z: NDArray[np.floating[Any]]) -> Float64:
+        """Kernel of rows (n, d) with rows (m, d): (n, m) float64; see `Centres`."""
+        return Centres(self, Z).kernel_of(X)
+
+
 def gaussian_kernel(
     X: NDArray[np.floating[Any]], Z: NDArray[np.floating[Any]], width: float
 ) -> Float64:
@@ -111,10 +225,7 @@ def gaussian_kernel(
     -------
     (n, m) float64
     """
-    x, z = _in_widths(X, width), _in_widths(Z, width)
-    K = np.asarray(blas.dgemm(1.0, z.T, x.T, trans_a=1)).T
-    _exponentiate(K, _half_squares(x), _half_squares(z))
-    return K
+    return KernelSum.single(width, X.shape[1]).between(X, Z)
 
 
 def gaussian_gram_lower(X: NDArray[np.floating[Any]], width: float) -> Float64:
@@ -122,6 +233,10 @@ def gaussian_gram_lower(X: NDArray[np.floating[Any]], width: float) -> Float64:
 
     Memory is one (n, n) float64 matrix, of which the upper half is never touched.
     """
+    return _gram_lower(X, width, 1.0)
+
+
+def _gram_lower(X: NDArray[np.floating[Any]], width: float, weight: float) -> Float64:
     x = _in_widths(X, width)
     half = _half_squares(x)
     K = np.zeros((len(x), len(x)))
@@ -129,11 +244,27 @@ def gaussian_gram_lower(X: NDArray[np.floating[Any]], width: float) -> Float64:
     for start in range(0, len(x), _BLOCK_ROWS):
         stop = min(start + _BLOCK_ROWS, len(x))
         block = K[start:stop, :stop]
-        _exponentiate(block, half[start:stop], half[:stop])
+        _exponentiate(block, half[start:stop], half[:stop], weight)
         block[:, start:] = np.tril(block[:, start:])
     # Rounding leaves the distance of a row to itself near 0; it is 0.
-    np.fill_diagonal(K, 1.0)
+    np.fill_diagonal(K, weight)
     return K
+
+
+def _add_gaussian_lower(
+    K: Float64, X: NDArray[np.floating[Any]], width: float, weight: float
+) -> None:
+    """Add a view to the lower triangle of K by panels: a second matrix of n x n is not needed."""
+    x = _in_widths(X, width)
+    half = _half_squares(x)
+    for start in range(0, len(x), _PANEL_ROWS):
+        stop = min(start + _PANEL_ROWS, len(x))
+        panel = np.asarray(blas.dgemm(1.0, x[:stop].T, x[start:stop].T, trans_a=1)).T
+        _exponentiate(panel, half[start:stop], half[:stop], weight)
+        square = panel[:, start:]
+        np.fill_diagonal(square, weight)
+        panel[:, start:] = np.tril(square)
+        K[start:stop, :stop] += panel
 
 
 def _in_widths(X: NDArray[np.floating[Any]], width: float) -> Float64:
@@ -147,13 +278,15 @@ def _half_squares(x: Float64) -> Float64:
     return half
 
 
-def _exponentiate(products: Float64, half_x: Float64, half_z: Float64) -> None:
-    """Turn inner products, in place, into Gaussians."""
+def _exponentiate(products: Float64, half_x: Float64, half_z: Float64, weight: float) -> None:
+    """Turn inner products, in place, into Gaussians times their weight."""
     products -= half_x[:, None]
     products -= half_z
     # Rounding can make a squared distance slightly negative.
     np.minimum(products, 0.0, out=products)
     np.exp(products, out=products)
+    if weight != 1:
+        products *= weight
 
 
 class Cholesky(NamedTuple):
@@ -202,15 +335,10 @@ def cholesky(build: Callable[[], Float64], what: str) -> Cholesky:
     ToptuneError
         Where even the largest jitter does not help.
     """
-    jitter = 0.0
     for attempt in range(_JITTER_TRIES + 1):
-        A = build()
-        diagonal = np.einsum("ii->i", A)
-        if attempt:
-            jitter = 10.0 ** (attempt - 1) * len(A) * np.finfo(np.float64).eps * diagonal.max()
-            diagonal += jitter
-        factor, failed = lapack.dpotrf(A.T, lower=0, overwrite_a=1, clean=0)
-        if not failed:
+        # A failed attempt's matrix is gone before the next is built.
+        factored, jitter = _try_cholesky(build(), attempt)
+        if factored is not None:
             break
     else:
         raise ToptuneError(f"{what} is singular even with a jitter of {jitter:.1e}; raise penalty")
@@ -221,4 +349,15 @@ def cholesky(build: Callable[[], Float64], what: str) -> Cholesky:
             LinAlgWarning,
             stacklevel=2,
         )
-    return Cholesky(np.asarray(factor).T, float(jitter))
+    return Cholesky(factored, jitter)
+
+
+def _try_cholesky(A: Float64, attempt: int) -> tuple[Float64 | None, float]:
+    """Factor in place with the jitter of an attempt; the lower factor, or None, and the jitter."""
+    diagonal = np.einsum("ii->i", A)
+    jitter = 0.0
+    if attempt:
+        jitter = 10.0 ** (attempt - 1) * len(A) * np.finfo(np.float64).eps * float(diagonal.max())
+        diagonal += jitter
+    factor, failed = lapack.dpotrf(A.T, lower=0, overwrite_a=1, clean=0)
+    return (None if failed else np.asarray(factor).T), jitter

@@ -1,0 +1,175 @@
+"""Which solver the Falkon head's equations go to, and what each of them needs.
+
+What enters: a head's `solver`, `device`, `precision`, `tolerance`, `max_iterations` and
+`n_centres`. What leaves: something that solves for one model, or for all folds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toptune.errors import InputError
+from toptune.heads.checks import require_count, require_positive
+from toptune.heads.closed_form import AllRowsFolds, Folds, Grouping, NystromFolds
+from toptune.heads.direct import Solution, solve_all_rows, solve_nystrom
+from toptune.heads.kernel import Float64, KernelSum
+
+SOLVERS = ("direct", "iterative", "falkon")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What there is to solve but for the targets.
+
+    Attributes
+    ----------
+    X : (n, d) float32 or float64
+    centre_rows : (m,) int64 or None
+        Which rows are centres, each at most once; None: all.
+    kernel : KernelSum
+    ridge : float
+    """
+
+    X: NDArray[np.floating[Any]]
+    centre_rows: NDArray[np.int64] | None
+    kernel: KernelSum
+    ridge: float
+
+    @property
+    def named_centres(self) -> NDArray[np.int64]:
+        """Which rows are centres, even where all are."""
+        return np.arange(len(self.X)) if self.centre_rows is None else self.centre_rows
+
+
+class Solver(Protocol):
+    """Solves for one model, or for all folds."""
+
+    def solve(self, problem: Problem, Y: Float64) -> Solution:
+        """Fit all rows to Y, (n, k)."""
+        ...
+
+    def folds(self, problem: Problem, grouping: Grouping) -> Folds:
+        """Prepare the folds that leave out each group, ready for any number of targets."""
+        ...
+
+
+class Direct:
+    """Cholesky factorisations in float64, and closed forms for the folds."""
+
+    def solve(self, problem: Problem, Y: Float64) -> Solution:
+        """See `Solver`."""
+        X, kernel, ridge = problem.X, problem.kernel, problem.ridge
+        if problem.centre_rows is None:
+            return solve_all_rows(X, Y, kernel=kernel, ridge=ridge)
+        return solve_nystrom(X, problem.centre_rows, Y, kernel=kernel, ridge=ridge)
+
+    def folds(self, problem: Problem, grouping: Grouping) -> Folds:
+        """See `Solver`."""
+        X, kernel, ridge = problem.X, problem.kernel, problem.ridge
+        if problem.centre_rows is None:
+            return AllRowsFolds.factor(X, grouping, kernel=kernel, ridge=ridge)
+        return NystromFolds.factor(X, grouping, problem.centre_rows, kernel=kernel, ridge=ridge)
+
+
+class _Torch:
+    """A solver in torch, of this package or of the falkon library; one fit a fold."""
+
+    def __init__(self, head: Any) -> None:
+        # Only now, since importing torch takes a second.
+        from toptune.heads.torch_kernel import Iteration
+
+        self._by_library = head.solver == "falkon"
+        self._iteration = Iteration(
+            device=head.device,
+            precision=head.precision,
+            tolerance=head.tolerance,
+            max_iterations=head.max_iterations,
+        )
+
+    def solve(self, problem: Problem, Y: Float64) -> Solution:
+        """See `Solver`."""
+        from toptune.heads.iterative import solve_iteratively
+        from toptune.heads.library import solve_by_library
+
+        solve = solve_by_library if self._by_library else solve_iteratively
+        return solve(
+            problem.X,
+            problem.named_centres,
+            Y,
+            kernel=problem.kernel,
+            ridge=problem.ridge,
+            iteration=self._iteration,
+        )
+
+    def folds(self, problem: Problem, grouping: Grouping) -> Folds:
+        """See `Solver`."""
+        from toptune.heads.iterative import IterativeFolds
+        from toptune.heads.library import LibraryFolds
+
+        kind: type[LibraryFolds | IterativeFolds] = (
+            LibraryFolds if self._by_library else IterativeFolds
+        )
+        return kind.factor(
+            problem.X,
+            grouping,
+            problem.named_centres,
+            kernel=problem.kernel,
+            ridge=problem.ridge,
+            iteration=self._iteration,
+        )
+
+
+def solver_of(head: Any) -> Solver:
+    """Check a head's choice of solver, and build it.
+
+    Raises
+    ------
+    InputError
+        An unknown solver, device or precision; one that does not go with the solver; a tolerance
+        or a number of iterations out of range; or no library where it is asked for.
+    """
+    name = type(head).__name__
+    if head.solver not in SOLVERS:
+        raise InputError(f"{name}.solver must be {_listed(SOLVERS)}, got {head.solver!r}")
+    if head.precision not in ("float64", "float32"):
+        raise InputError(f"{name}.precision must be float64 or float32, got {head.precision!r}")
+    require_count(head, "max_iterations")
+    if head.tolerance is not None:
+        require_positive(head, "tolerance")
+    if head.solver == "direct":
+        if head.device != "cpu" or head.precision != "float64":
+            raise InputError(
+                f"{name}: the solver 'direct' computes on the cpu in float64, not on "
+                f"{head.device!r} in {head.precision}; use the solver 'iterative'"
+            )
+        return Direct()
+    if head.n_centres is None:
+        raise InputError(f"{name}: the solver {head.solver!r} needs n_centres")
+    _check_device(head)
+    if head.solver == "falkon":
+        from toptune.heads.library import load_library
+
+        load_library()
+    return _Torch(head)
+
+
+def _check_device(head: Any) -> None:
+    import torch
+
+    name = f"{type(head).__name__}.device"
+    try:
+        kind = torch.device(head.device).type
+    except (RuntimeError, TypeError):
+        raise InputError(f"{name} must be cpu or cuda, got {head.device!r}") from None
+    if kind not in ("cpu", "cuda"):
+        raise InputError(f"{name} must be cpu or cuda, got {head.device!r}")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"{name} is {head.device!r}, but torch finds no such device; use cpu")
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"

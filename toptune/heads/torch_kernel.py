@@ -1,0 +1,129 @@
+"""The kernel of many rows with Nystrom centres on a torch device, in blocks.
+
+What enters: rows of features, which of them are centres, a kernel, and where and how precisely to
+compute. What leaves: blocks of Z = K(X, C) on that device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from toptune.heads.kernel import KernelSum
+from toptune.heads.memory import KEPT_SHARE, kept_bytes
+
+PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
+_TOLERANCES = {"float64": 1e-8, "float32": 1e-4}
+# Rows of the kernel at a time.
+_BLOCK_ROWS = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Iteration:
+    """How the equations are iterated on.
+
+    Attributes
+    ----------
+    device : str
+        Where torch computes, such as ``cpu`` or ``cuda``.
+    precision : str
+        ``float64``; or ``float32``, which is faster and halves the memory.
+    tolerance : float or None
+        Of the residual of the preconditioned equations, relative to their right-hand side, in
+        every column of the targets. None: 1e-8 in float64, 1e-4 in float32, whose rounding allows
+        no less.
+    max_iterations : int
+        Of each attempt.
+    """
+
+    device: str = "cpu"
+    precision: str = "float64"
+    tolerance: float | None = None
+    max_iterations: int = 500
+
+    @property
+    def reached(self) -> float:
+        """The tolerance, as a number."""
+        return _TOLERANCES[self.precision] if self.tolerance is None else self.tolerance
+
+
+class TorchKernel:
+    """Rows of ``Z = K(X, C)`` on a device, kept there where they fit, otherwise evaluated again.
+
+    Parameters
+    ----------
+    X : (N, d) float32 or float64
+    order : (n,) int64
+        Rows of X, in the order of Z's.
+    centre_rows : (m,) int64
+        Rows of X, in the order of Z's columns.
+    kernel : KernelSum
+    iteration : Iteration
+    keep_bytes : int, optional
+        Size up to which Z is kept. Default: a quarter of the device's free memory.
+
+    Attributes
+    ----------
+    centre_kernel : (m, m) tensor
+        B, both triangles.
+    """
+
+    def __init__(
+        self,
+        X: NDArray[np.floating[Any]],
+        order: NDArray[np.int64],
+        centre_rows: NDArray[np.int64],
+        kernel: KernelSum,
+        iteration: Iteration,
+        keep_bytes: int | None = None,
+    ) -> None:
+        self._device = torch.device(iteration.device)
+        self._dtype = PRECISIONS[iteration.precision]
+        self._X, self._order, self._views = X, order, kernel.views()
+        self._centres = [
+            self.tensor(X[centre_rows][:, view.columns]) / view.width for view in self._views
+        ]
+        self.centre_kernel = self._evaluate(centre_rows)
+        self.centre_kernel.fill_diagonal_(sum(view.weight for view in self._views))
+        self._kept: torch.Tensor | None = None
+        size = len(order) * len(centre_rows) * self.centre_kernel.element_size()
+        if size <= (self._free() if keep_bytes is None else keep_bytes):
+            kept = self.centre_kernel.new_empty(len(order), len(centre_rows))
+            for part, block in self.blocks(0, len(order)):
+                kept[part] = block
+            self._kept = kept
+
+    def tensor(self, values: NDArray[np.floating[Any]]) -> torch.Tensor:
+        """Bring values to the device, in the precision of the iteration."""
+        return torch.as_tensor(np.ascontiguousarray(values), dtype=self._dtype, device=self._device)
+
+    def blocks(self, start: int, stop: int) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Go through rows start to stop of Z: where each block belongs, and the block."""
+        for first in range(start, stop, _BLOCK_ROWS):
+            part = slice(first, min(first + _BLOCK_ROWS, stop))
+            if self._kept is None:
+                yield part, self._evaluate(self._order[part])
+            else:
+                yield part, self._kept[part]
+
+    def _evaluate(self, rows: NDArray[np.int64]) -> torch.Tensor:
+        total = torch.zeros((), dtype=self._dtype, device=self._device)
+        X = self._X[rows]
+        for view, z in zip(self._views, self._centres, strict=True):
+            x = self.tensor(X[:, view.columns]) / view.width
+            block = x @ z.T
+            block -= 0.5 * x.square().sum(dim=1)[:, None]
+            block -= 0.5 * z.square().sum(dim=1)
+            # Rounding can make a squared distance slightly negative.
+            total = total + block.clamp_(max=0).exp_().mul_(view.weight)
+        return total
+
+    def _free(self) -> int:
+        if self._device.type == "cuda":
+            return int(KEPT_SHARE * torch.cuda.mem_get_info(self._device)[0])
+        return kept_bytes()
