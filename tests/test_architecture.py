@@ -33,7 +33,7 @@ STAGES = (
     "heads.torch_kernel heads.conjugate_gradients heads.iterative heads.library heads.solvers",
     "heads.falkon",
     "heads.mlp_folds heads.mlp",
-    "folds reliability scores",
+    "folds reliability scores permutations",
     "run_folder environment confusion_plot run_tables fit",
     "mcs_writer simulate_network simulate_traces simulate",
     "overview",
