@@ -1,267 +1,305 @@
-"""Training of many small networks at once, one a fold, each with its own rows, order and weights.
+"""Training of many small networks: folds, each with its own rows, order and weights, in variants.
 
-What enters: float32 rows and class numbers, shared by all folds, on the device that is to work, and
-for each fold the rows it may learn from. What leaves: the folds' weights, stacked.
+What enters: float32 rows and label sets, shared by all networks, on the device that is to work; for
+each fold the rows it may learn from and the seed of its draws; and the variants that every fold is
+trained in, each a schedule and a label set. What leaves: each network, as soon as it is trained.
 
-Each fold is trained exactly as a loop over `torch.nn.Linear`, cross-entropy and `torch.optim.Adam`
-would: the folds share nothing but the calls. Those are batched matrix products over folds into
-buffers made once, with the gradients written out by hand. With 75 x 1280 inputs, one step of one
-fold takes 0.4 ms on two cores, where a loop over folds takes 2 ms (benchmarks/bench_heads.py).
+Each network is trained exactly as a loop over `torch.nn.Linear`, cross-entropy and
+`torch.optim.Adam` would. The variants of a fold start from the same weights and see the same
+batches, which are gathered once for all of them. Nothing else is shared: on the CPU a network is
+the same, bit for bit, whichever others it is trained with. There every thread takes a fold of its
+own; a GPU takes as many folds as its memory holds, in batched products.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import closing
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-# Folds trained together by one CPU thread. Their weights, moments and gradients (1.3 MB a fold for
-# 1280 features) stay in the cache; 8 are a tenth faster but leave more cores idle. A fixed number,
-# since small products round differently in other company. A GPU takes all folds.
-_CPU_FOLDS = 4
+from toptune.heads.closed_form import Grouping
+from toptune.heads.kernel import Float64
+from toptune.heads.mlp_network import Draws, Learner, Network, Schedule
 
+Progress = Callable[[int, int], None]
 
-class Network(NamedTuple):
-    """Weights of f networks ``relu(x W1' + b1) W2' + b2``, as `torch.nn.Linear` keeps them.
-
-    Attributes
-    ----------
-    hidden_weight : (f, h, d) float32
-    hidden_bias : (f, 1, h) float32
-    output_weight : (f, k, h) float32
-    output_bias : (f, 1, k) float32
-    """
-
-    hidden_weight: Tensor
-    hidden_bias: Tensor
-    output_weight: Tensor
-    output_bias: Tensor
-
-    def fold(self, index: int) -> Network:
-        """One of the networks, still stacked: f = 1."""
-        return Network(*(part[index : index + 1] for part in self))
-
-    def logits(self, X: Tensor) -> Tensor:
-        """Compute outputs (n, k) float64 of a single network for rows (n, d).
-
-        In float64, so that a row's output does not depend on the rows it is computed with.
-        """
-        W1, b1, W2, b2 = (part[0].double() for part in self)
-        return torch.addmm(b2, torch.addmm(b1, X.double(), W1.T).relu_(), W2.T)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """How a network is trained.
-
-    Attributes
-    ----------
-    n_hidden, batch_size, epochs : int
-    learning_rate : float
-        Of the first epoch.
-    learning_rate_decay : float
-        Factor from one epoch to the next.
-    """
-
-    n_hidden: int
-    learning_rate: float
-    learning_rate_decay: float
-    batch_size: int
-    epochs: int
-
-
-class Draws:
-    """All random numbers of one fold: first its weights, then an order of its rows per epoch.
-
-    Drawn on the CPU whatever the device, from a generator of their own, so that a fold is the same
-    on every device and whichever folds it is trained with.
-
-    Parameters
-    ----------
-    seed : sequence of int
-        Numbers from 0; sequences of one length that differ give independent draws.
-    """
-
-    def __init__(self, seed: Sequence[int]) -> None:
-        state = np.random.SeedSequence(list(seed)).generate_state(1, np.uint64)[0]
-        self._generator = torch.Generator().manual_seed(int(state))
-
-    def network(self, n_features: int, n_hidden: int, n_classes: int) -> Network:
-        """Draw initial weights, uniform in +-1/sqrt(inputs) as of `torch.nn.Linear`."""
-        return Network(
-            self._uniform((1, n_hidden, n_features), n_features),
-            self._uniform((1, 1, n_hidden), n_features),
-            self._uniform((1, n_classes, n_hidden), n_hidden),
-            self._uniform((1, 1, n_classes), n_hidden),
-        )
-
-    def order(self, n_rows: int) -> Tensor:
-        """Draw the next epoch's order of a fold's rows: (n_rows,) int64."""
-        return torch.randperm(n_rows, generator=self._generator)
-
-    def _uniform(self, shape: tuple[int, ...], n_inputs: int) -> Tensor:
-        bound = 1 / math.sqrt(n_inputs)
-        return torch.empty(shape).uniform_(-bound, bound, generator=self._generator)
+# Variants trained side by side: enough to gather batches rarely, few enough for their weights,
+# moments and gradients (1.3 MB each for 1280 features) to stay in the cache.
+_VARIANTS_TOGETHER = 4
+# Folds trained in one product by a CPU thread: in a larger one a network would round differently
+# in other company, and 75 x 1280 values are enough for a core to be nearly as fast as it can be.
+_CPU_FOLDS = 1
+# Share of a GPU's free memory that one pass may fill.
+_GPU_SHARE = 0.5
 
 
 class Rows(NamedTuple):
-    """What the folds share.
+    """What all networks share.
 
     Attributes
     ----------
     X : (n, d) float32 tensor
-    targets : (n, k) float32 tensor
-        1 for a row's class, otherwise 0.
+    targets : (l, n, k) float32 tensor
+        1 for a row's class, otherwise 0; l label sets.
     """
 
     X: Tensor
     targets: Tensor
 
 
+def one_hot(codes: NDArray[np.int64], n_classes: int, device: torch.device) -> Tensor:
+    """Targets (l, n, k) of l label sets (l, n), given by the number of each row's class."""
+    return torch.nn.functional.one_hot(torch.from_numpy(codes), n_classes).float().to(device)
+
+
+class TrainingFold(NamedTuple):
+    """What the networks of one fold have in common.
+
+    Attributes
+    ----------
+    rows : (n_f,) int64 tensor
+        Rows they learn from; any number, at least one.
+    seed : tuple of int
+        Of their `Draws`.
+    """
+
+    rows: Tensor
+    seed: tuple[int, ...]
+
+
+class Variant(NamedTuple):
+    """One way to train every fold.
+
+    Attributes
+    ----------
+    schedule : Schedule
+    labels : int
+        Which label set of `Rows.targets` is learnt.
+    """
+
+    schedule: Schedule
+    labels: int = 0
+
+
+class _Pass(NamedTuple):
+    """Numbers of the folds and variants that are trained together."""
+
+    folds: list[int]
+    variants: list[int]
+
+
 def train_folds(
-    rows: Rows, train_rows: Sequence[Tensor], draws: Sequence[Draws], schedule: Schedule
-) -> Network:
-    """Train one network a fold.
+    rows: Rows,
+    folds: Sequence[TrainingFold],
+    variants: Sequence[Variant],
+    use: Callable[[int, int, Network], None],
+    *,
+    progress: Progress | None = None,
+) -> None:
+    """Train every fold in every variant.
+
+    Memory on the CPU is that of `_VARIANTS_TOGETHER` networks a thread, whatever their number.
 
     Parameters
     ----------
     rows : Rows
         On the device that is to work.
-    train_rows : sequence of (n_f,) int64 tensors
-        Rows each fold learns from; any number of them, at least one.
-    draws : sequence of Draws
-        As many.
-    schedule : Schedule
-
-    Returns
-    -------
-    Network
-        As many networks, in the same order.
+    folds : sequence of TrainingFold
+    variants : sequence of Variant
+    use : callable
+        Given the numbers of a fold and of a variant and their network (f = 1, on the device);
+        from several threads at once, in no certain order.
+    progress : callable, optional
+        Given how many networks are trained, and of how many.
     """
     device = rows.X.device
-    n_threads = torch.get_num_threads() if device.type == "cpu" else 1
-    limit = _CPU_FOLDS if device.type == "cpu" else len(train_rows)
-    passes = list(_passes(train_rows, schedule.batch_size, limit))
 
-    def train(folds: list[int]) -> Network:
-        return _train_pass(
-            rows, [train_rows[f] for f in folds], [draws[f] for f in folds], schedule
-        )
+    def train(these: _Pass) -> int:
+        chosen = [variants[number] for number in these.variants]
+        trained = _train_pass(rows, [folds[number] for number in these.folds], chosen)
+        for variant, networks in zip(these.variants, trained, strict=True):
+            for i, fold in enumerate(these.folds):
+                use(fold, variant, networks.fold(i))
+        return len(these.folds) * len(these.variants)
 
-    networks = _in_threads(train, passes, n_threads) if device.type == "cpu" else map(train, passes)
-    trained: dict[int, Network] = {}
-    for folds, network in zip(passes, networks, strict=True):
-        trained.update({fold: network.fold(i) for i, fold in enumerate(folds)})
-    stacked = zip(*(trained[fold] for fold in range(len(train_rows))), strict=True)
-    return Network(*(torch.cat(parts) for parts in stacked))
+    limit = _CPU_FOLDS if device.type == "cpu" else _folds_in_memory(rows, variants)
+    passes = list(_passes(folds, variants, limit))
+    n_done = 0
+    with closing(_run(train, passes, device)) as trained:
+        for n_trained in trained:
+            n_done += n_trained
+            if progress is not None:
+                progress(n_done, len(folds) * len(variants))
 
 
-def _in_threads(
-    train: Callable[[list[int]], Network], passes: list[list[int]], n_threads: int
-) -> list[Network]:
-    """Run passes side by side, each on one thread.
+def _run(
+    train: Callable[[_Pass], int], passes: list[_Pass], device: torch.device
+) -> Generator[int]:
+    """Run passes; on the CPU side by side, each on one thread.
 
     Threads inside a product would have to wait for each other some twenty times a step: on a
     machine that does other work as well, that took sixteen times as long. Each thread for itself
     also adds up in the same order whatever their number: results do not depend on it.
     """
+    if device.type != "cpu":
+        yield from map(train, passes)
+        return
+    n_threads = torch.get_num_threads()
+    # In a new thread, torch.set_num_threads holds for that thread, and for MKL everywhere.
+    executor = ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        # In a new thread, torch.set_num_threads holds for that thread, and for MKL everywhere.
-        with ThreadPoolExecutor(
-            n_threads, initializer=torch.set_num_threads, initargs=(1,)
-        ) as executor:
-            return list(executor.map(train, passes))
+        yield from executor.map(train, passes)
     finally:
+        # Where something failed or was interrupted, what has not begun need not be waited for.
+        executor.shutdown(cancel_futures=True)
         torch.set_num_threads(n_threads)
 
 
-def _passes(train_rows: Sequence[Tensor], batch_size: int, limit: int) -> Iterator[list[int]]:
-    """Folds to train together, `limit` at most: of equal numbers of batches, hence of steps.
+def _passes(
+    folds: Sequence[TrainingFold], variants: Sequence[Variant], limit: int
+) -> Iterator[_Pass]:
+    """Folds to train together, `limit` at most, in variants that can share their batches.
 
-    Adam's correction depends on the number of steps, and a fold that has run out of batches must
-    not move on by its momentum. So folds of different lengths go separately.
+    Such folds are of equal numbers of batches, hence of steps: Adam's correction depends on the
+    number of steps, and a network that has run out of batches must not move on by its momentum.
     """
-    n_batches = [math.ceil(len(rows) / batch_size) for rows in train_rows]
-    for count in sorted(set(n_batches), reverse=True):
-        folds = [fold for fold, n in enumerate(n_batches) if n == count]
-        for start in range(0, len(folds), limit):
-            yield folds[start : start + limit]
+    for alike in _alike(variants):
+        batch_size = variants[alike[0]].schedule.batch_size
+        n_batches = [math.ceil(len(fold.rows) / batch_size) for fold in folds]
+        for count in sorted(set(n_batches), reverse=True):
+            equal = [number for number, n in enumerate(n_batches) if n == count]
+            for together in _chunks(equal, limit):
+                for some in _chunks(alike, _VARIANTS_TOGETHER):
+                    yield _Pass(together, some)
+
+
+def _alike(variants: Sequence[Variant]) -> Iterator[list[int]]:
+    """Numbers of the variants that start from the same weights and see the same batches."""
+    left = list(range(len(variants)))
+    while left:
+        first = variants[left[0]].schedule
+        yield [number for number in left if variants[number].schedule.draws_like(first)]
+        left = [number for number in left if not variants[number].schedule.draws_like(first)]
+
+
+def _chunks(numbers: list[int], size: int) -> Iterator[list[int]]:
+    for start in range(0, len(numbers), size):
+        yield numbers[start : start + size]
+
+
+def _folds_in_memory(rows: Rows, variants: Sequence[Variant]) -> int:
+    """Folds that a GPU can train together: weights, gradients, two moments, and a batch each."""
+    free, _ = torch.cuda.mem_get_info(rows.X.device)
+    n_features = rows.X.shape[1]
+    n_hidden = max(variant.schedule.n_hidden for variant in variants)
+    batch_size = max(variant.schedule.batch_size for variant in variants)
+    # Of the output layer and of what lies between the layers, less than of the first.
+    network = 2 * 4 * n_hidden * n_features * min(len(variants), _VARIANTS_TOGETHER)
+    n_bytes = 4 * (network + batch_size * (n_features + 4 * n_hidden))
+    return max(1, int(_GPU_SHARE * free / n_bytes))
 
 
 def _train_pass(
-    rows: Rows, train_rows: Sequence[Tensor], draws: Sequence[Draws], schedule: Schedule
-) -> Network:
-    device = rows.X.device
-    n_features, n_classes = rows.X.shape[1], rows.targets.shape[1]
-    starts = [draw.network(n_features, schedule.n_hidden, n_classes) for draw in draws]
-    network = Network(*(torch.cat(parts).to(device) for parts in zip(*starts, strict=True)))
-    step = _Step(rows, network, schedule)
+    rows: Rows, folds: Sequence[TrainingFold], variants: Sequence[Variant]
+) -> list[Network]:
+    """Train folds of equal numbers of batches in variants that draw alike; one stack a variant."""
+    device, schedule = rows.X.device, variants[0].schedule
+    draws = [Draws(fold.seed) for fold in folds]
+    starts = [
+        draw.network(rows.X.shape[1], schedule.n_hidden, rows.targets.shape[2]) for draw in draws
+    ]
+    start = Network(*(torch.cat(parts).to(device) for parts in zip(*starts, strict=True)))
+    learners = [Learner(start, variant.schedule) for variant in variants]
+    weights = _weights([len(fold.rows) for fold in folds], schedule.batch_size, device)
+    inputs = torch.empty((len(folds) * schedule.batch_size, rows.X.shape[1]), device=device)
     for epoch in range(schedule.epochs):
-        step.set_learning_rate(schedule.learning_rate * schedule.learning_rate_decay**epoch)
-        for index, weight in _batches(train_rows, draws, schedule.batch_size, device):
-            step(index, weight)
-    return network
+        order = _orders(folds, draws).to(device)
+        targets = {
+            labels: rows.targets[labels].index_select(0, order.reshape(-1)).view(*order.shape, -1)
+            for labels in {variant.labels for variant in variants}
+        }
+        for number, weight in enumerate(weights):
+            batch = slice(number * schedule.batch_size, (number + 1) * schedule.batch_size)
+            index = order[:, batch].reshape(-1)
+            x = torch.index_select(rows.X, 0, index, out=inputs[: len(index)])
+            x = x.view(len(folds), -1, x.shape[1])
+            for learner, variant in zip(learners, variants, strict=True):
+                learner.step(x, targets[variant.labels][:, batch], weight, epoch)
+    return [learner.network for learner in learners]
 
 
-def _batches(
-    train_rows: Sequence[Tensor], draws: Sequence[Draws], batch_size: int, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch: rows (f, b) of each batch, and their weights (f, b, 1) in the fold's mean loss.
+def _orders(folds: Sequence[TrainingFold], draws: Sequence[Draws]) -> Tensor:
+    """Rows of each fold (f, longest) int64 in one epoch's order; shorter folds end in zeros."""
+    longest = max(len(fold.rows) for fold in folds)
+    order = torch.zeros((len(folds), longest), dtype=torch.int64)
+    for number, (fold, draw) in enumerate(zip(folds, draws, strict=True)):
+        n_rows = len(fold.rows)
+        order[number, :n_rows] = fold.rows[draw.order(n_rows)]
+    return order
 
-    A fold whose last batch is shorter than another's is filled up with rows of weight 0.
-    """
-    longest = max(len(rows) for rows in train_rows)
-    index = torch.zeros((len(train_rows), longest), dtype=torch.int64)
-    for fold, (rows, draw) in enumerate(zip(train_rows, draws, strict=True)):
-        index[fold, : len(rows)] = rows[draw.order(len(rows))]
-    n_rows = torch.tensor([len(rows) for rows in train_rows])[:, None]
-    index, n_rows = index.to(device), n_rows.to(device)
-    for start in range(0, longest, batch_size):
-        stop = min(start + batch_size, longest)
+
+def _weights(sizes: Sequence[int], batch_size: int, device: torch.device) -> list[Tensor]:
+    """Weights (f, b, 1) of the rows of each batch in its mean loss; 0 where a fold has ended."""
+    n_rows = torch.tensor(sizes)[:, None]
+    weights = []
+    for start in range(0, max(sizes), batch_size):
+        width = min(batch_size, max(sizes) - start)
         n_here = (n_rows - start).clamp(max=batch_size)
-        present = torch.arange(stop - start, device=device) < n_here
-        yield index[:, start:stop], (present / n_here)[:, :, None]
+        present = torch.arange(width) < n_here
+        weights.append((present / n_here)[:, :, None].to(device))
+    return weights
 
 
-class _Step:
-    """One step of Adam for all folds of a pass, in buffers that are made once."""
+def fold_scores(
+    rows: Rows,
+    grouping: Grouping,
+    variants: Sequence[Variant],
+    seed: int,
+    progress: Progress | None = None,
+) -> Float64:
+    """Logits of every row by networks trained without that row's group.
 
-    def __init__(self, rows: Rows, network: Network, schedule: Schedule) -> None:
-        self._rows = rows
-        self._network = network
-        self._gradients = Network(*(torch.empty_like(part) for part in network))
-        for part, gradient in zip(network, self._gradients, strict=True):
-            part.grad = gradient
-        # fused: one pass over weights, moments and gradients instead of nine.
-        self._adam = torch.optim.Adam(list(network), lr=schedule.learning_rate, fused=True)
-        shape = (len(network.hidden_weight) * schedule.batch_size, rows.X.shape[1])
-        self._inputs = torch.empty(shape, device=rows.X.device)
+    Parameters
+    ----------
+    rows : Rows
+    grouping : Grouping
+        Of the n rows.
+    variants : sequence of Variant
+        Each trained in every fold.
+    seed : int
+    progress : callable, optional
+        Given how many networks are trained, and of how many.
 
-    def set_learning_rate(self, learning_rate: float) -> None:
-        for group in self._adam.param_groups:
-            group["lr"] = learning_rate
+    Returns
+    -------
+    (v, n, k) float64
+    """
+    folds = [without(grouping, (fold,), seed) for fold in range(len(grouping.groups))]
+    scores = np.empty((len(variants), *rows.targets.shape[1:]))
 
-    def __call__(self, index: Tensor, weight: Tensor) -> None:
-        """Move the weights by the gradient of the weighted cross-entropy of a batch."""
-        W1, b1, W2, b2 = self._network
-        g_W1, g_b1, g_W2, g_b2 = self._gradients
-        flat = index.reshape(-1)
-        x = torch.index_select(self._rows.X, 0, flat, out=self._inputs[: len(flat)])
-        x = x.view(*index.shape, -1)
-        targets = self._rows.targets.index_select(0, flat).view(*index.shape, -1)
-        hidden = torch.baddbmm(b1, x, W1.transpose(1, 2)).relu_()
-        logits = torch.baddbmm(b2, hidden, W2.transpose(1, 2))
-        # Gradient of the cross-entropy with respect to the logits.
-        error = torch.softmax(logits, dim=2).sub_(targets).mul_(weight)
-        torch.bmm(error.transpose(1, 2), hidden, out=g_W2)
-        torch.sum(error, dim=1, keepdim=True, out=g_b2)
-        back = torch.bmm(error, W2).mul_(hidden > 0)
-        torch.bmm(back.transpose(1, 2), x, out=g_W1)
-        torch.sum(back, dim=1, keepdim=True, out=g_b1)
-        self._adam.step()
+    def score(fold: int, variant: int, network: Network) -> None:
+        held_out = grouping.rows(fold)
+        scores[variant, held_out] = logits_of(network, rows, held_out)
+
+    train_folds(rows, folds, variants, score, progress=progress)
+    return scores
+
+
+def without(grouping: Grouping, left_out: Sequence[int], seed: int) -> TrainingFold:
+    """Rows outside some groups, and a seed of their own; 0 is the network of all rows."""
+    train = np.flatnonzero(~np.isin(grouping.codes, left_out))
+    return TrainingFold(torch.from_numpy(train), (seed, *(1 + group for group in left_out)))
+
+
+def logits_of(network: Network, rows: Rows, chosen: NDArray[np.int64]) -> Float64:
+    """Logits (m, k) float64 of some rows by a single network."""
+    inputs = rows.X[torch.from_numpy(chosen).to(rows.X.device)]
+    logits: Float64 = network.logits(inputs).cpu().numpy()
+    return logits
