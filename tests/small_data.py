@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +15,13 @@ from torch import nn
 from toptune import backbones
 from toptune.assets import store_contract
 from toptune.backbones import LoadedBackbone
+from toptune.facts import RecordingFacts, TrainingFacts, WeightsSource
+from toptune.featuretable import FeatureTable, View
+from toptune.finding import SpikeSettings
 from toptune.mcs_format import McsChannel, McsStream
 from toptune.mcs_writer import McsWriter
-from toptune.params import Backbone
+from toptune.params import Backbone, Picture, Windows
+from toptune.store import FeatureSet
 
 RATE_HZ = 10_000
 RAW = "Data Acquisition (1) Electrode Raw Data"
@@ -99,6 +104,51 @@ def install_tiny_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
     monkeypatch.setattr(backbones, "load_backbone", load)
+
+
+def make_view(
+    n_columns: int, *, width_s: float = 2.0, kind: Any = "histogram", backbone: str = "tiny"
+) -> View:
+    """Say that columns are features of a tiny backbone, as a store says it."""
+    feature_set = FeatureSet.of(
+        {
+            "windows": Windows(width_s=width_s, stride_s=1.0).to_json(),
+            "picture": Picture(kind=kind).to_json(),
+            "backbone": {
+                "name": backbone,
+                "weights": "random",
+                "sha256": "f" * 64,
+                "mean": [0.5, 0.5, 0.5],
+                "std": [0.25, 0.25, 0.25],
+                "input_size": 32,
+            },
+        }
+    )
+    return View(feature_set.description, feature_set.key, n_columns, feature_set.params)
+
+
+def make_provenance(*views: View) -> dict[str, Any]:
+    """Say of a table with these views what a store would say."""
+    return {
+        "format_version": 1,
+        "settings": SpikeSettings().to_json(),
+        "inputs": {},
+        "too_short": [],
+        "views": [view.to_json() for view in views],
+    }
+
+
+def make_facts(table: FeatureTable) -> TrainingFacts:
+    """Say of a table's recordings what a store could say: all alike."""
+    recordings = tuple(
+        RecordingFacts(
+            name=r.name, sampling_rate_hz=1e4, n_electrodes=4, n_spikes=800, duration_s=20.0
+        )
+        for r in table.recordings
+    )
+    return TrainingFacts(
+        recordings=recordings, weights=tuple(WeightsSource(seed=0) for _ in table.views)
+    )
 
 
 def check_store(path: Path, names: list[str], key: str) -> None:

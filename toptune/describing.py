@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from toptune.errors import InputError
 from toptune.params import Backbone, Picture, Windows
 from toptune.spiketrains import SpikeTrains
 
@@ -102,7 +103,10 @@ class ViewParams:
             "picture": Picture.from_json(values["picture"]),
             "backbone": BackboneIdentity(**b),
         }
-        return cls(**{**values, **parts})
+        made = cls(**{**values, **parts})
+        if made.to_json() != values:
+            raise InputError(f"ViewParams are not complete: {values}")
+        return made
 
 
 class LazyEngine:

@@ -301,7 +301,7 @@ class _Job:
             info["stream"] = found.stream
             info["dead_channels"] = list(found.dead_channels)
             info["over_noisy_channels"] = list(found.over_noisy_channels)
-        self.notes += found.notes(row.written)
+        self.notes += [f"{row.written}: {note}" for note in found.notes]
         self.store.write_spikes(name, found.trains, info)
 
     def _publish_features(self, row: DeviceRow, name: str, key: str, source: dict[str, Any]) -> int:

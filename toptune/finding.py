@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from toptune.errors import InputError
 from toptune.params import HighPass, Ptsd
 from toptune.recording import SpikeRecording, open_recording
 from toptune.spiketrains import Segment, SpikeTrains
@@ -51,7 +52,12 @@ class SpikeSettings:
             "highpass": HighPass.from_json(values["highpass"]),
             "ptsd": Ptsd.from_json(values["ptsd"]),
         }
-        return cls(**{**values, **parts})
+        made = cls(**{**values, **parts})
+        if made.to_json() != values:
+            raise InputError(
+                f"SpikeSettings are not complete, a default may have changed: {values}"
+            )
+        return made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,12 +98,11 @@ class FoundSpikes:
     dead_channels: tuple[str, ...] = ()
     over_noisy_channels: tuple[str, ...] = ()
 
-    def notes(self, name: str) -> list[str]:
-        """Say what a user should know; `name` is the recording's."""
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know, a line each."""
         noticed = (("dead", self.dead_channels), ("over-noisy", self.over_noisy_channels))
-        return [
-            f"{name}: {what} channels {', '.join(labels)}" for what, labels in noticed if labels
-        ]
+        return tuple(f"{what} channels {', '.join(who)}" for what, who in noticed if who)
 
 
 def check_recording(path: Path, settings: SpikeSettings) -> Header | None:

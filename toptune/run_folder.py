@@ -30,27 +30,48 @@ _RUN_KIND = "toptune run"
 _MODEL_KIND = "toptune model"
 
 
-def target_problems(out: Path, *, overwrite: bool) -> list[str]:
-    """Say why a run may not be written to `out`; an empty list where it may."""
+@dataclass(frozen=True)
+class FolderKind:
+    """How a folder that was published is known again, so that nothing else is ever replaced.
+
+    Attributes
+    ----------
+    word : str
+        What it is, for messages.
+    marker : str
+        The JSON file in it whose ``kind`` is `kind`.
+    kind : str
+    """
+
+    word: str
+    marker: str
+    kind: str
+
+
+RUN = FolderKind("run", "params.json", _RUN_KIND)
+
+
+def target_problems(out: Path, *, overwrite: bool, kind: FolderKind = RUN) -> list[str]:
+    """Say why a folder may not be written to `out`; an empty list where it may."""
     if not out.exists():
         return []
     if not overwrite:
         return [f"{out} exists; choose another name or pass --overwrite"]
-    if not _is_run(out):
-        return [f"{out} is not a run of toptune, so --overwrite does not replace it"]
+    if not _is_one(out, kind):
+        return [f"{out} is not a {kind.word} of toptune, so --overwrite does not replace it"]
     return []
 
 
-def _is_run(folder: Path) -> bool:
+def _is_one(folder: Path, kind: FolderKind) -> bool:
     try:
-        params = json.loads((folder / "params.json").read_text("utf-8"))
+        params = json.loads((folder / kind.marker).read_text("utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(params, dict) and params.get("kind") == _RUN_KIND
+    return isinstance(params, dict) and params.get("kind") == kind.kind
 
 
 @contextmanager
-def publish(out: Path, *, overwrite: bool) -> Iterator[Path]:
+def publish(out: Path, *, overwrite: bool, kind: FolderKind = RUN) -> Iterator[Path]:
     """Give a folder to write to, which becomes `out` when the block ends without an error.
 
     Parameters
@@ -58,14 +79,15 @@ def publish(out: Path, *, overwrite: bool) -> Iterator[Path]:
     out : Path
         Its parents are made.
     overwrite : bool
-        Replace a run of that name; anything else there is refused.
+        Replace one of that name and kind; anything else there is refused.
+    kind : FolderKind
 
     Raises
     ------
     InputError
         See `target_problems`.
     """
-    problems = target_problems(out, overwrite=overwrite)
+    problems = target_problems(out, overwrite=overwrite, kind=kind)
     if problems:
         raise InputError(problems[0])
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -190,5 +212,13 @@ def load_model(folder: Path) -> Any:
 
 
 def plain(params: dict[str, Any]) -> dict[str, Any]:
-    """Turn NumPy's numbers into Python's, which JSON knows."""
-    return {k: v.item() if isinstance(v, np.generic) else v for k, v in params.items()}
+    """Turn NumPy's numbers and arrays into Python's, and tuples into lists: what JSON knows."""
+    return {k: _plain(v) for k, v in params.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(one) for one in value]
+    return value

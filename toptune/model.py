@@ -1,0 +1,306 @@
+"""A trained head with all that is needed to use it on another recording.
+
+What enters: a fitted head, the table it was trained on, facts from the store, cross-validated
+scores. What leaves: a folder of two files, model.safetensors (what was learnt, and reference rows
+for telling novelty) and model.json (everything else); no pickle. What is read is checked: the
+tensors against the sha256 in model.json, and every name and value in model.json when it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from toptune.describing import ViewParams
+from toptune.errors import InputError, ToptuneError
+from toptune.facts import TrainingFacts, WeightsSource
+from toptune.featuretable import FeatureTable
+from toptune.finding import SpikeSettings
+from toptune.heads import head_type
+from toptune.heads.calibration import calibrated
+from toptune.novelty import NoveltyLimits, nearness_of, training_limits
+from toptune.run_folder import plain, write_json
+
+FORMAT = 2
+_KIND = "toptune model"
+_HEAD, _REFERENCE = "head.", "novelty.reference"
+# What a verdict is never shown without.
+_SCORES = ("n_devices", "device_accuracy", "device_accuracy_ci95", "chance")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelView:
+    """One of the feature sets that a model's rows hold side by side.
+
+    Parameters
+    ----------
+    name
+        One line for people.
+    n_features
+        Columns.
+    params
+        Windows, picture and backbone.
+    weights
+        Where the backbone's weights came from; None where nobody wrote it down.
+    """
+
+    name: str
+    n_features: int
+    params: ViewParams
+    weights: WeightsSource | None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Model:
+    """A fitted head and what it was made of.
+
+    Parameters
+    ----------
+    head
+        ``mlp`` or ``falkon``.
+    estimator
+        Fitted; its classes are strings.
+    provenance
+        Of the table it was trained on, as `FeatureStore.table` and `join` give it: settings of
+        the spikes, the views, the inputs.
+    weights
+        For each view, where its backbone's weights came from.
+    inverse_temperature
+        Probabilities are ``softmax(inverse_temperature x scores)``; None where they were not
+        calibrated, and are the head's own.
+    scores
+        Cross-validated, as in metrics.json.
+    novelty
+        What training recordings have in common.
+    toptune_version
+        Of the toptune that trained it.
+
+    Raises
+    ------
+    InputError, KeyError, TypeError
+        The parts do not fit together.
+    """
+
+    head: str
+    estimator: Any
+    provenance: dict[str, Any]
+    weights: tuple[WeightsSource | None, ...]
+    inverse_temperature: float | None
+    scores: dict[str, Any]
+    novelty: NoveltyLimits
+    toptune_version: str = field(default_factory=lambda: version("toptune"))
+
+    def __post_init__(self) -> None:
+        _ = self.spikes
+        of_views = sum(view.n_features for view in self.views)
+        of_head, of_rows = self.estimator.n_features_in_, self.novelty.reference.shape[1]
+        if not of_views == of_head == of_rows:
+            raise InputError(
+                f"the head has {of_head} features, its views {of_views}, reference rows {of_rows}"
+            )
+        a = self.inverse_temperature
+        if a is not None and not (math.isfinite(a) and a > 0):
+            raise InputError(f"inverse_temperature must be above 0, got {a!r}")
+        missing = [name for name in _SCORES if name not in self.scores]
+        if missing:
+            raise InputError(f"scores have no {missing[0]!r}")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes, in the order of the scores' columns."""
+        return tuple(str(name) for name in self.estimator.classes_)
+
+    @cached_property
+    def spikes(self) -> SpikeSettings:
+        """How the spikes of the training recordings were found."""
+        return SpikeSettings.from_json(self.provenance["settings"])
+
+    @cached_property
+    def views(self) -> tuple[ModelView, ...]:
+        """The feature sets side by side in the head's rows, from left to right."""
+        listed = zip(self.provenance["views"], self.weights, strict=True)
+        return tuple(
+            ModelView(
+                name=view["name"],
+                n_features=view["n_columns"],
+                params=ViewParams.from_json(view["params"]),
+                weights=source,
+            )
+            for view, source in listed
+        )
+
+    def class_scores(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
+        """One score a class of each row, (n, k)."""
+        scores: NDArray[np.float64] = self.estimator.class_scores(features)
+        return scores
+
+    def probabilities(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Probabilities (n, k), calibrated where the model is; rows sum to one."""
+        if self.inverse_temperature is None:
+            shares: NDArray[np.float64] = self.estimator.predict_proba(features)
+            return shares
+        return calibrated(self.class_scores(features), self.inverse_temperature)
+
+
+def trained_model(
+    head: str,
+    estimator: Any,
+    table: FeatureTable,
+    facts: TrainingFacts,
+    *,
+    left_out: NDArray[Any],
+    scores: Mapping[str, Any],
+    inverse_temperature: float | None = None,
+) -> Model:
+    """Put together what `write_model` writes, and learn the limits of novelty.
+
+    Parameters
+    ----------
+    head : str
+        ``mlp`` or ``falkon``.
+    estimator : classifier
+        Fitted on all of `table.features`.
+    table : FeatureTable
+    facts : TrainingFacts
+        Of the same table, from `FeatureStore.training_facts`.
+    left_out : (n_windows,) str
+        What was left out together in cross-validation: the device, as a rule.
+    scores : mapping
+        As in metrics.json.
+    inverse_temperature : float, optional
+        From `heads.calibration.fit_inverse_temperature`.
+
+    Raises
+    ------
+    ToptuneError
+        The table does not say what its features are, so nothing could be predicted with them.
+    """
+    if not table.views or "settings" not in table.provenance:
+        raise ToptuneError("the table does not say what made its features")
+    nearness = nearness_of(estimator, table.view_sizes)
+    return Model(
+        head=head,
+        estimator=estimator,
+        provenance=table.provenance,
+        weights=facts.weights,
+        inverse_temperature=inverse_temperature,
+        scores=dict(scores),
+        novelty=training_limits(table.features, left_out, facts.recordings, nearness),
+    )
+
+
+def write_model(folder: Path, model: Model) -> None:
+    """Write model.safetensors and model.json into a folder that is made here."""
+    folder.mkdir()
+    learnt = model.estimator.to_tensors()
+    tensors = {f"{_HEAD}{name}": np.ascontiguousarray(value) for name, value in learnt.items()}
+    tensors[_REFERENCE] = np.ascontiguousarray(model.novelty.reference)
+    content = save(tensors)
+    (folder / "model.safetensors").write_bytes(content)
+    description = {
+        "kind": _KIND,
+        "format": FORMAT,
+        "toptune_version": model.toptune_version,
+        "tensors_sha256": hashlib.sha256(content).hexdigest(),
+        "head": {
+            "name": model.head,
+            "params": plain(model.estimator.get_params()),
+            "classes": list(model.classes),
+        },
+        "inverse_temperature": model.inverse_temperature,
+        "scores": model.scores,
+        "novelty": model.novelty.to_json(),
+        "weights": [None if source is None else asdict(source) for source in model.weights],
+        "provenance": model.provenance,
+    }
+    write_json(folder / "model.json", description)
+
+
+def read_model(folder: Path | str) -> Model:
+    """Read what `write_model` wrote.
+
+    Raises
+    ------
+    InputError
+        No model, one of another format, or files that are damaged or do not belong together.
+    """
+    folder = Path(folder)
+    place = folder / "model.json"
+    description = _read_description(folder)
+    try:
+        tensors = _read_tensors(folder, description["tensors_sha256"])
+        return _parse(description, tensors)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, InputError) and str(folder) in str(error):
+            raise
+        cause = f"there is no {error}" if isinstance(error, KeyError) else str(error)
+        raise InputError(f"{place} is damaged: {' '.join(cause.split())}") from None
+
+
+def load_model(folder: Path | str) -> Any:
+    """Read the fitted head of a run's ``model/``; it predicts as it did when it was written."""
+    return read_model(folder).estimator
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    place = folder / "model.json"
+    try:
+        description = json.loads(place.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder} holds no model: {error}") from None
+    if not isinstance(description, dict) or description.get("kind") != _KIND:
+        raise InputError(f"{place} does not describe a model of toptune")
+    found = description.get("format")
+    if found != FORMAT:
+        newer = isinstance(found, int) and found > FORMAT
+        way_out = "use a newer toptune" if newer else "fit again"
+        raise InputError(
+            f"{folder} has model format {found}, this version reads {FORMAT}: {way_out}"
+        )
+    return description
+
+
+def _read_tensors(folder: Path, sha256: str) -> dict[str, NDArray[Any]]:
+    place = folder / "model.safetensors"
+    try:
+        content = place.read_bytes()
+    except OSError as error:
+        raise InputError(f"{place} cannot be read: {error.strerror}") from None
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise InputError(f"{place} is damaged: its sha256 is not model.json's")
+    try:
+        return load(content)
+    except SafetensorError as error:
+        raise InputError(f"{place} cannot be read: {error}") from None
+
+
+def _parse(description: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> Model:
+    head = description["head"]
+    params = {k: tuple(v) if isinstance(v, list) else v for k, v in head["params"].items()}
+    classes = np.array(head["classes"], dtype=str)
+    if len(set(head["classes"])) < 2 or len(set(head["classes"])) != len(classes):
+        raise InputError(f"a model needs two classes or more, all different, got {head['classes']}")
+    learnt = {k.removeprefix(_HEAD): v for k, v in tensors.items() if k.startswith(_HEAD)}
+    sources = description["weights"]
+    return Model(
+        head=head["name"],
+        estimator=head_type(head["name"]).from_tensors(learnt, params, classes),
+        provenance=description["provenance"],
+        weights=tuple(None if source is None else WeightsSource(**source) for source in sources),
+        inverse_temperature=description["inverse_temperature"],
+        scores=description["scores"],
+        novelty=NoveltyLimits.from_json(description["novelty"], tensors[_REFERENCE]),
+        toptune_version=description["toptune_version"],
+    )

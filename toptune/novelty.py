@@ -1,0 +1,343 @@
+"""Is a recording unlike anything in training? Then its verdict is an extrapolation, and said so.
+
+What enters: features of windows, float32, and facts of recordings (rates in Hz). What leaves:
+limits, learnt once when a model is trained, and what a recording oversteps of them.
+
+A window is as near to training as the largest value of the model's kernel between it and
+reference rows of the training windows (1 at the same place, towards 0 far away). How near a
+window of a new device comes when nothing is wrong is learnt by leaving devices out: each training
+window is compared with the reference rows of all other devices, never with those of its own. 99 in
+100 of them come nearer than the limit. This is the distance to the nearest neighbour as a score of
+novelty (Knorr, Ng & Tucakov 2000, VLDB J. 8:237-253), in the kernel's feature space, where the
+squared distance of two points is 2 - 2 k (Schoelkopf 2000, NIPS 13).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toptune.errors import ToptuneError
+from toptune.facts import RecordingFacts
+from toptune.heads.falkon import FalkonClassifier
+from toptune.heads.kernel import Centres, KernelSum, l2_normalise_views
+from toptune.heads.views import kernel_of
+
+# At 1,280 features 10 MB in float32, and a second for all windows of a usual data set.
+MAX_REFERENCE = 2_000
+# Windows of a left-out device that may lie further away than the limit.
+SHARE_BEYOND = 0.01
+# A recording is unlike training where more than this share of its windows is.
+SHARE_OF_WINDOWS = 0.5
+# How far beyond the range of training a recording's mean firing rate may lie.
+RATE_FACTOR = 1.5
+# The kernel of a head that has none; FalkonClassifier says where the number comes from.
+PLAIN_WIDTH = 0.5
+
+_ROWS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True)
+class Nearness:
+    """How near two rows of features are: a head's kernel, after its normalisation.
+
+    Attributes
+    ----------
+    kernel : KernelSum
+        Its weights sum to 1.
+    normalise : bool
+        Whether rows are divided by their length first, view by view.
+    """
+
+    kernel: KernelSum
+    normalise: bool = True
+
+    @classmethod
+    def plain(cls, view_sizes: Sequence[int]) -> Nearness:
+        """Gaussians of a fixed width on normalised rows, all views alike: for heads without one."""
+        n = len(view_sizes)
+        return cls(KernelSum((PLAIN_WIDTH,) * n, (1 / n,) * n, tuple(view_sizes)))
+
+    def largest(
+        self, features: NDArray[np.float32], reference: NDArray[np.float32]
+    ) -> NDArray[np.float64]:
+        """For each row of features, (n, d), the kernel with the nearest of (m, d): (n,) float64."""
+        centres = Centres(self.kernel, self._rows(reference))
+        largest = np.empty(len(features))
+        for first in range(0, len(features), _ROWS_AT_ONCE):
+            part = slice(first, first + _ROWS_AT_ONCE)
+            largest[part] = centres.kernel_of(self._rows(features[part])).max(axis=1)
+        return largest
+
+    def _rows(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        if not self.normalise:
+            return features
+        rows: NDArray[np.float32] = l2_normalise_views(features, self.kernel.view_sizes)
+        return rows
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "widths": list(self.kernel.widths),
+            "weights": list(self.kernel.weights),
+            "view_sizes": list(self.kernel.view_sizes),
+            "normalise": self.normalise,
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Nearness:
+        """Build from what `to_json` gave."""
+        names = ("widths", "weights", "view_sizes")
+        return cls(KernelSum(*(tuple(values[name]) for name in names)), values["normalise"])
+
+
+def nearness_of(estimator: Any, view_sizes: Sequence[int]) -> Nearness:
+    """Take a head's own kernel where it has one, a plain one elsewhere.
+
+    Parameters
+    ----------
+    estimator : classifier
+        A head, fitted or not.
+    view_sizes : sequence of int
+        Columns of each view of its rows.
+    """
+    if isinstance(estimator, FalkonClassifier):
+        return Nearness(kernel_of(estimator, sum(view_sizes)), estimator.normalise)
+    return Nearness.plain(view_sizes)
+
+
+class Range(NamedTuple):
+    """The smallest and the largest value in training."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class NoveltyLimits:
+    """What a model knows of its training recordings, to tell when another is unlike them.
+
+    Parameters
+    ----------
+    nearness
+        The kernel.
+    reference : (m, d) float32
+        Features of training windows, as the backbone gave them.
+    least_nearness
+        A window is unlike training below it.
+    electrode_rate_hz
+        Spikes a second and electrode, means of whole recordings.
+    n_electrodes
+        Of the training recordings.
+    sampling_rates_hz
+        All that occurred in training, ascending.
+    """
+
+    nearness: Nearness
+    reference: NDArray[np.float32]
+    least_nearness: float
+    electrode_rate_hz: Range
+    n_electrodes: Range
+    sampling_rates_hz: tuple[float, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values of all but the reference rows."""
+        return {
+            "nearness": self.nearness.to_json(),
+            "least_nearness": self.least_nearness,
+            "electrode_rate_hz": list(self.electrode_rate_hz),
+            "n_electrodes": list(self.n_electrodes),
+            "sampling_rates_hz": list(self.sampling_rates_hz),
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], reference: NDArray[np.float32]) -> NoveltyLimits:
+        """Build from what `to_json` gave and the reference rows; what does not fit is an error."""
+        parts = {
+            "nearness": Nearness.from_json(values["nearness"]),
+            "electrode_rate_hz": Range(*map(float, values["electrode_rate_hz"])),
+            "n_electrodes": Range(*values["n_electrodes"]),
+            "sampling_rates_hz": tuple(map(float, values["sampling_rates_hz"])),
+        }
+        limits = cls(reference=reference, **{**values, **parts})
+        if reference.ndim != 2 or reference.shape[1] != sum(limits.nearness.kernel.view_sizes):
+            raise ValueError(f"reference rows of shape {reference.shape} do not fit the kernel")
+        return limits
+
+
+@dataclass(frozen=True, eq=False)
+class Novelty:
+    """How far a recording lies outside training.
+
+    Attributes
+    ----------
+    nearness : (n,) float64
+        Of each window.
+    unlike : (n,) bool
+        Windows further away than the limit.
+    unlike_training : bool
+        Whether the recording as a whole is: by its windows or by its rate.
+    warnings : tuple of str
+        One line each, all that is out of the ordinary; none where nothing is.
+    """
+
+    nearness: NDArray[np.float64]
+    unlike: NDArray[np.bool_]
+    unlike_training: bool
+    warnings: tuple[str, ...]
+
+
+def training_limits(
+    features: NDArray[np.float32],
+    device: NDArray[Any],
+    recordings: Sequence[RecordingFacts],
+    nearness: Nearness,
+    *,
+    max_reference: int = MAX_REFERENCE,
+) -> NoveltyLimits:
+    """Learn from the training data what its recordings have in common.
+
+    Parameters
+    ----------
+    features : (n, d) float32
+        Of all training windows.
+    device : (n,) str or int
+        Where each was recorded: what is compared with other devices' rows only. Where batches of
+        devices are left out together, the batch.
+    recordings : sequence of RecordingFacts
+        The training recordings.
+    nearness : Nearness
+    max_reference : int
+        Rows kept, spread evenly over the devices.
+
+    Raises
+    ------
+    ToptuneError
+        There are fewer than two devices, or no recordings.
+    """
+    names, codes = np.unique(device, return_inverse=True)
+    if len(names) < 2 or not recordings:
+        raise ToptuneError(
+            f"limits of novelty need two devices and their recordings, got {len(names)} and"
+            f" {len(recordings)}"
+        )
+    rows = reference_rows(codes, max_reference)
+    nearest = np.empty(len(features))
+    for code in range(len(names)):
+        mine = codes == code
+        others = rows[codes[rows] != code]
+        nearest[mine] = nearness.largest(features[mine], features[others])
+    rates = [r.electrode_rate_hz for r in recordings]
+    electrodes = [r.n_electrodes for r in recordings]
+    return NoveltyLimits(
+        nearness=nearness,
+        reference=np.ascontiguousarray(features[rows], np.float32),
+        least_nearness=float(np.quantile(nearest, SHARE_BEYOND)),
+        electrode_rate_hz=Range(min(rates), max(rates)),
+        n_electrodes=Range(min(electrodes), max(electrodes)),
+        sampling_rates_hz=tuple(sorted({r.sampling_rate_hz for r in recordings})),
+    )
+
+
+def reference_rows(codes: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
+    """Choose rows that stand for all: as many of each device as of any other, evenly spread.
+
+    Parameters
+    ----------
+    codes : (n,) int64
+        Device of each row, numbered from 0 without gaps.
+    limit : int
+        How many at most; two or more.
+
+    Returns
+    -------
+    (m,) int64
+        Ascending. A device with fewer rows than its share gives all of them, and the others more.
+        With more devices than `limit`, one row each of devices spread evenly.
+    """
+    sizes = np.bincount(codes)
+    share = _largest_share(sizes, limit)
+    chosen = np.arange(len(sizes))
+    if share == 0:
+        chosen, share = _spread(len(sizes), limit), 1
+    parts = [np.flatnonzero(codes == code) for code in chosen]
+    return np.sort(np.concatenate([part[_spread(len(part), share)] for part in parts]))
+
+
+def _largest_share(sizes: NDArray[np.int64], limit: int) -> int:
+    """Largest s for which min(size, s), summed over all, does not exceed the limit."""
+    low, high = 0, int(sizes.max())
+    while low < high:
+        middle = (low + high + 1) // 2
+        if np.minimum(sizes, middle).sum() <= limit:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _spread(n: int, wanted: int) -> NDArray[np.int64]:
+    """All of n where no more are wanted, else the middles of equal stretches of them."""
+    if n <= wanted:
+        return np.arange(n)
+    return ((2 * np.arange(wanted) + 1) * n) // (2 * wanted)
+
+
+def judge(features: NDArray[np.float32], facts: RecordingFacts, limits: NoveltyLimits) -> Novelty:
+    """Compare a recording with those of training.
+
+    Parameters
+    ----------
+    features : (n, d) float32
+        Of its windows, at least one.
+    facts : RecordingFacts
+    limits : NoveltyLimits
+
+    Notes
+    -----
+    Unlike training is a recording of which more than half the windows are, or whose mean firing
+    rate lies outside 1 / 1.5 of the lowest to 1.5 of the highest in training. Another sampling rate
+    or number of electrodes is warned of by name alone: windows are cut in seconds, so pictures stay
+    comparable, but the filter's effect, a raster's bands and a histogram's sums are not the same.
+    """
+    nearness = limits.nearness.largest(features, limits.reference)
+    unlike = nearness < limits.least_nearness
+    warnings = []
+    far = unlike.mean() > SHARE_OF_WINDOWS
+    if far:
+        warnings.append(
+            f"{np.count_nonzero(unlike)} of {len(unlike)} windows are unlike any window of the"
+            " training devices: the verdict is an extrapolation"
+        )
+    rate = _rate_warning(facts, limits.electrode_rate_hz)
+    warnings += [text for text in (rate, *_setup_warnings(facts, limits)) if text]
+    return Novelty(nearness, unlike, bool(far or rate), tuple(warnings))
+
+
+def _rate_warning(facts: RecordingFacts, seen: Range) -> str | None:
+    rate = facts.electrode_rate_hz
+    if seen.low / RATE_FACTOR <= rate <= seen.high * RATE_FACTOR:
+        return None
+    return (
+        f"mean firing rate {rate:.3g} spikes/s an electrode, training had {seen.low:.3g} to"
+        f" {seen.high:.3g}: more than a factor {RATE_FACTOR:g} outside"
+    )
+
+
+def _setup_warnings(facts: RecordingFacts, limits: NoveltyLimits) -> list[str]:
+    warnings = []
+    low, high = limits.n_electrodes
+    if not low <= facts.n_electrodes <= high:
+        seen = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+        warnings.append(f"{facts.n_electrodes} electrodes, training had {seen}")
+    if facts.sampling_rate_hz not in limits.sampling_rates_hz:
+        seen = " and ".join(f"{rate:g}" for rate in limits.sampling_rates_hz)
+        warnings.append(
+            f"sampled at {facts.sampling_rate_hz:g} Hz, training at {seen} Hz: windows are cut in"
+            " seconds and comparable, the filter and the detector's times are so only nearly"
+        )
+    return warnings
