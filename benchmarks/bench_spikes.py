@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from toptune.params import Ptsd
 from toptune.simulate_traces import simulate_traces
 from toptune.spikes import detect_spikes, noise_thresholds
-from toptune.spikes_cpu import walk_block
 
 RATE_HZ = 10_000.0
 SPIKES_HZ = 5.0
@@ -43,21 +42,44 @@ def _read(words: NDArray[np.int32]) -> int:
 
 
 @numba.njit(nogil=True)
+def _first_extreme(x: NDArray[np.float32], start: int, last: int, sign: np.float32) -> int:
+    best = 0
+    for k in range(1, last + 1):
+        if sign * x[start + k] > sign * x[start + best]:
+            best = k
+    return best
+
+
+@numba.njit(nogil=True)
 def _plain(
     x: NDArray[np.float32],
     threshold: np.float32,
     sample: NDArray[np.int64],
     uv: NDArray[np.float32],
 ) -> int:
-    """Every sample looked at, one after the other: no block is skipped."""
-    state = np.array([1, 0])
-    low, high = np.empty(16, np.float32), np.empty(16, np.float32)
-    for begin in range(1, x.size, 16):
-        walk_block(
-            x, 0, x.size, begin, begin + 16, np.float32(0), threshold, 20, 10, 5, False, state,
-            sample, uv, low, high,
-        )  # fmt: skip
-    return int(state[1])
+    """The sequential definition as it is written: every sample looked at, no block skipped."""
+    found = 0
+    c = 1
+    while c < x.size - 1:
+        if not (abs(x[c]) > abs(x[c - 1]) and abs(x[c]) >= abs(x[c + 1])):
+            c += 1
+            continue
+        up = np.float32(1) if x[c] > 0 else np.float32(-1)
+        window = min(20, x.size - 1 - c)
+        e = _first_extreme(x, c, window, -up)
+        s = _first_extreme(x, c, e, up)
+        if e == window and c + window + 5 < x.size:
+            e = _first_extreme(x, c, window + 5, -up)
+        d = abs(x[c + s] - x[c + e])
+        if d < threshold:
+            c += 1
+            continue
+        ts = c + s if abs(x[c + s]) > abs(x[c + e]) else c + e
+        sample[found] = ts
+        uv[found] = d
+        found += 1
+        c = ts + 10 if (ts + 10 > c + e and ts + 10 < x.size) else c + e + 1
+    return found
 
 
 def _report(benchmark: Any, n_values: int) -> None:

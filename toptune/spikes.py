@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from toptune import spikes_cpu
 from toptune.errors import InputError
 from toptune.params import Ptsd
+from toptune.ptsd_walk import Found, Rule, Scratch, walk_kept, walk_row
 from toptune.spiketrains import Spikes, sort_spikes
 from toptune.threads import in_threads, thread_pool
 
@@ -283,9 +284,8 @@ class ChannelWalk:
     def __init__(self, times: PtsdSamples, threshold_uv: np.float32) -> None:
         self._times = times
         self._threshold = threshold_uv
-        self._state = np.array([1, 0], np.int64)
-        self._sample = np.empty(256, np.int64)
-        self._uv = np.empty(256, np.float32)
+        self._found = Found(np.array([1, 0], np.int64), *self._room(1024))
+        self._scratch = Scratch.for_reach(times.lifetime + times.overshoot)
 
     def walk_row(
         self,
@@ -295,8 +295,10 @@ class ChannelWalk:
         mean: np.float32,
     ) -> None:
         """Walk the whole stretch, given the statistics of its blocks."""
-        while np.isfinite(self._threshold) and not spikes_cpu.walk_row(
-            x, low, high, mean, self._threshold, *self._times, self._state, self._sample, self._uv
+        rule = Rule(*self._times, mean, self._threshold)
+        chosen = np.empty(low.size + 1, np.int64)
+        while np.isfinite(self._threshold) and not walk_row(
+            x, low, high, rule, self._found, self._scratch, chosen
         ):
             self._grow()
 
@@ -309,17 +311,23 @@ class ChannelWalk:
         mean: np.float32,
     ) -> None:
         """Walk kept blocks below block `stop` of a stretch of n samples."""
-        while np.isfinite(self._threshold) and not spikes_cpu.walk_kept(
-            ids, kept, stop, n, mean, self._threshold, *self._times,
-            self._state, self._sample, self._uv,
-        ):  # fmt: skip
+        rule = Rule(*self._times, mean, self._threshold)
+        while np.isfinite(self._threshold) and not walk_kept(
+            ids, kept, stop, n, rule, self._found, self._scratch
+        ):
             self._grow()
 
     def found(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Give samples (int64) and peak-to-peak microvolts (float32) of the spikes so far."""
-        k = int(self._state[1])
-        return self._sample[:k].copy(), self._uv[:k].copy()
+        k = int(self._found.state[1])
+        return self._found.sample[:k].copy(), self._found.uv[:k].copy()
 
     def _grow(self) -> None:
-        self._sample = np.concatenate([self._sample, np.empty_like(self._sample)])
-        self._uv = np.concatenate([self._uv, np.empty_like(self._uv)])
+        state, sample, uv = self._found
+        self._found = Found(state, *self._room(2 * sample.size))
+        self._found.sample[: sample.size] = sample
+        self._found.uv[: uv.size] = uv
+
+    @staticmethod
+    def _room(size: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        return np.empty(size, np.int64), np.empty(size, np.float32)
