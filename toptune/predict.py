@@ -1,0 +1,311 @@
+"""From recordings of any kind to verdicts, by a trained model.
+
+What enters: a model's folder and paths of recordings. What leaves: for every window a class and
+probabilities, for every recording a verdict with what speaks against trusting it. Spikes, windows,
+pictures and features are made by the very code that made them for training.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toptune.describing import Described
+from toptune.errors import InputError, InputErrors, ToptuneError
+from toptune.facts import RecordingFacts
+from toptune.featuretable import leading_kind, match_windows
+from toptune.finding import SpikeSettings, check_recording, find_spikes
+from toptune.model import Model, read_model
+from toptune.model_backbones import describers
+from toptune.novelty import Novelty, judge
+from toptune.predict_tables import check_target, write_predictions
+from toptune.predictions import Predictions, RecordingPrediction
+from toptune.progress import Progress, Silent
+from toptune.scores import majority
+from toptune.spiketrains import Segment, SpikeTrains
+
+_LOG = logging.getLogger(__name__)
+_unwatched = Silent().stage
+
+Paths = Path | str | Sequence[Path | str]
+
+
+def predict(
+    model: Path | str,
+    recordings: Paths,
+    *,
+    weights: Paths = (),
+    stream: str | None = None,
+    sampling_rate_hz: float | None = None,
+    device: str = "auto",
+    n_jobs: int | None = None,
+    batch_size: int | None = None,
+    out: Path | str | None = None,
+    overwrite: bool = False,
+    keep_going: bool = False,
+    progress: Progress | None = None,
+) -> Predictions:
+    """Say for each recording which class it looks like.
+
+    Parameters
+    ----------
+    model
+        The ``model`` folder of a run.
+    recordings
+        One or several: voltage or spikes, of any kind that `open_recording` knows.
+    weights
+        A file or several of backbones' weights, where they have moved since the training.
+    stream, sampling_rate_hz
+        As for `open_recording`, where these recordings differ from those of training.
+    device
+        ``auto``, ``cpu`` or ``cuda``.
+    n_jobs
+        Threads; None for one a core.
+    batch_size
+        Pictures a batch; the engine's choice where None.
+    out
+        A new folder for windows.csv, verdicts.csv and predictions.json; nothing is written where
+        None.
+    overwrite
+        Replace predictions in `out`.
+    keep_going
+        List recordings that fail, and go on; otherwise the first error ends the prediction, and
+        those that can be told before are all told at once.
+    progress
+        Watches.
+
+    Raises
+    ------
+    InputError
+        A damaged model, weights other than in training, a folder that must not be replaced, a
+        recording that cannot be read, cannot be filtered, or is shorter than a window.
+    """
+    read = read_model(model)
+    if out is not None:
+        check_target(Path(out), overwrite=overwrite)
+    settings = _settings(read, stream, sampling_rate_hz)
+    names = [str(path) for path in _listed(recordings)]
+    failed = _preflight(names, read, settings)
+    if failed and not keep_going:
+        raise InputErrors([cause for _, cause in failed])
+    predictor = Predictor(
+        read, _listed(weights), device=device, n_jobs=n_jobs, batch_size=batch_size
+    )
+    job = _Job(predictor, settings, n_jobs, progress or Silent())
+    done = job.run([n for n in names if n not in dict(failed)], failed, keep_going=keep_going)
+    result = Predictions(
+        model=Path(model),
+        classes=read.classes,
+        calibrated=read.inverse_temperature is not None,
+        cross_validated=read.scores,
+        recordings=tuple(done),
+        failed=tuple(sorted(failed, key=lambda failure: names.index(failure[0]))),
+    )
+    if out is not None:
+        write_predictions(Path(out), result, overwrite=overwrite)
+    return result
+
+
+class Predictor:
+    """A model and its backbones, ready for any number of recordings.
+
+    Parameters
+    ----------
+    model
+        As read.
+    weights, device, n_jobs, batch_size
+        As for `predict`.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        weights: Sequence[Path] = (),
+        *,
+        device: str = "auto",
+        n_jobs: int | None = None,
+        batch_size: int | None = None,
+    ) -> None:
+        from toptune.hardware import torch_device
+
+        self.model = model
+        self._describers = describers(
+            model.views, weights, torch_device(device), batch_size, n_jobs
+        )
+
+    def features(
+        self, name: str, trains: SpikeTrains, stage: Callable[[str, int, int], None]
+    ) -> Described:
+        """Describe a recording's windows as the training windows were, views side by side.
+
+        Raises
+        ------
+        InputError
+            No window fits into the recording.
+        """
+        require_length(name, trains.segments, trains.sampling_rate_hz, self.model)
+        parts = [describer.describe(trains, stage) for describer in self._describers]
+        widths = [d.windows.width_s for d in self._describers]
+        strides = [d.windows.stride_s for d in self._describers]
+        matches = match_windows([part.start_s for part in parts], widths, strides)
+        lead = leading_kind(widths)
+        if not len(matches[lead]):
+            raise InputError(f"{name}: the model's views have no window in common in it")
+        columns = [part.features[rows] for part, rows in zip(parts, matches, strict=True)]
+        return Described(np.concatenate(columns, axis=1), parts[lead].start_s[matches[lead]])
+
+    def predict(
+        self,
+        name: str,
+        trains: SpikeTrains,
+        notes: Sequence[str] = (),
+        stage: Callable[[str, int, int], None] = _unwatched,
+    ) -> RecordingPrediction:
+        """Judge a recording by its spikes.
+
+        Parameters
+        ----------
+        name
+            Of the recording, for the result and for messages.
+        trains
+            Its spikes, found with the model's settings.
+        notes
+            Warnings that come before the model's own.
+        stage
+            Watches.
+        """
+        features, start_s = self.features(name, trains, stage)
+        facts = RecordingFacts.of(name, trains)
+        return verdict_of(self.model, facts, features, start_s, notes)
+
+
+def verdict_of(
+    model: Model,
+    facts: RecordingFacts,
+    features: NDArray[np.float32],
+    start_s: NDArray[np.float64],
+    notes: Sequence[str] = (),
+) -> RecordingPrediction:
+    """Let a recording's windows vote.
+
+    Parameters
+    ----------
+    model : Model
+    facts : RecordingFacts
+        Of the recording.
+    features : (n, d) float32
+        Of its windows, at least one.
+    start_s : (n,) float64
+    notes : sequence of str
+        Warnings that come before the model's own.
+    """
+    scores = model.class_scores(features)
+    codes = scores.argmax(axis=1)
+    probabilities = model.probabilities(features)
+    votes = np.bincount(codes, minlength=len(model.classes))
+    mean = probabilities.mean(axis=0)
+    novelty: Novelty = judge(features, facts, model.novelty)
+    return RecordingPrediction(
+        facts=facts,
+        classes=model.classes,
+        start_s=start_s,
+        scores=scores,
+        probabilities=probabilities,
+        codes=codes,
+        votes=votes,
+        mean_probabilities=mean,
+        code=majority(votes, mean),
+        novelty=novelty,
+        warnings=(*notes, *novelty.warnings),
+    )
+
+
+def require_length(
+    name: str, segments: Sequence[Segment], sampling_rate_hz: float, model: Model
+) -> None:
+    """Refuse a recording without a stretch as long as the widest window of a model."""
+    longest_s = max((s.n_samples for s in segments), default=0) / sampling_rate_hz
+    width_s = max(view.params.windows.width_s for view in model.views)
+    # Half a sample's tolerance: the number of samples is whole, the quotient rounded.
+    if longest_s < width_s - 0.5 / sampling_rate_hz:
+        raise InputError(
+            f"{name} lasts {longest_s:.1f} s without a gap, less than the model's windows of"
+            f" {width_s:g} s"
+        )
+
+
+def _settings(model: Model, stream: str | None, sampling_rate_hz: float | None) -> SpikeSettings:
+    """Take the training's settings, but for what is only about how files are labelled."""
+    given: dict[str, Any] = {"stream": stream, "sampling_rate_hz": sampling_rate_hz}
+    return replace(model.spikes, **{k: v for k, v in given.items() if v is not None})
+
+
+def _preflight(
+    names: Sequence[str], model: Model, settings: SpikeSettings
+) -> list[tuple[str, str]]:
+    """Open every recording; (recording, cause) of each that cannot be predicted."""
+    if not names:
+        raise InputError("there is no recording to predict: name at least one")
+    if len({Path(name).resolve() for name in names}) < len(names):
+        raise InputError("a recording is named twice: name each once")
+    failed = []
+    for name in names:
+        try:
+            header = check_recording(Path(name), settings)
+            if header is not None:
+                require_length(name, header.segments, header.sampling_rate_hz, model)
+        except InputError as error:
+            failed.append((name, _one_line(error)))
+    return failed
+
+
+def _listed(paths: Paths) -> list[Path]:
+    """Give a list of one path, too: the letters of a single name are no paths."""
+    return [Path(paths)] if isinstance(paths, Path | str) else [Path(path) for path in paths]
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+class _Job:
+    """One prediction of several recordings."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        settings: SpikeSettings,
+        n_jobs: int | None,
+        progress: Progress,
+    ) -> None:
+        self.predictor = predictor
+        self.settings = settings
+        self.n_jobs = n_jobs
+        self.progress = progress
+
+    def run(
+        self, names: Sequence[str], failed: list[tuple[str, str]], *, keep_going: bool
+    ) -> list[RecordingPrediction]:
+        """Predict one after the other; what fails is added to `failed` where told to go on."""
+        done = []
+        for number, name in enumerate(names, 1):
+            self.progress.recording(number, len(names), name)
+            try:
+                done.append(self._one(name))
+            except ToptuneError as error:
+                if not keep_going:
+                    raise
+                failed.append((name, _one_line(error)))
+                _LOG.error("%s failed: %s", name, failed[-1][1])
+        return done
+
+    def _one(self, name: str) -> RecordingPrediction:
+        stage = self.progress.stage
+        found = find_spikes(Path(name), self.settings, n_jobs=self.n_jobs, stage=stage)
+        return self.predictor.predict(name, found.trains, found.notes, stage)

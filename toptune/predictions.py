@@ -1,0 +1,146 @@
+"""What a prediction says, window by window and recording by recording.
+
+Arrays enter and leave as they are: times in seconds since the recording's start, probabilities
+between 0 and 1. For people and files: plain values and one line a recording.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toptune.facts import RecordingFacts
+from toptune.novelty import Novelty
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RecordingPrediction:
+    """One recording's windows and verdict.
+
+    Parameters
+    ----------
+    facts
+        Of the recording; `facts.name` is as it was named.
+    classes
+        Columns of what follows.
+    start_s : (n,) float64
+        Of each window.
+    scores, probabilities : (n, k) float64
+        Probabilities are calibrated where the model is.
+    codes : (n,) int64
+        The class of each window's largest score.
+    votes : (k,) int64
+        Windows per class.
+    mean_probabilities : (k,) float64
+        Over the windows.
+    code
+        The verdict: the class with most votes, of equals the more probable, then the first.
+    novelty
+        How far the recording lies outside training.
+    warnings
+        One line each; all of `novelty`'s, and what was noticed in the recording.
+    """
+
+    facts: RecordingFacts
+    classes: tuple[str, ...]
+    start_s: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    probabilities: NDArray[np.float64]
+    codes: NDArray[np.int64]
+    votes: NDArray[np.int64]
+    mean_probabilities: NDArray[np.float64]
+    code: int
+    novelty: Novelty
+    warnings: tuple[str, ...]
+
+    @property
+    def recording(self) -> str:
+        """As it was named."""
+        return self.facts.name
+
+    @property
+    def prediction(self) -> str:
+        """The verdict's class."""
+        return self.classes[self.code]
+
+    @property
+    def probability(self) -> float:
+        """The verdict's mean probability over the windows."""
+        return float(self.mean_probabilities[self.code])
+
+    @property
+    def unlike_training(self) -> bool:
+        """Whether the recording is unlike anything in training."""
+        return self.novelty.unlike_training
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values of the verdict, without the windows."""
+        return {
+            "recording": self.recording,
+            "prediction": self.prediction,
+            "probability": self.probability,
+            "probabilities": dict(zip(self.classes, self.mean_probabilities.tolist(), strict=True)),
+            "windows": dict(zip(self.classes, self.votes.tolist(), strict=True)),
+            "n_windows": len(self.codes),
+            "n_windows_unlike_training": int(np.count_nonzero(self.novelty.unlike)),
+            "unlike_training": self.unlike_training,
+            "warnings": list(self.warnings),
+            "sampling_rate_hz": self.facts.sampling_rate_hz,
+            "n_electrodes": self.facts.n_electrodes,
+            "duration_s": self.facts.duration_s,
+            "electrode_rate_hz": self.facts.electrode_rate_hz,
+        }
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Predictions:
+    """What a model says of several recordings, and how often it was right of others.
+
+    Parameters
+    ----------
+    model
+        Its folder.
+    classes
+        Its classes.
+    calibrated
+        Whether its probabilities were calibrated on left-out devices.
+    cross_validated
+        Its scores on devices that were left out of training, as in metrics.json.
+    recordings
+        In the order they were named, but for those that failed.
+    failed
+        (recording, cause) of each that failed; only where told to go on.
+    """
+
+    model: Path
+    classes: tuple[str, ...]
+    calibrated: bool
+    cross_validated: dict[str, Any]
+    recordings: tuple[RecordingPrediction, ...]
+    failed: tuple[tuple[str, str], ...]
+
+    @property
+    def caution(self) -> str:
+        """One line to stand beside every verdict: how often the model was right on new devices."""
+        m = self.cross_validated
+        low, high = m["device_accuracy_ci95"]
+        return (
+            f"cross-validated on {m['n_devices']} left-out devices: {m['device_accuracy']:.3f}"
+            f" right (95 % {low:.2f} - {high:.2f}, chance {m['chance']:.3f}); probabilities"
+            f" {'calibrated on those devices' if self.calibrated else 'NOT calibrated'}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, without the windows."""
+        return {
+            "model": str(self.model),
+            "classes": list(self.classes),
+            "calibrated": self.calibrated,
+            "cross_validated": self.cross_validated,
+            "recordings": [one.to_json() for one in self.recordings],
+            "failed": [{"recording": r, "cause": c} for r, c in self.failed],
+        }
