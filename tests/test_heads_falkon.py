@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from typing import Any
@@ -18,6 +19,7 @@ from toptune.errors import InputError, ToptuneError
 from toptune.heads import make_head
 from toptune.heads.falkon import FalkonClassifier
 from toptune.heads.kernel import (
+    KernelSum,
     cholesky,
     gaussian_gram_lower,
     gaussian_kernel,
@@ -40,14 +42,16 @@ def blobs(n: int, d: int, k: int, seed: int = 0) -> tuple[Array, NDArray[np.str_
     return X, np.array(list("abcdef"))[y]
 
 
-@pytest.mark.parametrize("n_centres", [None, 15])
-def test_falkon_passes_the_estimator_checks(n_centres: int | None) -> None:
+@pytest.mark.parametrize(
+    ("n_centres", "solver"), [(None, "direct"), (15, "direct"), (15, "iterative")]
+)
+def test_falkon_passes_the_estimator_checks(n_centres: int | None, solver: str) -> None:
     with warnings.catch_warnings():
         # Checks of the array API are skipped without an environment variable; some checks'
         # data lie on a circle, where a few centres already span everything.
         warnings.simplefilter("ignore", SkipTestWarning)
         warnings.simplefilter("ignore", LinAlgWarning)
-        results = check_estimator(FalkonClassifier(n_centres=n_centres))
+        results = check_estimator(FalkonClassifier(n_centres=n_centres, solver=solver))
     assert sum(result["status"] == "passed" for result in results) > 40
 
 
@@ -77,12 +81,72 @@ def test_rows_are_normalised_each_by_itself_and_zeros_stay(dtype: type) -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_each_view_of_a_row_gets_unit_length_by_itself(dtype: type) -> None:
     X: NDArray[np.floating[Any]] = np.array([[3, 4, 5, 0], [0, 0, 0, -2]], dtype=dtype)
-    expected = [[0.6, 0.8, 1, 0], [0, 0, 0, -1]]
+    expected = np.array([[0.6, 0.8, 1, 0], [0, 0, 0, -1]])
     rows = l2_normalise_views(X, (2, 1, 1))
     assert rows.dtype == dtype
     np.testing.assert_allclose(rows, expected, rtol=1e-6)
     np.testing.assert_array_equal(l2_normalise_views(X), l2_normalise(X))
     np.testing.assert_array_equal(l2_normalise_views(X, (4,)), l2_normalise(X))
+
+
+def test_views_have_a_gaussian_each_and_their_weighted_sum_is_the_kernel() -> None:
+    rng = np.random.default_rng(8)
+    P, Q = rng.standard_normal((1100, 6)), rng.standard_normal((7, 6))
+    views = [(slice(0, 3), 0.8, 0.25), (slice(5, 6), 2.0, 0.75)]
+    kernel = KernelSum((0.8, 1.0, 2.0), (0.25, 0.0, 0.75), (3, 2, 1))
+
+    def naive(A: Array, B: Array) -> Array:
+        distances = [
+            (((A[:, None, part] - B[None, :, part]) ** 2).sum(axis=2), width, weight)
+            for part, width, weight in views
+        ]
+        return np.asarray(sum(w * np.exp(-d / (2 * s**2)) for d, s, w in distances))
+
+    np.testing.assert_allclose(kernel.between(P, Q), naive(P, Q), rtol=1e-11)
+    np.testing.assert_allclose(kernel.gram_lower(P), np.tril(naive(P, P)), rtol=1e-11)
+    # The view of weight 0 has no say, not even where it is not a number.
+    P[:, 3:5] = np.nan
+    np.testing.assert_array_equal(np.isnan(kernel.gram_lower(P)), False)
+
+
+@pytest.mark.parametrize("n_centres", [None, 20])
+def test_views_are_normalised_and_weighted_as_constructed(n_centres: int | None) -> None:
+    X, y = blobs(70, 7, 3)
+    sizes, widths, weights = (2, 4, 1), (0.7, 1.3, 0.4), (0.3, 0.7, 0.0)
+    head = FalkonClassifier(
+        widths, 1e-3, n_centres, view_sizes=sizes, view_weights=weights, random_state=4
+    ).fit(X, y)
+    unit: Array = np.concatenate(
+        [
+            part / np.linalg.norm(part, axis=1, keepdims=True)
+            for part in np.split(X, [2, 6], axis=1)
+        ],
+        axis=1,
+    )
+
+    def kernel(P: Array, Q: Array) -> Array:
+        first, second = ((P[:, None, s] - Q[None, :, s]) ** 2 for s in (slice(2), slice(2, 6)))
+        return np.asarray(
+            0.3 * np.exp(-first.sum(axis=2) / (2 * 0.7**2))
+            + 0.7 * np.exp(-second.sum(axis=2) / (2 * 1.3**2))
+        )
+
+    Y = np.where(y[:, None] == np.array(list("abc")), 1.0, -1.0)
+    C = np.asarray(head.centres_, np.float64)
+    Z, ridge = kernel(unit, C), 1e-3 * 70
+    alpha = np.linalg.solve(Z.T @ Z + ridge * kernel(C, C), Z.T @ Y)
+    assert len(C) == (n_centres or 70)
+    np.testing.assert_allclose(head.decision_function(X), Z @ alpha, atol=1e-8)
+
+
+def test_views_are_equal_unless_weighted_and_one_width_is_everyones() -> None:
+    X, y = blobs(40, 5, 2)
+    plain = FalkonClassifier(0.6, view_sizes=(2, 3)).fit(X, y)
+    full = FalkonClassifier((0.6, 0.6), view_sizes=(2, 3), view_weights=(0.5, 0.5)).fit(X, y)
+    np.testing.assert_array_equal(plain.decision_function(X), full.decision_function(X))
+    one = FalkonClassifier(0.6).fit(X, y).decision_function(X)
+    as_view = FalkonClassifier((0.6,), view_sizes=(5,), view_weights=(1,)).fit(X, y)
+    np.testing.assert_array_equal(as_view.decision_function(X), one)
 
 
 def test_all_rows_as_centres_is_kernel_ridge_regression() -> None:
@@ -98,10 +162,10 @@ def test_all_rows_as_centres_is_kernel_ridge_regression() -> None:
 def test_nystrom_minimises_the_penalised_error_over_the_span_of_its_centres() -> None:
     X, y = blobs(80, 4, 3, seed=2)
     head = FalkonClassifier(width=1.0, penalty=1e-3, n_centres=12).fit(X, y)
-    centres = head.centres_
+    centres = np.asarray(head.centres_, np.float64)
     assert len(np.unique(centres, axis=0)) == 12
     # The same minimum as a least-squares problem: |Z a - Y|^2 + ridge a' B a.
-    unit = X / np.linalg.norm(X, axis=1, keepdims=True)
+    unit: Array = X / np.linalg.norm(X, axis=1, keepdims=True)
     assert all(np.isclose(unit, centre).all(axis=1).any() for centre in centres)
 
     def kernel(P: Array, Q: Array) -> Array:
@@ -168,10 +232,42 @@ def test_a_matrix_no_jitter_can_save_is_an_error() -> None:
         ({"width": float("nan")}, "FalkonClassifier.width must be above 0, got nan"),
         ({"penalty": -1}, "FalkonClassifier.penalty must be above 0, got -1"),
         ({"n_centres": 0}, "FalkonClassifier.n_centres must be a whole number from 1, got 0"),
+        ({"width": (0.5, 0.5)}, r"width must have one value a view .1 of view_sizes., got .0.5"),
+        ({"width": (0.5, -1), "view_sizes": (1, 2)}, r"width must be above 0, got .0.5, -1"),
+        ({"view_sizes": (1, 1)}, "view_sizes adds up to 2, but the rows have 3 features"),
+        ({"view_sizes": (3, 0)}, "view_sizes must be whole numbers from 1, got"),
+        ({"view_sizes": ()}, "view_sizes must be whole numbers from 1, got"),
+        (
+            {"view_sizes": (1, 2), "view_weights": (0.5, 0.6)},
+            r"view_weights must be 0 or above and add up to 1, got .0.5, 0.6",
+        ),
+        (
+            {"view_sizes": (1, 2), "view_weights": (-0.5, 1.5)},
+            "view_weights must be 0 or above and add up to 1",
+        ),
+        (
+            {"view_sizes": (1, 2), "view_weights": (1.0,)},
+            r"view_weights must have one value a view .2 of view_sizes., got .1.0",
+        ),
+        ({"solver": "magic"}, "solver must be direct, iterative or falkon, got 'magic'"),
+        ({"device": "cuda"}, "the solver 'direct' computes on the cpu in float64, not on 'cuda'"),
+        ({"precision": "float32"}, "computes on the cpu in float64, not on 'cpu' in float32"),
+        ({"precision": "half"}, "precision must be float64 or float32, got 'half'"),
+        ({"tolerance": 0}, "tolerance must be above 0, got 0"),
+        ({"max_iterations": 0}, "max_iterations must be a whole number from 1, got 0"),
+        ({"solver": "iterative"}, "the solver 'iterative' needs n_centres"),
+        (
+            {"solver": "iterative", "n_centres": 5, "device": "gpu"},
+            "device must be cpu or cuda, got 'gpu'",
+        ),
+        (
+            {"solver": "iterative", "n_centres": 5, "device": "meta"},
+            "device must be cpu or cuda, got 'meta'",
+        ),
         ({"n_centres": 3, "random_state": -5}, "random_state must be 0 or above, got -5"),
     ],
 )
-def test_parameters_out_of_range_are_named(params: dict[str, float], message: str) -> None:
+def test_parameters_out_of_range_are_named(params: dict[str, Any], message: str) -> None:
     X, y = blobs(20, 3, 2)
     with pytest.raises(InputError, match=message):
         make_head("falkon", params).fit(X, y)
@@ -190,6 +286,11 @@ def test_tensors_bring_the_head_back() -> None:
     back = FalkonClassifier.from_tensors(head.to_tensors(), head.get_params(), head.classes_)
     np.testing.assert_array_equal(back.predict_proba(X), head.predict_proba(X))
     np.testing.assert_array_equal(back.predict(X), head.predict(X))
+    views = FalkonClassifier((0.5, 0.7), view_sizes=(1, 3), view_weights=(0.5, 0.5)).fit(X, y)
+    params = json.loads(json.dumps(views.get_params()))
+    back = FalkonClassifier.from_tensors(views.to_tensors(), params, views.classes_)
+    np.testing.assert_array_equal(back.predict_proba(X), views.predict_proba(X))
+    assert back.get_params() == views.get_params()
     with pytest.raises(InputError, match="no model of the falkon head"):
         FalkonClassifier.from_tensors({}, {}, head.classes_)
     with pytest.raises(InputError, match="does not fit together"):

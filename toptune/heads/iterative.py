@@ -41,7 +41,7 @@ from toptune.heads.torch_kernel import Iteration, TorchKernel
 
 # eps, in units of the rounding of the type: the first as a rule, the others where it must be, as
 # long as they stay small beside the kernel's own values.
-_EPS_FACTORS = (1e1, 1e3, 1e5)
+_EPS_FACTORS = (1e1, 1e3, 1e5, 1e7)
 _LARGEST_JITTER = 1e-2
 
 

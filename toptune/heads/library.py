@@ -88,7 +88,7 @@ def solve_by_library(
             # The library multiplies it by the number of training rows.
             penalty=ridge / len(X),
             M=len(centres),
-            center_selection=falkon.center_selection.FixedSelector(centres=centres),
+            center_selection=falkon.center_selection.FixedSelector(centers=centres),
             maxiter=iteration.max_iterations,
             seed=None,
             error_every=None,
