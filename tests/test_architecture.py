@@ -32,7 +32,7 @@ STAGES = (
     "heads.memory heads.kernel heads.views heads.nystrom heads.closed_form heads.direct",
     "heads.torch_kernel heads.conjugate_gradients heads.iterative heads.library heads.solvers",
     "heads.falkon",
-    "heads.mlp_network heads.mlp_folds heads.mlp heads.mlp_tuning",
+    "heads.mlp_network heads.mlp_cpu heads.mlp_folds heads.mlp heads.mlp_tuning",
     "folds reliability scores permutations",
     "run_folder novelty model environment confusion_plot run_tables fit",
     "model_backbones predictions predict_tables predict",

@@ -20,7 +20,7 @@ from toptune.heads import make_head, mlp_folds
 from toptune.heads.closed_form import group_rows
 from toptune.heads.mlp import MLPClassifier
 from toptune.heads.mlp_folds import Rows, TrainingFold, Variant, train_folds
-from toptune.heads.mlp_network import Draws, Network, Schedule
+from toptune.heads.mlp_network import Draws, Network, Schedule, StackLearner
 
 SCHEDULE = Schedule(
     n_hidden=16, learning_rate=0.005, learning_rate_decay=0.8, batch_size=20, epochs=6
@@ -93,6 +93,7 @@ def data(n: int, d: int = 12, k: int = 3, seed: int = 0) -> tuple[Tensor, Tensor
     return X, y
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize(
     "sizes",
     [
@@ -145,12 +146,16 @@ def assert_trained_alike(network: Network, expected: Network, what: str) -> None
         torch.testing.assert_close(part, other, atol=1e-4, rtol=0, msg=f"{what} {name}")
 
 
-@pytest.mark.parametrize("folds_in_a_pass", [1, 4])
-def test_every_fold_follows_every_schedule_and_label_set(
-    folds_in_a_pass: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # The CPU takes one fold a pass; several are what a GPU does.
-    monkeypatch.setattr(mlp_folds, "_CPU_FOLDS", folds_in_a_pass)
+@pytest.fixture(params=["cpu", "gpu"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train as the CPU does, and, on the CPU, as a GPU does: several folds in batched products."""
+    if request.param == "gpu":
+        monkeypatch.setattr(mlp_folds, "CpuLearner", StackLearner)
+        monkeypatch.setattr(mlp_folds, "_folds_together", lambda _rows, _variants: 4)
+
+
+@pytest.mark.usefixtures("way")
+def test_every_fold_follows_every_schedule_and_label_set() -> None:
     X, y = data(130)
     labelings = torch.stack([y, y.flip(0), (y + 1) % 3])
     shared = Rows(X, torch.nn.functional.one_hot(labelings).float())

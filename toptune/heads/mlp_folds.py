@@ -26,16 +26,14 @@ from torch import Tensor
 
 from toptune.heads.closed_form import Grouping
 from toptune.heads.kernel import Float64
-from toptune.heads.mlp_network import Draws, Learner, Network, Schedule
+from toptune.heads.mlp_cpu import CpuLearner
+from toptune.heads.mlp_network import Draws, Network, Schedule, StackLearner
 
 Progress = Callable[[int, int], None]
 
 # Variants trained side by side: enough to gather batches rarely, few enough for their weights,
 # moments and gradients (1.3 MB each for 1280 features) to stay in the cache.
 _VARIANTS_TOGETHER = 4
-# Folds trained in one product by a CPU thread: in a larger one a network would round differently
-# in other company, and 75 x 1280 values are enough for a core to be nearly as fast as it can be.
-_CPU_FOLDS = 1
 # Share of a GPU's free memory that one pass may fill.
 _GPU_SHARE = 0.5
 
@@ -129,8 +127,7 @@ def train_folds(
                 use(fold, variant, networks.fold(i))
         return len(these.folds) * len(these.variants)
 
-    limit = _CPU_FOLDS if device.type == "cpu" else _folds_in_memory(rows, variants)
-    passes = list(_passes(folds, variants, limit))
+    passes = list(_passes(folds, variants, _folds_together(rows, variants)))
     n_done = 0
     with closing(_run(train, passes, device)) as trained:
         for n_trained in trained:
@@ -194,8 +191,13 @@ def _chunks(numbers: list[int], size: int) -> Iterator[list[int]]:
         yield numbers[start : start + size]
 
 
-def _folds_in_memory(rows: Rows, variants: Sequence[Variant]) -> int:
-    """Folds that a GPU can train together: weights, gradients, two moments, and a batch each."""
+def _folds_together(rows: Rows, variants: Sequence[Variant]) -> int:
+    """Folds in a pass: one on the CPU; on a GPU what its memory holds.
+
+    That is weights, gradients and two moments of each network, and each fold's batch.
+    """
+    if rows.X.device.type == "cpu":
+        return 1
     free, _ = torch.cuda.mem_get_info(rows.X.device)
     n_features = rows.X.shape[1]
     n_hidden = max(variant.schedule.n_hidden for variant in variants)
@@ -216,7 +218,8 @@ def _train_pass(
         draw.network(rows.X.shape[1], schedule.n_hidden, rows.targets.shape[2]) for draw in draws
     ]
     start = Network(*(torch.cat(parts).to(device) for parts in zip(*starts, strict=True)))
-    learners = [Learner(start, variant.schedule) for variant in variants]
+    learner_type = CpuLearner if device.type == "cpu" else StackLearner
+    learners = [learner_type(start, variant.schedule) for variant in variants]
     weights = _weights([len(fold.rows) for fold in folds], schedule.batch_size, device)
     inputs = torch.empty((len(folds) * schedule.batch_size, rows.X.shape[1]), device=device)
     for epoch in range(schedule.epochs):

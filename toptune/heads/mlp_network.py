@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 # Those of `torch.optim.Adam`.
-_BETAS, _EPSILON = (0.9, 0.999), 1e-8
+BETAS, EPSILON = (0.9, 0.999), 1e-8
 
 
 class Network(NamedTuple):
@@ -115,7 +115,7 @@ class Draws:
         return torch.empty(shape).uniform_(-bound, bound, generator=self._generator)
 
 
-class Learner:
+class StackLearner:
     """Networks of f folds in one variant, and Adam's state of them."""
 
     def __init__(self, start: Network, schedule: Schedule) -> None:
@@ -165,10 +165,10 @@ class Learner:
             [],
             [self._n_steps] * len(self._means),
             lr=schedule.learning_rate * schedule.learning_rate_decay**epoch,
-            beta1=_BETAS[0],
-            beta2=_BETAS[1],
+            beta1=BETAS[0],
+            beta2=BETAS[1],
             weight_decay=schedule.weight_decay,
-            eps=_EPSILON,
+            eps=EPSILON,
             amsgrad=False,
             maximize=False,
         )
