@@ -63,14 +63,33 @@ class Nearness:
         return cls(KernelSum((PLAIN_WIDTH,) * n, (1 / n,) * n, tuple(view_sizes)))
 
     def largest(
-        self, features: NDArray[np.float32], reference: NDArray[np.float32]
+        self,
+        features: NDArray[np.float32],
+        reference: NDArray[np.float32],
+        apart: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
     ) -> NDArray[np.float64]:
-        """For each row of features, (n, d), the kernel with the nearest of (m, d): (n,) float64."""
+        """Find how near each row comes to the nearest reference row.
+
+        Parameters
+        ----------
+        features : (n, d) float32
+        reference : (m, d) float32
+        apart : ((n,) int64, (m,) int64), optional
+            A number for each row of both; rows of equal numbers are not compared.
+
+        Returns
+        -------
+        (n,) float64
+            The largest value of the kernel; 0 where a row is compared with none.
+        """
         centres = Centres(self.kernel, self._rows(reference))
         largest = np.empty(len(features))
         for first in range(0, len(features), _ROWS_AT_ONCE):
             part = slice(first, first + _ROWS_AT_ONCE)
-            largest[part] = centres.kernel_of(self._rows(features[part])).max(axis=1)
+            values = centres.kernel_of(self._rows(features[part]))
+            if apart is not None:
+                values[apart[0][part, None] == apart[1]] = 0
+            largest[part] = values.max(axis=1)
         return largest
 
     def _rows(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -226,11 +245,7 @@ def training_limits(
             f" {len(recordings)}"
         )
     rows = reference_rows(codes, max_reference)
-    nearest = np.empty(len(features))
-    for code in range(len(names)):
-        mine = codes == code
-        others = rows[codes[rows] != code]
-        nearest[mine] = nearness.largest(features[mine], features[others])
+    nearest = nearness.largest(features, features[rows], (codes, codes[rows]))
     rates = [r.electrode_rate_hz for r in recordings]
     electrodes = [r.n_electrodes for r in recordings]
     return NoveltyLimits(
