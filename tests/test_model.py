@@ -33,6 +33,7 @@ from toptune.model import (
     trained_model,
     write_model,
 )
+from toptune.params import Picture
 
 SCORES = {
     "head": "any", "n_devices": 9, "device_accuracy": 0.75, "device_accuracy_ci95": [0.4, 0.9],
@@ -194,6 +195,56 @@ def test_a_table_of_unknown_features_makes_no_model() -> None:
                 "falkon", estimator, bare, make_facts(table), left_out=table.recording,
                 scores=SCORES,
             )  # fmt: skip
+
+
+# --- the format
+
+
+@pytest.mark.parametrize(
+    ("head", "scores", "shares", "least_nearness", "nearness"),
+    [
+        (
+            "falkon",
+            [[-0.5193357322567865, 0.5193357322567865], [0.8658902121420783, -0.8658902121420783]],
+            [[0.1739327873062473, 0.8260672126937527], [0.9307115152370931, 0.06928848476290701]],
+            0.9921834003354183,
+            [0.38347288069799035, 0.9213115853195183],
+        ),
+        (
+            "mlp",
+            [[-2.991184430281456, 4.16794588989222], [1.3997129159488244, -0.9275708658858657]],
+            [[2.1688743402096937e-05, 0.999978311256598], [0.9704284714719086, 0.0295715285280921]],
+            0.9872509006967044,
+            [0.3715528331002487, 0.9436894277516212],
+        ),
+    ],
+)
+def test_golden_models_of_format_2_are_read_with_the_numbers_of_their_making(
+    head: str,
+    scores: list[list[float]],
+    shares: list[list[float]],
+    least_nearness: float,
+    nearness: list[float],
+) -> None:
+    golden = read_model(Path(__file__).parent / "golden_models" / head)
+    new = np.array([[1, 0.5, 0.25, 1, 0], [0.5, 1, 2, 0.5, 1]], np.float32)
+    np.testing.assert_allclose(golden.class_scores(new), scores, rtol=1e-6)
+    np.testing.assert_allclose(golden.probabilities(new), shares, rtol=1e-6)
+    limits = golden.novelty
+    assert limits.least_nearness == least_nearness
+    near = limits.nearness.largest(new, limits.reference)
+    np.testing.assert_allclose(near, nearness, rtol=1e-6)
+    assert limits.electrode_rate_hz == (10.0, 10.0)
+    assert (golden.head, golden.classes) == (head, ("0E100I", "100E0I"))
+    assert golden.weights == (WeightsSource(seed=0), None)
+    assert golden.toptune_version == "0.1.0"
+    first, second = golden.views
+    assert (first.n_features, second.n_features) == (3, 2)
+    assert first.params.picture == Picture()
+    assert second.params.picture == Picture(kind="raster")
+    assert (first.params.windows.width_s, second.params.windows.width_s) == (2.0, 4.0)
+    assert second.params.backbone.std == (0.25, 0.25, 0.25)
+    assert golden.spikes == SpikeSettings()
 
 
 # --- damage
