@@ -281,7 +281,7 @@ def at(value: Any, place: tuple[Any, ...]) -> Any:
 
 
 # Notes for people, which nothing reads.
-NOTES = {("provenance", name) for name in ("format_version", "inputs", "too_short")}
+NOTES = {("provenance", name) for name in ("format_version", "too_short")}
 NOTES |= {("scores", name) for name in ("head", "permutation_p")}
 
 
@@ -321,6 +321,7 @@ def test_every_missing_value_is_told(folder: Path) -> None:
         (lambda d: d["novelty"]["nearness"].update(view_sizes=[6, 7]), "do not fit the kernel"),
         (lambda d: d["provenance"]["settings"]["ptsd"].update(threshold_sd=-1), "above 0, got -1"),
         (lambda d: d["provenance"]["settings"].update(filter=1), "filter"),
+        (lambda d: d["provenance"].update(inputs={"a.h5": {}}), "sha256"),
         (lambda d: d["provenance"]["views"][0].update(n_columns=6), "its views 13"),
         (
             lambda d: d["provenance"]["views"][0]["params"]["windows"].update(width_s=0),

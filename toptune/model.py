@@ -103,7 +103,7 @@ class Model:
     toptune_version: str = field(default_factory=lambda: version("toptune"))
 
     def __post_init__(self) -> None:
-        _ = self.spikes
+        _ = self.spikes, self.training_inputs
         of_views = sum(view.n_features for view in self.views)
         of_head, of_rows = self.estimator.n_features_in_, self.novelty.reference.shape[1]
         if not of_views == of_head == of_rows:
@@ -140,6 +140,11 @@ class Model:
             )
             for view, source in listed
         )
+
+    @cached_property
+    def training_inputs(self) -> frozenset[str]:
+        """sha256 of the files and folders it was trained on."""
+        return frozenset(read["sha256"] for read in self.provenance["inputs"].values())
 
     def class_scores(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """One score a class of each row, (n, k)."""

@@ -21,6 +21,7 @@ from toptune.errors import InputError, InputErrors, ToptuneError
 from toptune.facts import RecordingFacts
 from toptune.featuretable import leading_kind, match_windows
 from toptune.finding import SpikeSettings, check_recording, find_spikes
+from toptune.fingerprint import file_sha256
 from toptune.model import Model, read_model
 from toptune.model_backbones import describers
 from toptune.novelty import Novelty, judge
@@ -32,6 +33,8 @@ from toptune.spiketrains import Segment, SpikeTrains
 
 _LOG = logging.getLogger(__name__)
 _unwatched = Silent().stage
+
+SEEN = "the model was trained on this very recording: its verdict is no test of the model"
 
 Paths = Path | str | Sequence[Path | str]
 
@@ -308,4 +311,7 @@ class _Job:
     def _one(self, name: str) -> RecordingPrediction:
         stage = self.progress.stage
         found = find_spikes(Path(name), self.settings, n_jobs=self.n_jobs, stage=stage)
-        return self.predictor.predict(name, found.trains, found.notes, stage)
+        notes = list(found.notes)
+        if file_sha256(Path(name)) in self.predictor.model.training_inputs:
+            notes.insert(0, SEEN)
+        return self.predictor.predict(name, found.trains, notes, stage)
