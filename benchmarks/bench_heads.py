@@ -8,6 +8,7 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Callable, Iterator
+from itertools import combinations_with_replacement
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,12 +18,19 @@ from numpy.typing import NDArray
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from toptune.folds import leave_one_group_out, refit_each_fold
+from toptune.heads.closed_form import group_rows
 from toptune.heads.falkon import FalkonClassifier
 from toptune.heads.kernel import l2_normalise
 from toptune.heads.mlp import MLPClassifier
+from toptune.heads.mlp_tuning import tune_mlp
 
 DEVICES, WINDOWS, FEATURES, CLASSES = 32, 157, 1280, 5
 MLP_EPOCHS = 5
+TUNED_DEVICES = 10
+CANDIDATES: tuple[dict[str, float], ...] = (
+    {"learning_rate_decay": 0.95, "weight_decay": 0.0},
+    {"learning_rate_decay": 1.0, "weight_decay": 0.01},
+)
 
 
 class Data(NamedTuple):
@@ -145,14 +153,83 @@ def test_mlp_one_pytorch_loop_per_fold(benchmark: BenchmarkFixture, data: Data) 
     run(benchmark, 1, folds, data.y)
 
 
-def train_plainly(rows: torch.Tensor, y: torch.Tensor) -> torch.nn.Sequential:
+@pytest.fixture
+def few_devices(benchmark: BenchmarkFixture, data: Data) -> Data:
+    """The first ten devices, two a class: 55 networks a candidate; five in a quick test."""
+    few = data.device < (TUNED_DEVICES if benchmark.enabled else TUNED_DEVICES // 2)
+    return Data(data.X[few], data.y[few], data.device[few])
+
+
+@pytest.mark.benchmark(group=f"mlp, tuned, {TUNED_DEVICES} folds, {MLP_EPOCHS} of 25 epochs")
+def test_mlp_tuning_toptune(benchmark: BenchmarkFixture, few_devices: Data) -> None:
+    X, y, device = few_devices
+
+    def tuned() -> NDArray[Any]:
+        head = MLPClassifier(epochs=MLP_EPOCHS)
+        scores = tune_mlp(head, X, y, group_rows(device), device, CANDIDATES).scores
+        predictions: NDArray[Any] = scores.argmax(axis=1)
+        return predictions
+
+    run_tuned(benchmark, tuned, y)
+
+
+@pytest.mark.benchmark(group=f"mlp, tuned, {TUNED_DEVICES} folds, {MLP_EPOCHS} of 25 epochs")
+def test_mlp_tuning_one_pytorch_loop_per_network(
+    benchmark: BenchmarkFixture, few_devices: Data
+) -> None:
+    """Train as many networks, each pair of left-out devices once, as `tune_mlp` does too."""
+    rows = torch.from_numpy(l2_normalise(few_devices.X)) * FEATURES**0.5
+    y = torch.from_numpy(few_devices.y)
+    device = torch.from_numpy(few_devices.device)
+    n_devices = len(np.unique(few_devices.device))
+
+    def folds() -> NDArray[Any]:
+        outer = np.empty((len(CANDIDATES), len(y)), dtype=np.int64)
+        wrong = np.zeros((len(CANDIDATES), n_devices))
+        pairs = list(combinations_with_replacement(range(n_devices), 2))
+        for p, candidate in enumerate(CANDIDATES):
+            for g, h in pairs:
+                net = train_plainly(
+                    rows[(device != g) & (device != h)],
+                    y[(device != g) & (device != h)],
+                    **candidate,
+                )
+                with torch.no_grad():
+                    right = [net(rows[device == k]).argmax(dim=1) for k in (g, h)]
+                if g == h:
+                    outer[p, few_devices.device == g] = right[0]
+                else:
+                    wrong[p, g] += float((right[1] != y[device == h]).double().mean())
+                    wrong[p, h] += float((right[0] != y[device == g]).double().mean())
+        choice = wrong.argmin(axis=0)[few_devices.device]
+        predictions: NDArray[Any] = outer[choice, np.arange(len(y))]
+        return predictions
+
+    run_tuned(benchmark, folds, few_devices.y)
+
+
+def run_tuned(benchmark: BenchmarkFixture, work: Callable[[], NDArray[Any]], y: Any) -> None:
+    """Time `work` once; a quick test has too few steps to learn, but all of them must be there."""
+    predictions = benchmark.pedantic(work, rounds=1)  # type: ignore[no-untyped-call]  # untyped there
+    accuracy = float((predictions == y).mean())
+    benchmark.extra_info["window_accuracy"] = round(accuracy, 4)
+    assert predictions.shape == y.shape
+    assert accuracy > 1.5 / CLASSES or not benchmark.enabled
+
+
+def train_plainly(
+    rows: torch.Tensor,
+    y: torch.Tensor,
+    learning_rate_decay: float = 0.95,
+    weight_decay: float = 0.0,
+) -> torch.nn.Sequential:
     """Train as PyTorch's documentation shows, with the optimiser as it comes."""
     torch.manual_seed(0)
     net = torch.nn.Sequential(
         torch.nn.Linear(FEATURES, 64), torch.nn.ReLU(), torch.nn.Linear(64, CLASSES)
     )
-    adam = torch.optim.Adam(net.parameters(), lr=0.0005)
-    decay = torch.optim.lr_scheduler.ExponentialLR(adam, 0.95)
+    adam = torch.optim.Adam(net.parameters(), lr=0.0005, weight_decay=weight_decay)
+    decay = torch.optim.lr_scheduler.ExponentialLR(adam, learning_rate_decay)
     for _ in range(MLP_EPOCHS):
         for batch in torch.split(torch.randperm(len(rows)), 75):
             adam.zero_grad()

@@ -37,6 +37,7 @@ from toptune.heads.mlp_folds import (
 from toptune.heads.mlp_network import Network
 from toptune.heads.nested import NestedScores
 from toptune.heads.selection import selection_loss
+from toptune.heads.views import view_sizes_of
 
 MLP_CANDIDATES: tuple[Mapping[str, float], ...] = (
     {"learning_rate_decay": 0.95, "weight_decay": 0.0},
@@ -114,7 +115,7 @@ def tune_mlp(
     )
     seed = seed_of(head.random_state)
     count = _Count(progress, len(heads) * n_groups * (n_groups + 1) // 2)
-    for numbers in _by_rows(heads):
+    for numbers in _by_rows(heads, checked.shape[1]):
         rows = heads[numbers[0]].shared_rows(checked, codes, len(classes))
         variants = [Variant(heads[number].schedule()) for number in numbers]
         for left_out in _blocks(n_groups, len(codes)):
@@ -188,12 +189,12 @@ def _overridden(head: MLPClassifier, candidate: Mapping[str, Any]) -> MLPClassif
     return overridden
 
 
-def _by_rows(heads: Sequence[MLPClassifier]) -> list[list[int]]:
+def _by_rows(heads: Sequence[MLPClassifier], n_features: int) -> list[list[int]]:
     """Numbers of the heads that train on the same rows, normalised in the same way."""
-    groups: dict[tuple[Any, ...], list[int]] = {}
+    groups: dict[tuple[bool, tuple[int, ...]], list[int]] = {}
     for number, head in enumerate(heads):
-        sizes = None if head.view_sizes is None else tuple(head.view_sizes)
-        groups.setdefault((bool(head.normalise), sizes), []).append(number)
+        key = bool(head.normalise), view_sizes_of(head, n_features)
+        groups.setdefault(key, []).append(number)
     return list(groups.values())
 
 
