@@ -1,15 +1,31 @@
 """Leave-one-group-out whose parameters are chosen inside each fold's training groups.
 
-What enters: candidates, rows of features, targets and groups. What leaves: held-out scores of every
-row, by a model that neither learnt nor tuned anything on the row's group.
+What enters: candidates, targets and groups, and for each candidate a factored model. What leaves:
+held-out scores of every row, by a model that neither learnt nor tuned anything on the row's group;
+and the same for any number of shuffled labellings.
+
+In outer fold g a candidate is judged by its inner folds: each other group h scored by the model
+without g and h. All of that is linear in the targets. Windows of a unit (device and label) share
+their label, so one column a unit serves every labelling: scores under shuffled labels are
+combinations of the same columns, and a thousand permutations cost a product instead of a fit.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from toptune.heads.closed_form import Grouping
+from toptune.heads.kernel import Float64
+from toptune.heads.pairs import Pairs, Targets
+from toptune.heads.selection import selection_loss, spread_rows, unit_weights
+
+# Inner scores of several outer folds are held at once, so that a pair of groups serves both.
+_INNER_BYTES = 2**31
 
 
 @dataclass(frozen=True)
@@ -46,3 +62,234 @@ class NestedScores:
     inner_scores: NDArray[np.float32]
     final_scores: NDArray[np.float64]
     jitter: NDArray[np.float64]
+
+
+class Shuffled(NamedTuple):
+    """What the whole procedure, tuning included, says under other labellings.
+
+    Attributes
+    ----------
+    predicted : (r, n) int16
+        Class of each row by the model without its group, for each labelling.
+    mean_scores : (r, u, k) float32
+        Mean scores of each unit's rows.
+    """
+
+    predicted: NDArray[np.int16]
+    mean_scores: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """Rows, their units and groups, and one or more ways to label the units.
+
+    Attributes
+    ----------
+    unit : (n,) int64
+        Unit of each row, numbered from 0; every unit lies in one group.
+    labels : (r, u) int64
+        Class of each unit; the first line is what was observed.
+    n_classes : int
+    sharpness : float
+        Probabilities are the softmax of sharpness x scores.
+    """
+
+    unit: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    n_classes: int
+    sharpness: float
+
+    @property
+    def codes(self) -> NDArray[np.int64]:
+        """Observed class of each row, (n,)."""
+        codes: NDArray[np.int64] = self.labels[0, self.unit]
+        return codes
+
+    def targets(self, labels: NDArray[np.int64]) -> Float64:
+        """One-vs-rest targets in {-1, 1} of labellings (r, u): (u, r, k)."""
+        return np.where(labels.T[:, :, None] == np.arange(self.n_classes), 1.0, -1.0)
+
+
+class _Basis(NamedTuple):
+    """Targets of some labellings as combinations of few columns.
+
+    Attributes
+    ----------
+    columns : (n, c) float64
+    coefficients : (c, r, k) float64
+        Targets of labelling r are ``columns @ coefficients[:, r]``.
+    """
+
+    columns: Float64
+    coefficients: Float64
+
+    @classmethod
+    def of(cls, labelling: Labelling, labels: NDArray[np.int64]) -> _Basis:
+        """Take a column a class for one labelling, a column a unit for several."""
+        targets = labelling.targets(labels)
+        if len(labels) == 1:
+            n_classes = labelling.n_classes
+            return cls(targets[labelling.unit, 0], np.eye(n_classes).reshape(-1, 1, n_classes))
+        return cls(np.eye(labels.shape[1])[labelling.unit], targets)
+
+    def scores(self, maps: NDArray[np.floating], which: NDArray[np.int64]) -> NDArray[np.floating]:
+        """Scores (m, len(which), k) of some labellings, from maps (m, c), in the maps' type."""
+        coefficients = self.coefficients[:, which].astype(maps.dtype)
+        flat = maps @ coefficients.reshape(len(coefficients), -1)
+        return flat.reshape(len(maps), len(which), -1)
+
+
+def nest(
+    factor: Callable[[int], Pairs],
+    n_candidates: int,
+    grouping: Grouping,
+    labelling: Labelling,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[NestedScores, Shuffled]:
+    """Choose a candidate in each outer fold, for the observed and for shuffled labels.
+
+    Every labelling goes through the same steps and the same arithmetic, the choice of candidates
+    included, so that the observed one is one of them if labels mean nothing.
+
+    Parameters
+    ----------
+    factor : callable
+        Gives a candidate's factored model, by its number; called once for each, in order.
+    n_candidates : int
+        With one there is nothing to choose, and shuffled labels need no inner folds.
+    grouping : Grouping
+        Of the n rows; at least three groups.
+    labelling : Labelling
+    progress : callable, optional
+        Told how many candidates are done, and how many there are.
+    """
+    search = _Search(n_candidates, grouping, labelling)
+    for candidate in range(n_candidates):
+        search.try_candidate(candidate, factor(candidate))
+        if progress is not None:
+            progress(candidate + 1, n_candidates)
+    return search.result()
+
+
+class _Search:
+    """The best candidate so far of every outer fold and labelling, and what it says."""
+
+    def __init__(self, n_candidates: int, grouping: Grouping, labelling: Labelling) -> None:
+        self._grouping = grouping
+        self._labelling = labelling
+        n_groups, (n_sets, n_units) = len(grouping.groups), labelling.labels.shape
+        n, k = len(labelling.unit), labelling.n_classes
+        self._outer = _Basis.of(labelling, labelling.labels)
+        # With a single candidate only calibration asks for inner folds, and not of shuffled labels.
+        n_judged = n_sets if n_candidates > 1 else 1
+        self._inner = _Basis.of(labelling, labelling.labels[:n_judged])
+        self._groups_of_units = np.empty(n_units, np.int64)
+        self._groups_of_units[labelling.unit] = grouping.codes
+        self._judged_rows = spread_rows(labelling.unit)
+
+        self._loss = np.empty((n_candidates, n_groups))
+        self._final_loss = np.empty(n_candidates)
+        self._best = np.full((n_sets, n_groups), np.inf)
+        self._choice = np.zeros(n_groups, np.int64)
+        self._scores: Float64 = np.empty((n, k))
+        self._final_scores: Float64 = np.empty((n, k))
+        self._inner_scores = np.full((n_groups, n, k), np.nan, np.float32)
+        self._jitter = np.zeros(n_groups)
+        self._predicted = np.empty((n_sets, n), np.int16)
+        self._mean_scores = np.empty((n_sets, n_units, k), np.float32)
+
+    def try_candidate(self, candidate: int, pairs: Pairs) -> None:
+        targets = pairs.targets(self._outer.columns)
+        outer = targets.held_out_scores()
+        observed = np.array([0])
+        plain: Float64 = self._outer.scores(outer.scores, observed)[:, 0].astype(np.float64)
+        labelling = self._labelling
+        loss = selection_loss(plain, labelling.codes, labelling.unit, labelling.sharpness)
+        if candidate == 0 or loss < self._final_loss[:candidate].min():
+            self._final_scores = plain
+        self._final_loss[candidate] = loss
+
+        inner = targets
+        if self._inner.columns.shape != self._outer.columns.shape:
+            inner = pairs.targets(self._inner.columns)
+        for group, maps in _inner_maps(inner, self._grouping, self._inner.columns.shape[1]):
+            losses = self._inner_losses(group, maps)
+            self._loss[candidate, group] = losses[0]
+            # Of a single candidate every labelling is told, also those not judged.
+            losses = np.broadcast_to(losses, len(self._best)) if len(losses) == 1 else losses
+            better = np.flatnonzero(losses < self._best[:, group])
+            self._best[better, group] = losses[better]
+            if better.size:
+                self._keep(group, outer.scores, better)
+            if better.size and better[0] == 0:
+                rows = self._grouping.rows(group)
+                self._choice[group] = candidate
+                self._scores[rows] = plain[rows]
+                self._inner_scores[group] = self._inner.scores(maps, observed)[:, 0]
+                self._jitter[group] = outer.jitter[group]
+
+    def _inner_losses(self, group: int, maps: NDArray[np.float32]) -> Float64:
+        """Loss of every judged labelling over the inner folds of one outer fold, (r,)."""
+        labelling = self._labelling
+        rows = self._judged_rows[self._grouping.codes[self._judged_rows] != group]
+        unit = labelling.unit[rows]
+        n_sets = self._inner.coefficients.shape[1]
+        logits = self._inner.scores(maps[rows], np.arange(n_sets))
+        logits *= labelling.sharpness
+        own = np.take_along_axis(logits, labelling.labels[:n_sets, unit].T[:, :, None], axis=2)
+        # Scores of ridge regression on targets of -1 and 1 stay near them: nothing overflows.
+        surprise = np.log(np.exp(logits, out=logits).sum(axis=2)) - own[:, :, 0]
+        losses: Float64 = unit_weights(unit) @ surprise
+        return losses
+
+    def _keep(self, group: int, maps: Float64, which: NDArray[np.int64]) -> None:
+        """Write down what the outer fold's model says under some labellings."""
+        rows = self._grouping.rows(group)
+        scores = self._outer.scores(maps[rows].astype(np.float32), which)
+        self._predicted[np.ix_(which, rows)] = scores.argmax(axis=2).T
+        for unit in np.flatnonzero(self._groups_of_units == group):
+            mine = self._labelling.unit[rows] == unit
+            self._mean_scores[which, unit] = scores[mine].mean(axis=0)
+
+    def result(self) -> tuple[NestedScores, Shuffled]:
+        nested = NestedScores(
+            self._loss,
+            self._final_loss,
+            self._choice,
+            int(self._final_loss.argmin()),
+            self._scores,
+            self._inner_scores,
+            self._final_scores,
+            self._jitter,
+        )
+        return nested, Shuffled(self._predicted, self._mean_scores)
+
+
+def _inner_maps(
+    targets: Targets, grouping: Grouping, n_columns: int
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """For each outer fold the scores of all other rows without it and their own group.
+
+    Yields the group's code and (n, c) float32, NaN in its own rows. Each pair of groups is solved
+    once where the scores of all folds fit `_INNER_BYTES`; otherwise folds are done in blocks, and
+    pairs in different blocks twice.
+    """
+    n_groups, n = len(grouping.groups), len(grouping.codes)
+    size = max(1, _INNER_BYTES // (4 * n * n_columns))
+    for start in range(0, n_groups, size):
+        block = range(start, min(start + size, n_groups))
+        maps = np.full((len(block), n, n_columns), np.nan, np.float32)
+        for g, h in _pairs_of(block, n_groups):
+            scores = targets.pair(g, h)
+            maps[g - start, grouping.rows(h)] = scores.second
+            if h in block:
+                maps[h - start, grouping.rows(g)] = scores.first
+        yield from zip(block, maps, strict=True)
+
+
+def _pairs_of(block: Sequence[int], n_groups: int) -> Iterator[tuple[int, int]]:
+    """Pairs of a group of the block with any other, each once."""
+    for g in block:
+        for h in range(n_groups):
+            if h != g and not (h in block and h < g):
+                yield g, h

@@ -1,0 +1,315 @@
+"""Tuning inside the folds against refitting, one model after the other, by its definition."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from sklearn.base import clone
+
+from toptune.errors import InputError
+from toptune.folds import leave_one_group_out
+from toptune.heads import falkon_tuning, nested
+from toptune.heads.closed_form import Grouping, group_rows
+from toptune.heads.falkon import SHARPNESS, FalkonClassifier, one_vs_rest
+from toptune.heads.falkon_tuning import (
+    PENALTIES,
+    WIDTHS,
+    default_view_weights,
+    falkon_candidates,
+    tune_falkon,
+)
+from toptune.heads.kernel import l2_normalise_views
+from toptune.heads.nested import NestedScores
+from toptune.heads.selection import selection_loss, spread_rows
+
+CANDIDATES = (
+    {"width": 0.7, "penalty": 1e-2},
+    {"width": 0.3, "penalty": 1e-3},
+    {"width": 1.5, "penalty": 1e-1},
+)
+
+
+class Data(NamedTuple):
+    X: NDArray[np.float64]
+    y: NDArray[Any]
+    grouping: Grouping
+    unit: NDArray[np.int64]
+
+
+def make_data(seed: int, sizes: list[int], n_classes: int = 2, n_features: int = 5) -> Data:
+    """Groups of unequal sizes, their rows in any order; labels go round."""
+    rng = np.random.default_rng(seed)
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    rng.shuffle(group)
+    X = rng.standard_normal((len(group), n_features))
+    X += group[:, None] % n_classes * 0.7
+    y = np.array([f"c{g % n_classes}" for g in group])
+    return Data(X, y, group_rows(group), group.astype(np.int64))
+
+
+def scores_without(
+    head: FalkonClassifier, data: Data, left_out: set[int], rows: NDArray[np.int64], Y: Any
+) -> NDArray[np.float64]:
+    """Fit to the targets of the rows whose group is not left out, by the definition of DESIGN 3."""
+    n = len(data.X)
+    sizes = head.view_sizes or (data.X.shape[1],)
+    weights = head.view_weights or (1 / len(sizes),) * len(sizes)
+    normal = l2_normalise_views(data.X, sizes)
+    width = head.width
+    assert isinstance(width, float)
+
+    def kernel(a: Any, b: Any) -> Any:
+        total, start = 0.0, 0
+        for size, weight in zip(sizes, weights, strict=True):
+            x, z = a[:, start : start + size], b[:, start : start + size]
+            squared = ((x[:, None] - z[None]) ** 2).sum(axis=2)
+            total = total + weight * np.exp(-squared / (2 * width**2))
+            start += size
+        return total
+
+    train = ~np.isin(data.grouping.codes, list(left_out))
+    ridge = head.penalty * n
+    if head.n_centres is None:
+        K = kernel(normal[train], normal[train])
+        alpha = np.linalg.solve(K + ridge * np.eye(train.sum()), Y[train])
+        return np.asarray(kernel(normal[rows], normal[train]) @ alpha)
+    drawn = head.problem(data.X, data.y).named_centres
+    C = normal[drawn[train[drawn]]]
+    Z = kernel(normal[train], C)
+    alpha = np.linalg.solve(Z.T @ Z + ridge * kernel(C, C), Z.T @ Y[train])
+    return np.asarray(kernel(normal[rows], C) @ alpha)
+
+
+def naive(head: FalkonClassifier, data: Data, candidates: Any) -> NestedScores:
+    """Do what `NestedScores` says, one fit after the other."""
+    classes, codes = np.unique(data.y, return_inverse=True)
+    Y = one_vs_rest(codes, len(classes))
+    n_groups, (n, k) = len(data.grouping.groups), Y.shape
+    plain = np.empty((len(candidates), n, k))
+    inner = np.full((len(candidates), n_groups, n, k), np.nan)
+    for p, candidate in enumerate(candidates):
+        tried = clone(head).set_params(**candidate)
+        for g in range(n_groups):
+            rows = data.grouping.rows(g)
+            plain[p, rows] = scores_without(tried, data, {g}, rows, Y)
+            for h in set(range(n_groups)) - {g}:
+                rows = data.grouping.rows(h)
+                inner[p, g, rows] = scores_without(tried, data, {g, h}, rows, Y)
+    loss = np.array(
+        [[selection_loss(s, codes, data.unit, SHARPNESS) for s in scores] for scores in inner]
+    )
+    final_loss = np.array([selection_loss(s, codes, data.unit, SHARPNESS) for s in plain])
+    choice, final = loss.argmin(axis=0), int(final_loss.argmin())
+    scores = plain[choice[data.grouping.codes], np.arange(n)]
+    chosen_inner = inner[choice, np.arange(n_groups)]
+    return NestedScores(
+        loss, final_loss, choice, final, scores, chosen_inner, plain[final], np.zeros(n_groups)
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 2**16),
+    sizes=st.lists(st.integers(1, 7), min_size=4, max_size=6),
+    n_centres=st.sampled_from([None, 9]),
+    fused=st.booleans(),
+)
+def test_tuning_in_closed_form_equals_refitting(
+    seed: int, sizes: list[int], n_centres: int | None, fused: bool
+) -> None:
+    data = make_data(seed, [size + 2 for size in sizes])
+    head = FalkonClassifier(n_centres=n_centres, view_sizes=(2, 3) if fused else None)
+    candidates: Any = CANDIDATES
+    if fused:
+        weights = [(0.25, 0.75), (1.0, 0.0), (0.5, 0.5)]
+        candidates = [{**c, "view_weights": w} for c, w in zip(CANDIDATES, weights, strict=True)]
+    found, _ = tune_falkon(head, data.X, data.y, data.grouping, data.unit, candidates)
+    expected = naive(head, data, candidates)
+    assert found.jitter.max() == 0
+    np.testing.assert_allclose(found.final_loss, expected.final_loss, atol=1e-8)
+    np.testing.assert_allclose(found.final_scores, expected.final_scores, atol=1e-8)
+    # Inner scores, and the losses made of them, are kept as float32.
+    np.testing.assert_allclose(found.loss, expected.loss, atol=2e-6)
+    np.testing.assert_array_equal(found.choice, expected.choice)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-8)
+    np.testing.assert_allclose(found.inner_scores, expected.inner_scores, atol=2e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**16),
+    sizes=st.lists(st.integers(1, 9), min_size=3, max_size=5),
+    n_centres=st.sampled_from([None, 12]),
+    penalty=st.sampled_from([1e-4, 1e-2]),
+)
+def test_pairs_equal_refitting_without_both_groups(
+    seed: int, sizes: list[int], n_centres: int | None, penalty: float
+) -> None:
+    data = make_data(seed, [size + 4 for size in sizes])
+    head = FalkonClassifier(width=0.6, penalty=penalty, n_centres=n_centres)
+    Y = np.random.default_rng(seed).standard_normal((len(data.X), 4))
+    factors = falkon_tuning._Factors([head.problem(data.X, data.y)], data.grouping)
+    targets = factors(0).targets(Y)
+    for g in range(len(sizes)):
+        for h in set(range(len(sizes))) - {g}:
+            found = targets.pair(g, h)
+            for group, scores in zip((g, h), found, strict=True):
+                rows = data.grouping.rows(group)
+                expected = scores_without(head, data, {g, h}, rows, Y)
+                np.testing.assert_allclose(scores, expected, atol=1e-8)
+
+
+@pytest.mark.parametrize("n_centres", [None, 25])
+def test_a_single_candidate_gives_the_plain_folds(n_centres: int | None) -> None:
+    data = make_data(1, [9, 4, 6, 7, 5])
+    head = FalkonClassifier(width=0.8, penalty=1e-3, n_centres=n_centres)
+    found, told = tune_falkon(head, data.X, data.y, data.grouping, data.unit, [{}])
+    plain = leave_one_group_out(head, data.X, data.y, data.grouping.codes)
+    np.testing.assert_allclose(found.scores, plain.scores, atol=1e-9)
+    np.testing.assert_allclose(found.final_scores, plain.scores, atol=1e-9)
+    assert (plain.classes[told.predicted[0]] == plain.predictions).all()
+
+
+@pytest.mark.parametrize("candidates", [CANDIDATES, CANDIDATES[:1]])
+@pytest.mark.parametrize("n_centres", [None, 25])
+def test_shuffled_labels_go_through_the_whole_procedure(
+    n_centres: int | None, candidates: Any
+) -> None:
+    data = make_data(5, [6, 9, 4, 8, 7, 5], n_classes=3)
+    head = FalkonClassifier(n_centres=n_centres)
+    rng = np.random.default_rng(0)
+    observed = np.arange(6) % 3
+    shuffled = np.stack([rng.permutation(observed) for _ in range(7)])
+    _, told = tune_falkon(
+        head, data.X, data.y, data.grouping, data.unit, candidates, shuffled=shuffled
+    )
+    for line, labels in enumerate([observed, *shuffled]):
+        again, alone = tune_falkon(
+            head, data.X, np.array(["c0", "c1", "c2"])[labels[data.unit]], data.grouping,
+            data.unit, candidates,
+        )  # fmt: skip
+        np.testing.assert_array_equal(told.predicted[line], alone.predicted[0])
+        np.testing.assert_array_equal(told.predicted[line], again.scores.argmax(axis=1))
+        np.testing.assert_allclose(told.mean_scores[line], alone.mean_scores[0], atol=1e-5)
+        for unit in range(6):
+            mean = again.scores[data.unit == unit].mean(axis=0)
+            np.testing.assert_allclose(told.mean_scores[line, unit], mean, atol=1e-5)
+
+
+@pytest.mark.parametrize("n_centres", [None, 25])
+def test_nothing_of_the_outer_group_reaches_its_fold(n_centres: int | None) -> None:
+    data = make_data(3, [6, 9, 4, 8, 7, 5], n_classes=3)
+    head = FalkonClassifier(n_centres=n_centres)
+    before, _ = tune_falkon(head, data.X, data.y, data.grouping, data.unit, CANDIDATES)
+    for group in range(6):
+        rows = data.grouping.rows(group)
+        X, y = data.X.copy(), data.y.copy()
+        X[rows] = np.random.default_rng(9).standard_normal(X[rows].shape) * 7
+        y[rows] = "c2" if y[rows[0]] == "c0" else "c0"
+        after, _ = tune_falkon(head, X, y, data.grouping, data.unit, CANDIDATES)
+        # Where the outer group's rows are not looked at, what is left of them is rounding.
+        np.testing.assert_allclose(after.loss[:, group], before.loss[:, group], atol=2e-6)
+        assert after.choice[group] == before.choice[group]
+        np.testing.assert_allclose(after.inner_scores[group], before.inner_scores[group], atol=2e-6)
+
+
+def test_features_that_only_identify_the_device_score_at_chance() -> None:
+    rng = np.random.default_rng(0)
+    n_devices, n_windows = 24, 10
+    group = np.repeat(np.arange(n_devices), n_windows)
+    X = np.eye(n_devices)[group] + 0.02 * rng.random((len(group), n_devices))
+    accuracies = []
+    for seed in range(5):
+        labels = np.random.default_rng(seed).permutation(np.arange(n_devices) % 4)
+        y = labels[group]
+        found, _ = tune_falkon(
+            FalkonClassifier(), X, y, group_rows(group), group, falkon_candidates((n_devices,))
+        )
+        accuracies.append((found.scores.argmax(axis=1) == y).mean())
+    # Whatever leaks lets 24 of 24 be right; chance is 6, and leaving one out makes its own class
+    # the rarest of the training devices, so that blind guessing does worse than chance.
+    assert np.mean(accuracies) < 0.25
+
+
+def test_folds_in_blocks_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = make_data(2, [3, 5, 4, 6, 2])
+    args = (FalkonClassifier(), data.X, data.y, data.grouping, data.unit, CANDIDATES)
+    at_once, _ = tune_falkon(*args)
+    monkeypatch.setattr(nested, "_INNER_BYTES", 2 * 4 * len(data.X) * 2)
+    in_blocks, _ = tune_falkon(*args)
+    np.testing.assert_array_equal(at_once.loss, in_blocks.loss)
+    np.testing.assert_array_equal(at_once.scores, in_blocks.scores)
+
+
+def test_kernels_that_do_not_fit_are_evaluated_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = make_data(2, [3, 5, 4, 6, 2])
+    head = FalkonClassifier(view_sizes=(2, 3))
+    candidates = falkon_candidates((2, 3), penalties=(1e-3, 1e-2))
+    args = (head, data.X, data.y, data.grouping, data.unit, candidates)
+    kept, _ = tune_falkon(*args)
+    monkeypatch.setattr(falkon_tuning, "kept_bytes", lambda: 0)
+    anew, _ = tune_falkon(*args)
+    np.testing.assert_allclose(kept.final_scores, anew.final_scores, atol=1e-10)
+
+
+def test_candidates_are_every_combination() -> None:
+    one = falkon_candidates((7,))
+    assert len(one) == len(WIDTHS) * len(PENALTIES)
+    assert all(set(c) == {"width", "penalty"} for c in one)
+    two = falkon_candidates((7, 3), widths=(0.4,), penalties=(1e-5, 1e-4))
+    assert len(two) == 10
+    assert {c["view_weights"] for c in two} >= {(1.0, 0.0), (0.0, 1.0), (0.5, 0.5)}
+    fixed = falkon_candidates((7, 3), widths=(1,), penalties=(1,), view_weights=((0.3, 0.7),))
+    assert fixed == ({"width": 1.0, "penalty": 1.0, "view_weights": (0.3, 0.7)},)
+
+
+@pytest.mark.parametrize("n_views", [1, 2, 3, 4, 5])
+def test_weights_add_up_and_leave_views_out(n_views: int) -> None:
+    weights = default_view_weights(n_views)
+    assert len(set(weights)) == len(weights)
+    np.testing.assert_allclose(np.sum(weights, axis=1), 1)
+    for view in range(n_views):
+        assert tuple(float(v == view) for v in range(n_views)) in weights
+
+
+def test_too_many_views_are_refused() -> None:
+    with pytest.raises(InputError, match="fuse five at most"):
+        default_view_weights(6)
+
+
+def test_bad_arguments_are_refused_before_anything_is_computed() -> None:
+    data = make_data(0, [4, 4, 4])
+    args = (data.X, data.y, data.grouping, data.unit)
+    with pytest.raises(InputError, match="fits one fold at a time"):
+        tune_falkon(FalkonClassifier(solver="iterative"), *args, CANDIDATES)
+    with pytest.raises(InputError, match="no candidate"):
+        tune_falkon(FalkonClassifier(), *args, [])
+    with pytest.raises(InputError, match="penalty must be above 0"):
+        tune_falkon(FalkonClassifier(), *args, [*CANDIDATES, {"penalty": -1.0}])
+    two = make_data(0, [4, 4])
+    with pytest.raises(InputError, match="three groups"):
+        tune_falkon(FalkonClassifier(), two.X, two.y, two.grouping, two.unit, CANDIDATES)
+
+
+def test_the_loss_is_the_surprise_of_spread_windows_every_unit_once() -> None:
+    rng = np.random.default_rng(0)
+    unit = np.repeat([0, 1, 2], [40, 3, 16])
+    codes = rng.integers(0, 3, len(unit))
+    scores = rng.standard_normal((len(unit), 3))
+    scores[41] = np.nan
+    expected = []
+    for u in range(3):
+        rows = [i for i in range(len(unit)) if unit[i] == u and not np.isnan(scores[i, 0])]
+        count = min(16, len(rows))
+        rows = [rows[j * len(rows) // count] for j in range(count)]
+        p = np.exp(2 * scores[rows])
+        p /= p.sum(axis=1, keepdims=True)
+        expected.append(-np.log(p[np.arange(count), codes[rows]]).mean())
+    assert selection_loss(scores, codes, unit, 2.0) == pytest.approx(np.mean(expected))
+    assert len(spread_rows(unit)) == 16 + 3 + 16
+    assert np.isnan(selection_loss(np.full((4, 2), np.nan), codes[:4], unit[:4]))

@@ -1,0 +1,240 @@
+"""Tuning of the Falkon head inside every fold, and its permutation test, in closed form.
+
+What enters: a head, candidates (values of its constructor), rows, labels, groups and units. What
+leaves: nested scores, and what the same procedure says under shuffled labels.
+
+A candidate costs one inversion of n x n (all rows as centres), or one factorisation of centres x
+centres a pair of groups (Nystrom); see `toptune.heads.pairs` and `toptune.heads.nested`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product as combinations_of
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import clone
+
+from toptune.errors import InputError
+from toptune.heads.closed_form import Grouping, NystromFolds
+from toptune.heads.falkon import SHARPNESS, FalkonClassifier
+from toptune.heads.kernel import Float64, KernelSum
+from toptune.heads.memory import kept_bytes
+from toptune.heads.nested import Labelling, NestedScores, Shuffled, nest
+from toptune.heads.pairs import AllRowsPairs, NystromPairs, Pairs
+from toptune.heads.solvers import Problem
+
+# Rows have length 1 and lie 0 to 1.41 apart, whatever the backbone, so the widths are numbers and
+# not learnt from the data. Width and penalty trade off: twice the width with a tenth of the penalty
+# is nearly the same model. On 30 real cultures finer or wider grids chose no better.
+WIDTHS = (0.5, 1.0, 2.0)
+PENALTIES = (1e-6, 1e-5, 1e-4)
+# With several views the weights matter more than the width.
+FUSED_WIDTHS = (1.0,)
+
+Candidate = Mapping[str, Any]
+
+
+def falkon_candidates(
+    view_sizes: Sequence[int],
+    *,
+    widths: Sequence[float] | None = None,
+    penalties: Sequence[float] | None = None,
+    view_weights: Sequence[Sequence[float]] | None = None,
+) -> tuple[dict[str, Any], ...]:
+    """List every combination of widths, penalties and weights of the views.
+
+    Parameters
+    ----------
+    view_sizes : sequence of int
+        Columns of each view.
+    widths, penalties : sequence of float, optional
+        Default: `WIDTHS` (`FUSED_WIDTHS` for several views) and `PENALTIES`.
+    view_weights : sequence of sequence of float, optional
+        Default: see `default_view_weights`.
+
+    Returns
+    -------
+    tuple of dict
+        Values of `FalkonClassifier`'s constructor. Those that share kernels follow each other.
+    """
+    n_views = len(view_sizes)
+    widths = widths or (WIDTHS if n_views == 1 else FUSED_WIDTHS)
+    weights = view_weights or default_view_weights(n_views)
+    listed = []
+    for width, weight, penalty in combinations_of(widths, weights, penalties or PENALTIES):
+        candidate: dict[str, Any] = {"width": float(width), "penalty": float(penalty)}
+        if n_views > 1:
+            candidate["view_weights"] = tuple(float(w) for w in weight)
+        listed.append(candidate)
+    return tuple(listed)
+
+
+def default_view_weights(n_views: int) -> tuple[tuple[float, ...], ...]:
+    """Weights that tuning tries: two views in quarters, more of them in equal parts.
+
+    Of three views or more every subset is tried, each of its views weighing the same; so a view can
+    be left out, and one alone can win.
+
+    Raises
+    ------
+    InputError
+        More than five views: that would be 63 subsets and more.
+    """
+    if n_views == 2:
+        return tuple((share / 4, 1 - share / 4) for share in range(5))
+    if n_views > 5:
+        raise InputError(
+            f"weights of {n_views} feature sets are too many to try: fuse five at most, or give "
+            "--view-weights"
+        )
+    subsets = [
+        [bool(number >> view & 1) for view in range(n_views)] for number in range(1, 2**n_views)
+    ]
+    return tuple(tuple(taken / sum(subset) for taken in subset) for subset in subsets)
+
+
+def tune_falkon(
+    head: FalkonClassifier,
+    X: Any,
+    y: Any,
+    grouping: Grouping,
+    unit: NDArray[np.int64],
+    candidates: Sequence[Candidate],
+    *,
+    shuffled: NDArray[np.int64] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[NestedScores, Shuffled]:
+    """Leave each group out once, with the candidate chosen among the other groups.
+
+    Parameters
+    ----------
+    head : FalkonClassifier
+        Not fitted, and not changed; its solver must be ``direct``.
+    X : (n, d) float32 or float64
+    y : (n,) labels
+        One label a unit.
+    grouping : Grouping
+        Of the n rows; three groups or more.
+    unit : (n,) int64
+        Device and label of each row, numbered from 0; each lies in one group.
+    candidates : sequence of mapping
+        Values of the head's constructor. One: nothing is tuned, inner folds serve calibration.
+    shuffled : (r, u) int64, optional
+        Further labellings: the class of each unit, numbered in the sorted order of y's classes.
+    progress : callable, optional
+        Told how many candidates are done, and how many there are.
+
+    Returns
+    -------
+    NestedScores
+        Of y.
+    Shuffled
+        Its first line is of y, the others of `shuffled`.
+
+    Raises
+    ------
+    InputError
+        Another solver than ``direct``, fewer than three groups, no candidate, or a value out of
+        range in any of them, before anything is computed.
+    """
+    if head.solver != "direct":
+        raise InputError(
+            f"the solver {head.solver} fits one fold at a time, so tuning would take pairs of "
+            "devices x candidates fits: give fixed values with --no-tune, or take --solver direct"
+        )
+    if len(grouping.groups) < 3:
+        raise InputError(
+            f"tuning inside a fold needs three groups, got {len(grouping.groups)}: give fixed "
+            "values with --no-tune"
+        )
+    if not candidates:
+        raise InputError("there is no candidate to choose from")
+    problems = [_problem(head, candidate, X, y) for candidate in candidates]
+    classes, codes = np.unique(np.asarray(y), return_inverse=True)
+    observed = np.empty(int(unit.max()) + 1, np.int64)
+    observed[unit] = codes
+    labels = observed[None] if shuffled is None else np.concatenate([observed[None], shuffled])
+    labelling = Labelling(unit, labels, len(classes), SHARPNESS)
+    factors = _Factors(problems, grouping)
+    return nest(factors, len(candidates), grouping, labelling, progress)
+
+
+def _problem(head: FalkonClassifier, candidate: Candidate, X: Any, y: Any) -> Problem:
+    tried: FalkonClassifier = clone(head).set_params(**candidate)
+    return tried.problem(X, y)
+
+
+class _Factors:
+    """Factored models of the candidates, one after the other.
+
+    Kernels of single views are kept from one candidate to the next where they fit into memory:
+    evaluating them takes a third of the time of inverting their sum.
+    """
+
+    def __init__(self, problems: Sequence[Problem], grouping: Grouping) -> None:
+        self._problems = problems
+        self._grouping = grouping
+        # Candidates differ in kernel and ridge, never in rows.
+        self._rows = problems[0].X[grouping.order]
+        n = len(self._rows)
+        self._room = kept_bytes() // (8 * n * n)
+        self._grams: dict[tuple[int, float], Float64] = {}
+
+    def __call__(self, number: int) -> Pairs:
+        problem = self._problems[number]
+        if problem.centre_rows is not None:
+            return NystromPairs(
+                NystromFolds.factor(
+                    problem.X,
+                    self._grouping,
+                    problem.centre_rows,
+                    kernel=problem.kernel,
+                    ridge=problem.ridge,
+                )
+            )
+        self._forget(problem.kernel)
+
+        def regularised() -> Float64:
+            K = self._gram(problem.kernel)
+            np.einsum("ii->i", K)[:] += problem.ridge
+            return K
+
+        return AllRowsPairs.factor(regularised, self._grouping)
+
+    def _forget(self, kernel: KernelSum) -> None:
+        """Drop kernels of other widths than the next candidate's."""
+        needed = set(enumerate(kernel.widths))
+        self._grams = {key: gram for key, gram in self._grams.items() if key in needed}
+
+    def _gram(self, kernel: KernelSum) -> Float64:
+        views = [
+            (number, width, weight)
+            for number, (width, weight) in enumerate(
+                zip(kernel.widths, kernel.weights, strict=True)
+            )
+            if weight
+        ]
+        if self._room < len(kernel.widths):
+            return kernel.gram_lower(self._rows)
+        total: Float64 | None = None
+        for number, width, weight in views:
+            gram = self._single(kernel, number, width)
+            # By rows, so that no second matrix is made.
+            if total is None:
+                total = gram * weight
+            else:
+                for row in range(len(total)):
+                    total[row] += weight * gram[row]
+        assert total is not None  # a KernelSum has a view with a weight above 0
+        return total
+
+    def _single(self, kernel: KernelSum, number: int, width: float) -> Float64:
+        key = (number, width)
+        if key not in self._grams:
+            weights = tuple(float(view == number) for view in range(len(kernel.weights)))
+            one = KernelSum(kernel.widths, weights, kernel.view_sizes)
+            self._grams[key] = one.gram_lower(self._rows)
+        return self._grams[key]
