@@ -33,9 +33,9 @@ STAGES = (
     "heads.torch_kernel heads.conjugate_gradients heads.iterative heads.library heads.solvers",
     "heads.falkon heads.pairs heads.nested heads.falkon_tuning",
     "heads.mlp_network heads.mlp_cpu heads.mlp_folds heads.mlp heads.mlp_tuning",
-    "folds reliability scores permutations",
-    "run_folder novelty model environment confusion_plot run_tables fit",
-    "model_backbones predictions predict_tables predict",
+    "folds reliability scores permutations task evaluation",
+    "run_folder novelty model environment confusion_plot metrics run_tables fit",
+    "model_backbones predictions predict_tables prediction",
     "mcs_writer simulate_network simulate_traces simulate",
     "overview",
     "demo",
@@ -132,7 +132,7 @@ def test_help_loads_nothing_heavy() -> None:
 def test_all_public_names_are_there() -> None:
     names = (
         "Backbone FalkonClassifier FeatureStore HighPass MLPClassifier Picture Ptsd Spikes Windows"
-        " __version__ detect_spikes extract leave_one_group_out open_recording"
+        " __version__ detect_spikes extract leave_one_group_out open_recording predict"
     )
     assert sorted(toptune.__all__) == sorted(names.split())
     for name in toptune.__all__:

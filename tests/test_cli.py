@@ -22,7 +22,7 @@ from toptune.params import Backbone, Picture, Windows
 from toptune.spike_npz import read_npz
 from toptune.spiketrains import Spikes
 
-COMMANDS = ("demo", "simulate", "inspect", "detect", "extract", "fit")
+COMMANDS = ("demo", "simulate", "inspect", "detect", "extract", "fit", "predict")
 TINY = ("--window-s", "2", "--stride-s", "1", "--backbone", "tiny", "--weights", "random")
 
 
@@ -339,7 +339,8 @@ def read_json(path: Path) -> Any:
 @pytest.mark.parametrize("head", ["falkon", "mlp"])
 def test_fit_from_a_store_end_to_end(made: Path, tmp_path: Path, run: Run, head: str) -> None:
     out = tmp_path / "run"
-    ran = run("fit", made / "s.zarr", "--head", head, "-o", out, "--json")
+    few = ("--epochs", "3") if head == "mlp" else ("--permutations", "20")
+    ran = run("fit", made / "s.zarr", "--head", head, "-o", out, "--json", *few)
     assert ran.code == 0
     metrics = json.loads(ran.out)
     assert metrics == read_json(out / "metrics.json")
@@ -353,6 +354,46 @@ def test_fit_from_a_store_end_to_end(made: Path, tmp_path: Path, run: Run, head:
     assert str(out) in ran.err
 
 
+def test_fit_prints_what_its_numbers_rest_on(made: Path, tmp_path: Path, run: Run) -> None:
+    ran = run("fit", made / "s.zarr", "--head", "falkon", "-o", tmp_path / "run")
+    assert ran.code == 0
+    assert "9 settings were tried inside every fold" in ran.out
+    assert "shuffles of the devices' labels, parameters chosen anew under every shuffle" in ran.out
+    # Two devices a class can fall in 90 ways, of which 6 rename the classes.
+    assert "no p-value below 0.067 can be reached" in ran.out
+
+
+def test_feature_sets_are_fused_and_the_model_predicts(
+    folder: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_tiny_backbones(monkeypatch)
+    arguments = ("extract", folder / "devices.csv", "--store", folder / "s.zarr", *TINY)
+    assert run(*arguments, "--picture", "raster").code == 0
+    out = tmp_path / "run"
+    ran = run(
+        "fit", folder / "s.zarr", "--head", "falkon", "-o", out, "--features", "raster",
+        "--features", "histogram", "--json",
+    )  # fmt: skip
+    assert ran.code == 0
+    assert len(json.loads(ran.out)["features"]) == 2
+
+    recordings = [folder / "r0.h5", folder / "r5.h5"]
+    ran = run("predict", out / "model", *recordings, "-o", tmp_path / "told", "--json")
+    assert ran.code == 0
+    told = json.loads(ran.out)
+    assert len(told["recordings"]) == 2
+    assert {"windows.csv", "verdicts.csv"} <= {p.name for p in (tmp_path / "told").iterdir()}
+    ran = run("predict", out / "model", *recordings)
+    assert ran.code == 0
+    assert "r5.h5: " in ran.out
+    assert "probability" in ran.out
+    ran = run("predict", out / "model", *recordings, "-o", tmp_path / "told")
+    assert (ran.code, ran.out) == (2, "")
+    ran = run("predict", out, *recordings)
+    assert ran.code == 2
+    assert "model.json" in ran.err or "holds no model" in ran.err
+
+
 def test_merged_classes_reach_the_scores(made: Path, tmp_path: Path, run: Run) -> None:
     out = tmp_path / "run"
     ran = run("fit", made / "s.zarr", "--head", "falkon", "-o", out, "--merge", "slow=A,B")
@@ -364,8 +405,12 @@ def test_merged_classes_reach_the_scores(made: Path, tmp_path: Path, run: Run) -
 def test_grouping_by_another_column(made: Path, tmp_path: Path, run: Run) -> None:
     out = tmp_path / "run"
     arguments = ("fit", made / "s.zarr", "--head", "falkon", "-o", out, "--group-by")
-    assert run(*arguments, "batch", "--json").code == 0
+    ran = run(*arguments, "batch")
+    assert ran.code == 2
+    assert "needs three groups, there are 2: give fixed values with --no-tune" in ran.err
+    assert run(*arguments, "batch", "--no-tune", "--json").code == 0
     assert read_json(out / "metrics.json")["n_groups"] == 2
+    assert read_json(out / "metrics.json")["permutation_p"] is None
     ran = run(*arguments, "plate", "--overwrite")
     assert ran.code == 2
     assert "plate" in ran.err
@@ -380,6 +425,15 @@ def test_grouping_by_another_column(made: Path, tmp_path: Path, run: Run) -> Non
         (("--head", "falkon", "--merge", "x=A,Q"), "Q"),
         (("--head", "falkon", "--width", "-1"), "width"),
         (("--head", "falkon", "--features", "raster"), "0 sets like 'raster'"),
+        (("--head", "mlp", "--solver", "direct"), "--solver belongs to --head falkon, not mlp"),
+        (("--head", "falkon", "--view-weights", "a"), "--view-weights 'a' is not of the form"),
+        (("--head", "falkon", "--view-weights", "0.5,0.5"), "view_weights"),
+        (
+            ("--head", "falkon", "--no-tune", "--width", "1", "--width", "2"),
+            "width is both fixed and to be chosen from [1.0, 2.0]",
+        ),
+        (("--head", "falkon", "--solver", "iterative"), "give fixed values with --no-tune"),
+        (("--head", "falkon", "--strata", "plate"), "has no plate"),
     ],
 )
 def test_wrong_options_of_fit_are_named(

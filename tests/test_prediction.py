@@ -31,7 +31,7 @@ from toptune.mcs_format import McsChannel, McsStream
 from toptune.mcs_writer import McsWriter
 from toptune.model import Model, read_model, trained_model, write_model
 from toptune.params import Backbone, Picture, Windows
-from toptune.predict import predict
+from toptune.prediction import predict
 from toptune.predictions import Predictions
 from toptune.scores import Windows as HeldOut
 from toptune.scores import score

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from toptune.heads.falkon import FalkonClassifier
     from toptune.heads.mlp import MLPClassifier
     from toptune.params import Backbone, HighPass, Picture, Ptsd, Windows
+    from toptune.prediction import predict
     from toptune.recording import open_recording
     from toptune.spikes import detect_spikes
     from toptune.spiketrains import Spikes
@@ -36,6 +37,7 @@ __all__ = [
     "extract",
     "leave_one_group_out",
     "open_recording",
+    "predict",
 ]
 
 _HOMES = {
@@ -52,6 +54,7 @@ _HOMES = {
     "extract": "toptune.extraction",
     "leave_one_group_out": "toptune.folds",
     "open_recording": "toptune.recording",
+    "predict": "toptune.prediction",
 }
 
 

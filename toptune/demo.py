@@ -111,10 +111,12 @@ def run_demo(
         n_jobs=n_jobs,
     )
     end("extract")
-    table = FeatureStore(store).table(done.feature_set)
+    opened = FeatureStore(store)
+    table = opened.table(done.feature_set)
+    facts = opened.training_facts(table)
     metrics = {}
     for head in ("falkon", "mlp"):
         begin(head, f"leaving each culture out once: {head}")
-        metrics[head] = fit(table, head, folder / f"run-{head}", seed=seed).metrics
+        metrics[head] = fit(table, head, folder / f"run-{head}", facts=facts, seed=seed).metrics
         end(head)
     return DemoResult(folder, metrics, took)

@@ -1,44 +1,50 @@
 """Train a head, score it by leaving out whole groups, and publish the run.
 
 What enters: a table of features, the head's name and parameters. What leaves: a folder with scores,
-held-out predictions, pictures, parameters, the environment, and the head trained on all devices.
+held-out predictions, pictures, parameters, the environment, and the model trained on all devices.
 Nothing is trained before everything has been checked.
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.base import clone
 
 from toptune.environment import describe_environment
 from toptune.errors import InputError, InputErrors
-from toptune.featuretable import FeatureTable, RecordingInfo
-from toptune.folds import FoldResults, group_problems, leave_one_group_out
+from toptune.evaluation import Evaluation, Units, evaluate, evaluation_problems, shuffles
+from toptune.facts import TrainingFacts
+from toptune.featuretable import FeatureTable
+from toptune.folds import FoldResults
+from toptune.hardware import torch_device
 from toptune.heads import make_head
-from toptune.heads.closed_form import group_rows
-from toptune.run_folder import (
-    plain,
-    publish,
-    target_problems,
-    write_json,
-    write_model,
-    write_params,
-)
-from toptune.run_tables import Task, write_confusion, write_tables
-from toptune.scores import Scores, Windows, merge_classes, parse_merges, score
+from toptune.heads.falkon_tuning import falkon_candidates
+from toptune.heads.memory import NYSTROM_CENTRES, plan_centres
+from toptune.heads.mlp_tuning import MLP_CANDIDATES
+from toptune.metrics import describe_metrics
+from toptune.model import trained_model, write_model
+from toptune.permutations import Permutations
+from toptune.run_folder import plain, publish, target_problems, write_json, write_params
+from toptune.run_tables import write_confusion, write_tables
+from toptune.scores import Scores, Windows, parse_merges, score
+from toptune.task import Task, read_task, table_problems
 
-# With more windows than this, the falkon head gets Nystrom centres unless told otherwise: the
-# kernel of all rows would take 1.8 GB and more.
-ALL_ROWS_LIMIT = 15_000
-NYSTROM_CENTRES = 4_000
+# What tuning chooses, by head.
+TUNED = {
+    "falkon": ("width", "penalty", "view_weights"),
+    "mlp": ("learning_rate_decay", "weight_decay"),
+}
+# Falkon's cost hardly more than the folds; each of an MLP's trains all folds anew.
+PERMUTATIONS = {"falkon": 1000, "mlp": 0}
+
+Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,7 @@ class RunResult:
     scores : Scores
     folds : FoldResults
         Rows as in the feature table.
+    evaluation : Evaluation
     metrics : dict
         What metrics.json holds.
     """
@@ -59,6 +66,7 @@ class RunResult:
     path: Path
     scores: Scores
     folds: FoldResults
+    evaluation: Evaluation
     metrics: dict[str, Any]
 
 
@@ -67,33 +75,56 @@ def fit(
     head: str,
     out: Path,
     *,
+    facts: TrainingFacts,
     group_by: str = "device",
     merge: Iterable[str] = (),
     head_params: Mapping[str, Any] | None = None,
+    tune: bool = True,
+    grid: Mapping[str, Sequence[Any]] | None = None,
+    permutations: int | None = None,
+    strata: str | None = None,
     seed: int = 0,
     device: str = "auto",
     overwrite: bool = False,
+    progress: Progress | None = None,
 ) -> RunResult:
     """Score a head by leaving out each group once, train it on all rows, and write the run.
 
     Parameters
     ----------
     table : FeatureTable
+        Of one feature set, or of several joined.
     head : str
         ``mlp`` or ``falkon``.
     out : Path
         Folder of the run; must not exist, unless `overwrite` and it is a run.
+    facts : TrainingFacts
+        Of the same table, from `FeatureStore.training_facts`.
     group_by : str
         What is left out together: ``device``, or a further column of the devices file.
     merge : iterable of str
         Classes to merge before training, each ``NAME=A,B,C``.
     head_params : mapping of str to value, optional
-        Of the head's constructor. The seed and the device are given by `seed` and `device`.
+        Of the head's constructor; what is given here is fixed, and not tuned. The seed and the
+        device are given by `seed` and `device`, the views by the table.
+    tune : bool
+        Choose what is not fixed inside each fold's training groups; otherwise the head's own
+        defaults are taken.
+    grid : mapping of str to sequence, optional
+        Values to choose from, by parameter; the head's default grid for parameters not named.
+    permutations : int, optional
+        Shuffles of the labels for the p-value. Default: 1,000 for Falkon's direct solver, none for
+        what trains every fold anew.
+    strata : str, optional
+        A further column of the devices file, within which labels are shuffled.
     seed : int
         The head's random state; equal seeds give equal results.
     device : str
-        Where the MLP trains: ``auto``, ``cpu`` or ``cuda``. Falkon is solved on the CPU.
+        Where the MLP and Falkon's iterative solvers train: ``auto``, ``cpu`` or ``cuda``. Falkon's
+        direct solver works on the CPU.
     overwrite : bool
+    progress : callable, optional
+        Told what is going on, how much of it is done, and how much there is.
 
     Returns
     -------
@@ -106,35 +137,47 @@ def fit(
     """
     start = time.perf_counter()
     out = Path(out)
-    problems = target_problems(out, overwrite=overwrite)
-    merges: dict[str, tuple[str, ...]] = {}
-    estimator: Any = None
-    try:
-        merges = parse_merges(merge)
-    except InputErrors as error:
-        problems += error.problems
-    try:
-        estimator = _build_head(head, head_params or {}, seed, device, len(table.features))
-    except InputError as error:
-        problems.append(str(error))
-    problems += _table_problems(table)
-    task = _read_task(table, group_by, merges, problems)
-    if problems:
-        raise InputErrors(problems)
-
-    folds = leave_one_group_out(clone(estimator), table.features, task.label, task.group)
-    scores = score(
-        Windows(
-            task.label,
-            folds.predictions,
-            folds.probabilities,
-            task.device,
-            task.group,
-            folds.classes,
-        )
+    job = _checked(
+        table,
+        head,
+        out,
+        group_by=group_by,
+        merge=merge,
+        head_params=dict(head_params or {}),
+        tune=tune,
+        grid=grid or {},
+        permutations=permutations,
+        strata=strata,
+        seed=seed,
+        device=device,
+        overwrite=overwrite,
     )
+    task = job.task
+    found = evaluate(
+        clone(job.estimator),
+        table.features,
+        task.label,
+        task.group,
+        job.units,
+        job.candidates,
+        job.shuffled,
+        progress=progress,
+    )
+    scores = _score(task, found.folds)
+    estimator = job.estimator.set_params(**found.final)
     estimator.fit(table.features, task.label)
-    metrics = _metrics(head, scores, len(task.label), time.perf_counter() - start)
+    metrics = describe_metrics(head, task, table, scores, found)
+    metrics["centres"] = job.centres
+    model = trained_model(
+        head,
+        estimator,
+        table,
+        facts,
+        left_out=task.group,
+        scores=metrics,
+        inverse_temperature=found.final_inverse_temperature,
+    )
+    metrics["seconds"] = round(time.perf_counter() - start, 3)
     with publish(out, overwrite=overwrite) as folder:
         write_json(folder / "metrics.json", metrics)
         write_params(
@@ -142,146 +185,165 @@ def fit(
             {
                 "head": head,
                 "head_params": plain(estimator.get_params()),
+                "candidates": [plain(dict(candidate)) for candidate in job.candidates],
                 "seed": seed,
                 "group_by": group_by,
-                "merge": {name: list(members) for name, members in merges.items()},
+                "merge": {name: list(members) for name, members in job.merges.items()},
+                "permutations": 0 if job.shuffled is None else len(job.shuffled.labels),
+                "strata": strata,
                 "features": table.provenance,
             },
         )
         trained_on = getattr(estimator, "device", "cpu")
         write_json(folder / "environment.json", describe_environment(trained_on))
-        write_tables(folder, task, table.start_s, folds, scores)
+        write_tables(folder, task, table.start_s, found, scores)
         write_confusion(folder, scores)
-        write_model(folder / "model", head, estimator, table.provenance)
-    return RunResult(out, scores, folds, metrics)
+        write_model(folder / "model", model)
+    return RunResult(out, scores, found.folds, found, metrics)
 
 
-def _build_head(
-    head: str, head_params: Mapping[str, Any], seed: int, device: str, n_rows: int
-) -> Any:
-    params = dict(head_params)
-    for name in {"random_state", "device"} & set(params):
-        raise InputError(f"the head's {name} is set by the run's seed and device, not by itself")
-    params["random_state"] = seed
-    if head == "mlp":
-        params["device"] = _torch_device(device)
-    if head == "falkon":
-        if device not in ("auto", "cpu"):
-            raise InputError(f"the falkon head is solved on the CPU, not on {device}")
-        if n_rows > ALL_ROWS_LIMIT:
-            params.setdefault("n_centres", NYSTROM_CENTRES)
-    return make_head(head, params)
+@dataclass(frozen=True)
+class _Job:
+    """What has been checked and is to be done."""
+
+    task: Task
+    merges: Mapping[str, tuple[str, ...]]
+    estimator: Any
+    candidates: tuple[Mapping[str, Any], ...]
+    centres: str | None
+    units: Units
+    shuffled: Permutations | None
 
 
-def _torch_device(device: str) -> str:
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(device).type
-    except RuntimeError:
-        raise InputError(f"there is no device {device!r}; there are auto, cpu and cuda") from None
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise InputError("device cuda was asked for, but torch finds none; use auto or cpu")
-    return device
-
-
-def _table_problems(table: FeatureTable) -> list[str]:
-    """Find what is wrong with the features themselves."""
-    if not len(table.features):
-        return ["there are no windows to train on; all recordings are shorter than one window?"]
-    problems = [
-        f"recording {name} is in the table {count} times"
-        for name, count in Counter(info.name for info in table.recordings).items()
-        if count > 1
-    ]
-    bad = ~np.isfinite(table.features).all(axis=1)
-    for row in np.unique(table.recording[bad]):
-        count = np.count_nonzero(bad & (table.recording == row))
-        problems.append(
-            f"recording {table.recordings[row].name}: {count} windows have features that are NaN "
-            "or infinite; extract it again"
-        )
-    return problems
-
-
-def _read_task(
+def _checked(
     table: FeatureTable,
+    head: str,
+    out: Path,
+    *,
     group_by: str,
-    merges: Mapping[str, tuple[str, ...]],
-    problems: list[str],
-) -> Task:
-    """Give every window its device, label and group; what is wrong is added to `problems`."""
-    used = np.unique(table.recording).tolist()
-    infos = [table.recordings[row] for row in used]
-    groups = [_group_of(info, group_by) for info in infos]
-    for info, group in zip(infos, groups, strict=True):
-        needed = {"device": info.device, "label": info.label, group_by: group}
-        problems += [
-            f"recording {info.name} has no {what}" for what, value in needed.items() if not value
-        ]
-    labels = np.array([info.label for info in infos], dtype=str)
+    merge: Iterable[str],
+    head_params: dict[str, Any],
+    tune: bool,
+    grid: Mapping[str, Sequence[Any]],
+    permutations: int | None,
+    strata: str | None,
+    seed: int,
+    device: str,
+    overwrite: bool,
+) -> _Job:
+    """Check everything that can be checked without training, and tell all problems at once."""
+    problems = target_problems(out, overwrite=overwrite)
+    merges: dict[str, tuple[str, ...]] = {}
+    estimator: Any = None
+    centres = None
+    candidates: tuple[Mapping[str, Any], ...] = ()
     try:
-        labels = merge_classes(labels, merges)
+        merges = parse_merges(merge)
     except InputErrors as error:
         problems += error.problems
-    problems += _task_problems(infos, labels, groups)
-    row = np.searchsorted(used, table.recording)
-    return Task(
-        np.array([info.name for info in infos], dtype=str)[row],
-        np.array([info.device for info in infos], dtype=str)[row],
-        labels[row],
-        np.array(groups, dtype=str)[row],
+    try:
+        centres = _add_defaults(head, head_params, table)
+        estimator = _build_head(head, head_params, seed, device)
+        candidates = _candidates(head, head_params, table.view_sizes, grid, tune=tune)
+    except InputError as error:
+        problems.append(str(error))
+    problems += table_problems(table)
+    task = read_task(table, group_by, merges, problems, strata=strata)
+    units = Units.of(task.device, task.label)
+    shuffled = None
+    if not problems:
+        try:
+            n_groups = len(np.unique(task.group))
+            n = permutations
+            if n is None:
+                n = _default_permutations(head, estimator, n_groups)
+            shuffled = shuffles(units, n, seed, task.stratum)
+            problems += evaluation_problems(estimator, n_groups, len(candidates), n > 0)
+        except InputError as error:
+            problems.append(str(error))
+    if problems:
+        raise InputErrors(problems)
+    return _Job(task, merges, estimator, candidates, centres, units, shuffled)
+
+
+def _add_defaults(head: str, head_params: dict[str, Any], table: FeatureTable) -> str | None:
+    """Fill in what follows from the table; for Falkon, say why it takes as many centres."""
+    if len(table.view_sizes) > 1:
+        head_params.setdefault("view_sizes", table.view_sizes)
+    if head != "falkon" or "n_centres" in head_params:
+        return None
+    plan = plan_centres(len(table.features))
+    if plan.n_centres is None and head_params.get("solver", "direct") != "direct":
+        head_params["n_centres"] = min(NYSTROM_CENTRES, len(table.features))
+        return f"{head_params['n_centres']} windows are Nystrom centres: the solver takes no more"
+    head_params["n_centres"] = plan.n_centres
+    return plan.reason
+
+
+def _default_permutations(head: str, estimator: Any, n_groups: int) -> int:
+    """Permutations where they cost little: not where each trains every fold anew."""
+    closed_form = n_groups > 2 and getattr(estimator, "solver", "direct") == "direct"
+    return PERMUTATIONS[head] if closed_form else 0
+
+
+def _build_head(head: str, params: dict[str, Any], seed: int, device: str) -> Any:
+    for name in {"random_state", "device"} & set(params):
+        raise InputError(f"the head's {name} is set by the run's seed and device, not by itself")
+    placed = {"random_state": seed}
+    on_cpu = head == "falkon" and params.get("solver", "direct") == "direct"
+    if on_cpu and device == "cuda":
+        raise InputError(
+            "Falkon's direct solver works on the CPU, not on cuda; there is --solver iterative"
+        )
+    resolved = torch_device("cpu" if on_cpu and device == "auto" else device)
+    return make_head(head, {**params, **placed, "device": resolved})
+
+
+def _candidates(
+    head: str,
+    fixed: Mapping[str, Any],
+    view_sizes: Sequence[int],
+    grid: Mapping[str, Sequence[Any]],
+    *,
+    tune: bool,
+) -> tuple[Mapping[str, Any], ...]:
+    """List what is to be chosen from; one candidate without a value where nothing is."""
+    tuned = [name for name in TUNED[head] if name not in fixed]
+    for name, offer in grid.items():
+        if name not in TUNED[head]:
+            raise InputError(f"{name} of the {head} head is not tuned: give one value")
+        if name in fixed or not tune:
+            raise InputError(f"{name} is both fixed and to be chosen from {list(offer)}")
+    if not tune or not tuned:
+        return ({},)
+    # A fixed value is a candidate's only one, which says the same as not naming it.
+    values: dict[str, Sequence[Any]] = {n: [fixed[n]] for n in TUNED[head] if n in fixed}
+    values.update(grid)
+    if head == "falkon":
+        return falkon_candidates(
+            view_sizes,
+            widths=values.get("width"),
+            penalties=values.get("penalty"),
+            view_weights=values.get("view_weights"),
+        )
+    if not values:
+        return MLP_CANDIDATES
+    offered: dict[str, Sequence[Any]] = {
+        name: values.get(name) or sorted({c[name] for c in MLP_CANDIDATES}) for name in TUNED[head]
+    }
+    return tuple(
+        dict(zip(offered, combination, strict=True)) for combination in product(*offered.values())
     )
 
 
-def _group_of(info: RecordingInfo, group_by: str) -> str:
-    return info.device if group_by == "device" else info.columns.get(group_by, "")
-
-
-def _task_problems(
-    infos: list[RecordingInfo], labels: NDArray[Any], groups: list[str]
-) -> list[str]:
-    """Find what makes the classes impossible to score; names that are missing are passed over."""
-    named = [i for i, group in enumerate(groups) if group and labels[i]]
-    if not named:
-        return []
-    grouping = group_rows(np.array([groups[i] for i in named], dtype=str))
-    problems = group_problems(labels[named], grouping)
-    classes = np.unique(labels[named])
-    if len(classes) < 2:
-        problems.append(f"there is one class, {classes[0]}; a head tells at least two apart")
-    groups_of: dict[str, set[str]] = {}
-    for i in named:
-        groups_of.setdefault(infos[i].device, set()).add(groups[i])
-    problems += [
-        f"device {device} is in groups {' and '.join(sorted(several))}: a device must be left out "
-        "whole"
-        for device, several in groups_of.items()
-        if len(several) > 1
-    ]
-    return problems
-
-
-def _metrics(head: str, scores: Scores, n_windows: int, seconds: float) -> dict[str, Any]:
-    return {
-        "head": head,
-        "classes": list(scores.classes),
-        "n_groups": len(scores.groups),
-        "n_devices": len(scores.verdicts),
-        "n_windows": n_windows,
-        "window_accuracy_mean": scores.window_accuracy_mean,
-        "window_accuracy_sd": scores.window_accuracy_sd,
-        "device_accuracy": scores.device_accuracy,
-        "device_accuracy_ci95": list(scores.device_accuracy_ci95),
-        "balanced_accuracy": scores.balanced_accuracy,
-        "macro_f1": scores.macro_f1,
-        "window_balanced_accuracy": scores.window_balanced_accuracy,
-        "window_macro_f1": scores.window_macro_f1,
-        "chance": scores.chance,
-        "chance_balanced": scores.chance_balanced,
-        # Permutation tests are not made yet.
-        "permutation_p": None,
-        "seconds": round(seconds, 3),
-    }
+def _score(task: Task, folds: FoldResults) -> Scores:
+    return score(
+        Windows(
+            task.label,
+            folds.predictions,
+            np.asarray(folds.probabilities),
+            task.device,
+            task.group,
+            folds.classes,
+        )
+    )

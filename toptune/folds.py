@@ -228,11 +228,43 @@ def _scores_of(fitted: Any, X: NDArray[Any]) -> tuple[Float64, Float64]:
 
 
 def _results(scored: _Scored, grouping: Grouping, classes: NDArray[Any]) -> FoldResults:
-    sizes = np.bincount(grouping.codes)
-    folds = tuple(
-        Fold(group, int(len(grouping.codes) - size), int(size), float(jitter))
-        for group, size, jitter in zip(grouping.groups.tolist(), sizes, scored.jitter, strict=True)
-    )
     return FoldResults(
-        classes, scored.scores, scored.probabilities, scored.predictions, grouping.codes, folds
+        classes,
+        scored.scores,
+        scored.probabilities,
+        scored.predictions,
+        grouping.codes,
+        _list_folds(grouping, scored.jitter),
+    )
+
+
+def fold_results(
+    scores: Float64,
+    probabilities: Float64,
+    grouping: Grouping,
+    classes: NDArray[Any],
+    jitter: Float64,
+) -> FoldResults:
+    """Name the class with the largest score in every row.
+
+    Parameters
+    ----------
+    scores, probabilities : (n, k) float64
+    grouping : Grouping
+        Of the n rows.
+    classes : (k,) array
+        Sorted.
+    jitter : (g,) float64
+    """
+    predictions = classes[scores.argmax(axis=1)]
+    return FoldResults(
+        classes, scores, probabilities, predictions, grouping.codes, _list_folds(grouping, jitter)
+    )
+
+
+def _list_folds(grouping: Grouping, jitter: Float64) -> tuple[Fold, ...]:
+    sizes = np.bincount(grouping.codes)
+    return tuple(
+        Fold(group, int(len(grouping.codes) - size), int(size), float(added))
+        for group, size, added in zip(grouping.groups.tolist(), sizes, jitter, strict=True)
     )

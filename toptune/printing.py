@@ -19,6 +19,7 @@ from rich.table import Table
 
 from toptune.demo import DemoResult
 from toptune.extraction import Extracted
+from toptune.predictions import Predictions
 
 _RANDOM_WEIGHTS = (
     "These features come from a network with seeded RANDOM weights: the demo needs no download."
@@ -29,23 +30,70 @@ _RANDOM_WEIGHTS = (
 
 def print_scores(metrics: dict[str, dict[str, Any]]) -> None:
     """Print the scores of one run or several, a row each."""
-    table = Table(title="left-out devices")
-    for column in ("head", "device accuracy", "95 % interval", "window accuracy", "chance"):
-        table.add_column(column, justify="left" if column == "head" else "right")
-    table.add_column("macro F1", justify="right")
-    table.add_column("seconds", justify="right")
+    table = Table(title="devices left out, one after the other")
+    table.add_column("head")
+    for column in ("devices right", "95 %", "windows right", "chance", "p", "ECE", "s"):
+        table.add_column(column, justify="right", no_wrap=True)
     for head, m in metrics.items():
         low, high = m["device_accuracy_ci95"]
+        n_right = round(m["device_accuracy"] * m["n_devices"])
         table.add_row(
             head,
-            f"{m['device_accuracy']:.3f} of {m['n_devices']}",
-            f"{low:.2f} - {high:.2f}",
-            f"{m['window_accuracy_mean']:.3f} +- {m['window_accuracy_sd']:.3f}",
-            f"{m['chance']:.3f}",
-            f"{m['macro_f1']:.3f}",
-            f"{m['seconds']:.1f}",
+            f"{n_right}/{m['n_devices']} = {m['device_accuracy']:.2f}",
+            f"{low:.2f}-{high:.2f}",
+            f"{m['window_accuracy_mean']:.2f} +- {m['window_accuracy_sd']:.2f}",
+            f"{m['chance']:.2f}",
+            "-" if m["permutation_p"] is None else f"{m['permutation_p']:.3g}",
+            f"{m['device_ece']:.2f}",
+            f"{m['seconds']:.0f}",
         )
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    for head, m in metrics.items():
+        for line in _remarks(m):
+            console.print(f"{head}: {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _remarks(metrics: dict[str, Any]) -> Iterator[str]:
+    """Tell what a run's numbers rest on."""
+    if metrics["n_windows_without_partner"]:
+        yield (
+            f"{metrics['n_windows_without_partner']} windows have no partner in the other feature"
+            " sets and were left out"
+        )
+    if metrics["centres"]:
+        yield metrics["centres"]
+    tuning = metrics["tuning"]
+    if tuning is not None:
+        final = ", ".join(f"{name} {value}" for name, value in tuning["final"].items())
+        leaky = tuning["had_the_choice_seen_all_devices"]
+        yield (
+            f"{tuning['n_candidates']} settings were tried inside every fold; the model of all"
+            f" devices has {final} (had the choice seen all devices, device accuracy would read"
+            f" {leaky['device_accuracy']:.3f})"
+        )
+    test = metrics["permutations"]
+    if test is not None:
+        yield f"p: {test['n']} shuffles of the devices' labels, parameters {test['parameters']}"
+        if test["note"]:
+            yield f"note: {test['note']}"
+
+
+def print_predictions(result: Predictions) -> None:
+    """Print a verdict a recording, and what speaks against it."""
+    console = Console()
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    for one in result.recordings:
+        unlike = ", UNLIKE anything in training" if one.unlike_training else ""
+        say(f"{one.recording}: {one.prediction} (probability {one.probability:.2f}){unlike}")
+        for warning in one.warnings:
+            say(f"  warning: {warning}")
+    for name, cause in result.failed:
+        say(f"{name}: failed: {cause}")
+    say(result.caution)
 
 
 def print_demo(result: DemoResult, weights: str) -> None:
@@ -129,6 +177,18 @@ class _Watch:
         self._bar.update(
             self._stage, description=f"  {name}", completed=done, total=total, visible=True
         )
+
+
+@contextmanager
+def watch_steps() -> Iterator[Callable[[str, int, int], None]]:
+    """Show one bar that goes through steps, on a terminal."""
+    with _bar() as bar:
+        task = bar.add_task("", total=None, visible=False)
+
+        def step(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total, visible=True)
+
+        yield step
 
 
 @contextmanager

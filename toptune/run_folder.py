@@ -1,14 +1,12 @@
-"""The folder a run is published as, and the model in it.
+"""The folder a run is published as.
 
-What enters: results and a trained head. What leaves: JSON (strict: no NaN), CSV, and ``model/``:
-the weights as safetensors, everything else as JSON, no pickle. A folder is written aside and
+What enters: results. What leaves: JSON (strict: no NaN) and CSV. A folder is written aside and
 renamed when it is complete, so what bears the name of a run is a whole run.
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import shutil
 import uuid
@@ -19,15 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
 from toptune.errors import InputError
-from toptune.heads import head_type
 
 FORMAT = 1
 _RUN_KIND = "toptune run"
-_MODEL_KIND = "toptune model"
 
 
 @dataclass(frozen=True)
@@ -125,90 +119,6 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
         writer.writerow(header)
         for row in rows:
             writer.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in row])
-
-
-@dataclass(frozen=True)
-class SavedModel:
-    """A trained head as read from ``model/``.
-
-    Attributes
-    ----------
-    head : str
-        ``mlp`` or ``falkon``.
-    estimator : classifier
-        Fitted.
-    provenance : dict
-        Of the features it was trained on.
-    """
-
-    head: str
-    estimator: Any
-    provenance: dict[str, Any]
-
-
-def write_model(folder: Path, head: str, estimator: Any, provenance: dict[str, Any]) -> None:
-    """Write a fitted head as model.safetensors and model.json.
-
-    Parameters
-    ----------
-    folder : Path
-        Made here.
-    head : str
-    estimator : classifier
-        Fitted; its classes are strings.
-    provenance : dict
-        JSON-able.
-    """
-    folder.mkdir()
-    tensors = save({k: np.ascontiguousarray(v) for k, v in estimator.to_tensors().items()})
-    (folder / "model.safetensors").write_bytes(tensors)
-    description = {
-        "kind": _MODEL_KIND,
-        "format": FORMAT,
-        "head": head,
-        "params": plain(estimator.get_params()),
-        "classes": [str(name) for name in estimator.classes_],
-        "n_features": int(estimator.n_features_in_),
-        "tensors_sha256": hashlib.sha256(tensors).hexdigest(),
-        "provenance": provenance,
-    }
-    write_json(folder / "model.json", description)
-
-
-def read_model(folder: Path) -> SavedModel:
-    """Read what `write_model` wrote.
-
-    Raises
-    ------
-    InputError
-        No model, one of a later format, or weights that are not those model.json describes.
-    """
-    try:
-        description = json.loads((folder / "model.json").read_text("utf-8"))
-        tensors = (folder / "model.safetensors").read_bytes()
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder} holds no model: {error}") from None
-    if not isinstance(description, dict) or description.get("kind") != _MODEL_KIND:
-        raise InputError(f"{folder}/model.json does not describe a model of toptune")
-    if description["format"] != FORMAT:
-        raise InputError(
-            f"{folder} has model format {description['format']}, this version reads {FORMAT}"
-        )
-    if hashlib.sha256(tensors).hexdigest() != description["tensors_sha256"]:
-        raise InputError(f"{folder}/model.safetensors is damaged: its sha256 is not model.json's")
-    try:
-        loaded = load(tensors)
-    except SafetensorError as error:
-        raise InputError(f"{folder}/model.safetensors cannot be read: {error}") from None
-    head = description["head"]
-    classes = np.array(description["classes"], dtype=str)
-    estimator = head_type(head).from_tensors(loaded, description["params"], classes)
-    return SavedModel(head, estimator, description["provenance"])
-
-
-def load_model(folder: Path) -> Any:
-    """Read the fitted head of a run's ``model/``; it predicts as it did when it was written."""
-    return read_model(folder).estimator
 
 
 def plain(params: dict[str, Any]) -> dict[str, Any]:

@@ -9,28 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from toptune.confusion_plot import draw_confusion
+from toptune.evaluation import Evaluation
 from toptune.folds import FoldResults
 from toptune.run_folder import write_csv
 from toptune.scores import Scores
-
-
-class Task(NamedTuple):
-    """Who each window belongs to, (n_windows,) str each; labels are those trained on."""
-
-    recording: NDArray[Any]
-    device: NDArray[Any]
-    label: NDArray[Any]
-    group: NDArray[Any]
+from toptune.task import Task
 
 
 def write_tables(
-    folder: Path, task: Task, start_s: NDArray[np.float64], folds: FoldResults, scores: Scores
+    folder: Path, task: Task, start_s: NDArray[np.float64], found: Evaluation, scores: Scores
 ) -> None:
     """Write the four tables of a run.
 
@@ -39,14 +32,15 @@ def write_tables(
     folder : Path
     task : Task
     start_s : (n_windows,) float64
-    folds : FoldResults
+    found : Evaluation
         Rows as in `task`.
     scores : Scores
     """
     write_csv(
         folder / "folds.csv",
-        ["group", "n_train_windows", "n_windows", "n_correct", "window_accuracy", "jitter"],
-        _fold_rows(folds, scores),
+        ["group", "n_train_windows", "n_windows", "n_correct", "window_accuracy", "jitter"]
+        + _fold_choices(found)[0],
+        _fold_rows(found, scores),
     )
     probabilities = [f"probability_{name}" for name in scores.classes]
     write_csv(
@@ -55,7 +49,7 @@ def write_tables(
             *("recording", "device", "group", "start_s", "label", "prediction", "correct"),
             *probabilities,
         ],
-        _window_rows(task, start_s, folds),
+        _window_rows(task, start_s, found.folds),
     )
     write_csv(
         folder / "devices.csv",
@@ -77,9 +71,10 @@ def write_confusion(folder: Path, scores: Scores) -> None:
     figure.savefig(folder / "confusion.png", dpi=150)
 
 
-def _fold_rows(folds: FoldResults, scores: Scores) -> Iterator[list[Any]]:
-    # Both are in the sorted order of the groups' names.
-    for fold, group in zip(folds.folds, scores.groups, strict=True):
+def _fold_rows(found: Evaluation, scores: Scores) -> Iterator[list[Any]]:
+    choices = _fold_choices(found)[1]
+    # All are in the sorted order of the groups' names.
+    for fold, group, chosen in zip(found.folds.folds, scores.groups, choices, strict=True):
         yield [
             group.group,
             fold.n_train_rows,
@@ -87,7 +82,30 @@ def _fold_rows(folds: FoldResults, scores: Scores) -> Iterator[list[Any]]:
             group.n_correct,
             group.accuracy,
             fold.jitter,
+            *chosen,
         ]
+
+
+def _fold_choices(found: Evaluation) -> tuple[list[str], list[list[Any]]]:
+    """Name and list what each fold chose, by which loss, and how it was calibrated."""
+    names: list[str] = []
+    rows: list[list[Any]] = [[] for _ in found.folds.folds]
+    if found.nested is not None and len(found.candidates) > 1:
+        tuned = list(found.candidates[0])
+        names += [*(f"chosen_{name}" for name in tuned), "inner_loss"]
+        for fold, (row, choice) in enumerate(zip(rows, found.nested.choice, strict=True)):
+            row += [_shown(found.candidates[choice][name]) for name in tuned]
+            row.append(float(found.nested.loss[choice, fold]))
+    if found.inverse_temperature is not None:
+        names.append("inverse_temperature")
+        for row, value in zip(rows, found.inverse_temperature.tolist(), strict=True):
+            row.append(value)
+    return names, rows
+
+
+def _shown(value: Any) -> Any:
+    """Several numbers in one cell, as the command line reads them."""
+    return ",".join(f"{v:.6g}" for v in value) if isinstance(value, tuple) else value
 
 
 def _window_rows(

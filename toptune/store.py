@@ -262,7 +262,9 @@ class FeatureStore:
         which = (
             "several feature sets" if words is None else f"{len(sets_found)} sets like {words!r}"
         )
-        raise InputError(f"{self.path} holds {which}: choose one with --features from {listed}")
+        raise InputError(
+            f"{self.path} holds {which}: choose one with --features (repeat it to fuse several) from {listed}"
+        )
 
     def table(self, feature_set: FeatureSet) -> FeatureTable:
         """Put the windows of all listed recordings together.

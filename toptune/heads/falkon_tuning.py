@@ -140,15 +140,10 @@ def tune_falkon(
         Another solver than ``direct``, fewer than three groups, no candidate, or a value out of
         range in any of them, before anything is computed.
     """
-    if head.solver != "direct":
+    if head.solver != "direct" or len(grouping.groups) < 3:
         raise InputError(
-            f"the solver {head.solver} fits one fold at a time, so tuning would take pairs of "
-            "devices x candidates fits: give fixed values with --no-tune, or take --solver direct"
-        )
-    if len(grouping.groups) < 3:
-        raise InputError(
-            f"tuning inside a fold needs three groups, got {len(grouping.groups)}: give fixed "
-            "values with --no-tune"
+            f"tuning inside the folds needs the direct solver and three groups, got {head.solver}"
+            f" and {len(grouping.groups)}"
         )
     if not candidates:
         raise InputError("there is no candidate to choose from")

@@ -1,0 +1,138 @@
+"""Who each window belongs to, and what stands against training on it.
+
+What enters: a table of features, and the user's words on groups, classes and strata. What leaves:
+labels, devices and groups of the windows, and every problem there is, before anything is trained.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toptune.errors import InputErrors
+from toptune.featuretable import FeatureTable, RecordingInfo
+from toptune.folds import group_problems
+from toptune.heads.closed_form import group_rows
+from toptune.scores import merge_classes
+
+
+class Task(NamedTuple):
+    """Who each window belongs to, (n_windows,) str each.
+
+    Attributes
+    ----------
+    recording, device : (n_windows,) str
+    label : (n_windows,) str
+        As trained on: merged where classes are.
+    group : (n_windows,) str
+        What is left out together.
+    stratum : (n_windows,) str or None
+        Within which permutations shuffle labels.
+    """
+
+    recording: NDArray[Any]
+    device: NDArray[Any]
+    label: NDArray[Any]
+    group: NDArray[Any]
+    stratum: NDArray[Any] | None = None
+
+
+def table_problems(table: FeatureTable) -> list[str]:
+    """Find what is wrong with the features themselves."""
+    if not len(table.features):
+        return ["there are no windows to train on; all recordings are shorter than one window?"]
+    problems = [
+        f"recording {name} is in the table {count} times"
+        for name, count in Counter(info.name for info in table.recordings).items()
+        if count > 1
+    ]
+    bad = ~np.isfinite(table.features).all(axis=1)
+    for row in np.unique(table.recording[bad]):
+        count = np.count_nonzero(bad & (table.recording == row))
+        problems.append(
+            f"recording {table.recordings[row].name}: {count} windows have features that are NaN "
+            "or infinite; extract it again"
+        )
+    return problems
+
+
+def read_task(
+    table: FeatureTable,
+    group_by: str,
+    merges: Mapping[str, tuple[str, ...]],
+    problems: list[str],
+    *,
+    strata: str | None = None,
+) -> Task:
+    """Give every window its device, label, group and stratum.
+
+    Parameters
+    ----------
+    table : FeatureTable
+    group_by : str
+        ``device``, or a further column of the devices file.
+    merges : mapping of str to tuple of str
+        Classes to merge.
+    problems : list of str
+        What is wrong is added to it.
+    strata : str, optional
+        A further column, within which permutations shuffle labels.
+    """
+    used = np.unique(table.recording).tolist()
+    infos = [table.recordings[row] for row in used]
+    groups = [_group_of(info, group_by) for info in infos]
+    for info, group in zip(infos, groups, strict=True):
+        needed = {"device": info.device, "label": info.label, group_by: group}
+        if strata is not None:
+            needed[strata] = info.columns.get(strata, "")
+        problems += [
+            f"recording {info.name} has no {what}" for what, value in needed.items() if not value
+        ]
+    labels = np.array([info.label for info in infos], dtype=str)
+    try:
+        labels = merge_classes(labels, merges)
+    except InputErrors as error:
+        problems += error.problems
+    problems += _task_problems(infos, labels, groups)
+    row = np.searchsorted(used, table.recording)
+    return Task(
+        np.array([info.name for info in infos], dtype=str)[row],
+        np.array([info.device for info in infos], dtype=str)[row],
+        labels[row],
+        np.array(groups, dtype=str)[row],
+        None
+        if strata is None
+        else np.array([info.columns.get(strata, "") for info in infos], dtype=str)[row],
+    )
+
+
+def _group_of(info: RecordingInfo, group_by: str) -> str:
+    return info.device if group_by == "device" else info.columns.get(group_by, "")
+
+
+def _task_problems(
+    infos: list[RecordingInfo], labels: NDArray[Any], groups: list[str]
+) -> list[str]:
+    """Find what makes the classes impossible to score; names that are missing are passed over."""
+    named = [i for i, group in enumerate(groups) if group and labels[i]]
+    if not named:
+        return []
+    grouping = group_rows(np.array([groups[i] for i in named], dtype=str))
+    problems = group_problems(labels[named], grouping)
+    classes = np.unique(labels[named])
+    if len(classes) < 2:
+        problems.append(f"there is one class, {classes[0]}; a head tells at least two apart")
+    groups_of: dict[str, set[str]] = {}
+    for i in named:
+        groups_of.setdefault(infos[i].device, set()).add(groups[i])
+    problems += [
+        f"device {device} is in groups {' and '.join(sorted(several))}: a device must be left out "
+        "whole"
+        for device, several in groups_of.items()
+        if len(several) > 1
+    ]
+    return problems
