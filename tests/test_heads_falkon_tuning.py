@@ -25,7 +25,7 @@ from toptune.heads.falkon_tuning import (
 )
 from toptune.heads.kernel import l2_normalise_views
 from toptune.heads.nested import NestedScores
-from toptune.heads.selection import selection_loss, spread_rows
+from toptune.heads.selection import SHARPENINGS, selection_loss, spread_rows
 
 CANDIDATES = (
     {"width": 0.7, "penalty": 1e-2},
@@ -218,18 +218,21 @@ def test_nothing_of_the_outer_group_reaches_its_fold(n_centres: int | None) -> N
         np.testing.assert_allclose(after.inner_scores[group], before.inner_scores[group], atol=2e-6)
 
 
-def test_features_that_only_identify_the_device_score_at_chance() -> None:
+@pytest.mark.parametrize(("n_centres", "fused"), [(None, False), (100, False), (None, True)])
+def test_features_that_only_identify_the_device_score_at_chance(
+    n_centres: int | None, fused: bool
+) -> None:
     rng = np.random.default_rng(0)
     n_devices, n_windows = 24, 10
     group = np.repeat(np.arange(n_devices), n_windows)
     X = np.eye(n_devices)[group] + 0.02 * rng.random((len(group), n_devices))
+    sizes = (10, 14) if fused else (n_devices,)
+    head = FalkonClassifier(n_centres=n_centres, view_sizes=sizes)
     accuracies = []
     for seed in range(5):
         labels = np.random.default_rng(seed).permutation(np.arange(n_devices) % 4)
         y = labels[group]
-        found, _ = tune_falkon(
-            FalkonClassifier(), X, y, group_rows(group), group, falkon_candidates((n_devices,))
-        )
+        found, _ = tune_falkon(head, X, y, group_rows(group), group, falkon_candidates(sizes))
         accuracies.append((found.scores.argmax(axis=1) == y).mean())
     # Whatever leaks lets 24 of 24 be right; chance is 6, and leaving one out makes its own class
     # the rarest of the training devices, so that blind guessing does worse than chance.
@@ -302,14 +305,21 @@ def test_the_loss_is_the_surprise_of_spread_windows_every_unit_once() -> None:
     codes = rng.integers(0, 3, len(unit))
     scores = rng.standard_normal((len(unit), 3))
     scores[41] = np.nan
-    expected = []
-    for u in range(3):
-        rows = [i for i in range(len(unit)) if unit[i] == u and not np.isnan(scores[i, 0])]
-        count = min(16, len(rows))
-        rows = [rows[j * len(rows) // count] for j in range(count)]
-        p = np.exp(2 * scores[rows])
-        p /= p.sum(axis=1, keepdims=True)
-        expected.append(-np.log(p[np.arange(count), codes[rows]]).mean())
-    assert selection_loss(scores, codes, unit, 2.0) == pytest.approx(np.mean(expected))
+    by_factor, errors = [], []
+    for factor in SHARPENINGS:
+        expected = []
+        for u in range(3):
+            rows = [i for i in range(len(unit)) if unit[i] == u and not np.isnan(scores[i, 0])]
+            count = min(16, len(rows))
+            rows = [rows[j * len(rows) // count] for j in range(count)]
+            p = np.exp(2 * factor * scores[rows])
+            p /= p.sum(axis=1, keepdims=True)
+            expected.append(-np.log(p[np.arange(count), codes[rows]]).mean())
+            errors.append(np.mean(scores[rows].argmax(axis=1) != codes[rows]))
+        by_factor.append(np.mean(expected))
+    both = np.mean(errors) + 0.5 * min(by_factor)
+    assert selection_loss(scores, codes, unit, 2.0) == pytest.approx(both)
+    # Louder or softer scores say the same.
+    assert selection_loss(4 * scores, codes, unit, 0.5) == pytest.approx(both)
     assert len(spread_rows(unit)) == 16 + 3 + 16
     assert np.isnan(selection_loss(np.full((4, 2), np.nan), codes[:4], unit[:4]))

@@ -263,7 +263,8 @@ class FeatureStore:
             "several feature sets" if words is None else f"{len(sets_found)} sets like {words!r}"
         )
         raise InputError(
-            f"{self.path} holds {which}: choose one with --features (repeat it to fuse several) from {listed}"
+            f"{self.path} holds {which}: choose one with --features (repeat it to fuse several)"
+            f" from {listed}"
         )
 
     def table(self, feature_set: FeatureSet) -> FeatureTable:

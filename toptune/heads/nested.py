@@ -22,7 +22,13 @@ from numpy.typing import NDArray
 from toptune.heads.closed_form import Grouping
 from toptune.heads.kernel import Float64
 from toptune.heads.pairs import Pairs, Targets
-from toptune.heads.selection import selection_loss, spread_rows, unit_weights
+from toptune.heads.selection import (
+    SHARPENINGS,
+    SURPRISE,
+    selection_loss,
+    spread_rows,
+    unit_weights,
+)
 
 # Inner scores of several outer folds are held at once, so that a pair of groups serves both.
 _INNER_BYTES = 2**31
@@ -235,11 +241,20 @@ class _Search:
         unit = labelling.unit[rows]
         n_sets = self._inner.coefficients.shape[1]
         logits = self._inner.scores(maps[rows], np.arange(n_sets))
-        logits *= labelling.sharpness
+        logits *= labelling.sharpness * SHARPENINGS[0]
+        # Below 0, no power of two overflows; and a window is right where its own class has the 0.
+        logits -= logits.max(axis=2, keepdims=True)
         own = np.take_along_axis(logits, labelling.labels[:n_sets, unit].T[:, :, None], axis=2)
-        # Scores of ridge regression on targets of -1 and 1 stay near them: nothing overflows.
-        surprise = np.log(np.exp(logits, out=logits).sum(axis=2)) - own[:, :, 0]
-        losses: Float64 = unit_weights(unit) @ surprise
+        own = own[:, :, 0].copy()
+        weights = unit_weights(unit)
+        errors = weights @ (own < 0)
+        powers = np.exp(logits, out=logits)
+        surprise = np.full(n_sets, np.inf)
+        for _ in SHARPENINGS:
+            np.minimum(surprise, weights @ (np.log(powers.sum(axis=2)) - own), out=surprise)
+            powers *= powers
+            own *= 2
+        losses: Float64 = errors + SURPRISE * surprise
         return losses
 
     def _keep(self, group: int, maps: Float64, which: NDArray[np.int64]) -> None:
