@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -30,8 +31,8 @@ _RANDOM_WEIGHTS = (
 
 def print_scores(metrics: dict[str, dict[str, Any]]) -> None:
     """Print the scores of one run or several, a row each."""
-    table = Table(title="devices left out, one after the other")
-    table.add_column("head")
+    table = Table(title="devices left out, one after the other", box=box.SIMPLE_HEAD)
+    table.add_column("head", no_wrap=True)
     for column in ("devices right", "95 %", "windows right", "chance", "p", "ECE", "s"):
         table.add_column(column, justify="right", no_wrap=True)
     for head, m in metrics.items():
@@ -43,7 +44,7 @@ def print_scores(metrics: dict[str, dict[str, Any]]) -> None:
             f"{low:.2f}-{high:.2f}",
             f"{m['window_accuracy_mean']:.2f} +- {m['window_accuracy_sd']:.2f}",
             f"{m['chance']:.2f}",
-            "-" if m["permutation_p"] is None else f"{m['permutation_p']:.3g}",
+            "-" if m["permutation_p"] is None else f"{m['permutation_p']:.3f}",
             f"{m['device_ece']:.2f}",
             f"{m['seconds']:.0f}",
         )
@@ -65,7 +66,7 @@ def _remarks(metrics: dict[str, Any]) -> Iterator[str]:
         yield metrics["centres"]
     tuning = metrics["tuning"]
     if tuning is not None:
-        final = ", ".join(f"{name} {value}" for name, value in tuning["final"].items())
+        final = ", ".join(f"{name} {_brief(value)}" for name, value in tuning["final"].items())
         leaky = tuning["had_the_choice_seen_all_devices"]
         yield (
             f"{tuning['n_candidates']} settings were tried inside every fold; the model of all"
@@ -77,6 +78,11 @@ def _remarks(metrics: dict[str, Any]) -> Iterator[str]:
         yield f"p: {test['n']} shuffles of the devices' labels, parameters {test['parameters']}"
         if test["note"]:
             yield f"note: {test['note']}"
+
+
+def _brief(value: Any) -> str:
+    values = value if isinstance(value, list) else [value]
+    return ", ".join(f"{v:.2g}" for v in values)
 
 
 def print_predictions(result: Predictions) -> None:

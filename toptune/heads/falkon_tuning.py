@@ -219,7 +219,7 @@ class _Factors:
             gram = self._single(kernel, number, width)
             # By rows, so that no second matrix is made.
             if total is None:
-                total = gram * weight
+                total = gram * weight if weight != 1 else gram.copy()
             else:
                 for row in range(len(total)):
                     total[row] += weight * gram[row]

@@ -29,6 +29,7 @@ from toptune.heads.selection import (
     spread_rows,
     unit_weights,
 )
+from toptune.threads import in_threads, thread_pool
 
 # Inner scores of several outer folds are held at once, so that a pair of groups serves both.
 _INNER_BYTES = 2**31
@@ -144,6 +145,12 @@ class _Basis(NamedTuple):
         flat = maps @ coefficients.reshape(len(coefficients), -1)
         return flat.reshape(len(maps), len(which), -1)
 
+    def scores_by_class(self, maps: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Scores (k, m, r) of all labellings: sums over classes then run along memory."""
+        coefficients = np.moveaxis(self.coefficients, 2, 0).astype(np.float32)
+        scores: NDArray[np.float32] = maps @ coefficients
+        return scores
+
 
 def nest(
     factor: Callable[[int], Pairs],
@@ -218,13 +225,13 @@ class _Search:
         inner = targets
         if self._inner.columns.shape != self._outer.columns.shape:
             inner = pairs.targets(self._inner.columns)
-        for group, maps in _inner_maps(inner, self._grouping, self._inner.columns.shape[1]):
-            losses = self._inner_losses(group, maps)
+        n_columns = self._inner.columns.shape[1]
+        for group, maps, losses in self._judged(_inner_maps(inner, self._grouping, n_columns)):
             self._loss[candidate, group] = losses[0]
             # Of a single candidate every labelling is told, also those not judged.
-            losses = np.broadcast_to(losses, len(self._best)) if len(losses) == 1 else losses
-            better = np.flatnonzero(losses < self._best[:, group])
-            self._best[better, group] = losses[better]
+            of_all = np.broadcast_to(losses, len(self._best)) if len(losses) == 1 else losses
+            better = np.flatnonzero(of_all < self._best[:, group])
+            self._best[better, group] = of_all[better]
             if better.size:
                 self._keep(group, outer.scores, better)
             if better.size and better[0] == 0:
@@ -234,24 +241,37 @@ class _Search:
                 self._inner_scores[group] = self._inner.scores(maps, observed)[:, 0]
                 self._jitter[group] = outer.jitter[group]
 
+    def _judged(
+        self, blocks: Iterator[tuple[range, NDArray[np.float32]]]
+    ) -> Iterator[tuple[int, NDArray[np.float32], Float64]]:
+        """Add to each outer fold's inner scores what labellings lose by them, in threads."""
+        with thread_pool() as pool:
+            for block, maps in blocks:
+                losses = in_threads(
+                    pool,
+                    lambda of_fold: self._inner_losses(*of_fold),
+                    zip(block, maps, strict=True),
+                )
+                yield from zip(block, maps, losses, strict=True)
+
     def _inner_losses(self, group: int, maps: NDArray[np.float32]) -> Float64:
         """Loss of every judged labelling over the inner folds of one outer fold, (r,)."""
         labelling = self._labelling
         rows = self._judged_rows[self._grouping.codes[self._judged_rows] != group]
         unit = labelling.unit[rows]
         n_sets = self._inner.coefficients.shape[1]
-        logits = self._inner.scores(maps[rows], np.arange(n_sets))
+        logits = self._inner.scores_by_class(maps[rows])
         logits *= labelling.sharpness * SHARPENINGS[0]
         # Below 0, no power of two overflows; and a window is right where its own class has the 0.
-        logits -= logits.max(axis=2, keepdims=True)
-        own = np.take_along_axis(logits, labelling.labels[:n_sets, unit].T[:, :, None], axis=2)
-        own = own[:, :, 0].copy()
+        logits -= logits.max(axis=0)
+        own = np.take_along_axis(logits, labelling.labels[None, :n_sets, unit].swapaxes(1, 2), 0)
+        own = own[0].copy()
         weights = unit_weights(unit)
         errors = weights @ (own < 0)
         powers = np.exp(logits, out=logits)
         surprise = np.full(n_sets, np.inf)
         for _ in SHARPENINGS:
-            np.minimum(surprise, weights @ (np.log(powers.sum(axis=2)) - own), out=surprise)
+            np.minimum(surprise, weights @ (np.log(powers.sum(axis=0)) - own), out=surprise)
             powers *= powers
             own *= 2
         losses: Float64 = errors + SURPRISE * surprise
@@ -282,12 +302,12 @@ class _Search:
 
 def _inner_maps(
     targets: Targets, grouping: Grouping, n_columns: int
-) -> Iterator[tuple[int, NDArray[np.float32]]]:
+) -> Iterator[tuple[range, NDArray[np.float32]]]:
     """For each outer fold the scores of all other rows without it and their own group.
 
-    Yields the group's code and (n, c) float32, NaN in its own rows. Each pair of groups is solved
-    once where the scores of all folds fit `_INNER_BYTES`; otherwise folds are done in blocks, and
-    pairs in different blocks twice.
+    Yields some groups' codes and (len, n, c) float32, NaN in each one's own rows. Each pair of
+    groups is solved once where the scores of all folds fit `_INNER_BYTES`; otherwise folds are done
+    in blocks, and pairs in different blocks twice.
     """
     n_groups, n = len(grouping.groups), len(grouping.codes)
     size = max(1, _INNER_BYTES // (4 * n * n_columns))
@@ -299,7 +319,7 @@ def _inner_maps(
             maps[g - start, grouping.rows(h)] = scores.second
             if h in block:
                 maps[h - start, grouping.rows(g)] = scores.first
-        yield from zip(block, maps, strict=True)
+        yield block, maps
 
 
 def _pairs_of(block: Sequence[int], n_groups: int) -> Iterator[tuple[int, int]]:
