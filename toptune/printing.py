@@ -31,9 +31,9 @@ _RANDOM_WEIGHTS = (
 
 def print_scores(metrics: dict[str, dict[str, Any]]) -> None:
     """Print the scores of one run or several, a row each."""
-    table = Table(title="devices left out, one after the other", box=box.SIMPLE_HEAD)
+    table = Table(title="right on devices that were left out", box=box.SIMPLE_HEAD, padding=0)
     table.add_column("head", no_wrap=True)
-    for column in ("devices right", "95 %", "windows right", "chance", "p", "ECE", "s"):
+    for column in ("devices", "95 %", "windows", "chance", "p", "ECE", "s"):
         table.add_column(column, justify="right", no_wrap=True)
     for head, m in metrics.items():
         low, high = m["device_accuracy_ci95"]
