@@ -166,7 +166,7 @@ class _Factors:
     """Factored models of the candidates, one after the other.
 
     Kernels of single views are kept from one candidate to the next where they fit into memory:
-    evaluating them takes a third of the time of inverting their sum.
+    evaluating one takes about half as long as inverting their sum (6,661 rows x 1280).
     """
 
     def __init__(self, problems: Sequence[Problem], grouping: Grouping) -> None:

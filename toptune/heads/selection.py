@@ -6,8 +6,8 @@ to. What leaves: one number, smaller is better. All heads are tuned by this one 
 It is the share of windows that another class outscores, plus half the surprise: the negative
 logarithm of the probability given to a window's own class; each unit counts once. Errors are what
 is reported, but a handful of devices hardly tells two settings apart by counting them; surprise
-changes smoothly, but prefers models that never commit themselves. On 30 real cultures each alone
-chose worse, or no better, than both.
+changes smoothly, but prefers models that never commit themselves. On 30 real cultures neither alone
+chose better throughout.
 
 Probabilities are the softmax of the scores, as sharp as suits the candidate best (`SHARPENINGS`):
 otherwise candidates that say little would be preferred to those that say much too loudly, which
