@@ -289,6 +289,11 @@ def test_weights_add_up_and_leave_views_out(n_views: int) -> None:
         assert tuple(float(v == view) for v in range(n_views)) in weights
 
 
+def test_weights_of_another_number_of_views_are_refused() -> None:
+    with pytest.raises(InputError, match=r"\(0.5, 0.5\) must have one value for each feature set"):
+        falkon_candidates((7,), view_weights=[(1.0,), (0.5, 0.5)])
+
+
 def test_too_many_views_are_refused() -> None:
     with pytest.raises(InputError, match="fuse five at most"):
         default_view_weights(6)

@@ -27,9 +27,3 @@ class InputErrors(InputError):  # noqa: N818  # plural of InputError
     def __init__(self, problems: list[str]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(problems))
-
-
-class PartialFailure(ToptuneError):  # noqa: N818  # an outcome, not a fault: the rest was done
-    """Some recordings failed and were listed; the others were done (exit code 3)."""
-
-    exit_code = 3

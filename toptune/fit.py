@@ -28,12 +28,12 @@ from toptune.heads import make_head
 from toptune.heads.falkon_tuning import falkon_candidates
 from toptune.heads.memory import NYSTROM_CENTRES, plan_centres
 from toptune.heads.mlp_tuning import MLP_CANDIDATES
-from toptune.metrics import describe_metrics
+from toptune.metrics import describe_metrics, score_task
 from toptune.model import trained_model, write_model
 from toptune.permutations import Permutations
 from toptune.run_folder import plain, publish, target_problems, write_json, write_params
 from toptune.run_tables import write_confusion, write_tables
-from toptune.scores import Scores, Windows, parse_merges, score
+from toptune.scores import Scores, parse_merges
 from toptune.task import Task, read_task, table_problems
 
 # What tuning chooses, by head.
@@ -56,18 +56,21 @@ class RunResult:
     path : Path
         Its folder.
     scores : Scores
-    folds : FoldResults
-        Rows as in the feature table.
     evaluation : Evaluation
+        Rows as in the feature table.
     metrics : dict
         What metrics.json holds.
     """
 
     path: Path
     scores: Scores
-    folds: FoldResults
     evaluation: Evaluation
     metrics: dict[str, Any]
+
+    @property
+    def folds(self) -> FoldResults:
+        """Held-out scores and predictions of every window."""
+        return self.evaluation.folds
 
 
 def fit(
@@ -163,7 +166,8 @@ def fit(
         job.shuffled,
         progress=progress,
     )
-    scores = _score(task, found.folds)
+    folds = found.folds
+    scores = score_task(task, folds.classes, folds.predictions, folds.probabilities)
     estimator = job.estimator.set_params(**found.final)
     estimator.fit(table.features, task.label)
     metrics = describe_metrics(head, task, table, scores, found)
@@ -199,7 +203,7 @@ def fit(
         write_tables(folder, task, table.start_s, found, scores)
         write_confusion(folder, scores)
         write_model(folder / "model", model)
-    return RunResult(out, scores, found.folds, found, metrics)
+    return RunResult(out, scores, found, metrics)
 
 
 @dataclass(frozen=True)
@@ -275,7 +279,10 @@ def _add_defaults(head: str, head_params: dict[str, Any], table: FeatureTable) -
     plan = plan_centres(len(table.features))
     if plan.n_centres is None and head_params.get("solver", "direct") != "direct":
         head_params["n_centres"] = min(NYSTROM_CENTRES, len(table.features))
-        return f"{head_params['n_centres']} windows are Nystrom centres: the solver takes no more"
+        return (
+            f"{head_params['n_centres']} of {len(table.features)} windows are Nystrom centres,"
+            " as the solver needs"
+        )
     head_params["n_centres"] = plan.n_centres
     return plan.reason
 
@@ -333,17 +340,4 @@ def _candidates(
     }
     return tuple(
         dict(zip(offered, combination, strict=True)) for combination in product(*offered.values())
-    )
-
-
-def _score(task: Task, folds: FoldResults) -> Scores:
-    return score(
-        Windows(
-            task.label,
-            folds.predictions,
-            np.asarray(folds.probabilities),
-            task.device,
-            task.group,
-            folds.classes,
-        )
     )

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from toptune.evaluation import Evaluation, PermutationTest
 from toptune.featuretable import FeatureTable
 from toptune.heads.calibration import calibrated
@@ -89,12 +92,27 @@ def _describe_tuning(task: Task, found: Evaluation) -> dict[str, Any]:
     }
 
 
+def score_task(
+    task: Task, classes: NDArray[Any], predictions: NDArray[Any], probabilities: NDArray[np.float64]
+) -> Scores:
+    """Score what was predicted for the windows of a task.
+
+    Parameters
+    ----------
+    task : Task
+    classes : (k,) array
+    predictions : (n_windows,) array of classes
+    probabilities : (n_windows, k) float64
+    """
+    return score(Windows(task.label, predictions, probabilities, task.device, task.group, classes))
+
+
 def _scores_of_all(task: Task, found: Evaluation, nested: NestedScores) -> Scores:
     classes = found.folds.classes
     assert found.final_inverse_temperature is not None  # what was tuned was calibrated, too
     probabilities = calibrated(nested.final_scores, found.final_inverse_temperature)
     predictions = classes[nested.final_scores.argmax(axis=1)]
-    return score(Windows(task.label, predictions, probabilities, task.device, task.group, classes))
+    return score_task(task, classes, predictions, probabilities)
 
 
 def _plain(candidate: Any) -> dict[str, Any]:

@@ -28,7 +28,7 @@ _LARGEST = np.int32(0x7FFFFFFF)
 _SMALLEST = np.int32(-0x80000000)
 
 # Blocks fetched ahead of the one walked: they lie anywhere, and waiting for memory costs as much
-# much as a fifth of the walk.
+# as a fifth of the walk.
 _FETCH_AHEAD = 2
 # Integers that a vectorised loop does at a time.
 _STEP = 32

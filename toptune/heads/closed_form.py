@@ -12,7 +12,9 @@ it is the normal equation of the other groups' rows and centres; see `NystromFol
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -55,6 +57,10 @@ class Grouping(NamedTuple):
     def rows(self, group: int) -> NDArray[np.int64]:
         """Rows of a group, by its code."""
         return self.order[self.bounds[group] : self.bounds[group + 1]]
+
+    def part(self, group: int) -> slice:
+        """Where a group's rows lie once rows are sorted by group."""
+        return slice(int(self.bounds[group]), int(self.bounds[group + 1]))
 
     def restore(self, values: Float64) -> Float64:
         """Bring rows that are sorted by group back into their own order."""
@@ -244,41 +250,66 @@ class NystromFolds:
         scores = np.empty_like(targets)
         jitter = np.zeros(len(self.grouping.groups))
         for i in range(len(jitter)):
-            part = slice(self.grouping.bounds[i], self.grouping.bounds[i + 1])
-            scores[part], jitter[i] = self._fold_scores(i, targets[part], moments)
+            (scores[self.grouping.part(i)],), jitter[i] = self.scores_without(
+                (i,), targets, moments
+            )
         return HeldOutScores(self.grouping.restore(scores), jitter)
 
-    def _fold_scores(self, fold: int, targets: Float64, moments: Float64) -> tuple[Float64, float]:
-        """Score one group, given its own targets and ``Z'Y`` of all rows."""
-        a, b = self.centre_bounds[fold : fold + 2]
-        held_out = self.kernel.part(*self.grouping.bounds[fold : fold + 2]).keep(self.keep_bytes)
-        system = cholesky(
-            lambda: self._without(a, b, held_out),
-            f"the normal equation without group {self.grouping.groups[fold]!s}",
-        )
-        moment = moments - held_out.moments(targets)
-        alpha = system.solve(np.concatenate([moment[:a], moment[b:]]))
+    def scores_without(
+        self, groups: Sequence[int], targets: Float64, moments: Float64
+    ) -> tuple[list[Float64], float]:
+        """Score the rows of some groups by the model without their rows and centres.
+
+        Parameters
+        ----------
+        groups : sequence of int
+            Codes.
+        targets : (n, k) float64
+            Rows sorted by group.
+        moments : (m, k) float64
+            ``Z'Y`` of all rows.
+
+        Returns
+        -------
+        scores : list of (n_g, k) float64
+            One a group, in the order given.
+        jitter : float
+        """
+        parts = [self.grouping.part(group) for group in groups]
+        held_out = [self.kernel.part(p.start, p.stop).keep(self.keep_bytes) for p in parts]
+        kept = self._stretches(groups)
+
+        def without() -> Float64:
+            # Stretches, copied as such: gathering by index took longer than factoring.
+            matrix = np.block([[self.normal[x, y] for y in kept] for x in kept])
+            for rows in held_out:
+                for _, block in rows.blocks():
+                    columns = np.concatenate([block[:, y] for y in kept], axis=1)
+                    add_gram_lower(matrix, columns, -1.0)
+            return matrix
+
+        names = " and ".join(str(self.grouping.groups[group]) for group in groups)
+        system = cholesky(without, f"the normal equation without group {names}")
+        moment = moments.copy()
+        for part, rows in zip(parts, held_out, strict=True):
+            moment -= rows.moments(targets[part])
+        solved = system.solve(np.concatenate([moment[x] for x in kept]))
         # Centres left out weigh nothing, which saves copying the others' columns.
-        alpha = np.insert(alpha, np.full(b - a, a), 0.0, axis=0)
-        scores = np.empty_like(targets)
-        for part, block in held_out.blocks():
-            scores[part] = product(block, alpha)
+        alpha = np.zeros_like(moment)
+        ends = np.cumsum([0, *(x.stop - x.start for x in kept)])
+        for x, (start, stop) in zip(kept, pairwise(ends), strict=True):
+            alpha[x] = solved[start:stop]
+        scores = [
+            np.concatenate([product(block, alpha) for _, block in rows.blocks()])
+            for rows in held_out
+        ]
         return scores, system.jitter
 
-    def _without(self, a: int, b: int, held_out: NystromKernel) -> Float64:
-        """Leave centres a to b and their group's rows out of the normal equation (lower triangle).
-
-        Four stretches, copied as such: gathering by index took longer than factoring.
-        """
-        n_kept = len(self.normal) - (b - a)
-        matrix = np.empty((n_kept, n_kept))
-        matrix[:a, :a] = self.normal[:a, :a]
-        matrix[a:, :a] = self.normal[b:, :a]
-        matrix[a:, a:] = self.normal[b:, b:]
-        for _, block in held_out.blocks():
-            kept = np.concatenate([block[:, :a], block[:, b:]], axis=1)
-            add_gram_lower(matrix, kept, -1.0)
-        return matrix
+    def _stretches(self, groups: Sequence[int]) -> list[slice]:
+        """Centres before, between and behind those of some groups."""
+        starts = [0, *(int(self.centre_bounds[group + 1]) for group in sorted(groups))]
+        stops = [*(int(self.centre_bounds[group]) for group in sorted(groups)), len(self.normal)]
+        return [slice(start, stop) for start, stop in zip(starts, stops, strict=True)]
 
 
 def sort_centres(

@@ -59,10 +59,21 @@ def falkon_candidates(
     -------
     tuple of dict
         Values of `FalkonClassifier`'s constructor. Those that share kernels follow each other.
+
+    Raises
+    ------
+    InputError
+        Weights of another number of views.
     """
     n_views = len(view_sizes)
     widths = widths or (WIDTHS if n_views == 1 else FUSED_WIDTHS)
     weights = view_weights or default_view_weights(n_views)
+    for weight in weights:
+        if len(weight) != n_views:
+            raise InputError(
+                f"view_weights {tuple(weight)} must have one value for each feature set, of which"
+                f" there are {n_views}"
+            )
     listed = []
     for width, weight, penalty in combinations_of(widths, weights, penalties or PENALTIES):
         candidate: dict[str, Any] = {"width": float(width), "penalty": float(penalty)}

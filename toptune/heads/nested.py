@@ -23,8 +23,7 @@ from toptune.heads.closed_form import Grouping
 from toptune.heads.kernel import Float64
 from toptune.heads.pairs import Pairs, Targets
 from toptune.heads.selection import (
-    SHARPENINGS,
-    SURPRISE,
+    labelling_losses,
     selection_loss,
     spread_rows,
     unit_weights,
@@ -259,23 +258,10 @@ class _Search:
         labelling = self._labelling
         rows = self._judged_rows[self._grouping.codes[self._judged_rows] != group]
         unit = labelling.unit[rows]
-        n_sets = self._inner.coefficients.shape[1]
         logits = self._inner.scores_by_class(maps[rows])
-        logits *= labelling.sharpness * SHARPENINGS[0]
-        # Below 0, no power of two overflows; and a window is right where its own class has the 0.
-        logits -= logits.max(axis=0)
-        own = np.take_along_axis(logits, labelling.labels[None, :n_sets, unit].swapaxes(1, 2), 0)
-        own = own[0].copy()
-        weights = unit_weights(unit)
-        errors = weights @ (own < 0)
-        powers = np.exp(logits, out=logits)
-        surprise = np.full(n_sets, np.inf)
-        for _ in SHARPENINGS:
-            np.minimum(surprise, weights @ (np.log(powers.sum(axis=0)) - own), out=surprise)
-            powers *= powers
-            own *= 2
-        losses: Float64 = errors + SURPRISE * surprise
-        return losses
+        logits *= labelling.sharpness
+        codes = labelling.labels[: logits.shape[2], unit].T
+        return labelling_losses(logits, codes, unit_weights(unit))
 
     def _keep(self, group: int, maps: Float64, which: NDArray[np.int64]) -> None:
         """Write down what the outer fold's model says under some labellings."""

@@ -17,14 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from scipy.linalg import blas, lapack
 
 from toptune.heads.closed_form import Grouping, HeldOutScores, NystromFolds
-from toptune.heads.kernel import Cholesky, Float64, add_gram_lower, cholesky, product
+from toptune.heads.kernel import Cholesky, Float64, cholesky
 
 
 class PairScores(NamedTuple):
@@ -112,7 +111,7 @@ class _AllRowsTargets:
         scores = np.empty_like(self.Y)
         jitter = np.empty(len(grouping.groups))
         for g in range(len(jitter)):
-            part = _part(grouping, g)
+            part = grouping.part(g)
             system = self._system(part)
             scores[part] = self.Y[part] - system.solve(self.QY[part])
             jitter[g] = max(self.pairs.jitter, system.jitter)
@@ -122,7 +121,7 @@ class _AllRowsTargets:
         if g > h:
             swapped = self.pair(h, g)
             return PairScores(swapped.second, swapped.first)
-        first, second = _part(self.pairs.grouping, g), _part(self.pairs.grouping, h)
+        first, second = self.pairs.grouping.part(g), self.pairs.grouping.part(h)
         system = self._system(first, second)
         wrong = system.solve(np.concatenate([self.QY[first], self.QY[second]]))
         n_first = first.stop - first.start
@@ -166,41 +165,5 @@ class _NystromTargets:
         return self.folds.held_out_scores(self.unordered)
 
     def pair(self, g: int, h: int) -> PairScores:
-        grouping, bounds = self.folds.grouping, self.folds.centre_bounds
-        parts = [_part(grouping, group) for group in (g, h)]
-        held_out = [
-            self.folds.kernel.part(part.start, part.stop).keep(self.folds.keep_bytes)
-            for part in parts
-        ]
-        # The stretches of centres before, between and behind those of the two groups.
-        (a, b), (c, d) = sorted([tuple(bounds[g : g + 2]), tuple(bounds[h : h + 2])])
-        kept = (slice(0, a), slice(b, c), slice(d, len(self.moments)))
-
-        def without() -> Float64:
-            matrix = np.block([[self.folds.normal[x, y] for y in kept] for x in kept])
-            for rows in held_out:
-                for _, block in rows.blocks():
-                    add_gram_lower(
-                        matrix, np.concatenate([block[:, y] for y in kept], axis=1), -1.0
-                    )
-            return matrix
-
-        names = " and ".join(str(grouping.groups[group]) for group in (g, h))
-        system = cholesky(without, f"the normal equation without groups {names}")
-        moment = self.moments.copy()
-        for part, rows in zip(parts, held_out, strict=True):
-            moment -= rows.moments(self.Y[part])
-        alpha = np.zeros_like(moment)
-        solved = system.solve(np.concatenate([moment[x] for x in kept]))
-        ends = np.cumsum([0, *(x.stop - x.start for x in kept)])
-        for x, (start, stop) in zip(kept, pairwise(ends), strict=True):
-            alpha[x] = solved[start:stop]
-        return PairScores(
-            *(np.concatenate([product(block, alpha) for _, block in rows.blocks()])
-              for rows in held_out)
-        )  # fmt: skip
-
-
-def _part(grouping: Grouping, group: int) -> slice:
-    """Where a group's rows lie once rows are sorted by group."""
-    return slice(int(grouping.bounds[group]), int(grouping.bounds[group + 1]))
+        scores, _ = self.folds.scores_without((g, h), self.Y, self.moments)
+        return PairScores(*scores)

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 # Windows of a unit that are looked at, at most. With 20 minutes a device they lie 80 s apart.
 WINDOWS_A_UNIT = 16
@@ -91,12 +90,40 @@ def selection_loss(
     if not seen.size:
         return float("nan")
     rows = seen[spread_rows(unit[seen])]
-    logits = sharpness * scores[rows].astype(np.float64)
-    own = logits[np.arange(len(rows)), codes[rows]]
-    weights = unit_weights(unit[rows])
-    errors = float(weights @ (own < logits.max(axis=1)))
-    surprise = min(
-        float(weights @ (logsumexp(factor * logits, axis=1) - factor * own))
-        for factor in SHARPENINGS
-    )
-    return errors + SURPRISE * surprise
+    logits = sharpness * scores[rows].astype(np.float64).T
+    losses = labelling_losses(logits[:, :, None], codes[rows][:, None], unit_weights(unit[rows]))
+    return float(losses[0])
+
+
+def labelling_losses(
+    logits: NDArray[np.floating[Any]], codes: NDArray[np.int64], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Compute the same loss of many labellings at once.
+
+    Parameters
+    ----------
+    logits : (k, m, r) float
+        Scores of m rows under r labellings, classes first: sums over classes then run along
+        memory. Overwritten.
+    codes : (m, r) int64
+        Class of each row in each labelling.
+    weights : (m,) float64
+        From `unit_weights`.
+
+    Returns
+    -------
+    (r,) float64
+    """
+    logits *= SHARPENINGS[0]
+    # Below 0, no power of two overflows; and a window is right where its own class has the 0.
+    logits -= logits.max(axis=0)
+    own = np.take_along_axis(logits, codes[None], 0)[0]
+    errors = weights @ (own < 0)
+    powers = np.exp(logits, out=logits)
+    surprise = np.full(codes.shape[1], np.inf)
+    for _ in SHARPENINGS:
+        np.minimum(surprise, weights @ (np.log(powers.sum(axis=0)) - own), out=surprise)
+        powers *= powers
+        own *= 2
+    losses: NDArray[np.float64] = errors + SURPRISE * surprise
+    return losses
