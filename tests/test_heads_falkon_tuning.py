@@ -52,6 +52,14 @@ def make_data(seed: int, sizes: list[int], n_classes: int = 2, n_features: int =
     return Data(X, y, group_rows(group), group.astype(np.int64))
 
 
+def centres_outlast_two_groups(head: FalkonClassifier, data: Data) -> bool:
+    """Whether some centre is left whichever two groups are left out."""
+    if head.n_centres is None:
+        return True
+    drawn = data.grouping.codes[head.problem(data.X, data.y).named_centres]
+    return len(set(drawn.tolist())) > 2
+
+
 def scores_without(
     head: FalkonClassifier, data: Data, left_out: set[int], rows: NDArray[np.int64], Y: Any
 ) -> NDArray[np.float64]:
@@ -136,6 +144,7 @@ def test_tuning_in_closed_form_equals_refitting(
     if fused:
         weights = [(0.25, 0.75), (1.0, 0.0), (0.5, 0.5)]
         candidates = [{**c, "view_weights": w} for c, w in zip(CANDIDATES, weights, strict=True)]
+    assume(centres_outlast_two_groups(head, data))
     found, _ = tune_falkon(head, data.X, data.y, data.grouping, data.unit, candidates)
     expected, nearest_tie = naive(head, data, candidates)
     assume(nearest_tie > 1e-5)
@@ -161,6 +170,7 @@ def test_pairs_equal_refitting_without_both_groups(
 ) -> None:
     data = make_data(seed, [size + 4 for size in sizes])
     head = FalkonClassifier(width=0.6, penalty=penalty, n_centres=n_centres)
+    assume(centres_outlast_two_groups(head, data))
     Y = np.random.default_rng(seed).standard_normal((len(data.X), 4))
     factors = falkon_tuning._Factors([head.problem(data.X, data.y)], data.grouping)
     targets = factors(0).targets(Y)
@@ -171,6 +181,16 @@ def test_pairs_equal_refitting_without_both_groups(
                 rows = data.grouping.rows(group)
                 expected = scores_without(head, data, {g, h}, rows, Y)
                 np.testing.assert_allclose(scores, expected, atol=1e-8)
+
+
+def test_centres_that_all_lie_in_two_groups_are_refused_before_anything_is_computed() -> None:
+    data = make_data(9, [11, 13, 9])
+    head = FalkonClassifier(width=0.6, n_centres=2)
+    drawn = data.grouping.codes[head.problem(data.X, data.y).named_centres]
+    assert len(set(drawn.tolist())) == 2
+    first, second = sorted(set(drawn.tolist()))
+    with pytest.raises(InputError, match=f"lie in groups {first} and {second}; raise n_centres"):
+        tune_falkon(head, data.X, data.y, data.grouping, data.unit, CANDIDATES)
 
 
 @pytest.mark.parametrize("n_centres", [None, 25])

@@ -214,6 +214,7 @@ class NystromFolds:
         *,
         kernel: KernelSum,
         ridge: float,
+        groups_at_once: int = 1,
         keep_bytes: int | None = None,
     ) -> NystromFolds:
         """Evaluate the kernel and its products; m x m float64 of memory, and n x m where it fits.
@@ -227,16 +228,18 @@ class NystromFolds:
             Which rows are centres, each at most once.
         kernel : KernelSum
         ridge : float
+        groups_at_once : int
+            The most groups that a fold will leave out.
         keep_bytes : int, optional
             Size up to which Z is kept in memory. Default: `toptune.heads.memory.kept_bytes`.
 
         Raises
         ------
         InputError
-            Where all centres lie in one group, whose fold would have none.
+            Where a fold would have no centres; see `sort_centres`.
         """
         keep_bytes = kept_bytes() if keep_bytes is None else keep_bytes
-        centres, bounds = sort_centres(grouping, centre_rows)
+        centres, bounds = sort_centres(grouping, centre_rows, groups_at_once)
         Z = NystromKernel.of(X, grouping.order, centres, kernel, keep_bytes=keep_bytes)
         normal = kernel.gram_lower(X[centres])
         normal *= ridge
@@ -313,7 +316,7 @@ class NystromFolds:
 
 
 def sort_centres(
-    grouping: Grouping, centre_rows: NDArray[np.int64]
+    grouping: Grouping, centre_rows: NDArray[np.int64], groups_at_once: int = 1
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Sort centres by group like the rows, so that a fold leaves out one stretch of them.
 
@@ -323,6 +326,8 @@ def sort_centres(
         Of the n rows.
     centre_rows : (m,) int64
         Which rows are centres, each at most once.
+    groups_at_once : int
+        The most groups that a fold will leave out: 1, or 2 for the pairs of nested folds.
 
     Returns
     -------
@@ -334,13 +339,16 @@ def sort_centres(
     Raises
     ------
     InputError
-        Where all centres lie in one group, whose fold would have none.
+        Where all centres lie in so few groups that a fold without these would have none.
     """
     place = np.empty(len(grouping.order), dtype=np.int64)
     place[grouping.order] = np.arange(len(place))
     places = np.sort(place[centre_rows])
     bounds = np.searchsorted(places, grouping.bounds).astype(np.int64)
-    if np.diff(bounds).max() == len(places):
-        group = grouping.groups[np.diff(bounds).argmax()]
-        raise InputError(f"all centres lie in group {group!s}; raise n_centres")
+    held = np.diff(bounds)
+    richest = np.sort(np.argsort(held)[::-1][:groups_at_once])
+    if held[richest].sum() == len(places):
+        named = " and ".join(str(grouping.groups[group]) for group in richest)
+        noun = "group" if len(richest) == 1 else "groups"
+        raise InputError(f"all centres lie in {noun} {named}; raise n_centres")
     return grouping.order[places], bounds

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from toptune.errors import InputError
-from toptune.heads.closed_form import Grouping, NystromFolds
+from toptune.heads.closed_form import Grouping, NystromFolds, sort_centres
 from toptune.heads.falkon import SHARPNESS, FalkonClassifier
 from toptune.heads.kernel import Float64, KernelSum
 from toptune.heads.memory import kept_bytes
@@ -33,6 +33,9 @@ WIDTHS = (0.5, 1.0, 2.0)
 PENALTIES = (1e-6, 1e-5, 1e-4)
 # With several views the weights matter more than the width.
 FUSED_WIDTHS = (1.0,)
+
+# An inner fold leaves out the outer group and one more.
+_GROUPS_AT_ONCE = 2
 
 Candidate = Mapping[str, Any]
 
@@ -148,8 +151,9 @@ def tune_falkon(
     Raises
     ------
     InputError
-        Another solver than ``direct``, fewer than three groups, no candidate, or a value out of
-        range in any of them, before anything is computed.
+        Another solver than ``direct``, fewer than three groups, no candidate, a value out of
+        range in any of them, or Nystrom centres that all lie in two groups, before anything is
+        computed.
     """
     if head.solver != "direct" or len(grouping.groups) < 3:
         raise InputError(
@@ -159,6 +163,9 @@ def tune_falkon(
     if not candidates:
         raise InputError("there is no candidate to choose from")
     problems = [_problem(head, candidate, X, y) for candidate in candidates]
+    for problem in problems:
+        if problem.centre_rows is not None:
+            sort_centres(grouping, problem.centre_rows, _GROUPS_AT_ONCE)
     classes, codes = np.unique(np.asarray(y), return_inverse=True)
     observed = np.empty(int(unit.max()) + 1, np.int64)
     observed[unit] = codes
@@ -199,6 +206,7 @@ class _Factors:
                     problem.centre_rows,
                     kernel=problem.kernel,
                     ridge=problem.ridge,
+                    groups_at_once=_GROUPS_AT_ONCE,
                 )
             )
         self._forget(problem.kernel)
