@@ -40,6 +40,7 @@ STAGES = (
     "overview",
     "demo",
     "printing",
+    "commands commands.options commands.recordings commands.extracting commands.training",
     "cli",
 )
 ORDER = " ".join(STAGES).split()
