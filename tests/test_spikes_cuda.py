@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-from typing import NamedTuple
-
 import numpy as np
 import pytest
 import torch
@@ -12,28 +9,22 @@ from cuda_on_cpu import HostAccelerator, Launch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from ptsd_cases import (
+    DOUBLE,
+    RATE_HZ,
+    WALK,
+    assert_same_bits,
+    launches,
+    milliseconds,
+    streamed,
+    voltages,
+)
 
-from toptune import spikes_cpu, spikes_cuda
+from toptune import spikes_cuda
 from toptune.errors import InputError
 from toptune.params import Noise, Ptsd
-from toptune.spikes import (
-    PtsdSamples,
-    channel_mean,
-    detect_spikes,
-    sequential_sum,
-)
-from toptune.spikes_cuda import (
-    DeviceSpikes,
-    StretchWalk,
-    detect_spikes_on,
-    sort_device_spikes,
-)
-from toptune.spiketrains import Spikes
-
-RATE_HZ = 10_000.0
-# Around the samples of a chunk: a kernel that reads outside finds its largest peaks here.
-OUTSIDE = 40
-WALK, DOUBLE = 10**9, 0
+from toptune.spikes import PtsdSamples, detect_spikes
+from toptune.spikes_cuda import StretchWalk, detect_spikes_on
 
 
 # Blocks and tiles this small put many of their edges into short recordings.
@@ -44,83 +35,6 @@ def device(
     block, tile = request.param
     folder = tmp_path_factory.mktemp("spikes_cuda")
     return HostAccelerator(folder, shapes={"PTSD_BLOCK": block, "PTSD_TILE": tile})
-
-
-class Chunk(NamedTuple):
-    """Candidates [begin, end) and what they read, with samples of nobody around them."""
-
-    padded: NDArray[np.float32]
-    first: int
-
-    @classmethod
-    def of(cls, x: NDArray[np.float32], begin: int, end: int, reach: int) -> Chunk:
-        first, stop = max(begin - 1, 0), min(end + reach, x.shape[1])
-        padded = np.empty((x.shape[0], stop - first + 2 * OUTSIDE), np.float32)
-        padded[:, ::2], padded[:, 1::2] = 1e30, -1e30
-        padded[:, OUTSIDE:-OUTSIDE] = x[:, first:stop]
-        return cls(padded, first)
-
-    @property
-    def samples(self) -> NDArray[np.float32]:
-        """The view whose address is that of sample `first` of the first channel."""
-        return self.padded[:, OUTSIDE:-OUTSIDE]
-
-
-def means(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Each channel's mean as `detect_spikes` takes it off."""
-    out = np.empty(x.shape[0], np.float32)
-    for row, samples in enumerate(x):
-        blocks = -(-samples.size // spikes_cpu.BLOCK)
-        low, high, total = np.empty(blocks, "f4"), np.empty(blocks, "f4"), np.empty(blocks)
-        spikes_cpu.block_stats(samples, low, high, total)
-        out[row] = channel_mean(sequential_sum(total), samples.size, f"channel {row}")
-    return out
-
-
-def streamed(
-    device: HostAccelerator,
-    x: NDArray[np.float32],
-    times: PtsdSamples,
-    threshold: NDArray[np.float32],
-    cuts: list[int],
-    walk_limit: int,
-) -> Spikes:
-    """Detect in chunks that end at `cuts` and hold no more than they must."""
-    n = x.shape[1]
-    walk = StretchWalk(device, times, n, means(x), threshold, walk_limit=walk_limit)
-    found = []
-    for begin, end in itertools.pairwise([0, *cuts, n]):
-        chunk = Chunk.of(x, begin, end, times.lifetime + times.overshoot)
-        found.append(walk.decide(chunk.samples, chunk.first, begin, end))
-    return sort_device_spikes(device, found, x.shape[0]).to_host()
-
-
-def assert_same_bits(got: Spikes | DeviceSpikes, expected: Spikes) -> None:
-    np.testing.assert_array_equal(got.sample, expected.sample)
-    np.testing.assert_array_equal(got.channel, expected.channel)
-    bits, expected_bits = (s.peak_to_peak_uv.view(np.uint32) for s in (got, expected))
-    np.testing.assert_array_equal(bits, expected_bits)
-    assert [a.dtype for a in got] == [a.dtype for a in expected]
-
-
-@st.composite
-def voltages(draw: st.DrawFn) -> NDArray[np.float32]:
-    """Few distinct values, so that ties and plateaus happen; quiet stretches; fractional means."""
-    channels, n = draw(st.integers(1, 3)), draw(st.integers(1, 400))
-    levels, loud = draw(st.integers(1, 6)), draw(st.floats(0.02, 1.0))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    x = rng.integers(-levels, levels + 1, (channels, n)) * np.float32(draw(st.floats(0.1, 3)))
-    runs = np.repeat(rng.random((channels, n // 8 + 1)) < loud, 8, axis=1)[:, :n]
-    held = rng.random((channels, n)) < draw(st.floats(0, 0.5))
-    held[:, 0] = False
-    since = np.maximum.accumulate(np.where(held, 0, np.arange(n)), axis=1)
-    plateaus = np.take_along_axis(np.where(runs, x, 0), since, axis=1)
-    offset = np.float32(draw(st.sampled_from([0, 0.3, -1000])))
-    return np.asarray(plateaus + offset, np.float32)
-
-
-milliseconds = st.tuples(st.integers(1, 60), st.integers(0, 50), st.integers(0, 40))
-launches = st.builds(Launch, st.integers(1, 5), st.integers(1, 33), st.booleans())
 
 
 @settings(max_examples=200, deadline=None)
@@ -182,7 +96,7 @@ def test_a_recording_on_the_device_gives_the_thresholds_and_spikes_of_the_cpu(
     params = Ptsd(threshold_sd=threshold_sd, noise=noise)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spikes_cuda, "CHUNK_VALUES", chunk_values)
-        got = detect_spikes_on(device, x, RATE_HZ, params)
+        got = detect_spikes_on(device, x, RATE_HZ, params).to_host()
     assert_same_bits(got, detect_spikes(x, RATE_HZ, params, n_jobs=1))
 
 

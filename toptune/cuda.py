@@ -9,7 +9,6 @@ its memory from torch's pool and works on torch's stream: neither waits for, nor
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -88,8 +87,8 @@ def accelerator(device: str) -> Accelerator | None:
     Parameters
     ----------
     device
-        ``auto`` takes a GPU if there is one and CuPy to use it with, and says so where only CuPy
-        is missing; ``cpu`` and ``cuda`` mean what they say.
+        ``auto`` takes a GPU if there is one, and says so where it cannot be used; ``cpu`` and
+        ``cuda`` mean what they say.
 
     Raises
     ------
@@ -102,10 +101,11 @@ def accelerator(device: str) -> Accelerator | None:
         return open_cuda()
     if device == "cpu" or not driver_sees_gpu():
         return None
-    if importlib.util.find_spec("cupy") is None:
-        _LOG.warning("a GPU is here, but not CuPy: spikes are found on the CPU (%s)", INSTALL)
+    try:
+        return open_cuda()
+    except InputError as error:
+        _LOG.warning("spikes are found on the CPU, although a GPU is here: %s", error)
         return None
-    return open_cuda()
 
 
 def driver_sees_gpu() -> bool:
@@ -133,8 +133,9 @@ def open_cuda() -> CudaAccelerator:
         import cupy
         import cupyx
     except ImportError as error:
+        cause = " ".join(str(error).split())
         raise InputError(
-            f"--device cuda: spikes on a GPU need CuPy ({error}): {INSTALL}, or use --device cpu"
+            f"spikes on a GPU need CuPy ({cause}): {INSTALL}, or use --device cpu"
         ) from None
     import torch
 
@@ -143,11 +144,12 @@ def open_cuda() -> CudaAccelerator:
         cause = "there is none"
     except cupy.cuda.runtime.CUDARuntimeError as error:
         found, cause = 0, str(error)
-    if not found or not torch.cuda.is_available():
-        who = "torch" if found else "CuPy"
+    if found and not torch.cuda.is_available():
+        found, cause = 0, "torch sees none: it may be a build without CUDA"
+    if not found:
         raise InputError(
-            f"--device cuda: {who} sees no GPU here{'' if found else f' ({cause})'}: use --device"
-            f" cpu, or see to the driver; {INSTALL} brings the rest"
+            f"spikes on a GPU need one that CuPy and torch see ({cause}): use --device cpu, or see"
+            f" to the driver; {INSTALL} brings the rest"
         )
     return CudaAccelerator(cupy, cupyx, torch)
 
