@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune import assets
-from toptune.errors import InputError
+from toptune.errors import InputError, ToptuneError
 
 # numpy.ndarray or cupy.ndarray; CuPy has no types.
 DeviceArray: TypeAlias = Any
@@ -202,7 +202,13 @@ class CudaAccelerator:
 
     def _take(self, n_bytes: int, device: int) -> int:
         stream = int(self._cupy.cuda.get_current_stream().ptr)
-        return int(self._torch.cuda.caching_allocator_alloc(n_bytes, device, stream))
+        try:
+            return int(self._torch.cuda.caching_allocator_alloc(n_bytes, device, stream))
+        except self._torch.cuda.OutOfMemoryError:
+            raise ToptuneError(
+                f"the GPU has no {n_bytes / 2**20:.0f} MiB left to find spikes with: free some of"
+                " its memory, or use --device cpu"
+            ) from None
 
     def _give_back(self, pointer: int, _device: int) -> None:
         self._torch.cuda.caching_allocator_delete(pointer)

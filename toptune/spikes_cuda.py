@@ -56,7 +56,10 @@ class DeviceSpikes(NamedTuple):
         return Spikes(*(to_host(part) for part in self))
 
     def to_torch(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Give (sample, channel, peak_to_peak_uv) as tensors in the same memory, by DLPack."""
+        """Give (sample, channel, peak_to_peak_uv) as tensors in the same memory, by DLPack.
+
+        They are for the torch stream that was the current one when the spikes were found.
+        """
         from torch.utils.dlpack import from_dlpack
 
         sample, channel, uv = (from_dlpack(part) for part in self)
