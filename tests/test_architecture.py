@@ -18,11 +18,12 @@ PACKAGE = Path(__file__).parents[1] / "toptune"
 # Every module, from the first to the last; within a line, too, only to the left.
 STAGES = (
     "errors params",
-    "threads hardware assets progress fingerprint",
+    "threads hardware assets cuda progress fingerprint",
     "spiketrains facts",
     "devices peak_text peak_mat peak_trains spike_csv spike_npz spikefiles",
     "mcs_chunks mcs mcs_format recording",
-    "filters spikes_cpu ptsd_walk spikes detection finding",
+    "filters spikes_cpu ptsd_walk spikes detection",
+    "filters_cuda noise_cuda spikes_cuda detection_cuda finding",
     "windows",
     "weights networks backbones",
     "features describing",
@@ -51,7 +52,7 @@ LOOKS_UP = {"", "heads"}
 
 HEAVY = (
     "numpy", "torch", "torchvision", "openvino", "timm", "sklearn", "scipy", "h5py", "zarr",
-    "matplotlib", "numba", "isal", "McsPy", "safetensors",
+    "matplotlib", "numba", "isal", "McsPy", "safetensors", "cupy",
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toptune.cuda import Accelerator, accelerator
 from toptune.describing import BackboneIdentity, Describer, LazyEngine, ViewParams
 from toptune.devices import DeviceRow, DevicesFile, read_devices
 from toptune.errors import InputError, InputErrors, ToptuneError
@@ -105,7 +106,7 @@ def extract(
     windows, picture, backbone, spikes
         What to extract; the defaults of their classes where None.
     device
-        ``auto``, ``cpu`` or ``cuda``.
+        ``auto``, ``cpu`` or ``cuda``, for spikes and features.
     batch_size
         Pictures a batch; the engine's choice where None.
     n_jobs
@@ -127,13 +128,14 @@ def extract(
     listed = read_devices(Path(devices))
     spikes = spikes or SpikeSettings()
     opened = _open_store(Path(store), spikes, overwrite)
-    _preflight(listed, spikes)
+    voltage = _preflight(listed, spikes)
     job = _Job(
         listed,
         spikes,
         windows or Windows(),
         picture or Picture(),
         backbone or Backbone(),
+        accelerator(device) if voltage else None,
         n_jobs,
         progress or Silent(),
     )
@@ -173,16 +175,18 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _preflight(devices: DevicesFile, spikes: SpikeSettings) -> None:
-    """Open every recording; report all that cannot be, each with its line."""
+def _preflight(devices: DevicesFile, spikes: SpikeSettings) -> bool:
+    """Open every recording; report all that cannot be, each with its line; is any voltage."""
     problems = []
+    voltage = False
     for row in devices.rows:
         try:
-            check_recording(row.recording, spikes)
+            voltage |= check_recording(row.recording, spikes) is not None
         except InputError as error:
             problems.append(f"{devices.path}, line {row.line}: {error}")
     if problems:
         raise InputErrors(problems)
+    return voltage
 
 
 class _Job:
@@ -195,6 +199,7 @@ class _Job:
         windows: Windows,
         picture: Picture,
         backbone: Backbone,
+        spike_device: Accelerator | None,
         n_jobs: int | None,
         progress: Progress,
     ) -> None:
@@ -203,6 +208,7 @@ class _Job:
         self.windows = windows
         self.picture = picture
         self.backbone = backbone
+        self.spike_device = spike_device
         self.n_jobs = n_jobs
         self.progress = progress
         self.notes: list[str] = []
@@ -293,8 +299,9 @@ class _Job:
 
     def _publish_spikes(self, row: DeviceRow, name: str, key: str, source: dict[str, Any]) -> None:
         found = find_spikes(
-            row.recording, self.spikes, n_jobs=self.n_jobs, stage=self.progress.stage
-        )
+            row.recording, self.spikes, device=self.spike_device, n_jobs=self.n_jobs,
+            stage=self.progress.stage,
+        )  # fmt: skip
         info: dict[str, Any] = {"key": key, "stamp": source["stamp"], "kind": found.kind}
         info["input"] = {k: source[k] for k in ("recording", "sha256")}
         if found.stream is not None:
