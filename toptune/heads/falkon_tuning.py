@@ -22,7 +22,7 @@ from toptune.heads.closed_form import Grouping, NystromFolds, sort_centres
 from toptune.heads.falkon import SHARPNESS, FalkonClassifier
 from toptune.heads.kernel import Float64, KernelSum
 from toptune.heads.memory import kept_bytes
-from toptune.heads.nested import Labelling, NestedScores, Shuffled, nest
+from toptune.heads.nested import Labelling, NestedScores, Shuffled, ThreadedJudge, nest
 from toptune.heads.pairs import AllRowsPairs, NystromPairs, Pairs
 from toptune.heads.solvers import Problem
 
@@ -172,7 +172,7 @@ def tune_falkon(
     labels = observed[None] if shuffled is None else np.concatenate([observed[None], shuffled])
     labelling = Labelling(unit, labels, len(classes), SHARPNESS)
     factors = _Factors(problems, grouping)
-    return nest(factors, len(candidates), grouping, labelling, progress)
+    return nest(factors, len(candidates), grouping, labelling, ThreadedJudge, progress)
 
 
 def _problem(head: FalkonClassifier, candidate: Candidate, X: Any, y: Any) -> Problem:
@@ -196,7 +196,7 @@ class _Factors:
         self._room = kept_bytes() // (8 * n * n)
         self._grams: dict[tuple[int, float], Float64] = {}
 
-    def __call__(self, number: int) -> Pairs:
+    def __call__(self, number: int) -> Pairs[NDArray[np.float32]]:
         problem = self._problems[number]
         if problem.centre_rows is not None:
             return NystromPairs(
