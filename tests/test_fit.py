@@ -488,7 +488,6 @@ def test_the_device_is_resolved_for_the_solvers_arithmetic(monkeypatch: pytest.M
     capability = (9, 0)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     iterative = {"solver": "iterative"}
-    heads: list[tuple[str, dict[str, str]]] = [("falkon", {}), ("falkon", iterative), ("mlp", {})]
 
     def resolved(device: str) -> list[str]:
         heads: list[tuple[str, dict[str, str]]] = [
