@@ -41,8 +41,10 @@ STAGES = (
     "mcs_writer simulate_network simulate_traces simulate",
     "overview",
     "demo",
+    "doctor_check doctor_machine doctor_gpu doctor_weights doctor check_tables",
     "printing",
     "commands commands.options commands.recordings commands.extracting commands.training",
+    "commands.checking",
     "cli",
 )
 ORDER = " ".join(STAGES).split()

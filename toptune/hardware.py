@@ -54,6 +54,11 @@ def float64_device(device: str) -> str:
     if device == "auto" and resolved == "cuda":
         import torch
 
-        if torch.cuda.get_device_capability() not in _FULL_RATE_FLOAT64:
+        if not has_full_rate_float64(torch.cuda.get_device_capability()):
             return "cpu"
     return resolved
+
+
+def has_full_rate_float64(capability: tuple[int, int]) -> bool:
+    """Tell whether GPUs of a compute capability are made for float64."""
+    return capability in _FULL_RATE_FLOAT64
