@@ -41,6 +41,7 @@ STAGES = (
     "mcs_writer simulate_network simulate_traces simulate",
     "overview",
     "demo",
+    "bench_stages bench",
     "doctor_check doctor_machine doctor_gpu doctor_weights doctor check_tables",
     "printing",
     "commands commands.options commands.recordings commands.extracting commands.training",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from toptune.bench import STUDY, BenchResult, Stage
 from toptune.doctor_check import Report
 
 _PARTS = {
@@ -44,3 +47,41 @@ def print_report(report: Report) -> None:
         f"CPU path: {said[report.cpu_complete]}; GPU path: {said[report.gpu_complete]}",
         highlight=False,
     )
+
+
+def print_bench(result: BenchResult, machine: dict[str, Any]) -> None:
+    """Print a row a stage, and what the study would take."""
+    console = Console()
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("stage", no_wrap=True)
+    table.add_column("on", no_wrap=True)
+    for column in ("a second", "study", "share"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for stage in result.stages:
+        share = result.share(stage)
+        study = "" if stage.study_seconds is None else _seconds(stage.study_seconds)
+        percent = "" if share is None else f"{share:.0%}"
+        table.add_row(stage.name, stage.device, _rate(stage), study, percent)
+    console.print(table)
+    notes = [f"{stage.name}: {stage.note}" for stage in result.stages if stage.note]
+    name = machine["device_name"] or machine["cpu"]
+    for line in (
+        *notes,
+        f"study: {STUDY.devices} devices x {STUDY.seconds / 60:g} min, {STUDY.channels} channels at"
+        f" {STUDY.sampling_rate_hz / 1000:g} kHz, {STUDY.windows} windows, one backbone, both"
+        f" heads: {_seconds(result.study_seconds)} in all",
+        f"best of up to {max(s.rounds for s in result.stages)} rounds on {name},"
+        f" {machine['cpus']} cores{'; quick, so rough' if result.quick else ''}",
+    ):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _rate(stage: Stage) -> str:
+    for factor, sign in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if stage.per_second >= factor:
+            return f"{stage.per_second / factor:.3g}{sign} {stage.unit}"
+    return f"{stage.per_second:.3g} {stage.unit}"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds < 600 else f"{seconds / 60:.3g} min"

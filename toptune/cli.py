@@ -33,6 +33,7 @@ for command in (
     training.fit,
     training.predict,
     checking.doctor,
+    checking.bench,
 ):
     app.command()(command)
 
