@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from scipy.linalg import LinAlgWarning
 
 from toptune.folds import leave_one_group_out
-from toptune.heads import nystrom
+from toptune.heads import nystrom, solvers
 from toptune.heads.closed_form import AllRowsFolds, NystromFolds, group_rows
 from toptune.heads.direct import solve_nystrom
 from toptune.heads.falkon import FalkonClassifier
 from toptune.heads.kernel import KernelSum
+from toptune.heads.torch_direct import TorchDirect
 
 Ints = NDArray[np.int64]
 REFERENCE = Path(__file__).parents[2] / "shared" / "data" / "falkon" / "logo_reference.npz"
@@ -105,10 +106,14 @@ def test_jitter_is_reported_for_the_folds_that_needed_it() -> None:
     assert ["group 2" in str(w.message) or "group 3" in str(w.message) for w in said] == [True] * 2
 
 
-@pytest.mark.parametrize("solver", ["direct", "iterative"])
+@pytest.mark.parametrize("solver", ["direct", "direct in torch", "iterative"])
 @pytest.mark.parametrize("refitted", [False, True])
 @pytest.mark.skipif(not REFERENCE.exists(), reason="the falkon library's reference is not here")
-def test_the_head_gives_the_falkon_librarys_scores(solver: str, refitted: bool) -> None:
+def test_the_head_gives_the_falkon_librarys_scores(
+    solver: str, refitted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if solver == "direct in torch":
+        monkeypatch.setattr(solvers, "Direct", lambda: TorchDirect("cpu"))
     with np.load(REFERENCE) as reference:
         X, y, groups, centres = (reference[name] for name in ("X", "y", "group", "centres"))
         width, penalty = float(reference["sigma"]), float(reference["penalty"])
@@ -127,7 +132,7 @@ def test_the_head_gives_the_falkon_librarys_scores(solver: str, refitted: bool) 
         "width": width,
         "n_centres": len(centres),
         "normalise": False,
-        "solver": solver,
+        "solver": solver.partition(" ")[0],
         "tolerance": 1e-10,
     }
     if not refitted:
