@@ -12,7 +12,7 @@ import sys
 
 import typer
 
-from toptune.commands import extracting, recordings, training
+from toptune.commands import checking, extracting, recordings, training
 from toptune.commands.options import say
 from toptune.errors import ToptuneError
 
@@ -32,6 +32,8 @@ for command in (
     extracting.extract,
     training.fit,
     training.predict,
+    checking.doctor,
+    checking.bench,
 ):
     app.command()(command)
 
