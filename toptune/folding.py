@@ -84,9 +84,9 @@ def fold(loaded: LoadedBackbone) -> Folded:
 
         sum_c W_c * x_c = (-sum_c W_c / s_c) * D + (sum_c W_c (1 - m_c) / s_c) * 1
 
-    so two channels, darkness and ones, do the work of three. The ones cannot become a bias where the
-    convolution pads its input, because a padded pixel is 0 in the normalised picture, not white;
-    a plane of ones is padded with zeros just as the channels were. Without padding they can.
+    so two channels, darkness and ones, do the work of three. The ones cannot become a bias where
+    the convolution pads its input, because a padded pixel is 0 in the normalised picture, not
+    white; a plane of ones is padded just as the channels were. Without padding they can.
     Darkness, not the grey value, because pictures are mostly white: in 16 bits values near 0 are
     resolved finely, near 1 in steps of 0.4 % (bfloat16) or 0.05 % (float16).
 
@@ -168,11 +168,8 @@ def _fold_input(traced: fx.GraphModule, plain: tuple[Channel, ...]) -> tuple[Cha
 
 
 def _convolution(like: nn.Conv2d, weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Conv2d:
-    made = nn.Conv2d(
-        weight.shape[1], weight.shape[0], like.kernel_size, like.stride, like.padding,
-        like.dilation, bias=bias is not None, padding_mode=like.padding_mode,
-    )  # fmt: skip
+    made = copy.deepcopy(like)
+    made.in_channels = weight.shape[1]
     made.weight = nn.Parameter(weight)
-    if bias is not None:
-        made.bias = nn.Parameter(bias.float())
+    made.bias = None if bias is None else nn.Parameter(bias.float())
     return made
