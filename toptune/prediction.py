@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.describing import Described
+from toptune.describing import Described, describe_views
 from toptune.errors import InputError, InputErrors, ToptuneError
 from toptune.facts import RecordingFacts
 from toptune.featuretable import leading_kind, match_windows
@@ -153,7 +153,7 @@ class Predictor:
             No window fits into the recording.
         """
         require_length(name, trains.segments, trains.sampling_rate_hz, self.model)
-        parts = [describer.describe(trains, stage) for describer in self._describers]
+        parts = describe_views(trains, self._describers, stage)
         widths = [d.windows.width_s for d in self._describers]
         strides = [d.windows.stride_s for d in self._describers]
         matches = match_windows([part.start_s for part in parts], widths, strides)
