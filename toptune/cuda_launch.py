@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 
 from toptune.assets import kernels
@@ -67,18 +68,26 @@ def cupy_launch(source: str, device_index: int) -> Launch:
     with cupy.cuda.Device(device_index):
         text = (kernels() / source).read_text("utf-8")
         module = cupy.RawModule(code=text, options=("--std=c++17",))
+    function = cache(module.get_function)
 
     def launch(kernel: str, threads: int, *arguments: torch.Tensor | int | float) -> None:
-        values = tuple(a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments)
+        values = tuple(map(_eight_bytes, arguments))
         blocks = min(-(-threads // _BLOCK), _MOST_BLOCKS)
         stream = torch.cuda.current_stream(device_index).cuda_stream
         with (
             cupy.cuda.Device(device_index),
             cupy.cuda.Stream.from_external(_CurrentStream(stream)),
         ):
-            module.get_function(kernel)((blocks,), (_BLOCK,), values)
+            function(kernel)((blocks,), (_BLOCK,), values)
 
     return launch
+
+
+def _eight_bytes(argument: torch.Tensor | int | float) -> np.uint64 | np.int64 | np.float64:
+    """Give an argument the width that the kernels declare, whatever CuPy makes of Python's own."""
+    if isinstance(argument, torch.Tensor):
+        return np.uint64(argument.data_ptr())
+    return np.float64(argument) if isinstance(argument, float) else np.int64(argument)
 
 
 def _cupy() -> Any:

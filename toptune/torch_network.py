@@ -130,6 +130,9 @@ class TorchNetwork:
         dtype: torch.dtype,
         batch_size: int | None = None,
     ) -> None:
+        self._on_cuda = device.type == "cuda"
+        if self._on_cuda and device.index is None:
+            device = torch.device("cuda", torch.cuda.current_device())
         folded = fold(loaded)
         module = folded.module.to(device, dtype).to(memory_format=torch.channels_last)
         for norm in module.modules():
@@ -142,7 +145,6 @@ class TorchNetwork:
         self._channels = InputChannels.of(folded.channels, device)
         self._picture = (len(folded.channels), loaded.input_size, loaded.input_size)
         self._prepared: dict[int, _Prepared] = {}
-        self._on_cuda = device.type == "cuda"
         if self._on_cuda:
             self._side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             self._pool = torch.cuda.graph_pool_handle()
@@ -223,9 +225,15 @@ class TorchNetwork:
         """Record the network's launches on this batch, to be replayed at once."""
         torch.cuda.empty_cache()  # a graph's own pool takes nothing from what eager runs left
         graph = torch.cuda.CUDAGraph()
-        # Other threads may use the device meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            prepared.output = self._module(prepared.batch)
+        try:
+            # Other threads may use the device meanwhile.
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                prepared.output = self._module(prepared.batch)
+        except RuntimeError as error:
+            # Ending a recording that was cut short may itself fail, and hide why.
+            if isinstance(error.__context__, torch.OutOfMemoryError):
+                raise error.__context__ from None
+            raise
         prepared.graph = graph
 
     def _halve(self) -> None:
