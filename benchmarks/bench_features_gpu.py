@@ -21,7 +21,7 @@ import torch
 
 from toptune.backbones import LoadedBackbone, load_backbone
 from toptune.cuda_launch import cupy_launch
-from toptune.describing import Described, Describer, LazyEngine, describe_views
+from toptune.describing import Begun, Described, Describer, LazyEngine, begin_views
 from toptune.features import FeatureEngine, Precision
 from toptune.networks import PAPER_BACKBONES
 from toptune.params import Backbone, Picture, Windows
@@ -164,10 +164,20 @@ def test_torch_operations(benchmark: Any, device: torch.device, kind: str) -> No
 
 
 def describe_all(views: Sequence[Describer]) -> list[list[Described]]:
+    """Begin each recording before the one before it is waited for, as extraction does."""
+
     def unwatched(_name: str, _done: int, _total: int) -> None:
         pass
 
-    return [describe_views(recording(seed), views, unwatched) for seed in range(N_DEVICES)]
+    before: Begun | None = None
+    described = []
+    for seed in range(N_DEVICES):
+        begun = begin_views(recording(seed), views, unwatched)
+        if before is not None:
+            described.append(before.result())
+        before = begun
+    assert before is not None
+    return [*described, before.result()]
 
 
 @pytest.mark.benchmark(group="from spikes of 32 devices to features on the GPU")

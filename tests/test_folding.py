@@ -141,7 +141,8 @@ class _TwoBeginnings(nn.Module):
         self.norm = nn.BatchNorm2d(3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return (self.norm(self.conv(x)) + x).mean((2, 3))
+        pooled: torch.Tensor = (self.norm(self.conv(x)) + x).mean((2, 3))
+        return pooled
 
 
 def test_network_that_does_not_begin_with_one_convolution_takes_three_channels() -> None:

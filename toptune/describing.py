@@ -198,16 +198,55 @@ class Describer:
         return describe_views(trains, [self], stage)[0]
 
 
-def describe_views(
+class Begun:
+    """A recording whose features are being computed.
+
+    Parameters
+    ----------
+    describers
+        The views.
+    start_s
+        Of each view's windows, (windows,) float64.
+    underway
+        Of each view; None where it has no window.
+    """
+
+    def __init__(
+        self,
+        describers: Sequence[Describer],
+        start_s: Sequence[NDArray[np.float64]],
+        underway: Sequence[Underway | None],
+    ) -> None:
+        self._describers = describers
+        self._underway = underway
+        self.start_s = start_s
+
+    def result(self) -> list[Described]:
+        """Wait for the features; (0, d) of views that have no window."""
+        return [
+            Described(
+                np.empty((0, describer.engine.loaded.n_features), np.float32)
+                if underway is None
+                else underway.result(),
+                start_s,
+            )
+            for describer, start_s, underway in zip(
+                self._describers, self.start_s, self._underway, strict=True
+            )
+        ]
+
+
+def begin_views(
     trains: SpikeTrains,
     describers: Sequence[Describer],
     stage: Callable[[str, int, int], None],
-) -> list[Described]:
-    """Describe a recording in several ways, in one pass over its spikes.
+) -> Begun:
+    """Begin to describe a recording in several ways, in one pass over its spikes.
 
-    The spikes are put into bins once for each device and length of bin. On CUDA all views are
-    queued, one behind the other, before the features of the first are waited for: each view's
-    features come down while the next view is computed.
+    The spikes are put into bins once for each device and length of bin. On CUDA all work is only
+    queued, one view behind the other: each view's features come down while the next is computed,
+    and another recording may be begun before the result is asked for. On the CPU all is done when
+    this returns.
 
     Parameters
     ----------
@@ -221,8 +260,8 @@ def describe_views(
 
     Returns
     -------
-    list of Described
-        In the order of `describers`; (0, d) where the recording is shorter than a window.
+    Begun
+        Its `result` is in the order of `describers`.
     """
     drawings = _Drawings(trains)
     drawers = [drawings.drawer(describer) for describer in describers]
@@ -233,19 +272,20 @@ def describe_views(
         done += more
         stage("features", done, total)
 
-    begun: list[Underway | None] = [
+    underway = [
         describer.engine.get().start(drawer, count) if len(drawer) else None
         for describer, drawer in zip(describers, drawers, strict=True)
     ]
-    return [
-        Described(
-            np.empty((0, describer.engine.loaded.n_features), np.float32)
-            if underway is None
-            else underway.result(),
-            drawer.start_s,
-        )
-        for describer, drawer, underway in zip(describers, drawers, begun, strict=True)
-    ]
+    return Begun(describers, [drawer.start_s for drawer in drawers], underway)
+
+
+def describe_views(
+    trains: SpikeTrains,
+    describers: Sequence[Describer],
+    stage: Callable[[str, int, int], None],
+) -> list[Described]:
+    """Describe a recording in several ways, and wait: see `begin_views`."""
+    return begin_views(trains, describers, stage).result()
 
 
 class _Drawings:

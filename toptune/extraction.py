@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toptune.background import BackgroundWriter
-from toptune.describing import BackboneIdentity, Describer, LazyEngine, ViewParams
+from toptune.describing import (
+    BackboneIdentity,
+    Begun,
+    Describer,
+    LazyEngine,
+    ViewParams,
+    begin_views,
+)
 from toptune.devices import DeviceRow, DevicesFile, read_devices
 from toptune.errors import InputError, InputErrors, ToptuneError
 from toptune.facts import WeightsSource
@@ -336,25 +343,31 @@ class _Job:
 
     def _publish_features(self, row: DeviceRow, name: str, key: str, source: dict[str, Any]) -> int:
         trains = self.store.read_spikes(name)
-        features, start_s = self.describer.describe(trains, self.progress.stage)
-        if not len(features):
+        begun = begin_views(trains, [self.describer], self.progress.stage)
+        n_windows = len(begun.start_s[0])
+        if not n_windows:
             _LOG.warning(
                 "%s lasts %.1f s, less than a window of %g s: skipped",
                 row.written, trains.duration_s, self.windows.width_s,
             )  # fmt: skip
-            features = features[:, :1]
         info = {
             "key": key,
-            "n_windows": len(features),
+            "n_windows": n_windows,
             "input": {k: source[k] for k in ("recording", "sha256")},
             "versions": _versions(),
             "computed": self.describer.engine.computed.to_json(),
             "weights": _weights_source(self.backbone).to_json(),
         }
-        # Beside the work on the next recording.
-        write = partial(self.store.write_features, name, features, start_s, self.feature_set, info)
-        self.writer.submit(row.written, write)
-        return len(features)
+        # Waits for a GPU and writes while the next recording is read, and computed.
+        self.writer.submit(row.written, partial(self._write_features, name, begun, info))
+        return n_windows
+
+    def _write_features(self, name: str, begun: Begun, info: dict[str, Any]) -> None:
+        (described,) = begun.result()
+        features = described.features
+        if not len(features):
+            features = features[:, :1]
+        self.store.write_features(name, features, described.start_s, self.feature_set, info)
 
 
 def _weights_source(backbone: Backbone) -> WeightsSource:

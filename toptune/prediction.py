@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,9 @@ from toptune.progress import Progress, Silent
 from toptune.scores import majority
 from toptune.spiketrains import Segment, SpikeTrains
 
+if TYPE_CHECKING:
+    from toptune.features import Precision
+
 _LOG = logging.getLogger(__name__)
 _unwatched = Silent().stage
 
@@ -47,6 +50,7 @@ def predict(
     stream: str | None = None,
     sampling_rate_hz: float | None = None,
     device: str = "auto",
+    precision: Precision = "auto",
     n_jobs: int | None = None,
     batch_size: int | None = None,
     out: Path | str | None = None,
@@ -68,6 +72,8 @@ def predict(
         As for `open_recording`, where these recordings differ from those of training.
     device
         ``auto``, ``cpu`` or ``cuda``.
+    precision
+        In which backbones compute: ``auto`` is 16 bits on CUDA and float32 on the CPU.
     n_jobs
         Threads; None for one a core.
     batch_size
@@ -98,8 +104,9 @@ def predict(
     if failed and not keep_going:
         raise InputErrors([cause for _, cause in failed])
     predictor = Predictor(
-        read, _listed(weights), device=device, n_jobs=n_jobs, batch_size=batch_size
-    )
+        read, _listed(weights), device=device, precision=precision, n_jobs=n_jobs,
+        batch_size=batch_size,
+    )  # fmt: skip
     job = _Job(predictor, settings, n_jobs, progress or Silent())
     done = job.run([n for n in names if n not in dict(failed)], failed, keep_going=keep_going)
     result = Predictions(
@@ -122,7 +129,7 @@ class Predictor:
     ----------
     model
         As read.
-    weights, device, n_jobs, batch_size
+    weights, device, precision, n_jobs, batch_size
         As for `predict`.
     """
 
@@ -132,6 +139,7 @@ class Predictor:
         weights: Sequence[Path] = (),
         *,
         device: str = "auto",
+        precision: Precision = "auto",
         n_jobs: int | None = None,
         batch_size: int | None = None,
     ) -> None:
@@ -139,7 +147,7 @@ class Predictor:
 
         self.model = model
         self._describers = describers(
-            model.views, weights, torch_device(device), batch_size, n_jobs
+            model.views, weights, torch_device(device), batch_size, n_jobs, precision
         )
 
     def features(
