@@ -18,15 +18,15 @@ PACKAGE = Path(__file__).parents[1] / "toptune"
 # Every module, from the first to the last; within a line, too, only to the left.
 STAGES = (
     "errors params",
-    "threads hardware assets cuda progress fingerprint",
+    "threads background hardware assets cuda progress fingerprint",
     "spiketrains facts",
     "devices peak_text peak_mat peak_trains spike_csv spike_npz spikefiles",
     "mcs_chunks mcs mcs_format recording",
     "filters spikes_cpu ptsd_walk spikes detection",
     "filters_cuda noise_cuda spikes_cuda detection_cuda finding",
-    "windows",
+    "binning windows cuda_launch rendering",
     "weights networks backbones",
-    "features describing",
+    "folding torch_network openvino_network features describing",
     "featuretable zarr_groups store",
     "extraction",
     "heads heads.checks heads.selection heads.calibration",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -328,6 +329,60 @@ def test_keep_going_lists_failures_and_does_the_rest(
     monkeypatch.setattr(detection, "detect_recording", real)
     assert again(folder, keep_going=True).failed == ()
     assert not (folder / "s.failures.csv").exists()
+
+
+def test_store_says_what_computed_the_features(made: Path) -> None:
+    store = FeatureStore(made / "s.zarr")
+    info = store.features_info(recording_name("r0.h5"), store.choose().key)
+    assert info is not None
+    assert info["computed"] == {"device": "cpu", "precision": "float32", "engine": "openvino"}
+
+
+def test_half_precision_is_refused_on_the_cpu_before_any_work(folder: Path) -> None:
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(InputError, match="--precision half is for --device cuda"):
+        again(folder, device="cpu", precision="half", overwrite=True)
+    with pytest.raises(InputError, match="precision must be one of auto, float32, half"):
+        again(folder, precision="double")
+    assert sorted(folder.rglob("*")) == before
+    assert again(folder, precision="float32").reused == 6
+
+
+def test_features_that_cannot_be_written_fail_their_own_recording(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = FeatureStore.write_features
+
+    def failing(self: FeatureStore, name: str, *args: Any, **kwargs: Any) -> None:
+        # Not at once, so that the next recording is under way.
+        time.sleep(0.2)
+        if name.startswith(("r1", "r5")):
+            raise ToptuneError(f"{name}: no room")
+        real(self, name, *args, **kwargs)
+
+    monkeypatch.setattr(FeatureStore, "write_features", failing)
+    shutil.rmtree(folder / "s.zarr")
+    with pytest.raises(ToptuneError, match=r"r1.*no room"):
+        again(folder)
+    store = FeatureStore(folder / "s.zarr")
+    assert store.features_info(recording_name("r0.h5"), store.choose().key) is not None
+    result = again(folder, keep_going=True)
+    assert [r for r, _ in result.failed] == ["r1.h5", "r5.h5"]
+    assert result.n_windows == 28
+    assert result.done + result.reused == 4
+    monkeypatch.setattr(FeatureStore, "write_features", real)
+    assert (again(folder).done, again(folder).reused) == (2, 6)
+
+
+def test_defect_in_writing_ends_the_extraction_even_where_told_to_go_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr(FeatureStore, "write_features", failing)
+    with pytest.raises(ZeroDivisionError, match="a defect"):
+        again(folder, keep_going=True, picture=Picture(kind="raster"))
 
 
 def test_spikes_of_a_file_are_taken_as_they_are(

@@ -482,6 +482,11 @@ def test_no_recording_or_one_twice_is_refused(made: Path, other: str) -> None:
         predict(made / "falkon", [made / "r0.h5", twice])
 
 
+def test_half_precision_is_refused_on_the_cpu(made: Path) -> None:
+    with pytest.raises(InputError, match="--precision half is for --device cuda"):
+        predict(made / "mlp", made / "r0.h5", device="cpu", precision="half")
+
+
 def test_a_stream_can_be_named_where_recordings_have_several(made: Path, tmp_path: Path) -> None:
     several = write_mcs(tmp_path / "two.h5", seed=1, rate_hz=10.0, streams=2)
     with pytest.raises(InputError, match=r"two\.h5"):

@@ -10,11 +10,20 @@ from __future__ import annotations
 import csv
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from toptune.background import BackgroundWriter
 from toptune.cuda import Accelerator, accelerator
-from toptune.describing import BackboneIdentity, Describer, LazyEngine, ViewParams
+from toptune.describing import (
+    BackboneIdentity,
+    Begun,
+    Describer,
+    LazyEngine,
+    ViewParams,
+    begin_views,
+)
 from toptune.devices import DeviceRow, DevicesFile, read_devices
 from toptune.errors import InputError, InputErrors, ToptuneError
 from toptune.facts import WeightsSource
@@ -24,6 +33,9 @@ from toptune.fingerprint import file_sha256, stamp_of
 from toptune.params import Backbone, Picture, Windows, content_key
 from toptune.progress import Progress, Silent
 from toptune.store import VERSION, FeatureSet, FeatureStore, recording_name, remove_store
+
+if TYPE_CHECKING:
+    from toptune.features import Precision
 
 __all__ = ["Extracted", "SpikeSettings", "extract"]
 
@@ -89,6 +101,7 @@ def extract(
     backbone: Backbone | None = None,
     spikes: SpikeSettings | None = None,
     device: str = "auto",
+    precision: Precision = "auto",
     batch_size: int | None = None,
     n_jobs: int | None = None,
     keep_going: bool = False,
@@ -107,6 +120,8 @@ def extract(
         What to extract; the defaults of their classes where None.
     device
         ``auto``, ``cpu`` or ``cuda``, for spikes and features.
+    precision
+        In which backbones compute: ``auto`` is 16 bits on CUDA and float32 on the CPU.
     batch_size
         Pictures a batch; the engine's choice where None.
     n_jobs
@@ -139,7 +154,7 @@ def extract(
         n_jobs,
         progress or Silent(),
     )
-    job.prepare_engine(device, batch_size)
+    job.prepare_engine(device, batch_size, precision)
     if opened is None:
         # Only now, so that what is refused above leaves the disk as it was.
         remove_store(Path(store))
@@ -214,12 +229,21 @@ class _Job:
         self.notes: list[str] = []
         self.spikes_reused = 0
         self.reused = 0
+        self.n_windows: dict[str, int] = {}
+        self.causes: dict[str, str] = {}
+        self.keep_going = False
 
-    def prepare_engine(self, device: str, batch_size: int | None) -> None:
+    def prepare_engine(
+        self, device: str, batch_size: int | None, precision: Precision = "auto"
+    ) -> None:
+        import torch
+
         from toptune.backbones import load_backbone
+        from toptune.features import resolve_precision
         from toptune.hardware import torch_device
 
         device = torch_device(device)
+        resolve_precision(precision, torch.device(device))
         loaded = load_backbone(self.backbone)
         view = ViewParams(
             windows=self.windows,
@@ -228,7 +252,7 @@ class _Job:
         )
         self.feature_set = FeatureSet.of(view.to_json())
         # Compiled when first needed: a store that is complete needs none.
-        engine = LazyEngine(loaded, device, batch_size, self.n_jobs)
+        engine = LazyEngine(loaded, device, batch_size, self.n_jobs, precision)
         self.describer = Describer(self.windows, self.picture, engine)
 
     def run(self, store: FeatureStore, *, keep_going: bool) -> Extracted:
@@ -239,22 +263,22 @@ class _Job:
         )
         self.store.list_recordings(infos)
         failures = self.store.path.with_suffix(".failures.csv")
-        failed: list[tuple[str, str]] = []
-        too_short: list[str] = []
-        n_windows = 0
-        for number, (row, info) in enumerate(zip(self.devices.rows, infos, strict=True), 1):
-            self.progress.recording(number, len(infos), row.written)
-            try:
-                count = self._one(row, info.name)
-            except ToptuneError as error:
-                if not keep_going:
-                    raise
-                failed.append((row.written, " ".join(str(error).split())))
-                _LOG.error("%s failed: %s", row.written, failed[-1][1])
-                continue
-            n_windows += count
-            if count == 0:
-                too_short.append(row.written)
+        self.keep_going = keep_going
+        with BackgroundWriter() as self.writer:
+            for number, (row, info) in enumerate(zip(self.devices.rows, infos, strict=True), 1):
+                self.progress.recording(number, len(infos), row.written)
+                try:
+                    self.n_windows[row.written] = self._one(row, info.name)
+                except ToptuneError as error:
+                    self._failed(row.written, error)
+                self._settle()
+            self.writer.wait()
+            self._settle()
+        failed = [
+            (r.written, self.causes[r.written])
+            for r in self.devices.rows
+            if r.written in self.causes
+        ]
         _write_failures(failures, failed)
         return Extracted(
             store=self.store.path,
@@ -262,11 +286,24 @@ class _Job:
             done=len(infos) - len(failed) - self.reused,
             reused=self.reused,
             spikes_reused=self.spikes_reused,
-            too_short=tuple(too_short),
+            too_short=tuple(name for name, count in self.n_windows.items() if count == 0),
             failed=tuple(failed),
-            n_windows=n_windows,
+            n_windows=sum(self.n_windows.values()),
             notes=tuple(self.notes),
         )
+
+    def _settle(self) -> None:
+        """Treat errors of writing as those of the recordings that were written."""
+        for written, error in self.writer.take_failures():
+            self._failed(written, error)
+
+    def _failed(self, written: str, error: BaseException) -> None:
+        """List a recording as failed where told to go on; otherwise, or on a defect, raise."""
+        if not self.keep_going or not isinstance(error, ToptuneError):
+            raise error
+        self.n_windows.pop(written, None)
+        self.causes[written] = " ".join(str(error).split())
+        _LOG.error("%s failed: %s", written, self.causes[written])
 
     def _one(self, row: DeviceRow, name: str) -> int:
         """Bring one recording up to date; returns its windows."""
@@ -313,22 +350,31 @@ class _Job:
 
     def _publish_features(self, row: DeviceRow, name: str, key: str, source: dict[str, Any]) -> int:
         trains = self.store.read_spikes(name)
-        features, start_s = self.describer.describe(trains, self.progress.stage)
-        if not len(features):
+        begun = begin_views(trains, [self.describer], self.progress.stage)
+        n_windows = len(begun.start_s[0])
+        if not n_windows:
             _LOG.warning(
                 "%s lasts %.1f s, less than a window of %g s: skipped",
                 row.written, trains.duration_s, self.windows.width_s,
             )  # fmt: skip
-            features = features[:, :1]
         info = {
             "key": key,
-            "n_windows": len(features),
+            "n_windows": n_windows,
             "input": {k: source[k] for k in ("recording", "sha256")},
             "versions": _versions(),
+            "computed": self.describer.engine.computed.to_json(),
             "weights": _weights_source(self.backbone).to_json(),
         }
-        self.store.write_features(name, features, start_s, self.feature_set, info)
-        return len(features)
+        # Waits for a GPU and writes while the next recording is read, and computed.
+        self.writer.submit(row.written, partial(self._write_features, name, begun, info))
+        return n_windows
+
+    def _write_features(self, name: str, begun: Begun, info: dict[str, Any]) -> None:
+        (described,) = begun.result()
+        features = described.features
+        if not len(features):
+            features = features[:, :1]
+        self.store.write_features(name, features, described.start_s, self.feature_set, info)
 
 
 def _weights_source(backbone: Backbone) -> WeightsSource:

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from toptune.describing import BackboneIdentity, Describer, LazyEngine
 from toptune.errors import InputError, InputErrors
 from toptune.fingerprint import file_sha256
 from toptune.model import ModelView
 from toptune.params import Backbone
+
+if TYPE_CHECKING:
+    from toptune.backbones import LoadedBackbone
+    from toptune.features import Precision
 
 
 def describers(
@@ -22,6 +27,7 @@ def describers(
     device: str,
     batch_size: int | None = None,
     n_jobs: int | None = None,
+    precision: Precision = "auto",
 ) -> tuple[Describer, ...]:
     """Make the describer of each view; views of one backbone share it.
 
@@ -32,7 +38,7 @@ def describers(
     weights
         Files to be taken in place of those whose paths the model knows, each where its sha256
         belongs.
-    device, batch_size, n_jobs
+    device, batch_size, n_jobs, precision
         As for `FeatureEngine`.
 
     Raises
@@ -41,12 +47,18 @@ def describers(
         A file that is no view's, weights that cannot be found, or others than in training.
     """
     given = _by_sha256(views, weights)
+    import torch
+
+    from toptune.features import resolve_precision
+
+    resolve_precision(precision, torch.device(device))
     engines: dict[BackboneIdentity, LazyEngine] = {}
     for view in views:
         identity = view.params.backbone
         if identity not in engines:
             params = _params(view, given)
-            engines[identity] = _load(params, identity, device, batch_size, n_jobs)
+            loaded = _load(params, identity)
+            engines[identity] = LazyEngine(loaded, device, batch_size, n_jobs, precision)
     return tuple(
         Describer(view.params.windows, view.params.picture, engines[view.params.backbone])
         for view in views
@@ -98,13 +110,7 @@ def _params(view: ModelView, given: dict[str, Path]) -> Backbone:
     return Backbone(name=identity.name, weights=source.path)
 
 
-def _load(
-    params: Backbone,
-    wanted: BackboneIdentity,
-    device: str,
-    batch_size: int | None,
-    n_jobs: int | None,
-) -> LazyEngine:
+def _load(params: Backbone, wanted: BackboneIdentity) -> LoadedBackbone:
     from toptune.backbones import load_backbone
 
     loaded = load_backbone(params)
@@ -120,4 +126,4 @@ def _load(
                 f"{wanted.name} is here used with {name} {getattr(here, name)}, in training with"
                 f" {getattr(wanted, name)}: use the torchvision or timm of the training"
             )
-    return LazyEngine(loaded, device, batch_size, n_jobs)
+    return loaded

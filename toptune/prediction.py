@@ -11,13 +11,13 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from toptune.cuda import Accelerator, accelerator
-from toptune.describing import Described
+from toptune.describing import Described, describe_views
 from toptune.errors import InputError, InputErrors, ToptuneError
 from toptune.facts import RecordingFacts
 from toptune.featuretable import leading_kind, match_windows
@@ -31,6 +31,9 @@ from toptune.predictions import Predictions, RecordingPrediction
 from toptune.progress import Progress, Silent
 from toptune.scores import majority
 from toptune.spiketrains import Segment, SpikeTrains
+
+if TYPE_CHECKING:
+    from toptune.features import Precision
 
 _LOG = logging.getLogger(__name__)
 _unwatched = Silent().stage
@@ -48,6 +51,7 @@ def predict(
     stream: str | None = None,
     sampling_rate_hz: float | None = None,
     device: str = "auto",
+    precision: Precision = "auto",
     n_jobs: int | None = None,
     batch_size: int | None = None,
     out: Path | str | None = None,
@@ -69,6 +73,8 @@ def predict(
         As for `open_recording`, where these recordings differ from those of training.
     device
         ``auto``, ``cpu`` or ``cuda``.
+    precision
+        In which backbones compute: ``auto`` is 16 bits on CUDA and float32 on the CPU.
     n_jobs
         Threads; None for one a core.
     batch_size
@@ -100,8 +106,9 @@ def predict(
         raise InputErrors([cause for _, cause in failed])
     spike_device = accelerator(device) if voltage else None
     predictor = Predictor(
-        read, _listed(weights), device=device, n_jobs=n_jobs, batch_size=batch_size
-    )
+        read, _listed(weights), device=device, precision=precision, n_jobs=n_jobs,
+        batch_size=batch_size,
+    )  # fmt: skip
     job = _Job(predictor, settings, spike_device, n_jobs, progress or Silent())
     done = job.run([n for n in names if n not in dict(failed)], failed, keep_going=keep_going)
     result = Predictions(
@@ -124,7 +131,7 @@ class Predictor:
     ----------
     model
         As read.
-    weights, device, n_jobs, batch_size
+    weights, device, precision, n_jobs, batch_size
         As for `predict`.
     """
 
@@ -134,6 +141,7 @@ class Predictor:
         weights: Sequence[Path] = (),
         *,
         device: str = "auto",
+        precision: Precision = "auto",
         n_jobs: int | None = None,
         batch_size: int | None = None,
     ) -> None:
@@ -141,7 +149,7 @@ class Predictor:
 
         self.model = model
         self._describers = describers(
-            model.views, weights, torch_device(device), batch_size, n_jobs
+            model.views, weights, torch_device(device), batch_size, n_jobs, precision
         )
 
     def features(
@@ -155,7 +163,7 @@ class Predictor:
             No window fits into the recording.
         """
         require_length(name, trains.segments, trains.sampling_rate_hz, self.model)
-        parts = [describer.describe(trains, stage) for describer in self._describers]
+        parts = describe_views(trains, self._describers, stage)
         widths = [d.windows.width_s for d in self._describers]
         strides = [d.windows.stride_s for d in self._describers]
         matches = match_windows([part.start_s for part in parts], widths, strides)

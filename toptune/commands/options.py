@@ -23,6 +23,14 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
+class PrecisionChoice(StrEnum):
+    """In which precision backbones compute."""
+
+    auto = "auto"
+    float32 = "float32"
+    half = "half"
+
+
 class Head(StrEnum):
     """What is trained on the features."""
 
@@ -61,6 +69,9 @@ class NoiseChoice(StrEnum):
 
 
 DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes a GPU if any.")]
+PrecisionOption = Annotated[
+    PrecisionChoice, typer.Option(help="Of backbones; auto: 16 bits on a GPU, else float32.")
+]
 JobsOption = Annotated[int | None, typer.Option("--n-jobs", min=1, help="Threads; one a core.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print pure JSON on stdout.")]

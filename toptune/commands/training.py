@@ -13,6 +13,8 @@ from toptune.commands.options import (
     Head,
     JobsOption,
     JsonOption,
+    PrecisionChoice,
+    PrecisionOption,
     RateOption,
     SeedOption,
     Solver,
@@ -136,6 +138,7 @@ def predict(
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a prediction.")] = False,
     device: DeviceOption = Device.auto,
+    precision: PrecisionOption = PrecisionChoice.auto,
     n_jobs: JobsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -146,9 +149,9 @@ def predict(
     with watch_extraction() as progress:
         result = run(
             model, recordings, weights=weights or (), stream=stream,
-            sampling_rate_hz=sampling_rate_hz, device=device.value, n_jobs=n_jobs,
-            batch_size=batch_size, out=out, overwrite=overwrite, keep_going=keep_going,
-            progress=progress,
+            sampling_rate_hz=sampling_rate_hz, device=device.value, precision=precision.value,
+            n_jobs=n_jobs, batch_size=batch_size, out=out, overwrite=overwrite,
+            keep_going=keep_going, progress=progress,
         )  # fmt: skip
     if as_json:
         print_json(result.to_json())
