@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parents[1] / "toptune"
 # Every module, from the first to the last; within a line, too, only to the left.
 STAGES = (
     "errors params",
-    "threads hardware assets progress fingerprint",
+    "threads hardware assets progress fingerprint durable locks",
     "spiketrains facts",
     "devices peak_text peak_mat peak_trains spike_csv spike_npz spikefiles",
     "mcs_chunks mcs mcs_format recording",
@@ -26,7 +26,7 @@ STAGES = (
     "windows",
     "weights networks backbones",
     "features describing",
-    "featuretable zarr_groups store",
+    "featuretable zarr_groups store store_session",
     "extraction",
     "heads heads.checks heads.selection heads.calibration",
     "heads.memory heads.kernel heads.views heads.nystrom heads.closed_form heads.direct",

@@ -12,13 +12,14 @@ import pytest
 from small_data import check_attributes, check_store
 
 from toptune.assets import store_contract
-from toptune.errors import InputError, ToptuneError
+from toptune.errors import InputError, StorageError, ToptuneError
 from toptune.facts import RecordingFacts, WeightsSource
 from toptune.featuretable import RecordingInfo
 from toptune.finding import SpikeSettings
 from toptune.params import Backbone, Picture, Windows
 from toptune.spiketrains import Segment, Spikes, SpikeTrains
-from toptune.store import FeatureSet, FeatureStore, recording_name, remove_store
+from toptune.store import FeatureSet, FeatureStore, recording_name
+from toptune.zarr_groups import read_attributes, write_attributes
 
 FIRST, SECOND = "plates_culture_1.h5-4e443254", "peaks_culture_2-c6da3107"
 GOLDEN_KEY = "235de233592f524f"
@@ -257,10 +258,9 @@ def test_names_that_look_alike_stay_apart() -> None:
 
 def test_unpublished_groups_are_refused(store: FeatureStore) -> None:
     for group in ("a/spikes", f"a/features/{make_set().key}"):
-        meta = store.path / group / "zarr.json"
-        text = json.loads(meta.read_text())
-        del text["attributes"]["published"]
-        meta.write_text(json.dumps(text))
+        attributes = read_attributes(store.path / group)
+        del attributes["published"]
+        write_attributes(store.path / group, attributes)
     again = FeatureStore(store.path)
     with pytest.raises(ToptuneError, match=r"features.* is not published"):
         again.table(make_set())
@@ -286,7 +286,7 @@ def test_a_write_that_fails_leaves_what_was_there(
         raise OSError("disk full")
 
     monkeypatch.setattr("toptune.store.write_group", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(StorageError, match=r"s\.zarr cannot be written \(disk full\)"):
         store.write_spikes("a", make_trains(9), spikes_info())
     assert store.read_spikes("a").spikes.sample.tolist() == make_trains(0).spikes.sample.tolist()
     assert not list(store.path.glob(".writing-*"))
@@ -378,22 +378,21 @@ def test_what_is_no_store_of_this_version_is_refused(store: FeatureStore, tmp_pa
         FeatureStore(tmp_path / "file")
     with pytest.raises(InputError, match="spikes: a Zarr group, but not a toptune store"):
         FeatureStore(store.path / "a" / "spikes")
-    meta = store.path / "zarr.json"
-    meta.write_text(meta.read_text().replace('"version": 1', '"version": 99'))
+    write_attributes(store.path, {**read_attributes(store.path), "version": 99})
     with pytest.raises(InputError, match="store format version 99, this toptune reads 1"):
         FeatureStore(store.path)
 
 
-def test_remove_store_touches_nothing_but_a_store(store: FeatureStore, tmp_path: Path) -> None:
+def test_create_replaces_nothing_but_a_store(store: FeatureStore, tmp_path: Path) -> None:
     other = tmp_path / "thesis"
     other.mkdir()
     (other / "chapter.txt").write_text("precious")
     with pytest.raises(InputError):
-        remove_store(other)
+        FeatureStore.create(other, {}, replace=True)
     assert (other / "chapter.txt").exists()
-    remove_store(store.path)
-    assert not store.path.exists()
-    remove_store(store.path)  # gone already: nothing to do
+    assert FeatureStore.create(store.path, {}, replace=True).recordings == ()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["s.zarr", "thesis"]
+    assert [p.name for p in store.path.iterdir()] == ["zarr.json"]
 
 
 def test_create_refuses_a_place_that_is_taken(store: FeatureStore) -> None:

@@ -8,7 +8,11 @@ imported inside the commands, so that --help answers at once.
 from __future__ import annotations
 
 import logging
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 import typer
 
@@ -37,10 +41,15 @@ for command in (
 
 
 def main() -> None:
-    """Run the command line; every foreseen error is one line on stderr."""
+    """Run the command line; every foreseen error is one line on stderr.
+
+    The first Ctrl-C ends the work and tidies up; a second one ends the process at once, which
+    nothing that was published minds.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
-        app()
+        with _interrupt_once():
+            app()
     except ToptuneError as error:
         say(f"error: {error}")
         sys.exit(error.exit_code)
@@ -50,3 +59,23 @@ def main() -> None:
     except KeyboardInterrupt:
         say("interrupted; what was published is kept")
         sys.exit(130)
+
+
+@contextmanager
+def _interrupt_once() -> Iterator[None]:
+    """Let the system's own answer to Ctrl-C, which needs no Python, follow the first."""
+
+    def first(_number: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise  # the interpreter may still wait for threads: the second Ctrl-C ends that, too
+    except BaseException:
+        signal.signal(signal.SIGINT, before)
+        raise
+    else:
+        signal.signal(signal.SIGINT, before)

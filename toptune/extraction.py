@@ -8,21 +8,26 @@ key is not done again; spikes are shared by all windows, pictures and backbones.
 from __future__ import annotations
 
 import csv
+import io
 import logging
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from toptune.describing import BackboneIdentity, Describer, LazyEngine, ViewParams
 from toptune.devices import DeviceRow, DevicesFile, read_devices
-from toptune.errors import InputError, InputErrors, ToptuneError
+from toptune.durable import write_whole, writing
+from toptune.errors import InputError, InputErrors, StorageError, ToptuneError
 from toptune.facts import WeightsSource
 from toptune.featuretable import RecordingInfo
 from toptune.finding import SpikeSettings, check_recording, find_spikes
 from toptune.fingerprint import file_sha256, stamp_of
 from toptune.params import Backbone, Picture, Windows, content_key
 from toptune.progress import Progress, Silent
-from toptune.store import VERSION, FeatureSet, FeatureStore, recording_name, remove_store
+from toptune.store import VERSION, FeatureSet, FeatureStore, recording_name
+from toptune.store_session import StoreSession, refuse_other_settings, writing_session
 
 __all__ = ["Extracted", "SpikeSettings", "extract"]
 
@@ -111,8 +116,8 @@ def extract(
     n_jobs
         Threads; None for one a core.
     keep_going
-        Go on after a recording that fails, and list it; otherwise its error ends the extraction.
-        What was published stays in either case.
+        Go on after a recording that cannot be opened or fails, and list it; otherwise its error
+        ends the extraction. What was published stays in either case.
     overwrite
         Start the store anew; the old one is removed when everything has been checked.
     progress
@@ -122,12 +127,21 @@ def extract(
     ------
     InputError
         Problems with the devices file or any recording's header (all at once, before any work), an
-        unknown backbone, weights that do not fit, or a store whose spikes were found otherwise.
+        unknown backbone, weights that do not fit, or a store whose spikes were found otherwise, or
+        into which another process is extracting other recordings.
+    StorageError
+        The store cannot be written.
     """
     listed = read_devices(Path(devices))
     spikes = spikes or SpikeSettings()
-    opened = _open_store(Path(store), spikes, overwrite)
-    _preflight(listed, spikes)
+    store = Path(store)
+    if store.exists():
+        FeatureStore(store)  # refuses what is no store, to be overwritten or not
+        if not overwrite:
+            refuse_other_settings(store, spikes.to_json())
+    refused = _preflight(listed, spikes)
+    if refused and (not keep_going or len(refused) == len(listed.rows)):
+        raise InputErrors([f"{listed.path}, line {row.line}: {e}" for row, e in refused])
     job = _Job(
         listed,
         spikes,
@@ -138,51 +152,21 @@ def extract(
         progress or Silent(),
     )
     job.prepare_engine(device, batch_size)
-    if opened is None:
-        # Only now, so that what is refused above leaves the disk as it was.
-        remove_store(Path(store))
-        opened = FeatureStore.create(store, spikes.to_json())
-    return job.run(opened, keep_going=keep_going)
+    job.refuse(refused)
+    # Only now, so that what is refused above leaves the disk as it was.
+    with writing_session(store, spikes.to_json(), job.infos, anew=overwrite) as session:
+        return job.run(session, keep_going=keep_going)
 
 
-def _open_store(path: Path, spikes: SpikeSettings, overwrite: bool) -> FeatureStore | None:
-    """Open the store to go on with; None where a new one is to be made."""
-    if not path.exists():
-        return None
-    store = FeatureStore(path)
-    if overwrite:
-        return None
-    here, wanted = _flat(store.settings), _flat(spikes.to_json())
-    for name in sorted({*here, *wanted}):
-        if here.get(name) != wanted.get(name):
-            raise InputError(
-                f"{path}: its spikes were found with {name} = {here.get(name)!r}, not"
-                f" {wanted.get(name)!r}: use the same value or another store"
-            )
-    return store
-
-
-def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    """{'ptsd': {'threshold_sd': 8}} becomes {'ptsd.threshold_sd': 8}."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            flat.update({f"{name}.{inner}": v for inner, v in value.items()})
-        else:
-            flat[name] = value
-    return flat
-
-
-def _preflight(devices: DevicesFile, spikes: SpikeSettings) -> None:
-    """Open every recording; report all that cannot be, each with its line."""
-    problems = []
+def _preflight(devices: DevicesFile, spikes: SpikeSettings) -> list[tuple[DeviceRow, InputError]]:
+    """Open every recording; give those that cannot be, with the reason."""
+    refused = []
     for row in devices.rows:
         try:
             check_recording(row.recording, spikes)
         except InputError as error:
-            problems.append(f"{devices.path}, line {row.line}: {error}")
-    if problems:
-        raise InputErrors(problems)
+            refused.append((row, error))
+    return refused
 
 
 class _Job:
@@ -205,9 +189,15 @@ class _Job:
         self.backbone = backbone
         self.n_jobs = n_jobs
         self.progress = progress
+        self.infos = tuple(
+            RecordingInfo(recording_name(r.written), r.device, r.label, r.columns)
+            for r in devices.rows
+        )
         self.notes: list[str] = []
         self.spikes_reused = 0
         self.reused = 0
+        self.failed: dict[str, str] = {}
+        self.windows_of: dict[str, int] = {}
 
     def prepare_engine(self, device: str, batch_size: int | None) -> None:
         from toptune.backbones import load_backbone
@@ -225,42 +215,63 @@ class _Job:
         engine = LazyEngine(loaded, device, batch_size, self.n_jobs)
         self.describer = Describer(self.windows, self.picture, engine)
 
-    def run(self, store: FeatureStore, *, keep_going: bool) -> Extracted:
-        self.store = store
-        infos = tuple(
-            RecordingInfo(recording_name(r.written), r.device, r.label, r.columns)
-            for r in self.devices.rows
-        )
-        self.store.list_recordings(infos)
-        failures = self.store.path.with_suffix(".failures.csv")
-        failed: list[tuple[str, str]] = []
-        too_short: list[str] = []
-        n_windows = 0
-        for number, (row, info) in enumerate(zip(self.devices.rows, infos, strict=True), 1):
-            self.progress.recording(number, len(infos), row.written)
-            try:
-                count = self._one(row, info.name)
-            except ToptuneError as error:
-                if not keep_going:
+    def refuse(self, refused: Iterable[tuple[DeviceRow, InputError]]) -> None:
+        """List recordings that could not be opened, before anything is done."""
+        for row, error in refused:
+            self._fail(row, error)
+
+    def run(self, session: StoreSession, *, keep_going: bool) -> Extracted:
+        self.store = session.store
+        # Closed at once also after an error, so that no claim outlives it.
+        with closing(self._shared_out(session)) as work:
+            for row, name in work:
+                try:
+                    with _reading(row):
+                        self.windows_of[row.written] = self._one(row, name)
+                except StorageError:
+                    # No other recording could be written either.
                     raise
-                failed.append((row.written, " ".join(str(error).split())))
-                _LOG.error("%s failed: %s", row.written, failed[-1][1])
-                continue
-            n_windows += count
-            if count == 0:
-                too_short.append(row.written)
-        _write_failures(failures, failed)
+                except ToptuneError as error:
+                    if not keep_going:
+                        raise
+                    self._fail(row, error)
+        order = [row.written for row in self.devices.rows]
+        failed = tuple((r, self.failed[r]) for r in order if r in self.failed)
+        _write_failures(self.store.path.with_suffix(".failures.csv"), failed)
         return Extracted(
             store=self.store.path,
             feature_set=self.feature_set,
-            done=len(infos) - len(failed) - self.reused,
+            done=len(order) - len(failed) - self.reused,
             reused=self.reused,
             spikes_reused=self.spikes_reused,
-            too_short=tuple(too_short),
-            failed=tuple(failed),
-            n_windows=n_windows,
+            too_short=tuple(r for r in order if self.windows_of.get(r) == 0),
+            failed=failed,
+            n_windows=sum(self.windows_of.values()),
             notes=tuple(self.notes),
         )
+
+    def _shared_out(self, session: StoreSession) -> Generator[tuple[DeviceRow, str], None, None]:
+        """Go through the recordings, claiming each; first those no other process is busy with."""
+        rows = zip(self.devices.rows, self.infos, strict=True)
+        left = [(row, info.name) for row, info in rows if row.written not in self.failed]
+        number = len(self.infos) - len(left)
+        for wait in (False, True):
+            busy = []
+            for row, name in left:
+                if wait:
+                    _LOG.warning("waiting for another process that works on %s", row.written)
+                with session.claim(name, wait=wait) as claimed:
+                    if not claimed:
+                        busy.append((row, name))
+                        continue
+                    number += 1
+                    self.progress.recording(number, len(self.infos), row.written)
+                    yield row, name
+            left = busy
+
+    def _fail(self, row: DeviceRow, error: Exception) -> None:
+        self.failed[row.written] = " ".join(str(error).split())
+        _LOG.error("%s failed: %s", row.written, self.failed[row.written])
 
     def _one(self, row: DeviceRow, name: str) -> int:
         """Bring one recording up to date; returns its windows."""
@@ -295,6 +306,12 @@ class _Job:
         found = find_spikes(
             row.recording, self.spikes, n_jobs=self.n_jobs, stage=self.progress.stage
         )
+        # The key says which bytes the spikes came from: those that were hashed.
+        if stamp_of(row.recording) != source["stamp"]:
+            raise InputError(
+                f"{row.recording}: the file changed while it was read: run extract again when"
+                " nothing writes to it"
+            )
         info: dict[str, Any] = {"key": key, "stamp": source["stamp"], "kind": found.kind}
         info["input"] = {k: source[k] for k in ("recording", "sha256")}
         if found.stream is not None:
@@ -339,10 +356,30 @@ def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("toptune", "torch", "torchvision", "openvino")}
 
 
-def _write_failures(path: Path, failed: list[tuple[str, str]]) -> None:
-    path.unlink(missing_ok=True)
-    if failed:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["recording", "cause"])
-            writer.writerows(failed)
+@contextmanager
+def _reading(row: DeviceRow) -> Iterator[None]:
+    """Let what a bad recording raises, foreseen or not, be that recording's failure."""
+    try:
+        yield
+    except ToptuneError:
+        raise
+    except OSError as error:
+        raise InputError(f"{row.recording}: cannot be read ({error.strerror or error})") from error
+    except Exception as error:
+        # A batch of hours must not end at one file that a reader stumbles over.
+        _LOG.debug("%s", row.recording, exc_info=True)
+        raise ToptuneError(
+            f"{row.recording}: failed unexpectedly ({type(error).__name__}: {error}); please report"
+            " this with the recording"
+        ) from error
+
+
+def _write_failures(path: Path, failed: Iterable[tuple[str, str]]) -> None:
+    rows = [("recording", "cause"), *failed]
+    with writing(path):
+        if len(rows) == 1:
+            path.unlink(missing_ok=True)
+            return
+        text = io.StringIO()
+        csv.writer(text).writerows(rows)
+        write_whole(path, text.getvalue())
