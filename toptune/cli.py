@@ -8,6 +8,7 @@ imported inside the commands, so that --help answers at once.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -57,25 +58,26 @@ def main() -> None:
         say(f"error: {error}")
         sys.exit(1)
     except KeyboardInterrupt:
-        say("interrupted; what was published is kept")
         sys.exit(130)
 
 
 @contextmanager
 def _interrupt_once() -> Iterator[None]:
-    """Let the system's own answer to Ctrl-C, which needs no Python, follow the first."""
+    """Answer the first Ctrl-C as Python does, and leave the second to the system."""
+    interrupted = False
 
     def first(_number: int, _frame: FrameType | None) -> None:
+        nonlocal interrupted
+        interrupted = True
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        # Not by a file object, which may be in the middle of a write.
+        os.write(2, b"interrupted; what was published is kept\n")
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGINT, first)
     try:
         yield
-    except KeyboardInterrupt:
-        raise  # the interpreter may still wait for threads: the second Ctrl-C ends that, too
-    except BaseException:
-        signal.signal(signal.SIGINT, before)
-        raise
-    else:
-        signal.signal(signal.SIGINT, before)
+    finally:
+        # Where it was pressed, the interpreter may still wait for threads: a second one ends that.
+        if not interrupted:
+            signal.signal(signal.SIGINT, before)
