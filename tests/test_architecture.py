@@ -26,7 +26,7 @@ STAGES = (
     "windows",
     "weights networks backbones",
     "features describing",
-    "featuretable zarr_groups store store_session",
+    "featuretable zarr_groups store store_session store_check",
     "extraction",
     "heads heads.checks heads.selection heads.calibration",
     "heads.memory heads.kernel heads.views heads.nystrom heads.closed_form heads.direct",
@@ -41,6 +41,7 @@ STAGES = (
     "demo",
     "printing",
     "commands commands.options commands.recordings commands.extracting commands.training",
+    "commands.checking",
     "cli",
 )
 ORDER = " ".join(STAGES).split()

@@ -21,7 +21,7 @@ from toptune.params import Backbone, Picture, Windows
 from toptune.spike_npz import read_npz
 from toptune.spiketrains import Spikes
 
-COMMANDS = ("demo", "simulate", "inspect", "detect", "extract", "fit", "predict")
+COMMANDS = ("demo", "simulate", "inspect", "detect", "extract", "fit", "predict", "doctor")
 TINY = ("--window-s", "2", "--stride-s", "1", "--backbone", "tiny", "--weights", "random")
 
 
@@ -216,6 +216,30 @@ def test_failing_recordings_are_listed_with_exit_code_3(folder: Path, run: Run) 
     assert ran.code == 3
     (failure,) = json.loads(ran.out)["failed"]
     assert failure["recording"] == "bad.csv"
+
+
+def test_doctor_names_what_to_extract_again_and_extract_does_just_that(
+    folder: Path, run: Run
+) -> None:
+    store = folder / "s.zarr"
+    sound = run("doctor", store)
+    assert (sound.code, sound.err) == (0, "")
+    assert "sound" in sound.out
+    (chunk,) = (p for p in store.glob("r2*/features/*/features/c/0/0"))
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    ran = run("doctor", store, "--json")
+    assert ran.code == 3
+    report = json.loads(ran.out)
+    assert (report["sound"], report["extract_again"]) == (False, ["r2.h5"])
+    ran = run("doctor", store, "--remove-damaged")
+    assert ran.code == 3
+    assert "to extract again: r2.h5" in ran.out
+    again = run(
+        "extract", folder / "devices.csv", "--store", store, *TINY, "--count-axis", "4", "--json"
+    )
+    assert (json.loads(again.out)["done"], json.loads(again.out)["spikes_reused"]) == (1, 1)
+    assert run("doctor", store).code == 0
+    assert run("doctor", folder / "no.zarr").code == 2
 
 
 def truncated(folder: Path) -> None:

@@ -435,6 +435,11 @@ def _read_root(path: Path) -> dict[str, Any]:
         root = zarr.open_group(path, mode="r", zarr_format=3, use_consolidated=False)
         attributes = dict(root.attrs)
     except UNREADABLE as error:
+        if path.is_dir() and any(path.glob("*/spikes/zarr.json")):
+            raise InputError(
+                f"{path}: its zarr.json is missing or cannot be read: if it was copied, the copy is"
+                " not complete; copy it again"
+            ) from None
         raise InputError(f"{path}: not a Zarr v3 store that can be read ({error})") from None
     # A flipped bit may turn a name or number into another: then the sum tells, whatever it says.
     if SUM in attributes:

@@ -104,6 +104,25 @@ def writing_session(
     _tidy(locks)
 
 
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Keep all others from beginning to write into a store for a while.
+
+    Raises
+    ------
+    InputError
+        A process is writing into it.
+    """
+    real = path.resolve()
+    locks = real.with_name(f".{real.name}.locks")
+    with held(locks / "store.lock"):
+        if _others(locks):
+            raise InputError(
+                f"{path}: another process is extracting into it: wait until it is done"
+            )
+        yield
+
+
 def refuse_other_settings(path: Path, settings: dict[str, Any]) -> None:
     """Refuse to go on with a store whose spikes were found otherwise.
 
