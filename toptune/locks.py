@@ -15,9 +15,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from toptune.errors import InputError, StorageError
+from toptune.durable import writing
+from toptune.errors import InputError
 
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL, errno.EIO}
+# Of these, network file systems give the first where their server's lock service is not running.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL}
 
 
 @contextmanager
@@ -62,29 +64,27 @@ def is_held(path: Path) -> bool:
 
 
 def _acquire(path: Path, *, wait: bool) -> FileLock | None:
-    try:
+    lock = FileLock(path)
+    with writing(path), warnings.catch_warnings():
+        # The library would go on with files as locks, which a killed process leaves locked.
+        warnings.filterwarnings("error", "flock not supported")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with warnings.catch_warnings():
-            # The library would go on with files as locks, which a killed process leaves locked.
-            warnings.filterwarnings("error", "flock not supported")
-            lock = FileLock(path)
+        try:
             lock.acquire(timeout=-1 if wait else 0)
-    except Timeout:
-        return None
-    except (OSError, NotImplementedError, UserWarning) as error:
-        raise _cannot_lock(path, error) from None
+        except Timeout:
+            return None
+        except (NotImplementedError, UserWarning) as error:
+            raise _no_locks(path, str(error)) from None
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                raise _no_locks(path, str(error.strerror)) from None
+            raise
     return lock
 
 
-def _cannot_lock(path: Path, error: Exception) -> InputError | StorageError:
-    code = getattr(error, "errno", None)
-    cause = getattr(error, "strerror", None) or str(error)
-    if code is None or code in _NO_LOCKS:
-        return InputError(
-            f"{path.parent}: this file system cannot lock files ({cause}), so two processes could"
-            " spoil each other's work: write to a local disk and copy the result when it is"
-            " complete, or have the network file system mounted with locks"
-        )
-    return StorageError(
-        f"{path} cannot be written ({cause}): make it writable and run the same command again"
+def _no_locks(path: Path, cause: str) -> InputError:
+    return InputError(
+        f"{path.parent}: this file system cannot lock files ({cause}), so two processes could spoil"
+        " each other's work: write to a local disk and copy the result when it is complete, or have"
+        " the network file system mounted with locks"
     )
