@@ -26,7 +26,7 @@ STAGES = (
     "windows",
     "weights networks backbones",
     "features describing",
-    "featuretable zarr_groups store store_session store_check",
+    "featuretable zarr_groups provenance store store_session store_check",
     "extraction",
     "heads heads.checks heads.selection heads.calibration",
     "heads.memory heads.kernel heads.views heads.nystrom heads.closed_form heads.direct",

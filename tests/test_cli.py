@@ -218,6 +218,27 @@ def test_failing_recordings_are_listed_with_exit_code_3(folder: Path, run: Run) 
     assert failure["recording"] == "bad.csv"
 
 
+def test_fit_of_an_unfinished_store_needs_a_word_and_says_so(folder: Path, run: Run) -> None:
+    (features,) = (folder / "s.zarr").glob("r1*/features")
+    shutil.rmtree(features)
+    arguments = ("fit", folder / "s.zarr", "--head", "falkon", "-o", folder / "run")
+    ran = run(*arguments)
+    assert (ran.code, ran.out) == (2, "")
+    for text in ("1 of 6 recordings", "devices dev1", "--allow-incomplete"):
+        assert text in ran.err
+    # Without dev1 class B has one device, which cannot be left out.
+    ran = run(*arguments, "--merge", "AB=A,B", "--permutations", "0", "--allow-incomplete")
+    assert ran.code == 0
+    name = features.parent.name
+    assert f"1 listed recordings have no features and are not in these numbers: {name}" in ran.out
+    metrics = json.loads((folder / "run" / "metrics.json").read_text())
+    assert (metrics["missing_recordings"], metrics["n_devices"]) == ([name], 5)
+    params = json.loads((folder / "run" / "params.json").read_text())
+    assert params["features"]["missing"] == [name]
+    (made_with,) = params["features"]["made_with"].values()
+    assert "openvino" in made_with["versions"]
+
+
 def test_doctor_names_what_to_extract_again_and_extract_does_just_that(
     folder: Path, run: Run
 ) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from small_data import check_attributes, check_store
 
+from toptune import zarr_groups
 from toptune.assets import store_contract
 from toptune.errors import InputError, StorageError, ToptuneError
 from toptune.facts import RecordingFacts, WeightsSource
@@ -220,6 +221,64 @@ def test_table_refuses_an_extraction_that_was_not_finished(store: FeatureStore) 
     store.list_recordings(listed("a", "b", "c"))
     with pytest.raises(InputError, match=r"1 of 3 recordings have no features .*first c: run ext"):
         store.table(make_set())
+
+
+def test_an_incomplete_table_names_what_is_missing(store: FeatureStore) -> None:
+    store.list_recordings(listed("a", "c", "b"))
+    table = store.table(make_set(), allow_incomplete=True)
+    assert [r.name for r in table.recordings] == ["a", "b"]
+    assert table.provenance["missing"] == ["c"]
+    assert sorted(table.provenance["inputs"]) == ["a", "b"]
+
+
+def test_features_computed_in_two_ways_are_refused_when_written_and_when_read(
+    store: FeatureStore,
+) -> None:
+    half = {"device": "cuda:X", "precision": "float16", "engine": "torch"}
+    info = features_info(5) | {"computed": half}
+    x = np.ones((5, 16), np.float32)
+    store.list_recordings(listed("a", "b", "c"))
+    store.write_spikes("c", make_trains(2), spikes_info())
+    with pytest.raises(InputError, match="precision float16, not float32 as those of a"):
+        store.write_features("c", x, np.arange(5.0), make_set(), info)
+    assert store.features_info("c", make_set().key) is None
+    # As when parts of two stores are put together.
+    folder = store.path / "b" / "features" / make_set().key
+    write_attributes(folder, read_attributes(folder) | {"computed": half})
+    store.list_recordings(listed("a", "b"))
+    with pytest.raises(InputError, match=r"of b were computed with precision float16, not float32"):
+        store.table(make_set())
+
+
+def test_provenance_tells_who_made_the_features(store: FeatureStore) -> None:
+    made = store.table(make_set()).provenance["made_with"]
+    assert made == {make_set().key: {"computed": [], "versions": {"toptune": ["0"]}, "notes": []}}
+
+
+def test_what_is_replaced_while_it_is_read_is_not_called_damaged(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = zarr_groups.read_array
+    writer = FeatureStore(store.path)
+
+    def replaced_meanwhile(folder: Path, name: str, info: dict[str, Any]) -> Any:
+        if name == "features":
+            monkeypatch.setattr("toptune.store.read_array", real)
+            writer.write_spikes("a", make_trains(5), spikes_info("1" * 16))
+        return real(folder, name, info)
+
+    monkeypatch.setattr("toptune.store.read_array", replaced_meanwhile)
+    with pytest.raises(ToptuneError, match="was replaced while it was read"):
+        store.read_features("a", make_set().key)
+
+
+def test_a_store_can_be_read_where_nothing_can_be_written(store: FeatureStore) -> None:
+    before = {p: p.stat().st_mtime_ns for p in store.path.rglob("*")}
+    opened = FeatureStore(store.path)
+    opened.table(opened.choose())
+    opened.read_spikes("a")
+    assert {p: p.stat().st_mtime_ns for p in store.path.rglob("*")} == before
+    assert [p.name for p in store.path.parent.iterdir()] == ["s.zarr"]
 
 
 def test_recording_without_windows_is_left_out_of_the_table_and_named(store: FeatureStore) -> None:

@@ -313,6 +313,7 @@ class _Job:
                 " nothing writes to it"
             )
         info: dict[str, Any] = {"key": key, "stamp": source["stamp"], "kind": found.kind}
+        info["versions"] = _versions("toptune", "numpy", "numba", "h5py")
         info["input"] = {k: source[k] for k in ("recording", "sha256")}
         if found.stream is not None:
             info["stream"] = found.stream
@@ -334,7 +335,7 @@ class _Job:
             "key": key,
             "n_windows": len(features),
             "input": {k: source[k] for k in ("recording", "sha256")},
-            "versions": _versions(),
+            "versions": _versions("toptune", "torch", "torchvision", "timm", "openvino"),
             "weights": _weights_source(self.backbone).to_json(),
         }
         self.store.write_features(name, features, start_s, self.feature_set, info)
@@ -350,10 +351,10 @@ def _weights_source(backbone: Backbone) -> WeightsSource:
     return WeightsSource(path=str(Path(backbone.weights).resolve()))
 
 
-def _versions() -> dict[str, str]:
+def _versions(*programs: str) -> dict[str, str]:
     from importlib.metadata import version
 
-    return {name: version(name) for name in ("toptune", "torch", "torchvision", "openvino")}
+    return {name: version(name) for name in programs}
 
 
 @contextmanager

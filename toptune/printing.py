@@ -58,6 +58,14 @@ def print_scores(metrics: dict[str, dict[str, Any]]) -> None:
 
 def _remarks(metrics: dict[str, Any]) -> Iterator[str]:
     """Tell what a run's numbers rest on."""
+    missing = metrics["missing_recordings"]
+    if missing:
+        yield (
+            f"note: {len(missing)} listed recordings have no features and are not in these numbers:"
+            f" {', '.join(missing)}"
+        )
+    for note in metrics["provenance_notes"]:
+        yield f"note: {note}"
     if metrics["n_windows_without_partner"]:
         yield (
             f"{metrics['n_windows_without_partner']} windows have no partner in the other feature"

@@ -31,6 +31,7 @@ from toptune.errors import InputError, ToptuneError
 from toptune.facts import RecordingFacts, TrainingFacts, WeightsSource
 from toptune.featuretable import FeatureTable, RecordingInfo, View
 from toptune.params import content_key
+from toptune.provenance import made_with, refuse_mixed
 from toptune.spiketrains import Segment, Spikes, SpikeTrains
 from toptune.zarr_groups import (
     SUM,
@@ -238,6 +239,7 @@ class FeatureStore:
         """
         if not np.isfinite(features).all():
             raise ToptuneError(f"{name}: features are not finite, nothing was written")
+        self.refuse_mixture(feature_set, info)
         arrays: dict[str, NDArray[Any]] = {"features": features, "start_s": start_s}
         attributes = {**info, "params": feature_set.params}
         parent = self.path / name / "features"
@@ -248,6 +250,29 @@ class FeatureStore:
                 move_into_place(aside / feature_set.key, parent / feature_set.key, replace=True)
             else:
                 move_into_place(aside, parent, replace=False)
+
+    def refuse_mixture(self, feature_set: FeatureSet, info: dict[str, Any]) -> None:
+        """Refuse features that would be computed otherwise than those of the set that are there.
+
+        Parameters
+        ----------
+        feature_set
+            What they are.
+        info
+            With what they would be published.
+
+        Raises
+        ------
+        InputError
+            The difference, in device, engine or precision.
+        """
+        for recording in self.recordings:
+            there = self.features_info(recording.name, feature_set.key)
+            if there is not None:
+                refuse_mixed(
+                    {recording.name: there, "the next": info}, feature_set.description, self.path
+                )
+                return
 
     def read_features(self, name: str, key: str) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """Read a recording's features (windows, d) float32 and window starts in seconds."""
@@ -299,27 +324,39 @@ class FeatureStore:
             f" from {listed}"
         )
 
-    def table(self, feature_set: FeatureSet) -> FeatureTable:
+    def table(self, feature_set: FeatureSet, *, allow_incomplete: bool = False) -> FeatureTable:
         """Put the windows of all listed recordings together.
 
-        Recordings without a whole window stay listed in `provenance["too_short"]`.
+        Recordings without a whole window stay listed in `provenance["too_short"]`, those left out
+        because they have no features in `provenance["missing"]`.
+
+        Parameters
+        ----------
+        feature_set
+            Which features.
+        allow_incomplete
+            Leave recordings without features out, instead of refusing.
 
         Raises
         ------
-        ToptuneError
-            A listed recording is not published: the extraction was not finished.
+        InputError
+            A listed recording is not published: the extraction was not finished. Or features were
+            not all computed alike.
         """
-        missing = [
-            r.name for r in self.recordings if self.features_info(r.name, feature_set.key) is None
-        ]
-        if missing:
+        found = {r.name: self.features_info(r.name, feature_set.key) for r in self.recordings}
+        infos = {name: info for name, info in found.items() if info is not None}
+        missing = [r for r in self.recordings if r.name not in infos]
+        if missing and not allow_incomplete:
+            devices = ", ".join(sorted({r.device for r in missing}))
             raise InputError(
                 f"{self.path}: {len(missing)} of {len(self.recordings)} recordings have no features"
-                f" '{feature_set.description}', first {missing[0]}: run extract again, it goes on"
-                " where it stopped"
+                f" '{feature_set.description}' (devices {devices}), first {missing[0].name}: run"
+                " extract again, it goes on where it stopped, or fit the rest with"
+                " --allow-incomplete"
             )
-        infos = {r.name: self.features_info(r.name, feature_set.key) for r in self.recordings}
-        read = [(r, *self.read_features(r.name, feature_set.key)) for r in self.recordings]
+        refuse_mixed(infos, feature_set.description, self.path)
+        there = [r for r in self.recordings if r.name in infos]
+        read = [(r, *self.read_features(r.name, feature_set.key)) for r in there]
         used = [(r, x, t) for r, x, t in read if len(x)]
         if not used:
             raise InputError(f"{self.path}: no recording is as long as a window")
@@ -336,8 +373,10 @@ class FeatureStore:
                 "settings": self.settings,
                 "features": feature_set.params,
                 "features_key": feature_set.key,
-                "inputs": {name: (info or {})["input"] for name, info in infos.items()},
+                "inputs": {name: info["input"] for name, info in infos.items()},
+                "made_with": {feature_set.key: made_with(infos)},
                 "too_short": [r.name for r, x, _ in read if not len(x)],
+                "missing": [r.name for r in missing],
                 "views": [view.to_json()],
             },
             views=(view,),
