@@ -57,13 +57,14 @@ class HostKernels:
             check_argument(name, parameter, value)
         self.launched.append(name)
         self.arguments[name] = arguments
-        ctypes.c_int.in_dll(self._library, "shim_backwards").value = self.how.backwards
-        values = [
-            ctypes.c_int64(a) if isinstance(a, int) else ctypes.c_void_p(a.ctypes.data)
-            for a in arguments
-        ]
+        self.run(name, self.how, *(a if isinstance(a, int) else a.ctypes.data for a in arguments))
+
+    def run(self, name: str, how: Launch, *eight_bytes: int) -> None:
+        """Launch with arguments of eight bytes each: addresses, integers, the bits of doubles."""
+        ctypes.c_int.in_dll(self._library, "shim_backwards").value = how.backwards
+        values = [ctypes.c_int64(a) for a in eight_bytes]
         params = (ctypes.c_void_p * len(values))(*(ctypes.addressof(v) for v in values))
-        getattr(self._library, f"launch_{name}")(self.how.grid, self.how.block, params)
+        getattr(self._library, f"launch_{name}")(how.grid, how.block, params)
 
 
 def check_argument(kernel: str, parameter: str, value: int | NDArray[np.generic]) -> None:

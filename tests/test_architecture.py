@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parents[1] / "toptune"
 # Every module, from the first to the last; within a line, too, only to the left.
 STAGES = (
     "errors params",
-    "threads background hardware assets cuda progress fingerprint",
+    "threads background hardware assets cuda progress fingerprint durable locks",
     "spiketrains facts",
     "devices peak_text peak_mat peak_trains spike_csv spike_npz spikefiles",
     "mcs_chunks mcs mcs_format recording",
@@ -27,7 +27,7 @@ STAGES = (
     "binning windows cuda_launch rendering",
     "weights networks backbones",
     "folding torch_network openvino_network features describing",
-    "featuretable zarr_groups store",
+    "featuretable zarr_groups provenance store store_session store_check",
     "extraction",
     "heads heads.checks heads.selection heads.calibration",
     "heads.memory heads.kernel heads.views heads.nystrom heads.closed_form heads.direct",

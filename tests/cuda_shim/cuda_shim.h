@@ -30,22 +30,6 @@ struct ShimIndex {
 };
 static ShimIndex threadIdx, blockIdx, blockDim, gridDim;
 
-static inline int __popc(unsigned int bits) { return __builtin_popcount(bits); }
-
-// One thread at a time: whatever it does is atomic.
-template <class Number>
-static inline Number atomicAdd(Number *at, Number more) {
-  const Number before = *at;
-  *at += more;
-  return before;
-}
-
-static inline unsigned int atomicOr(unsigned int *at, unsigned int more) {
-  const unsigned int before = *at;
-  *at |= more;
-  return before;
-}
-
 // Set from outside: nonzero runs the threads from the last to the first.
 extern "C" {
 int shim_backwards = 0;

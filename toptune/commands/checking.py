@@ -1,7 +1,8 @@
-"""Commands on the machine: doctor, bench."""
+"""Commands that check what is there: doctor, for a machine or a store, and bench."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,10 +15,25 @@ from toptune.commands.options import (
     print_json,
     say,
 )
+from toptune.errors import InputError
 
 
-def doctor(as_json: JsonOption = False) -> None:
-    """Show what toptune finds on this machine, what is missing, and what mends it."""
+def doctor(
+    store: Annotated[
+        Path | None, typer.Argument(help="A store to verify whole; this machine if not given.")
+    ] = None,
+    remove: Annotated[
+        bool,
+        typer.Option("--remove-damaged", help="Take damaged parts out, to be extracted again."),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what is found on this machine and what mends it, or verify a store byte by byte."""
+    if store is not None:
+        _verify_store(store, remove, as_json)
+        return
+    if remove:
+        raise InputError("--remove-damaged needs a store: toptune doctor S.zarr --remove-damaged")
     from toptune.check_tables import print_report
     from toptune.doctor import examine
 
@@ -28,6 +44,22 @@ def doctor(as_json: JsonOption = False) -> None:
         print_report(report)
     if not report.cpu_complete:
         raise typer.Exit(1)
+
+
+def _verify_store(path: Path, remove: bool, as_json: bool) -> None:
+    from toptune.printing import print_store_report, watch_count
+    from toptune.store import FeatureStore
+    from toptune.store_check import check_store, remove_damaged
+
+    with watch_count("verifying", len(FeatureStore(path).recordings)) as advance:
+        report = check_store(path, progress=lambda *_: advance(None))
+    removed = remove_damaged(report) if remove else ()
+    if as_json:
+        print_json({**report.to_json(), "removed": list(removed)})
+    else:
+        print_store_report(report, removed)
+    if not report.is_sound:
+        raise typer.Exit(3)
 
 
 def bench(
