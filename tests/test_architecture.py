@@ -18,10 +18,10 @@ PACKAGE = Path(__file__).parents[1] / "toptune"
 # Every module, from the first to the last; within a line, too, only to the left.
 STAGES = (
     "errors params",
-    "threads hardware assets progress fingerprint",
+    "threads hardware assets progress fingerprint hdf5_guard",
     "spiketrains facts",
     "devices peak_text peak_mat peak_trains spike_csv spike_npz spikefiles",
-    "mcs_chunks mcs mcs_format recording",
+    "mcs_chunks mcs_checks mcs mcs_format recording",
     "filters spikes_cpu ptsd_walk spikes detection finding",
     "windows",
     "weights networks backbones",
