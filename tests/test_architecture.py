@@ -20,7 +20,7 @@ STAGES = (
     "errors params",
     "threads hardware assets progress fingerprint hdf5_guard",
     "spiketrains facts",
-    "devices peak_text peak_mat peak_trains spike_csv spike_npz spikefiles",
+    "devices peak_text mat_elements peak_mat peak_trains spike_csv spike_npz spikefiles",
     "mcs_chunks mcs_checks mcs mcs_format recording",
     "filters spikes_cpu ptsd_walk spikes detection finding",
     "windows",

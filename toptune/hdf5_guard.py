@@ -134,21 +134,20 @@ def check_inflation(dataset: Any, path: Path) -> None:
     if DEFLATE not in codes:
         return
     chunk_bytes = math.prod(dataset.chunks) * dataset.dtype.itemsize
-    with path.open("rb") as stream:
-        for info in chunks_of(dataset):
-            if info.size * MOST_DEFLATED <= ROOM_BYTES:
-                continue
-            stream.seek(info.byte_offset)
-            inflater = zlib.decompressobj()
-            try:
-                n = len(inflater.decompress(stream.read(info.size), chunk_bytes + 1))
-            except zlib.error as error:
-                raise damaged(path, f"{dataset.name} cannot be inflated", error) from None
-            if n > chunk_bytes:
-                raise InputError(
-                    f"{path}: a chunk of {dataset.name} inflates to more than the {chunk_bytes}"
-                    " bytes of a chunk: copy the file again from its source"
-                )
+    for info in chunks_of(dataset):
+        if info.size * MOST_DEFLATED <= ROOM_BYTES:
+            continue
+        _, stored = dataset.id.read_direct_chunk(info.chunk_offset)
+        inflater = zlib.decompressobj()
+        try:
+            n = len(inflater.decompress(stored, chunk_bytes + 1))
+        except zlib.error as error:
+            raise damaged(path, f"{dataset.name} cannot be inflated", error) from None
+        if n > chunk_bytes:
+            raise InputError(
+                f"{path}: a chunk of {dataset.name} inflates to more than the {chunk_bytes}"
+                " bytes of a chunk: copy the file again from its source"
+            )
 
 
 def chunks_of(dataset: Any) -> list[Any]:

@@ -28,7 +28,7 @@ from toptune.mcs_checks import (
     stretches,
 )
 from toptune.mcs_chunks import ChunkedVoltage
-from toptune.spiketrains import Segment
+from toptune.spiketrains import Segment, check_length
 
 _REFERENCE = re.compile(r"^(ref|reference|gnd|ground)\b", re.IGNORECASE)
 _FILTERED = re.compile(r"filter", re.IGNORECASE)
@@ -112,6 +112,7 @@ class McsRecording:
         finally:
             raw.h5_file.close()
         self.segments = _segments(self.path, self._parts, self.sampling_rate_hz)
+        check_length(self.path, self.segments, self.sampling_rate_hz)
         self.n_samples = sum(p.voltage.n_samples for p in self._parts)
 
     def _read_parts(self, label: str, chosen: list[tuple[str, Any, list[Any]]]) -> list[_Part]:

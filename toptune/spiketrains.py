@@ -7,11 +7,20 @@ and the stretches between gaps with their times in seconds.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from toptune.errors import InputError
+
+#: From a recording's first sample to its last, gaps included. Beyond it times are in other units.
+LONGEST_S = 7 * 86_400.0
+#: Ten times what the fastest amplifiers do.
+FASTEST_HZ = 1e7
 
 
 class Spikes(NamedTuple):
@@ -84,6 +93,29 @@ class SpikeTrains:
     def duration_s(self) -> float:
         """Recorded time in seconds, gaps not counted."""
         return self.n_samples / self.sampling_rate_hz
+
+
+def check_length(path: Path, segments: Sequence[Segment], sampling_rate_hz: float) -> None:
+    """Refuse recordings without a sample, and those that last longer than any.
+
+    Raises
+    ------
+    InputError
+        Names the file and how long it claims to be.
+    """
+    if not 0 < sampling_rate_hz <= FASTEST_HZ:
+        raise InputError(
+            f"{path}: sampled at {sampling_rate_hz:g} Hz, which is not from 0 to {FASTEST_HZ:g} Hz"
+        )
+    if sum(s.n_samples for s in segments) < 1:
+        raise InputError(f"{path}: holds no sample at {sampling_rate_hz:g} Hz")
+    last = segments[-1]
+    end_s = last.start_s + last.n_samples / sampling_rate_hz
+    if end_s > LONGEST_S:
+        raise InputError(
+            f"{path}: claims to last {end_s:g} s at {sampling_rate_hz:g} Hz, more than"
+            f" {LONGEST_S / 86_400:g} days: are its times, number of samples and rate right?"
+        )
 
 
 def sort_spikes(
