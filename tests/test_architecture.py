@@ -26,7 +26,7 @@ STAGES = (
     "windows",
     "weights networks backbones",
     "features describing",
-    "featuretable zarr_groups store",
+    "featuretable zarr_guard zarr_groups store",
     "extraction",
     "heads heads.checks heads.selection heads.calibration",
     "heads.memory heads.kernel heads.views heads.nystrom heads.closed_form heads.direct",

@@ -118,6 +118,35 @@ def check_length(path: Path, segments: Sequence[Segment], sampling_rate_hz: floa
         )
 
 
+def check_trains(where: Path, trains: SpikeTrains) -> None:
+    """Refuse spikes that are out of order or range, which compiled code would not look at.
+
+    Raises
+    ------
+    InputError
+        Names where they come from.
+    """
+    check_length(where, trains.segments, trains.sampling_rate_hz)
+    sample, channel, amplitude = trains.spikes
+    n_channels = len(trains.channel_labels)
+    stops = np.cumsum([0, *(s.n_samples for s in trains.segments)])
+    rules = (
+        (sample.dtype == np.int64 and channel.dtype == np.int32, "types"),
+        (sample.shape == channel.shape == amplitude.shape and sample.ndim == 1, "lengths"),
+        (trains.threshold_uv.shape == (n_channels,) and n_channels > 0, "channels"),
+        ([s.first_sample for s in trains.segments] == stops[:-1].tolist(), "segments"),
+        (all(s.n_samples > 0 and s.start_s >= 0 for s in trains.segments), "segments"),
+    )
+    wrong = [what for ok, what in rules if not ok]
+    if not wrong and sample.size:
+        in_order = bool((np.diff(sample) >= 0).all())
+        inside = sample[0] >= 0 and sample[-1] < stops[-1] and channel.min() >= 0
+        if not (in_order and inside and channel.max() < n_channels):
+            wrong = ["order or range of the spikes"]
+    if wrong:
+        raise InputError(f"{where} is damaged ({wrong[0]}): extract again into a new store")
+
+
 def sort_spikes(
     sample: NDArray[np.int64], channel: NDArray[np.int32], peak_to_peak_uv: NDArray[np.float32]
 ) -> Spikes:

@@ -30,8 +30,9 @@ from toptune.errors import InputError, ToptuneError
 from toptune.facts import RecordingFacts, TrainingFacts, WeightsSource
 from toptune.featuretable import FeatureTable, RecordingInfo, View
 from toptune.params import content_key
-from toptune.spiketrains import Segment, Spikes, SpikeTrains
+from toptune.spiketrains import Segment, Spikes, SpikeTrains, check_trains
 from toptune.zarr_groups import UNREADABLE, damaged, published, read_array, write_group
+from toptune.zarr_guard import check_group, check_names
 
 FORMAT = "toptune"
 VERSION = 1
@@ -113,7 +114,14 @@ class FeatureStore:
     def recordings(self) -> tuple[RecordingInfo, ...]:
         """What the last devices file listed, in its order."""
         listed: Any = self._root.attrs["recordings"]
-        return tuple(RecordingInfo(**entry) for entry in listed)
+        try:
+            infos = tuple(RecordingInfo(**entry) for entry in listed)
+            check_names(self.path, [info.name for info in infos])
+        except TypeError as error:
+            raise InputError(
+                f"{self.path}: its list of recordings is damaged ({error}): run extract again"
+            ) from None
+        return infos
 
     def list_recordings(self, recordings: tuple[RecordingInfo, ...]) -> None:
         """Write down what the devices file lists; later reads follow it."""
@@ -167,13 +175,22 @@ class FeatureStore:
             raise ToptuneError(f"{self.path}: {name} has no published spikes: run extract again")
         group = self._group(f"{name}/spikes")
         segments = read_array(group, "segments")
-        return SpikeTrains(
-            spikes=Spikes(*(read_array(group, field) for field in Spikes._fields)),
-            channel_labels=tuple(info["channel_labels"]),
-            sampling_rate_hz=info["sampling_rate_hz"],
-            segments=tuple(Segment(int(a), int(n), float(s)) for a, n, s in segments),
-            threshold_uv=read_array(group, "threshold_uv"),
-        )
+        arrays = [read_array(group, field) for field in Spikes._fields]
+        threshold_uv = read_array(group, "threshold_uv")
+        try:
+            trains = SpikeTrains(
+                spikes=Spikes(*arrays),
+                channel_labels=tuple(info["channel_labels"]),
+                sampling_rate_hz=float(info["sampling_rate_hz"]),
+                segments=tuple(Segment(int(a), int(n), float(s)) for a, n, s in segments),
+                threshold_uv=threshold_uv,
+            )
+            check_trains(self.path / name / "spikes", trains)
+        except (*UNREADABLE, OverflowError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise damaged(self.path / name / "spikes", error) from None
+        return trains
 
     # --- features
 
@@ -234,8 +251,19 @@ class FeatureStore:
                 if key not in found:
                     info = self.features_info(recording.name, key)
                     assert info is not None
-                    found[key] = FeatureSet(key=key, params=info["params"])
+                    found[key] = self._feature_set(folder.parent, info.get("params"))
         return tuple(found.values())
+
+    def _feature_set(self, folder: Path, params: Any) -> FeatureSet:
+        """See that a set's parameters are whole and are those that name it."""
+        try:
+            made = FeatureSet.of(params)
+            _ = made.description
+        except (*UNREADABLE, RecursionError) as error:
+            raise damaged(folder, error) from None
+        if made.key != folder.name:
+            raise damaged(folder, f"its parameters are those of {made.key}")
+        return made
 
     def choose(self, words: str | None = None) -> FeatureSet:
         """Find the one feature set that is meant.
@@ -348,6 +376,10 @@ class FeatureStore:
         return None
 
     def _group(self, place: str) -> Any:
+        folder = self.path
+        for part in place.split("/"):
+            folder /= part
+            check_group(folder)
         try:
             return self._root[place]
         except UNREADABLE as error:
@@ -383,16 +415,23 @@ def remove_store(path: Path) -> None:
 def _open_root(path: Path) -> Any:
     if not path.exists():
         raise InputError(f"{path}: no such store: make one with toptune extract --store {path}")
+    check_group(path.resolve())  # the store itself may be reached by a link
     try:
         root = zarr.open_group(path, mode="r+", zarr_format=3, use_consolidated=False)
         attributes = dict(root.attrs)
-    except UNREADABLE as error:
-        raise InputError(f"{path}: not a Zarr v3 store that can be read ({error})") from None
+    except (*UNREADABLE, RecursionError) as error:
+        text = " ".join(str(error).split())
+        raise InputError(
+            f"{path}: not a Zarr v3 store that can be read ({text}): name a store made by extract"
+        ) from None
     if attributes.get("format") != FORMAT:
-        raise InputError(f"{path}: a Zarr group, but not a toptune store")
+        raise InputError(f"{path}: a Zarr group, but not a toptune store: name one made by extract")
     if attributes.get("version") != VERSION:
         raise InputError(
             f"{path}: store format version {attributes.get('version')}, this toptune reads"
             f" {VERSION}: use the toptune that wrote it, or extract into a new store"
         )
+    for name, kind in (("settings", dict), ("recordings", list)):
+        if not isinstance(attributes.get(name), kind):
+            raise InputError(f"{path}: its {name} are damaged: extract into a new store")
     return root

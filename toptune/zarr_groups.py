@@ -16,7 +16,8 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
-from toptune.errors import ToptuneError
+from toptune.errors import InputError, ToptuneError
+from toptune.zarr_guard import check_array
 
 #: What zarr and its codecs raise for files that are damaged or gone.
 UNREADABLE = (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError)
@@ -58,7 +59,7 @@ def published(group: Any, folder: Path) -> dict[str, Any]:
     """
     attributes = dict(group.attrs)
     if attributes.get("published") is not True:
-        raise ToptuneError(f"{folder} is not published: remove that folder and run extract again")
+        raise InputError(f"{folder} is not published: remove that folder and run extract again")
     return attributes
 
 
@@ -71,6 +72,7 @@ def read_array(group: Any, name: str) -> Any:
         It is not what was written.
     """
     place = group.store_path.store.root / group.path / name
+    check_array(place)
     try:
         data = group[name][...]
         written = group.attrs["sha256"][name]
@@ -86,7 +88,7 @@ def read_array(group: Any, name: str) -> Any:
 def damaged(place: Path, cause: object) -> ToptuneError:
     """Say that a group or array cannot be used, and what to do."""
     text = " ".join(str(cause).split())
-    return ToptuneError(
+    return InputError(
         f"{place} is damaged ({text}): remove that recording's folder from the store and run"
         " extract again"
     )
