@@ -172,17 +172,22 @@ def _check_header(path: Path, header: list[str], group_by: str) -> None:
     if missing:
         raise InputError(
             f"{path}, line 1: no column {', '.join(missing)}; the header is "
-            f"'{','.join(header)}' and needs {','.join(_REQUIRED)}"
+            f"{','.join(header)!r:.200} and needs {','.join(_REQUIRED)}"
         )
     repeated = [name for name, count in Counter(header).items() if count > 1]
     if repeated:
-        shown = f"column {repeated[0]} is there twice" if repeated[0] else "columns without a name"
+        shown = (
+            f"column {repeated[0]!r:.80} is there twice"
+            if repeated[0]
+            else "columns without a name"
+        )
         raise InputError(f"{path}, line 1: {shown}")
     if "" in header:
         raise InputError(f"{path}, line 1: column {header.index('') + 1} has no name")
     if group_by not in header:
         raise InputError(
-            f"{path}, line 1: no column {group_by} to group by; there are {', '.join(header)}"
+            f"{path}, line 1: no column {group_by} to group by; there are"
+            f" {', '.join(header)!r:.200}"
         )
 
 

@@ -19,7 +19,7 @@ from toptune.errors import InputError
 
 #: A vector that is not sparse, in memory: 33 million samples.
 DENSE_BYTES = 256 * 2**20
-#: A sparse one, beyond four times its file.
+#: Each part of a sparse one, beyond four times its file.
 SPARSE_BYTES = 64 * 2**20
 
 _HEADER_BYTES, _TAG_BYTES = 128, 8
@@ -75,7 +75,7 @@ def find_variable(path: Path, name: str) -> Variable:
         for kind, data in _elements(path, stream, order):
             found = _parse(path, header, order, kind, data)
             if found is not None and found.name == name:
-                return found._replace(element=_inflated(path, kind, data))
+                return found._replace(element=_inflated(path, order, kind, data))
             names += [found.name] if found is not None and found.name else []
     raise no_variable(path, name, names)
 
@@ -101,20 +101,22 @@ def _elements(path: Path, stream: Any, order: str) -> Iterator[tuple[int, bytes]
             stream.seek(-size % 8, 1)
 
 
-def _inflated(path: Path, kind: int, data: bytes) -> bytes:
+def _inflated(path: Path, order: str, kind: int, data: bytes) -> bytes:
+    """Inflate an element, but to no more than its own tag says."""
     if kind != _COMPRESSED:
         return data
-    most = 4 * len(data) + max(DENSE_BYTES, SPARSE_BYTES)
     inflater = zlib.decompressobj()
-    plain = inflater.decompress(data[_TAG_BYTES:], most)
-    if inflater.unconsumed_tail:
+    tag = inflater.decompress(data[_TAG_BYTES:], _TAG_BYTES)
+    size = struct.unpack(f"{order}II", tag)[1]
+    most = 4 * path.stat().st_size + DENSE_BYTES
+    if size > most:
         raise InputError(
-            f"{path}: a variable inflates to more than {most} bytes: save it as a sparse vector"
+            f"{path}: a variable would take {size} bytes, more than {most}: save it as a sparse"
+            " vector"
         )
-    if not inflater.eof:
-        raise InputError(
-            f"{path}: damaged MATLAB file (compressed data end too early): copy it again"
-        )
+    plain = tag + inflater.decompress(inflater.unconsumed_tail, size + 1)
+    if len(plain) != size + _TAG_BYTES:
+        raise InputError(f"{path}: damaged MATLAB file (a variable is not as long as it says)")
     return plain
 
 

@@ -28,7 +28,7 @@ from toptune.mcs_checks import (
     stretches,
 )
 from toptune.mcs_chunks import ChunkedVoltage
-from toptune.spiketrains import Segment, check_length
+from toptune.spiketrains import Segment, check_labels, check_length
 
 _REFERENCE = re.compile(r"^(ref|reference|gnd|ground)\b", re.IGNORECASE)
 _FILTERED = re.compile(r"filter", re.IGNORECASE)
@@ -99,6 +99,7 @@ class McsRecording:
             self.program = f"{raw.program_name} {raw.program_version}".strip()
             self.date = raw.clr_date
             self.layout = raw.mea_name
+            check_labels(self.path, (self.program, self.date, self.layout))
             recordings = raw.recordings or {}
             if not recordings:
                 raise InputError(f"{self.path}: the file holds no Recording_N")
@@ -154,6 +155,7 @@ class McsRecording:
                 f" {sorted(ticks)} us, where one above 0 is needed"
             )
         electrodes = tuple(labels[k] for k in used)
+        check_labels(self.path, (*labels, stream.label))
         rate = 1e6 / ticks.pop()
         if first:
             self.channel_labels, self.sampling_rate_hz = electrodes, rate

@@ -16,7 +16,7 @@ from toptune.errors import InputError
 from toptune.peak_trains import PeakKind, read_peak_trains, sniff_peak_folder
 from toptune.spike_csv import looks_like_spike_csv, read_spike_csv
 from toptune.spike_npz import looks_like_npz, read_npz, write_npz
-from toptune.spiketrains import FASTEST_HZ, LONGEST_S, SpikeTrains, check_length
+from toptune.spiketrains import FASTEST_HZ, LONGEST_S, SpikeTrains, check_labels, check_length
 
 __all__ = ["SpikeFileKind", "read_npz", "read_spikes", "sniff", "write_npz"]
 
@@ -66,8 +66,8 @@ def read_spikes(
     rate = DEFAULT_SAMPLING_RATE_HZ if sampling_rate_hz is None else float(sampling_rate_hz)
     try:
         if kind == "csv":
-            return read_spike_csv(path, sampling_rate_hz=rate, duration_s=duration_s)
-        if kind == "npz":
+            trains = read_spike_csv(path, sampling_rate_hz=rate, duration_s=duration_s)
+        elif kind == "npz":
             trains = read_npz(path)
         elif path.is_dir():
             trains = read_peak_trains(path, sampling_rate_hz=rate)
@@ -76,6 +76,7 @@ def read_spikes(
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
     check_length(path, trains.segments, trains.sampling_rate_hz)
+    check_labels(path, trains.channel_labels)
     _check_agreement(path, trains, sampling_rate_hz, duration_s)
     return trains
 

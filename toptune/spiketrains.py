@@ -7,6 +7,7 @@ and the stretches between gaps with their times in seconds.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from toptune.errors import InputError
 
 #: From a recording's first sample to its last, gaps included. Beyond it times are in other units.
 LONGEST_S = 7 * 86_400.0
+# Control characters, halves of characters, line and paragraph separators.
+_UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
 #: Ten times what the fastest amplifiers do.
 FASTEST_HZ = 1e7
 
@@ -116,6 +119,21 @@ def check_length(path: Path, segments: Sequence[Segment], sampling_rate_hz: floa
             f"{path}: claims to last {end_s:g} s at {sampling_rate_hz:g} Hz, more than"
             f" {LONGEST_S / 86_400:g} days: are its times, number of samples and rate right?"
         )
+
+
+def check_labels(path: Path, labels: Sequence[str]) -> None:
+    """Refuse names of electrodes that cannot be printed, or would do something when they are.
+
+    Raises
+    ------
+    InputError
+        Names the file and the label.
+    """
+    for label in labels:
+        if any(unicodedata.category(c) in _UNPRINTABLE for c in label):
+            raise InputError(
+                f"{path}: {label!r:.80} has a character that cannot be printed: rename it"
+            )
 
 
 def check_trains(where: Path, trains: SpikeTrains) -> None:

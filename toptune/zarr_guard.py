@@ -111,6 +111,8 @@ def _check_chunk(folder: Path, place: Path, chunk_bytes: int) -> None:
         raise _refused(folder, f"{place.name} is a symbolic link")
     try:
         size = place.stat().st_size
+        if not place.is_file():
+            raise _refused(folder, f"{place.relative_to(folder)} is no file")
         with place.open("rb") as stream:
             head = stream.read(18)
     except OSError as error:

@@ -129,8 +129,9 @@ def count_axis_of(text: str) -> str | float:
 
 
 def say(text: str) -> None:
-    """Tell the user, on stderr."""
-    typer.echo(text, err=True)
+    """Tell the user, on stderr; what a file says cannot steer the terminal."""
+    shown = "".join(c if c == "\n" or c.isprintable() else repr(c)[1:-1] for c in text)
+    typer.echo(shown, err=True)
 
 
 def print_json(value: Any) -> None:
