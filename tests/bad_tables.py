@@ -48,7 +48,7 @@ CASES = (
     table("devices: tabs", GOOD.replace(",", "\t"), "line 1", "no column"),
     edited("devices: column twice", ",label", ",label,label", "line 1", "is there twice"),
     edited("devices: column without a name", ",label", ",label,", "line 1", "column 4 has no name"),
-    edited("devices: column with a line break", ",label", ',label,"a\nb",c"', "line 2"),
+    edited("devices: column with a break", "label", '"la\nbel"', "line 1", "no column label"),
     edited("devices: cell missing", "r1.csv,dev1,B", "r1.csv,dev1", "line 3", "2 columns"),
     edited("devices: cell too many", "r1.csv,dev1,B", "r1.csv,dev1,B,x", "line 3", "4 columns"),
     edited("devices: no recording", "r1.csv,dev1", ",dev1", "line 3", "recording is missing"),

@@ -73,12 +73,18 @@ def read_model_folder(path: Path) -> None:
     assert model.probabilities(rows).shape == (len(rows), len(model.classes))
 
 
+def run_code(path: Path) -> None:
+    """Run what a test of the harness wrote."""
+    exec(compile(path.read_text("utf-8"), str(path), "exec"), {})
+
+
 TARGETS: dict[str, Callable[[Path], None]] = {
     "recording": read_recording,
     "devices": read_devices_file,
     "weights": read_weights_file,
     "store": read_store,
     "model": read_model_folder,
+    "code": run_code,
 }
 
 

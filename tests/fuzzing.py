@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 CHILD = Path(__file__).with_name("fuzz_child.py")
 TOP = Path(__file__).parents[1]
@@ -38,7 +38,8 @@ class Reply:
 class Reader:
     """A child process that reads files; started anew when one was too much for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, time_limit_s: float = TIME_LIMIT_S) -> None:
+        self._time_limit_s = time_limit_s
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
@@ -59,10 +60,10 @@ class Reader:
         assert process.stdout is not None
         process.stdin.write(f"{target} {path}\n")
         process.stdin.flush()
-        ready, _, _ = select.select([process.stdout], [], [], TIME_LIMIT_S)
+        ready, _, _ = select.select([process.stdout], [], [], self._time_limit_s)
         if not ready:
             self._stop()
-            return Reply("hung", f"no answer in {TIME_LIMIT_S:g} s")
+            return Reply("hung", f"no answer in {self._time_limit_s:g} s")
         line = process.stdout.readline()
         if not line:
             code = process.wait()
@@ -167,3 +168,40 @@ def _word(data: bytearray, rng: random.Random, _: list[bytes]) -> None:
 _MUTATIONS = (
     _flip, _random_bytes, _edge_number, _edge_number, _cut, _delete, _repeat, _splice, _word,
 )  # fmt: skip
+
+
+# --- JSON
+
+_VALUES: tuple[Any, ...] = (
+    None, True, 0, -1, 1, 2**31, 2**63, 10**30, 0.5, -1e308, float("nan"), float("inf"), "", "x",
+    "../..", "/etc/passwd", "\x1b[2J", "9" * 400, [], {}, [[]], [0], {"x": 1},
+)  # fmt: skip
+
+
+def mutated_json(content: Any, rng: random.Random) -> Any:
+    """Change, delete, double or rename one value, anywhere inside."""
+    places: list[tuple[Any, Any]] = []
+    _collect(content, places)
+    if not places:
+        return rng.choice(_VALUES)
+    holder, key = rng.choice(places)
+    how = rng.randrange(5)
+    if how == 0:
+        del holder[key]
+    elif how == 1 and isinstance(holder, dict):
+        holder[f"{key}x"] = holder.pop(key)
+    elif how == 2 and isinstance(holder, list):
+        holder.append(holder[key])
+    elif how == 3 and isinstance(holder[key], int | float):
+        holder[key] = rng.choice((holder[key] + 1, -holder[key], holder[key] * 10**9, 1e-300))
+    else:
+        holder[key] = rng.choice(_VALUES)
+    return content
+
+
+def _collect(content: Any, places: list[tuple[Any, Any]]) -> None:
+    keys = content if isinstance(content, dict) else range(len(content))
+    for key in list(keys):
+        places.append((content, key))
+        if isinstance(content[key], dict | list):
+            _collect(content[key], places)

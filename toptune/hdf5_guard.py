@@ -34,6 +34,7 @@ _LINKS = {h5py.h5l.TYPE_SOFT: "a soft link", h5py.h5l.TYPE_EXTERNAL: "a link to 
 #: What the library raises for files that are damaged.
 DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, OverflowError)
 _HEAP, _HEAP_HEADER, _OBJECT_HEADER = b"GCOL\x01\0\0\0", 16, 16
+_TEXT_BYTES = 2**16  # of a name or a unit; no attribute may be longer either
 _VLEN_BYTES = 16  # a length (4), the heap's address (8), an index in it (4)
 
 
@@ -192,7 +193,7 @@ def check_heaps(dataset: Any, path: Path) -> None:
         stream.seek(offset)
         rows = np.frombuffer(stream.read(n * vlen.row_bytes), np.uint8)
         table = rows.reshape(n, vlen.row_bytes)
-        addresses = {a for at in vlen.offsets for a in _addresses(table, at)}
+        addresses = {a for at in vlen.offsets for a in _addresses(path, table, at)}
         for address in sorted(addresses):
             stream.seek(address)
             _check_heap(path, stream.read(_HEAP_HEADER), stream, address)
@@ -285,11 +286,17 @@ def _vlen_of(kind: Any) -> _Vlen | None:
     return _Vlen(tuple(at), kind.get_size() + moved) if at else None
 
 
-def _addresses(table: Any, at: int) -> Iterator[int]:
+def _addresses(path: Path, table: Any, at: int) -> Iterator[int]:
     """Heaps that a column of texts points to: length (4 bytes), address (8), index (4)."""
     column = np.ascontiguousarray(table[:, at : at + 12])
     lengths = column[:, :4].copy().view("<u4").ravel()
     places = column[:, 4:].copy().view("<u8").ravel()
+    # The library takes the memory of a text before it looks for it.
+    if lengths.max(initial=0) > _TEXT_BYTES:
+        raise InputError(
+            f"{path}: a text claims {lengths.max()} bytes, more than {_TEXT_BYTES}: copy the file"
+            " again from its source"
+        )
     return (int(p) for p, n in zip(places, lengths, strict=True) if n)
 
 

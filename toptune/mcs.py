@@ -34,8 +34,8 @@ _REFERENCE = re.compile(r"^(ref|reference|gnd|ground)\b", re.IGNORECASE)
 _FILTERED = re.compile(r"filter", re.IGNORECASE)
 # What McsPyDataTools raises on files it does not expect: it asserts, indexes and decodes freely.
 _SURPRISES = (
-    AssertionError, AttributeError, KeyError, IndexError, OSError, RuntimeError, TypeError,
-    UnicodeDecodeError, ValueError,
+    AssertionError, AttributeError, KeyError, IndexError, MemoryError, OSError, OverflowError,
+    RuntimeError, TypeError, UnicodeDecodeError, ValueError,
 )  # fmt: skip
 
 

@@ -351,14 +351,18 @@ class FeatureStore:
             n_spikes = int(group["sample"].shape[0])
         except UNREADABLE as error:
             raise damaged(self.path / name / "spikes" / "sample", error) from None
-        rate = float(info["sampling_rate_hz"])
-        return RecordingFacts(
-            name=name,
-            sampling_rate_hz=rate,
-            n_electrodes=len(info["channel_labels"]),
-            n_spikes=n_spikes,
-            duration_s=float(read_array(group, "segments")[:, 1].sum()) / rate,
-        )
+        n_samples = float(read_array(group, "segments")[:, 1].sum())
+        try:
+            rate = float(info["sampling_rate_hz"])
+            return RecordingFacts(
+                name=name,
+                sampling_rate_hz=rate,
+                n_electrodes=len(info["channel_labels"]),
+                n_spikes=n_spikes,
+                duration_s=n_samples / rate,
+            )
+        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+            raise damaged(self.path / name / "spikes", error) from None
 
     def training_facts(self, table: FeatureTable) -> TrainingFacts:
         """Tell what a model trained on a table (of this store) should know about itself."""

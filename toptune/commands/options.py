@@ -62,7 +62,7 @@ class NoiseChoice(StrEnum):
 
 DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes a GPU if any.")]
 JobsOption = Annotated[int | None, typer.Option("--n-jobs", min=1, help="Threads; one a core.")]
-SeedOption = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+SeedOption = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print pure JSON on stdout.")]
 HighpassOption = Annotated[float, typer.Option("--highpass-hz", help="Cut-off; 0 for no filter.")]
 ThresholdOption = Annotated[
