@@ -15,7 +15,7 @@ from toptune.cuda import Accelerator
 from toptune.errors import InputError
 from toptune.params import HighPass, Ptsd
 from toptune.recording import SpikeRecording, VoltageRecording, open_recording
-from toptune.spiketrains import Segment, SpikeTrains
+from toptune.spiketrains import FASTEST_HZ, Segment, SpikeTrains
 
 if TYPE_CHECKING:
     from toptune.detection import Detected
@@ -40,6 +40,14 @@ class SpikeSettings:
     ptsd: Ptsd = field(default_factory=Ptsd)
     stream: str | None = None
     sampling_rate_hz: float | None = None
+
+    def __post_init__(self) -> None:
+        rate = self.sampling_rate_hz
+        if rate is not None and not (isinstance(rate, int | float) and 0 < rate <= FASTEST_HZ):
+            raise InputError(
+                "SpikeSettings.sampling_rate_hz must be above 0 and at most"
+                f" {FASTEST_HZ:g}, got {rate!r}"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for the store."""

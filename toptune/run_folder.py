@@ -52,7 +52,8 @@ def target_problems(out: Path, *, overwrite: bool, kind: FolderKind = RUN) -> li
     """Say why a folder may not be written to `out`; an empty list where it may."""
     settle(out)
     if not out.exists():
-        return []
+        above = next(p for p in (*out.parents, Path("/")) if p.exists())
+        return [] if above.is_dir() else [f"{out}: {above} is no folder; choose another place"]
     if not overwrite:
         return [f"{out} exists; choose another name or pass --overwrite"]
     if not _is_one(out, kind):
@@ -63,7 +64,7 @@ def target_problems(out: Path, *, overwrite: bool, kind: FolderKind = RUN) -> li
 def _is_one(folder: Path, kind: FolderKind) -> bool:
     try:
         params = json.loads((folder / kind.marker).read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(params, dict) and params.get("kind") == kind.kind
 

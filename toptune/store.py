@@ -32,11 +32,10 @@ from toptune.facts import RecordingFacts, TrainingFacts, WeightsSource
 from toptune.featuretable import FeatureTable, RecordingInfo, View
 from toptune.params import content_key
 from toptune.provenance import made_with, refuse_mixed
-from toptune.spiketrains import Segment, Spikes, SpikeTrains
+from toptune.spiketrains import Segment, Spikes, SpikeTrains, check_trains
 from toptune.zarr_groups import (
     SUM,
     UNREADABLE,
-    DamagedError,
     check_plain,
     published,
     read_array,
@@ -45,6 +44,7 @@ from toptune.zarr_groups import (
     write_attributes,
     write_group,
 )
+from toptune.zarr_guard import DamagedError, check_group, check_names
 
 FORMAT = "toptune"
 VERSION = 1
@@ -145,7 +145,15 @@ class FeatureStore:
     @property
     def recordings(self) -> tuple[RecordingInfo, ...]:
         """What the last devices file listed, in its order."""
-        return tuple(RecordingInfo(**entry) for entry in self._attributes["recordings"])
+        listed: Any = self._attributes["recordings"]
+        try:
+            infos = tuple(RecordingInfo(**entry) for entry in listed)
+            check_names(self.path, [info.name for info in infos])
+        except TypeError as error:
+            raise InputError(
+                f"{self.path}: its list of recordings is damaged ({error}): run extract again"
+            ) from None
+        return infos
 
     def list_recordings(self, recordings: tuple[RecordingInfo, ...]) -> None:
         """Write down what the devices file lists; later reads follow it."""
@@ -196,15 +204,25 @@ class FeatureStore:
     def read_spikes(self, name: str) -> SpikeTrains:
         """Read a recording's published spikes back."""
         info = self._spikes_there(name)
-        with self._steady(self.path / name / "spikes", info) as read:
+        folder = self.path / name / "spikes"
+        with self._steady(folder, info) as read:
             segments = read("segments")
-            return SpikeTrains(
-                spikes=Spikes(*(read(field) for field in Spikes._fields)),
+            arrays = [read(field) for field in Spikes._fields]
+            threshold_uv = read("threshold_uv")
+        try:
+            trains = SpikeTrains(
+                spikes=Spikes(*arrays),
                 channel_labels=tuple(info["channel_labels"]),
-                sampling_rate_hz=info["sampling_rate_hz"],
+                sampling_rate_hz=float(info["sampling_rate_hz"]),
                 segments=tuple(Segment(int(a), int(n), float(s)) for a, n, s in segments),
-                threshold_uv=read("threshold_uv"),
+                threshold_uv=threshold_uv,
             )
+            check_trains(folder, trains)
+        except (*UNREADABLE, OverflowError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise DamagedError(folder, error) from None
+        return trains
 
     # --- features
 
@@ -291,8 +309,19 @@ class FeatureStore:
                 if key not in found:
                     info = self.features_info(recording.name, key)
                     assert info is not None
-                    found[key] = FeatureSet(key=key, params=info["params"])
+                    found[key] = self._feature_set(folder.parent, info.get("params"))
         return tuple(found.values())
+
+    def _feature_set(self, folder: Path, params: Any) -> FeatureSet:
+        """See that a set's parameters are whole and are those that name it."""
+        try:
+            made = FeatureSet.of(params)
+            _ = made.description
+        except (*UNREADABLE, RecursionError) as error:
+            raise DamagedError(folder, error) from None
+        if made.key != folder.name:
+            raise DamagedError(folder, f"its parameters are those of {made.key}")
+        return made
 
     def choose(self, words: str | None = None) -> FeatureSet:
         """Find the one feature set that is meant.
@@ -389,19 +418,22 @@ class FeatureStore:
         info = self._spikes_there(name)
         folder = self.path / name / "spikes"
         with self._steady(folder, info) as read:
-            n_samples = read("segments")[:, 1].sum()
+            n_samples = float(read("segments")[:, 1].sum())
             try:
                 n_spikes = int(zarr.open_array(folder / "sample", mode="r").shape[0])
             except UNREADABLE as error:
                 raise DamagedError(folder / "sample", error) from None
-        rate = float(info["sampling_rate_hz"])
-        return RecordingFacts(
-            name=name,
-            sampling_rate_hz=rate,
-            n_electrodes=len(info["channel_labels"]),
-            n_spikes=n_spikes,
-            duration_s=float(n_samples) / rate,
-        )
+        try:
+            rate = float(info["sampling_rate_hz"])
+            return RecordingFacts(
+                name=name,
+                sampling_rate_hz=rate,
+                n_electrodes=len(info["channel_labels"]),
+                n_spikes=n_spikes,
+                duration_s=n_samples / rate,
+            )
+        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+            raise DamagedError(folder, error) from None
 
     def training_facts(self, table: FeatureTable) -> TrainingFacts:
         """Tell what a model trained on a table (of this store) should know about itself."""
@@ -470,27 +502,39 @@ def _make_plain(folder: Path) -> None:
 def _read_root(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise InputError(f"{path}: no such store: make one with toptune extract --store {path}")
+    check_group(path.resolve())  # the store itself may be reached by a link
     try:
         root = zarr.open_group(path, mode="r", zarr_format=3, use_consolidated=False)
         attributes = dict(root.attrs)
-    except UNREADABLE as error:
+    except (*UNREADABLE, RecursionError) as error:
         if path.is_dir() and any(path.glob("*/spikes/zarr.json")):
             raise InputError(
                 f"{path}: its zarr.json is missing or cannot be read: if it was copied, the copy is"
                 " not complete; copy it again"
             ) from None
-        raise InputError(f"{path}: not a Zarr v3 store that can be read ({error})") from None
+        text = " ".join(str(error).split())
+        raise InputError(
+            f"{path}: not a Zarr v3 store that can be read ({text}): name a store made by extract"
+        ) from None
+    return _checked_root(path, attributes)
+
+
+def _checked_root(path: Path, attributes: dict[str, Any]) -> dict[str, Any]:
     # A flipped bit may turn a name or number into another: then the sum tells, whatever it says.
     if SUM in attributes:
         _refuse_damage(path)
     if attributes.get("format") != FORMAT:
-        raise InputError(f"{path}: a Zarr group, but not a toptune store")
+        raise InputError(f"{path}: a Zarr group, but not a toptune store: name one made by extract")
     if attributes.get("version") != VERSION:
         raise InputError(
             f"{path}: store format version {attributes.get('version')}, this toptune reads"
             f" {VERSION}: use the toptune that wrote it, or extract into a new store"
         )
-    return _refuse_damage(path)
+    attributes = _refuse_damage(path)
+    for name, kind in (("settings", dict), ("recordings", list)):
+        if not isinstance(attributes.get(name), kind):
+            raise InputError(f"{path}: its {name} are damaged: extract into a new store")
+    return attributes
 
 
 def _refuse_damage(path: Path) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from toptune.errors import ToptuneError
 from toptune.params import content_key
 from toptune.store import ASIDE, VERSION, FeatureSet, FeatureStore
 from toptune.store_session import alone
-from toptune.zarr_groups import DamagedError, check_plain, file_sums, published, read_array
+from toptune.zarr_groups import check_plain, file_sums, published, read_array
+from toptune.zarr_guard import DamagedError
 
 #: ``damaged``: refused when read. ``missing``: listed, but not there. ``note``: harmless.
 Kind = Literal["damaged", "missing", "note"]

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
 from toptune.durable import write_whole
-from toptune.errors import ToptuneError
+from toptune.errors import InputError
+from toptune.zarr_guard import DamagedError, check_array, check_group, check_links
 
 #: What zarr and its codecs raise for files that are damaged or gone.
 UNREADABLE = (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError)
@@ -34,26 +35,6 @@ UNSUMMED = frozenset({
 SUM = "attributes_sha256"
 _CHUNK_BYTES = 2**20
 _METADATA = "zarr.json"
-
-
-class DamagedError(ToptuneError):
-    """A group or array is not what was written.
-
-    Parameters
-    ----------
-    place
-        Its folder.
-    cause
-        How that was noticed.
-    """
-
-    def __init__(self, place: Path, cause: object) -> None:
-        self.place = place
-        self.cause = " ".join(str(cause).split())
-        super().__init__(
-            f"{place} is damaged ({self.cause}): remove that recording's folder from the store and"
-            " run extract again"
-        )
 
 
 def write_group(folder: Path, arrays: dict[str, NDArray[Any]], attributes: dict[str, Any]) -> None:
@@ -105,14 +86,14 @@ def read_attributes(folder: Path) -> dict[str, Any]:
     DamagedError
         They are not what was written, or cannot be read.
     """
-    place = folder / _METADATA
+    check_group(folder)
     try:
-        metadata = json.loads(place.read_bytes())
+        metadata = json.loads((folder / _METADATA).read_bytes())
         attributes: dict[str, Any] = dict(metadata.pop("attributes"))
         metadata.pop("consolidated_metadata", None)
         written = attributes.pop(SUM, None)
         found = _attributes_sum(attributes)
-    except UNREADABLE as error:
+    except (*UNREADABLE, RecursionError) as error:
         raise DamagedError(folder, error) from None
     if metadata != {"zarr_format": 3, "node_type": "group"}:
         raise DamagedError(folder, "it is not a Zarr v3 group")
@@ -141,7 +122,7 @@ def published(folder: Path) -> dict[str, Any]:
     """
     attributes = read_attributes(folder)
     if attributes.get("published") is not True:
-        raise ToptuneError(f"{folder} is not published: remove that folder and run extract again")
+        raise InputError(f"{folder} is not published: remove that folder and run extract again")
     return attributes
 
 
@@ -162,7 +143,9 @@ def read_array(folder: Path, name: str, attributes: dict[str, Any]) -> Any:
     DamagedError
         It is not what was written.
     """
+    check_links(folder / name)
     _check_files(folder, name, attributes.get("files"))
+    check_array(folder / name)
     try:
         data: Any = zarr.open_array(folder / name, mode="r", zarr_format=3)[...]
         written = attributes["sha256"][name]
