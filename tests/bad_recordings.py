@@ -150,9 +150,7 @@ MCS = (
         "MCS stream of an unknown kind", _attribute("DataSubType", b"Video"), "no electrode stream"
     ),
     mcs("MCS stream that is filtered", _attribute("Label", b"Filter Data"), "--highpass-hz 0"),
-    mcs(
-        "MCS of a later protocol", _attribute("McsHdf5ProtocolVersion", 99, "/"), "export it again"
-    ),
+    mcs("MCS of no protocol", _attribute("McsHdf5ProtocolVersion", 0, "/"), "export it again"),
     mcs("MCS with a broken name", _attribute("Label", b"\xff\xfe\xfa"), "cannot be printed"),
     detect("MCS with two raw streams", _two_streams, "a.h5", "choose one of", "--stream"),
     Case(

@@ -68,7 +68,7 @@ CASES = (
     edited("devices: recording twice", "r1.csv,dev1,B", "r3.csv,dev1,B", "already in line 3"),
     edited("devices: recording twice by way", "r1.csv,dev1,B", "./r3.csv,dev1,B", "line 5"),
     edited("devices: recording with two labels", "r1.csv,dev1,B", "r2.csv,dev1,B", "two labels"),
-    edited("devices: recording is a folder of none", "r1.csv", "run", "line 3", "not a recording"),
+    edited("devices: recording is a folder of none", "r1.csv", ".", "line 3", "not a recording"),
     edited("devices: recording is this table", "r1.csv", "devices.csv", "line 3"),
     table("devices: one class", GOOD.replace(",B", ",A"), "only one class"),
     table("devices: open quote", GOOD + '"r9.csv,dev9,A\n', "line 8", "not a CSV table"),
