@@ -44,11 +44,11 @@ def voltage(seed: int, channels: int, n: int) -> NDArray[np.float32]:
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     seed=st.integers(0, 1000),
     channels=st.integers(1, 4),
-    n=st.integers(1, 5000),
+    n=st.integers(1, 3000),
     order=st.integers(1, 8),
     cutoff_hz=st.sampled_from([1.0, 5.0, 300.0, 4000.0]),
     launch=st.builds(Launch, st.integers(1, 5), st.integers(1, 33), st.booleans()),

@@ -111,6 +111,14 @@ def test_kernels_of_detection_have_no_fused_or_flushed_arithmetic(
     assert INEXACT.findall(ptx) == []
 
 
+@pytest.mark.parametrize("source", OWN, ids=lambda path: path.name)
+def test_no_kernel_spills_its_registers(nvrtc: Nvrtc, source: Path) -> None:
+    newest = nvrtc.architectures()[-1]
+    options = (*COMPILER_OPTIONS, "-DHIGHPASS_SECTIONS=4", "--ptxas-options=--verbose")
+    log, _, _ = nvrtc.compile(source, f"--gpu-architecture=sm_{newest}", *options)
+    assert log.count(" 0 bytes stack frame, 0 bytes spill stores") == len(kernel_names(source))
+
+
 def test_ptsd_needs_no_option_to_be_exact(nvrtc: Nvrtc) -> None:
     oldest = nvrtc.architectures()[0]
     _, ptx, _ = nvrtc.compile(KERNELS / "ptsd.cu", f"--gpu-architecture=sm_{oldest}")

@@ -195,9 +195,10 @@ class CudaAccelerator:
     @contextmanager
     def active(self) -> Iterator[None]:
         """Work in torch's memory and on torch's stream for a while."""
-        cuda = self._cupy.cuda
-        stream = cuda.Stream.from_external(_Stream(self._torch.cuda.current_stream().cuda_stream))
-        with cuda.using_allocator(self._allocator.malloc), stream:
+        cuda, torch_cuda = self._cupy.cuda, self._torch.cuda
+        stream = cuda.Stream.from_external(_Stream(torch_cuda.current_stream().cuda_stream))
+        device = cuda.Device(torch_cuda.current_device())
+        with device, stream, cuda.using_allocator(self._allocator.malloc):
             yield
 
     def _take(self, n_bytes: int, device: int) -> int:

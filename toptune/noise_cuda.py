@@ -53,7 +53,7 @@ def channel_means(
     kernels = device.kernels("sums", SUM_BLOCK=BLOCK, SUM_TILE=_TILE)
     channels = samples_uv.shape[0]
     total = xp.zeros(channels, np.float64)
-    for segment in segments:
+    for segment in (s for s in segments if s.n_samples):
         part = samples_uv[:, segment.first_sample : segment.first_sample + segment.n_samples]
         blocks = -(-segment.n_samples // BLOCK)
         sums = xp.empty((channels, blocks), np.float64)
