@@ -40,6 +40,8 @@ from toptune.heads.torch_folds import TorchSystems
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 CPU = torch.device("cpu")
+# NumPy's, whatever a test puts in its place.
+DIRECT = solvers.Direct
 CANDIDATES: tuple[dict[str, Any], ...] = (
     {"width": 0.7, "penalty": 1e-2},
     {"width": 0.7, "penalty": 1e-1},
@@ -158,8 +160,8 @@ def both_ways(
     drawn = shuffles(units, n_shuffles, 0)
     assert drawn is not None
     results = []
-    for solver in (solvers.Direct, lambda: TorchDirect("cpu")):
-        monkeypatch.setattr(solvers, "Direct", solver)
+    for make in (DIRECT, lambda: TorchDirect("cpu")):
+        monkeypatch.setattr(solvers, "Direct", make)
         grouping = group_rows(device)
         results.append(
             tune_falkon(
@@ -195,6 +197,44 @@ def test_tuning_and_shuffled_labels_are_numpys(
     np.testing.assert_array_equal(found.jitter, expected.jitter)
     np.testing.assert_array_equal(told.predicted, told_numpy.predicted)
     np.testing.assert_allclose(told.mean_scores, told_numpy.mean_scores, atol=1e-6)
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    seed=st.integers(0, 2**16),
+    sizes=st.lists(st.integers(1, 9), min_size=4, max_size=6),
+    n_centres=st.sampled_from([None, 12]),
+    fused=st.booleans(),
+)
+def test_any_devices_under_any_labels_are_told_as_by_numpy(
+    seed: int, sizes: list[int], n_centres: int | None, fused: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    device = rng.permutation(np.repeat(np.arange(len(sizes)), np.array(sizes) + 3))
+    X = rng.standard_normal((len(device), 6)) + 0.5 * (device % 2)[:, None]
+    head = FalkonClassifier(n_centres=n_centres, view_sizes=(2, 4) if fused else None)
+    drawn = device[head.problem(X, device % 2).named_centres]
+    assume(len(set(drawn.tolist())) > 2)
+    labels = np.stack([rng.permutation(np.arange(len(sizes)) % 2) for _ in range(9)])
+    results = []
+    for make in (DIRECT, lambda: TorchDirect("cpu")):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(solvers, "Direct", make)
+            how = (group_rows(device), device, CANDIDATES)
+            results.append(tune_falkon(head, X, device % 2, *how, shuffled=labels))
+    (expected, told_numpy), (found, told) = results
+    assert (expected.jitter == 0).all()
+    assert (found.jitter == 0).all()
+    np.testing.assert_allclose(found.final_scores, expected.final_scores, atol=1e-9)
+    np.testing.assert_allclose(found.loss, expected.loss, atol=2e-6)
+    np.testing.assert_allclose(found.final_loss, expected.final_loss, atol=1e-9)
+    # Nearer to a tie than float32 rounds, either candidate may be the better one.
+    clear = np.diff(np.sort(expected.loss, axis=0), axis=0).min(axis=0) > 1e-5
+    np.testing.assert_array_equal(found.choice[clear], expected.choice[clear])
+    rows = clear[device]
+    np.testing.assert_allclose(found.scores[rows], expected.scores[rows], atol=1e-9)
+    np.testing.assert_array_equal(told.predicted[0, rows], told_numpy.predicted[0, rows])
+    assert (told.predicted == told_numpy.predicted).mean() > 0.95
 
 
 def test_losses_of_many_labellings_are_numpys() -> None:
@@ -248,9 +288,6 @@ def test_a_fitted_head_scores_as_numpys(n_centres: int | None) -> None:
         numpys = FalkonClassifier(n_centres=n_centres, penalty=1e-2).fit(X, y)
     np.testing.assert_allclose(ours.decision_function(X), numpys.decision_function(X), atol=1e-9)
     assert ours.dual_coef_.flags.c_contiguous
-
-
-DIRECT = solvers.Direct
 
 
 # --- jitter, errors, memory
