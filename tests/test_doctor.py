@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -95,6 +96,16 @@ def test_a_package_that_is_too_old_or_not_there_is_missing(monkeypatch: pytest.M
     assert found[2].found == "not installed"
 
 
+def test_without_packaging_that_is_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    break_import(monkeypatch, "packaging.requirements")
+    (check,) = doctor_machine._packages()
+    assert (check.name, check.state, check.remedy) == (
+        "packaging",
+        "missing",
+        "pip install packaging",
+    )
+
+
 def test_files_that_lack_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "LAYOUT.md").touch()
     monkeypatch.setattr(assets, "store_contract", lambda: tmp_path)
@@ -157,7 +168,7 @@ def test_cupy_that_is_not_there_is_told_how_to_get_it(monkeypatch: pytest.Monkey
     (check,) = doctor_gpu._cupy()
     assert (check.state, check.found) == ("absent", "No module named 'cupy'")
     assert check.remedy is not None
-    assert check.remedy.startswith("pip install 'cupy-cuda")
+    assert re.fullmatch(r"pip install 'cupy-cuda\d+x>=[\d.]+'", check.remedy)
 
 
 def test_every_cuda_source_is_compiled_without_a_gpu() -> None:

@@ -79,18 +79,16 @@ def driver_version() -> str | None:
 
 
 def _cupy() -> Iterator[Check]:
-    from packaging.requirements import Requirement
-
-    wanted = [r for r in map(Requirement, requirements()) if r.name.startswith("cupy")]
-    specifier = str(wanted[0].specifier) if wanted else ""
-    package = wanted[0].name if wanted else "cupy-cuda13x"
+    listed = [text.partition(";")[0].strip() for text in requirements()]
+    wanted = [text for text in listed if text.startswith("cupy")]
+    package, bound, version = (wanted or ["cupy-cuda13x"])[0].partition(">=")
     cupy, problem = imported("cupy")
     yield Check(
         part="gpu",
         name="CuPy",
         state="absent" if cupy is None else "ok",
         found=f"{problem}" if cupy is None else cupy.__version__,
-        remedy=f"pip install '{package}{specifier}'" if cupy is None else None,
+        remedy=f"pip install '{package}{bound}{version}'" if cupy is None else None,
     )
     if cupy is None:
         return
@@ -105,7 +103,7 @@ def _cupy() -> Iterator[Check]:
         found=str(n_gpus) if n_gpus else problem,
         remedy=None if n_gpus else "needs a GPU and its driver, as above",
     )
-    yield from _kernels(f"pip install '{package}[ctk]{specifier}'")
+    yield from _kernels(f"pip install '{package}[ctk]{bound}{version}'")
 
 
 def _kernels(remedy: str) -> Iterator[Check]:

@@ -43,10 +43,18 @@ def _toptune() -> Iterator[Check]:
 
 def _packages() -> Iterator[Check]:
     """Every package that toptune's own metadata ask for, its version, and whether it imports."""
-    from packaging.requirements import Requirement
-
+    module, problem = imported("packaging.requirements")
+    if module is None:
+        yield Check(
+            part="cpu",
+            name="packaging",
+            state="missing",
+            found=f"{problem}; no other package was looked at",
+            remedy="pip install packaging",
+        )
+        return
     for text in requirements():
-        requirement = Requirement(text)
+        requirement = module.Requirement(text)
         if requirement.marker is None:
             yield _package(requirement.name, str(requirement.specifier), part="cpu")
 

@@ -80,7 +80,10 @@ def fit(
         ),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run.")] = False,
-    device: DeviceOption = Device.auto,
+    device: Annotated[
+        Device,
+        typer.Option(help="auto takes a GPU; for Falkon's direct solver one with fast float64."),
+    ] = Device.auto,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:

@@ -298,6 +298,8 @@ class _Search(Generic[Maps]):
                     self._scores[rows] = plain[rows]
                     self._inner_scores[group] = self._judge.observed(maps, fold)
                     self._jitter[group] = outer.jitter[group]
+            # Gone before the next block's are made.
+            del maps
 
     def _improved(self, group: int, losses: Float64) -> NDArray[np.int64]:
         """Labellings that lose less than ever in an outer fold, and note how much."""

@@ -95,8 +95,8 @@ class _Systems(ABC):
         """Scores (b, s, c) of the places by the models without their groups, and each's jitter."""
 
     @abstractmethod
-    def batches(self, sizes: NDArray[np.int64]) -> Iterator[slice]:
-        """Cut systems of so many rows, in descending order, into batches."""
+    def batches(self, sizes: NDArray[np.int64], n_columns: int) -> Iterator[slice]:
+        """Cut systems of so many rows, in descending order, into batches for so many targets."""
 
     def targets(self, Y: Float64) -> TorchTargets:
         """See `toptune.heads.pairs.Pairs`."""
@@ -150,7 +150,7 @@ class TorchTargets:
         group_sizes = np.diff(self._grouping.bounds)
         sizes = np.array([group_sizes[list(groups)].sum() for groups in sets])
         order = np.argsort(-sizes, kind="stable")
-        for part in self._systems.batches(sizes[order]):
+        for part in self._systems.batches(sizes[order], self._Y.shape[1]):
             places = Places.of(self._grouping, [sets[number] for number in order[part]])
             yield places, *self._systems.scores(places, self._Y, self._multiplied)
 
@@ -211,11 +211,12 @@ class AllRowsSystems(_Systems):
         right = multiplied[rows].masked_fill_(absent[:, :, None], 0)
         return Y[rows] - systems.solve(right), systems.jitter
 
-    def batches(self, sizes: NDArray[np.int64]) -> Iterator[slice]:
+    def batches(self, sizes: NDArray[np.int64], n_columns: int) -> Iterator[slice]:
         """See `_Systems`."""
-        # A block, its factor, and places; right-hand sides are narrow.
+        # A block, its factor, a mask and a copy; targets, their products, and what is solved.
         largest = int(sizes[0])
-        return batches(len(sizes), largest, self.device, 4 * 8 * largest**2)
+        n_bytes = 8 * largest * (4 * largest + 4 * n_columns)
+        return batches(len(sizes), largest, self.device, n_bytes)
 
 
 class NystromSystems(_Systems):
@@ -269,11 +270,12 @@ class NystromSystems(_Systems):
         right.masked_fill_(no_centre[:, :, None], 0)
         return Z @ systems.solve(right), systems.jitter
 
-    def batches(self, sizes: NDArray[np.int64]) -> Iterator[slice]:
+    def batches(self, sizes: NDArray[np.int64], n_columns: int) -> Iterator[slice]:
         """See `_Systems`."""
-        # The equation, its factor, a mask and a copy; and the rows of the kernel.
-        m = len(self._normal)
-        return batches(len(sizes), m, self.device, 8 * m * (4 * m + 2 * int(sizes[0])))
+        # The equation, its factor, a mask and a copy; the rows of the kernel; and all targets.
+        m, s = len(self._normal), int(sizes[0])
+        n_bytes = 8 * (m * (4 * m + 2 * s + 4 * n_columns) + 2 * s * n_columns)
+        return batches(len(sizes), m, self.device, n_bytes)
 
     def _names(self, sets: Sequence[Groups]) -> list[str]:
         named = [" and ".join(str(self.grouping.groups[g]) for g in groups) for groups in sets]
