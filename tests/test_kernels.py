@@ -409,3 +409,9 @@ def test_ptsd_on_the_gpu_has_no_fused_or_flushed_arithmetic(nvrtc: Nvrtc) -> Non
     _, ptx, _ = nvrtc.compile(KERNELS / "ptsd.cu", f"--gpu-architecture=sm_{oldest}")
     assert "sub.f32" in ptx
     assert re.findall(r"\bfma\b|\.ftz|\.approx", ptx) == []
+
+
+def test_render_keeps_a_strips_sums_in_registers(nvrtc: Nvrtc) -> None:
+    newest = nvrtc.architectures()[-1]
+    _, ptx, _ = nvrtc.compile(KERNELS / "render.cu", f"--gpu-architecture=sm_{newest}")
+    assert ".local" not in ptx
