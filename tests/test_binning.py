@@ -53,5 +53,5 @@ def test_what_was_binned_is_kept() -> None:
 @pytest.mark.parametrize(("sample", "channel"), [(100, 0), (-1, 0), (5, 2), (5, -1)])
 def test_spikes_that_cannot_be_are_refused(sample: int, channel: int) -> None:
     trains = make_trains([sample], [channel], n_channels=2, rate_hz=1000, lengths=[100])
-    with pytest.raises(InputError, match="outside the recording|the recording has 2 channels"):
+    with pytest.raises(InputError, match=r"outside the recording|the recording has 2 channels"):
         BinnedSpikes(trains, 10.0, "cpu")
