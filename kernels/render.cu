@@ -16,7 +16,7 @@
 // 224 pixels has 54 bins of 10 ms: for the raster that is 2 or 3 words an electrode.
 //
 // Exactness. Darkness is a mean of whole numbers: raster marks are counted, bars are measured in units
-// of 2^-30 of a pixel. So sums are exact in any order, and only the last division rounds.
+// of 2^-30 of a pixel. So sums are exact in any order, and only the last product rounds.
 // Every scalar argument is 64 bits wide, which is how CuPy passes a Python int or float.
 
 typedef int i32;
@@ -34,6 +34,16 @@ static_assert(sizeof(u16) == 2 && sizeof(u32) == 4 && sizeof(i64) == 8, "fixed-w
 #define RENDER_FLOAT32 0
 #define RENDER_FLOAT16 1
 #define RENDER_BFLOAT16 2
+
+// Loops over a strip's rows are unrolled, so that its sums are in registers, not in memory; those
+// inside them are not, to keep the code small.
+#ifdef __CUDACC__
+#define UNROLLED _Pragma("unroll")
+#define ROLLED _Pragma("unroll 1")
+#else
+#define UNROLLED
+#define ROLLED
+#endif
 
 // A pixel's height in the units in which bars are measured.
 #define PIXEL_SHIFT 30
@@ -86,7 +96,7 @@ struct Canvas {
 };
 
 __device__ void put(const Canvas &canvas, i64 pixel, double darkness) {
-  for (i64 c = 0; c < canvas.channels; ++c) {
+  ROLLED for (i64 c = 0; c < canvas.channels; ++c) {
     const float value =
         (float)(darkness * (double)canvas.scale[c] + (double)canvas.shift[c]);
     const i64 at = pixel * canvas.channels + c;
@@ -188,7 +198,7 @@ extern "C" __global__ void render_histogram(
     const i64 foot = (size - strip.row_end) << PIXEL_SHIFT;
     const i64 rows = strip.row_end - strip.row;
     i64 covered[RENDER_ROWS];
-    for (i64 r = 0; r < RENDER_ROWS; ++r) {
+    UNROLLED for (i64 r = 0; r < RENDER_ROWS; ++r) {
       covered[r] = 0;
     }
     for (i64 b = strip.bin; b < strip.bin_end; ++b) {
@@ -196,16 +206,16 @@ extern "C" __global__ void render_histogram(
       // Cut before it is scaled: an axis that ends far below the bars would overflow.
       const i64 bar = (i64)((pixels < (double)size ? pixels : (double)size) * PIXEL + 0.5);
       if (bar > foot) {
-        for (i64 r = 0; r < RENDER_ROWS; ++r) {
+        UNROLLED for (i64 r = 0; r < RENDER_ROWS; ++r) {
           covered[r] += between(0, bar - foot - (r << PIXEL_SHIFT), PIXEL);
         }
       }
     }
-    const double whole = (double)(strip.bin_end - strip.bin) * PIXEL;
-    for (i64 r = 0; r < RENDER_ROWS; ++r) {
-      if (r < rows) {  // not a shorter loop, so that `covered` is indexed by constants: registers
+    const double share = 1.0 / ((double)(strip.bin_end - strip.bin) * PIXEL);
+    UNROLLED for (i64 r = 0; r < RENDER_ROWS; ++r) {
+      if (r < rows) {  // not a shorter loop: it could not be unrolled
         const i64 row = strip.row_end - 1 - r;
-        put(canvas, (strip.picture * size + row) * size + strip.column, covered[r] / whole);
+        put(canvas, (strip.picture * size + row) * size + strip.column, covered[r] * share);
       }
     }
   }
@@ -240,7 +250,7 @@ extern "C" __global__ void render_raster(
     const Strip strip = strip_of(item, size, width, window_bin);
     const i64 rows = strip.row_end - strip.row;
     i64 covered[RENDER_ROWS];
-    for (i64 r = 0; r < RENDER_ROWS; ++r) {
+    UNROLLED for (i64 r = 0; r < RENDER_ROWS; ++r) {
       covered[r] = 0;
     }
     const i64 last = (strip.row_end * electrodes + size - 1) / size;
@@ -250,17 +260,18 @@ extern "C" __global__ void render_raster(
         continue;
       }
       // In units of 1 / (S * E) of the picture a row is E high and a band S: whole numbers.
-      for (i64 r = 0; r < RENDER_ROWS; ++r) {
+      UNROLLED for (i64 r = 0; r < RENDER_ROWS; ++r) {
         const i64 row = (strip.row + r) * electrodes;
         const i64 shared = smaller(row + electrodes, (e + 1) * size) - larger(row, e * size);
         covered[r] += larger(shared, 0) * found;
       }
     }
-    const double whole = (double)larger(electrodes, 1) * (double)(strip.bin_end - strip.bin);
-    for (i64 r = 0; r < RENDER_ROWS; ++r) {
+    const double bins = (double)(strip.bin_end - strip.bin);
+    const double share = 1.0 / ((double)larger(electrodes, 1) * bins);
+    UNROLLED for (i64 r = 0; r < RENDER_ROWS; ++r) {
       if (r < rows) {
         const i64 pixel = (strip.picture * size + strip.row + r) * size + strip.column;
-        put(canvas, pixel, covered[r] / whole);
+        put(canvas, pixel, covered[r] * share);
       }
     }
   }

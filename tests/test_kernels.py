@@ -213,3 +213,9 @@ def test_arguments_that_a_kernel_does_not_declare_are_noticed(
 ) -> None:
     with pytest.raises(AssertionError, match="some_kernel"):
         check_argument("some_kernel", parameter, value)
+
+
+def test_render_keeps_a_strips_sums_in_registers(nvrtc: Nvrtc) -> None:
+    newest = nvrtc.architectures()[-1]
+    _, ptx, _ = nvrtc.compile(KERNELS / "render.cu", f"--gpu-architecture=sm_{newest}")
+    assert ".local" not in ptx

@@ -21,11 +21,14 @@ from test_windows import (
     windows_in_bins,
 )
 
+from toptune.backbones import LoadedBackbone
 from toptune.cuda_launch import Launch, cupy_launch
 from toptune.errors import InputError
+from toptune.features import HALF
 from toptune.params import Picture, Windows
 from toptune.rendering import InputChannels, PlacedSpikes, Renderer
 from toptune.spiketrains import SpikeTrains
+from toptune.torch_network import TorchNetwork
 from toptune.windows import Drawer
 
 CPU = torch.device("cpu")
@@ -203,6 +206,40 @@ def test_spikes_placed_once_serve_windows_and_pictures(kernels: HostKernels) -> 
             torch.testing.assert_close(drawn, expected, atol=1e-6, rtol=0)
     # One launch a batch of windows, whatever their number, and one for the spikes.
     assert placed_by == ["render_place", *["render_histogram"] * 2, *["render_raster"] * 2]
+
+
+class _Padded(torch.nn.Module):
+    """Begins as most backbones do: a padded convolution without bias, then a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False)
+        self.norm = torch.nn.BatchNorm2d(8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.relu(self.norm(self.conv(x))).mean((2, 3))
+
+
+@pytest.mark.parametrize(("dtype", "relative"), [(torch.float32, 1e-5), (HALF, 5e-3)])
+@pytest.mark.parametrize("picture", [HISTOGRAM, RASTER])
+def test_spikes_become_the_features_of_eager_torch_by_kernels_and_folded_network(
+    kernels: HostKernels, dtype: torch.dtype, relative: float, picture: Picture
+) -> None:
+    torch.manual_seed(0)
+    loaded = LoadedBackbone(
+        name="padded", input_size=33, n_features=8, mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225), module=_Padded().eval().requires_grad_(False),
+        weights="random", weights_sha256="0" * 64, n_parameters=1,
+    )  # fmt: skip
+    windows = Windows(width_s=10.0)
+    made = renderer(on_cpu(kernels), RECORDING, windows, picture, 33)
+    found = TorchNetwork(loaded, CPU, dtype, 64).start(made).result()
+    grey = Drawer(RECORDING, windows, picture, 33).draw(0, len(made))
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (loaded.mean, loaded.std))
+    expected = loaded.module((grey[:, None] - mean) / std).numpy()
+    assert found.shape == (179, 8)
+    error = np.linalg.norm(found - expected, axis=1)
+    assert (error <= relative * np.linalg.norm(expected, axis=1)).all()
 
 
 def test_what_cannot_be_drawn_is_refused(kernels: HostKernels) -> None:

@@ -170,7 +170,7 @@ def test_the_16_bits_that_are_used_stay_near_float32_and_the_others_do_not(
         for dtype in (HALF, torch.bfloat16)
     )
     assert near.dtype == np.float32
-    assert cosines(near, expected[3:5]).min() > 0.9999
+    assert cosines(near, expected[3:5]).min() > 0.9995
     assert cosines(far, expected[3:5]).max() < 0.9995
 
 
@@ -178,7 +178,7 @@ def test_the_16_bits_that_are_used_stay_near_float32_and_the_others_do_not(
 def test_trained_weights_in_half_precision_stay_near_float32(grey: torch.Tensor) -> None:
     loaded = load_backbone(Backbone(name="mobilenet_v2", weights=str(MOBILENET)))
     found = TorchNetwork(loaded, CPU, HALF).start(GreyPictures(grey[3:5])).result()
-    assert cosines(found, eager(loaded, grey[3:5])).min() > 0.9999
+    assert cosines(found, eager(loaded, grey[3:5])).min() > 0.9995
 
 
 class _NormFirst(torch.nn.Module):

@@ -9,7 +9,8 @@ picture needs only how many bins of each column show each *level*: for the histo
 spike count that occurs, for the raster an electrode that fired. Those shares come from one table
 of running totals at the columns' edges, whatever the windows' overlap, and the picture is one
 matrix product: (coverage of a pixel row by a level) x (share of the column's bins at that level).
-No loop runs over windows, bins or spikes, and the same code runs on every device.
+No loop runs over windows, bins or spikes, and the same code runs on every device; on CUDA
+`rendering` draws the same pictures in one launch.
 """
 
 from __future__ import annotations
