@@ -42,12 +42,14 @@ def test_a_run_is_replaced_and_nothing_is_left_beside_it(
 
 def test_what_was_computed_is_kept_where_another_process_took_the_name(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    with (
-        pytest.raises(InputError, match=r"run exists, so this result is in .*run-[0-9a-f]{4}$"),
-        publish(out, overwrite=False) as folder,
-    ):
-        write_params(folder, {"seed": 2})
-        make_run(out, 1)
+
+    def overtaken() -> None:
+        with publish(out, overwrite=False) as folder:
+            write_params(folder, {"seed": 2})
+            make_run(out, 1)
+
+    with pytest.raises(InputError, match=r"run exists, so this result is in .*run-[0-9a-f]{4}$"):
+        overtaken()
     assert seed_of(out) == 1
     (other,) = (p for p in tmp_path.iterdir() if p != out)
     assert seed_of(other) == 2
