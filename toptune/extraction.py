@@ -158,13 +158,14 @@ def extract(
         return job.run(session, keep_going=keep_going)
 
 
-def _preflight(devices: DevicesFile, spikes: SpikeSettings) -> list[tuple[DeviceRow, InputError]]:
+def _preflight(devices: DevicesFile, spikes: SpikeSettings) -> list[tuple[DeviceRow, ToptuneError]]:
     """Open every recording; give those that cannot be, with the reason."""
     refused = []
     for row in devices.rows:
         try:
-            check_recording(row.recording, spikes)
-        except InputError as error:
+            with _reading(row):
+                check_recording(row.recording, spikes)
+        except ToptuneError as error:
             refused.append((row, error))
     return refused
 
@@ -215,7 +216,7 @@ class _Job:
         engine = LazyEngine(loaded, device, batch_size, self.n_jobs)
         self.describer = Describer(self.windows, self.picture, engine)
 
-    def refuse(self, refused: Iterable[tuple[DeviceRow, InputError]]) -> None:
+    def refuse(self, refused: Iterable[tuple[DeviceRow, ToptuneError]]) -> None:
         """List recordings that could not be opened, before anything is done."""
         for row, error in refused:
             self._fail(row, error)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
 from toptune.durable import write_whole
-from toptune.errors import ToptuneError
+from toptune.errors import InputError
 
 #: What zarr and its codecs raise for files that are damaged or gone.
 UNREADABLE = (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError)
@@ -36,7 +36,7 @@ _CHUNK_BYTES = 2**20
 _METADATA = "zarr.json"
 
 
-class DamagedError(ToptuneError):
+class DamagedError(InputError):
     """A group or array is not what was written.
 
     Parameters
@@ -136,12 +136,12 @@ def published(folder: Path) -> dict[str, Any]:
 
     Raises
     ------
-    ToptuneError
+    InputError
         The group is damaged or not published.
     """
     attributes = read_attributes(folder)
     if attributes.get("published") is not True:
-        raise ToptuneError(f"{folder} is not published: remove that folder and run extract again")
+        raise InputError(f"{folder} is not published: remove that folder and run extract again")
     return attributes
 
 
