@@ -177,14 +177,15 @@ def extract(
 
 def _preflight(
     devices: DevicesFile, spikes: SpikeSettings
-) -> tuple[list[tuple[DeviceRow, InputError]], bool]:
+) -> tuple[list[tuple[DeviceRow, ToptuneError]], bool]:
     """Open every recording; give those that cannot be, with the reason, and if any is voltage."""
     refused = []
     voltage = False
     for row in devices.rows:
         try:
-            voltage |= check_recording(row.recording, spikes) is not None
-        except InputError as error:
+            with _reading(row):
+                voltage |= check_recording(row.recording, spikes) is not None
+        except ToptuneError as error:
             refused.append((row, error))
     return refused, voltage
 
@@ -244,7 +245,7 @@ class _Job:
         engine = LazyEngine(loaded, device, batch_size, self.n_jobs, precision)
         self.describer = Describer(self.windows, self.picture, engine)
 
-    def refuse(self, refused: Iterable[tuple[DeviceRow, InputError]]) -> None:
+    def refuse(self, refused: Iterable[tuple[DeviceRow, ToptuneError]]) -> None:
         """List recordings that could not be opened, before anything is done."""
         for row, error in refused:
             self._list(row.written, error)

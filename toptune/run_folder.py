@@ -89,7 +89,8 @@ def publish(out: Path, *, overwrite: bool, kind: FolderKind = RUN) -> Iterator[P
     StorageError
         The folder cannot be written.
     """
-    may_replace = overwrite and not target_problems(out, overwrite=True, kind=kind)
+    settle(out)
+    may_replace = overwrite and (not out.exists() or _is_one(out, kind))
     name = f".{out.name}.{secrets.token_hex(4)}"
     aside, lock = out.parent / f"{name}.partial", out.parent / f"{name}.lock"
     with writing(out), held(lock):
