@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parents[1] / "toptune"
 # Every module, from the first to the last; within a line, too, only to the left.
 STAGES = (
     "errors params",
-    "threads hardware assets progress fingerprint",
+    "threads hardware assets progress fingerprint html_page",
     "spiketrains facts",
     "devices peak_text peak_mat peak_trains spike_csv spike_npz spikefiles",
     "mcs_chunks mcs mcs_format recording",
@@ -51,7 +51,7 @@ LOOKS_UP = {"", "heads"}
 
 HEAVY = (
     "numpy", "torch", "torchvision", "openvino", "timm", "sklearn", "scipy", "h5py", "zarr",
-    "matplotlib", "numba", "isal", "McsPy", "safetensors",
+    "matplotlib", "numba", "isal", "McsPy", "safetensors", "jinja2",
 )  # fmt: skip
 
 
