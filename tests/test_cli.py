@@ -356,6 +356,28 @@ def test_fit_prints_what_its_numbers_rest_on(made: Path, tmp_path: Path, run: Ru
     assert "no p-value below 0.067 can be reached" in ran.out
 
 
+def test_a_thin_class_is_extracted_refused_by_fit_and_rescued_by_merge(
+    folder: Path, tmp_path: Path, run: Run
+) -> None:
+    devices = folder / "devices.csv"
+    devices.write_text(devices.read_text().replace("dev1,B", "dev1,D"))
+    ran = run("extract", devices, "--store", folder / "n.zarr", *TINY)
+    assert ran.code == 0
+    assert "class D has only one device, dev1" in ran.out
+    arguments = ("fit", folder / "n.zarr", "--head", "falkon", "--permutations", "0", "-o")
+    ran = run(*arguments, tmp_path / "run")
+    assert (ran.code, ran.out) == (2, "")
+    assert "class D has one group, dev1" in ran.err
+    ran = run(*arguments, tmp_path / "run", "--merge", "BD=B,D", "--strata", "batch")
+    assert ran.code == 0
+    assert read_json(tmp_path / "run" / "metrics.json")["classes"] == ["A", "BD", "C"]
+    # Devices alternate between two batches, those of a class do not.
+    assert "warning: class" not in ran.out
+    ran = run(*arguments, tmp_path / "two", "--merge", "BD=B,D", "--group-by", "batch", "--no-tune")
+    assert ran.code == 0
+    assert read_json(tmp_path / "two" / "metrics.json")["n_groups"] == 2
+
+
 def test_feature_sets_are_fused_and_the_model_predicts(
     folder: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,6 +57,8 @@ def print_scores(metrics: dict[str, dict[str, Any]]) -> None:
 
 def _remarks(metrics: dict[str, Any]) -> Iterator[str]:
     """Tell what a run's numbers rest on."""
+    for warning in metrics["warnings"]:
+        yield f"warning: {warning}"
     if metrics["n_windows_without_partner"]:
         yield (
             f"{metrics['n_windows_without_partner']} windows have no partner in the other feature"
