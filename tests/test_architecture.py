@@ -39,8 +39,11 @@ STAGES = (
     "mcs_writer simulate_network simulate_traces simulate",
     "overview",
     "demo",
-    "printing",
+    "grid_options grid_source grid sweep_plan sweep_features sweep_results sweep",
+    "paper_figures sweep_tables sweep_plots sweep_report",
+    "printing sweep_printing",
     "commands commands.options commands.recordings commands.extracting commands.training",
+    "commands.sweeping",
     "cli",
 )
 ORDER = " ".join(STAGES).split()

@@ -217,7 +217,7 @@ def with_batches(batch_of: Callable[[str], str]) -> FeatureTable:
 @pytest.mark.parametrize(
     ("batch_of", "options", "expected"),
     [
-        (lambda label: "b0", {}, []),
+        (lambda _: "b0", {}, []),
         (lambda label: "b1" if label == "C" else "", {}, []),
         (
             lambda label: "b1" if label == "C" else "b0",

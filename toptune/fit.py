@@ -21,7 +21,7 @@ from toptune.environment import describe_environment
 from toptune.errors import InputError, InputErrors
 from toptune.evaluation import Evaluation, Units, evaluate, evaluation_problems, shuffles
 from toptune.facts import TrainingFacts
-from toptune.featuretable import FeatureTable
+from toptune.featuretable import FeatureTable, RecordingInfo
 from toptune.folds import FoldResults
 from toptune.hardware import torch_device
 from toptune.heads import make_head
@@ -206,6 +206,54 @@ def fit(
     return RunResult(out, scores, found, metrics)
 
 
+def fit_problems(
+    recordings: Sequence[RecordingInfo],
+    head: str,
+    *,
+    group_by: str = "device",
+    merge: Iterable[str] = (),
+    head_params: Mapping[str, Any] | None = None,
+    tune: bool = True,
+    grid: Mapping[str, Sequence[Any]] | None = None,
+    permutations: int | None = None,
+    strata: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+) -> list[str]:
+    """Say what stands against `fit` whatever the features; known before there are any.
+
+    Parameters
+    ----------
+    recordings : sequence of RecordingInfo
+        All that are listed. That one is too short for a window shows later.
+    head, group_by, merge, head_params, tune, grid, permutations, strata, seed, device
+        As for `fit`.
+    """
+    n = len(recordings)
+    table = FeatureTable(
+        np.ones((n, 1), np.float32), np.zeros(n), np.arange(n), tuple(recordings), provenance={}
+    )
+    try:
+        _checked(
+            table,
+            head,
+            None,
+            group_by=group_by,
+            merge=merge,
+            head_params=dict(head_params or {}),
+            tune=tune,
+            grid=grid or {},
+            permutations=permutations,
+            strata=strata,
+            seed=seed,
+            device=device,
+            overwrite=False,
+        )
+    except InputErrors as error:
+        return list(error.problems)
+    return []
+
+
 @dataclass(frozen=True)
 class _Job:
     """What has been checked and is to be done."""
@@ -222,7 +270,7 @@ class _Job:
 def _checked(
     table: FeatureTable,
     head: str,
-    out: Path,
+    out: Path | None,
     *,
     group_by: str,
     merge: Iterable[str],
@@ -236,7 +284,7 @@ def _checked(
     overwrite: bool,
 ) -> _Job:
     """Check everything that can be checked without training, and tell all problems at once."""
-    problems = target_problems(out, overwrite=overwrite)
+    problems = [] if out is None else target_problems(out, overwrite=overwrite)
     merges: dict[str, tuple[str, ...]] = {}
     estimator: Any = None
     centres = None
