@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -239,16 +239,28 @@ class _Sweep:
         trains = {info.name: self.store.read_spikes(info.name) for info in self.infos}
         n_pictures = 0
         for view, job in self.jobs.items():
-            missing = [t for name, t in trains.items() if not self._there(name, job)]
+            missing = [
+                t for name, t in trains.items() if self.store.features_info(name, job.key) is None
+            ]
             n = sum(len(window_starts(t, view.windows).start_s) for t in missing)
             self.forecast.expect(_label(view.backbone), n)
             n_pictures += n
         for combination in self.grid.combinations:
-            self.forecast.expect_run(combination.fit.head)
+            folder = self._folder(self.jobs[combination.view], combination.fit)
+            if folder is None or not folder.exists():
+                self.forecast.expect_run(combination.fit.head)
         self.watch.begin(n_pictures, len(self.grid.combinations))
 
-    def _there(self, name: str, job: ViewJob) -> bool:
-        return self.store.features_info(name, job.key) is not None
+    def _folder(self, job: ViewJob, options: FitOptions) -> Path | None:
+        """Where a run belongs; None as long as its features are not all there."""
+        keys = {}
+        for info in self.infos:
+            features = self.store.features_info(info.name, job.key)
+            if features is None:
+                return None
+            keys[info.name] = features["key"]
+        key = run_key(self.infos, keys, options, self.seed)
+        return self.out / "runs" / run_name(job.view, options, key)
 
     def _took(self, view: View, n_pictures: int, seconds: float) -> None:
         self.forecast.described(_label(view.backbone), n_pictures, seconds)
@@ -282,37 +294,34 @@ class _Sweep:
         self, job: ViewJob, combination: Combination, table: Callable[[], FeatureTable]
     ) -> Outcome:
         facts, options = self._facts(job), combination.fit
-        if job.failed:
+        folder = self._folder(job, options)
+        if job.failed or folder is None:
             self.forecast.dropped_run(options.head)
             failed = ", ".join(recording for recording, _ in job.failed)
             cause = f"its features could not be made for {failed}"
             return Outcome(combination=combination, facts=facts, cause=cause)
-        infos = {info.name: self.store.features_info(info.name, job.key) for info in self.infos}
-        keys = {name: (info or {})["key"] for name, info in infos.items()}
-        name = run_name(job.view, options, run_key(self.infos, keys, options, self.seed))
-        folder = self.out / "runs" / name
         reused = folder.exists()
-        failure: str | None = None
-        if reused:
-            self.forecast.dropped_run(options.head)
-        else:
-            self.watch.doing(f"{job.view.backbone.name}: {name}")
+        if not reused:
+            self.watch.doing(f"{job.view.backbone.name}: {folder.name}")
             begin = time.perf_counter()
-            failure = attempt(lambda: self._train(folder, options, table()))
+            failure = attempt(partial(self._train, folder, options, table))
             self.forecast.ran(options.head, time.perf_counter() - begin)
-        if failure is not None:
-            return Outcome(combination=combination, facts=facts, name=name, cause=failure)
+            if failure is not None:
+                return Outcome(
+                    combination=combination, facts=facts, name=folder.name, cause=failure
+                )
         metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
         return Outcome(
-            combination=combination, facts=facts, name=name, metrics=metrics, reused=reused
+            combination=combination, facts=facts, name=folder.name, metrics=metrics, reused=reused
         )
 
-    def _train(self, folder: Path, options: FitOptions, table: FeatureTable) -> None:
+    def _train(self, folder: Path, options: FitOptions, table: Callable[[], FeatureTable]) -> None:
+        rows = table()
         fit(
-            table,
+            rows,
             options.head,
             folder,
-            facts=self.store.training_facts(table),
+            facts=self.store.training_facts(rows),
             progress=self.watch.stage,
             **self._options(options),
         )

@@ -46,7 +46,7 @@ class _Watch:
         self._bar.advance(self._pictures, n_pictures)
 
     def left(self, seconds: float, whole: bool) -> None:
-        self._left = time_left(seconds, whole)
+        self._left = time_left(seconds, whole) if seconds else ""
         self._bar.update(self._runs, extra=self._left)
 
     def ran(self, outcome: Outcome) -> None:

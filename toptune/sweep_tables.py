@@ -39,8 +39,8 @@ class ResultTable:
         What is told apart and left out together, where it is not the plain task.
     title
         Of the sweep, and of the task.
-    network
-        The backbone and its weights, where all rows have the same.
+    shared
+        What all rows have in common of backbone, weights, picture and windows.
     header
         Names of the columns.
     rows
@@ -53,7 +53,7 @@ class ResultTable:
 
     task: str
     title: str
-    network: str
+    shared: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     n_names: int
@@ -62,16 +62,16 @@ class ResultTable:
     @property
     def caption(self) -> str:
         """What the numbers are of, one sentence."""
-        with_network = f", {self.network}" if self.network else ""
-        return f"{self.title}{with_network}: accuracy per picture (mean ± SD) and per device."
+        shared = f" ({self.shared})" if self.shared else ""
+        return f"{self.title}: accuracy per picture (mean ± SD) and per device{shared}."
 
     def to_csv(self) -> str:
-        """As CSV; the backbone and its weights in a last column where they are in no other."""
-        last = ("backbone",) if self.network else ()
+        """As CSV; what all rows have in common is in a last column."""
+        last = ("of all rows",) if self.shared else ()
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow((*self.header, *last))
-        writer.writerows((*row, *([self.network] if last else [])) for row in self.rows)
+        writer.writerows((*row, *([self.shared] if last else [])) for row in self.rows)
         return text.getvalue()
 
     def to_markdown(self) -> str:
@@ -112,7 +112,7 @@ def _table(title: str, task: str, outcomes: Sequence[Outcome]) -> ResultTable:
     return ResultTable(
         task=task,
         title=f"{title}; {task}" if task else title,
-        network=names.network,
+        shared=names.shared,
         header=tuple(header),
         rows=tuple(rows),
         n_names=len(names.header),
@@ -132,7 +132,7 @@ def _notes(
         )
     labels = fit_labels(o.combination.fit for o in outcomes)
     told = {label: describe_fit(fit, task=False) for fit, label in labels.items()}
-    hidden = [text for label, text in told.items() if text != label]
+    hidden = [text.replace(", ", ": ", 1) for label, text in told.items() if text != label]
     if hidden:
         yield f"{'; '.join(hidden)}."
     if any(is_random(o.facts) for o in outcomes):
@@ -155,7 +155,9 @@ def is_random(facts: ViewFacts) -> bool:
 
 def weights_text(facts: ViewFacts) -> str:
     """Name the weights, random ones loudly."""
-    return facts.weights.replace("random", "RANDOM", 1) if is_random(facts) else facts.weights
+    if is_random(facts):
+        return facts.weights.replace("random", "RANDOM", 1)
+    return facts.weights.removeprefix("file ")
 
 
 def accuracy_text(mean: float, sd: float) -> str:
@@ -187,45 +189,52 @@ def _paper_columns(views: Sequence[View], scored: Outcome | None) -> list[tuple[
 
 
 class _NameColumns:
-    """The columns that name a view: picture, window, and what else varies between views.
+    """The columns that name a view: what varies between views.
 
     Attributes
     ----------
     header
         Of the columns.
-    network
-        What all views share of backbone and weights; empty where they differ.
+    shared
+        What all views have in common, for people.
     """
 
     def __init__(self, views: Sequence[tuple[View, ViewFacts]]) -> None:
-        self._stride = len({view.windows.stride_s for view, _ in views}) > 1
-        networks = {(view.backbone.name, facts.weights) for view, facts in views}
-        self._several = len(networks) > 1
-        header = ["picture", "window (s)"]
-        header += ["stride (s)"] if self._stride else []
-        self.header = [
-            *(("backbone", "parameters (M)", "weights") if self._several else ()),
-            *header,
-        ]
-        view, facts = views[0]
-        self.network = "" if self._several else network_text(view, facts)
+        rows = [_names(view, facts) for view, facts in views]
+        varying = [n for n in rows[0] if len({row[n] for row in rows}) > 1]
+        # Of one view, too, a row needs a name; the size of a network goes with it.
+        self.header = varying or ["picture"]
+        if "backbone" in varying:
+            self.header = list(dict.fromkeys(("backbone", "parameters (M)", "weights", *varying)))
+        self.shared = _shared({n: v for n, v in rows[0].items() if n not in self.header})
 
     def of(self, view: View, facts: ViewFacts) -> list[str]:
         """Fill them for a view."""
-        drawn = [describe_picture(view), f"{view.windows.width_s:g}"]
-        drawn += [f"{view.windows.stride_s:g}"] if self._stride else []
-        if not self._several:
-            return drawn
-        return [view.backbone.name, _millions(facts), weights_text(facts), *drawn]
+        names = _names(view, facts)
+        return [names[column] for column in self.header]
 
 
-def network_text(view: View, facts: ViewFacts) -> str:
-    """Name a backbone with its size and weights."""
-    return f"{view.backbone.name} ({_millions(facts)} M parameters, {weights_text(facts)})"
+def _names(view: View, facts: ViewFacts) -> dict[str, str]:
+    return {
+        "backbone": view.backbone.name,
+        "parameters (M)": f"{facts.n_parameters / 1e6:.1f}",
+        "weights": weights_text(facts),
+        "picture": describe_picture(view),
+        "window (s)": f"{view.windows.width_s:g}",
+        "stride (s)": f"{view.windows.stride_s:g}",
+    }
 
 
-def _millions(facts: ViewFacts) -> str:
-    return f"{facts.n_parameters / 1e6:.1f}"
+def _shared(names: dict[str, str]) -> str:
+    forms = {
+        "backbone": "{}",
+        "parameters (M)": "{} M parameters",
+        "weights": "weights {}",
+        "picture": "{}",
+        "window (s)": "windows of {} s",
+        "stride (s)": "a window every {} s",
+    }
+    return ", ".join(forms[name].format(text) for name, text in names.items())
 
 
 # --- files
