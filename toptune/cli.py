@@ -12,7 +12,7 @@ import sys
 
 import typer
 
-from toptune.commands import extracting, recordings, training
+from toptune.commands import extracting, recordings, reporting, training
 from toptune.commands.options import say
 from toptune.errors import ToptuneError
 
@@ -32,6 +32,7 @@ for command in (
     extracting.extract,
     training.fit,
     training.predict,
+    reporting.report,
 ):
     app.command()(command)
 
