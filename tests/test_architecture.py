@@ -23,7 +23,7 @@ STAGES = (
     "devices peak_text peak_mat peak_trains spike_csv spike_npz spikefiles",
     "mcs_chunks mcs mcs_format recording",
     "filters spikes_cpu ptsd_walk spikes detection finding",
-    "windows",
+    "windows thumbnails",
     "weights networks backbones",
     "features describing",
     "featuretable zarr_groups store",
@@ -34,7 +34,9 @@ STAGES = (
     "heads.falkon heads.pairs heads.nested heads.falkon_tuning",
     "heads.mlp_network heads.mlp_cpu heads.mlp_folds heads.mlp heads.mlp_tuning",
     "folds reliability scores permutations task evaluation",
-    "run_folder novelty model environment confusion_plot metrics run_tables fit",
+    "run_folder novelty model environment confusion_plot metrics run_tables",
+    "run_reading report_setup report_scores report_devices report_beside report",
+    "fit",
     "model_backbones predictions predict_tables prediction",
     "mcs_writer simulate_network simulate_traces simulate",
     "overview",
@@ -43,7 +45,7 @@ STAGES = (
     "paper_figures sweep_tables sweep_plots sweep_report",
     "printing sweep_printing",
     "commands commands.options commands.recordings commands.extracting commands.training",
-    "commands.sweeping",
+    "commands.sweeping commands.reporting",
     "cli",
 )
 ORDER = " ".join(STAGES).split()

@@ -21,7 +21,9 @@ from toptune.params import Backbone, Picture, Windows
 from toptune.spike_npz import read_npz
 from toptune.spiketrains import Spikes
 
-COMMANDS = ("demo", "simulate", "inspect", "detect", "extract", "fit", "predict", "sweep")
+COMMANDS = (
+    *("demo", "simulate", "inspect", "detect", "extract", "fit", "predict", "sweep", "report"),
+)
 TINY = ("--window-s", "2", "--stride-s", "1", "--backbone", "tiny", "--weights", "random")
 
 

@@ -31,6 +31,7 @@ FILES = {
     "confusion.png",
     "params.json",
     "environment.json",
+    "report.html",
     "model",
 }
 

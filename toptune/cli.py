@@ -12,7 +12,7 @@ import sys
 
 import typer
 
-from toptune.commands import extracting, recordings, sweeping, training
+from toptune.commands import extracting, recordings, reporting, sweeping, training
 from toptune.commands.options import say
 from toptune.errors import ToptuneError
 
@@ -33,6 +33,7 @@ for command in (
     training.fit,
     training.predict,
     sweeping.sweep,
+    reporting.report,
 ):
     app.command()(command)
 

@@ -31,9 +31,11 @@ from toptune.heads.mlp_tuning import MLP_CANDIDATES
 from toptune.metrics import describe_metrics, score_task
 from toptune.model import trained_model, write_model
 from toptune.permutations import Permutations
+from toptune.report import write_report
 from toptune.run_folder import plain, publish, target_problems, write_json, write_params
 from toptune.run_tables import write_confusion, write_tables
 from toptune.scores import Scores, parse_merges
+from toptune.store import FeatureStore
 from toptune.task import Task, read_task, table_problems
 
 # What tuning chooses, by head.
@@ -89,6 +91,7 @@ def fit(
     seed: int = 0,
     device: str = "auto",
     overwrite: bool = False,
+    store: FeatureStore | None = None,
     progress: Progress | None = None,
 ) -> RunResult:
     """Score a head by leaving out each group once, train it on all rows, and write the run.
@@ -126,6 +129,8 @@ def fit(
         Where the MLP and Falkon's iterative solvers train: ``auto``, ``cpu`` or ``cuda``. Falkon's
         direct solver works on the CPU.
     overwrite : bool
+    store : FeatureStore, optional
+        Where the table is from; the report shows the activity of its recordings.
     progress : callable, optional
         Told what is going on, how much of it is done, and how much there is.
 
@@ -195,6 +200,7 @@ def fit(
                 "merge": {name: list(members) for name, members in job.merges.items()},
                 "permutations": 0 if job.shuffled is None else len(job.shuffled.labels),
                 "strata": strata,
+                "store": None if store is None else str(store.path.resolve()),
                 "features": table.provenance,
             },
         )
@@ -203,6 +209,8 @@ def fit(
         write_tables(folder, task, table.start_s, found, scores)
         write_confusion(folder, scores)
         write_model(folder / "model", model)
+    # After the run is published, so that nothing learnt hangs on it.
+    write_report(out, store=store, progress=progress)
     return RunResult(out, scores, found, metrics)
 
 

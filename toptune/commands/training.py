@@ -110,13 +110,14 @@ def fit(
         result = run(
             table, head.value, out, facts=opened.training_facts(table), group_by=group_by,
             merge=merge or (), head_params=fixed, tune=tune, grid=grid, permutations=permutations,
-            strata=strata, seed=seed, device=device.value, overwrite=overwrite, progress=progress,
+            strata=strata, seed=seed, device=device.value, overwrite=overwrite, store=opened,
+            progress=progress,
         )  # fmt: skip
     if as_json:
         print_json(result.metrics)
     else:
         print_scores({head.value: result.metrics})
-        typer.echo(f"run: {result.path}")
+        typer.echo(f"run: {result.path}; to be looked at: {result.path / 'report.html'}")
 
 
 def predict(
