@@ -30,6 +30,7 @@ EDGES_MS: NDArray[np.float64] = 10.0 ** (np.arange(71) / 10 - 1)
 # Bins in a local regression, and the least distance of two peaks in bins.
 _SMOOTHED_OVER = 5
 _PEAKS_APART = 2
+_DECIMALS = 9
 # Fewer intervals have no distribution to speak of.
 _MIN_INTERVALS = 3
 
@@ -186,8 +187,8 @@ def smooth(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     -------
     (n, bins) float64
     """
-    smoothed: NDArray[np.float64] = counts @ _smoother(counts.shape[1])
-    return smoothed
+    # Rounded, so that what is equal is equal, and ties do not hang on the order of summation.
+    return np.round(counts @ _smoother(counts.shape[1]), _DECIMALS)
 
 
 def find_valley(smoothed: NDArray[np.float64], criteria: BurstCriteria) -> Valley:
