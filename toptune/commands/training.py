@@ -111,8 +111,11 @@ def fit(
     from toptune.fit import fit as run
     from toptune.parameter_tables import table_for
     from toptune.printing import print_scores, watch_steps
+    from toptune.run_folder import require_target
     from toptune.store import FeatureStore
 
+    # Before burst parameters are measured, which may take a minute.
+    require_target(out, overwrite=overwrite)
     opened = FeatureStore(store)
     fixed, grid = _fixed_and_tried(given[head])
     with watch_steps() as progress:
