@@ -154,8 +154,10 @@ class Predictor:
         """
         require_length(name, trains.segments, trains.sampling_rate_hz, self.model)
         parts = [describer.describe(trains, stage) for describer in self._describers]
-        widths = [d.windows.width_s for d in self._describers]
-        strides = [d.windows.stride_s for d in self._describers]
+        if len(parts) == 1:
+            return parts[0]
+        windows = [d.windows for d in self._describers if d.windows is not None]
+        widths, strides = [w.width_s for w in windows], [w.stride_s for w in windows]
         matches = match_windows([part.start_s for part in parts], widths, strides)
         lead = leading_kind(widths)
         if not len(matches[lead]):
@@ -234,7 +236,10 @@ def require_length(
 ) -> None:
     """Refuse a recording without a stretch as long as the widest window of a model."""
     longest_s = max((s.n_samples for s in segments), default=0) / sampling_rate_hz
-    width_s = max(view.params.windows.width_s for view in model.views)
+    windows = [view.params.windows for view in model.views]
+    width_s = max((w.width_s for w in windows if w is not None), default=0)
+    if not longest_s:
+        raise InputError(f"{name} holds no samples")
     # Half a sample's tolerance: the number of samples is whole, the quotient rounded.
     if longest_s < width_s - 0.5 / sampling_rate_hz:
         raise InputError(
