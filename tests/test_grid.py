@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from toptune.errors import InputError, InputErrors
-from toptune.grid import Grid, read_grid
+from toptune.grid import Grid, View, read_grid
 from toptune.grid_options import OPTIONS
 from toptune.grid_source import shipped_grids
 from toptune.networks import PAPER_BACKBONES
-from toptune.params import Picture, Windows
+from toptune.params import Backbone, Picture, Windows
 
 
 def write(folder: Path, text: str) -> Path:
@@ -28,8 +28,7 @@ def problems_of(where: Path | str, *settings: str) -> list[str]:
 
 def drawn(grid: Grid) -> list[tuple[str, str | float, float]]:
     """Pictures, axes and widths of the views, each once, in order."""
-    views = dict.fromkeys(c.view for c in grid.combinations)
-    return [(v.picture.kind, v.picture.count_axis, v.windows.width_s) for v in views]
+    return [(v.picture.kind, v.picture.count_axis, v.windows.width_s) for v in grid.views]
 
 
 # --- what ships
@@ -40,8 +39,8 @@ def test_table_1_is_two_pictures_by_four_windows_of_efficientnet_b0() -> None:
     assert drawn(grid) == [
         (kind, "window", width) for kind in ("histogram", "raster") for width in (120, 60, 30, 10)
     ]
-    assert {c.view.backbone.name for c in grid.combinations} == {"efficientnet_b0"}
-    assert {c.view.windows.stride_s for c in grid.combinations} == {5.0}
+    assert {v.backbone.name for v in grid.views} == {"efficientnet_b0"}
+    assert {v.windows.stride_s for v in grid.views} == {5.0}
     assert [(c.fit.head, c.fit.tune) for c in grid.combinations[:2]] == [
         ("mlp", False),
         ("falkon", True),
@@ -51,10 +50,9 @@ def test_table_1_is_two_pictures_by_four_windows_of_efficientnet_b0() -> None:
 
 def test_table_2_is_the_papers_six_backbones() -> None:
     grid = read_grid("table2")
-    backbones = dict.fromkeys(c.view.backbone.name for c in grid.combinations)
-    assert tuple(backbones) == PAPER_BACKBONES
+    assert tuple(v.backbone.name for v in grid.views) == PAPER_BACKBONES
     assert drawn(grid) == [("histogram", "window", 120.0)] * 6
-    assert {c.view.backbone.weights for c in grid.combinations} == {"imagenet"}
+    assert {v.backbone.weights for v in grid.views} == {"imagenet"}
 
 
 def test_what_ships_is_found_by_name_and_a_file_of_that_name_comes_first(
@@ -72,9 +70,9 @@ def test_what_ships_is_found_by_name_and_a_file_of_that_name_comes_first(
 
 
 def test_an_empty_grid_is_the_defaults(tmp_path: Path) -> None:
-    (one,) = read_grid(write(tmp_path, "")).combinations
-    assert (one.view.windows, one.view.picture) == (Windows(), Picture())
-    assert (one.view.backbone.name, one.view.backbone.weights) == ("efficientnet_b0", "imagenet")
+    grid = read_grid(write(tmp_path, ""))
+    (one,) = grid.combinations
+    assert grid.views == (View(Windows(), Picture(), Backbone()),)
     assert (one.fit.head, one.fit.params, one.fit.tune) == ("falkon", (), True)
 
 
@@ -107,10 +105,10 @@ def test_a_table_of_weights_gives_each_backbone_its_own(tmp_path: Path) -> None:
     text = "backbone = ['resnet18', 'mobilenet_v2', 'densenet121']\n"
     text += "weights = {resnet18 = 'b.pth', mobilenet_v2 = 'random'}\n"
     grid = read_grid(write(tmp_path, text))
-    sources = [c.view.backbone.weights for c in grid.combinations]
+    sources = [v.backbone.weights for v in grid.views]
     assert sources == [str(tmp_path / "b.pth"), "random", "imagenet"]
     grid = read_grid(tmp_path / "grid.toml", ["weights={resnet18='imagenet', others='random'}"])
-    assert [c.view.backbone.weights for c in grid.combinations] == ["imagenet", "random", "random"]
+    assert [v.backbone.weights for v in grid.views] == ["imagenet", "random", "random"]
 
 
 def test_settings_stand_above_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +122,7 @@ def test_settings_stand_above_the_file(tmp_path: Path, monkeypatch: pytest.Monke
     Path("w.pth").touch()
     (tmp_path / "other").mkdir()
     grid = read_grid(write(tmp_path / "other", ""), ["weights=w.pth"])
-    assert grid.combinations[0].view.backbone.weights == str(tmp_path / "w.pth")
+    assert grid.views[0].backbone.weights == str(tmp_path / "w.pth")
     # One head of a grid that ships is enough.
     assert {c.fit.head for c in read_grid("table1", ["head=falkon"]).combinations} == {"falkon"}
 
@@ -161,6 +159,20 @@ def test_heads_do_not_vary_with_each_others_options_and_that_is_said(tmp_path: P
     assert grid.notes == ("epochs belongs to the head mlp: the others do not vary with it",)
 
 
+def test_burst_parameters_are_fitted_once_for_all_pictures_and_that_is_said(tmp_path: Path) -> None:
+    text = "picture = ['histogram', 'raster']\nhead = ['falkon', 'parameters']\nmerge = ['none', 'X=A,B']\n"
+    grid = read_grid(write(tmp_path, text))
+    seen = [(c.view and c.view.picture.kind, c.fit.head, c.fit.merge) for c in grid.combinations]
+    assert seen == [
+        (None, "parameters", ()),
+        (None, "parameters", ("X=A,B",)),
+        *((kind, "falkon", m) for kind in ("histogram", "raster") for m in ((), ("X=A,B",))),
+    ]
+    assert grid.notes == (
+        "the head parameters uses no pictures: it is fitted once for all of them",
+    )
+
+
 # --- refusals
 
 
@@ -178,7 +190,8 @@ def test_heads_do_not_vary_with_each_others_options_and_that_is_said(tmp_path: P
         ("weights = 'no.pth'", "line 1: weights: no such file: no.pth (imagenet, random, or"),
         ("weights = {efficientnet_b0 = 1}", "takes a source for efficientnet_b0 as text, got 1"),
         ("weights = {densenet121 = 'random'}", "weights: of no use here: no combination has the"),
-        ("head = 'svm'", "line 1: head: takes mlp or falkon, got 'svm'"),
+        ("head = 'parameters'", "line 1: head: of no use here: parameters alone needs no sweep"),
+        ("head = 'svm'", "line 1: head: takes mlp or falkon or parameters, got 'svm'"),
         ("tune = 1", "line 1: tune: takes true or false, got 1"),
         ("permutations = true", "permutations: takes a whole number, got True"),
         ("permutations = -1", "permutations: takes a whole number from 0, got -1"),
@@ -236,5 +249,6 @@ def test_options_are_named_as_on_the_command_line() -> None:
     from toptune.cli import app
 
     commands = get_command(app).commands  # type: ignore[attr-defined]  # a group, typed as a command
-    known = {p.name for name in ("extract", "fit") for p in commands[name].params}
+    options = (o for name in ("extract", "fit") for p in commands[name].params for o in p.opts)
+    known = {option.lstrip("-").replace("-", "_") for option in options}
     assert {*OPTIONS} <= known

@@ -22,17 +22,18 @@ from toptune.finding import find_spikes
 from toptune.grid import Grid, read_grid
 from toptune.html_page import render
 from toptune.mcs import McsRecording
+from toptune.parameter_tables import table_for
 from toptune.params import Backbone, Picture, Windows
 from toptune.store import FeatureStore
 from toptune.sweep import sweep
 from toptune.sweep_plan import Forecast
-from toptune.sweep_results import Outcome, Swept
+from toptune.sweep_results import Outcome, Swept, pictured
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 GRID = """
 picture = ["histogram", "raster"]
-window_s = [4, 2]
+window_s = 2
 stride_s = 1
 backbone = "tiny"
 weights = "random"
@@ -86,6 +87,9 @@ def run(folder: Path, grid: Grid, **options: Any) -> Swept:
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     install_tiny_backbones(monkeypatch)
+    # Of each run, drawn with Matplotlib; they take most of the time and have tests of their own.
+    monkeypatch.setattr(fit_module, "write_report", lambda *_, **__: None)
+    monkeypatch.setattr(fit_module, "write_confusion", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -176,11 +180,10 @@ def contents(folder: Path) -> dict[str, Any]:
 
 
 def test_every_run_is_what_extract_and_fit_give(whole: Swept, tmp_path: Path) -> None:
-    assert len(whole.done) == 8
+    assert len(whole.done) == 4
     assert whole.failures == ()
     devices = whole.path.parent / "devices.csv"
-    for outcome in whole.done[2:7:4]:  # one of each head
-        view, options = outcome.combination.view, outcome.combination.fit
+    for view, _, options, outcome in pictured(whole.done)[1:3]:  # one of each head and picture
         found = extract(
             devices, tmp_path / "s.zarr", windows=view.windows, picture=view.picture,
             backbone=Backbone(name="tiny", weights="random"),
@@ -200,7 +203,8 @@ def test_every_run_is_what_extract_and_fit_give(whole: Swept, tmp_path: Path) ->
 def test_spikes_once_a_backbone_compiled_once_features_once_a_view(
     fresh: Path, done: dict[str, list[str]]
 ) -> None:
-    grid = grid_of(fresh, GRID, 'backbone=["tiny","tiny_two"]', "head=falkon")
+    settings = ('backbone=["tiny","tiny_two"]', "head=falkon", "window_s=[4,2]")
+    grid = grid_of(fresh, GRID, *settings)
     watch = Watch()
     made = sweep(fresh / "devices.csv", grid, fresh / "out", watch=watch)
     assert len(made.done) == 8
@@ -211,12 +215,11 @@ def test_spikes_once_a_backbone_compiled_once_features_once_a_view(
     assert watch.n_pictures == watch.described_pictures == (5 + 7) * 2 * 2 * 6
     assert watch.outcomes == list(made.outcomes)
     # Runs of a backbone follow its features, so that something is there early.
-    assert [o.combination.view.backbone.name for o in made.outcomes] == ["tiny"] * 4 + [
-        "tiny_two"
-    ] * 4
-    for outcome in made.outcomes:
-        assert outcome.facts.throughput.pictures in (30, 42)
-        assert outcome.facts.throughput.pictures_per_s is not None
+    shown = pictured(made.outcomes)
+    assert [one.view.backbone.name for one in shown] == ["tiny"] * 4 + ["tiny_two"] * 4
+    for one in shown:
+        assert one.facts.throughput.pictures == (30 if one.view.windows.width_s == 4 else 42)
+        assert one.facts.throughput.pictures_per_s is not None
 
 
 def test_what_is_there_is_not_done_again(
@@ -228,11 +231,11 @@ def test_what_is_there_is_not_done_again(
     assert all(o.reused for o in again.outcomes)
     assert before == {p: p.stat().st_mtime_ns for p in (swept / "out" / "runs").rglob("*")}
     # What was measured when the features were made is not lost.
-    assert [o.facts.throughput for o in again.done] == [o.facts.throughput for o in whole.done]
+    assert [o.facts for o in again.done] == [o.facts for o in whole.done]
     assert [o.metrics for o in again.done] == [o.metrics for o in whole.done]
 
 
-@pytest.mark.parametrize(("place", "number"), [("fit", 1), ("fit", 5), ("describe", 9)])
+@pytest.mark.parametrize(("place", "number"), [("fit", 0), ("fit", 3), ("describe", 7)])
 def test_a_killed_sweep_goes_on_and_ends_like_an_uninterrupted_one(
     fresh: Path,
     whole: Swept,
@@ -257,14 +260,14 @@ def test_a_killed_sweep_goes_on_and_ends_like_an_uninterrupted_one(
     assert contents(fresh / "out") == contents(whole.path)
     # Nothing twice: the killed call itself never came to be counted.
     assert len(done["detected"]) == 6
-    assert len(done["described"]) == 24
-    assert len(done["fitted"]) == len(set(done["fitted"])) == 8
+    assert len(done["described"]) == 12
+    assert len(done["fitted"]) == len(set(done["fitted"])) == 4
 
 
 def test_changed_settings_are_noticed_by_key(swept: Path, done: dict[str, list[str]]) -> None:
     made = run(swept, grid_of(swept, GRID, "falkon.width=2.0"))
-    assert [o.reused for o in made.outcomes] == [True, False] * 4
-    assert (done["described"], len(done["fitted"])) == ([], 4)
+    assert [o.reused for o in made.outcomes] == [True, False] * 2
+    assert (done["described"], len(done["fitted"])) == ([], 2)
     assert run(swept, grid_of(swept), seed=3).done[0].reused is False
 
 
@@ -275,13 +278,12 @@ def test_changed_labels_make_all_runs_anew_and_no_features(
     devices.write_text(devices.read_text().replace("dev1,B", "dev1,A").replace("dev3,A", "dev3,B"))
     made = run(swept, grid_of(swept))
     assert (done["detected"], done["described"]) == ([], [])
-    assert len(done["fitted"]) == 8
-    assert made.done[0].metrics is not None
+    assert len(done["fitted"]) == len(made.done) == 4
 
 
 def test_another_grid_goes_on_in_the_same_folder(swept: Path, done: dict[str, list[str]]) -> None:
-    made = run(swept, grid_of(swept, GRID, "window_s=[2,1]"))
-    assert [o.reused for o in made.outcomes] == [True, True, False, False] * 2
+    made = run(swept, grid_of(swept, GRID, "window_s=[2,1]", "head=falkon"))
+    assert [o.reused for o in made.outcomes] == [True, False] * 2
     assert (done["detected"], len(done["described"])) == ([], 12)
 
 
@@ -296,25 +298,25 @@ def test_a_run_that_fails_stops_no_other_and_is_tried_again(
 
     def failing(*args: Any, **kwargs: Any) -> Any:
         number = next(calls)
-        if number == 2:
+        if number == 1:
             raise ToptuneError("it cannot\nbe")
-        if number == 4:
+        if number == 2:
             raise MemoryError("600 GB")
         return real(*args, **kwargs)
 
     with monkeypatch.context() as patch:
         patch.setattr(sweep_module, "fit", failing)
         made = run(fresh, grid_of(fresh))
-    assert [o.metrics is None for o in made.outcomes] == [k in (2, 4) for k in range(8)]
+    assert [o.metrics is None for o in made.outcomes] == [False, True, True, False]
     rows = read_csv(fresh / "out" / "failures.csv")
     assert [(r["what"], r["cause"]) for r in rows] == [
         ("run", "it cannot be"),
         ("run", "MemoryError: 600 GB"),
     ]
-    assert [r["name"] for r in rows] == [made.outcomes[2].name, made.outcomes[4].name]
+    assert [r["name"] for r in rows] == [made.outcomes[1].name, made.outcomes[2].name]
     done["fitted"].clear()
     again = run(fresh, grid_of(fresh))
-    assert done["fitted"] == [made.outcomes[2].name, made.outcomes[4].name]
+    assert done["fitted"] == [made.outcomes[1].name, made.outcomes[2].name]
     assert again.failures == ()
     assert not (fresh / "out" / "failures.csv").exists()
     assert contents(fresh / "out") == contents(whole.path)
@@ -326,15 +328,16 @@ def test_features_that_fail_stop_only_their_runs(
     real = describing.Describer.describe
 
     def failing(self: describing.Describer, *args: Any) -> Any:
-        if self.windows.width_s == 4 and self.picture.kind == "raster":
+        if self.picture.kind == "raster":
             raise ToptuneError("a picture is broken")
         return real(self, *args)
 
     monkeypatch.setattr(describing.Describer, "describe", failing)
     made = run(fresh, grid_of(fresh))
-    broken = [o.combination.view.picture.kind for o in made.outcomes if o.metrics is None]
-    assert broken == ["raster", "raster"]
-    assert len(made.done) == 6
+    kinds = [
+        (one.view.picture.kind, one.outcome.metrics is None) for one in pictured(made.outcomes)
+    ]
+    assert kinds == [("histogram", False)] * 2 + [("raster", True)] * 2
     assert [f.what for f in made.failures] == ["features"] * 6 + ["run"] * 2
     assert made.failures[-1].cause.startswith("its features could not be made for r0.h5, r1.h5")
 
@@ -353,7 +356,7 @@ def test_a_recording_that_fails_is_told_before_any_feature_is_made(
     assert any("Nothing was fitted" in note for note in made.notes)
     assert (done["described"], len(done["detected"])) == ([], 6)
     write_devices(fresh, rows)
-    assert len(run(fresh, grid_of(fresh)).done) == 8
+    assert len(run(fresh, grid_of(fresh)).done) == 4
     assert len(done["detected"]) == 6
 
 
@@ -486,10 +489,36 @@ def test_spikes_found_differ_with_the_grids_detection(fresh: Path) -> None:
 
 def test_windows_and_pictures_of_the_grid_reach_the_store(whole: Swept) -> None:
     store = FeatureStore(whole.path / "store.zarr")
-    views = {(o.combination.view.windows, o.combination.view.picture) for o in whole.done}
+    views = {(view.windows, view.picture) for view in whole.grid.views}
     kept = {
         (Windows.from_json(s.params["windows"]), Picture.from_json(s.params["picture"]))
         for s in store.feature_sets()
     }
     assert kept == views
-    assert len(views) == 4
+    assert len(views) == 2
+
+
+def test_burst_parameters_are_fitted_once_beside_all_pictures(
+    swept: Path, done: dict[str, list[str]], tmp_path: Path
+) -> None:
+    grid = grid_of(swept, GRID, 'head=["falkon","parameters"]', "merge='AB=A,B'", "C=1.0")
+    assert any("the head parameters uses no pictures" in note for note in grid.notes)
+    made = run(swept, grid)
+    assert [o.combination.view is None for o in made.outcomes] == [True, False, False]
+    store = FeatureStore(swept / "out" / "store.zarr")
+    table = table_for(store, "parameters")
+    expected = fit_module.fit(
+        table, "parameters", tmp_path / "run", facts=store.training_facts(table),
+        merge=["AB=A,B"], head_params={"C": 1.0}, permutations=0,
+    ).metrics  # fmt: skip
+    got = made.outcomes[0].metrics
+    assert got is not None
+    assert {**got, "seconds": 0} == {**expected, "seconds": 0}
+    (rows,) = (t.rows for t in sweep_tables.result_tables(made))
+    assert rows[-1][0] == "burst parameters"
+    assert rows[-1][-1] == f"{got['device_accuracy']:.3f}"
+    html = render(sweep_report.sweep_page(made))
+    assert "burst parameters" in html
+    done["fitted"].clear()
+    assert all(o.reused for o in run(swept, grid).outcomes)
+    assert done["fitted"] == []

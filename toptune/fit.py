@@ -21,7 +21,7 @@ from toptune.environment import describe_environment
 from toptune.errors import InputError, InputErrors
 from toptune.evaluation import Evaluation, Units, evaluate, evaluation_problems, shuffles
 from toptune.facts import TrainingFacts
-from toptune.featuretable import FeatureTable, RecordingInfo
+from toptune.featuretable import FeatureTable, RecordingInfo, View
 from toptune.folds import FoldResults
 from toptune.hardware import torch_device
 from toptune.heads import make_head
@@ -31,7 +31,8 @@ from toptune.heads.memory import NYSTROM_CENTRES, plan_centres
 from toptune.heads.mlp_tuning import MLP_CANDIDATES
 from toptune.metrics import describe_metrics, score_task
 from toptune.model import trained_model, write_model
-from toptune.parameter_views import KIND
+from toptune.parameter_views import KIND, ParameterParams
+from toptune.params import content_key
 from toptune.permutations import Permutations
 from toptune.report import write_report
 from toptune.run_folder import plain, publish, target_problems, write_json, write_params
@@ -243,8 +244,14 @@ def fit_problems(
         As for `fit`.
     """
     n = len(recordings)
+    params = ParameterParams()
+    views = (
+        (View(params.description, content_key(params.to_json()), 1, params.to_json()),)
+        if head == KIND
+        else ()
+    )
     table = FeatureTable(
-        np.ones((n, 1), np.float32), np.zeros(n), np.arange(n), tuple(recordings), provenance={}
+        np.ones((n, 1), np.float32), np.zeros(n), np.arange(n), tuple(recordings), {}, views
     )
     try:
         _checked(

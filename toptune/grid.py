@@ -19,6 +19,7 @@ from toptune.finding import SpikeSettings
 from toptune.grid_options import DETECTION, IN_SECTIONS, NO_MERGE, OPTIONS, OTHERS
 from toptune.grid_source import GridSource
 from toptune.heads import HEADS
+from toptune.parameter_views import KIND
 from toptune.params import Backbone, HighPass, Picture, Ptsd, Windows
 
 _DEFAULTS: dict[str, Any] = {
@@ -75,9 +76,17 @@ class View(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Combination:
-    """One point of a grid: what is drawn, what describes it, and what is trained on it."""
+    """One point of a grid: what is drawn, what describes it, and what is trained on it.
 
-    view: View
+    Parameters
+    ----------
+    view
+        None for the head that is trained on burst parameters of whole recordings.
+    fit
+        How the head is trained and scored.
+    """
+
+    view: View | None
     fit: FitOptions
 
 
@@ -94,7 +103,7 @@ class Grid:
     spikes
         How spikes are found, the same for all.
     combinations
-        Each once; those of one backbone follow each other, of these those of one picture.
+        Each once; first those without pictures, then backbone by backbone, picture by picture.
     notes
         Which combinations were one and the same, and why.
     where, text, settings
@@ -109,6 +118,11 @@ class Grid:
     spikes: SpikeSettings
     combinations: tuple[Combination, ...]
     notes: tuple[str, ...]
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """What is drawn and described, each once, in order."""
+        return tuple(dict.fromkeys(c.view for c in self.combinations if c.view is not None))
 
 
 def read_grid(where: Path | str, settings: Sequence[str] = (), *, seed: int = 0) -> Grid:
@@ -232,6 +246,8 @@ class _Axes:
             owner = OPTIONS[key].head
             if owner is not None and owner not in heads:
                 self._useless(key, f"it belongs to the head {owner}, which no combination has")
+        if all(head == KIND for head in heads):
+            self._useless("head", f"{KIND} alone needs no sweep: toptune fit --head {KIND}")
         if "count_axis" in self.common and "histogram" not in self.values("picture"):
             self._useless("count_axis", "a raster has no count axis")
         named = {n for w in self.values("weights") if isinstance(w, dict) for n in w}
@@ -268,7 +284,15 @@ class _Axes:
             text=self.source.text,
             settings=self.source.settings,
             spikes=spikes,
-            combinations=tuple(Combination(view=v, fit=fit) for v in views for fit in fits),
+            combinations=(
+                *(Combination(view=None, fit=fit) for fit in fits if fit.head == KIND),
+                *(
+                    Combination(view=view, fit=fit)
+                    for view in views
+                    for fit in fits
+                    if fit.head != KIND
+                ),
+            ),
             notes=tuple(self._notes(len(drawn), len(views))),
         )
 
@@ -319,6 +343,8 @@ class _Axes:
                 " has no count axis, and a backbone takes its own weights from a table"
             )
         heads = self.values("head")
+        if KIND in heads:
+            yield f"the head {KIND} uses no pictures: it is fitted once for all of them"
         for key, values in self.common.items():
             owner = OPTIONS[key].head
             if owner is not None and len(values) > 1 and len(heads) > 1:

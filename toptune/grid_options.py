@@ -106,7 +106,7 @@ def _of_head(head: str, name: str) -> Option:
             raise InputError(f"takes a number, got {value!r}")
         made = make_head(head, {name: value})
         rows, labels = np.eye(4, dtype=np.float32), np.array(["a", "b", "a", "b"])
-        (made.check if head == "mlp" else made.problem)(rows, labels)
+        (made.problem if head == "falkon" else made.check)(rows, labels)
 
     return Option(check=check, head=head, several=name in TUNED[head])
 
@@ -132,6 +132,7 @@ OPTIONS: dict[str, Option] = {
             *("epochs", "learning_rate", "learning_rate_decay", "weight_decay", "batch_size"),
         )
     },
+    "C": _of_head("parameters", "C"),
     "highpass_hz": Option(check=lambda v: HighPass(cutoff_hz=v), single=True),
     "threshold_sd": Option(check=lambda v: Ptsd(threshold_sd=v), single=True),
     "lifetime_ms": Option(check=lambda v: Ptsd(lifetime_ms=v), single=True),

@@ -27,7 +27,9 @@ from toptune.extraction import (
 )
 from toptune.fit import fit, fit_problems
 from toptune.grid import Combination, FitOptions, Grid, View
-from toptune.params import Backbone
+from toptune.parameter_tables import table_for
+from toptune.parameter_views import KIND, ParameterParams
+from toptune.params import Backbone, content_key
 from toptune.run_folder import FolderKind, target_problems, write_csv, write_json
 from toptune.store import FeatureStore
 from toptune.sweep_features import Failure, ViewJob, attempt, describe_all, find_all_spikes
@@ -141,7 +143,7 @@ class _Sweep:
         except InputError as error:
             problems.append(str(error))
         self.watch.doing("loading backbones")
-        for backbone in dict.fromkeys(c.view.backbone for c in self.grid.combinations):
+        for backbone in dict.fromkeys(view.backbone for view in self.grid.views):
             try:
                 self.engines[backbone] = load_engine(
                     backbone, device=self.device, n_jobs=self.n_jobs
@@ -193,7 +195,7 @@ class _Sweep:
         )
         self.infos = list_devices(self.devices)
         self.store.list_recordings(self.infos)
-        for view in dict.fromkeys(c.view for c in self.grid.combinations):
+        for view in self.grid.views:
             self.jobs[view] = self._job(view)
 
     def _job(self, view: View) -> ViewJob:
@@ -228,6 +230,7 @@ class _Sweep:
             )
         else:
             self._plan()
+            self._without_pictures()
             for backbone in self.engines:
                 self._backbone(
                     [job for view, job in self.jobs.items() if view.backbone == backbone]
@@ -238,29 +241,38 @@ class _Sweep:
         """Count what is to be done; only now, since windows depend on the recordings' lengths."""
         trains = {info.name: self.store.read_spikes(info.name) for info in self.infos}
         n_pictures = 0
-        for view, job in self.jobs.items():
+        for job in self.jobs.values():
             missing = [
                 t for name, t in trains.items() if self.store.features_info(name, job.key) is None
             ]
-            n = sum(len(window_starts(t, view.windows).start_s) for t in missing)
-            self.forecast.expect(_label(view.backbone), n)
+            n = sum(len(window_starts(t, job.view.windows).start_s) for t in missing)
+            self.forecast.expect(_label(job.view.backbone), n)
             n_pictures += n
         for combination in self.grid.combinations:
-            folder = self._folder(self.jobs[combination.view], combination.fit)
+            view = combination.view
+            folder = self._folder(None if view is None else self.jobs[view], combination.fit)
             if folder is None or not folder.exists():
                 self.forecast.expect_run(combination.fit.head)
         self.watch.begin(n_pictures, len(self.grid.combinations))
 
-    def _folder(self, job: ViewJob, options: FitOptions) -> Path | None:
-        """Where a run belongs; None as long as its features are not all there."""
-        keys = {}
+    def _folder(self, job: ViewJob | None, options: FitOptions) -> Path | None:
+        """Where a run belongs; None as long as its features are not all there.
+
+        Without a view it is trained on what is measured of the spikes.
+        """
+        keys = {} if job is not None else {KIND: content_key(ParameterParams().to_json())}
         for info in self.infos:
-            features = self.store.features_info(info.name, job.key)
-            if features is None:
+            made = (
+                self.store.spikes_info(info.name)
+                if job is None
+                else self.store.features_info(info.name, job.key)
+            )
+            if made is None:
                 return None
-            keys[info.name] = features["key"]
+            keys[info.name] = made["key"]
         key = run_key(self.infos, keys, options, self.seed)
-        return self.out / "runs" / run_name(job.view, options, key)
+        view = None if job is None else job.view
+        return self.out / "runs" / run_name(view, options, key)
 
     def _took(self, view: View, n_pictures: int, seconds: float) -> None:
         self.forecast.described(_label(view.backbone), n_pictures, seconds)
@@ -277,32 +289,43 @@ class _Sweep:
                 self.failures.append(Failure("features", name, cause))
             self._fits(job)
 
+    def _without_pictures(self) -> None:
+        # Measured when first needed, which may be never, and once for all.
+        table = cache(lambda: table_for(self.store, KIND, n_jobs=self.n_jobs))
+        for combination in self.grid.combinations:
+            if combination.view is None:
+                self._end(self._fit(None, combination, table), KIND)
+
     def _fits(self, job: ViewJob) -> None:
-        # Read when first needed, which may be never, and once for all heads.
+        # Read when first needed, too.
         table = cache(lambda: self.store.table(job.extraction.feature_set))
         for combination in self.grid.combinations:
             if combination.view == job.view:
-                outcome = self._fit(job, combination, table)
-                self.outcomes.append(outcome)
-                if outcome.metrics is None:
-                    what = outcome.name or job.extraction.feature_set.description
-                    self.failures.append(Failure("run", what, outcome.cause))
-                self.watch.ran(outcome)
-                self.watch.left(*self.forecast.seconds_left())
+                described = job.extraction.feature_set.description
+                self._end(self._fit(job, combination, table), described)
+
+    def _end(self, outcome: Outcome, what: str) -> None:
+        """Keep and tell what became of a combination; `what` names one that has no folder."""
+        self.outcomes.append(outcome)
+        if outcome.metrics is None:
+            self.failures.append(Failure("run", outcome.name or what, outcome.cause))
+        self.watch.ran(outcome)
+        self.watch.left(*self.forecast.seconds_left())
 
     def _fit(
-        self, job: ViewJob, combination: Combination, table: Callable[[], FeatureTable]
+        self, job: ViewJob | None, combination: Combination, table: Callable[[], FeatureTable]
     ) -> Outcome:
-        facts, options = self._facts(job), combination.fit
+        facts, options = None if job is None else self._facts(job), combination.fit
         folder = self._folder(job, options)
-        if job.failed or folder is None:
+        lacking = [] if job is None else job.failed
+        if lacking or folder is None:
             self.forecast.dropped_run(options.head)
-            failed = ", ".join(recording for recording, _ in job.failed)
+            failed = ", ".join(recording for recording, _ in lacking)
             cause = f"its features could not be made for {failed}"
             return Outcome(combination=combination, facts=facts, cause=cause)
         reused = folder.exists()
         if not reused:
-            self.watch.doing(f"{job.view.backbone.name}: {folder.name}")
+            self.watch.doing(folder.name)
             begin = time.perf_counter()
             failure = attempt(partial(self._train, folder, options, table))
             self.forecast.ran(options.head, time.perf_counter() - begin)
@@ -322,6 +345,7 @@ class _Sweep:
             options.head,
             folder,
             facts=self.store.training_facts(rows),
+            store=self.store,
             progress=self.watch.stage,
             **self._options(options),
         )

@@ -79,17 +79,19 @@ def _shown(value: Any) -> str:
     return " or ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values)
 
 
-def run_name(view: View, fit: FitOptions, key: str) -> str:
+def run_name(view: View | None, fit: FitOptions, key: str) -> str:
     """Name a run's folder: what a reader wants to know, and its key's first eight digits."""
-    windows = view.windows
-    parts = [
-        describe_picture(view),
-        f"{windows.width_s:g}s",
-        f"every{windows.stride_s:g}s",
-        view.backbone.name,
-        weights_word(view.backbone.weights),
-        describe_fit(fit),
-    ]
+    parts = [describe_fit(fit)]
+    if view is not None:
+        windows = view.windows
+        parts = [
+            describe_picture(view),
+            f"{windows.width_s:g}s",
+            f"every{windows.stride_s:g}s",
+            view.backbone.name,
+            weights_word(view.backbone.weights),
+            *parts,
+        ]
     slug = "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", part).strip("._") for part in parts)
     return f"{slug[:120]}-{key[:8]}"
 

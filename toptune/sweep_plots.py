@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from toptune.sweep_plan import describe_picture, fit_labels
-from toptune.sweep_results import Outcome
-from toptune.sweep_tables import is_random
+from toptune.sweep_results import Outcome, Pictured, pictured
+from toptune.sweep_tables import WITHOUT_PICTURES, is_random
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,26 +26,24 @@ _INK = "#333333"
 
 def view_labels(outcomes: Sequence[Outcome]) -> dict[str, str]:
     """Name each view, by the key of its features, with what tells it from the others."""
-    views = {o.facts.key: (o.combination.view, o.facts) for o in outcomes}
-    several = {
-        "backbone": len({v.backbone.name for v, _ in views.values()}) > 1,
-        "weights": len({f.weights for _, f in views.values()}) > 1,
-        "picture": len({describe_picture(v) for v, _ in views.values()}) > 1,
-        "window": len({v.windows.width_s for v, _ in views.values()}) > 1,
-        "stride": len({v.windows.stride_s for v, _ in views.values()}) > 1,
-    }
+    views = {one.facts.key: _parts(one) for one in pictured(outcomes)}
     labels = {}
-    for key, (view, facts) in views.items():
-        parts = {
-            "backbone": view.backbone.name,
-            "weights": "random" if is_random(facts) else "",
-            "picture": describe_picture(view),
-            "window": f"{view.windows.width_s:g} s",
-            "stride": f"every {view.windows.stride_s:g} s",
-        }
-        told = [text for name, text in parts.items() if text and several[name]]
-        labels[key] = " ".join(told) or f"{view.picture.kind} {view.windows.width_s:g} s"
+    for key, parts in views.items():
+        told = [text for name, text in parts.items() if len({p[name] for p in views.values()}) > 1]
+        labels[key] = " ".join(filter(None, told)) or f"{parts['picture']} {parts['window']}"
+    if any(o.combination.view is None for o in outcomes):
+        labels[""] = WITHOUT_PICTURES
     return labels
+
+
+def _parts(one: Pictured) -> dict[str, str]:
+    return {
+        "backbone": one.view.backbone.name,
+        "weights": "random" if is_random(one.facts) else "",
+        "picture": describe_picture(one.view),
+        "window": f"{one.view.windows.width_s:g} s",
+        "stride": f"every {one.view.windows.stride_s:g} s",
+    }
 
 
 def draw_heads(outcomes: Sequence[Outcome]) -> Figure:
@@ -69,7 +67,7 @@ def draw_heads(outcomes: Sequence[Outcome]) -> Figure:
     rows = {key: row for row, key in enumerate(labels)}
     for k, fit in enumerate(fits):
         mine = [o for o in outcomes if of[o.combination.fit] == fit]
-        y = [rows[o.facts.key] + (k - (len(fits) - 1) / 2) * step for o in mine]
+        y = [rows[o.view_key] + (k - (len(fits) - 1) / 2) * step for o in mine]
         _dots(axes, [_accuracy(o) for o in mine], y, k, fit)
     _chance(axes, outcomes, vertical=True)
     axes.set(xlim=(-0.02, 1.02), ylim=(len(labels) - 0.5, -0.5), xlabel="accuracy per device")
@@ -85,48 +83,52 @@ def draw_throughput(outcomes: Sequence[Outcome]) -> Figure:
     Parameters
     ----------
     outcomes
-        Of one task, each with scores and a measured throughput.
+        Of one task, each with scores; those without pictures are a line across.
     """
     from matplotlib.figure import Figure
 
-    names = list(dict.fromkeys(_network(o) for o in outcomes))
-    of = fit_labels(o.combination.fit for o in outcomes)
+    measured = [one for one in pictured(outcomes) if one.facts.throughput.pictures_per_s]
+    names = list(dict.fromkeys(_network(one) for one in measured))
+    of = fit_labels(one.fit for one in measured)
     fits = list(dict.fromkeys(of.values()))
-    entries = len(names) + (len(fits) if len(fits) > 1 else 0)
-    figure = Figure(figsize=(_WIDTH_IN, 3.9 + 0.2 * entries), layout="constrained")
+    without = [o for o in outcomes if o.combination.view is None]
+    entries = len(names) + len(without) + (len(fits) if len(fits) > 1 else 0)
+    figure = Figure(figsize=(_WIDTH_IN, 3.9 + 0.1 * entries), layout="constrained")
     axes = figure.add_subplot()
-    for outcome in outcomes:
-        colour = _COLOURS[names.index(_network(outcome)) % len(_COLOURS)]
-        fit = fits.index(of[outcome.combination.fit])
-        share, low, high = _accuracy(outcome)
+    for one in measured:
+        colour = _COLOURS[names.index(_network(one)) % len(_COLOURS)]
+        share, low, high = _accuracy(one.outcome)
         axes.errorbar(
-            outcome.facts.throughput.pictures_per_s or 1.0,
+            one.facts.throughput.pictures_per_s or 1.0,
             share,
             yerr=[[share - low], [high - share]],
-            fmt=_MARKERS[fit % len(_MARKERS)],
+            fmt=_MARKERS[fits.index(of[one.fit]) % len(_MARKERS)],
             color=colour,
             ms=6,
             elinewidth=0.7,
             # A raster is hollow, a histogram filled.
-            mfc="white" if outcome.combination.view.picture.kind == "raster" else colour,
+            mfc="white" if one.view.picture.kind == "raster" else colour,
         )
     for name in names:
         axes.plot([], [], "o", color=_COLOURS[names.index(name) % len(_COLOURS)], label=name)
     for k, label in enumerate(fits if len(fits) > 1 else ()):
         axes.plot([], [], _MARKERS[k % len(_MARKERS)], color=_INK, label=label)
+    for outcome in without:
+        share = _accuracy(outcome)[0]
+        axes.axhline(share, color=_INK, lw=1, ls=":", label=f"{WITHOUT_PICTURES}: {share:.2f}")
     _chance(axes, outcomes, vertical=False)
     axes.set(
         xscale="log", ylim=(-0.03, 1.03), xlabel="pictures a second", ylabel="accuracy per device"
     )
-    _plain_log_ticks(axes, outcomes)
+    _plain_log_ticks(axes, [one.facts.throughput.pictures_per_s or 1.0 for one in measured])
     _quiet(axes, "both")
     figure.legend(loc="outside upper center", ncols=2, fontsize=9, frameon=False)
     return figure
 
 
-def _network(outcome: Outcome) -> str:
-    random = " (random weights)" if is_random(outcome.facts) else ""
-    return f"{outcome.combination.view.backbone.name}{random}"
+def _network(one: Pictured) -> str:
+    random = " (random weights)" if is_random(one.facts) else ""
+    return f"{one.view.backbone.name}{random}"
 
 
 def _accuracy(outcome: Outcome) -> tuple[float, float, float]:
@@ -160,11 +162,10 @@ def _chance(axes: Axes, outcomes: Sequence[Outcome], *, vertical: bool) -> None:
     draw(chance, color=_INK, lw=1, ls=(0, (4, 3)), label=f"always the largest class: {chance:.2f}")
 
 
-def _plain_log_ticks(axes: Axes, outcomes: Sequence[Outcome]) -> None:
+def _plain_log_ticks(axes: Axes, rates: Sequence[float]) -> None:
     """Numbers people read, at 1, 2 and 5 of each decade, around what was measured."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    rates = [o.facts.throughput.pictures_per_s or 1.0 for o in outcomes]
     axes.set_xlim(min(rates) / 1.5, max(rates) * 1.5)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from toptune.sweep_plan import describe_fit, describe_picture, describe_task
 from toptune.sweep_results import Outcome, Swept
-from toptune.sweep_tables import RANDOM_NOTE, is_random, result_tables
+from toptune.sweep_tables import RANDOM_NOTE, any_random, result_tables
 
 
 class _Watch:
@@ -74,11 +74,11 @@ def time_left(seconds: float, whole: bool) -> str:
 
 def run_line(outcome: Outcome) -> str:
     """One line on a run that ended."""
-    view = outcome.combination.view
-    what = (
-        f"{view.backbone.name}, {describe_picture(view)}, {view.windows.width_s:g} s,"
-        f" {describe_fit(outcome.combination.fit)}"
-    )
+    view, fit = outcome.combination.view, describe_fit(outcome.combination.fit)
+    what = fit
+    if view is not None:
+        drawn = f"{describe_picture(view)}, {view.windows.width_s:g} s"
+        what = f"{view.backbone.name}, {drawn}, {fit}"
     m = outcome.metrics
     if m is None:
         return f"{what}: FAILED: {outcome.cause}"
@@ -114,7 +114,7 @@ def print_swept(swept: Swept) -> None:
 
     for table in result_tables(swept) if swept.done else ():
         say(table.to_markdown())
-    if not swept.done and any(is_random(o.facts) for o in swept.outcomes):
+    if not swept.done and any_random(swept.outcomes):
         say(RANDOM_NOTE)
     for task in dict.fromkeys(describe_task(o.combination.fit) for o in swept.done):
         mine = [o for o in swept.done if describe_task(o.combination.fit) == task]

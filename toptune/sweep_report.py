@@ -30,12 +30,12 @@ from toptune.html_page import (
 )
 from toptune.sweep_plan import describe_picture, describe_task, fit_labels
 from toptune.sweep_plots import draw_heads, draw_throughput, view_labels
-from toptune.sweep_results import Outcome, Swept
+from toptune.sweep_results import Outcome, Pictured, Swept, pictured
 from toptune.sweep_tables import (
     RANDOM_NOTE,
     ResultTable,
     accuracy_text,
-    is_random,
+    any_random,
     result_tables,
     weights_text,
 )
@@ -87,7 +87,7 @@ def _first_blocks(swept: Swept) -> Iterator[Block]:
     yield Facts(facts=tuple(facts))
     if len(swept.done) > 1:
         yield Note(text=_BEST, level="note")
-    if any(is_random(o.facts) for o in swept.outcomes):
+    if any_random(swept.outcomes):
         yield Note(text=RANDOM_NOTE)
     warnings = [w for o in swept.done for w in (o.metrics or {}).get("warnings", [])]
     for warning in dict.fromkeys(warnings):
@@ -111,7 +111,7 @@ def _best(swept: Swept, task: str, done: Sequence[Outcome]) -> Fact:
     best = max(done, key=_device_accuracy)
     m = best.metrics or {}
     low, high = m["device_accuracy_ci95"]
-    view = view_labels(swept.outcomes)[best.facts.key]
+    view = view_labels(swept.outcomes)[best.view_key]
     label = fit_labels(o.combination.fit for o in done)[best.combination.fit]
     return Fact(
         name=f"best accuracy per device{f', {task}' if task else ''}",
@@ -174,26 +174,23 @@ def _toned(cell: str) -> str | Cell:
 def _heat_maps(done: Sequence[Outcome]) -> Iterator[HeatMap]:
     """One map for each head, backbone and stride that was tried on several pictures or windows."""
     labels = fit_labels(o.combination.fit for o in done)
-    maps: dict[tuple[str, str, str], list[Outcome]] = {}
-    for o in done:
-        view = o.combination.view
-        network = f"{view.backbone.name} {weights_text(o.facts)}"
-        stride = f"every {view.windows.stride_s:g} s"
-        maps.setdefault((labels[o.combination.fit], network, stride), []).append(o)
+    maps: dict[tuple[str, str, str], list[Pictured]] = {}
+    for one in pictured(done):
+        network = f"{one.view.backbone.name} {weights_text(one.facts)}"
+        stride = f"every {one.view.windows.stride_s:g} s"
+        maps.setdefault((labels[one.fit], network, stride), []).append(one)
     # What all maps share goes without saying.
     said = [len({names[k] for names in maps}) > 1 for k in range(3)]
     for names, mine in maps.items():
-        if len({(o.combination.view.picture, o.combination.view.windows) for o in mine}) > 1:
+        if len({(one.view.picture, one.view.windows) for one in mine}) > 1:
             told = [name for name, wanted in zip(names, said, strict=True) if wanted]
             yield _heat_map(", ".join(told) or names[0], mine)
 
 
-def _heat_map(what: str, mine: Sequence[Outcome]) -> HeatMap:
-    rows = list(dict.fromkeys(describe_picture(o.combination.view) for o in mine))
-    columns = sorted({o.combination.view.windows.width_s for o in mine}, reverse=True)
-    at = {
-        (describe_picture(o.combination.view), o.combination.view.windows.width_s): o for o in mine
-    }
+def _heat_map(what: str, mine: Sequence[Pictured]) -> HeatMap:
+    rows = list(dict.fromkeys(describe_picture(one.view) for one in mine))
+    columns = sorted({one.view.windows.width_s for one in mine}, reverse=True)
+    at = {(describe_picture(one.view), one.view.windows.width_s): one.outcome for one in mine}
     return HeatMap(
         caption=what,
         rows=tuple(rows),
@@ -219,7 +216,7 @@ def _shade(outcome: Outcome | None) -> Shade:
 def _heads(done: Sequence[Outcome]) -> Picture:
     views, fits = view_labels(done), fit_labels(o.combination.fit for o in done)
     told = [
-        f"{views[o.facts.key]}, {fits[o.combination.fit]}: {_device_accuracy(o):.2f}" for o in done
+        f"{views[o.view_key]}, {fits[o.combination.fit]}: {_device_accuracy(o):.2f}" for o in done
     ]
     return Picture(
         uri=svg_uri(draw_heads(done)),
@@ -230,32 +227,36 @@ def _heads(done: Sequence[Outcome]) -> Picture:
 
 
 def _throughput(done: Sequence[Outcome]) -> Iterator[Block]:
-    measured = [o for o in done if o.facts.throughput.pictures_per_s]
-    if not measured:
+    shown = pictured(done)
+    rates = {
+        one.facts.key: one.facts.throughput.pictures_per_s
+        for one in shown
+        if one.facts.throughput.pictures_per_s
+    }
+    if not rates:
         yield Text(text="Nothing was measured: all features were in the store already.")
         return
-    machines = dict.fromkeys(o.facts.throughput.device for o in measured)
-    told = {
-        o.facts.key: f"{view_labels(done)[o.facts.key]}: {o.facts.throughput.pictures_per_s:.0f}"
-        for o in measured
-    }
+    views = view_labels(done)
+    told = "; ".join(f"{views[key]}: {rate:.0f}" for key, rate in rates.items())
     yield Picture(
-        uri=svg_uri(draw_throughput(measured)),
-        alt="Pictures a second: " + "; ".join(told.values()),
+        uri=svg_uri(draw_throughput(done)),
+        alt=f"Pictures a second: {told}",
         caption="Histograms are filled, rasters hollow; bars are 95 % Wilson intervals.",
         width_px=620,
     )
+    machines = dict.fromkeys(one.facts.throughput.device for one in shown)
     yield Text(
         text=(
-            f"Pictures a second, drawn and described, as measured while this sweep extracted them,"
-            f" on {' and '.join(machines)}; whatever else the machine did then slowed them."
+            "Pictures a second, drawn and described, as measured while this sweep extracted them,"
+            f" on {' and '.join(filter(None, machines))}; whatever else the machine did then slowed"
+            " them."
         ),
         quiet=True,
     )
-    if len(measured) < len(done):
+    n_missing = sum(one.facts.key not in rates for one in shown)
+    if n_missing:
         yield Text(
-            text=f"{len(done) - len(measured)} runs are not shown: their features were in the store"
-            " already.",
+            text=f"{n_missing} runs are not shown: their features were in the store already.",
             quiet=True,
         )
 
@@ -269,7 +270,7 @@ def _run_table(swept: Swept) -> Details:
     for o in swept.done:
         m = o.metrics or {}
         low, high = m["device_accuracy_ci95"]
-        p, rate = m["permutation_p"], o.facts.throughput.pictures_per_s
+        p, rate = m["permutation_p"], o.facts and o.facts.throughput.pictures_per_s
         n_right = round(m["device_accuracy"] * m["n_devices"])
         rows.append(
             (

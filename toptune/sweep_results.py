@@ -6,11 +6,12 @@ watches may answer; times in seconds.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from toptune.grid import Combination, Grid
+from toptune.grid import Combination, FitOptions, Grid, View
 from toptune.progress import Progress
 from toptune.sweep_features import Failure, Throughput
 
@@ -68,7 +69,7 @@ class Outcome:
     combination
         What it is.
     facts
-        Of its view.
+        Of its view; None where it has none.
     name
         Of its folder in ``runs``; empty where it never came to that.
     metrics
@@ -80,11 +81,48 @@ class Outcome:
     """
 
     combination: Combination
-    facts: ViewFacts
+    facts: ViewFacts | None
     name: str = ""
     metrics: dict[str, Any] | None = None
     cause: str = ""
     reused: bool = False
+
+    @property
+    def view_key(self) -> str:
+        """Key of its features; empty where there are no pictures."""
+        return "" if self.facts is None else self.facts.key
+
+
+class Pictured(NamedTuple):
+    """A combination with pictures, and what became of it.
+
+    Attributes
+    ----------
+    view : View
+    facts : ViewFacts
+    fit : FitOptions
+    outcome : Outcome
+    """
+
+    view: View
+    facts: ViewFacts
+    fit: FitOptions
+    outcome: Outcome
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Its scores; an error where it has none."""
+        assert self.outcome.metrics is not None
+        return self.outcome.metrics
+
+
+def pictured(outcomes: Iterable[Outcome]) -> list[Pictured]:
+    """Give the outcomes that have pictures, in order."""
+    return [
+        Pictured(o.combination.view, o.facts, o.combination.fit, o)
+        for o in outcomes
+        if o.combination.view is not None and o.facts is not None
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)

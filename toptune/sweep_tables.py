@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,14 @@ from toptune.paper_figures import SOURCE, paper_figures
 from toptune.run_folder import write_csv
 from toptune.scores import parse_merges
 from toptune.sweep_plan import describe_fit, describe_picture, describe_task, fit_labels
-from toptune.sweep_results import Outcome, Swept, ViewFacts
+from toptune.sweep_results import Outcome, Pictured, Swept, ViewFacts, pictured
 
 RANDOM_NOTE = (
     "Rows whose weights are RANDOM show that things run, not what a network that was trained on"
     " ImageNet would see."
 )
-_UNKNOWN = "-"
+#: Names the row of the head that is trained on spike and burst parameters.
+WITHOUT_PICTURES = "burst parameters"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,10 +94,13 @@ def result_tables(swept: Swept) -> tuple[ResultTable, ...]:
 
 def _table(title: str, task: str, outcomes: Sequence[Outcome]) -> ResultTable:
     labels = fit_labels(o.combination.fit for o in outcomes)
-    fits = list(dict.fromkeys(labels.values()))
-    by_view: dict[View, list[Outcome]] = {}
-    for outcome in outcomes:
-        by_view.setdefault(outcome.combination.view, []).append(outcome)
+    by_view: dict[View, list[Pictured]] = {}
+    for one in pictured(outcomes):
+        by_view.setdefault(one.view, []).append(one)
+    # What needs no pictures has a row of its own, at the end, and its columns there, too.
+    without = [o for o in outcomes if o.combination.view is None]
+    fits = dict.fromkeys(labels[one.fit] for one in pictured(outcomes))
+    fits |= dict.fromkeys(labels[o.combination.fit] for o in without)
     names = _NameColumns([(view, mine[0].facts) for view, mine in by_view.items()])
     scored = next((o for o in outcomes if o.metrics is not None), None)
     paper = _paper_columns(list(by_view), scored)
@@ -105,10 +109,15 @@ def _table(title: str, task: str, outcomes: Sequence[Outcome]) -> ResultTable:
     header += ["paper: per picture", "paper: per device"] if paper else []
     rows = []
     for number, (view, mine) in enumerate(by_view.items()):
-        of_fit = {labels[o.combination.fit]: o for o in mine}
+        of_fit = {labels[one.fit]: one.outcome for one in mine}
         row = [*names.of(view, mine[0].facts)]
         row += [cell for fit in fits for cell in _cells(of_fit.get(fit))]
         rows.append((*row, *(paper[number] if paper else ())))
+    for outcome in without:
+        row = [WITHOUT_PICTURES, *([""] * (len(names.header) - 1))]
+        alone = {labels[outcome.combination.fit]: outcome}
+        row += [cell for fit in fits for cell in _cells(alone.get(fit))]
+        rows.append((*row, *(("", "") if paper else ())))
     return ResultTable(
         task=task,
         title=f"{title}; {task}" if task else title,
@@ -135,7 +144,7 @@ def _notes(
     hidden = [text.replace(", ", ": ", 1) for label, text in told.items() if text != label]
     if hidden:
         yield f"{'; '.join(hidden)}."
-    if any(is_random(o.facts) for o in outcomes):
+    if any_random(outcomes):
         yield RANDOM_NOTE
     if with_paper:
         yield f"Paper: {SOURCE}"
@@ -153,6 +162,11 @@ def is_random(facts: ViewFacts) -> bool:
     return facts.weights.startswith("random")
 
 
+def any_random(outcomes: Iterable[Outcome]) -> bool:
+    """Whether any of them comes from random weights."""
+    return any(is_random(one.facts) for one in pictured(outcomes))
+
+
 def weights_text(facts: ViewFacts) -> str:
     """Name the weights, random ones loudly."""
     if is_random(facts):
@@ -167,7 +181,7 @@ def accuracy_text(mean: float, sd: float) -> str:
 
 def _cells(outcome: Outcome | None) -> tuple[str, str]:
     if outcome is None:
-        return _UNKNOWN, _UNKNOWN
+        return "", ""
     m = outcome.metrics
     if m is None:
         return "failed", "failed"
@@ -283,16 +297,23 @@ def write_runs(path: Path, outcomes: Sequence[Outcome]) -> None:
 
 
 def _run_row(outcome: Outcome) -> list[Any]:
-    view, fit, facts = outcome.combination.view, outcome.combination.fit, outcome.facts
-    metrics = outcome.metrics or {}
+    fit, metrics = outcome.combination.fit, outcome.metrics or {}
+    view, facts = outcome.combination.view, outcome.facts
+    drawn: list[Any] = [None] * 8
+    speed: list[Any] = [None] * 2
+    if view is not None and facts is not None:
+        drawn = [
+            *(view.picture.kind, view.picture.count_axis),
+            *(view.windows.width_s, view.windows.stride_s),
+            *(view.backbone.name, facts.n_parameters, facts.n_features, weights_text(facts)),
+        ]
+        speed = [facts.throughput.pictures_per_s, facts.throughput.device]
     return [
-        *(outcome.name, view.picture.kind, view.picture.count_axis),
-        *(view.windows.width_s, view.windows.stride_s, view.backbone.name, facts.n_parameters),
-        *(facts.n_features, weights_text(facts), fit.head, describe_fit(fit, task=False)),
+        *(outcome.name, *drawn, fit.head, describe_fit(fit, task=False)),
         *(_merge_text(fit), fit.group_by),
         *(metrics.get(name) for name in _OF_METRICS),
         *metrics.get("device_accuracy_ci95", (None, None)),
-        *(facts.throughput.pictures_per_s, facts.throughput.device, outcome.cause),
+        *(*speed, outcome.cause),
     ]
 
 
