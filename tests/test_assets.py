@@ -53,6 +53,7 @@ def test_wheel_carries_every_kernel_and_the_whole_contract(wheel: Path) -> None:
     assert {"toptune/py.typed", "toptune/templates/page.html", "toptune/templates/page.css"} <= {
         *names
     }
+    assert {"toptune/grids/table1.toml", "toptune/grids/table2.toml"} <= names
     assert not [n for n in names if n.startswith(("tests/", "benchmarks/", "kernels/", "store/"))]
     # Nothing that ran here travels along.
     assert not [n for n in names if "__pycache__" in n or n.endswith((".nbi", ".nbc", ".pyc"))]

@@ -160,8 +160,8 @@ def test_heads_do_not_vary_with_each_others_options_and_that_is_said(tmp_path: P
 
 
 def test_burst_parameters_are_fitted_once_for_all_pictures_and_that_is_said(tmp_path: Path) -> None:
-    text = "picture = ['histogram', 'raster']\nhead = ['falkon', 'parameters']\nmerge = ['none', 'X=A,B']\n"
-    grid = read_grid(write(tmp_path, text))
+    text = "picture = ['histogram', 'raster']\nhead = ['falkon', 'parameters']\n"
+    grid = read_grid(write(tmp_path, text), ["merge=['none','X=A,B']"])
     seen = [(c.view and c.view.picture.kind, c.fit.head, c.fit.merge) for c in grid.combinations]
     assert seen == [
         (None, "parameters", ()),

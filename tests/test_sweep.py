@@ -287,6 +287,35 @@ def test_another_grid_goes_on_in_the_same_folder(swept: Path, done: dict[str, li
     assert (done["detected"], len(done["described"])) == ([], 12)
 
 
+def test_the_tables_say_what_the_runs_metrics_say(whole: Swept) -> None:
+    of_run = {
+        p.parent.name: (read_json(p), read_json(p.parent / "params.json"))
+        for p in (whole.path / "runs").glob("*/metrics.json")
+    }
+    long = read_csv(whole.path / "runs.csv")
+    assert sorted(row["run"] for row in long) == sorted(of_run)
+    (table,) = whole.path.glob("table*.csv")
+    wide = {row["picture"]: row for row in read_csv(table)}
+    for row in long:
+        metrics, params = of_run[row["run"]]
+        assert (row["head"], row["picture"]) == (
+            params["head"],
+            params["features"]["features"]["picture"]["kind"],
+        )
+        for name in ("window_accuracy_mean", "window_accuracy_sd", "device_accuracy", "chance"):
+            assert float(row[name]) == pytest.approx(metrics[name], rel=1e-5)
+        low, high = metrics["device_accuracy_ci95"]
+        assert float(row["device_accuracy_low"]) == pytest.approx(low, rel=1e-5)
+        assert float(row["device_accuracy_high"]) == pytest.approx(high, rel=1e-5)
+        mean, sd = metrics["window_accuracy_mean"], metrics["window_accuracy_sd"]
+        cells = wide[row["picture"]]
+        assert cells[f"{row['head']}: per picture"] == f"{mean:.3f} ± {sd:.3f}"
+        assert cells[f"{row['head']}: per device"] == f"{metrics['device_accuracy']:.3f}"
+        assert "RANDOM" in cells["of all rows"]
+        assert f"{mean:.3f} ± {sd:.3f}" in (whole.path / "table.md").read_text("utf-8")
+        assert f"{mean:.3f} ± {sd:.3f}" in (whole.path / "report.html").read_text("utf-8")
+
+
 # --- failures
 
 
