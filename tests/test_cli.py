@@ -15,6 +15,7 @@ from small_data import RAW, install_tiny_backbones, write_data_set, write_device
 
 from toptune.cli import app, main
 from toptune.detection import detect_recording
+from toptune.errors import ToptuneError
 from toptune.extraction import extract
 from toptune.mcs import McsRecording
 from toptune.params import Backbone, Picture, Windows
@@ -522,3 +523,55 @@ def test_simulate_and_extract_go_together(tmp_path: Path, run: Run) -> None:
     assert "class" in ran.err  # two devices of two classes: nothing would be left to learn from
     ran = run("simulate", tmp_path / "sim", "--devices", "2", "--seconds", "2")
     assert (ran.code, "already there" in ran.err) == (2, True)
+
+
+# --- sweep
+
+FEW = [
+    word
+    for setting in (
+        *("backbone=tiny", "weights=random", "window_s=2", "stride_s=1"),
+        *("permutations=0", "tune=false", "head=falkon"),
+    )
+    for word in ("--set", setting)
+]
+
+
+def test_sweep_prints_its_tables_and_goes_on_as_json(
+    folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("sweep", folder / "devices.csv", "table1", "-o", folder / "out", *FEW)
+    ran = run(*arguments)
+    assert ran.code == 0
+    assert "| picture | falkon: per picture | falkon: per device |" in ran.out
+    assert "RANDOM (seed 0)" in ran.out
+    assert f"report: {folder / 'out' / 'report.html'}" in ran.out
+    assert "[2/2] tiny, raster, 2 s, falkon, not tuned, 0 permutations: devices" in ran.err
+    names = {p.name for p in (folder / "out").iterdir()}
+    assert names == {"store.zarr", "measured", "runs", "sweep.json", "runs.csv", "table.csv",
+                     "table.md", "report.html"}  # fmt: skip
+    ran = run(*arguments, "--json")
+    result = json.loads(ran.out)
+    assert (result["done"], result["reused"], result["failed"]) == (2, 2, [])
+    for one in result["runs"]:
+        assert one["metrics"] == read_json(folder / "out" / "runs" / one["name"] / "metrics.json")
+
+    def broken(*_: object, **__: object) -> None:
+        raise ToptuneError("no luck")
+
+    monkeypatch.setattr("toptune.sweep.fit", broken)
+    ran = run(*arguments, "--seed", "5")
+    assert ran.code == 3
+    assert "failed: run " in ran.out
+    assert "no luck" in (folder / "out" / "failures.csv").read_text()
+
+
+def test_sweep_refuses_a_bad_grid_with_every_problem_and_leaves_nothing(
+    folder: Path, run: Run
+) -> None:
+    (folder / "grid.toml").write_text("pictures = 'raster'\nwindow_s = 'long'\n")
+    ran = run("sweep", folder / "devices.csv", folder / "grid.toml", "-o", folder / "out")
+    assert (ran.code, ran.out) == (2, "")
+    assert "line 1: pictures: there is no option pictures; there are" in ran.err
+    assert "line 2: window_s: Windows.width_s must be above 0, got 'long'" in ran.err
+    assert not (folder / "out").exists()
