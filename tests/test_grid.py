@@ -66,6 +66,19 @@ def test_what_ships_is_found_by_name_and_a_file_of_that_name_comes_first(
         read_grid("table3")
 
 
+def test_the_documented_grid_is_one(tmp_path: Path) -> None:
+    docs = Path(__file__).parents[1] / "docs" / "sweep.md"
+    if not docs.is_file():
+        pytest.skip("the documents are not beside these tests")
+    text = docs.read_text("utf-8").partition("```toml\n")[2].partition("```")[0]
+    (tmp_path / "mobilenet_v2.safetensors").touch()
+    grid = read_grid(write(tmp_path, text))
+    assert grid.title == "Three windows"
+    # Three windows by two histograms and a raster by two networks; two MLPs, Falkon; merged, or not.
+    assert len(grid.views) == 3 * 3 * 2
+    assert len(grid.combinations) == 18 * 3 * 2 + 2
+
+
 # --- axes
 
 
