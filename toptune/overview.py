@@ -18,7 +18,7 @@ from toptune.finding import detect_voltage
 from toptune.mcs import McsRecording
 from toptune.params import HighPass, Ptsd
 from toptune.recording import SpikeRecording, open_recording
-from toptune.spiketrains import SpikeTrains
+from toptune.spiketrains import SpikeTrains, end_s, spike_times_s
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -154,25 +154,10 @@ def draw_overview(view: Overview, path: Path) -> None:
     figure.savefig(path, dpi=110, format="png")
 
 
-def _times_s(trains: SpikeTrains) -> NDArray[np.float64]:
-    """Seconds since the recording's start, gaps included."""
-    firsts = np.array([s.first_sample for s in trains.segments])
-    starts = np.array([s.start_s for s in trains.segments])
-    which = np.searchsorted(firsts, trains.spikes.sample, side="right") - 1
-    since = (trains.spikes.sample - firsts[which]) / trains.sampling_rate_hz
-    return np.asarray(starts[which] + since)
-
-
-def _end_s(trains: SpikeTrains) -> float:
-    """Seconds from the recording's start to its end, gaps included."""
-    last = trains.segments[-1]
-    return last.start_s + last.n_samples / trains.sampling_rate_hz
-
-
 def _draw_raster(axes: Axes, trains: SpikeTrains) -> None:
-    axes.plot(_times_s(trains), trains.spikes.channel, "|", color=_INK, ms=3, mew=0.4)
+    axes.plot(spike_times_s(trains), trains.spikes.channel, "|", color=_INK, ms=3, mew=0.4)
     axes.set(xlabel="time (s)", ylabel="channel", ylim=(len(trains.channel_labels) - 0.5, -0.5))
-    axes.set_xlim(0, _end_s(trains))
+    axes.set_xlim(0, end_s(trains))
     axes.set_title("spikes", loc="left", fontsize=10)
 
 
@@ -189,8 +174,8 @@ def _draw_rates(axes: Axes, view: Overview) -> None:
 
 
 def _draw_histogram(axes: Axes, trains: SpikeTrains) -> None:
-    times = _times_s(trains)
-    end = _end_s(trains)
+    times = spike_times_s(trains)
+    end = end_s(trains)
     n_bins = max(1, int(np.ceil(end / 0.01)))
     counts = np.bincount((times / 0.01).astype(np.int64), minlength=n_bins)
     axes.fill_between(np.arange(len(counts)) * 0.01, counts, step="post", color=_INK, lw=0)

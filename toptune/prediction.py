@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.cuda import Accelerator, accelerator
-from toptune.describing import Described, describe_views
+from toptune.describing import Described, Describer, describe_views
 from toptune.errors import InputError, InputErrors, ToptuneError
 from toptune.facts import RecordingFacts
 from toptune.featuretable import leading_kind, match_windows
@@ -26,6 +26,7 @@ from toptune.fingerprint import file_sha256
 from toptune.model import Model, read_model
 from toptune.model_backbones import describers
 from toptune.novelty import Novelty, judge
+from toptune.parameter_views import ParameterDescriber
 from toptune.predict_tables import check_target, write_predictions
 from toptune.predictions import Predictions, RecordingPrediction
 from toptune.progress import Progress, Silent
@@ -124,6 +125,20 @@ def predict(
     return result
 
 
+def _describe(
+    trains: SpikeTrains,
+    describers: Sequence[Describer | ParameterDescriber],
+    stage: Callable[[str, int, int], None],
+) -> list[Described]:
+    """Describe all views that are pictures in one pass, and measure the others."""
+    pictures = [describer for describer in describers if isinstance(describer, Describer)]
+    drawn = iter(describe_views(trains, pictures, stage))
+    return [
+        next(drawn) if isinstance(describer, Describer) else describer.describe(trains, stage)
+        for describer in describers
+    ]
+
+
 class Predictor:
     """A model and its backbones, ready for any number of recordings.
 
@@ -163,9 +178,11 @@ class Predictor:
             No window fits into the recording.
         """
         require_length(name, trains.segments, trains.sampling_rate_hz, self.model)
-        parts = describe_views(trains, self._describers, stage)
-        widths = [d.windows.width_s for d in self._describers]
-        strides = [d.windows.stride_s for d in self._describers]
+        parts = _describe(trains, self._describers, stage)
+        if len(parts) == 1:
+            return parts[0]
+        windows = [d.windows for d in self._describers if d.windows is not None]
+        widths, strides = [w.width_s for w in windows], [w.stride_s for w in windows]
         matches = match_windows([part.start_s for part in parts], widths, strides)
         lead = leading_kind(widths)
         if not len(matches[lead]):
@@ -244,7 +261,10 @@ def require_length(
 ) -> None:
     """Refuse a recording without a stretch as long as the widest window of a model."""
     longest_s = max((s.n_samples for s in segments), default=0) / sampling_rate_hz
-    width_s = max(view.params.windows.width_s for view in model.views)
+    windows = [view.params.windows for view in model.views]
+    width_s = max((w.width_s for w in windows if w is not None), default=0)
+    if not longest_s:
+        raise InputError(f"{name} holds no samples")
     # Half a sample's tolerance: the number of samples is whole, the quotient rounded.
     if longest_s < width_s - 0.5 / sampling_rate_hz:
         raise InputError(

@@ -61,6 +61,13 @@ def target_problems(out: Path, *, overwrite: bool, kind: FolderKind = RUN) -> li
     return []
 
 
+def require_target(out: Path, *, overwrite: bool, kind: FolderKind = RUN) -> None:
+    """Refuse a place that a folder may not be written to; see `target_problems`."""
+    problems = target_problems(out, overwrite=overwrite, kind=kind)
+    if problems:
+        raise InputError(problems[0])
+
+
 def _is_one(folder: Path, kind: FolderKind) -> bool:
     try:
         params = json.loads((folder / kind.marker).read_text("utf-8"))
