@@ -37,7 +37,7 @@ STAGES = (
     "run_folder novelty model environment confusion_plot metrics run_tables",
     "run_reading report_setup report_scores report_devices report_beside report",
     "fit",
-    "model_backbones predictions predict_tables prediction",
+    "model_backbones predictions predict_tables prediction why why_page",
     "mcs_writer simulate_network simulate_traces simulate",
     "overview",
     "demo",

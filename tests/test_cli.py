@@ -21,7 +21,7 @@ from toptune.params import Backbone, Picture, Windows
 from toptune.spike_npz import read_npz
 from toptune.spiketrains import Spikes
 
-COMMANDS = ("demo", "simulate", "inspect", "detect", "extract", "fit", "predict", "report")
+COMMANDS = ("demo", "simulate", "inspect", "detect", "extract", "fit", "predict", "report", "why")
 TINY = ("--window-s", "2", "--stride-s", "1", "--backbone", "tiny", "--weights", "random")
 
 

@@ -21,7 +21,7 @@ from toptune.errors import InputError
 from toptune.extraction import extract
 from toptune.featuretable import join_tables
 from toptune.fit import fit
-from toptune.html_page import Note, Text
+from toptune.html_page import Note, Text, Timeline
 from toptune.params import Backbone, Picture, Windows
 from toptune.report import write_report
 from toptune.report_beside import beside_section, compare
@@ -146,7 +146,7 @@ def test_fit_writes_a_report_with_the_activity_of_every_device(made: Path) -> No
 
 def test_wrong_devices_come_first_the_surest_mistake_at_the_top(made: Path) -> None:
     run = read_run(made / "raster")
-    timelines = [b for b in devices_section(run, {}).blocks if b.kind == "timeline"]
+    timelines = [b for b in devices_section(run, {}).blocks if isinstance(b, Timeline)]
     tones = [b.tone for b in timelines]
     assert tones == sorted(tones)  # bad before good
     assert {"bad", "good"} == set(tones)
@@ -159,7 +159,7 @@ def test_wrong_devices_come_first_the_surest_mistake_at_the_top(made: Path) -> N
 def test_lines_of_a_device_are_the_probabilities_of_its_windows(made: Path) -> None:
     run = read_run(made / "raster")
     for block in devices_section(run, {}).blocks:
-        if block.kind != "timeline":
+        if not isinstance(block, Timeline):
             continue
         mine = run.windows.device == block.name
         (label,) = set(run.windows.label[mine])

@@ -33,6 +33,7 @@ for command in (
     training.fit,
     training.predict,
     reporting.report,
+    reporting.why,
 ):
     app.command()(command)
 

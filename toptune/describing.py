@@ -6,7 +6,7 @@ float32 leave, with each window's start in seconds since the recording's start.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +19,8 @@ from toptune.params import Backbone, Picture, Windows
 from toptune.spiketrains import SpikeTrains
 
 if TYPE_CHECKING:
+    import torch
+
     from toptune.backbones import LoadedBackbone
     from toptune.features import FeatureEngine
 
@@ -196,3 +198,27 @@ class Describer:
             stage("features", done, len(drawer))
 
         return Described(describe(drawer, self._engine.get(), progress=count), drawer.start_s)
+
+    def draw(self, trains: SpikeTrains, rows: Sequence[int], picture: Picture) -> torch.Tensor:
+        """Draw some windows of a recording as the network sees them, (rows, S, S) float32.
+
+        Parameters
+        ----------
+        trains
+            The recording's spikes.
+        rows
+            Which windows.
+        picture
+            How, where it is not quite `picture`: on another count axis.
+        """
+        import torch
+
+        from toptune.windows import Drawer
+
+        engine = self._engine
+        drawer = Drawer(trains, self.windows, picture, engine.loaded.input_size, engine.device)
+        return torch.cat([drawer.draw(row, row + 1) for row in rows])
+
+    def describe_pictures(self, pictures: torch.Tensor) -> NDArray[np.float32]:
+        """Describe pictures that `draw` gave, (n, d) float32."""
+        return self._engine.get().features(pictures)

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,6 +115,24 @@ def predict(
     return result
 
 
+class Matched(NamedTuple):
+    """Which windows of a recording make up the head's rows.
+
+    Attributes
+    ----------
+    rows : tuple of (n,) int64
+        For each view, its window in each row.
+    lead : int
+        The view with the widest windows.
+    start_s : (n,) float64
+        Of the leading view's windows.
+    """
+
+    rows: tuple[NDArray[np.int64], ...]
+    lead: int
+    start_s: NDArray[np.float64]
+
+
 class Predictor:
     """A model and its backbones, ready for any number of recordings.
 
@@ -124,6 +142,13 @@ class Predictor:
         As read.
     weights, device, n_jobs, batch_size
         As for `predict`.
+
+    Attributes
+    ----------
+    model
+        As given.
+    describers
+        Of the model's views.
     """
 
     def __init__(
@@ -138,9 +163,7 @@ class Predictor:
         from toptune.hardware import torch_device
 
         self.model = model
-        self._describers = describers(
-            model.views, weights, torch_device(device), batch_size, n_jobs
-        )
+        self.describers = describers(model.views, weights, torch_device(device), batch_size, n_jobs)
 
     def features(
         self, name: str, trains: SpikeTrains, stage: Callable[[str, int, int], None]
@@ -152,16 +175,30 @@ class Predictor:
         InputError
             No window fits into the recording.
         """
+        matched = self.match(name, trains)
+        parts = [describer.describe(trains, stage).features for describer in self.describers]
+        columns = [part[rows] for part, rows in zip(parts, matched.rows, strict=True)]
+        return Described(np.concatenate(columns, axis=1), matched.start_s)
+
+    def match(self, name: str, trains: SpikeTrains) -> Matched:
+        """Place the windows that the head gets rows of; spikes do not matter.
+
+        Raises
+        ------
+        InputError
+            No window fits into the recording.
+        """
+        from toptune.windows import window_starts
+
         require_length(name, trains.segments, trains.sampling_rate_hz, self.model)
-        parts = [describer.describe(trains, stage) for describer in self._describers]
-        widths = [d.windows.width_s for d in self._describers]
-        strides = [d.windows.stride_s for d in self._describers]
-        matches = match_windows([part.start_s for part in parts], widths, strides)
+        starts = [window_starts(trains, d.windows).start_s for d in self.describers]
+        widths = [d.windows.width_s for d in self.describers]
+        strides = [d.windows.stride_s for d in self.describers]
+        rows = match_windows(starts, widths, strides)
         lead = leading_kind(widths)
-        if not len(matches[lead]):
+        if not len(rows[lead]):
             raise InputError(f"{name}: the model's views have no window in common in it")
-        columns = [part.features[rows] for part, rows in zip(parts, matches, strict=True)]
-        return Described(np.concatenate(columns, axis=1), parts[lead].start_s[matches[lead]])
+        return Matched(rows, lead, starts[lead][rows[lead]])
 
     def predict(
         self,

@@ -144,7 +144,7 @@ def _timeline(run: ReadRun, row: _Row, drawn: Drawn | None) -> Timeline:
         tone="good" if right else "bad",
         text=_sentence(run, v) + (f" {drawn.remark}" if drawn and drawn.remark else ""),
         tracks=(_probability_track(run, row, end_s), *_activity_tracks(v.device, drawn)),
-        ticks=tuple(_ticks(end_s)),
+        ticks=tuple(time_ticks(0, end_s)),
     )
 
 
@@ -220,12 +220,12 @@ def _activity_tracks(device: str, drawn: Drawn | None) -> tuple[Track, ...]:
     )
 
 
-def _ticks(end_s: float) -> Iterator[str]:
-    """Five times from begin to end, in minutes where it is minutes."""
-    minutes = end_s >= 2 * _MINUTE_S
+def time_ticks(begin_s: float, end_s: float) -> Iterator[str]:
+    """Write five times from begin to end, in minutes where they are minutes apart."""
+    minutes = end_s - begin_s >= 4 * _MINUTE_S
     for part in range(5):
-        time_s = end_s * part / 4
-        yield f"{time_s / _MINUTE_S:.3g} min" if minutes else f"{time_s:.3g} s"
+        time_s = begin_s + (end_s - begin_s) * part / 4
+        yield f"{time_s / _MINUTE_S:.3g} min" if minutes else f"{time_s:.4g} s"
 
 
 def _table(run: ReadRun) -> Table:
