@@ -39,7 +39,7 @@ STAGES = (
     "fit",
     "model_backbones predictions predict_tables prediction why why_page",
     "mcs_writer simulate_network simulate_traces simulate",
-    "overview",
+    "electrode_map overview overview_plot",
     "demo",
     "printing",
     "commands commands.options commands.recordings commands.extracting commands.training",
