@@ -34,7 +34,7 @@ from toptune.model import trained_model, write_model
 from toptune.parameter_views import KIND
 from toptune.permutations import Permutations
 from toptune.run_folder import plain, publish, target_problems, write_json, write_params
-from toptune.run_tables import write_confusion, write_tables
+from toptune.run_tables import write_confusion, write_parameters, write_tables
 from toptune.scores import Scores, parse_merges
 from toptune.task import Task, read_task, table_problems
 
@@ -207,6 +207,8 @@ def fit(
         write_json(folder / "environment.json", describe_environment(trained_on))
         write_tables(folder, task, table.start_s, found, scores)
         write_confusion(folder, scores)
+        if head == KIND:
+            write_parameters(folder, table, estimator)
         write_model(folder / "model", model)
     return RunResult(out, scores, found, metrics)
 
