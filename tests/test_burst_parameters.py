@@ -242,3 +242,12 @@ def test_every_parameter_has_its_unit_or_none() -> None:
     assert {name for name in NAMES if not name.endswith(units)} == without
     assert BurstParameters.__doc__ is not None
     assert all(name in BurstParameters.__doc__ for name in NAMES)
+
+
+def test_the_documentation_defines_every_parameter() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "parameters.md").read_text("utf-8")
+    assert [name for name in NAMES if f"`{name}`" not in text] == []
+    criteria = BurstCriteria()
+    for value in ("0.1 spikes/s", "170 ms", "300 ms", "200 ms", "10 ms", "0.4 bursts", "50 ms"):
+        assert value in text
+    assert (criteria.start_ms, criteria.end_ms, criteria.between_ms) == (170, 300, 200)
