@@ -387,6 +387,29 @@ def test_feature_sets_are_fused_and_the_model_predicts(
     assert "model.json" in ran.err or "holds no model" in ran.err
 
 
+def test_the_classic_head_stands_beside_the_pictures(made: Path, tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "run"
+    fit = ("fit", made / "s.zarr", "-o", out)
+    ran = run(*fit, "--head", "parameters", "--permutations", "5")
+    assert ran.code == 0
+    assert "4 settings were tried inside every fold; the model of all devices has C" in ran.out
+    metrics = read_json(out / "metrics.json")
+    assert (metrics["n_devices"], metrics["n_windows"]) == (6, 6)
+    ran = run("predict", out / "model", made / "r2.h5", "--json")
+    assert ran.code == 0
+    assert json.loads(ran.out)["recordings"][0]["n_windows"] == 1
+    # What exists is told before anything is measured.
+    ran = run(*fit, "--head", "falkon", "--features", "histogram", "--features", "parameters")
+    assert (ran.code, ran.out, f"{out} exists" in ran.err) == (2, "", True)
+    ran = run(
+        *fit, "--head", "falkon", "--features", "histogram", "--features", "parameters",
+        "--overwrite", "--json", "--permutations", "0",
+    )  # fmt: skip
+    assert ran.code == 0
+    assert json.loads(ran.out)["features"][1] == "parameters, 2 s every 1 s"
+    assert run("predict", out / "model", made / "r2.h5").code == 0
+
+
 def test_merged_classes_reach_the_scores(made: Path, tmp_path: Path, run: Run) -> None:
     out = tmp_path / "run"
     ran = run("fit", made / "s.zarr", "--head", "falkon", "-o", out, "--merge", "slow=A,B")
@@ -427,6 +450,10 @@ def test_grouping_by_another_column(made: Path, tmp_path: Path, run: Run) -> Non
         ),
         (("--head", "falkon", "--solver", "iterative"), "give fixed values with --no-tune"),
         (("--head", "falkon", "--strata", "plate"), "has no plate"),
+        (("--head", "falkon", "--C", "1"), "--C belongs to --head parameters, not falkon"),
+        (("--head", "parameters", "--width", "1"), "--width belongs to --head falkon, not param"),
+        (("--head", "parameters", "--features", "histogram"), "leave --features out"),
+        (("--head", "parameters", "--C", "0"), "C must be above 0"),
     ],
 )
 def test_wrong_options_of_fit_are_named(

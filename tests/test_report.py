@@ -22,6 +22,7 @@ from toptune.extraction import extract
 from toptune.featuretable import join_tables
 from toptune.fit import fit
 from toptune.html_page import Note, Text, Timeline
+from toptune.parameter_tables import table_for
 from toptune.params import Backbone, Picture, Windows
 from toptune.report import write_report
 from toptune.report_beside import beside_section, compare
@@ -75,6 +76,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         facts = store.training_facts(tables[1])
         fit(tables[1], "falkon", folder / "raster", facts=facts, tune=False, **options)
+        classic = table_for(store, "parameters")
+        facts = store.training_facts(classic)
+        fit(classic, "parameters", folder / "classic", facts=facts, **options)
     return folder
 
 
@@ -205,6 +209,18 @@ def test_what_speaks_against_a_run_is_said(made: Path) -> None:
         assert any(part in text for text in said)
 
 
+def test_run_of_burst_parameters_is_reported_and_can_stand_beside_pictures(made: Path) -> None:
+    content = (made / "classic" / "report.html").read_text("utf-8")
+    assert content.count("<article") == 7
+    assert "Recordings recognised" in content
+    assert "RANDOM" not in content  # it has no backbone
+    runs = [read_run(made / "raster"), read_run(made / "classic")]
+    (said,) = (b.text for b in beside_section(runs).blocks if isinstance(b, Text))
+    assert "95 % intervals" in said
+    bare = devices_section(runs[1], {}).blocks
+    assert all(not b.tracks for b in bare if isinstance(b, Timeline))
+
+
 # --- how to repeat it
 
 
@@ -214,9 +230,10 @@ def test_commands_of_a_report_give_the_same_scores(
     for path in [*made.glob("*.h5"), made / "devices.csv"]:
         shutil.copy(path, tmp_path)
     monkeypatch.chdir(tmp_path)
-    for name in ("fused", "raster"):
+    # The store of the first serves the others.
+    for name in ("fused", "raster", "classic"):
         run = read_run(made / name)
-        for line in commands(run, "again.zarr"):
+        for line in commands(run, "again.zarr")[-1 if name == "classic" else 0 :]:
             monkeypatch.setattr("sys.argv", shlex.split(line))
             with pytest.raises(SystemExit) as stop:
                 main()

@@ -26,14 +26,16 @@ from toptune.folds import FoldResults
 from toptune.hardware import torch_device
 from toptune.heads import make_head
 from toptune.heads.falkon_tuning import falkon_candidates
+from toptune.heads.logistic_tuning import LOGISTIC_CANDIDATES
 from toptune.heads.memory import NYSTROM_CENTRES, plan_centres
 from toptune.heads.mlp_tuning import MLP_CANDIDATES
 from toptune.metrics import describe_metrics, score_task
 from toptune.model import trained_model, write_model
+from toptune.parameter_views import KIND
 from toptune.permutations import Permutations
 from toptune.report import write_report
 from toptune.run_folder import plain, publish, target_problems, write_json, write_params
-from toptune.run_tables import write_confusion, write_tables
+from toptune.run_tables import write_confusion, write_parameters, write_tables
 from toptune.scores import Scores, parse_merges
 from toptune.store import FeatureStore
 from toptune.task import Task, read_task, table_problems
@@ -42,9 +44,11 @@ from toptune.task import Task, read_task, table_problems
 TUNED = {
     "falkon": ("width", "penalty", "view_weights"),
     "mlp": ("learning_rate_decay", "weight_decay"),
+    "parameters": ("C",),
 }
-# Falkon's cost hardly more than the folds; each of an MLP's trains all folds anew.
-PERMUTATIONS = {"falkon": 1000, "mlp": 0}
+# Falkon's cost hardly more than the folds; each of the others trains all folds anew, which takes
+# the small fits of the parameters head half a second and an MLP minutes.
+PERMUTATIONS = {"falkon": 1000, "mlp": 0, "parameters": 200}
 
 Progress = Callable[[str, int, int], None]
 
@@ -101,7 +105,8 @@ def fit(
     table : FeatureTable
         Of one feature set, or of several joined.
     head : str
-        ``mlp`` or ``falkon``.
+        ``mlp``, ``falkon`` or ``parameters``; the last is trained on burst parameters of whole
+        recordings (`toptune.parameter_tables.table_for`).
     out : Path
         Folder of the run; must not exist, unless `overwrite` and it is a run.
     facts : TrainingFacts
@@ -119,8 +124,8 @@ def fit(
     grid : mapping of str to sequence, optional
         Values to choose from, by parameter; the head's default grid for parameters not named.
     permutations : int, optional
-        Shuffles of the labels for the p-value. Default: 1,000 for Falkon's direct solver, none for
-        what trains every fold anew.
+        Shuffles of the labels for the p-value. Default: 1,000 for Falkon's direct solver, 200 for
+        the parameters head, none for what takes long to train every fold anew.
     strata : str, optional
         A further column of the devices file, within which labels are shuffled.
     seed : int
@@ -208,6 +213,8 @@ def fit(
         write_json(folder / "environment.json", describe_environment(trained_on))
         write_tables(folder, task, table.start_s, found, scores)
         write_confusion(folder, scores)
+        if head == KIND:
+            write_parameters(folder, table, estimator)
         write_model(folder / "model", model)
     # After the run is published, so that nothing learnt hangs on it.
     write_report(out, store=store, progress=progress)
@@ -259,7 +266,7 @@ def _checked(
         candidates = _candidates(head, head_params, table.view_sizes, grid, tune=tune)
     except InputError as error:
         problems.append(str(error))
-    problems += table_problems(table)
+    problems += table_problems(table, may_be_undefined=head == KIND) + _kind_problems(head, table)
     task = read_task(table, group_by, merges, problems, strata=strata)
     units = Units.of(task.device, task.label)
     shuffled = None
@@ -295,6 +302,19 @@ def _add_defaults(head: str, head_params: dict[str, Any], table: FeatureTable) -
     return plan.reason
 
 
+def _kind_problems(head: str, table: FeatureTable) -> list[str]:
+    """Say whether a head and a table are not made for each other."""
+    whole = any(
+        view.params.get("kind") == KIND and not view.params["windows"] for view in table.views
+    )
+    if whole == (head == KIND):
+        return []
+    return [
+        "the parameters head is trained on burst parameters of whole recordings, and no other head"
+        " is"
+    ]
+
+
 def _default_permutations(head: str, estimator: Any, n_groups: int) -> int:
     """Permutations where they cost little: not where each trains every fold anew."""
     closed_form = n_groups > 2 and getattr(estimator, "solver", "direct") == "direct"
@@ -304,6 +324,10 @@ def _default_permutations(head: str, estimator: Any, n_groups: int) -> int:
 def _build_head(head: str, params: dict[str, Any], seed: int, device: str) -> Any:
     for name in {"random_state", "device"} & set(params):
         raise InputError(f"the head's {name} is set by the run's seed and device, not by itself")
+    if head == KIND:
+        if device == "cuda":
+            raise InputError("the parameters head works on the CPU, not on cuda")
+        return make_head(head, params)
     placed = {"random_state": seed}
     on_cpu = head == "falkon" and params.get("solver", "direct") == "direct"
     if on_cpu and device == "cuda":
@@ -341,10 +365,11 @@ def _candidates(
             penalties=values.get("penalty"),
             view_weights=values.get("view_weights"),
         )
+    known = LOGISTIC_CANDIDATES if head == KIND else MLP_CANDIDATES
     if not values:
-        return MLP_CANDIDATES
+        return known
     offered: dict[str, Sequence[Any]] = {
-        name: values.get(name) or sorted({c[name] for c in MLP_CANDIDATES}) for name in TUNED[head]
+        name: values.get(name) or sorted({c[name] for c in known}) for name in TUNED[head]
     }
     return tuple(
         dict(zip(offered, combination, strict=True)) for combination in product(*offered.values())

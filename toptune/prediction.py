@@ -191,9 +191,12 @@ class Predictor:
         from toptune.windows import window_starts
 
         require_length(name, trains.segments, trains.sampling_rate_hz, self.model)
-        starts = [window_starts(trains, d.windows).start_s for d in self.describers]
-        widths = [d.windows.width_s for d in self.describers]
-        strides = [d.windows.stride_s for d in self.describers]
+        windows = [d.windows for d in self.describers if d.windows is not None]
+        if not windows:  # one row of burst parameters, of the whole recording
+            start_s = np.array([trains.segments[0].start_s])
+            return Matched((np.zeros(1, dtype=np.int64),), 0, start_s)
+        starts = [window_starts(trains, each).start_s for each in windows]
+        widths, strides = [w.width_s for w in windows], [w.stride_s for w in windows]
         rows = match_windows(starts, widths, strides)
         lead = leading_kind(widths)
         if not len(rows[lead]):
@@ -271,7 +274,10 @@ def require_length(
 ) -> None:
     """Refuse a recording without a stretch as long as the widest window of a model."""
     longest_s = max((s.n_samples for s in segments), default=0) / sampling_rate_hz
-    width_s = max(view.params.windows.width_s for view in model.views)
+    windows = [view.params.windows for view in model.views]
+    width_s = max((w.width_s for w in windows if w is not None), default=0)
+    if not longest_s:
+        raise InputError(f"{name} holds no samples")
     # Half a sample's tolerance: the number of samples is whole, the quotient rounded.
     if longest_s < width_s - 0.5 / sampling_rate_hz:
         raise InputError(

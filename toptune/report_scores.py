@@ -121,7 +121,7 @@ def headline(run: ReadRun) -> Facts:
             tone="good" if beyond else "bad",
         ),
         Fact(
-            name="Windows recognised",
+            name="Windows recognised" if _has_windows(run) else "Recordings recognised",
             value=percent(m["window_accuracy_mean"]),
             detail=f"\u00b1 {percent(m['window_accuracy_sd'])}, SD over {m['n_groups']}"
             f" {run.params['group_by']}s left out",
@@ -144,6 +144,11 @@ def headline(run: ReadRun) -> Facts:
         ),
     ]
     return Facts(facts=tuple(facts))
+
+
+def _has_windows(run: ReadRun) -> bool:
+    """Whether a row of the head is a window, and not a whole recording."""
+    return any(view["params"].get("windows") for view in run.views)
 
 
 def _test_detail(test: dict[str, Any]) -> str:

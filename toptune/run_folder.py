@@ -56,6 +56,13 @@ def target_problems(out: Path, *, overwrite: bool, kind: FolderKind = RUN) -> li
     return []
 
 
+def require_target(out: Path, *, overwrite: bool, kind: FolderKind = RUN) -> None:
+    """Refuse a place that a folder may not be written to; see `target_problems`."""
+    problems = target_problems(out, overwrite=overwrite, kind=kind)
+    if problems:
+        raise InputError(problems[0])
+
+
 def _is_one(folder: Path, kind: FolderKind) -> bool:
     try:
         params = json.loads((folder / kind.marker).read_text("utf-8"))
@@ -81,9 +88,7 @@ def publish(out: Path, *, overwrite: bool, kind: FolderKind = RUN) -> Iterator[P
     InputError
         See `target_problems`.
     """
-    problems = target_problems(out, overwrite=overwrite, kind=kind)
-    if problems:
-        raise InputError(problems[0])
+    require_target(out, overwrite=overwrite, kind=kind)
     out.parent.mkdir(parents=True, exist_ok=True)
     name = f".{out.name}.{uuid.uuid4().hex[:8]}"
     aside, old = out.parent / f"{name}.partial", out.parent / f"{name}.old"

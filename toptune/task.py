@@ -41,8 +41,15 @@ class Task(NamedTuple):
     stratum: NDArray[Any] | None = None
 
 
-def table_problems(table: FeatureTable) -> list[str]:
-    """Find what is wrong with the features themselves."""
+def table_problems(table: FeatureTable, *, may_be_undefined: bool = False) -> list[str]:
+    """Find what is wrong with the features themselves.
+
+    Parameters
+    ----------
+    table : FeatureTable
+    may_be_undefined : bool
+        Whether NaN stands for what a recording does not have, and the head fills it in.
+    """
     if not len(table.features):
         return ["there are no windows to train on; all recordings are shorter than one window?"]
     problems = [
@@ -50,7 +57,10 @@ def table_problems(table: FeatureTable) -> list[str]:
         for name, count in Counter(info.name for info in table.recordings).items()
         if count > 1
     ]
-    bad = ~np.isfinite(table.features).all(axis=1)
+    usable = np.isfinite(table.features)
+    if may_be_undefined:
+        usable |= np.isnan(table.features)
+    bad = ~usable.all(axis=1)
     for row in np.unique(table.recording[bad]):
         count = np.count_nonzero(bad & (table.recording == row))
         problems.append(

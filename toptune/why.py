@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from toptune.describing import Describer
 from toptune.errors import InputError
-from toptune.params import Picture
+from toptune.parameter_views import ParameterDescriber
+from toptune.params import Picture, Windows
 from toptune.prediction import Matched, Predictor
 from toptune.predictions import RecordingPrediction
 from toptune.spiketrains import Spikes, SpikeTrains
@@ -170,13 +171,18 @@ def explain(
         raise InputError(f"the model knows no class {of_class!r}; it knows {', '.join(classes)}")
     matched = predictor.match(name, trains)
     lead = predictor.describers[matched.lead].windows
+    if lead is None:
+        raise InputError(
+            "the model looks at burst parameters of whole recordings: there are no windows to"
+            " explain; parameters.csv of its run tells what it weighs"
+        )
     stretch, offsets = _stretches(occlusion or Occlusion(), lead.width_bins, lead.bin_ms / 1000)
     prediction = predictor.predict(name, trains, notes, stage)
     code = prediction.code if of_class is None else classes.index(of_class)
     tiles = _tiles(matched.start_s, lead.width_s)
     best = int(prediction.probabilities[:, code].argmax())
     rows = np.unique([*tiles, best]).astype(np.int64)
-    job = _Blanking(predictor, trains, matched, rows, stretch, offsets)
+    job = _Blanking(predictor, trains, matched, lead, rows, stretch, offsets)
     features = job.features(stage)
     shape = (len(rows), len(offsets))
     return Explained(
@@ -226,6 +232,7 @@ class _Blanking:
         predictor: Predictor,
         trains: SpikeTrains,
         matched: Matched,
+        lead: Windows,
         rows: NDArray[np.int64],
         stretch: int,
         offsets: NDArray[np.int64],
@@ -236,12 +243,11 @@ class _Blanking:
         self.rows = rows
         self.stretch = stretch
         self.offsets = offsets
-        lead = self.describers[matched.lead].windows
         starts = window_starts(trains, lead)
         of_lead = matched.rows[matched.lead][rows]
         self.segment, self.first_bin = starts.segment[of_lead], starts.first_bin[of_lead]
         # Views' windows match within half a stride: so far may one stick out of its leading one.
-        reach = max(d.windows.stride_s for d in self.describers)
+        reach = max(d.windows.stride_s for d in self.describers if d.windows is not None)
         self.apart = _apart(matched.start_s[rows], lead.width_s + reach)
         firsts = np.array([s.first_sample for s in trains.segments])
         self.spike_segment = np.searchsorted(firsts, trains.spikes.sample, side="right") - 1
@@ -252,9 +258,22 @@ class _Blanking:
         """Describe every window without every stretch, (windows x stretches, d)."""
         columns = [
             self._of_view(number, describer, stage)
+            if isinstance(describer, Describer)
+            else self._measured(number, describer)
             for number, describer in enumerate(self.describers)
         ]
         return np.concatenate(columns, axis=1)
+
+    def _measured(self, number: int, describer: ParameterDescriber) -> NDArray[np.float32]:
+        """Measure the burst parameters of every window without every stretch."""
+        rows = self.matched.rows[number][self.rows]
+        shape = (len(self.rows), len(self.offsets), describer.params.n_columns)
+        found = np.empty(shape, np.float32)
+        for group in self.apart:
+            for column, offset in enumerate(self.offsets.tolist()):
+                described = describer.describe(self._without(group, offset), lambda *_: None)
+                found[group, column] = described.features[rows[group]]
+        return found.reshape(-1, shape[2])
 
     def _of_view(
         self, number: int, describer: Describer, stage: Callable[[str, int, int], None]

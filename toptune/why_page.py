@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from toptune.describing import Describer
 from toptune.errors import InputError
 from toptune.finding import find_spikes
 from toptune.fingerprint import file_sha256
@@ -133,9 +134,10 @@ def _seen(predictor: Predictor, trains: SpikeTrains, explained: Explained) -> Se
     row = explained.rows[explained.strongest]
     pictures = []
     for number, describer in enumerate(predictor.describers):
+        if not isinstance(describer, Describer):
+            continue
         drawn = describer.draw(trains, [int(matched.rows[number][row])], describer.picture)
-        name = predictor.model.views[number].params.picture.kind
-        pictures.append((name, grey_png(1 - drawn[0].cpu().numpy())))
+        pictures.append((describer.picture.kind, grey_png(1 - drawn[0].cpu().numpy())))
     return Seen(explained, draw_thumbnails(trains), tuple(pictures))
 
 

@@ -141,7 +141,7 @@ class Drawer:
     ) -> None:
         if size < 1:
             raise ValueError(f"size must be 1 or more, got {size}")
-        _check_spikes(trains)
+        check_spikes(trains)
         self.size = size
         self.device = torch.device(device)
         self._picture = picture
@@ -288,7 +288,8 @@ def _marks(share: torch.Tensor) -> torch.Tensor:
     return share
 
 
-def _check_spikes(trains: SpikeTrains) -> None:
+def check_spikes(trains: SpikeTrains) -> None:
+    """Refuse spikes outside the recording or on a channel that it does not have."""
     sample, channel = trains.spikes.sample, trains.spikes.channel
     if len(sample) == 0:
         return

@@ -28,6 +28,7 @@ class Head(StrEnum):
 
     mlp = "mlp"
     falkon = "falkon"
+    parameters = "parameters"
 
 
 class Solver(StrEnum):
