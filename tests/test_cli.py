@@ -23,7 +23,7 @@ from toptune.spike_npz import read_npz
 from toptune.spiketrains import Spikes
 
 COMMANDS = (
-    "demo", "simulate", "inspect", "detect", "extract", "fit", "predict", "sweep", "report",
+    "demo", "simulate", "inspect", "detect", "extract", "fit", "predict", "sweep", "report", "why",
     "doctor", "bench",
 )  # fmt: skip
 TINY = ("--window-s", "2", "--stride-s", "1", "--backbone", "tiny", "--weights", "random")

@@ -39,6 +39,7 @@ for command in (
     training.predict,
     sweeping.sweep,
     reporting.report,
+    reporting.why,
     checking.doctor,
     checking.bench,
 ):

@@ -36,7 +36,7 @@ from toptune.params import content_key
 from toptune.permutations import Permutations
 from toptune.report import write_report
 from toptune.run_folder import plain, publish, target_problems, write_json, write_params
-from toptune.run_tables import write_confusion, write_tables
+from toptune.run_tables import write_confusion, write_parameters, write_tables
 from toptune.scores import Scores, parse_merges
 from toptune.store import FeatureStore
 from toptune.task import Task, read_task, table_problems
@@ -215,6 +215,8 @@ def fit(
         write_json(folder / "environment.json", describe_environment(trained_on))
         write_tables(folder, task, table.start_s, found, scores)
         write_confusion(folder, scores)
+        if head == KIND:
+            write_parameters(folder, table, estimator)
         write_model(folder / "model", model)
     # After the run is published, so that nothing learnt hangs on it.
     write_report(out, store=store, progress=progress)

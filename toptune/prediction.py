@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,6 +139,24 @@ def _describe(
     ]
 
 
+class Matched(NamedTuple):
+    """Which windows of a recording make up the head's rows.
+
+    Attributes
+    ----------
+    rows : tuple of (n,) int64
+        For each view, its window in each row.
+    lead : int
+        The view with the widest windows.
+    start_s : (n,) float64
+        Of the leading view's windows.
+    """
+
+    rows: tuple[NDArray[np.int64], ...]
+    lead: int
+    start_s: NDArray[np.float64]
+
+
 class Predictor:
     """A model and its backbones, ready for any number of recordings.
 
@@ -148,6 +166,13 @@ class Predictor:
         As read.
     weights, device, precision, n_jobs, batch_size
         As for `predict`.
+
+    Attributes
+    ----------
+    model
+        As given.
+    describers
+        Of the model's views.
     """
 
     def __init__(
@@ -163,7 +188,7 @@ class Predictor:
         from toptune.hardware import torch_device
 
         self.model = model
-        self._describers = describers(
+        self.describers = describers(
             model.views, weights, torch_device(device), batch_size, n_jobs, precision
         )
 
@@ -177,18 +202,33 @@ class Predictor:
         InputError
             No window fits into the recording.
         """
+        matched = self.match(name, trains)
+        parts = [part.features for part in _describe(trains, self.describers, stage)]
+        columns = [part[rows] for part, rows in zip(parts, matched.rows, strict=True)]
+        return Described(np.concatenate(columns, axis=1), matched.start_s)
+
+    def match(self, name: str, trains: SpikeTrains) -> Matched:
+        """Place the windows that the head gets rows of; spikes do not matter.
+
+        Raises
+        ------
+        InputError
+            No window fits into the recording.
+        """
+        from toptune.windows import window_starts
+
         require_length(name, trains.segments, trains.sampling_rate_hz, self.model)
-        parts = _describe(trains, self._describers, stage)
-        if len(parts) == 1:
-            return parts[0]
-        windows = [d.windows for d in self._describers if d.windows is not None]
+        windows = [d.windows for d in self.describers if d.windows is not None]
+        if not windows:  # one row of burst parameters, of the whole recording
+            start_s = np.array([trains.segments[0].start_s])
+            return Matched((np.zeros(1, dtype=np.int64),), 0, start_s)
+        starts = [window_starts(trains, each).start_s for each in windows]
         widths, strides = [w.width_s for w in windows], [w.stride_s for w in windows]
-        matches = match_windows([part.start_s for part in parts], widths, strides)
+        rows = match_windows(starts, widths, strides)
         lead = leading_kind(widths)
-        if not len(matches[lead]):
+        if not len(rows[lead]):
             raise InputError(f"{name}: the model's views have no window in common in it")
-        columns = [part.features[rows] for part, rows in zip(parts, matches, strict=True)]
-        return Described(np.concatenate(columns, axis=1), parts[lead].start_s[matches[lead]])
+        return Matched(rows, lead, starts[lead][rows[lead]])
 
     def predict(
         self,
