@@ -193,6 +193,16 @@ def test_silence_has_rates_and_nothing_else(electrodes: list[list[int]]) -> None
     }
 
 
+def test_without_electrodes_only_the_network_is_silent() -> None:
+    found = recording_parameters(make_trains([], 60_000))._asdict()
+    assert {name: v for name, v in found.items() if not math.isnan(v)} == {
+        "burst_rate_per_min": 0.0,
+        "logisi_burst_rate_per_min": 0.0,
+        "network_burst_rate_per_min": 0.0,
+    }
+    assert window_parameters(make_trains([], 9_000), Windows(width_s=2.0)).values.shape == (2, 30)
+
+
 def bursting_culture() -> SpikeTrains:
     """Two electrodes with five bursts of ten spikes each, 12 s apart, and a silent one."""
     train = [start + 20 * k for start in range(3_000, 60_000, 12_000) for k in range(10)]
