@@ -388,6 +388,7 @@ class _Job:
             Path(name), self.settings, device=self.spike_device, n_jobs=self.n_jobs, stage=stage
         )
         notes = list(found.notes)
-        if file_sha256(Path(name)) in self.predictor.model.training_inputs:
+        sha256 = file_sha256(Path(name))
+        if sha256 in self.predictor.model.training_inputs:
             notes.insert(0, SEEN)
-        return self.predictor.predict(name, found.trains, notes, stage)
+        return replace(self.predictor.predict(name, found.trains, notes, stage), sha256=sha256)
