@@ -176,7 +176,7 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _preflight(devices: DevicesFile, spikes: SpikeSettings) -> bool:
-    """Open every recording; report all that cannot be, each with its line; is any voltage."""
+    """Open every recording; report all that cannot be, by line; tell whether any is voltage."""
     problems = []
     voltage = False
     for row in devices.rows:
