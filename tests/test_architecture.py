@@ -18,20 +18,23 @@ PACKAGE = Path(__file__).parents[1] / "toptune"
 # Every module, from the first to the last; within a line, too, only to the left.
 STAGES = (
     "errors params",
-    "threads background hardware assets progress fingerprint",
+    "threads background hardware assets cuda progress fingerprint hdf5_guard durable locks",
     "spiketrains facts",
-    "devices peak_text peak_mat peak_trains spike_csv spike_npz spikefiles",
-    "mcs_chunks mcs mcs_format recording",
-    "filters spikes_cpu ptsd_walk spikes detection finding",
+    "devices peak_text mat_elements peak_mat peak_trains spike_csv spike_npz spikefiles",
+    "mcs_chunks mcs_checks mcs mcs_format recording",
+    "filters spikes_cpu ptsd_walk spikes detection",
+    "filters_cuda noise_cuda spikes_cuda detection_cuda finding",
     "binning windows cuda_launch rendering",
     "weights networks backbones",
     "folding torch_network openvino_network features describing",
-    "featuretable zarr_groups store",
+    "featuretable zarr_guard zarr_groups provenance store store_session store_check",
     "extraction",
     "heads heads.checks heads.selection heads.calibration",
     "heads.memory heads.kernel heads.views heads.nystrom heads.closed_form heads.direct",
-    "heads.torch_kernel heads.conjugate_gradients heads.iterative heads.library heads.solvers",
-    "heads.falkon heads.pairs heads.nested heads.falkon_tuning",
+    "heads.pairs heads.nested",
+    "heads.torch_kernel heads.torch_algebra heads.torch_folds heads.torch_direct",
+    "heads.conjugate_gradients heads.iterative heads.library heads.solvers",
+    "heads.falkon heads.falkon_tuning",
     "heads.mlp_network heads.mlp_cpu heads.mlp_folds heads.mlp heads.mlp_tuning",
     "folds reliability scores permutations task evaluation",
     "run_folder novelty model environment confusion_plot metrics run_tables fit",
@@ -39,8 +42,11 @@ STAGES = (
     "mcs_writer simulate_network simulate_traces simulate",
     "overview",
     "demo",
+    "bench_stages bench",
+    "doctor_check doctor_machine doctor_gpu doctor_weights doctor check_tables",
     "printing",
     "commands commands.options commands.recordings commands.extracting commands.training",
+    "commands.checking",
     "cli",
 )
 ORDER = " ".join(STAGES).split()
@@ -51,7 +57,7 @@ LOOKS_UP = {"", "heads"}
 
 HEAVY = (
     "numpy", "torch", "torchvision", "openvino", "timm", "sklearn", "scipy", "h5py", "zarr",
-    "matplotlib", "numba", "isal", "McsPy", "safetensors",
+    "matplotlib", "numba", "isal", "McsPy", "safetensors", "cupy",
 )  # fmt: skip
 
 

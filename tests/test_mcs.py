@@ -118,7 +118,6 @@ def test_each_channel_has_its_own_gain_exponent_and_zero(tmp_path: Path) -> None
         {"chunks": (2, 77), "compression": "gzip", "compression_opts": 9},
         {"chunks": (3, 64), "shuffle": True},
         {"chunks": (2, 50), "compression": "gzip", "shuffle": True, "fletcher32": True},
-        {"chunks": (3, 50), "compression": "lzf"},
         {"chunks": (3, 50), "compression": "gzip", "dtype": ">i4"},
         {"chunks": (3, 50), "compression": "gzip", "shuffle": True, "dtype": "<i8"},
     ],

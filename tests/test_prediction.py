@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cuda_on_cpu import HostAccelerator
 from small_data import CLASS_RATES_HZ, RAW, install_tiny_backbones, write_data_set, write_mcs
 
-from toptune import backbones, detection
+from toptune import backbones, cuda, detection
 from toptune.backbones import LoadedBackbone
 from toptune.detection import detect_recording
 from toptune.errors import InputError, InputErrors
@@ -580,3 +581,18 @@ def test_progress_is_told(made: Path) -> None:
     assert [s for s in watch.seen if isinstance(s[0], int)] == [(1, 2, "r0.h5"), (2, 2, "r1.h5")]
     assert ("spikes", 80_000, 80_000) in watch.seen
     assert ("features", 6, 6) in watch.seen
+
+
+def test_spikes_are_found_on_the_device_that_is_asked_for(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = HostAccelerator(tmp_path)
+    monkeypatch.setattr(cuda, "open_cuda", lambda: device)
+    # torch stays on the processor: only the spikes are looked at.
+    monkeypatch.setattr("toptune.hardware.torch_device", lambda _: "cpu")
+    path = write_mcs(tmp_path / "new.h5", seed=77)
+    on_cpu = predict(made / "falkon", path, device="cpu").recordings[0]
+    assert not device.launched
+    on_gpu = predict(made / "falkon", path, device="cuda").recordings[0]
+    assert "ptsd_evaluate" in device.launched
+    np.testing.assert_array_equal(on_gpu.scores, on_cpu.scores)

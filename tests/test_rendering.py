@@ -8,10 +8,10 @@ import struct
 import numpy as np
 import pytest
 import torch
+from cuda_on_cpu import KERNELS, HostKernels, build
+from cuda_on_cpu import Launch as Grid
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_kernels import KERNELS, Kernels, build, launches
-from test_kernels import Launch as Grid
 from test_windows import (
     fifteen_minutes,
     make_trains,
@@ -32,6 +32,7 @@ from toptune.torch_network import TorchNetwork
 from toptune.windows import Drawer
 
 CPU = torch.device("cpu")
+launches = st.builds(Grid, st.integers(1, 5), st.integers(1, 33), st.booleans())
 HISTOGRAM, RASTER = Picture(), Picture(kind="raster")
 RECORDING = fifteen_minutes()
 # As a network's first convolution and as three normalised channels would want it.
@@ -40,13 +41,15 @@ CHANNELS = (((1.0, 0.0),), ((1.0, 0.0), (0.0, 1.0)), ((-4.4, 2.2), (-1.0, 0.25),
 
 # Strips of 3 rows put many of their edges into small pictures.
 @pytest.fixture(scope="module", params=[16, 3])
-def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Kernels:
+def kernels(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> HostKernels:
     rows: int = request.param
     folder = tmp_path_factory.mktemp(f"render_{rows}")
     return build(KERNELS / "render.cu", folder, RENDER_ROWS=rows)
 
 
-def on_cpu(kernels: Kernels, grid: Grid = Grid(2, 32, False)) -> Launch:  # noqa: B008  # immutable
+def on_cpu(kernels: HostKernels, grid: Grid = Grid(2, 32, False)) -> Launch:  # noqa: B008  # immutable
     """Launch as CuPy would, but by the processor and on a grid of its own."""
 
     def launch(kernel: str, threads: int, *arguments: torch.Tensor | int | float) -> None:
@@ -76,7 +79,7 @@ def renderer(
 @settings(deadline=None, max_examples=60)
 @given(recordings(), windows_in_bins, pictures, st.integers(1, 31), launches)
 def test_every_pixel_is_the_definitions(
-    kernels: Kernels,
+    kernels: HostKernels,
     trains: SpikeTrains,
     windows: Windows,
     picture: Picture,
@@ -98,7 +101,7 @@ def test_every_pixel_is_the_definitions(
 @pytest.mark.parametrize(("size", "width_s"), [(224, 120.0), (299, 10.0)])
 @pytest.mark.parametrize("picture", [HISTOGRAM, RASTER])
 def test_fifteen_minutes_are_drawn_as_on_the_cpu(
-    kernels: Kernels, size: int, width_s: float, picture: Picture
+    kernels: HostKernels, size: int, width_s: float, picture: Picture
 ) -> None:
     trains, windows = RECORDING, Windows(width_s=width_s)
     made = renderer(on_cpu(kernels), trains, windows, picture, size)
@@ -113,7 +116,7 @@ def test_fifteen_minutes_are_drawn_as_on_the_cpu(
 @pytest.mark.parametrize("channels", CHANNELS)
 @pytest.mark.parametrize("picture", [HISTOGRAM, RASTER])
 def test_a_batch_holds_the_networks_channels_in_its_type(
-    kernels: Kernels,
+    kernels: HostKernels,
     dtype: torch.dtype,
     channels: tuple[tuple[float, float], ...],
     picture: Picture,
@@ -134,7 +137,9 @@ def test_a_batch_holds_the_networks_channels_in_its_type(
 
 @settings(deadline=None, max_examples=100)
 @given(st.floats(-70_000, 70_000, width=32) | st.floats(-(2**-13), 2**-13, width=32))
-def test_values_are_rounded_to_16_bits_as_torch_rounds_them(kernels: Kernels, value: float) -> None:
+def test_values_are_rounded_to_16_bits_as_torch_rounds_them(
+    kernels: HostKernels, value: float
+) -> None:
     # A white picture holds nothing but the shift.
     trains = make_trains([], [], n_channels=1, rate_hz=1000, lengths=[100])
     made = renderer(on_cpu(kernels), trains, Windows(width_s=0.1, stride_s=0.1), HISTOGRAM, 1)
@@ -147,7 +152,7 @@ def test_values_are_rounded_to_16_bits_as_torch_rounds_them(kernels: Kernels, va
 @settings(deadline=None, max_examples=30)
 @given(recordings(), windows_in_bins, pictures, st.data())
 def test_a_slice_is_that_part_of_the_whole_exactly(
-    kernels: Kernels,
+    kernels: HostKernels,
     trains: SpikeTrains,
     windows: Windows,
     picture: Picture,
@@ -159,7 +164,7 @@ def test_a_slice_is_that_part_of_the_whole_exactly(
     assert torch.equal(made.draw(first, last), made.draw(0, len(made))[first:last])
 
 
-def test_bars_far_above_the_axis_are_cut(kernels: Kernels) -> None:
+def test_bars_far_above_the_axis_are_cut(kernels: HostKernels) -> None:
     trains = make_trains([0] * 300, [0] * 300, n_channels=1, rate_hz=100, lengths=[2])
     windows = Windows(width_s=0.02, stride_s=0.02)
     made = renderer(on_cpu(kernels), trains, windows, Picture(count_axis=1e-12), 4)
@@ -169,13 +174,13 @@ def test_bars_far_above_the_axis_are_cut(kernels: Kernels) -> None:
 
 
 @pytest.mark.parametrize("picture", [HISTOGRAM, Picture(count_axis="recording"), RASTER])
-def test_a_recording_without_spikes_is_white(kernels: Kernels, picture: Picture) -> None:
+def test_a_recording_without_spikes_is_white(kernels: HostKernels, picture: Picture) -> None:
     trains = make_trains([], [], n_channels=0, rate_hz=1000, lengths=[2000])
     made = renderer(on_cpu(kernels), trains, Windows(width_s=1.0, stride_s=0.5), picture, 16)
     assert torch.equal(made.draw(0, 3), torch.ones(3, 16, 16))
 
 
-def test_a_recording_shorter_than_the_window_has_no_pictures(kernels: Kernels) -> None:
+def test_a_recording_shorter_than_the_window_has_no_pictures(kernels: HostKernels) -> None:
     trains = make_trains([5], [0], n_channels=1, rate_hz=1000, lengths=[999, 9])
     for picture in (HISTOGRAM, Picture(count_axis="recording"), RASTER):
         made = renderer(on_cpu(kernels), trains, Windows(width_s=1.0, stride_s=0.5), picture, 8)
@@ -183,7 +188,7 @@ def test_a_recording_shorter_than_the_window_has_no_pictures(kernels: Kernels) -
         assert made.draw(0, 0).shape == (0, 8, 8)
 
 
-def test_spikes_placed_once_serve_windows_and_pictures(kernels: Kernels) -> None:
+def test_spikes_placed_once_serve_windows_and_pictures(kernels: HostKernels) -> None:
     placed_by: list[str] = []
     shim = on_cpu(kernels)
 
@@ -218,7 +223,7 @@ class _Padded(torch.nn.Module):
 @pytest.mark.parametrize(("dtype", "relative"), [(torch.float32, 1e-5), (HALF, 5e-3)])
 @pytest.mark.parametrize("picture", [HISTOGRAM, RASTER])
 def test_spikes_become_the_features_of_eager_torch_by_kernels_and_folded_network(
-    kernels: Kernels, dtype: torch.dtype, relative: float, picture: Picture
+    kernels: HostKernels, dtype: torch.dtype, relative: float, picture: Picture
 ) -> None:
     torch.manual_seed(0)
     loaded = LoadedBackbone(
@@ -237,7 +242,7 @@ def test_spikes_become_the_features_of_eager_torch_by_kernels_and_folded_network
     assert (error <= relative * np.linalg.norm(expected, axis=1)).all()
 
 
-def test_what_cannot_be_drawn_is_refused(kernels: Kernels) -> None:
+def test_what_cannot_be_drawn_is_refused(kernels: HostKernels) -> None:
     launch = on_cpu(kernels)
     outside = make_trains([100], [0], n_channels=2, rate_hz=1000, lengths=[100])
     with pytest.raises(InputError, match="sample 100 lies outside the recording's 100 samples"):

@@ -8,13 +8,17 @@ key is not done again; spikes are shared by all windows, pictures and backbones.
 from __future__ import annotations
 
 import csv
+import io
 import logging
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toptune.background import BackgroundWriter
+from toptune.cuda import Accelerator, accelerator
 from toptune.describing import (
     BackboneIdentity,
     Begun,
@@ -24,14 +28,16 @@ from toptune.describing import (
     begin_views,
 )
 from toptune.devices import DeviceRow, DevicesFile, read_devices
-from toptune.errors import InputError, InputErrors, ToptuneError
+from toptune.durable import write_whole, writing
+from toptune.errors import InputError, InputErrors, StorageError, ToptuneError
 from toptune.facts import WeightsSource
 from toptune.featuretable import RecordingInfo
 from toptune.finding import SpikeSettings, check_recording, find_spikes
 from toptune.fingerprint import file_sha256, stamp_of
 from toptune.params import Backbone, Picture, Windows, content_key
 from toptune.progress import Progress, Silent
-from toptune.store import VERSION, FeatureSet, FeatureStore, recording_name, remove_store
+from toptune.store import VERSION, FeatureSet, FeatureStore, recording_name
+from toptune.store_session import StoreSession, refuse_other_settings, writing_session
 
 if TYPE_CHECKING:
     from toptune.features import Precision
@@ -118,7 +124,7 @@ def extract(
     windows, picture, backbone, spikes
         What to extract; the defaults of their classes where None.
     device
-        ``auto``, ``cpu`` or ``cuda``.
+        ``auto``, ``cpu`` or ``cuda``, for spikes and features.
     precision
         In which backbones compute: ``auto`` is 16 bits on CUDA and float32 on the CPU.
     batch_size
@@ -126,8 +132,8 @@ def extract(
     n_jobs
         Threads; None for one a core.
     keep_going
-        Go on after a recording that fails, and list it; otherwise its error ends the extraction.
-        What was published stays in either case.
+        Go on after a recording that cannot be opened or fails, and list it; otherwise its error
+        ends the extraction. What was published stays in either case.
     overwrite
         Start the store anew; the old one is removed when everything has been checked.
     progress
@@ -137,67 +143,50 @@ def extract(
     ------
     InputError
         Problems with the devices file or any recording's header (all at once, before any work), an
-        unknown backbone, weights that do not fit, or a store whose spikes were found otherwise.
+        unknown backbone, weights that do not fit, or a store whose spikes were found otherwise, or
+        into which another process is extracting other recordings.
+    StorageError
+        The store cannot be written.
     """
     listed = read_devices(Path(devices))
     spikes = spikes or SpikeSettings()
-    opened = _open_store(Path(store), spikes, overwrite)
-    _preflight(listed, spikes)
+    store = Path(store)
+    if store.exists():
+        FeatureStore(store)  # refuses what is no store, to be overwritten or not
+        if not overwrite:
+            refuse_other_settings(store, spikes.to_json())
+    refused, voltage = _preflight(listed, spikes)
+    if refused and (not keep_going or len(refused) == len(listed.rows)):
+        raise InputErrors([f"{listed.path}, line {row.line}: {e}" for row, e in refused])
     job = _Job(
         listed,
         spikes,
         windows or Windows(),
         picture or Picture(),
         backbone or Backbone(),
+        accelerator(device) if voltage else None,
         n_jobs,
         progress or Silent(),
     )
     job.prepare_engine(device, batch_size, precision)
-    if opened is None:
-        # Only now, so that what is refused above leaves the disk as it was.
-        remove_store(Path(store))
-        opened = FeatureStore.create(store, spikes.to_json())
-    return job.run(opened, keep_going=keep_going)
+    job.refuse(refused)
+    # Only now, so that what is refused above leaves the disk as it was.
+    with writing_session(store, spikes.to_json(), job.infos, anew=overwrite) as session:
+        return job.run(session, keep_going=keep_going)
 
 
-def _open_store(path: Path, spikes: SpikeSettings, overwrite: bool) -> FeatureStore | None:
-    """Open the store to go on with; None where a new one is to be made."""
-    if not path.exists():
-        return None
-    store = FeatureStore(path)
-    if overwrite:
-        return None
-    here, wanted = _flat(store.settings), _flat(spikes.to_json())
-    for name in sorted({*here, *wanted}):
-        if here.get(name) != wanted.get(name):
-            raise InputError(
-                f"{path}: its spikes were found with {name} = {here.get(name)!r}, not"
-                f" {wanted.get(name)!r}: use the same value or another store"
-            )
-    return store
-
-
-def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    """{'ptsd': {'threshold_sd': 8}} becomes {'ptsd.threshold_sd': 8}."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            flat.update({f"{name}.{inner}": v for inner, v in value.items()})
-        else:
-            flat[name] = value
-    return flat
-
-
-def _preflight(devices: DevicesFile, spikes: SpikeSettings) -> None:
-    """Open every recording; report all that cannot be, each with its line."""
-    problems = []
+def _preflight(
+    devices: DevicesFile, spikes: SpikeSettings
+) -> tuple[list[tuple[DeviceRow, InputError]], bool]:
+    """Open every recording; give those that cannot be, with the reason, and if any is voltage."""
+    refused = []
+    voltage = False
     for row in devices.rows:
         try:
-            check_recording(row.recording, spikes)
+            voltage |= check_recording(row.recording, spikes) is not None
         except InputError as error:
-            problems.append(f"{devices.path}, line {row.line}: {error}")
-    if problems:
-        raise InputErrors(problems)
+            refused.append((row, error))
+    return refused, voltage
 
 
 class _Job:
@@ -210,6 +199,7 @@ class _Job:
         windows: Windows,
         picture: Picture,
         backbone: Backbone,
+        spike_device: Accelerator | None,
         n_jobs: int | None,
         progress: Progress,
     ) -> None:
@@ -218,13 +208,18 @@ class _Job:
         self.windows = windows
         self.picture = picture
         self.backbone = backbone
+        self.spike_device = spike_device
         self.n_jobs = n_jobs
         self.progress = progress
+        self.infos = tuple(
+            RecordingInfo(recording_name(r.written), r.device, r.label, r.columns)
+            for r in devices.rows
+        )
         self.notes: list[str] = []
         self.spikes_reused = 0
         self.reused = 0
-        self.n_windows: dict[str, int] = {}
-        self.causes: dict[str, str] = {}
+        self.failed: dict[str, str] = {}
+        self.windows_of: dict[str, int] = {}
         self.keep_going = False
 
     def prepare_engine(
@@ -249,42 +244,59 @@ class _Job:
         engine = LazyEngine(loaded, device, batch_size, self.n_jobs, precision)
         self.describer = Describer(self.windows, self.picture, engine)
 
-    def run(self, store: FeatureStore, *, keep_going: bool) -> Extracted:
-        self.store = store
-        infos = tuple(
-            RecordingInfo(recording_name(r.written), r.device, r.label, r.columns)
-            for r in self.devices.rows
-        )
-        self.store.list_recordings(infos)
-        failures = self.store.path.with_suffix(".failures.csv")
+    def refuse(self, refused: Iterable[tuple[DeviceRow, InputError]]) -> None:
+        """List recordings that could not be opened, before anything is done."""
+        for row, error in refused:
+            self._list(row.written, error)
+
+    def run(self, session: StoreSession, *, keep_going: bool) -> Extracted:
+        self.store = session.store
         self.keep_going = keep_going
-        with BackgroundWriter() as self.writer:
-            for number, (row, info) in enumerate(zip(self.devices.rows, infos, strict=True), 1):
-                self.progress.recording(number, len(infos), row.written)
+        # Closed at once also after an error, so that no claim outlives it; the writer before them.
+        with closing(self._shared_out(session)) as work, BackgroundWriter() as self.writer:
+            for row, name in work:
                 try:
-                    self.n_windows[row.written] = self._one(row, info.name)
+                    with _reading(row):
+                        self.windows_of[row.written] = self._one(row, name)
                 except ToptuneError as error:
                     self._failed(row.written, error)
                 self._settle()
             self.writer.wait()
             self._settle()
-        failed = [
-            (r.written, self.causes[r.written])
-            for r in self.devices.rows
-            if r.written in self.causes
-        ]
-        _write_failures(failures, failed)
+        order = [row.written for row in self.devices.rows]
+        failed = tuple((r, self.failed[r]) for r in order if r in self.failed)
+        _write_failures(self.store.path.with_suffix(".failures.csv"), failed)
         return Extracted(
             store=self.store.path,
             feature_set=self.feature_set,
-            done=len(infos) - len(failed) - self.reused,
+            done=len(order) - len(failed) - self.reused,
             reused=self.reused,
             spikes_reused=self.spikes_reused,
-            too_short=tuple(name for name, count in self.n_windows.items() if count == 0),
-            failed=tuple(failed),
-            n_windows=sum(self.n_windows.values()),
+            too_short=tuple(r for r in order if self.windows_of.get(r) == 0),
+            failed=failed,
+            n_windows=sum(self.windows_of.values()),
             notes=tuple(self.notes),
         )
+
+    def _shared_out(self, session: StoreSession) -> Generator[tuple[DeviceRow, str], None, None]:
+        """Go through the recordings, claiming each; first those no other process is busy with."""
+        rows = zip(self.devices.rows, self.infos, strict=True)
+        left = [(row, info.name) for row, info in rows if row.written not in self.failed]
+        number = len(self.infos) - len(left)
+        for wait in (False, True):
+            busy = []
+            for row, name in left:
+                if wait:
+                    _LOG.warning("waiting for another process that works on %s", row.written)
+                # Whoever writes the recording in the background takes the claim over.
+                with ExitStack() as self.claim:
+                    if not self.claim.enter_context(session.claim(name, wait=wait)):
+                        busy.append((row, name))
+                        continue
+                    number += 1
+                    self.progress.recording(number, len(self.infos), row.written)
+                    yield row, name
+            left = busy
 
     def _settle(self) -> None:
         """Treat errors of writing as those of the recordings that were written."""
@@ -293,11 +305,16 @@ class _Job:
 
     def _failed(self, written: str, error: BaseException) -> None:
         """List a recording as failed where told to go on; otherwise, or on a defect, raise."""
-        if not self.keep_going or not isinstance(error, ToptuneError):
+        # Where one recording could not be stored, no other could be either.
+        fatal = isinstance(error, StorageError) or not isinstance(error, ToptuneError)
+        if fatal or not self.keep_going:
             raise error
-        self.n_windows.pop(written, None)
-        self.causes[written] = " ".join(str(error).split())
-        _LOG.error("%s failed: %s", written, self.causes[written])
+        self.windows_of.pop(written, None)
+        self._list(written, error)
+
+    def _list(self, written: str, error: BaseException) -> None:
+        self.failed[written] = " ".join(str(error).split())
+        _LOG.error("%s failed: %s", written, self.failed[written])
 
     def _one(self, row: DeviceRow, name: str) -> int:
         """Bring one recording up to date; returns its windows."""
@@ -330,9 +347,17 @@ class _Job:
 
     def _publish_spikes(self, row: DeviceRow, name: str, key: str, source: dict[str, Any]) -> None:
         found = find_spikes(
-            row.recording, self.spikes, n_jobs=self.n_jobs, stage=self.progress.stage
-        )
+            row.recording, self.spikes, device=self.spike_device, n_jobs=self.n_jobs,
+            stage=self.progress.stage,
+        )  # fmt: skip
+        # The key says which bytes the spikes came from: those that were hashed.
+        if stamp_of(row.recording) != source["stamp"]:
+            raise InputError(
+                f"{row.recording}: the file changed while it was read: run extract again when"
+                " nothing writes to it"
+            )
         info: dict[str, Any] = {"key": key, "stamp": source["stamp"], "kind": found.kind}
+        info["versions"] = _versions("toptune", "numpy", "numba", "h5py")
         info["input"] = {k: source[k] for k in ("recording", "sha256")}
         if found.stream is not None:
             info["stream"] = found.stream
@@ -354,20 +379,24 @@ class _Job:
             "key": key,
             "n_windows": n_windows,
             "input": {k: source[k] for k in ("recording", "sha256")},
-            "versions": _versions(),
+            "versions": _versions("toptune", "torch", "torchvision", "timm", "openvino"),
             "computed": self.describer.engine.computed.to_json(),
             "weights": _weights_source(self.backbone).to_json(),
         }
         # Waits for a GPU and writes while the next recording is read, and computed.
-        self.writer.submit(row.written, partial(self._write_features, name, begun, info))
+        claim = self.claim.pop_all()
+        self.writer.submit(row.written, partial(self._write_features, name, begun, info, claim))
         return n_windows
 
-    def _write_features(self, name: str, begun: Begun, info: dict[str, Any]) -> None:
-        (described,) = begun.result()
-        features = described.features
-        if not len(features):
-            features = features[:, :1]
-        self.store.write_features(name, features, described.start_s, self.feature_set, info)
+    def _write_features(
+        self, name: str, begun: Begun, info: dict[str, Any], claim: ExitStack
+    ) -> None:
+        with claim:
+            (described,) = begun.result()
+            features = described.features
+            if not len(features):
+                features = features[:, :1]
+            self.store.write_features(name, features, described.start_s, self.feature_set, info)
 
 
 def _weights_source(backbone: Backbone) -> WeightsSource:
@@ -379,16 +408,36 @@ def _weights_source(backbone: Backbone) -> WeightsSource:
     return WeightsSource(path=str(Path(backbone.weights).resolve()))
 
 
-def _versions() -> dict[str, str]:
+def _versions(*programs: str) -> dict[str, str]:
     from importlib.metadata import version
 
-    return {name: version(name) for name in ("toptune", "torch", "torchvision", "openvino")}
+    return {name: version(name) for name in programs}
 
 
-def _write_failures(path: Path, failed: list[tuple[str, str]]) -> None:
-    path.unlink(missing_ok=True)
-    if failed:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["recording", "cause"])
-            writer.writerows(failed)
+@contextmanager
+def _reading(row: DeviceRow) -> Iterator[None]:
+    """Let what a bad recording raises, foreseen or not, be that recording's failure."""
+    try:
+        yield
+    except ToptuneError:
+        raise
+    except OSError as error:
+        raise InputError(f"{row.recording}: cannot be read ({error.strerror or error})") from error
+    except Exception as error:
+        # A batch of hours must not end at one file that a reader stumbles over.
+        _LOG.debug("%s", row.recording, exc_info=True)
+        raise ToptuneError(
+            f"{row.recording}: failed unexpectedly ({type(error).__name__}: {error}); please report"
+            " this with the recording"
+        ) from error
+
+
+def _write_failures(path: Path, failed: Iterable[tuple[str, str]]) -> None:
+    rows = [("recording", "cause"), *failed]
+    with writing(path):
+        if len(rows) == 1:
+            path.unlink(missing_ok=True)
+            return
+        text = io.StringIO()
+        csv.writer(text).writerows(rows)
+        write_whole(path, text.getvalue())

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.detection import detect_recording
+from toptune.cuda import accelerator
+from toptune.finding import detect_voltage
 from toptune.mcs import McsRecording
 from toptune.params import HighPass, Ptsd
 from toptune.recording import SpikeRecording, open_recording
@@ -56,6 +57,7 @@ def overview(
     ptsd: Ptsd | None = None,
     stream: str | None = None,
     sampling_rate_hz: float | None = None,
+    device: str = "auto",
     n_jobs: int | None = None,
 ) -> Overview:
     """Open a recording, find its spikes and sum it up.
@@ -66,6 +68,8 @@ def overview(
         As for `open_recording`.
     highpass, ptsd, n_jobs
         As for `detect_recording`; without meaning where the recording holds spikes.
+    device
+        ``auto``, ``cpu`` or ``cuda``: where to detect.
     """
     recording = open_recording(path, stream=stream, sampling_rate_hz=sampling_rate_hz)
     if isinstance(recording, SpikeRecording):
@@ -73,7 +77,9 @@ def overview(
         return Overview(trains, _summary(recording.path, recording.kind, trains))
     with recording:
         highpass = highpass or HighPass()
-        found = detect_recording(recording, highpass, ptsd, n_jobs=n_jobs)
+        found, _ = detect_voltage(
+            recording, highpass, ptsd, device=accelerator(device), n_jobs=n_jobs
+        )
         summary = _summary(recording.path, recording.kind, found.trains)
         labels = recording.channel_labels
         summary |= {

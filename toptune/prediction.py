@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from toptune.cuda import Accelerator, accelerator
 from toptune.describing import Described, describe_views
 from toptune.errors import InputError, InputErrors, ToptuneError
 from toptune.facts import RecordingFacts
@@ -100,14 +101,15 @@ def predict(
         check_target(Path(out), overwrite=overwrite)
     settings = _settings(read, stream, sampling_rate_hz)
     names = [str(path) for path in _listed(recordings)]
-    failed = _preflight(names, read, settings)
+    failed, voltage = _preflight(names, read, settings)
     if failed and not keep_going:
         raise InputErrors([cause for _, cause in failed])
+    spike_device = accelerator(device) if voltage else None
     predictor = Predictor(
         read, _listed(weights), device=device, precision=precision, n_jobs=n_jobs,
         batch_size=batch_size,
     )  # fmt: skip
-    job = _Job(predictor, settings, n_jobs, progress or Silent())
+    job = _Job(predictor, settings, spike_device, n_jobs, progress or Silent())
     done = job.run([n for n in names if n not in dict(failed)], failed, keep_going=keep_going)
     result = Predictions(
         model=Path(model),
@@ -259,21 +261,23 @@ def _settings(model: Model, stream: str | None, sampling_rate_hz: float | None) 
 
 def _preflight(
     names: Sequence[str], model: Model, settings: SpikeSettings
-) -> list[tuple[str, str]]:
-    """Open every recording; (recording, cause) of each that cannot be predicted."""
+) -> tuple[list[tuple[str, str]], bool]:
+    """Open all; (recording, cause) of each that cannot be predicted, and whether any is voltage."""
     if not names:
         raise InputError("there is no recording to predict: name at least one")
     if len({Path(name).resolve() for name in names}) < len(names):
         raise InputError("a recording is named twice: name each once")
     failed = []
+    voltage = False
     for name in names:
         try:
             header = check_recording(Path(name), settings)
             if header is not None:
+                voltage = True
                 require_length(name, header.segments, header.sampling_rate_hz, model)
         except InputError as error:
             failed.append((name, _one_line(error)))
-    return failed
+    return failed, voltage
 
 
 def _listed(paths: Paths) -> list[Path]:
@@ -292,11 +296,13 @@ class _Job:
         self,
         predictor: Predictor,
         settings: SpikeSettings,
+        spike_device: Accelerator | None,
         n_jobs: int | None,
         progress: Progress,
     ) -> None:
         self.predictor = predictor
         self.settings = settings
+        self.spike_device = spike_device
         self.n_jobs = n_jobs
         self.progress = progress
 
@@ -318,7 +324,9 @@ class _Job:
 
     def _one(self, name: str) -> RecordingPrediction:
         stage = self.progress.stage
-        found = find_spikes(Path(name), self.settings, n_jobs=self.n_jobs, stage=stage)
+        found = find_spikes(
+            Path(name), self.settings, device=self.spike_device, n_jobs=self.n_jobs, stage=stage
+        )
         notes = list(found.notes)
         if file_sha256(Path(name)) in self.predictor.model.training_inputs:
             notes.insert(0, SEEN)

@@ -10,6 +10,8 @@ import typer
 from toptune.commands.options import (
     AlignmentChoice,
     AlignmentOption,
+    Device,
+    DeviceOption,
     FixedOption,
     HighpassOption,
     JobsOption,
@@ -72,6 +74,7 @@ def inspect(
     threshold_uv: FixedOption = None,
     stream: StreamOption = None,
     sampling_rate_hz: RateOption = None,
+    device: DeviceOption = Device.auto,
     n_jobs: JobsOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the PNG.")] = False,
     as_json: JsonOption = False,
@@ -88,7 +91,7 @@ def inspect(
     )  # fmt: skip
     view = overview(
         recording, highpass=highpass, ptsd=ptsd, stream=stream, sampling_rate_hz=sampling_rate_hz,
-        n_jobs=n_jobs,
+        device=device.value, n_jobs=n_jobs,
     )  # fmt: skip
     if png is not None:
         draw_overview(view, png)
@@ -111,6 +114,7 @@ def detect(
     threshold_uv: FixedOption = None,
     stream: StreamOption = None,
     sampling_rate_hz: RateOption = None,
+    device: DeviceOption = Device.auto,
     n_jobs: JobsOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
     as_json: JsonOption = False,
@@ -126,7 +130,7 @@ def detect(
     )  # fmt: skip
     view = overview(
         recording, highpass=highpass, ptsd=ptsd, stream=stream, sampling_rate_hz=sampling_rate_hz,
-        n_jobs=n_jobs,
+        device=device.value, n_jobs=n_jobs,
     )  # fmt: skip
     write_npz(view.trains, out)
     summary = {k: v for k, v in view.summary.items() if k != "channels"}

@@ -73,8 +73,17 @@ def fit(
     strata: Annotated[
         str | None, typer.Option(help="Column of devices.csv within which labels are shuffled.")
     ] = None,
+    allow_incomplete: Annotated[
+        bool,
+        typer.Option(
+            "--allow-incomplete", help="Leave out recordings without features, and say so."
+        ),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run.")] = False,
-    device: DeviceOption = Device.auto,
+    device: Annotated[
+        Device,
+        typer.Option(help="auto takes a GPU; for Falkon's direct solver one with fast float64."),
+    ] = Device.auto,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -106,7 +115,12 @@ def fit(
     from toptune.store import FeatureStore
 
     opened = FeatureStore(store)
-    table = join_tables([opened.table(opened.choose(w)) for w in features or (None,)])
+    table = join_tables(
+        [
+            opened.table(opened.choose(words), allow_incomplete=allow_incomplete)
+            for words in features or (None,)
+        ]
+    )
     fixed, grid = _fixed_and_tried(given[head])
     with watch_steps() as progress:
         result = run(
