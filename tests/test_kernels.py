@@ -125,6 +125,14 @@ def test_ptsd_needs_no_option_to_be_exact(nvrtc: Nvrtc) -> None:
     assert INEXACT.findall(ptx) == []
 
 
+def test_render_keeps_a_strips_sums_in_registers(nvrtc: Nvrtc) -> None:
+    source, newest = KERNELS / "render.cu", nvrtc.architectures()[-1]
+    options = ("--std=c++17", "--ptxas-options=--verbose")
+    log, ptx, _ = nvrtc.compile(source, f"--gpu-architecture=sm_{newest}", *options)
+    assert ".local" not in ptx
+    assert log.count(" 0 bytes stack frame, 0 bytes spill stores") == len(kernel_names(source))
+
+
 @pytest.mark.parametrize("source", OWN, ids=lambda path: path.name)
 def test_cupy_compiles_the_source_as_it_would_on_a_gpu(
     source: Path, monkeypatch: pytest.MonkeyPatch
@@ -213,9 +221,3 @@ def test_arguments_that_a_kernel_does_not_declare_are_noticed(
 ) -> None:
     with pytest.raises(AssertionError, match="some_kernel"):
         check_argument("some_kernel", parameter, value)
-
-
-def test_render_keeps_a_strips_sums_in_registers(nvrtc: Nvrtc) -> None:
-    newest = nvrtc.architectures()[-1]
-    _, ptx, _ = nvrtc.compile(KERNELS / "render.cu", f"--gpu-architecture=sm_{newest}")
-    assert ".local" not in ptx
