@@ -565,8 +565,12 @@ def test_simulate_and_extract_go_together(tmp_path: Path, run: Run) -> None:
     assert ran.code == 0
     devices = Path(json.loads(ran.out)["devices"])
     ran = run("extract", devices, "--store", tmp_path / "s.zarr", *TINY)
+    assert ran.code == 0
+    # Two devices of two classes: merging could help, so it is fit that refuses.
+    assert "class 100E0I has only one device" in " ".join(ran.out.split())
+    ran = run("fit", tmp_path / "s.zarr", "--head", "falkon", "-o", tmp_path / "run")
     assert ran.code == 2
-    assert "class" in ran.err  # two devices of two classes: nothing would be left to learn from
+    assert "class 100E0I" in ran.err
     ran = run("simulate", tmp_path / "sim", "--devices", "2", "--seconds", "2")
     assert (ran.code, "already there" in ran.err) == (2, True)
 
