@@ -162,6 +162,28 @@ def test_heads_are_the_candidates_no_earlier_one_can_pass(
         assert head[i] == (earlier.max(initial=0) <= sample[i])
 
 
+@settings(max_examples=40, deadline=None)
+@given(x=voltages(), cut=st.floats(0, 1), reach=st.integers(1, 60), launch=launches)
+def test_extremes_are_those_of_the_samples_that_the_chunk_holds(
+    device: HostAccelerator, x: NDArray[np.float32], cut: float, reach: int, launch: Launch
+) -> None:
+    device.how = launch
+    kernels = device.kernels("ptsd", **spikes_cuda.PTSD_SHAPES)
+    begin = int(cut * (x.shape[1] - 1))
+    threshold = np.full(x.shape[0], 1e9, np.float32)
+    # Beside the chunk lie samples that are larger and smaller than any of its own.
+    streamed(device, x, PtsdSamples(reach, 0, 0, False), threshold, [begin], WALK)
+    *_, first, started, stop, low, high = kernels.arguments["ptsd_extremes"]
+    assert started == begin
+    assert isinstance(first, int)
+    assert isinstance(stop, int)
+    size = kernels.shapes["PTSD_BLOCK"]
+    edges = range(begin // size * size, stop, size)
+    held = [x[:, max(a, first) : min(a + size, stop)] for a in edges]
+    np.testing.assert_array_equal(low, np.stack([h.min(axis=1) for h in held], axis=1))
+    np.testing.assert_array_equal(high, np.stack([h.max(axis=1) for h in held], axis=1))
+
+
 def test_amplitude_equal_to_the_threshold_is_a_spike(device: HostAccelerator) -> None:
     x = np.random.default_rng(8).integers(-3, 4, (2, 3000)).astype(np.float32)
     low = np.full(2, 0.5, np.float32)
