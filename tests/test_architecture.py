@@ -24,7 +24,7 @@ STAGES = (
     "mcs_chunks mcs_checks mcs mcs_format recording",
     "filters spikes_cpu ptsd_walk spikes detection",
     "filters_cuda noise_cuda spikes_cuda detection_cuda finding",
-    "binning windows cuda_launch rendering",
+    "binning windows cuda_launch rendering drawings",
     "weights networks backbones",
     "folding torch_network openvino_network features describing",
     "featuretable zarr_guard zarr_groups provenance store store_session store_check",
