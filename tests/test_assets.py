@@ -50,7 +50,10 @@ def test_wheel_carries_every_kernel_and_the_whole_contract(wheel: Path) -> None:
         assert wanted <= names
     assert "toptune/_assets/store/golden.zarr/zarr.json" in names
     assert any(n.startswith("toptune/_assets/kernels/") and n.endswith(".cu") for n in names)
-    assert "toptune/py.typed" in names
+    assert {"toptune/py.typed", "toptune/templates/page.html", "toptune/templates/page.css"} <= {
+        *names
+    }
+    assert {"toptune/grids/table1.toml", "toptune/grids/table2.toml"} <= names
     assert not [n for n in names if n.startswith(("tests/", "benchmarks/", "kernels/", "store/"))]
     # Nothing that ran here travels along.
     assert not [n for n in names if "__pycache__" in n or n.endswith((".nbi", ".nbc", ".pyc"))]

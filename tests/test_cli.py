@@ -15,13 +15,17 @@ from small_data import RAW, install_tiny_backbones, write_data_set, write_device
 
 from toptune.cli import app, main
 from toptune.detection import detect_recording
+from toptune.errors import ToptuneError
 from toptune.extraction import extract
 from toptune.mcs import McsRecording
 from toptune.params import Backbone, Picture, Windows
 from toptune.spike_npz import read_npz
 from toptune.spiketrains import Spikes
 
-COMMANDS = ("demo", "simulate", "inspect", "detect", "extract", "fit", "predict", "doctor", "bench")
+COMMANDS = (
+    "demo", "simulate", "inspect", "detect", "extract", "fit", "predict", "sweep", "report", "why",
+    "doctor", "bench",
+)  # fmt: skip
 TINY = ("--window-s", "2", "--stride-s", "1", "--backbone", "tiny", "--weights", "random")
 
 
@@ -401,6 +405,28 @@ def test_fit_prints_what_its_numbers_rest_on(made: Path, tmp_path: Path, run: Ru
     assert "no p-value below 0.067 can be reached" in ran.out
 
 
+def test_a_thin_class_is_extracted_refused_by_fit_and_rescued_by_merge(
+    folder: Path, tmp_path: Path, run: Run
+) -> None:
+    devices = folder / "devices.csv"
+    devices.write_text(devices.read_text().replace("dev1,B", "dev1,D"))
+    ran = run("extract", devices, "--store", folder / "n.zarr", *TINY)
+    assert ran.code == 0
+    assert "class D has only one device, dev1" in ran.out
+    arguments = ("fit", folder / "n.zarr", "--head", "falkon", "--permutations", "0", "-o")
+    ran = run(*arguments, tmp_path / "run")
+    assert (ran.code, ran.out) == (2, "")
+    assert "class D has one group, dev1" in ran.err
+    ran = run(*arguments, tmp_path / "run", "--merge", "BD=B,D", "--strata", "batch")
+    assert ran.code == 0
+    assert read_json(tmp_path / "run" / "metrics.json")["classes"] == ["A", "BD", "C"]
+    # Devices alternate between two batches, those of a class do not.
+    assert "warning: class" not in ran.out
+    ran = run(*arguments, tmp_path / "two", "--merge", "BD=B,D", "--group-by", "batch", "--no-tune")
+    assert ran.code == 0
+    assert read_json(tmp_path / "two" / "metrics.json")["n_groups"] == 2
+
+
 def test_feature_sets_are_fused_and_the_model_predicts(
     folder: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -430,6 +456,29 @@ def test_feature_sets_are_fused_and_the_model_predicts(
     ran = run("predict", out, *recordings)
     assert ran.code == 2
     assert "model.json" in ran.err or "holds no model" in ran.err
+
+
+def test_the_classic_head_stands_beside_the_pictures(made: Path, tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "run"
+    fit = ("fit", made / "s.zarr", "-o", out)
+    ran = run(*fit, "--head", "parameters", "--permutations", "5")
+    assert ran.code == 0
+    assert "4 settings were tried inside every fold; the model of all devices has C" in ran.out
+    metrics = read_json(out / "metrics.json")
+    assert (metrics["n_devices"], metrics["n_windows"]) == (6, 6)
+    ran = run("predict", out / "model", made / "r2.h5", "--json")
+    assert ran.code == 0
+    assert json.loads(ran.out)["recordings"][0]["n_windows"] == 1
+    # What exists is told before anything is measured.
+    ran = run(*fit, "--head", "falkon", "--features", "histogram", "--features", "parameters")
+    assert (ran.code, ran.out, f"{out} exists" in ran.err) == (2, "", True)
+    ran = run(
+        *fit, "--head", "falkon", "--features", "histogram", "--features", "parameters",
+        "--overwrite", "--json", "--permutations", "0",
+    )  # fmt: skip
+    assert ran.code == 0
+    assert json.loads(ran.out)["features"][1] == "parameters, 2 s every 1 s"
+    assert run("predict", out / "model", made / "r2.h5").code == 0
 
 
 def test_merged_classes_reach_the_scores(made: Path, tmp_path: Path, run: Run) -> None:
@@ -472,6 +521,10 @@ def test_grouping_by_another_column(made: Path, tmp_path: Path, run: Run) -> Non
         ),
         (("--head", "falkon", "--solver", "iterative"), "give fixed values with --no-tune"),
         (("--head", "falkon", "--strata", "plate"), "has no plate"),
+        (("--head", "falkon", "--C", "1"), "--C belongs to --head parameters, not falkon"),
+        (("--head", "parameters", "--width", "1"), "--width belongs to --head falkon, not param"),
+        (("--head", "parameters", "--features", "histogram"), "leave --features out"),
+        (("--head", "parameters", "--C", "0"), "C must be above 0"),
     ],
 )
 def test_wrong_options_of_fit_are_named(
@@ -516,3 +569,55 @@ def test_simulate_and_extract_go_together(tmp_path: Path, run: Run) -> None:
     assert "class" in ran.err  # two devices of two classes: nothing would be left to learn from
     ran = run("simulate", tmp_path / "sim", "--devices", "2", "--seconds", "2")
     assert (ran.code, "already there" in ran.err) == (2, True)
+
+
+# --- sweep
+
+FEW = [
+    word
+    for setting in (
+        *("backbone=tiny", "weights=random", "window_s=2", "stride_s=1"),
+        *("permutations=0", "tune=false", "head=falkon"),
+    )
+    for word in ("--set", setting)
+]
+
+
+def test_sweep_prints_its_tables_and_goes_on_as_json(
+    folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("sweep", folder / "devices.csv", "table1", "-o", folder / "out", *FEW)
+    ran = run(*arguments)
+    assert ran.code == 0
+    assert "| picture | falkon: per picture | falkon: per device |" in ran.out
+    assert "RANDOM (seed 0)" in ran.out
+    assert f"report: {folder / 'out' / 'report.html'}" in ran.out
+    assert "[2/2] tiny, raster, 2 s, falkon, not tuned, 0 permutations: devices" in ran.err
+    names = {p.name for p in (folder / "out").iterdir()}
+    assert names == {"store.zarr", "measured", "runs", "sweep.json", "runs.csv", "table.csv",
+                     "table.md", "report.html"}  # fmt: skip
+    ran = run(*arguments, "--json")
+    result = json.loads(ran.out)
+    assert (result["done"], result["reused"], result["failed"]) == (2, 2, [])
+    for one in result["runs"]:
+        assert one["metrics"] == read_json(folder / "out" / "runs" / one["name"] / "metrics.json")
+
+    def broken(*_: object, **__: object) -> None:
+        raise ToptuneError("no luck")
+
+    monkeypatch.setattr("toptune.sweep.fit", broken)
+    ran = run(*arguments, "--seed", "5")
+    assert ran.code == 3
+    assert "failed: run " in ran.out
+    assert "no luck" in (folder / "out" / "failures.csv").read_text()
+
+
+def test_sweep_refuses_a_bad_grid_with_every_problem_and_leaves_nothing(
+    folder: Path, run: Run
+) -> None:
+    (folder / "grid.toml").write_text("pictures = 'raster'\nwindow_s = 'long'\n")
+    ran = run("sweep", folder / "devices.csv", folder / "grid.toml", "-o", folder / "out")
+    assert (ran.code, ran.out) == (2, "")
+    assert "line 1: pictures: there is no option pictures; there are" in ran.err
+    assert "line 2: window_s: Windows.width_s must be above 0, got 'long'" in ran.err
+    assert not (folder / "out").exists()

@@ -136,15 +136,6 @@ HEAD = "recording,device,label\n"
             ["line 6: recording a.h5 has two labels, ctrl (line 2) and drug"],
             id="two labels",
         ),
-        pytest.param(
-            GOOD + "e.h5,D5,other\n", ["line 6: class other has only one device, D5"], id="thin"
-        ),
-        pytest.param(
-            GOOD + "e.h5,D5,other\nf.h5,D5,other\n",
-            ["line 6, 7: class other has only one device, D5"],
-            id="thin with two recordings",
-        ),
-        pytest.param(HEAD + "a.h5,D1,x\nb.h5,D2,x\n", ["only one class, x"], id="one class"),
     ],
 )
 def test_bad_tables_are_refused_in_one_line_each(
@@ -164,11 +155,32 @@ def test_all_problems_are_reported_at_once_with_their_lines(folder: Path) -> Non
     assert [p.split(": ")[0].rsplit(", ")[-1] for p in problems] == ["line 7", "line 6", "line 8"]
 
 
-def test_a_thin_class_is_reported_beside_a_missing_file(folder: Path) -> None:
-    problems = problems_of(write(folder, GOOD + "nope.h5,D5,other\n"))
-    assert len(problems) == 2
-    assert "no such recording" in problems[0]
-    assert "class other has only one device" in problems[1]
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        pytest.param("", [], id="none"),
+        pytest.param(
+            "e.h5,D5,other\n", ["line 6: class other has only one device, D5"], id="one recording"
+        ),
+        pytest.param(
+            "e.h5,D5,other\nf.h5,D5,other\n",
+            ["line 6, 7: class other has only one device, D5"],
+            id="two recordings",
+        ),
+    ],
+)
+def test_a_thin_class_is_told_with_its_lines_not_refused(
+    folder: Path, rows: str, expected: list[str]
+) -> None:
+    thin = read_devices(write(folder, GOOD + rows)).thin_classes
+    assert len(thin) == len(expected)
+    for problem, part in zip(thin, expected, strict=True):
+        assert f"devices.csv, {part}" in problem
+
+
+def test_a_table_of_one_class_is_told(folder: Path) -> None:
+    (problem,) = read_devices(write(folder, HEAD + "a.h5,D1,x\nb.h5,D2,x\n")).thin_classes
+    assert "only one class, x" in problem
 
 
 def test_group_by_column_must_be_there_and_filled(folder: Path) -> None:

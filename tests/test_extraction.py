@@ -258,6 +258,19 @@ def test_short_recording_is_listed_not_fatal(folder: Path) -> None:
     assert again(folder).too_short == ("short.h5",)  # from the store, too
 
 
+def test_class_with_one_device_is_extracted_with_a_warning(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    devices = folder / "devices.csv"
+    devices.write_text(devices.read_text().replace("dev1,B", "dev1,D"))
+    result = again(folder)
+    assert result.reused == 6
+    told = [n for n in result.notes if "class" in n]
+    assert len(told) == 2
+    assert "line 6: class B has only one device, dev4" in told[1]
+    assert "line 3: class D has only one device, dev1" in caplog.text
+
+
 @pytest.mark.parametrize("only_when", ["first", "last"])
 def test_nothing_is_written_when_the_recordings_are_refused(folder: Path, only_when: str) -> None:
     broken = folder / ("r0.h5" if only_when == "first" else "r5.h5")

@@ -32,6 +32,7 @@ FILES = {
     "confusion.png",
     "params.json",
     "environment.json",
+    "report.html",
     "model",
 }
 
@@ -206,6 +207,54 @@ def test_merged_classes_are_what_is_trained(tmp_path: Path) -> None:
     assert result.metrics["chance"] == pytest.approx(8 / 12)
     assert set(read_model(result.path / "model").estimator.classes_) == {"AB", "C"}
     assert read_json(result.path / "params.json")["merge"] == {"AB": ["A", "B"]}
+
+
+def with_batches(batch_of: Callable[[str], str]) -> FeatureTable:
+    """The table with every recording in the batch that its label says."""
+    table = make_table()
+    infos = [replace(r, columns={"batch": batch_of(r.label)}) for r in table.recordings]
+    return replace(table, recordings=tuple(infos))
+
+
+@pytest.mark.parametrize(
+    ("batch_of", "options", "expected"),
+    [
+        (lambda _: "b0", {}, []),
+        (lambda label: "b1" if label == "C" else "", {}, []),
+        (
+            lambda label: "b1" if label == "C" else "b0",
+            {},
+            ["class A lies in one batch only, b0", "class B lies in one batch only, b0",
+             "class C lies in one batch only, b1"],
+        ),
+        (
+            lambda label: "b1" if label == "C" else "b0",
+            {"merge": ["AB=A,B"]},
+            ["class AB lies in one batch only, b0", "class C lies in one batch only, b1"],
+        ),
+    ],
+)  # fmt: skip
+def test_a_class_in_one_batch_only_is_warned_of(
+    batch_of: Callable[[str], str], options: dict[str, Any], expected: list[str], tmp_path: Path
+) -> None:
+    result = fit(with_batches(batch_of), "falkon", tmp_path / "run", **options)
+    warnings = read_json(result.path / "metrics.json")["warnings"]
+    assert [w.partition(":")[0] for w in warnings] == expected
+    assert all("may be the batch, not the class" in w for w in warnings)
+
+
+def test_a_class_in_one_stratum_only_is_warned_of_and_mixed_batches_are_not(
+    tmp_path: Path,
+) -> None:
+    table = make_table()
+    infos = [
+        replace(r, columns={**r.columns, "dish": "d1" if r.label == "B" else f"d{i % 2}"})
+        for i, r in enumerate(table.recordings)
+    ]
+    table = replace(table, recordings=tuple(infos))
+    assert fit(table, "falkon", tmp_path / "a").metrics["warnings"] == []
+    (warning,) = fit(table, "falkon", tmp_path / "b", strata="dish").metrics["warnings"]
+    assert warning.startswith("class B lies in one dish only, d1")
 
 
 def change(table: FeatureTable, row: int, **changes: Any) -> FeatureTable:

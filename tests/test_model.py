@@ -19,6 +19,7 @@ from safetensors.numpy import load, save
 from scipy.special import softmax
 from small_data import make_facts, make_provenance, make_view
 
+from toptune.describing import ViewParams
 from toptune.errors import InputError, ToptuneError
 from toptune.facts import WeightsSource
 from toptune.featuretable import FeatureTable, RecordingInfo
@@ -233,6 +234,8 @@ def test_golden_models_of_format_2_are_read_with_the_numbers_of_their_making(
     assert golden.toptune_version == "0.1.0"
     first, second = golden.views
     assert (first.n_features, second.n_features) == (3, 2)
+    assert isinstance(first.params, ViewParams)
+    assert isinstance(second.params, ViewParams)
     assert first.params.picture == Picture()
     assert second.params.picture == Picture(kind="raster")
     assert (first.params.windows.width_s, second.params.windows.width_s) == (2.0, 4.0)

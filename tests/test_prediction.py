@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -310,6 +311,12 @@ def test_a_prediction_is_published_as_a_folder_that_agrees_with_itself(
         n_unlike = sum(int(w["unlike_training"]) for w in mine)
         assert int(row["n_windows_unlike_training"]) == n_unlike
     written = json.loads((out / "predictions.json").read_text("utf-8"))
+    # From which bytes, by which model: a reader can look them up.
+    hashed = [hashlib.sha256(path.read_bytes()).hexdigest() for path in fresh.values()]
+    assert [one["sha256"] for one in written["recordings"]] == hashed
+    model = (made / "falkon" / "model.json").read_bytes()
+    assert written["model_sha256"] == hashlib.sha256(model).hexdigest()
+    assert written["packages"]["openvino"]
     assert written["kind"] == "toptune predictions"
     assert result.to_json().items() <= written.items()
     assert written["cross_validated"] == read_model(made / "falkon").scores

@@ -236,11 +236,11 @@ def _plans(
     yield _Plan(
         "Falkon, leave one device out", direct, "windows", lambda: stages.falkon(direct),
         STUDY.windows, power=3, in_total=True,
-        note="foretold by windows^3, at most" if fewer else "",
+        note="without tuning" + ("; foretold by windows^3, at most" if fewer else ""),
     )  # fmt: skip
     yield _Plan(
         "MLP, leave one device out", device, "rows", stages.mlp, STUDY.trained_rows, in_total=True,
-        note=f"{sizes.epochs} of {STUDY.epochs} epochs",
+        note=f"without tuning; {sizes.epochs} of {STUDY.epochs} epochs",
     )  # fmt: skip
 
 

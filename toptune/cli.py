@@ -17,7 +17,7 @@ from types import FrameType
 
 import typer
 
-from toptune.commands import checking, extracting, recordings, training
+from toptune.commands import checking, extracting, recordings, reporting, sweeping, training
 from toptune.commands.options import say
 from toptune.errors import ToptuneError
 
@@ -37,6 +37,9 @@ for command in (
     extracting.extract,
     training.fit,
     training.predict,
+    sweeping.sweep,
+    reporting.report,
+    reporting.why,
     checking.doctor,
     checking.bench,
 ):

@@ -119,8 +119,9 @@ def run_demo(
         begin(head, f"leaving each culture out once: {head}")
         # Tuning the MLP trains a network for every pair of cultures, which is no demonstration.
         run = fit(
-            table, head, folder / f"run-{head}", facts=facts, seed=seed, tune=head == "falkon"
-        )
+            table, head, folder / f"run-{head}", facts=facts, seed=seed, tune=head == "falkon",
+            store=opened,
+        )  # fmt: skip
         metrics[head] = run.metrics
         end(head)
     return DemoResult(folder, metrics, took)

@@ -19,6 +19,8 @@ from toptune.params import Backbone, Picture, Windows
 from toptune.spiketrains import SpikeTrains
 
 if TYPE_CHECKING:
+    import torch
+
     from toptune.backbones import LoadedBackbone
     from toptune.features import Computed, FeatureEngine, Precision, Underway
 
@@ -193,6 +195,30 @@ class Describer:
             Told ("features", windows done, windows in all) now and then.
         """
         return describe_views(trains, [self], stage)[0]
+
+    def draw(self, trains: SpikeTrains, rows: Sequence[int], picture: Picture) -> torch.Tensor:
+        """Draw some windows of a recording as the network sees them, (rows, S, S) float32.
+
+        Parameters
+        ----------
+        trains
+            The recording's spikes.
+        rows
+            Which windows.
+        picture
+            How, where it is not quite `picture`: on another count axis.
+        """
+        import torch
+
+        from toptune.windows import Drawer
+
+        engine = self.engine
+        drawer = Drawer(trains, self.windows, picture, engine.loaded.input_size, engine.device)
+        return torch.cat([drawer.draw(row, row + 1) for row in rows])
+
+    def describe_pictures(self, pictures: torch.Tensor) -> NDArray[np.float32]:
+        """Describe pictures that `draw` gave, (n, d) float32."""
+        return self.engine.get().features(pictures)
 
 
 class Begun:

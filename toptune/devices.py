@@ -81,6 +81,27 @@ class DevicesFile:
         """For each row the value of the `group_by` column."""
         return tuple(row.value(self.group_by) for row in self.rows)
 
+    @property
+    def thin_classes(self) -> tuple[str, ...]:
+        """What would stand against leaving groups out with these labels, each with its lines.
+
+        No business of who only reads recordings: labels may be merged where they are used, and
+        are checked there.
+        """
+        if len(self.labels) < 2:
+            return (f"{self.path}: only one class, {self.labels[0]}; telling apart needs two",)
+        problems = []
+        for label in self.labels:
+            rows = [row for row in self.rows if row.label == label]
+            groups = {row.value(self.group_by) for row in rows}
+            if len(groups) == 1:
+                lines = ", ".join(str(row.line) for row in rows)
+                problems.append(
+                    f"{self.path}, line {lines}: class {label} has only one {self.group_by}, "
+                    f"{groups.pop()}; leaving it out leaves none to learn from"
+                )
+        return tuple(problems)
+
 
 def read_devices(path: Path, group_by: str = "device", *, must_exist: bool = True) -> DevicesFile:
     """Read and check a devices file.
@@ -100,7 +121,7 @@ def read_devices(path: Path, group_by: str = "device", *, must_exist: bool = Tru
     Raises
     ------
     InputErrors
-        Anything is wrong with rows or classes: all of it, with lines.
+        Anything is wrong with rows: all of it, with lines.
     InputError
         The file cannot be read, or its header does not hold the columns needed.
     """
@@ -127,10 +148,8 @@ def read_devices(path: Path, group_by: str = "device", *, must_exist: bool = Tru
     if not rows and not problems:
         raise InputError(f"{path}: no recordings in it, only the header")
     devices = DevicesFile(path=path, group_by=group_by, rows=tuple(rows))
-    # A row that could not be read may be just what a class lacks.
-    thin = [] if problems else _thin_classes(devices)
     problems += _missing(devices) if must_exist else []
-    problems += _repeated(devices) + thin
+    problems += _repeated(devices)
     if problems:
         raise InputErrors(problems)
     return devices
@@ -269,21 +288,4 @@ def _repeated(devices: DevicesFile) -> list[str]:
             )
         else:
             problems.append(f"{where} is already in line {before.line}")
-    return problems
-
-
-def _thin_classes(devices: DevicesFile) -> list[str]:
-    """Classes that leaving a group out would leave without any example."""
-    if len(devices.labels) < 2:
-        return [f"{devices.path}: only one class, {devices.labels[0]}; telling apart needs two"]
-    problems = []
-    for label in devices.labels:
-        rows = [row for row in devices.rows if row.label == label]
-        groups = {row.value(devices.group_by) for row in rows}
-        if len(groups) == 1:
-            lines = ", ".join(str(row.line) for row in rows)
-            problems.append(
-                f"{devices.path}, line {lines}: class {label} has only one {devices.group_by}, "
-                f"{groups.pop()}; leaving it out leaves none to learn from"
-            )
     return problems

@@ -5,8 +5,8 @@ group; the candidates to choose from, and how labels may be shuffled. What leave
 and probabilities of every row, what was chosen in each fold, and a p-value.
 
 Whatever is learnt, chosen or scaled for a fold comes from the other groups. Falkon's scores are
-calibrated on inner folds, always; an MLP's where it is tuned, since inner folds cost a network a
-pair of groups, and are the softmax of its logits otherwise.
+calibrated on inner folds, always, and so are the classic head's; an MLP's where it is tuned, since
+inner folds cost a network a pair of groups, and are the softmax of its logits otherwise.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from toptune.heads.calibration import calibrate_folds, fit_inverse_temperature
 from toptune.heads.closed_form import Grouping, group_rows
 from toptune.heads.falkon import FalkonClassifier
 from toptune.heads.falkon_tuning import tune_falkon
+from toptune.heads.logistic import LogisticClassifier
+from toptune.heads.logistic_tuning import tune_logistic
 from toptune.heads.mlp import MLPClassifier
 from toptune.heads.mlp_tuning import held_out_scores_of, tune_mlp
 from toptune.heads.nested import NestedScores, Shuffled
@@ -38,6 +40,7 @@ from toptune.permutations import (
 )
 
 Candidate = Mapping[str, Any]
+AnyHead = FalkonClassifier | MLPClassifier | LogisticClassifier
 Progress = Callable[[str, int, int], None]
 
 
@@ -156,13 +159,13 @@ def shuffles(
 
 
 def evaluation_problems(
-    head: FalkonClassifier | MLPClassifier, n_groups: int, n_candidates: int, permuted: bool
+    head: AnyHead, n_groups: int, n_candidates: int, permuted: bool
 ) -> list[str]:
     """Say what stands against tuning and permutations; an empty list where nothing does.
 
     Parameters
     ----------
-    head : FalkonClassifier or MLPClassifier
+    head : FalkonClassifier, MLPClassifier or LogisticClassifier
     n_groups, n_candidates : int
     permuted : bool
         Labels are to be shuffled.
@@ -174,6 +177,13 @@ def evaluation_problems(
             " with --no-tune"
         )
     if isinstance(head, MLPClassifier):
+        return problems
+    if isinstance(head, LogisticClassifier):
+        if permuted and n_groups < 3:
+            problems.append(
+                "permutations of the parameters head need three groups: leave them out with"
+                " --permutations 0"
+            )
         return problems
     if n_candidates > 1 and head.solver != "direct":
         problems.append(
@@ -190,7 +200,7 @@ def evaluation_problems(
 
 
 def evaluate(
-    head: FalkonClassifier | MLPClassifier,
+    head: AnyHead,
     X: NDArray[np.floating[Any]],
     y: NDArray[Any],
     groups: NDArray[Any],
@@ -204,7 +214,7 @@ def evaluate(
 
     Parameters
     ----------
-    head : FalkonClassifier or MLPClassifier
+    head : FalkonClassifier, MLPClassifier or LogisticClassifier
         Not fitted, and not changed.
     X : (n, d) float32 or float64
     y, groups : (n,) str
@@ -225,7 +235,9 @@ def evaluate(
     folds = _Folds(head, X, y, group_rows(groups), units, tuple(candidates), progress)
     direct = isinstance(head, FalkonClassifier) and head.solver == "direct"
     if direct and len(folds.grouping.groups) > 2:
-        return folds.falkon(shuffled)
+        return folds.nested(tune_falkon, "candidates", shuffled)
+    if isinstance(head, LogisticClassifier) and len(folds.grouping.groups) > 2:
+        return folds.nested(tune_logistic, "labellings", shuffled)
     if isinstance(head, MLPClassifier) and len(candidates) > 1:
         return folds.tuned_mlp(shuffled)
     return folds.plain(shuffled)
@@ -245,9 +257,14 @@ class _Folds:
     def codes(self) -> NDArray[np.int64]:
         return np.unique(self.y, return_inverse=True)[1].astype(np.int64)
 
-    def falkon(self, shuffled: Permutations | None) -> Evaluation:
-        """Everything from one factorisation a candidate."""
-        nested, told = tune_falkon(
+    def nested(
+        self,
+        tune: Callable[..., tuple[NestedScores, Shuffled]],
+        what: str,
+        shuffled: Permutations | None,
+    ) -> Evaluation:
+        """Folds, folds inside folds and shuffles at once."""
+        nested, told = tune(
             self.head,
             self.X,
             self.y,
@@ -255,7 +272,7 @@ class _Folds:
             self.units.of_row,
             self.candidates,
             shuffled=None if shuffled is None else shuffled.labels,
-            progress=self._report("candidates"),
+            progress=self._report(what),
         )
         test = None if shuffled is None else self._test(shuffled, told)
         return self._calibrated(nested, test)

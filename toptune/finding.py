@@ -127,7 +127,7 @@ def check_recording(path: Path, settings: SpikeSettings) -> Header | None:
     Raises
     ------
     InputError
-        It cannot be opened, or its sampling rate does not allow the filter's cut-off.
+        It cannot be opened, is cut off, or its sampling rate does not allow the filter's cut-off.
     """
     from toptune.filters import HighPassFilter
 
@@ -137,6 +137,7 @@ def check_recording(path: Path, settings: SpikeSettings) -> Header | None:
     if isinstance(recording, SpikeRecording):
         return None
     with recording:
+        recording.check_whole()
         # Refuses a cut-off that this sampling rate cannot have.
         HighPassFilter(settings.highpass, recording.sampling_rate_hz, 1)
         return Header(segments=recording.segments, sampling_rate_hz=recording.sampling_rate_hz)

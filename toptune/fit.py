@@ -21,28 +21,35 @@ from toptune.environment import describe_environment
 from toptune.errors import InputError, InputErrors
 from toptune.evaluation import Evaluation, Units, evaluate, evaluation_problems, shuffles
 from toptune.facts import TrainingFacts
-from toptune.featuretable import FeatureTable
+from toptune.featuretable import FeatureTable, RecordingInfo, View
 from toptune.folds import FoldResults
 from toptune.hardware import float64_device, torch_device
 from toptune.heads import make_head
 from toptune.heads.falkon_tuning import falkon_candidates
+from toptune.heads.logistic_tuning import LOGISTIC_CANDIDATES
 from toptune.heads.memory import GPU_MATRICES, NYSTROM_CENTRES, CentrePlan, plan_centres
 from toptune.heads.mlp_tuning import MLP_CANDIDATES
 from toptune.metrics import describe_metrics, score_task
 from toptune.model import trained_model, write_model
+from toptune.parameter_views import KIND, ParameterParams
+from toptune.params import content_key
 from toptune.permutations import Permutations
+from toptune.report import write_report
 from toptune.run_folder import plain, publish, target_problems, write_json, write_params
-from toptune.run_tables import write_confusion, write_tables
+from toptune.run_tables import write_confusion, write_parameters, write_tables
 from toptune.scores import Scores, parse_merges
+from toptune.store import FeatureStore
 from toptune.task import Task, read_task, table_problems
 
 # What tuning chooses, by head.
 TUNED = {
     "falkon": ("width", "penalty", "view_weights"),
     "mlp": ("learning_rate_decay", "weight_decay"),
+    "parameters": ("C",),
 }
-# Falkon's cost hardly more than the folds; each of an MLP's trains all folds anew.
-PERMUTATIONS = {"falkon": 1000, "mlp": 0}
+# Falkon's cost hardly more than the folds; each of the others trains all folds anew, which takes
+# the small fits of the parameters head half a second and an MLP minutes.
+PERMUTATIONS = {"falkon": 1000, "mlp": 0, "parameters": 200}
 
 Progress = Callable[[str, int, int], None]
 
@@ -89,6 +96,7 @@ def fit(
     seed: int = 0,
     device: str = "auto",
     overwrite: bool = False,
+    store: FeatureStore | None = None,
     progress: Progress | None = None,
 ) -> RunResult:
     """Score a head by leaving out each group once, train it on all rows, and write the run.
@@ -98,7 +106,8 @@ def fit(
     table : FeatureTable
         Of one feature set, or of several joined.
     head : str
-        ``mlp`` or ``falkon``.
+        ``mlp``, ``falkon`` or ``parameters``; the last is trained on burst parameters of whole
+        recordings (`toptune.parameter_tables.table_for`).
     out : Path
         Folder of the run; must not exist, unless `overwrite` and it is a run.
     facts : TrainingFacts
@@ -116,8 +125,8 @@ def fit(
     grid : mapping of str to sequence, optional
         Values to choose from, by parameter; the head's default grid for parameters not named.
     permutations : int, optional
-        Shuffles of the labels for the p-value. Default: 1,000 for Falkon's direct solver, none for
-        what trains every fold anew.
+        Shuffles of the labels for the p-value. Default: 1,000 for Falkon's direct solver, 200 for
+        the parameters head, none for what takes long to train every fold anew.
     strata : str, optional
         A further column of the devices file, within which labels are shuffled.
     seed : int
@@ -127,6 +136,8 @@ def fit(
         use for the MLP and Falkon's iterative solvers; for the direct solver only where its
         float64 is at full rate (`toptune.hardware.float64_device`).
     overwrite : bool
+    store : FeatureStore, optional
+        Where the table is from; the report shows the activity of its recordings.
     progress : callable, optional
         Told what is going on, how much of it is done, and how much there is.
 
@@ -196,6 +207,7 @@ def fit(
                 "merge": {name: list(members) for name, members in job.merges.items()},
                 "permutations": 0 if job.shuffled is None else len(job.shuffled.labels),
                 "strata": strata,
+                "store": None if store is None else str(store.path.resolve()),
                 "features": table.provenance,
             },
         )
@@ -203,8 +215,66 @@ def fit(
         write_json(folder / "environment.json", describe_environment(trained_on))
         write_tables(folder, task, table.start_s, found, scores)
         write_confusion(folder, scores)
+        if head == KIND:
+            write_parameters(folder, table, estimator)
         write_model(folder / "model", model)
+    # After the run is published, so that nothing learnt hangs on it.
+    write_report(out, store=store, progress=progress)
     return RunResult(out, scores, found, metrics)
+
+
+def fit_problems(
+    recordings: Sequence[RecordingInfo],
+    head: str,
+    *,
+    group_by: str = "device",
+    merge: Iterable[str] = (),
+    head_params: Mapping[str, Any] | None = None,
+    tune: bool = True,
+    grid: Mapping[str, Sequence[Any]] | None = None,
+    permutations: int | None = None,
+    strata: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+) -> list[str]:
+    """Say what stands against `fit` whatever the features; known before there are any.
+
+    Parameters
+    ----------
+    recordings : sequence of RecordingInfo
+        All that are listed. That one is too short for a window shows later.
+    head, group_by, merge, head_params, tune, grid, permutations, strata, seed, device
+        As for `fit`.
+    """
+    n = len(recordings)
+    params = ParameterParams()
+    views = (
+        (View(params.description, content_key(params.to_json()), 1, params.to_json()),)
+        if head == KIND
+        else ()
+    )
+    table = FeatureTable(
+        np.ones((n, 1), np.float32), np.zeros(n), np.arange(n), tuple(recordings), {}, views
+    )
+    try:
+        _checked(
+            table,
+            head,
+            None,
+            group_by=group_by,
+            merge=merge,
+            head_params=dict(head_params or {}),
+            tune=tune,
+            grid=grid or {},
+            permutations=permutations,
+            strata=strata,
+            seed=seed,
+            device=device,
+            overwrite=False,
+        )
+    except InputErrors as error:
+        return list(error.problems)
+    return []
 
 
 @dataclass(frozen=True)
@@ -223,7 +293,7 @@ class _Job:
 def _checked(
     table: FeatureTable,
     head: str,
-    out: Path,
+    out: Path | None,
     *,
     group_by: str,
     merge: Iterable[str],
@@ -237,7 +307,7 @@ def _checked(
     overwrite: bool,
 ) -> _Job:
     """Check everything that can be checked without training, and tell all problems at once."""
-    problems = target_problems(out, overwrite=overwrite)
+    problems = [] if out is None else target_problems(out, overwrite=overwrite)
     merges: dict[str, tuple[str, ...]] = {}
     estimator: Any = None
     centres = None
@@ -253,7 +323,7 @@ def _checked(
         candidates = _candidates(head, head_params, table.view_sizes, grid, tune=tune)
     except InputError as error:
         problems.append(str(error))
-    problems += table_problems(table)
+    problems += table_problems(table, may_be_undefined=head == KIND) + _kind_problems(head, table)
     task = read_task(table, group_by, merges, problems, strata=strata)
     units = Units.of(task.device, task.label)
     shuffled = None
@@ -308,6 +378,19 @@ def _plan(n_rows: int, device: str) -> CentrePlan:
     return plan_centres(n_rows, free_bytes(torch.device(device)), n_matrices=GPU_MATRICES)
 
 
+def _kind_problems(head: str, table: FeatureTable) -> list[str]:
+    """Say whether a head and a table are not made for each other."""
+    whole = any(
+        view.params.get("kind") == KIND and not view.params["windows"] for view in table.views
+    )
+    if whole == (head == KIND):
+        return []
+    return [
+        "the parameters head is trained on burst parameters of whole recordings, and no other head"
+        " is"
+    ]
+
+
 def _default_permutations(head: str, estimator: Any, n_groups: int) -> int:
     """Permutations where they cost little: not where each trains every fold anew."""
     closed_form = n_groups > 2 and getattr(estimator, "solver", "direct") == "direct"
@@ -317,6 +400,10 @@ def _default_permutations(head: str, estimator: Any, n_groups: int) -> int:
 def _build_head(head: str, params: dict[str, Any], seed: int, device: str) -> Any:
     for name in {"random_state", "device"} & set(params):
         raise InputError(f"the head's {name} is set by the run's seed and device, not by itself")
+    if head == KIND:
+        if device == "cuda":
+            raise InputError("the parameters head works on the CPU, not on cuda")
+        return make_head(head, params)
     return make_head(head, {**params, "random_state": seed, "device": device})
 
 
@@ -347,10 +434,11 @@ def _candidates(
             penalties=values.get("penalty"),
             view_weights=values.get("view_weights"),
         )
+    known = LOGISTIC_CANDIDATES if head == KIND else MLP_CANDIDATES
     if not values:
-        return MLP_CANDIDATES
+        return known
     offered: dict[str, Sequence[Any]] = {
-        name: values.get(name) or sorted({c[name] for c in MLP_CANDIDATES}) for name in TUNED[head]
+        name: values.get(name) or sorted({c[name] for c in known}) for name in TUNED[head]
     }
     return tuple(
         dict(zip(offered, combination, strict=True)) for combination in product(*offered.values())

@@ -218,6 +218,11 @@ class McsRecording:
             for start in range(segment.first_sample, end, step):
                 yield self.read(start, min(start + step, end))
 
+    def check_whole(self) -> None:
+        """Refuse a file that is cut off, without reading its samples."""
+        for part in self._parts:
+            part.voltage.check_whole()
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()

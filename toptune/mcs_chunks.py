@@ -129,6 +129,23 @@ class ChunkedVoltage:
             # Few large tasks: a task a chunk would spend as long waiting for the interpreter.
             in_threads(pool, some, channel_slices(len(corners), pool))
 
+    def check_whole(self) -> None:
+        """See that the file does not end inside a chunk, by its index, without reading samples.
+
+        Raises
+        ------
+        InputError
+            It does: it is cut off, though its header does not say so.
+        """
+        if not self._fast:
+            return
+        if self._index is None:
+            self._index = self._read_index()
+        n_bytes = self._path.stat().st_size
+        for chunk in self._index.values():
+            if chunk.byte_offset + chunk.size > n_bytes:
+                raise self._damaged(chunk.column, "the file ends inside a chunk")
+
     def _read_index(self) -> dict[tuple[int, int], _Chunk]:
         index: dict[tuple[int, int], _Chunk] = {}
         # What deflate makes of bytes that cannot shrink is hardly more than them.

@@ -61,6 +61,7 @@ def describe_metrics(
         "permutation_p": None if found.test is None else found.test.p,
         "permutations": None if found.test is None else _describe_test(found.test),
         "tuning": _describe_tuning(task, found) if len(found.candidates) > 1 else None,
+        "warnings": list(task.warnings),
     }
 
 

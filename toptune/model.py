@@ -31,6 +31,7 @@ from toptune.finding import SpikeSettings
 from toptune.heads import head_type
 from toptune.heads.calibration import calibrated
 from toptune.novelty import NoveltyLimits, nearness_of, training_limits
+from toptune.parameter_views import ParameterParams, read_view_params
 from toptune.run_folder import plain, write_json
 
 FORMAT = 2
@@ -53,14 +54,14 @@ class ModelView:
     n_features
         Columns.
     params
-        Windows, picture and backbone.
+        Windows, picture and backbone, or what burst parameters were measured.
     weights
         Where the backbone's weights came from; None where nobody wrote it down.
     """
 
     name: str
     n_features: int
-    params: ViewParams
+    params: ViewParams | ParameterParams
     weights: WeightsSource | None
 
 
@@ -137,7 +138,7 @@ class Model:
             ModelView(
                 name=view["name"],
                 n_features=view["n_columns"],
-                params=ViewParams.from_json(view["params"]),
+                params=read_view_params(view["params"]),
                 weights=source,
             )
             for view, source in listed

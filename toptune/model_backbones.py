@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toptune.describing import BackboneIdentity, Describer, LazyEngine
+from toptune.describing import BackboneIdentity, Describer, LazyEngine, ViewParams
 from toptune.errors import InputError, InputErrors
+from toptune.facts import WeightsSource
 from toptune.fingerprint import file_sha256
 from toptune.model import ModelView
+from toptune.parameter_views import ParameterDescriber, ParameterParams
 from toptune.params import Backbone
 
 if TYPE_CHECKING:
@@ -28,8 +30,8 @@ def describers(
     batch_size: int | None = None,
     n_jobs: int | None = None,
     precision: Precision = "auto",
-) -> tuple[Describer, ...]:
-    """Make the describer of each view; views of one backbone share it.
+) -> tuple[Describer | ParameterDescriber, ...]:
+    """Make the describer of each view; views of one backbone share it, parameters need none.
 
     Parameters
     ----------
@@ -53,21 +55,25 @@ def describers(
 
     resolve_precision(precision, torch.device(device))
     engines: dict[BackboneIdentity, LazyEngine] = {}
+    made: list[Describer | ParameterDescriber] = []
     for view in views:
-        identity = view.params.backbone
+        params = view.params
+        if isinstance(params, ParameterParams):
+            made.append(ParameterDescriber(params))
+            continue
+        identity = params.backbone
         if identity not in engines:
-            params = _params(view, given)
-            loaded = _load(params, identity)
+            source = _params(params, view.weights, given)
+            loaded = _load(source, identity)
             engines[identity] = LazyEngine(loaded, device, batch_size, n_jobs, precision)
-    return tuple(
-        Describer(view.params.windows, view.params.picture, engines[view.params.backbone])
-        for view in views
-    )
+        made.append(Describer(params.windows, params.picture, engines[identity]))
+    return tuple(made)
 
 
 def _by_sha256(views: Sequence[ModelView], weights: Sequence[Path]) -> dict[str, Path]:
     """Tell the given files by content, and refuse those of no view."""
-    needed = {view.params.backbone.sha256: view.params.backbone for view in views}
+    backbones = [view.params.backbone for view in views if isinstance(view.params, ViewParams)]
+    needed = {backbone.sha256: backbone for backbone in backbones}
     given: dict[str, Path] = {}
     problems = []
     for path in weights:
@@ -77,7 +83,7 @@ def _by_sha256(views: Sequence[ModelView], weights: Sequence[Path]) -> dict[str,
         sha256 = file_sha256(path)
         given[sha256] = path
         if sha256 not in needed:
-            wanted = " or ".join(_told(identity) for identity in needed.values())
+            wanted = " or ".join(_told(identity) for identity in needed.values()) or "no weights"
             problems.append(f"{path} (sha256 {sha256[:16]}) is not what the model needs: {wanted}")
     if problems:
         raise InputErrors(problems)
@@ -88,9 +94,9 @@ def _told(identity: BackboneIdentity) -> str:
     return f"{identity.name} with {identity.weights} weights (sha256 {identity.sha256[:16]})"
 
 
-def _params(view: ModelView, given: dict[str, Path]) -> Backbone:
+def _params(params: ViewParams, source: WeightsSource | None, given: dict[str, Path]) -> Backbone:
     """Where to take a view's weights from."""
-    identity, source = view.params.backbone, view.weights
+    identity = params.backbone
     if identity.sha256 in given:
         return Backbone(name=identity.name, weights=str(given[identity.sha256]))
     if identity.weights == "imagenet":

@@ -15,7 +15,7 @@ squared distance of two points is 2 - 2 k (Schoelkopf 2000, NIPS 13).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ from toptune.errors import ToptuneError
 from toptune.facts import RecordingFacts
 from toptune.heads.falkon import FalkonClassifier
 from toptune.heads.kernel import Centres, KernelSum, l2_normalise_views
+from toptune.heads.logistic import LogisticClassifier
 from toptune.heads.views import kernel_of
 
 # At 1,280 features 10 MB in float32, and a second for all windows of a usual data set.
@@ -35,6 +36,8 @@ SHARE_BEYOND = 0.01
 SHARE_OF_WINDOWS = 0.5
 # How far beyond the range of training a recording's mean firing rate may lie.
 RATE_FACTOR = 1.5
+# Where parameters lie that a recording does not have.
+UNDEFINED = 0.0
 # The kernel of a head that has none; FalkonClassifier says where the number comes from.
 PLAIN_WIDTH = 0.5
 
@@ -94,7 +97,7 @@ class Nearness:
 
     def _rows(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         if not self.normalise:
-            return features
+            return np.where(np.isnan(features), UNDEFINED, features).astype(np.float32)
         rows: NDArray[np.float32] = l2_normalise_views(features, self.kernel.view_sizes)
         return rows
 
@@ -124,6 +127,9 @@ def nearness_of(estimator: Any, view_sizes: Sequence[int]) -> Nearness:
     view_sizes : sequence of int
         Columns of each view of its rows.
     """
+    if isinstance(estimator, LogisticClassifier):
+        # Scaled parameters: their length says how much is going on.
+        return replace(Nearness.plain(view_sizes), normalise=False)
     if isinstance(estimator, FalkonClassifier):
         return Nearness(kernel_of(estimator, sum(view_sizes)), estimator.normalise)
     return Nearness.plain(view_sizes)

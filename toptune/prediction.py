@@ -11,13 +11,13 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from toptune.cuda import Accelerator, accelerator
-from toptune.describing import Described, describe_views
+from toptune.describing import Described, Describer, describe_views
 from toptune.errors import InputError, InputErrors, ToptuneError
 from toptune.facts import RecordingFacts
 from toptune.featuretable import leading_kind, match_windows
@@ -26,6 +26,7 @@ from toptune.fingerprint import file_sha256
 from toptune.model import Model, read_model
 from toptune.model_backbones import describers
 from toptune.novelty import Novelty, judge
+from toptune.parameter_views import ParameterDescriber
 from toptune.predict_tables import check_target, write_predictions
 from toptune.predictions import Predictions, RecordingPrediction
 from toptune.progress import Progress, Silent
@@ -124,6 +125,38 @@ def predict(
     return result
 
 
+def _describe(
+    trains: SpikeTrains,
+    describers: Sequence[Describer | ParameterDescriber],
+    stage: Callable[[str, int, int], None],
+) -> list[Described]:
+    """Describe all views that are pictures in one pass, and measure the others."""
+    pictures = [describer for describer in describers if isinstance(describer, Describer)]
+    drawn = iter(describe_views(trains, pictures, stage))
+    return [
+        next(drawn) if isinstance(describer, Describer) else describer.describe(trains, stage)
+        for describer in describers
+    ]
+
+
+class Matched(NamedTuple):
+    """Which windows of a recording make up the head's rows.
+
+    Attributes
+    ----------
+    rows : tuple of (n,) int64
+        For each view, its window in each row.
+    lead : int
+        The view with the widest windows.
+    start_s : (n,) float64
+        Of the leading view's windows.
+    """
+
+    rows: tuple[NDArray[np.int64], ...]
+    lead: int
+    start_s: NDArray[np.float64]
+
+
 class Predictor:
     """A model and its backbones, ready for any number of recordings.
 
@@ -133,6 +166,13 @@ class Predictor:
         As read.
     weights, device, precision, n_jobs, batch_size
         As for `predict`.
+
+    Attributes
+    ----------
+    model
+        As given.
+    describers
+        Of the model's views.
     """
 
     def __init__(
@@ -148,7 +188,7 @@ class Predictor:
         from toptune.hardware import torch_device
 
         self.model = model
-        self._describers = describers(
+        self.describers = describers(
             model.views, weights, torch_device(device), batch_size, n_jobs, precision
         )
 
@@ -162,16 +202,33 @@ class Predictor:
         InputError
             No window fits into the recording.
         """
+        matched = self.match(name, trains)
+        parts = [part.features for part in _describe(trains, self.describers, stage)]
+        columns = [part[rows] for part, rows in zip(parts, matched.rows, strict=True)]
+        return Described(np.concatenate(columns, axis=1), matched.start_s)
+
+    def match(self, name: str, trains: SpikeTrains) -> Matched:
+        """Place the windows that the head gets rows of; spikes do not matter.
+
+        Raises
+        ------
+        InputError
+            No window fits into the recording.
+        """
+        from toptune.windows import window_starts
+
         require_length(name, trains.segments, trains.sampling_rate_hz, self.model)
-        parts = describe_views(trains, self._describers, stage)
-        widths = [d.windows.width_s for d in self._describers]
-        strides = [d.windows.stride_s for d in self._describers]
-        matches = match_windows([part.start_s for part in parts], widths, strides)
+        windows = [d.windows for d in self.describers if d.windows is not None]
+        if not windows:  # one row of burst parameters, of the whole recording
+            start_s = np.array([trains.segments[0].start_s])
+            return Matched((np.zeros(1, dtype=np.int64),), 0, start_s)
+        starts = [window_starts(trains, each).start_s for each in windows]
+        widths, strides = [w.width_s for w in windows], [w.stride_s for w in windows]
+        rows = match_windows(starts, widths, strides)
         lead = leading_kind(widths)
-        if not len(matches[lead]):
+        if not len(rows[lead]):
             raise InputError(f"{name}: the model's views have no window in common in it")
-        columns = [part.features[rows] for part, rows in zip(parts, matches, strict=True)]
-        return Described(np.concatenate(columns, axis=1), parts[lead].start_s[matches[lead]])
+        return Matched(rows, lead, starts[lead][rows[lead]])
 
     def predict(
         self,
@@ -244,7 +301,10 @@ def require_length(
 ) -> None:
     """Refuse a recording without a stretch as long as the widest window of a model."""
     longest_s = max((s.n_samples for s in segments), default=0) / sampling_rate_hz
-    width_s = max(view.params.windows.width_s for view in model.views)
+    windows = [view.params.windows for view in model.views]
+    width_s = max((w.width_s for w in windows if w is not None), default=0)
+    if not longest_s:
+        raise InputError(f"{name} holds no samples")
     # Half a sample's tolerance: the number of samples is whole, the quotient rounded.
     if longest_s < width_s - 0.5 / sampling_rate_hz:
         raise InputError(
@@ -328,6 +388,7 @@ class _Job:
             Path(name), self.settings, device=self.spike_device, n_jobs=self.n_jobs, stage=stage
         )
         notes = list(found.notes)
-        if file_sha256(Path(name)) in self.predictor.model.training_inputs:
+        sha256 = file_sha256(Path(name))
+        if sha256 in self.predictor.model.training_inputs:
             notes.insert(0, SEEN)
-        return self.predictor.predict(name, found.trains, notes, stage)
+        return replace(self.predictor.predict(name, found.trains, notes, stage), sha256=sha256)

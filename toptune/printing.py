@@ -58,19 +58,7 @@ def print_scores(metrics: dict[str, dict[str, Any]]) -> None:
 
 def _remarks(metrics: dict[str, Any]) -> Iterator[str]:
     """Tell what a run's numbers rest on."""
-    missing = metrics["missing_recordings"]
-    if missing:
-        yield (
-            f"note: {len(missing)} listed recordings have no features and are not in these numbers:"
-            f" {', '.join(missing)}"
-        )
-    for note in metrics["provenance_notes"]:
-        yield f"note: {note}"
-    if metrics["n_windows_without_partner"]:
-        yield (
-            f"{metrics['n_windows_without_partner']} windows have no partner in the other feature"
-            " sets and were left out"
-        )
+    yield from _notes_on_data(metrics)
     if metrics["centres"]:
         yield metrics["centres"]
     tuning = metrics["tuning"]
@@ -87,6 +75,24 @@ def _remarks(metrics: dict[str, Any]) -> Iterator[str]:
         yield f"p: {test['n']} shuffles of the devices' labels, parameters {test['parameters']}"
         if test["note"]:
             yield f"note: {test['note']}"
+
+
+def _notes_on_data(metrics: dict[str, Any]) -> Iterator[str]:
+    missing = metrics["missing_recordings"]
+    if missing:
+        yield (
+            f"note: {len(missing)} listed recordings have no features and are not in these numbers:"
+            f" {', '.join(missing)}"
+        )
+    for note in metrics["provenance_notes"]:
+        yield f"note: {note}"
+    for warning in metrics["warnings"]:
+        yield f"warning: {warning}"
+    if metrics["n_windows_without_partner"]:
+        yield (
+            f"{metrics['n_windows_without_partner']} windows have no partner in the other feature"
+            " sets and were left out"
+        )
 
 
 def _brief(value: Any) -> str:

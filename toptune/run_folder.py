@@ -61,6 +61,13 @@ def target_problems(out: Path, *, overwrite: bool, kind: FolderKind = RUN) -> li
     return []
 
 
+def require_target(out: Path, *, overwrite: bool, kind: FolderKind = RUN) -> None:
+    """Refuse a place that a folder may not be written to; see `target_problems`."""
+    problems = target_problems(out, overwrite=overwrite, kind=kind)
+    if problems:
+        raise InputError(problems[0])
+
+
 def _is_one(folder: Path, kind: FolderKind) -> bool:
     try:
         params = json.loads((folder / kind.marker).read_text("utf-8"))
@@ -89,7 +96,8 @@ def publish(out: Path, *, overwrite: bool, kind: FolderKind = RUN) -> Iterator[P
     StorageError
         The folder cannot be written.
     """
-    may_replace = overwrite and not target_problems(out, overwrite=True, kind=kind)
+    settle(out)
+    may_replace = overwrite and (not out.exists() or _is_one(out, kind))
     name = f".{out.name}.{secrets.token_hex(4)}"
     aside, lock = out.parent / f"{name}.partial", out.parent / f"{name}.lock"
     with writing(out), held(lock):

@@ -171,3 +171,18 @@ def sort_spikes(
     """Put spikes into the order that `Spikes` promises: by sample, then channel."""
     order = np.lexsort((channel, sample))
     return Spikes(sample[order], channel[order], peak_to_peak_uv[order])
+
+
+def spike_times_s(trains: SpikeTrains) -> NDArray[np.float64]:
+    """Seconds from the recording's start to each spike, gaps included, (n,) float64."""
+    firsts = np.array([s.first_sample for s in trains.segments])
+    starts = np.array([s.start_s for s in trains.segments])
+    which = np.searchsorted(firsts, trains.spikes.sample, side="right") - 1
+    since = (trains.spikes.sample - firsts[which]) / trains.sampling_rate_hz
+    return np.asarray(starts[which] + since)
+
+
+def end_s(trains: SpikeTrains) -> float:
+    """Seconds from the recording's start to its end, gaps included."""
+    last = trains.segments[-1]
+    return last.start_s + last.n_samples / trains.sampling_rate_hz

@@ -153,10 +153,14 @@ def remove_damaged(report: StoreReport) -> tuple[str, ...]:
     InputError
         Another process is writing into the store.
     """
-    places = dict.fromkeys(
-        _made_together(f.place) for f in report.findings if f.kind == "damaged" and f.recording
-    )
+    if all(f.kind != "damaged" for f in report.findings):
+        return ()
     with alone(report.path), writing(report.path):
+        # Looked at again, since others may have written since then.
+        again = check_store(report.path)
+        places = dict.fromkeys(
+            _made_together(f.place) for f in again.findings if f.kind == "damaged" and f.recording
+        )
         for place in places:
             aside = report.path / f"{ASIDE}{os.getpid()}-{secrets.token_hex(4)}"
             if (report.path / place).exists():  # not in another that went before
@@ -181,7 +185,15 @@ class _Check:
         self.sets: dict[str, set[str]] = {}
 
     def recording(self, name: str) -> None:
-        """Verify one recording: its spikes and all its features."""
+        """Verify one recording; twice, where it seems damaged, for it may just be replaced."""
+        before = len(self.findings), self.n_groups, self.n_bytes, self.n_unsummed
+        self._recording(name)
+        if any(f.kind == "damaged" for f in self.findings[before[0] :]):
+            n_findings, self.n_groups, self.n_bytes, self.n_unsummed = before
+            del self.findings[n_findings:]
+            self._recording(name)
+
+    def _recording(self, name: str) -> None:
         folder = self.store.path / name
         if not folder.exists():
             self._add("missing", name, "it is listed, but not in the store", name)

@@ -7,7 +7,7 @@ labels, devices and groups of the windows, and every problem there is, before an
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +32,8 @@ class Task(NamedTuple):
         What is left out together.
     stratum : (n_windows,) str or None
         Within which permutations shuffle labels.
+    warnings : tuple of str
+        What does not stand against training, but against believing the scores; one line each.
     """
 
     recording: NDArray[Any]
@@ -39,10 +41,18 @@ class Task(NamedTuple):
     label: NDArray[Any]
     group: NDArray[Any]
     stratum: NDArray[Any] | None = None
+    warnings: tuple[str, ...] = ()
 
 
-def table_problems(table: FeatureTable) -> list[str]:
-    """Find what is wrong with the features themselves."""
+def table_problems(table: FeatureTable, *, may_be_undefined: bool = False) -> list[str]:
+    """Find what is wrong with the features themselves.
+
+    Parameters
+    ----------
+    table : FeatureTable
+    may_be_undefined : bool
+        Whether NaN stands for what a recording does not have, and the head fills it in.
+    """
     if not len(table.features):
         return ["there are no windows to train on; all recordings are shorter than one window?"]
     problems = [
@@ -50,7 +60,10 @@ def table_problems(table: FeatureTable) -> list[str]:
         for name, count in Counter(info.name for info in table.recordings).items()
         if count > 1
     ]
-    bad = ~np.isfinite(table.features).all(axis=1)
+    usable = np.isfinite(table.features)
+    if may_be_undefined:
+        usable |= np.isnan(table.features)
+    bad = ~usable.all(axis=1)
     for row in np.unique(table.recording[bad]):
         count = np.count_nonzero(bad & (table.recording == row))
         problems.append(
@@ -84,6 +97,37 @@ def read_task(
     """
     used = np.unique(table.recording).tolist()
     infos = [table.recordings[row] for row in used]
+    labels, groups = read_labels(infos, group_by, merges, problems, strata=strata)
+    row = np.searchsorted(used, table.recording)
+    return Task(
+        np.array([info.name for info in infos], dtype=str)[row],
+        np.array([info.device for info in infos], dtype=str)[row],
+        labels[row],
+        np.array(groups, dtype=str)[row],
+        None
+        if strata is None
+        else np.array([info.columns.get(strata, "") for info in infos], dtype=str)[row],
+        batch_warnings(infos, labels.tolist(), (group_by, strata)),
+    )
+
+
+def read_labels(
+    infos: Sequence[RecordingInfo],
+    group_by: str,
+    merges: Mapping[str, tuple[str, ...]],
+    problems: list[str],
+    *,
+    strata: str | None = None,
+) -> tuple[NDArray[Any], list[str]]:
+    """Give every recording its class and its group; see `read_task`.
+
+    Returns
+    -------
+    labels : (n_recordings,) str
+        Merged where classes are.
+    groups : list of str
+        What is left out together.
+    """
     groups = [_group_of(info, group_by) for info in infos]
     needed = {
         "device": [info.device for info in infos],
@@ -105,16 +149,44 @@ def read_task(
     except InputErrors as error:
         problems += error.problems
     problems += _task_problems(infos, labels, groups)
-    row = np.searchsorted(used, table.recording)
-    return Task(
-        np.array([info.name for info in infos], dtype=str)[row],
-        np.array([info.device for info in infos], dtype=str)[row],
-        labels[row],
-        np.array(groups, dtype=str)[row],
-        None
-        if strata is None
-        else np.array([info.columns.get(strata, "") for info in infos], dtype=str)[row],
-    )
+    return labels, groups
+
+
+def batch_warnings(
+    infos: Sequence[RecordingInfo], labels: Sequence[str], columns: Iterable[str | None] = ()
+) -> tuple[str, ...]:
+    """Warn of classes that lie in one batch only, which a head may tell apart by the batch.
+
+    Parameters
+    ----------
+    infos : sequence of RecordingInfo
+    labels : sequence of str
+        The class of each, as trained on.
+    columns : iterable of str or None
+        Further columns that may say what was made together, beside ``batch``.
+
+    Returns
+    -------
+    tuple of str
+        A line a class and column. None of a column with one value only, since that tells no
+        classes apart; recordings without a value are passed over.
+    """
+    warnings = []
+    for column in dict.fromkeys(("batch", *columns)):
+        batches: dict[str, set[str]] = {}
+        for info, label in zip(infos, labels, strict=True):
+            value = info.columns.get(column or "", "")
+            if value and label:
+                batches.setdefault(label, set()).add(value)
+        if len(set().union(*batches.values())) < 2:
+            continue
+        warnings += [
+            f"class {label} lies in one {column} only, {next(iter(mine))}: what tells it apart may"
+            f" be the {column}, not the class"
+            for label, mine in sorted(batches.items())
+            if len(mine) == 1
+        ]
+    return tuple(warnings)
 
 
 def _group_of(info: RecordingInfo, group_by: str) -> str:
@@ -122,7 +194,7 @@ def _group_of(info: RecordingInfo, group_by: str) -> str:
 
 
 def _task_problems(
-    infos: list[RecordingInfo], labels: NDArray[Any], groups: list[str]
+    infos: Sequence[RecordingInfo], labels: NDArray[Any], groups: list[str]
 ) -> list[str]:
     """Find what makes the classes impossible to score; names that are missing are passed over."""
     named = [i for i, group in enumerate(groups) if group and labels[i]]

@@ -101,6 +101,9 @@ class Drawer:
         Start of each window in seconds since the recording's start.
     size, device
         As given.
+    largest_count : int
+        Spikes in the recording's fullest bin, where a histogram is drawn; the top of the count
+        axis ``recording``.
 
     Raises
     ------
@@ -147,6 +150,7 @@ class Drawer:
         if picture.kind == "histogram":
             self._bin, self._level, self._counts = binned.counted
             self._n_levels = len(self._counts)
+            self.largest_count = int(self._counts[-1]) if self._n_levels else 0
         else:
             self._n_levels = len(trains.channel_labels)
             self._bin, self._level = binned.fired

@@ -117,7 +117,7 @@ def published(folder: Path) -> dict[str, Any]:
 
     Raises
     ------
-    ToptuneError
+    InputError
         The group is damaged or not published.
     """
     attributes = read_attributes(folder)

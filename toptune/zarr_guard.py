@@ -103,7 +103,7 @@ def check_array(folder: Path) -> None:
         cause = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise DamagedError(folder, cause[:200]) from None
     chunk_bytes = math.prod(chunk) * item_bytes
-    counts = [-(-n // c) for n, c in zip(shape, chunk, strict=True)]
+    counts = [-(-n // max(c, 1)) for n, c in zip(shape, chunk, strict=True)]
     if chunk_bytes > _CHUNK_BYTES or math.prod(counts) > _MOST_CHUNKS:
         raise DamagedError(
             folder, f"shape {shape} in chunks of {chunk} is more than any recording has"
@@ -133,7 +133,9 @@ def _layout(metadata: dict[str, Any]) -> tuple[list[int], list[int], int]:
     chunk = metadata["chunk_grid"]["configuration"]["chunk_shape"]
     sizes = [*shape, *chunk]
     whole = all(isinstance(n, int) and not isinstance(n, bool) for n in sizes)
-    if not whole or len(shape) != len(chunk) or min(chunk, default=1) < 1 or min(sizes) < 0:
+    fits = whole and len(shape) == len(chunk)
+    # An axis without length has chunks without length.
+    if not fits or min(sizes) < 0 or any(c < 1 <= n for n, c in zip(shape, chunk, strict=True)):
         raise ValueError(f"shape {shape!r:.60} and chunks {chunk!r:.60} do not fit together")
     return shape, chunk, item_bytes
 

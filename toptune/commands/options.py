@@ -36,6 +36,7 @@ class Head(StrEnum):
 
     mlp = "mlp"
     falkon = "falkon"
+    parameters = "parameters"
 
 
 class Solver(StrEnum):

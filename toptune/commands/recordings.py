@@ -80,7 +80,8 @@ def inspect(
     as_json: JsonOption = False,
 ) -> None:
     """Show a recording's header, channels, thresholds and rates."""
-    from toptune.overview import draw_overview, overview
+    from toptune.overview import overview
+    from toptune.overview_plot import draw_overview
     from toptune.printing import print_overview
 
     if png is not None:

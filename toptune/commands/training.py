@@ -36,7 +36,10 @@ def fit(
     ] = None,
     features: Annotated[
         list[str] | None,
-        typer.Option(help="Which features, where the store has several; repeated: fuse them."),
+        typer.Option(
+            help="Which features, where the store has several; repeated: fuse them. 'parameters':"
+            " burst parameters of the same windows."
+        ),
     ] = None,
     tune: Annotated[
         bool, typer.Option("--tune/--no-tune", help="Choose parameters inside every fold.")
@@ -66,9 +69,15 @@ def fit(
         list[float] | None, typer.Option(help="MLP: L2 penalty; one or several.")
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="MLP.")] = None,
+    inverse_penalty: Annotated[
+        list[float] | None,
+        typer.Option("--C", help="Parameters: C of the logistic regression; one or several."),
+    ] = None,
     permutations: Annotated[
         int | None,
-        typer.Option(min=0, help="Shuffles for the p-value: 1000 for Falkon, 0 for the MLP."),
+        typer.Option(
+            min=0, help="Shuffles for the p-value: 1000 Falkon, 200 parameters, 0 the MLP."
+        ),
     ] = None,
     strata: Annotated[
         str | None, typer.Option(help="Column of devices.csv within which labels are shuffled.")
@@ -103,36 +112,39 @@ def fit(
             "weight_decay": weight_decay,
             "batch_size": batch_size,
         },
+        Head.parameters: {"C": inverse_penalty},
     }
     for other, options in given.items():
         for name, value in options.items():
             if other is not head and value:
                 option = "--" + name.replace("_", "-")
                 raise InputError(f"{option} belongs to --head {other.value}, not {head.value}")
-    from toptune.featuretable import join_tables
     from toptune.fit import fit as run
+    from toptune.parameter_tables import table_for
     from toptune.printing import print_scores, watch_steps
+    from toptune.run_folder import require_target
     from toptune.store import FeatureStore
 
+    # Before burst parameters are measured, which may take a minute.
+    require_target(out, overwrite=overwrite)
     opened = FeatureStore(store)
-    table = join_tables(
-        [
-            opened.table(opened.choose(words), allow_incomplete=allow_incomplete)
-            for words in features or (None,)
-        ]
-    )
     fixed, grid = _fixed_and_tried(given[head])
     with watch_steps() as progress:
+        table = table_for(
+            opened, head.value, features or (), allow_incomplete=allow_incomplete,
+            progress=progress,
+        )  # fmt: skip
         result = run(
             table, head.value, out, facts=opened.training_facts(table), group_by=group_by,
             merge=merge or (), head_params=fixed, tune=tune, grid=grid, permutations=permutations,
-            strata=strata, seed=seed, device=device.value, overwrite=overwrite, progress=progress,
+            strata=strata, seed=seed, device=device.value, overwrite=overwrite, store=opened,
+            progress=progress,
         )  # fmt: skip
     if as_json:
         print_json(result.metrics)
     else:
         print_scores({head.value: result.metrics})
-        typer.echo(f"run: {result.path}")
+        typer.echo(f"run: {result.path}; to be looked at: {result.path / 'report.html'}")
 
 
 def predict(

@@ -1,4 +1,4 @@
-"""The trainable tops: scikit-learn classifiers on a frozen backbone's features.
+"""The trainable tops: scikit-learn classifiers on a frozen backbone's features or on parameters.
 
 What enters: a head's name and its parameters. What leaves: a head, not fitted, or its type.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 from toptune.errors import InputError
 
-HEADS = ("mlp", "falkon")
+HEADS = ("mlp", "falkon", "parameters")
 
 
 def head_type(name: str) -> Any:
@@ -24,7 +24,11 @@ def head_type(name: str) -> Any:
         from toptune.heads.falkon import FalkonClassifier
 
         return FalkonClassifier
-    raise InputError(f"there is no head {name!r}; there are {' and '.join(HEADS)}")
+    if name == "parameters":
+        from toptune.heads.logistic import LogisticClassifier
+
+        return LogisticClassifier
+    raise InputError(f"there is no head {name!r}; there are {', '.join(HEADS)}")
 
 
 def make_head(name: str, params: Mapping[str, Any]) -> Any:
@@ -33,7 +37,7 @@ def make_head(name: str, params: Mapping[str, Any]) -> Any:
     Parameters
     ----------
     name : str
-        ``mlp`` or ``falkon``.
+        ``mlp``, ``falkon`` or ``parameters``.
     params : mapping of str to value
         Of the head's constructor.
 

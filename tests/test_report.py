@@ -1,0 +1,344 @@
+"""The report of a run: it opens in a browser by itself, agrees with the run, can be repeated."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from browser import browser, chromium
+from scipy.stats import binom
+from small_data import install_tiny_backbones, write_data_set, write_mcs
+
+from toptune.cli import main
+from toptune.errors import InputError
+from toptune.extraction import extract
+from toptune.featuretable import join_tables
+from toptune.fit import fit
+from toptune.html_page import Note, Text, Timeline
+from toptune.parameter_tables import table_for
+from toptune.params import Backbone, Picture, Windows
+from toptune.report import write_report
+from toptune.report_beside import beside_section, compare
+from toptune.report_devices import devices_section
+from toptune.report_scores import verdict_sentence, warnings_of
+from toptune.report_setup import changed_settings, commands
+from toptune.run_reading import read_run
+from toptune.store import FeatureStore
+
+needs_browser = pytest.mark.skipif(chromium() is None, reason="no Chromium is installed")
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
+
+@pytest.fixture(autouse=True)
+def tiny_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
+    install_tiny_backbones(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Recordings, a store of two feature sets, and runs; look, do not touch."""
+    folder = tmp_path_factory.mktemp("made")
+    devices = write_data_set(folder)
+    # As unsure a device as can be: silent, and with a name that is no HTML.
+    write_mcs(folder / "r6.h5", seed=6, rate_hz=0)
+    with devices.open("a") as file:
+        file.write("r6.h5,<b>&dev6,B,b0\n")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        install_tiny_backbones(monkeypatch)
+        for picture in (Picture(count_axis=4.0), Picture(kind="raster")):
+            extract(
+                devices,
+                folder / "s.zarr",
+                windows=Windows(width_s=2.0, stride_s=1.0),
+                picture=picture,
+                backbone=Backbone(name="tiny", weights="random", seed=3),
+            )
+        store = FeatureStore(folder / "s.zarr")
+        tables = [store.table(store.choose(words)) for words in ("histogram", "raster")]
+        joined = join_tables(tables)
+        options: dict[str, Any] = {"store": store, "permutations": 40, "seed": 5}
+        fit(
+            joined,
+            "falkon",
+            folder / "fused",
+            facts=store.training_facts(joined),
+            grid={"penalty": [1e-4, 1e-3]},
+            head_params={"width": 0.7},
+            merge=["AC=A,C"],
+            **options,
+        )
+        facts = store.training_facts(tables[1])
+        fit(tables[1], "falkon", folder / "raster", facts=facts, tune=False, **options)
+        classic = table_for(store, "parameters")
+        facts = store.training_facts(classic)
+        fit(classic, "parameters", folder / "classic", facts=facts, **options)
+    return folder
+
+
+def text_of(path: Path) -> str:
+    """What a reader sees, without the tags."""
+    content = path.read_text("utf-8")
+    body = content[content.index("<body>") :]
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", body)).split())
+
+
+# --- in a browser
+
+
+@needs_browser
+def test_report_opens_in_a_browser_without_a_request_or_a_complaint(
+    made: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "r.html"
+    store = FeatureStore(made / "s.zarr")
+    write_report(made / "raster", store=store, beside=[made / "fused"], out=out)
+    with browser(tmp_path / "profile") as page:
+        for width, phone in ((390, True), (1200, False)):
+            visit = page.open(out, width=width, phone=phone)
+            asked = [url for url in visit.requests if not url.startswith("data:")]
+            assert asked == [out.as_uri()]
+            assert visit.complaints == []
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            # It is really there, with its pictures.
+            assert "devices were recognised" in page.evaluate("document.body.innerText")
+            pictures = "[...document.images]"
+            assert page.evaluate(f"{pictures}.length") >= 2 * 7 + 2
+            assert page.evaluate(f"{pictures}.every(i => i.naturalWidth > 0 && i.alt)")
+            ids = "[...document.querySelectorAll('[id]')].map(e => e.id)"
+            assert page.evaluate(f"new Set({ids}).size === {ids}.length")
+
+
+@needs_browser
+def test_browser_notices_what_a_page_asks_for_and_complains_of(tmp_path: Path) -> None:
+    # Else the test above could not fail.
+    bad = tmp_path / "bad.html"
+    bad.write_text(
+        "<!DOCTYPE html><p style='width:2000px'>x</p><img src='missing.png'>"
+        "<script>console.error('no'); nonsense()</script>"
+    )
+    with browser(tmp_path / "profile") as page:
+        visit = page.open(bad, width=390, phone=False)
+        assert any(url.endswith("missing.png") for url in visit.requests)
+        assert len(visit.complaints) >= 2
+        assert page.evaluate("document.documentElement.scrollWidth") > 390
+
+
+# --- what it says
+
+
+def test_fit_writes_a_report_with_the_activity_of_every_device(made: Path) -> None:
+    path = made / "raster" / "report.html"
+    content = path.read_text("utf-8")
+    assert content.count("<article") == 7
+    assert content.count("data:image/png;base64,") == 2 * 7
+    assert path.stat().st_size < 1_000_000
+    shown = text_of(path)
+    metrics = json.loads((made / "raster" / "metrics.json").read_text())
+    n_right = round(metrics["device_accuracy"] * 7)
+    assert f"{n_right} of 7 devices were recognised" in shown
+    assert "seeded RANDOM weights" in shown
+    assert "<b>&dev6" in shown
+    assert "<b>&dev6" not in content
+
+
+def test_wrong_devices_come_first_the_surest_mistake_at_the_top(made: Path) -> None:
+    run = read_run(made / "raster")
+    timelines = [b for b in devices_section(run, {}).blocks if isinstance(b, Timeline)]
+    tones = [b.tone for b in timelines]
+    assert tones == sorted(tones)  # bad before good
+    assert {"bad", "good"} == set(tones)
+    wrong = [v for v in run.verdicts if v.prediction != v.label]
+    sure = {v.device: v.probabilities[run.classes.index(v.prediction)] for v in wrong}
+    named = [b.name for b in timelines if b.tone == "bad"]
+    assert named == sorted(sure, key=lambda device: -sure[device])
+
+
+def test_lines_of_a_device_are_the_probabilities_of_its_windows(made: Path) -> None:
+    run = read_run(made / "raster")
+    for block in devices_section(run, {}).blocks:
+        if not isinstance(block, Timeline):
+            continue
+        mine = run.windows.device == block.name
+        (label,) = set(run.windows.label[mine])
+        line = block.tracks[0].lines[0]
+        expected = run.windows.probabilities[mine, run.classes.index(label)]
+        np.testing.assert_allclose([y for _, y in line.points], expected)
+        # Of 8 s and windows of 2 s every second; the axis ends with the last window.
+        np.testing.assert_allclose([8 * x for x, _ in line.points], np.arange(7) + 1.0)
+
+
+def test_read_back_run_is_what_fit_gave(made: Path) -> None:
+    run = read_run(made / "fused")
+    assert run.metrics == json.loads((made / "fused" / "metrics.json").read_text())
+    assert run.scores.device_accuracy == run.metrics["device_accuracy"]
+    assert run.scores.window_ece == pytest.approx(run.metrics["window_ece"], abs=1e-4)
+    assert [v.prediction for v in run.verdicts] == [v.prediction for v in run.scores.verdicts]
+    assert [len(view["params"]) for view in run.views] == [3, 3]
+
+
+def test_sentence_tells_chance_from_more(made: Path) -> None:
+    run = read_run(made / "raster")
+    run.metrics.update(device_accuracy_ci95=[0.5, 0.9], chance=0.4)
+    assert "clearly more" in verdict_sentence(run)
+    run.metrics.update(chance=0.6)
+    assert "nothing has been shown" in verdict_sentence(run)
+    run.metrics.update(chance=0.95)
+    assert "LESS" in verdict_sentence(run)
+
+
+def test_what_speaks_against_a_run_is_said(made: Path) -> None:
+    fused = " ".join(note.text for note in warnings_of(read_run(made / "fused")))
+    assert "RANDOM" in fused
+    assert "A, C were merged into AC" in fused
+    run = read_run(made / "raster")
+    run.views[0]["params"]["backbone"]["weights"] = "imagenet"
+    run.metrics["permutations"] = {"note": None, "smallest_p": 0.2}
+    run.metrics["warnings"] = ["class A lies in one batch only"]
+    run.params["features"]["too_short"] = ["r9"]
+    run.metrics["n_windows_without_partner"] = 3
+    said = [note.text for note in warnings_of(run)]
+    assert "RANDOM" not in " ".join(said)
+    for part in ("no p below 0.20", "Class A lies in one batch only.", "r9", "3 windows have no"):
+        assert any(part in text for text in said)
+
+
+def test_run_of_burst_parameters_is_reported_and_can_stand_beside_pictures(made: Path) -> None:
+    content = (made / "classic" / "report.html").read_text("utf-8")
+    assert content.count("<article") == 7
+    assert "Recordings recognised" in content
+    assert "RANDOM" not in content  # it has no backbone
+    runs = [read_run(made / "raster"), read_run(made / "classic")]
+    (said,) = (b.text for b in beside_section(runs).blocks if isinstance(b, Text))
+    assert "95 % intervals" in said
+    bare = devices_section(runs[1], {}).blocks
+    assert all(not b.tracks for b in bare if isinstance(b, Timeline))
+
+
+# --- how to repeat it
+
+
+def test_commands_of_a_report_give_the_same_scores(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in [*made.glob("*.h5"), made / "devices.csv"]:
+        shutil.copy(path, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    # The store of the first serves the others.
+    for name in ("fused", "raster", "classic"):
+        run = read_run(made / name)
+        for line in commands(run, "again.zarr")[-1 if name == "classic" else 0 :]:
+            monkeypatch.setattr("sys.argv", shlex.split(line))
+            with pytest.raises(SystemExit) as stop:
+                main()
+            assert stop.value.code == 0, line
+        again = json.loads((tmp_path / name / "metrics.json").read_text())
+        assert {**again, "seconds": 0} == {**run.metrics, "seconds": 0}
+
+
+def test_only_what_differs_from_the_defaults_is_listed(made: Path) -> None:
+    listed = {(s.part, s.name): s.value for s in changed_settings(read_run(made / "raster"))}
+    assert listed == {
+        ("features", "width_s"): 2.0,
+        ("features", "stride_s"): 1.0,
+        ("features", "kind"): "raster",
+        ("features", "name"): "tiny",
+        ("features", "weights"): "random",
+        ("fit", "seed"): 5,
+        ("falkon head", "tuning"): "none",
+    }
+    fused = {s.name: s.value for s in changed_settings(read_run(made / "fused"))}
+    assert fused["penalty, to choose from"] == [1e-4, 1e-3]
+    assert fused["merge"] == {"AC": ["A", "C"]}
+
+
+# --- beside other runs
+
+
+def test_runs_are_compared_device_by_device(made: Path) -> None:
+    first, second = read_run(made / "raster"), read_run(made / "raster")
+    wrong = [v._replace(prediction="C" if v.label != "C" else "A") for v in second.verdicts]
+    object.__setattr__(second, "verdicts", tuple(wrong))
+    pair = compare(first, second)
+    assert (pair.n_shared, pair.only_first, pair.only_second) == (7, first.n_right, 0)
+    # Two-sided, of n devices that all fall to one side.
+    assert pair.p == pytest.approx(min(1, 2 * binom.pmf(0, first.n_right, 0.5)))
+    same = compare(first, first)
+    assert (same.only_first, same.only_second, same.p) == (0, 0, 1.0)
+
+
+def test_section_beside_says_which_is_better_and_whether_intervals_overlap(made: Path) -> None:
+    first, second = read_run(made / "raster"), read_run(made / "raster")
+    second.metrics.update(device_accuracy=1.0, device_accuracy_ci95=[0.99, 1.0])
+    first.metrics.update(device_accuracy=0.5, device_accuracy_ci95=[0.3, 0.7])
+    said = [b.text for b in beside_section([first, second]).blocks if isinstance(b, Text)]
+    assert len(said) == 1
+    # Both lie in folders of one name, so the paths tell them apart.
+    assert f"{second.path} is better than {first.path}: 50 points" in said[0]
+    assert "do not overlap" in said[0]
+
+
+def test_runs_of_other_classes_are_said_not_to_be_comparable(made: Path) -> None:
+    runs = [read_run(made / "raster"), read_run(made / "fused")]
+    notes = [b for b in beside_section(runs).blocks if isinstance(b, Note)]
+    assert "not scored on the same devices and classes" in notes[0].text
+
+
+# --- what is refused
+
+
+def test_store_of_another_run_is_refused_and_a_changed_one_left_out(
+    made: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    work = shutil.copytree(made, tmp_path / "work")
+    (work / "r0.h5").unlink()
+    write_mcs(work / "r0.h5", seed=99)
+    tiny = Backbone(name="tiny", weights="random")
+    windows = Windows(width_s=2.0, stride_s=1.0)
+    extract(work / "devices.csv", work / "s.zarr", windows=windows, backbone=tiny)
+    with pytest.raises(InputError, match=r"holds another recording under the name r0\.h5"):
+        write_report(work / "raster", store=FeatureStore(work / "s.zarr"))
+    params = json.loads((work / "raster" / "params.json").read_text())
+    params["store"] = str(work / "s.zarr")
+    (work / "raster" / "params.json").write_text(json.dumps(params))
+    from toptune.report import find_store
+
+    assert find_store(work / "raster") is None
+    assert "no pictures of the activity" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("metrics.json", None, None, "is not a whole run: metrics.json"),
+        ("windows.csv", None, None, "is not a whole run: windows.csv"),
+        ("metrics.json", "{", "", "metrics.json is damaged"),
+        ("metrics.json", '"classes"', '"klasses"', "there is no 'classes'"),
+        ("devices.csv", ",A,", ",X,", "is damaged: there is no class X"),
+        ("params.json", "toptune run", "other", "is not a run of toptune"),
+        ("windows.csv", "0.", "nought.", "is damaged"),
+    ],
+)
+def test_folder_that_is_no_whole_run_is_refused(
+    made: Path, tmp_path: Path, file: str, old: str | None, new: str | None, message: str
+) -> None:
+    run = shutil.copytree(made / "raster", tmp_path / "run")
+    if old is None or new is None:
+        (run / file).unlink()
+    else:
+        text = (run / file).read_text()
+        assert old in text
+        (run / file).write_text(text.replace(old, new))
+    with pytest.raises(InputError, match=re.escape(message)):
+        read_run(run)
+
+
+def test_no_folder_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a whole run"):
+        read_run(tmp_path / "nothing")

@@ -1,0 +1,76 @@
+"""Synchrony against its formulas, against elephant's numbers, and at its ends."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from burst_data import by_electrode, make_trains, naive_sttc, per_train, spike_trains
+from hypothesis import given, settings
+from test_variability import elephant_trains
+
+from toptune.spiketrains import SpikeTrains
+from toptune.synchrony import mean_count_correlation, mean_spike_time_tiling
+
+
+@settings(deadline=None, max_examples=50)
+@given(spike_trains())
+def test_synchrony_follows_its_formulas(trains: SpikeTrains) -> None:
+    one = make_trains(
+        by_electrode(trains),
+        trains.n_samples,
+    )
+    cut, plain = per_train(one)
+    firing = [train for train in plain if train]
+    pairs = [
+        naive_sttc(firing[a], firing[b], 50, one.n_samples)
+        for a in range(len(firing)) for b in range(a)
+    ]  # fmt: skip
+    expected = np.mean(pairs) if pairs else math.nan
+    assert mean_spike_time_tiling(cut, 50.0) == pytest.approx(expected, nan_ok=True)
+
+    n_bins = one.n_samples // 100
+    counts = np.array([np.histogram(t, n_bins, (0, n_bins * 100))[0] for t in plain])
+    # NumPy's last bin holds its right edge, too; here it does not.
+    counts[:, -1] -= [t.count(n_bins * 100) for t in plain]
+    varied = counts[counts.std(axis=1) > 0]
+    r = [np.corrcoef(varied[a], varied[b])[0, 1] for a in range(len(varied)) for b in range(a)]
+    expected = np.mean(r) if r else math.nan
+    assert mean_count_correlation(cut, 100.0) == pytest.approx(expected, nan_ok=True, abs=1e-12)
+
+
+def test_elephant_finds_the_same() -> None:
+    trains = elephant_trains()
+    tiling = (0.7794611317524524, 0.7643158363447387, 0.762913144312305)
+    correlation = (0.8445934590435955, 0.8361676270237118, 0.8813521251241089)
+    for k, (a, b) in enumerate(((0, 1), (0, 2), (1, 2))):
+        pair = [trains[a].tolist(), trains[b].tolist()]
+        cut, _ = per_train(make_trains(pair, 600_000, 10_000))
+        assert mean_spike_time_tiling(cut, 50.0) == pytest.approx(tiling[k], rel=1e-9)
+        assert mean_count_correlation(cut, 100.0) == pytest.approx(correlation[k], rel=1e-9)
+
+
+def test_a_train_tiles_itself_wholly_and_independent_ones_not() -> None:
+    rng = np.random.default_rng(0)
+    a, b = (sorted(set(rng.integers(0, 600_000, 600).tolist())) for _ in range(2))
+    same, _ = per_train(make_trains([a, a], 600_000))
+    assert mean_spike_time_tiling(same, 50.0) == 1
+    assert mean_count_correlation(same, 100.0) == pytest.approx(1)
+    apart, _ = per_train(make_trains([a, b], 600_000))
+    assert mean_spike_time_tiling(apart, 50.0) == pytest.approx(0, abs=0.06)
+    assert mean_count_correlation(apart, 100.0) == pytest.approx(0, abs=0.06)
+
+
+def test_nothing_coincides_across_a_gap() -> None:
+    near, _ = per_train(make_trains([[990], [1010]], 2_000))
+    parted, _ = per_train(make_trains([[990], [1010]], [1_000, 1_000]))
+    assert mean_spike_time_tiling(near, 50.0) > 0.9
+    assert mean_spike_time_tiling(parted, 50.0) < 0
+
+
+def test_fewer_than_two_electrodes_have_no_synchrony() -> None:
+    for electrodes in ([], [[1, 2]], [[1, 2], []]):
+        cut, _ = per_train(make_trains(electrodes, 1_000))
+        assert math.isnan(mean_spike_time_tiling(cut, 50.0))
+        assert math.isnan(mean_count_correlation(cut, 100.0))

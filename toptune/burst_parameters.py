@@ -1,0 +1,305 @@
+"""Spike and burst parameters: what laboratories measure of cultures by hand.
+
+Spikes of a recording enter, whole or in windows; one value of each parameter leaves, float64, in
+the unit that its name ends with (none: a number, share or correlation without unit).
+
+What is silent or too short is treated alike everywhere. A rate or a share of electrodes of which
+there is nothing is 0. A mean over things of which there are none (the duration of bursts where
+nothing bursts, the interval between bursts where no electrode has two) is NaN: it is not known, and
+not 0. All but `firing_rate_hz` and `active_share` look at active electrodes only.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toptune.bursts import Bursts, log_isi_bursts, log_isi_thresholds, max_interval_bursts
+from toptune.electrode_trains import ElectrodeTrains, WindowedTrains, whole_recording
+from toptune.network_bursts import network_bursts
+from toptune.params import BurstCriteria, Windows
+from toptune.spiketrains import SpikeTrains
+from toptune.synchrony import mean_count_correlation, mean_spike_time_tiling
+from toptune.variability import interval_variability
+
+
+class BurstParameters(NamedTuple):
+    """The parameters, in their order.
+
+    Attributes
+    ----------
+    firing_rate_hz
+        Spikes a second and electrode, over all electrodes.
+    active_share
+        Share of electrodes that are active (`BurstCriteria.active_hz`).
+    active_rate_hz
+        Spikes a second and active electrode; NaN without one.
+    rate_cv
+        SD over mean of the active electrodes' rates; NaN with fewer than two.
+    isi_cv, isi_cv2, isi_lv
+        Irregularity of inter-spike intervals (`toptune.variability`), means over the electrodes
+        that have it; NaN where none has.
+    burst_rate_per_min
+        Bursts a minute and active electrode, by the MaxInterval method; 0 without one.
+    bursting_share
+        Share of active electrodes that burst (`BurstCriteria.bursting_per_minute`); NaN without
+        an active one.
+    burst_spike_share
+        Share of spikes that lie in bursts; NaN without spikes.
+    burst_duration_s
+        Mean over bursts, first spike to last.
+    burst_spikes
+        Mean over bursts.
+    burst_interval_s
+        Mean interval from a burst's last spike to the next one's first, on one electrode.
+    burst_interval_cv
+        SD over mean of these intervals; NaN with fewer than two.
+    logisi_burst_rate_per_min, logisi_bursting_share, logisi_burst_spike_share, \
+logisi_burst_duration_s, logisi_burst_spikes, logisi_burst_interval_s
+        The same, by the logISI method.
+    logisi_threshold_s
+        Geometric mean of the thresholds that were found in the electrodes' histograms.
+    event_interval_s
+        Median interval between successive beginnings of bursts, all electrodes together (inter-
+        burst-event interval, Pasquale et al. 2010).
+    network_burst_rate_per_min
+        Network bursts a minute (`toptune.network_bursts`).
+    network_burst_duration_s
+        Mean, from the first spike of the first burst to the last spike of all.
+    network_burst_electrodes
+        Mean share of active electrodes that take part.
+    network_burst_spike_share
+        Share of spikes that lie in network bursts' bursts; NaN without spikes.
+    network_burst_interval_s
+        Mean from one network burst's beginning to the next one's.
+    network_burst_interval_cv
+        SD over mean of these intervals; NaN with fewer than two.
+    spike_time_tiling
+        Mean over pairs of active electrodes (Cutts & Eglen 2014); NaN without a pair.
+    count_correlation
+        Mean over pairs of active electrodes of Pearson's correlation of spike counts in bins.
+    """
+
+    firing_rate_hz: float
+    active_share: float
+    active_rate_hz: float
+    rate_cv: float
+    isi_cv: float
+    isi_cv2: float
+    isi_lv: float
+    burst_rate_per_min: float
+    bursting_share: float
+    burst_spike_share: float
+    burst_duration_s: float
+    burst_spikes: float
+    burst_interval_s: float
+    burst_interval_cv: float
+    logisi_burst_rate_per_min: float
+    logisi_bursting_share: float
+    logisi_burst_spike_share: float
+    logisi_burst_duration_s: float
+    logisi_burst_spikes: float
+    logisi_burst_interval_s: float
+    logisi_threshold_s: float
+    event_interval_s: float
+    network_burst_rate_per_min: float
+    network_burst_duration_s: float
+    network_burst_electrodes: float
+    network_burst_spike_share: float
+    network_burst_interval_s: float
+    network_burst_interval_cv: float
+    spike_time_tiling: float
+    count_correlation: float
+
+
+NAMES = BurstParameters._fields
+DEFAULTS = BurstCriteria()
+
+
+def recording_parameters(
+    trains: SpikeTrains, criteria: BurstCriteria = DEFAULTS
+) -> BurstParameters:
+    """Measure a whole recording; nothing is counted across a gap.
+
+    Parameters
+    ----------
+    trains : SpikeTrains
+    criteria : BurstCriteria
+
+    Raises
+    ------
+    InputError
+        A spike lies outside the recording or on a channel it does not have.
+    """
+    return parameters_of(whole_recording(trains), criteria)
+
+
+class WindowParameters(NamedTuple):
+    """Parameters of windows.
+
+    Attributes
+    ----------
+    values : (windows, parameters) float64
+        Columns as `NAMES`.
+    start_s : (windows,) float64
+        Seconds since the recording's start.
+    """
+
+    values: NDArray[np.float64]
+    start_s: NDArray[np.float64]
+
+
+def window_parameters(
+    trains: SpikeTrains, windows: Windows, criteria: BurstCriteria = DEFAULTS
+) -> WindowParameters:
+    """Measure every window of a recording by itself, as if there were nothing around it.
+
+    Parameters
+    ----------
+    trains : SpikeTrains
+    windows : Windows
+        As of the pictures.
+    criteria : BurstCriteria
+
+    Raises
+    ------
+    InputError
+        A spike lies outside the recording or on a channel it does not have.
+    """
+    cut = WindowedTrains(trains, windows)
+    values = np.array([parameters_of(window, criteria) for window in cut], dtype=np.float64)
+    return WindowParameters(values.reshape(len(cut), len(NAMES)), cut.start_s)
+
+
+def parameters_of(trains: ElectrodeTrains, criteria: BurstCriteria = DEFAULTS) -> BurstParameters:
+    """Measure some stretches of a recording together.
+
+    Parameters
+    ----------
+    trains : ElectrodeTrains
+        Of more than 0 seconds.
+    criteria : BurstCriteria
+    """
+    rates_hz = trains.counts / trains.duration_s
+    is_active = rates_hz >= criteria.active_hz
+    active, active_hz = trains.only(is_active), rates_hz[is_active]
+    variability = interval_variability(active)
+    max_interval = max_interval_bursts(active, criteria)
+    thresholds = log_isi_thresholds(active, criteria)
+    log_isi = log_isi_bursts(active, criteria, thresholds.used)
+    of_bursts = _burst_statistics(active, max_interval, criteria)
+    of_log_isi = _burst_statistics(active, log_isi, criteria)
+    of_network = _network_statistics(active, log_isi, criteria)
+    return BurstParameters(
+        firing_rate_hz=_mean(rates_hz),
+        active_share=_mean(is_active.astype(np.float64)),
+        active_rate_hz=_mean(active_hz),
+        rate_cv=_cv(active_hz),
+        isi_cv=_mean(variability.cv),
+        isi_cv2=_mean(variability.cv2),
+        isi_lv=_mean(variability.lv),
+        burst_rate_per_min=of_bursts.rate_per_min,
+        bursting_share=of_bursts.bursting_share,
+        burst_spike_share=of_bursts.spike_share,
+        burst_duration_s=of_bursts.duration_s,
+        burst_spikes=of_bursts.spikes,
+        burst_interval_s=of_bursts.interval_s,
+        burst_interval_cv=of_bursts.interval_cv,
+        logisi_burst_rate_per_min=of_log_isi.rate_per_min,
+        logisi_bursting_share=of_log_isi.bursting_share,
+        logisi_burst_spike_share=of_log_isi.spike_share,
+        logisi_burst_duration_s=of_log_isi.duration_s,
+        logisi_burst_spikes=of_log_isi.spikes,
+        logisi_burst_interval_s=of_log_isi.interval_s,
+        logisi_threshold_s=float(np.exp(_mean(np.log(thresholds.found)))) / 1000,
+        event_interval_s=of_network.event_interval_s,
+        network_burst_rate_per_min=of_network.rate_per_min,
+        network_burst_duration_s=of_network.duration_s,
+        network_burst_electrodes=of_network.electrodes,
+        network_burst_spike_share=of_network.spike_share,
+        network_burst_interval_s=of_network.interval_s,
+        network_burst_interval_cv=of_network.interval_cv,
+        spike_time_tiling=mean_spike_time_tiling(active, criteria.coincidence_ms),
+        count_correlation=mean_count_correlation(active, criteria.count_bin_ms),
+    )
+
+
+class _BurstStatistics(NamedTuple):
+    rate_per_min: float
+    bursting_share: float
+    spike_share: float
+    duration_s: float
+    spikes: float
+    interval_s: float
+    interval_cv: float
+
+
+def _burst_statistics(
+    trains: ElectrodeTrains, bursts: Bursts, criteria: BurstCriteria
+) -> _BurstStatistics:
+    """Of bursts of active electrodes."""
+    train, n = trains.train[bursts.first], trains.n_electrodes
+    minutes = trains.duration_s / 60
+    start, end = trains.sample[bursts.first], trains.sample[bursts.last]
+    of_electrode = np.bincount(train % max(1, n), minlength=n)
+    bursting = of_electrode[:n] / minutes >= criteria.bursting_per_minute
+    interval_s = (start[1:] - end[:-1])[train[1:] == train[:-1]] / trains.sampling_rate_hz
+    n_spikes = bursts.n_spikes
+    return _BurstStatistics(
+        rate_per_min=len(start) / (n * minutes) if n else 0.0,
+        bursting_share=_mean(bursting.astype(np.float64)),
+        spike_share=_share(n_spikes, trains),
+        duration_s=_mean((end - start) / trains.sampling_rate_hz),
+        spikes=_mean(n_spikes.astype(np.float64)),
+        interval_s=_mean(interval_s),
+        interval_cv=_cv(interval_s),
+    )
+
+
+class _NetworkStatistics(NamedTuple):
+    event_interval_s: float
+    rate_per_min: float
+    duration_s: float
+    electrodes: float
+    spike_share: float
+    interval_s: float
+    interval_cv: float
+
+
+def _network_statistics(
+    trains: ElectrodeTrains, bursts: Bursts, criteria: BurstCriteria
+) -> _NetworkStatistics:
+    """Of network bursts made of bursts of active electrodes."""
+    found = network_bursts(trains, bursts, criteria)
+    rate_hz = trains.sampling_rate_hz
+    interval_s = np.diff(found.start)[np.diff(found.stretch) == 0] / rate_hz
+    events = found.event_interval
+    return _NetworkStatistics(
+        event_interval_s=float(np.median(events)) / rate_hz if len(events) else math.nan,
+        rate_per_min=len(found.start) / (trains.duration_s / 60),
+        duration_s=_mean((found.end - found.start) / rate_hz),
+        electrodes=_mean(found.n_electrodes / max(1, trains.n_electrodes)),
+        spike_share=_share(found.n_spikes, trains),
+        interval_s=_mean(interval_s),
+        interval_cv=_cv(interval_s),
+    )
+
+
+def _share(n_spikes: NDArray[np.int64], trains: ElectrodeTrains) -> float:
+    return float(n_spikes.sum()) / len(trains.sample) if len(trains.sample) else math.nan
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    """Mean of what is not NaN; NaN of nothing."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else math.nan
+
+
+def _cv(values: NDArray[np.float64]) -> float:
+    """SD, with n in the denominator, over mean; NaN of fewer than two values or of zeros."""
+    if len(values) < 2 or not values.mean() > 0:
+        return math.nan
+    return float(values.std() / values.mean())

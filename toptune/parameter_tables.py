@@ -1,0 +1,193 @@
+"""Tables of burst parameters from the spikes of a store, and the tables that words ask for.
+
+A store and words of the command line enter; a `FeatureTable` leaves. Burst parameters are not
+stored: they are measured anew, from the spikes, and the table's provenance says how.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from toptune.describing import Described
+from toptune.errors import InputError
+from toptune.featuretable import FeatureTable, View, join_tables
+from toptune.parameter_views import KIND, ParameterDescriber, ParameterParams
+from toptune.params import Windows, content_key
+from toptune.store import VERSION, FeatureStore
+from toptune.threads import in_threads, thread_pool
+
+# Of the command line: `parameters`, or `parameters 30 s`, or as a table describes itself,
+# `parameters, 30 s every 5 s`.
+_WORDS = re.compile(rf"{KIND}(?:,?\s+([\d.]+)\s*s(?:\s+every\s+([\d.]+)\s*s)?)?")
+
+Progress = Callable[[str, int, int], None]
+
+
+def parameter_table(
+    store: FeatureStore,
+    params: ParameterParams,
+    *,
+    allow_incomplete: bool = False,
+    n_jobs: int | None = None,
+    progress: Progress | None = None,
+) -> FeatureTable:
+    """Measure all listed recordings of a store.
+
+    Parameters
+    ----------
+    store : FeatureStore
+        With spikes of every recording; it needs no features.
+    params : ParameterParams
+    allow_incomplete : bool
+        Leave recordings without spikes out, instead of refusing.
+    n_jobs : int, optional
+        Threads; one a core.
+    progress : callable, optional
+        Told what is done, how many recordings are, and how many there are.
+
+    Raises
+    ------
+    InputError
+        A recording has no published spikes, or none is as long as a window.
+    """
+    inputs = _inputs(store, allow_incomplete)
+    describer = ParameterDescriber(params)
+    done = 0
+
+    def measure(name: str) -> Described:
+        nonlocal done
+        described = describer.describe(store.read_spikes(name), lambda *_: None)
+        done += 1
+        if progress is not None:
+            progress("burst parameters", done, len(inputs))
+        return described
+
+    missing = [r.name for r in store.recordings if r.name not in inputs]
+    listed = [r for r in store.recordings if r.name in inputs]
+    with thread_pool(n_jobs) as pool:
+        found = in_threads(pool, measure, [r.name for r in listed])
+    used = [(r, d) for r, d in zip(listed, found, strict=True) if len(d.features)]
+    if not used:
+        raise InputError(f"{store.path}: no recording is as long as a window")
+    plain = params.to_json()
+    key = content_key(plain)
+    view = View(params.description, key, params.n_columns, plain)
+    return FeatureTable(
+        features=np.concatenate([d.features for _, d in used]),
+        start_s=np.concatenate([d.start_s for _, d in used]),
+        recording=np.repeat(np.arange(len(used)), [len(d.features) for _, d in used]),
+        recordings=tuple(r for r, _ in used),
+        provenance={
+            "format_version": VERSION,
+            "settings": store.settings,
+            "features": plain,
+            "features_key": key,
+            "inputs": inputs,
+            "too_short": [
+                r.name for r, d in zip(listed, found, strict=True) if not len(d.features)
+            ],
+            "missing": missing,
+            "views": [view.to_json()],
+        },
+        views=(view,),
+    )
+
+
+def _inputs(store: FeatureStore, allow_incomplete: bool) -> dict[str, dict[str, str]]:
+    """Look up what was read of each recording."""
+    infos = {r.name: store.spikes_info(r.name) for r in store.recordings}
+    missing = [name for name, info in infos.items() if info is None]
+    if (missing and not allow_incomplete) or len(missing) == len(infos):
+        first = f", first {missing[0]}" if missing else ""
+        raise InputError(
+            f"{store.path}: {len(missing)} of {len(infos)} recordings have no spikes{first}: run"
+            " extract again, it goes on where it stopped, or fit the rest with --allow-incomplete"
+        )
+    return {name: info["input"] for name, info in infos.items() if info is not None}
+
+
+def table_for(
+    store: FeatureStore,
+    head: str,
+    features: Sequence[str] = (),
+    *,
+    allow_incomplete: bool = False,
+    n_jobs: int | None = None,
+    progress: Progress | None = None,
+) -> FeatureTable:
+    """Build the table that a head is to be trained on.
+
+    Parameters
+    ----------
+    store : FeatureStore
+    head : str
+        ``parameters`` is trained on whole recordings' parameters, the others on windows.
+    features : sequence of str
+        Which feature sets of the store, as `FeatureStore.choose` takes them, and ``parameters``
+        for burst parameters of the same windows; ``parameters 30 s every 5 s`` for others. None:
+        the only feature set.
+    allow_incomplete : bool
+        Leave recordings that lack something out, instead of refusing.
+    n_jobs, progress
+        As for `parameter_table`.
+
+    Raises
+    ------
+    InputError
+        Words that name no feature set or several, sets that do not fit together, or missing spikes.
+    """
+
+    def measure(params: ParameterParams) -> FeatureTable:
+        return parameter_table(
+            store, params, allow_incomplete=allow_incomplete, n_jobs=n_jobs, progress=progress
+        )
+
+    def read(words: str | None) -> FeatureTable:
+        return store.table(store.choose(words), allow_incomplete=allow_incomplete)
+
+    if head == KIND:
+        if features:
+            raise InputError(
+                "--features chooses pictures' features; --head parameters is trained on burst"
+                " parameters of whole recordings: leave --features out"
+            )
+        return measure(ParameterParams())
+    asked = [_WORDS.fullmatch(words.strip().lower()) for words in features]
+    if not any(asked):
+        return join_tables([read(words) for words in features or (None,)])
+    tables = {place: read(features[place]) for place, match in enumerate(asked) if match is None}
+    for place, match in enumerate(asked):
+        if match is not None:
+            windows = _windows(store, match, list(tables.values()))
+            tables[place] = measure(ParameterParams(windows=windows))
+    return join_tables([tables[place] for place in range(len(features))])
+
+
+def _windows(store: FeatureStore, match: re.Match[str], beside: list[FeatureTable]) -> Windows:
+    """Those named, else those of the widest set beside them, else those of all the store's sets."""
+    width_s, stride_s = match.groups()
+    if width_s is not None:
+        given = {"width_s": _number(width_s)}
+        if stride_s is not None:
+            given["stride_s"] = _number(stride_s)
+        return Windows(**given)
+    params = [table.views[0].params for table in beside]
+    if beside:
+        return max((Windows.from_json(p["windows"]) for p in params), key=lambda w: w.width_s)
+    known = {Windows.from_json(s.params["windows"]) for s in store.feature_sets()}
+    if len(known) > 1:
+        raise InputError(
+            f"{store.path} has features of several windows: say which, as in --features"
+            f" '{KIND} 30 s every 5 s'"
+        )
+    return known.pop() if known else Windows()
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"--features: {text!r} is not a number of seconds") from None

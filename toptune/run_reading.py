@@ -1,0 +1,215 @@
+"""A published run read back: for reports, and for putting runs beside each other.
+
+What enters: the folder of a run. What leaves: its metrics, parameters and held-out predictions, as
+they were written (shares and probabilities between 0 and 1, times in seconds), checked against each
+other. Nothing is computed anew but what no file holds.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toptune.errors import InputError
+from toptune.facts import WeightsSource
+from toptune.run_folder import RUN
+from toptune.scores import Scores, Verdict, Windows, score
+
+Rows = list[dict[str, str]]
+
+
+class Where(NamedTuple):
+    """Which recording each held-out window is of, and when it starts.
+
+    Attributes
+    ----------
+    recording : (n,) str
+    start_s : (n,) float64
+        Since the recording's start.
+    """
+
+    recording: NDArray[Any]
+    start_s: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ReadRun:
+    """What a run's folder says.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    metrics, params, environment
+        As the JSON files hold them.
+    windows
+        Held-out predictions of every window.
+    where
+        In the same order.
+    verdicts
+        Of every device (and label).
+    sources
+        Where the weights of each view came from; None where nobody wrote it down.
+    """
+
+    path: Path
+    metrics: dict[str, Any]
+    params: dict[str, Any]
+    environment: dict[str, Any]
+    windows: Windows
+    where: Where
+    verdicts: tuple[Verdict, ...]
+    sources: tuple[WeightsSource | None, ...]
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.resolve().name
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """In the order of the probabilities' columns."""
+        return tuple(str(name) for name in self.windows.classes)
+
+    @property
+    def views(self) -> tuple[dict[str, Any], ...]:
+        """The feature sets the head saw, as a store describes them."""
+        return tuple(self.params["features"]["views"])
+
+    @property
+    def n_right(self) -> int:
+        """Verdicts that are right."""
+        return sum(v.prediction == v.label for v in self.verdicts)
+
+    @cached_property
+    def scores(self) -> Scores:
+        """Scored anew from the windows, for what metrics.json has not: reliability, confusions."""
+        return score(self.windows)
+
+
+def read_run(folder: Path | str) -> ReadRun:
+    """Read what `toptune fit` published.
+
+    Parameters
+    ----------
+    folder
+        Of the run.
+
+    Raises
+    ------
+    InputError
+        No run, or files that are missing, cannot be read, or do not belong together.
+    """
+    folder = Path(folder)
+    params = _json(folder / RUN.marker, folder)
+    if params.get("kind") != RUN.kind:
+        raise InputError(f"{folder} is not a run of toptune: give the folder that fit wrote")
+    metrics = _json(folder / "metrics.json", folder)
+    try:
+        windows, where = _windows(_csv(folder / "windows.csv"), metrics["classes"])
+        verdicts = _verdicts(_csv(folder / "devices.csv"), metrics["classes"])
+        read = ReadRun(
+            path=folder,
+            metrics=metrics,
+            params=params,
+            environment=_json(folder / "environment.json", folder),
+            windows=windows,
+            where=where,
+            verdicts=verdicts,
+            sources=_sources(_json(folder / "model" / "model.json", folder)),
+        )
+        _refuse_unknown_classes(read)
+        right, n = metrics["device_accuracy"] * metrics["n_devices"], metrics["n_devices"]
+        if len(verdicts) != n or abs(read.n_right - right) > 1e-6 * n:
+            raise InputError(
+                f"{folder} is damaged: devices.csv has {read.n_right} of {len(verdicts)} devices"
+                f" right, metrics.json {right:g} of {n}"
+            )
+        _ = read.views
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        cause = f"there is no {error}" if isinstance(error, KeyError) else str(error)
+        raise InputError(f"{folder} is damaged: {cause}: fit again") from None
+    return read
+
+
+def _refuse_unknown_classes(run: ReadRun) -> None:
+    named = {str(name) for names in run.windows[:2] for name in np.unique(names)}
+    named |= {name for v in run.verdicts for name in (v.label, v.prediction)}
+    unknown = sorted(named - set(run.classes))
+    if unknown:
+        raise ValueError(f"there is no class {unknown[0]}")
+
+
+def _sources(model: dict[str, Any]) -> tuple[WeightsSource | None, ...]:
+    return tuple(None if one is None else WeightsSource(**one) for one in model["weights"])
+
+
+def _json(path: Path, folder: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise InputError(f"{folder} is not a whole run: {path.name}: {error.strerror}") from None
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {error}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} is damaged: it holds no object")
+    return value
+
+
+def _csv(path: Path) -> Rows:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise InputError(
+            f"{path.parent} is not a whole run: {path.name}: {error.strerror}"
+        ) from None
+    if not rows:
+        raise InputError(f"{path} is damaged: it has no rows")
+    return rows
+
+
+def _text(rows: Rows, name: str) -> NDArray[Any]:
+    return np.array([row[name] for row in rows], dtype=str)
+
+
+def _windows(rows: Rows, classes: list[str]) -> tuple[Windows, Where]:
+    windows = Windows(
+        label=_text(rows, "label"),
+        prediction=_text(rows, "prediction"),
+        probabilities=np.array([_probabilities(row, classes) for row in rows]),
+        device=_text(rows, "device"),
+        group=_text(rows, "group"),
+        classes=np.array(classes, dtype=str),
+    )
+    start_s = np.array([float(row["start_s"]) for row in rows])
+    return windows, Where(_text(rows, "recording"), start_s)
+
+
+def _verdicts(rows: Rows, classes: list[str]) -> tuple[Verdict, ...]:
+    return tuple(
+        Verdict(
+            device=row["device"],
+            label=row["label"],
+            group=row["group"],
+            n_windows=int(row["n_windows"]),
+            prediction=row["prediction"],
+            votes=np.array([int(row[f"windows_{name}"]) for name in classes], dtype=np.int64),
+            probabilities=np.array(_probabilities(row, classes)),
+        )
+        for row in rows
+    )
+
+
+def _probabilities(row: Mapping[str, str], classes: list[str]) -> list[float]:
+    return [float(row[f"probability_{name}"]) for name in classes]

@@ -1,0 +1,388 @@
+"""A sweep: every combination of a grid, extracted, fitted and scored, in one folder.
+
+What enters: a devices file and a checked grid. What leaves in the folder: one store, a run for each
+combination, what failed, and the outcome of all. Spikes are found once, features once a view, runs
+once: what is there with the key that is wanted is not made again, so a sweep that was stopped goes
+on. A failure stops only what needs what failed.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toptune.cuda import accelerator
+from toptune.devices import DevicesFile, read_devices
+from toptune.environment import describe_environment
+from toptune.errors import InputError, InputErrors, ToptuneError
+from toptune.extraction import list_devices, open_recordings, refuse_store
+from toptune.extraction_job import Extraction, load_engine
+from toptune.fit import fit, fit_problems
+from toptune.grid import Combination, FitOptions, Grid, View
+from toptune.parameter_tables import table_for
+from toptune.parameter_views import KIND, ParameterParams
+from toptune.params import Backbone, content_key
+from toptune.run_folder import FolderKind, target_problems, write_csv, write_json
+from toptune.store_session import writing_session
+from toptune.sweep_features import Failure, ViewJob, attempt, describe_all, find_all_spikes
+from toptune.sweep_plan import Forecast, run_key, run_name
+from toptune.sweep_results import Outcome, SweepWatch, Swept, ViewFacts
+from toptune.windows import window_starts
+
+if TYPE_CHECKING:
+    from toptune.describing import LazyEngine
+    from toptune.featuretable import FeatureTable
+
+SWEEP = FolderKind("sweep", "sweep.json", "toptune sweep")
+FORMAT = 1
+
+
+def sweep(
+    devices: Path | str,
+    grid: Grid,
+    out: Path | str,
+    *,
+    device: str = "auto",
+    n_jobs: int | None = None,
+    seed: int = 0,
+    watch: SweepWatch,
+) -> Swept:
+    """Extract, fit and score every combination of a grid.
+
+    Parameters
+    ----------
+    devices
+        The devices file.
+    grid
+        From `read_grid`.
+    out
+        A new folder, or that of a sweep, which goes on: with another grid, too.
+    device
+        Where spikes are found, pictures described and heads trained: ``auto``, ``cpu`` or ``cuda``.
+    n_jobs
+        Threads; one a core where None.
+    seed
+        Of the heads.
+    watch
+        Watches.
+
+    Raises
+    ------
+    InputErrors
+        Problems with the devices file, recordings' headers, classes, groups, backbones, weights,
+        the folder or its store: all at once, before any work.
+    """
+    begin = time.perf_counter()
+    job = _Sweep(Path(devices), grid, Path(out), device, n_jobs, seed, watch)
+    job.check()
+    job.run()
+    return Swept(
+        path=job.out,
+        devices=Path(devices),
+        grid=grid,
+        outcomes=tuple(job.outcomes),
+        failures=tuple(job.failures),
+        notes=(*grid.notes, *job.notes),
+        seed=seed,
+        device=device,
+        seconds=time.perf_counter() - begin,
+    )
+
+
+class _Sweep:
+    """One sweep at work."""
+
+    def __init__(
+        self,
+        devices: Path,
+        grid: Grid,
+        out: Path,
+        device: str,
+        n_jobs: int | None,
+        seed: int,
+        watch: SweepWatch,
+    ) -> None:
+        self.devices_path = devices
+        self.grid = grid
+        self.out = out
+        self.device = device
+        self.n_jobs = n_jobs
+        self.seed = seed
+        self.watch = watch
+        self.forecast = Forecast()
+        self.engines: dict[Backbone, LazyEngine] = {}
+        self.jobs: dict[View, ViewJob] = {}
+        self.outcomes: list[Outcome] = []
+        self.failures: list[Failure] = []
+        self.notes: list[str] = []
+
+    # --- before any work
+
+    def check(self) -> None:
+        """Find everything that is wrong with what was given."""
+        problems: list[str] = []
+        if self.out.exists() and not (self.out.is_dir() and not any(self.out.iterdir())):
+            problems += target_problems(self.out, overwrite=True, kind=SWEEP)
+        try:
+            self.devices: DevicesFile = read_devices(self.devices_path)
+            self.infos = list_devices(self.devices)
+            opened = open_recordings(self.devices, self.grid.spikes)
+            problems += opened.problems(self.devices)
+            problems += self._fit_problems()
+            refuse_store(self.store_path, self.grid.spikes)
+            self.spike_device = accelerator(self.device) if opened.voltage else None
+        except InputErrors as error:
+            problems += error.problems
+        except InputError as error:
+            problems.append(str(error))
+        self.watch.doing("loading backbones")
+        for backbone in dict.fromkeys(view.backbone for view in self.grid.views):
+            try:
+                self.engines[backbone] = load_engine(
+                    backbone, device=self.device, n_jobs=self.n_jobs
+                )
+            except ToptuneError as error:
+                problems.append(str(error))
+        if problems:
+            raise InputErrors(list(dict.fromkeys(problems)))
+
+    @property
+    def store_path(self) -> Path:
+        """Of the one store of all combinations."""
+        return self.out / "store.zarr"
+
+    def _fit_problems(self) -> list[str]:
+        fits = dict.fromkeys(c.fit for c in self.grid.combinations)
+        return [
+            problem
+            for one in fits
+            for problem in fit_problems(self.infos, one.head, **self._options(one))
+        ]
+
+    def _options(self, options: FitOptions) -> dict[str, Any]:
+        """As `fit` takes them."""
+        return {
+            "group_by": options.group_by,
+            "merge": options.merge,
+            "head_params": dict(options.params),
+            "tune": options.tune,
+            "grid": dict(options.tried),
+            "permutations": options.permutations,
+            "strata": options.strata,
+            "seed": self.seed,
+            # Burst parameters are the one thing that no GPU is asked for.
+            "device": "auto" if options.head == KIND else self.device,
+        }
+
+    # --- the work
+
+    def run(self) -> None:
+        """Extract and fit, beside other processes that do the same."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        self._write_state("under way")
+        with writing_session(
+            self.store_path, self.grid.spikes.to_json(), self.infos
+        ) as self.session:
+            self.store = self.session.store
+            for view in self.grid.views:
+                self.jobs[view] = self._job(view)
+            self._work()
+
+    def _job(self, view: View) -> ViewJob:
+        engine = self.engines[view.backbone]
+        extraction = Extraction(
+            self.grid.spikes,
+            view.windows,
+            view.picture,
+            view.backbone,
+            engine,
+            self.spike_device,
+            self.n_jobs,
+            self.watch,
+        )
+        extraction.store = self.store
+        measured = self.out / "measured" / f"{extraction.feature_set.key}.json"
+        where = describe_environment(engine.device)
+        return ViewJob(
+            view, extraction, engine, measured, where["device_name"] or where["cpu"], self._took
+        )
+
+    def _work(self) -> None:
+        """Spikes first, then backbone by backbone features and runs; what failed is written."""
+        self.watch.doing("spikes")
+        first = next(iter(self.jobs.values())).extraction
+        self.failures += find_all_spikes(self.devices, first, self.session, self.watch)
+        self.notes += first.notes
+        if self.failures:
+            self.notes.append(
+                "Nothing was fitted: correct the recordings that failed, or take their lines out of"
+                f" {self.devices_path}, and run the same command again"
+            )
+        else:
+            self._plan()
+            self._without_pictures()
+            for backbone in self.engines:
+                self._backbone(
+                    [job for view, job in self.jobs.items() if view.backbone == backbone]
+                )
+        self._finish()
+
+    def _plan(self) -> None:
+        """Count what is to be done; only now, since windows depend on the recordings' lengths."""
+        trains = {info.name: self.store.read_spikes(info.name) for info in self.infos}
+        n_pictures = 0
+        for job in self.jobs.values():
+            missing = [
+                t for name, t in trains.items() if self.store.features_info(name, job.key) is None
+            ]
+            n = sum(len(window_starts(t, job.view.windows).start_s) for t in missing)
+            self.forecast.expect(_label(job.view.backbone), n)
+            n_pictures += n
+        for combination in self.grid.combinations:
+            view = combination.view
+            folder = self._folder(None if view is None else self.jobs[view], combination.fit)
+            if folder is None or not folder.exists():
+                self.forecast.expect_run(combination.fit.head)
+        self.watch.begin(n_pictures, len(self.grid.combinations))
+
+    def _folder(self, job: ViewJob | None, options: FitOptions) -> Path | None:
+        """Where a run belongs; None as long as its features are not all there.
+
+        Without a view it is trained on what is measured of the spikes.
+        """
+        keys = {} if job is not None else {KIND: content_key(ParameterParams().to_json())}
+        for info in self.infos:
+            made = (
+                self.store.spikes_info(info.name)
+                if job is None
+                else self.store.features_info(info.name, job.key)
+            )
+            if made is None:
+                return None
+            keys[info.name] = made["key"]
+        key = run_key(self.infos, keys, options, self.seed)
+        view = None if job is None else job.view
+        return self.out / "runs" / run_name(view, options, key)
+
+    def _took(self, view: View, n_pictures: int, seconds: float) -> None:
+        self.forecast.described(_label(view.backbone), n_pictures, seconds)
+        self.watch.described(n_pictures)
+        self.watch.left(*self.forecast.seconds_left())
+
+    def _backbone(self, jobs: Sequence[ViewJob]) -> None:
+        self.watch.doing(f"{jobs[0].view.backbone.name}: features")
+        describe_all(self.devices, jobs, self.session, self.watch)
+        self.forecast.finished(_label(jobs[0].view.backbone))
+        for job in jobs:
+            for recording, cause in job.failed:
+                name = f"{job.extraction.feature_set.description} of {recording}"
+                self.failures.append(Failure("features", name, cause))
+            self._fits(job)
+
+    def _without_pictures(self) -> None:
+        # Measured when first needed, which may be never, and once for all.
+        table = cache(lambda: table_for(self.store, KIND, n_jobs=self.n_jobs))
+        for combination in self.grid.combinations:
+            if combination.view is None:
+                self._end(self._fit(None, combination, table), KIND)
+
+    def _fits(self, job: ViewJob) -> None:
+        # Read when first needed, too.
+        table = cache(lambda: self.store.table(job.extraction.feature_set))
+        for combination in self.grid.combinations:
+            if combination.view == job.view:
+                described = job.extraction.feature_set.description
+                self._end(self._fit(job, combination, table), described)
+
+    def _end(self, outcome: Outcome, what: str) -> None:
+        """Keep and tell what became of a combination; `what` names one that has no folder."""
+        self.outcomes.append(outcome)
+        if outcome.metrics is None:
+            self.failures.append(Failure("run", outcome.name or what, outcome.cause))
+        self.watch.ran(outcome)
+        self.watch.left(*self.forecast.seconds_left())
+
+    def _fit(
+        self, job: ViewJob | None, combination: Combination, table: Callable[[], FeatureTable]
+    ) -> Outcome:
+        facts, options = None if job is None else self._facts(job), combination.fit
+        folder = self._folder(job, options)
+        lacking = [] if job is None else job.failed
+        if lacking or folder is None:
+            self.forecast.dropped_run(options.head)
+            failed = ", ".join(recording for recording, _ in lacking)
+            cause = f"its features could not be made for {failed}"
+            return Outcome(combination=combination, facts=facts, cause=cause)
+        reused = folder.exists()
+        if not reused:
+            self.watch.doing(folder.name)
+            begin = time.perf_counter()
+            failure = attempt(partial(self._train, folder, options, table))
+            self.forecast.ran(options.head, time.perf_counter() - begin)
+            if failure is not None:
+                return Outcome(
+                    combination=combination, facts=facts, name=folder.name, cause=failure
+                )
+        metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
+        return Outcome(
+            combination=combination, facts=facts, name=folder.name, metrics=metrics, reused=reused
+        )
+
+    def _train(self, folder: Path, options: FitOptions, table: Callable[[], FeatureTable]) -> None:
+        rows = table()
+        fit(
+            rows,
+            options.head,
+            folder,
+            facts=self.store.training_facts(rows),
+            store=self.store,
+            progress=self.watch.stage,
+            **self._options(options),
+        )
+
+    def _facts(self, job: ViewJob) -> ViewFacts:
+        loaded = self.engines[job.view.backbone].loaded
+        return ViewFacts(
+            key=job.key,
+            n_parameters=loaded.n_parameters,
+            n_features=loaded.n_features,
+            weights=loaded.weights,
+            throughput=job.throughput,
+        )
+
+    def _finish(self) -> None:
+        path = self.out / "failures.csv"
+        path.unlink(missing_ok=True)
+        if self.failures:
+            write_csv(path, Failure._fields, self.failures)
+        self._write_state("finished")
+
+    def _write_state(self, state: str) -> None:
+        """Write sweep.json, which also marks the folder as a sweep."""
+        write_json(
+            self.out / SWEEP.marker,
+            {
+                "kind": SWEEP.kind,
+                "format": FORMAT,
+                "state": state,
+                "devices": str(self.devices_path),
+                "grid": {
+                    "name": self.grid.name,
+                    "title": self.grid.title,
+                    "text": self.grid.text,
+                    "settings": list(self.grid.settings),
+                },
+                "seed": self.seed,
+                "device": self.device,
+                "runs": [o.name for o in self.outcomes if o.metrics is not None],
+                "failures": [f._asdict() for f in self.failures],
+            },
+        )
+
+
+def _label(backbone: Backbone) -> str:
+    return f"{backbone.name} {backbone.weights}"

@@ -1,0 +1,195 @@
+"""What a sweep is to do: its runs with their names and keys, and how long the rest takes.
+
+What enters: combinations, recordings, and the keys of their features. What leaves: names for
+folders, keys that say whether a run is there already, and seconds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from toptune.featuretable import RecordingInfo
+from toptune.grid import FitOptions, View
+from toptune.params import content_key
+from toptune.run_folder import FORMAT
+
+_DEFAULT_FIT = {"group_by": "device", "strata": None, "tune": True, "permutations": None}
+
+
+def weights_word(weights: str) -> str:
+    """Name a source of weights: ``imagenet``, ``random`` or a file without its ending."""
+    return weights if weights in ("imagenet", "random") else Path(weights).stem
+
+
+def describe_picture(view: View) -> str:
+    """Name a picture, with its count axis where it is not each window's own."""
+    axis = view.picture.count_axis
+    if axis == "window":
+        return view.picture.kind
+    shown = axis if isinstance(axis, str) else f"{axis:g}"
+    return f"{view.picture.kind}, axis {shown}"
+
+
+def describe_fit(fit: FitOptions, *, task: bool = True) -> str:
+    """Name a way of fitting: the head, and what differs from its defaults.
+
+    Parameters
+    ----------
+    fit
+        How it is trained and scored.
+    task
+        Whether to say what the task is, too: merged classes and what is left out together.
+    """
+    told = [fit.head, *(f"{name} {_shown(value)}" for name, value in fit.params)]
+    told += [f"{name} of {_shown(values)}" for name, values in fit.tried]
+    if not fit.tune:
+        told.append("not tuned")
+    if fit.permutations is not None:
+        told.append(f"{fit.permutations} permutations")
+    if task and describe_task(fit):
+        told.append(describe_task(fit))
+    return ", ".join(told)
+
+
+def fit_labels(fits: Iterable[FitOptions]) -> dict[FitOptions, str]:
+    """Name ways of fitting as shortly as tells them apart: by the head, if there is one of it."""
+    full = {fit: describe_fit(fit, task=False) for fit in fits}
+    of_head: dict[str, set[str]] = {}
+    for fit, text in full.items():
+        of_head.setdefault(fit.head, set()).add(text)
+    return {fit: fit.head if len(of_head[fit.head]) == 1 else text for fit, text in full.items()}
+
+
+def describe_task(fit: FitOptions) -> str:
+    """Say what is told apart and left out together, where it is not the plain task."""
+    told = [f"{merge} merged" for merge in fit.merge]
+    if fit.group_by != "device":
+        told.append(f"each {fit.group_by} left out whole")
+    if fit.strata is not None:
+        told.append(f"shuffled within {fit.strata}")
+    return ", ".join(told)
+
+
+def _shown(value: Any) -> str:
+    values = value if isinstance(value, tuple) else (value,)
+    return " or ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values)
+
+
+def run_name(view: View | None, fit: FitOptions, key: str) -> str:
+    """Name a run's folder: what a reader wants to know, and its key's first eight digits."""
+    parts = [describe_fit(fit)]
+    if view is not None:
+        windows = view.windows
+        parts = [
+            describe_picture(view),
+            f"{windows.width_s:g}s",
+            f"every{windows.stride_s:g}s",
+            view.backbone.name,
+            weights_word(view.backbone.weights),
+            *parts,
+        ]
+    slug = "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", part).strip("._") for part in parts)
+    return f"{slug[:120]}-{key[:8]}"
+
+
+def run_key(
+    recordings: Sequence[RecordingInfo],
+    features: Mapping[str, str],
+    fit: FitOptions,
+    seed: int,
+) -> str:
+    """Give the key of a run: equal data, features and settings, equal key.
+
+    Parameters
+    ----------
+    recordings
+        Names, devices, labels and columns, as listed.
+    features
+        For each recording's name the key of its features, which covers its spikes.
+    fit
+        How it is trained and scored.
+    seed
+        Of the head.
+    """
+    return content_key(
+        {
+            "recordings": [asdict(recording) for recording in recordings],
+            "features": dict(features),
+            "fit": asdict(fit),
+            "seed": seed,
+            "format": FORMAT,
+        }
+    )
+
+
+@dataclass
+class _Pace:
+    """How much is left of one kind of work, and what was measured of it."""
+
+    left: int = 0
+    done: int = 0
+    seconds: float = 0.0
+
+    @property
+    def each_s(self) -> float | None:
+        """Seconds one takes; None where none was measured."""
+        return self.seconds / self.done if self.done else None
+
+
+@dataclass
+class Forecast:
+    """How long the rest takes, from what was measured so far; pictures by backbone, runs by head.
+
+    A backbone or head that has not run yet counts like the slowest that has.
+    """
+
+    pictures: dict[str, _Pace] = field(default_factory=dict)
+    runs: dict[str, _Pace] = field(default_factory=dict)
+
+    def expect(self, backbone: str, n_pictures: int) -> None:
+        """Add pictures that are to be described."""
+        self.pictures.setdefault(backbone, _Pace()).left += n_pictures
+
+    def expect_run(self, head: str) -> None:
+        """Add a run that is to be made."""
+        self.runs.setdefault(head, _Pace()).left += 1
+
+    def described(self, backbone: str, n_pictures: int, seconds: float) -> None:
+        """Note that pictures were described."""
+        _measure(self.pictures[backbone], n_pictures, seconds)
+
+    def ran(self, head: str, seconds: float) -> None:
+        """Note that a run was made."""
+        _measure(self.runs[head], 1, seconds)
+
+    def finished(self, backbone: str) -> None:
+        """Note that no more pictures are to be described, whatever became of them."""
+        self.pictures[backbone].left = 0
+
+    def dropped_run(self, head: str) -> None:
+        """Note that a run is not to be made after all."""
+        self.runs[head].left -= 1
+
+    def seconds_left(self) -> tuple[float, bool]:
+        """Seconds, and whether all work that is left was counted."""
+        parts = [_left(list(paces.values())) for paces in (self.pictures, self.runs)]
+        return sum(seconds for seconds, _ in parts), all(whole for _, whole in parts)
+
+
+def _measure(pace: _Pace, n: int, seconds: float) -> None:
+    pace.left -= n
+    pace.done += n
+    pace.seconds += seconds
+
+
+def _left(paces: Sequence[_Pace]) -> tuple[float, bool]:
+    known = [p.each_s for p in paces if p.each_s is not None]
+    waiting = [p for p in paces if p.left > 0]
+    if not known:
+        return 0.0, not waiting
+    slowest = max(known)
+    return sum(p.left * (slowest if p.each_s is None else p.each_s) for p in waiting), True

@@ -1,0 +1,328 @@
+"""The report of a sweep: one HTML file with its tables, pictures, failures, and how to repeat it.
+
+What enters: what a sweep made. What leaves: report.html, which needs nothing beside itself.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+
+from toptune.html_page import (
+    Block,
+    Cell,
+    Code,
+    Columns,
+    Details,
+    Fact,
+    Facts,
+    HeatMap,
+    Note,
+    Page,
+    Picture,
+    Section,
+    Shade,
+    Table,
+    Text,
+    render,
+    svg_uri,
+)
+from toptune.sweep_plan import describe_picture, describe_task, fit_labels
+from toptune.sweep_plots import draw_heads, draw_throughput, view_labels
+from toptune.sweep_results import Outcome, Pictured, Swept, pictured
+from toptune.sweep_tables import (
+    RANDOM_NOTE,
+    ResultTable,
+    accuracy_text,
+    any_random,
+    result_tables,
+    weights_text,
+)
+
+_BEST = (
+    "The best of many runs looks better than it is: it was picked by these very devices. Where"
+    " intervals overlap, nothing was shown to be better."
+)
+
+
+def write_report(swept: Swept) -> None:
+    """Write report.html into the folder of a sweep."""
+    (swept.path / "report.html").write_text(render(sweep_page(swept)), "utf-8")
+
+
+def sweep_page(swept: Swept) -> Page:
+    """Put the report together."""
+    sections = [*_task_sections(swept)]
+    if swept.done:
+        sections.append(Section(title="Every run", blocks=(_run_table(swept),)))
+    if swept.failures:
+        sections.append(_failures(swept))
+    sections.append(_repeat(swept))
+    return Page(
+        title=swept.grid.title,
+        lead=_lead(swept),
+        blocks=tuple(_first_blocks(swept)),
+        sections=tuple(sections),
+        footer=f"toptune {version('toptune')}",
+    )
+
+
+def _lead(swept: Swept) -> str:
+    if not swept.done:
+        return f"None of the runs of this sweep over {swept.devices.name} could be made."
+    metrics = swept.done[0].metrics or {}
+    return (
+        f"{len(swept.done)} runs on {metrics['n_devices']} devices of {swept.devices.name}; every"
+        " accuracy is of devices that took no part in training."
+    )
+
+
+def _first_blocks(swept: Swept) -> Iterator[Block]:
+    facts = [Fact(name="runs", value=str(len(swept.done)))]
+    n_lost = len(swept.outcomes) - len(swept.done)
+    if n_lost or swept.failures:
+        facts.append(Fact(name="failed", value=str(n_lost or len(swept.failures)), tone="bad"))
+    facts += [_best(swept, task, done) for task, done in _tasks(swept.done).items()]
+    yield Facts(facts=tuple(facts))
+    if len(swept.done) > 1:
+        yield Note(text=_BEST, level="note")
+    if any_random(swept.outcomes):
+        yield Note(text=RANDOM_NOTE)
+    warnings = [w for o in swept.done for w in (o.metrics or {}).get("warnings", [])]
+    for warning in dict.fromkeys(warnings):
+        yield Note(text=warning)
+    for note in swept.grid.notes:
+        yield Note(text=note, level="note")
+    if swept.notes:
+        told = tuple(Text(text=note) for note in swept.notes)
+        yield Details(summary=f"{len(told)} remarks on recordings", blocks=told)
+
+
+def _tasks(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
+    """Group outcomes by what is told apart and left out together."""
+    tasks: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        tasks.setdefault(describe_task(outcome.combination.fit), []).append(outcome)
+    return tasks
+
+
+def _best(swept: Swept, task: str, done: Sequence[Outcome]) -> Fact:
+    best = max(done, key=_device_accuracy)
+    m = best.metrics or {}
+    low, high = m["device_accuracy_ci95"]
+    view = view_labels(swept.outcomes)[best.view_key]
+    label = fit_labels(o.combination.fit for o in done)[best.combination.fit]
+    return Fact(
+        name=f"best accuracy per device{f', {task}' if task else ''}",
+        value=f"{m['device_accuracy']:.2f}",
+        detail=f"95 %: {low:.2f} to {high:.2f}; chance {m['chance']:.2f}; {view}, {label}",
+    )
+
+
+def _device_accuracy(outcome: Outcome) -> float:
+    return float((outcome.metrics or {})["device_accuracy"])
+
+
+# --- a task: what is told apart, and what is left out together
+
+
+def _task_sections(swept: Swept) -> Iterator[Section]:
+    done = _tasks(swept.done)
+    for table in result_tables(swept):
+        mine = done.get(table.task, [])
+        blocks: list[Block] = [_shown_table(table)]
+        blocks += [Text(text=note, quiet=True) for note in table.notes if note != RANDOM_NOTE]
+        yield Section(title=_titled("Accuracies", table.task), blocks=tuple(blocks))
+        if not mine:
+            continue
+        maps = tuple(_heat_maps(mine))
+        if maps:
+            explained = Text(
+                text="Accuracy per device: white is chance or below, full is all right.", quiet=True
+            )
+            yield Section(
+                title=_titled("Pictures and windows", table.task),
+                blocks=(explained, Columns(blocks=maps)),
+            )
+        yield Section(title=_titled("Heads beside each other", table.task), blocks=(_heads(mine),))
+        yield Section(
+            title=_titled("Accuracy against throughput", table.task),
+            blocks=tuple(_throughput(mine)),
+        )
+
+
+def _titled(what: str, task: str) -> str:
+    return f"{what}: {task}" if task else what
+
+
+def _shown_table(table: ResultTable) -> Table:
+    return Table(
+        caption=table.caption,
+        header=table.header,
+        rows=tuple(tuple(_toned(cell) for cell in row) for row in table.rows),
+        numeric=tuple(range(table.n_names, len(table.header))),
+    )
+
+
+def _toned(cell: str) -> str | Cell:
+    if cell == "failed" or cell.startswith("RANDOM"):
+        return Cell(text=cell, tone="bad")
+    return cell
+
+
+def _heat_maps(done: Sequence[Outcome]) -> Iterator[HeatMap]:
+    """One map for each head, backbone and stride that was tried on several pictures or windows."""
+    labels = fit_labels(o.combination.fit for o in done)
+    maps: dict[tuple[str, str, str], list[Pictured]] = {}
+    for one in pictured(done):
+        network = f"{one.view.backbone.name} {weights_text(one.facts)}"
+        stride = f"every {one.view.windows.stride_s:g} s"
+        maps.setdefault((labels[one.fit], network, stride), []).append(one)
+    # What all maps share goes without saying.
+    said = [len({names[k] for names in maps}) > 1 for k in range(3)]
+    for names, mine in maps.items():
+        if len({(one.view.picture, one.view.windows) for one in mine}) > 1:
+            told = [name for name, wanted in zip(names, said, strict=True) if wanted]
+            yield _heat_map(", ".join(told) or names[0], mine)
+
+
+def _heat_map(what: str, mine: Sequence[Pictured]) -> HeatMap:
+    rows = list(dict.fromkeys(describe_picture(one.view) for one in mine))
+    columns = sorted({one.view.windows.width_s for one in mine}, reverse=True)
+    at = {(describe_picture(one.view), one.view.windows.width_s): one.outcome for one in mine}
+    return HeatMap(
+        caption=what,
+        rows=tuple(rows),
+        columns=tuple(f"{width:g} s" for width in columns),
+        cells=tuple(tuple(_shade(at.get((row, width))) for width in columns) for row in rows),
+        row_title="picture",
+        column_title="window",
+    )
+
+
+def _shade(outcome: Outcome | None) -> Shade:
+    if outcome is None:
+        return Shade(text="-", share=0.0)
+    m = outcome.metrics or {}
+    above = (m["device_accuracy"] - m["chance"]) / (1 - m["chance"])
+    return Shade(
+        text=f"{m['device_accuracy']:.2f}",
+        share=max(0.0, above),
+        detail=f"{round(m['device_accuracy'] * m['n_devices'])} of {m['n_devices']}",
+    )
+
+
+def _heads(done: Sequence[Outcome]) -> Picture:
+    views, fits = view_labels(done), fit_labels(o.combination.fit for o in done)
+    told = [
+        f"{views[o.view_key]}, {fits[o.combination.fit]}: {_device_accuracy(o):.2f}" for o in done
+    ]
+    return Picture(
+        uri=svg_uri(draw_heads(done)),
+        alt="Accuracy per device: " + "; ".join(told),
+        caption="Accuracy per device with its 95 % Wilson interval; the dashed line is chance.",
+        width_px=620,
+    )
+
+
+def _throughput(done: Sequence[Outcome]) -> Iterator[Block]:
+    shown = pictured(done)
+    rates = {
+        one.facts.key: one.facts.throughput.pictures_per_s
+        for one in shown
+        if one.facts.throughput.pictures_per_s
+    }
+    if not rates:
+        yield Text(text="Nothing was measured: all features were in the store already.")
+        return
+    views = view_labels(done)
+    told = "; ".join(f"{views[key]}: {rate:.0f}" for key, rate in rates.items())
+    yield Picture(
+        uri=svg_uri(draw_throughput(done)),
+        alt=f"Pictures a second: {told}",
+        caption="Histograms are filled, rasters hollow; bars are 95 % Wilson intervals.",
+        width_px=620,
+    )
+    machines = dict.fromkeys(one.facts.throughput.device for one in shown)
+    yield Text(
+        text=(
+            "Pictures a second, drawn and described, as measured while this sweep extracted them,"
+            f" on {' and '.join(filter(None, machines))}; whatever else the machine did then slowed"
+            " them."
+        ),
+        quiet=True,
+    )
+    n_missing = sum(one.facts.key not in rates for one in shown)
+    if n_missing:
+        yield Text(
+            text=f"{n_missing} runs are not shown: their features were in the store already.",
+            quiet=True,
+        )
+
+
+# --- all runs, what failed, how to repeat it
+
+
+def _run_table(swept: Swept) -> Details:
+    header = ("run", "per device", "95 %", "per picture", "chance", "p", "pictures/s", "fit s")
+    rows = []
+    for o in swept.done:
+        m = o.metrics or {}
+        low, high = m["device_accuracy_ci95"]
+        p, rate = m["permutation_p"], o.facts and o.facts.throughput.pictures_per_s
+        n_right = round(m["device_accuracy"] * m["n_devices"])
+        rows.append(
+            (
+                o.name,
+                f"{m['device_accuracy']:.3f} ({n_right}/{m['n_devices']})",
+                f"{low:.2f} to {high:.2f}",
+                accuracy_text(m["window_accuracy_mean"], m["window_accuracy_sd"]),
+                f"{m['chance']:.2f}",
+                "-" if p is None else f"{p:.3f}",
+                "-" if rate is None else f"{rate:.0f}",
+                f"{m['seconds']:.0f}",
+            )
+        )
+    table = Table(
+        caption="Each is a folder in runs/, with its windows, devices, model and parameters.",
+        header=header,
+        rows=tuple(rows),
+        numeric=tuple(range(1, len(header))),
+    )
+    return Details(summary=f"{len(rows)} runs, with intervals, p and seconds", blocks=(table,))
+
+
+def _failures(swept: Swept) -> Section:
+    table = Table(
+        caption="Also in failures.csv. The same command tries again what failed, and only that.",
+        header=("what", "name", "cause"),
+        rows=tuple((f.what, f.name, f.cause) for f in swept.failures),
+    )
+    return Section(title="What failed", blocks=(table,))
+
+
+def repeat_command(swept: Swept) -> str:
+    """Give the command that goes on with the sweep, or repeats it elsewhere."""
+    grid = swept.grid
+    words = ["toptune", "sweep", str(swept.devices), grid.where]
+    words += [word for setting in grid.settings for word in ("--set", setting)]
+    words += ["-o", str(swept.path)]
+    words += ["--seed", str(swept.seed)] if swept.seed else []
+    words += ["--device", swept.device] if swept.device != "auto" else []
+    return shlex.join(words)
+
+
+def _repeat(swept: Swept) -> Section:
+    return Section(
+        title="How to repeat it",
+        blocks=(
+            Code(text=repeat_command(swept)),
+            Text(
+                text="Spikes, features and runs that are there with the same key are not made"
+                " again; what changed in data or settings is.",
+                quiet=True,
+            ),
+            Details(summary=f"the grid {swept.grid.name}", blocks=(Code(text=swept.grid.text),)),
+        ),
+    )

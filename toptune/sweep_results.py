@@ -1,0 +1,179 @@
+"""What a sweep tells: while it works, and when it is done.
+
+What enters: scores and measurements. What leaves: frozen results, and the calls that whoever
+watches may answer; times in seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from toptune.grid import Combination, FitOptions, Grid, View
+from toptune.progress import Progress
+from toptune.sweep_features import Failure, Throughput
+
+
+class SweepWatch(Progress, Protocol):
+    """What watches a sweep; every call may be ignored."""
+
+    def begin(self, n_pictures: int, n_runs: int) -> None:
+        """Note how many pictures are to be described and how many runs to be made."""
+
+    def doing(self, text: str) -> None:
+        """Note what is going on."""
+
+    def described(self, n_pictures: int) -> None:
+        """Note that pictures were described, or need not be."""
+
+    def ran(self, outcome: Outcome) -> None:
+        """Note how a run ended."""
+
+    def left(self, seconds: float, whole: bool) -> None:
+        """Note how long the rest takes; not `whole` where something cannot be told yet."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewFacts:
+    """What is known of a view beside its scores.
+
+    Parameters
+    ----------
+    key
+        Of its features.
+    n_parameters
+        Of the backbone, the classifier not counted.
+    n_features
+        Length of a feature vector.
+    weights
+        Where they come from, for people.
+    throughput
+        Pictures a second.
+    """
+
+    key: str
+    n_parameters: int
+    n_features: int
+    weights: str
+    throughput: Throughput
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of a combination.
+
+    Parameters
+    ----------
+    combination
+        What it is.
+    facts
+        Of its view; None where it has none.
+    name
+        Of its folder in ``runs``; empty where it never came to that.
+    metrics
+        What its metrics.json holds; None where it failed.
+    cause
+        Why it failed.
+    reused
+        The run was there already.
+    """
+
+    combination: Combination
+    facts: ViewFacts | None
+    name: str = ""
+    metrics: dict[str, Any] | None = None
+    cause: str = ""
+    reused: bool = False
+
+    @property
+    def view_key(self) -> str:
+        """Key of its features; empty where there are no pictures."""
+        return "" if self.facts is None else self.facts.key
+
+
+class Pictured(NamedTuple):
+    """A combination with pictures, and what became of it.
+
+    Attributes
+    ----------
+    view : View
+    facts : ViewFacts
+    fit : FitOptions
+    outcome : Outcome
+    """
+
+    view: View
+    facts: ViewFacts
+    fit: FitOptions
+    outcome: Outcome
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Its scores; an error where it has none."""
+        assert self.outcome.metrics is not None
+        return self.outcome.metrics
+
+
+def pictured(outcomes: Iterable[Outcome]) -> list[Pictured]:
+    """Give the outcomes that have pictures, in order."""
+    return [
+        Pictured(o.combination.view, o.facts, o.combination.fit, o)
+        for o in outcomes
+        if o.combination.view is not None and o.facts is not None
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Swept:
+    """What a sweep made.
+
+    Parameters
+    ----------
+    path
+        Its folder.
+    devices
+        The devices file.
+    grid
+        What was asked for.
+    outcomes
+        In the grid's order; none where recordings failed.
+    failures
+        Everything that could not be done.
+    notes
+        What a user should know.
+    seed, device
+        As given.
+    seconds
+        What this call took.
+    """
+
+    path: Path
+    devices: Path
+    grid: Grid
+    outcomes: tuple[Outcome, ...]
+    failures: tuple[Failure, ...]
+    notes: tuple[str, ...]
+    seed: int
+    device: str
+    seconds: float
+
+    @property
+    def done(self) -> tuple[Outcome, ...]:
+        """What has scores."""
+        return tuple(o for o in self.outcomes if o.metrics is not None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "folder": str(self.path),
+            "grid": self.grid.name,
+            "n_runs": len(self.outcomes),
+            "done": len(self.done),
+            "reused": sum(o.reused for o in self.outcomes),
+            "runs": [{"name": o.name, "metrics": o.metrics} for o in self.done],
+            "failed": [f._asdict() for f in self.failures],
+            "notes": list(self.notes),
+            "seconds": round(self.seconds, 3),
+        }

@@ -1,0 +1,321 @@
+"""The tables of a sweep, in the paper's form: accuracy per picture (mean +- SD), and per device.
+
+What enters: outcomes. What leaves: for each task (what is told apart, what is left out together)
+one table, a row a view and two columns a head, as CSV, Markdown or cells; and one long CSV with a
+row a run.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toptune.grid import FitOptions, View
+from toptune.paper_figures import SOURCE, paper_figures
+from toptune.run_folder import write_csv
+from toptune.scores import parse_merges
+from toptune.sweep_plan import describe_fit, describe_picture, describe_task, fit_labels
+from toptune.sweep_results import Outcome, Pictured, Swept, ViewFacts, pictured
+
+RANDOM_NOTE = (
+    "Rows whose weights are RANDOM show that things run, not what a network that was trained on"
+    " ImageNet would see."
+)
+#: Names the row of the head that is trained on spike and burst parameters.
+WITHOUT_PICTURES = "burst parameters"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultTable:
+    """One table.
+
+    Parameters
+    ----------
+    task
+        What is told apart and left out together, where it is not the plain task.
+    title
+        Of the sweep, and of the task.
+    shared
+        What all rows have in common of backbone, weights, picture and windows.
+    header
+        Names of the columns.
+    rows
+        As text, as long as the header.
+    n_names
+        How many columns, from the left, name the row.
+    notes
+        What belongs below it.
+    """
+
+    task: str
+    title: str
+    shared: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    n_names: int
+    notes: tuple[str, ...]
+
+    @property
+    def caption(self) -> str:
+        """What the numbers are of, one sentence."""
+        shared = f" ({self.shared})" if self.shared else ""
+        return f"{self.title}: accuracy per picture (mean ± SD) and per device{shared}."
+
+    def to_csv(self) -> str:
+        """As CSV; what all rows have in common is in a last column."""
+        last = ("of all rows",) if self.shared else ()
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow((*self.header, *last))
+        writer.writerows((*row, *([self.shared] if last else [])) for row in self.rows)
+        return text.getvalue()
+
+    def to_markdown(self) -> str:
+        """As a Markdown table with its caption and notes."""
+        marks = ["---"] * self.n_names + ["---:"] * (len(self.header) - self.n_names)
+        cells = (self.header, tuple(marks), *self.rows)
+        lines = ["| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in cells]
+        notes = [line for note in self.notes for line in ("", note)]
+        return "\n".join([f"**{self.caption}**", "", *lines, *notes]) + "\n"
+
+
+def result_tables(swept: Swept) -> tuple[ResultTable, ...]:
+    """Make a table of each task."""
+    tasks: dict[str, list[Outcome]] = {}
+    for outcome in swept.outcomes:
+        tasks.setdefault(describe_task(outcome.combination.fit), []).append(outcome)
+    return tuple(_table(swept.grid.title, task, outcomes) for task, outcomes in tasks.items())
+
+
+def _table(title: str, task: str, outcomes: Sequence[Outcome]) -> ResultTable:
+    labels = fit_labels(o.combination.fit for o in outcomes)
+    by_view: dict[View, list[Pictured]] = {}
+    for one in pictured(outcomes):
+        by_view.setdefault(one.view, []).append(one)
+    # What needs no pictures has a row of its own, at the end, and its columns there, too.
+    without = [o for o in outcomes if o.combination.view is None]
+    fits = dict.fromkeys(labels[one.fit] for one in pictured(outcomes))
+    fits |= dict.fromkeys(labels[o.combination.fit] for o in without)
+    names = _NameColumns([(view, mine[0].facts) for view, mine in by_view.items()])
+    scored = next((o for o in outcomes if o.metrics is not None), None)
+    paper = _paper_columns(list(by_view), scored)
+    header = [*names.header]
+    header += [f"{fit}: {what}" for fit in fits for what in ("per picture", "per device")]
+    header += ["paper: per picture", "paper: per device"] if paper else []
+    rows = []
+    for number, (view, mine) in enumerate(by_view.items()):
+        of_fit = {labels[one.fit]: one.outcome for one in mine}
+        row = [*names.of(view, mine[0].facts)]
+        row += [cell for fit in fits for cell in _cells(of_fit.get(fit))]
+        rows.append((*row, *(paper[number] if paper else ())))
+    for outcome in without:
+        row = [WITHOUT_PICTURES, *([""] * (len(names.header) - 1))]
+        alone = {labels[outcome.combination.fit]: outcome}
+        row += [cell for fit in fits for cell in _cells(alone.get(fit))]
+        rows.append((*row, *(("", "") if paper else ())))
+    return ResultTable(
+        task=task,
+        title=f"{title}; {task}" if task else title,
+        shared=names.shared,
+        header=tuple(header),
+        rows=tuple(rows),
+        n_names=len(names.header),
+        notes=tuple(_notes(outcomes, scored, with_paper=bool(paper))),
+    )
+
+
+def _notes(
+    outcomes: Sequence[Outcome], scored: Outcome | None, *, with_paper: bool
+) -> Iterator[str]:
+    if scored is not None and scored.metrics is not None:
+        m, group = scored.metrics, scored.combination.fit.group_by
+        yield (
+            f"Per picture: mean ± SD over {m['n_groups']} left-out {group}s; per device: right"
+            f" majorities of {m['n_devices']}. {len(m['classes'])} classes"
+            f" ({', '.join(m['classes'])}); always naming the largest gets {m['chance']:.2f}."
+        )
+    labels = fit_labels(o.combination.fit for o in outcomes)
+    told = {label: describe_fit(fit, task=False) for fit, label in labels.items()}
+    hidden = [text.replace(", ", ": ", 1) for label, text in told.items() if text != label]
+    if hidden:
+        yield f"{'; '.join(hidden)}."
+    if any_random(outcomes):
+        yield RANDOM_NOTE
+    if with_paper:
+        yield f"Paper: {SOURCE}"
+
+
+def classes_of(outcome: Outcome) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """Give the classes a run told apart, and the classes of each merge."""
+    assert outcome.metrics is not None
+    merges = parse_merges(outcome.combination.fit.merge)
+    return tuple(outcome.metrics["classes"]), tuple(merges.values())
+
+
+def is_random(facts: ViewFacts) -> bool:
+    """Whether a view's weights are random."""
+    return facts.weights.startswith("random")
+
+
+def any_random(outcomes: Iterable[Outcome]) -> bool:
+    """Whether any of them comes from random weights."""
+    return any(is_random(one.facts) for one in pictured(outcomes))
+
+
+def weights_text(facts: ViewFacts) -> str:
+    """Name the weights, random ones loudly."""
+    if is_random(facts):
+        return facts.weights.replace("random", "RANDOM", 1)
+    return facts.weights.removeprefix("file ")
+
+
+def accuracy_text(mean: float, sd: float) -> str:
+    """Write an accuracy as the paper does."""
+    return f"{mean:.3f} ± {sd:.3f}"
+
+
+def _cells(outcome: Outcome | None) -> tuple[str, str]:
+    if outcome is None:
+        return "", ""
+    m = outcome.metrics
+    if m is None:
+        return "failed", "failed"
+    per_picture = accuracy_text(m["window_accuracy_mean"], m["window_accuracy_sd"])
+    return per_picture, f"{m['device_accuracy']:.3f}"
+
+
+def _paper_columns(views: Sequence[View], scored: Outcome | None) -> list[tuple[str, str]]:
+    """Give what the paper says of each view; nothing where it is another task, or of none known."""
+    if scored is None:
+        return []
+    found = [paper_figures(view, *classes_of(scored)) for view in views]
+    if not any(found):
+        return []
+    return [
+        (accuracy_text(f.window_mean, f.window_sd), f"{f.device:.3f}") if f else ("", "")
+        for f in found
+    ]
+
+
+class _NameColumns:
+    """The columns that name a view: what varies between views.
+
+    Attributes
+    ----------
+    header
+        Of the columns.
+    shared
+        What all views have in common, for people.
+    """
+
+    def __init__(self, views: Sequence[tuple[View, ViewFacts]]) -> None:
+        rows = [_names(view, facts) for view, facts in views]
+        varying = [n for n in rows[0] if len({row[n] for row in rows}) > 1]
+        # Of one view, too, a row needs a name; the size of a network goes with it.
+        self.header = varying or ["picture"]
+        if "backbone" in varying:
+            self.header = list(dict.fromkeys(("backbone", "parameters (M)", "weights", *varying)))
+        self.shared = _shared({n: v for n, v in rows[0].items() if n not in self.header})
+
+    def of(self, view: View, facts: ViewFacts) -> list[str]:
+        """Fill them for a view."""
+        names = _names(view, facts)
+        return [names[column] for column in self.header]
+
+
+def _names(view: View, facts: ViewFacts) -> dict[str, str]:
+    return {
+        "backbone": view.backbone.name,
+        "parameters (M)": f"{facts.n_parameters / 1e6:.1f}",
+        "weights": weights_text(facts),
+        "picture": describe_picture(view),
+        "window (s)": f"{view.windows.width_s:g}",
+        "stride (s)": f"{view.windows.stride_s:g}",
+    }
+
+
+def _shared(names: dict[str, str]) -> str:
+    forms = {
+        "backbone": "{}",
+        "parameters (M)": "{} M parameters",
+        "weights": "weights {}",
+        "picture": "{}",
+        "window (s)": "windows of {} s",
+        "stride (s)": "a window every {} s",
+    }
+    return ", ".join(forms[name].format(text) for name, text in names.items())
+
+
+# --- files
+
+
+def write_result_tables(swept: Swept) -> None:
+    """Write the tables of a sweep into its folder.
+
+    For each task table.csv (of further ones with the task in the name), table.md with all of them
+    below each other, and runs.csv with a row a run.
+    """
+    tables = result_tables(swept)
+    for old in swept.path.glob("table*.csv"):
+        old.unlink()
+    for table in tables:
+        slug = re.sub(r"[^A-Za-z0-9._]+", "_", table.task).strip("._")
+        name = f"table-{slug[:80]}.csv" if slug else "table.csv"
+        (swept.path / name).write_text(table.to_csv(), "utf-8")
+    (swept.path / "table.md").write_text("\n".join(t.to_markdown() for t in tables), "utf-8")
+    write_runs(swept.path / "runs.csv", swept.outcomes)
+
+
+_OF_METRICS = (
+    "n_devices",
+    "n_windows",
+    "window_accuracy_mean",
+    "window_accuracy_sd",
+    "device_accuracy",
+    "balanced_accuracy",
+    "macro_f1",
+    "chance",
+    "permutation_p",
+    "device_ece",
+    "seconds",
+)
+
+
+def write_runs(path: Path, outcomes: Sequence[Outcome]) -> None:
+    """Write one row a run, numbers as they are."""
+    header = [
+        *("run", "picture", "count_axis", "window_s", "stride_s", "backbone", "parameters"),
+        *("features", "weights", "head", "fit", "merge", "group_by", *_OF_METRICS),
+        *("device_accuracy_low", "device_accuracy_high", "pictures_per_s", "machine", "cause"),
+    ]
+    write_csv(path, header, (_run_row(outcome) for outcome in outcomes))
+
+
+def _run_row(outcome: Outcome) -> list[Any]:
+    fit, metrics = outcome.combination.fit, outcome.metrics or {}
+    view, facts = outcome.combination.view, outcome.facts
+    drawn: list[Any] = [None] * 8
+    speed: list[Any] = [None] * 2
+    if view is not None and facts is not None:
+        drawn = [
+            *(view.picture.kind, view.picture.count_axis),
+            *(view.windows.width_s, view.windows.stride_s),
+            *(view.backbone.name, facts.n_parameters, facts.n_features, weights_text(facts)),
+        ]
+        speed = [facts.throughput.pictures_per_s, facts.throughput.device]
+    return [
+        *(outcome.name, *drawn, fit.head, describe_fit(fit, task=False)),
+        *(_merge_text(fit), fit.group_by),
+        *(metrics.get(name) for name in _OF_METRICS),
+        *metrics.get("device_accuracy_ci95", (None, None)),
+        *(*speed, outcome.cause),
+    ]
+
+
+def _merge_text(fit: FitOptions) -> str:
+    return "; ".join(fit.merge)

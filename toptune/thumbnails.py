@@ -1,0 +1,121 @@
+"""A whole recording at a glance: its histogram and raster as small PNG images.
+
+What enters: the spikes of one recording. What leaves: two images, dark on white, time from left to
+right over the whole recording, drawn by the same drawer as the windows. Bins are coarser than a
+window's 10 ms, since a column of the image is seconds long: of hundreds of bins a column a burst
+in one of them would be too pale to see.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from toptune.params import Picture, Windows
+from toptune.spiketrains import Segment, SpikeTrains, sort_spikes, spike_times_s
+from toptune.windows import Drawer
+
+WIDTH, HEIGHT = 720, 120
+# About one bin a column for bars that are whole, ten for marks that stay apart.
+_HISTOGRAM_BINS, _RASTER_BINS = 1_000, 10_000
+_GREYS = 16
+
+
+class Thumbnails(NamedTuple):
+    """Images of one recording.
+
+    Attributes
+    ----------
+    histogram, raster : bytes
+        PNG, `WIDTH` x `HEIGHT`.
+    histogram_bin_s : float
+        Width of the histogram's bins in seconds.
+    largest_count : int
+        Spikes in its fullest bin, which is as high as the image.
+    duration_s : float
+        From the recording's start to its end, gaps included.
+    """
+
+    histogram: bytes
+    raster: bytes
+    histogram_bin_s: float
+    largest_count: int
+    duration_s: float
+
+
+def draw_thumbnails(trains: SpikeTrains) -> Thumbnails:
+    """Draw a recording as a whole; a gap is empty.
+
+    Parameters
+    ----------
+    trains
+        Its spikes.
+    """
+    whole = without_gaps(trains)
+    bin_ms = _bin_ms(whole, _HISTOGRAM_BINS)
+    histogram = _draw(whole, "histogram", bin_ms)
+    # The square root lets a lone spike in a column be seen beside a burst.
+    raster = np.sqrt(_draw(whole, "raster", _bin_ms(whole, _RASTER_BINS)))
+    bins = whole.spikes.sample // (whole.sampling_rate_hz * bin_ms / 1000)
+    return Thumbnails(
+        histogram=grey_png(histogram),
+        raster=grey_png(raster),
+        histogram_bin_s=bin_ms / 1000,
+        largest_count=int(np.bincount(bins.astype(np.int64), minlength=1).max()),
+        duration_s=whole.duration_s,
+    )
+
+
+def without_gaps(trains: SpikeTrains) -> SpikeTrains:
+    """Put spikes where they are in time, in one segment: where nothing was stored is silence."""
+    times_s, rate = spike_times_s(trains), trains.sampling_rate_hz
+    last = trains.segments[-1]
+    # From the start of time to the end of the last segment.
+    n_samples = round(last.start_s * rate) + last.n_samples
+    sample = np.minimum(np.rint(times_s * rate).astype(np.int64), n_samples - 1)
+    return SpikeTrains(
+        spikes=sort_spikes(sample, trains.spikes.channel, trains.spikes.peak_to_peak_uv),
+        channel_labels=trains.channel_labels,
+        sampling_rate_hz=rate,
+        segments=(Segment(0, n_samples, 0.0),),
+        threshold_uv=trains.threshold_uv,
+    )
+
+
+def _bin_ms(trains: SpikeTrains, n_bins: int) -> float:
+    """Whole tens of milliseconds, so that there are about `n_bins`; 10 ms at least."""
+    return max(1, round(trains.duration_s * 100 / n_bins)) * 10.0
+
+
+def _draw(trains: SpikeTrains, kind: str, bin_ms: float) -> NDArray[np.float32]:
+    """Darkness (`HEIGHT`, `WIDTH`) of the whole recording."""
+    n_bins = max(1, math.floor(trains.duration_s * 1000 / bin_ms))
+    width_s = n_bins * bin_ms / 1000
+    windows = Windows(width_s=width_s, stride_s=width_s, bin_ms=bin_ms)
+    drawer = Drawer(trains, windows, Picture.from_json({"kind": kind}), WIDTH)
+    if not len(drawer):  # shorter than a bin
+        return np.zeros((HEIGHT, WIDTH), np.float32)
+    picture = 1 - drawer.draw(0, 1)[0].numpy()
+    # Coverage of a row as high as several is the mean of theirs.
+    rows: NDArray[np.float32] = picture.reshape(HEIGHT, WIDTH // HEIGHT, WIDTH).mean(axis=1)
+    return rows
+
+
+def grey_png(darkness: NDArray[np.float32]) -> bytes:
+    """Write a picture as PNG in 16 greys.
+
+    Parameters
+    ----------
+    darkness : (height, width) float32
+        0 is white, 1 black.
+    """
+    image = Image.fromarray(np.rint((1 - darkness) * (_GREYS - 1)).astype(np.uint8), mode="P")
+    image.putpalette([level * 255 // (_GREYS - 1) for level in range(_GREYS) for _ in range(3)])
+    out = io.BytesIO()
+    image.save(out, format="PNG", optimize=True, bits=4)
+    return out.getvalue()
