@@ -25,7 +25,7 @@ STAGES = (
     "mcs_chunks mcs_checks mcs mcs_format recording",
     "filters spikes_cpu ptsd_walk spikes detection",
     "filters_cuda noise_cuda spikes_cuda detection_cuda finding",
-    "binning windows cuda_launch rendering thumbnails",
+    "binning windows cuda_launch rendering drawings thumbnails",
     "electrode_trains interval_valley bursts network_bursts variability synchrony burst_parameters",
     "weights networks backbones",
     "folding torch_network openvino_network features describing parameter_views",

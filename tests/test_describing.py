@@ -7,7 +7,7 @@ import pytest
 from small_data import install_tiny_backbones
 from test_windows import make_trains
 
-from toptune import backbones, binning
+from toptune import backbones, binning, drawings
 from toptune.describing import Described, Describer, LazyEngine, describe_views
 from toptune.errors import ToptuneError
 from toptune.features import FeatureEngine
@@ -74,7 +74,7 @@ def test_spikes_are_put_into_bins_once_for_each_length_of_bin(
             made.append(bin_ms)
             super().__init__(trains, bin_ms, device)
 
-    monkeypatch.setattr(binning, "BinnedSpikes", Counting)
+    monkeypatch.setattr(drawings, "BinnedSpikes", Counting)
     describe_views(trains, describers, unwatched)
     assert made == [10.0, 20.0]
 

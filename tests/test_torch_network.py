@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import logging
 import os
 from pathlib import Path
@@ -272,9 +273,10 @@ def test_real_memory_that_runs_out_halves_the_batch(
 ) -> None:
     device = cuda()
     total = torch.cuda.get_device_properties(device).total_memory
-    held = torch.cuda.memory_allocated(device)
     many = grey.repeat(40, 1, 1)[:256].to(device)
+    gc.collect()
     torch.cuda.empty_cache()
+    held = torch.cuda.memory_reserved(device)
     torch.cuda.set_per_process_memory_fraction((held + 1.5e9) / total, device)
     try:
         network = TorchNetwork(mobilenet, device, torch.float32, 256)

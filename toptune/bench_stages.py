@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from toptune.drawings import Drawings
 from toptune.errors import InputError
 from toptune.features import FeatureEngine
 from toptune.filters import HighPassFilter
@@ -31,7 +32,6 @@ from toptune.simulate import simulate
 from toptune.spikes import detect_spikes, noise_thresholds
 from toptune.spiketrains import Segment, SpikeTrains, sort_spikes
 from toptune.threads import in_threads, thread_pool
-from toptune.windows import Drawer
 
 _RATE_HZ = 10_000.0
 _CHANNELS = 60
@@ -202,7 +202,7 @@ class Stages:
         picture = Picture.from_json({**Picture().to_json(), "kind": kind})
 
         def draw() -> float:
-            made = Drawer(self.trains, _WINDOWS, picture, size, self._device)
+            made = Drawings(self.trains).drawer(_WINDOWS, picture, size, self._device)
             pictures = made.draw(0, len(made))
             self._wait()
             return float(len(pictures))
@@ -215,7 +215,8 @@ class Stages:
 
         loaded = load_backbone(Backbone(name=backbone, weights="random"))
         engine = FeatureEngine(loaded, self._device, n_threads=self._n_jobs)
-        drawer = Drawer(self.trains, _WINDOWS, Picture(), engine.input_size, self._device)
+        drawings = Drawings(self.trains)
+        drawer = drawings.drawer(_WINDOWS, Picture(), engine.input_size, self._device)
         pictures = drawer.draw(0, len(drawer))
 
         def describe() -> float:

@@ -24,7 +24,9 @@ _MOST_BLOCKS = 1 << 20
 class Launch(Protocol):
     """Launches kernels of one source."""
 
-    def __call__(self, kernel: str, threads: int, *arguments: torch.Tensor | int | float) -> None:
+    def __call__(
+        self, kernel: str, threads: int, /, *arguments: torch.Tensor | int | float
+    ) -> None:
         """Launch a kernel.
 
         Parameters

@@ -1,7 +1,7 @@
-"""From spikes to the features of one kind: one way, for extraction and for prediction.
+"""From spikes to features of one kind or of several: one way, for extraction and for prediction.
 
-`SpikeTrains` enter with window and picture parameters and a backbone; features (windows, d)
-float32 leave, with each window's start in seconds since the recording's start.
+`SpikeTrains` enter with views, each of window and picture parameters and a backbone. Features
+(windows, d) float32 leave for each, with the windows' starts in seconds since the recording's.
 """
 
 from __future__ import annotations
@@ -22,10 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from toptune.backbones import LoadedBackbone
-    from toptune.binning import BinnedSpikes
     from toptune.features import Computed, FeatureEngine, Precision, Underway
-    from toptune.rendering import PlacedSpikes, Renderer
-    from toptune.windows import Drawer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,8 +286,13 @@ def begin_views(
     Begun
         Its `result` is in the order of `describers`.
     """
-    drawings = _Drawings(trains)
-    drawers = [drawings.drawer(describer) for describer in describers]
+    from toptune.drawings import Drawings
+
+    drawings = Drawings(trains)
+    drawers = [
+        drawings.drawer(d.windows, d.picture, d.engine.loaded.input_size, d.engine.device)
+        for d in describers
+    ]
     total, done = sum(map(len, drawers)), 0
 
     def count(more: int) -> None:
@@ -312,45 +314,3 @@ def describe_views(
 ) -> list[Described]:
     """Describe a recording in several ways, and wait: see `begin_views`."""
     return begin_views(trains, describers, stage).result()
-
-
-class _Drawings:
-    """What draws one recording; spikes in bins of one length are shared."""
-
-    def __init__(self, trains: SpikeTrains) -> None:
-        self._trains = trains
-        self._binned: dict[float, BinnedSpikes] = {}
-        self._placed: dict[tuple[str, float], PlacedSpikes] = {}
-
-    def drawer(self, describer: Describer) -> Drawer | Renderer:
-        """Give what draws a view where its engine computes."""
-        size, device = describer.engine.loaded.input_size, describer.engine.device
-        if device == "cpu":
-            return self._on_cpu(describer, size)
-        return self._on_cuda(describer, size, device)
-
-    def _on_cpu(self, describer: Describer, size: int) -> Drawer:
-        from toptune.binning import BinnedSpikes
-        from toptune.windows import Drawer
-
-        bin_ms = describer.windows.bin_ms
-        if bin_ms not in self._binned:
-            self._binned[bin_ms] = BinnedSpikes(self._trains, bin_ms, "cpu")
-        return Drawer(
-            self._trains, describer.windows, describer.picture, size, "cpu", self._binned[bin_ms]
-        )
-
-    def _on_cuda(self, describer: Describer, size: int, device: str) -> Renderer:
-        import torch
-
-        from toptune.cuda_launch import cupy_launch
-        from toptune.rendering import PlacedSpikes, Renderer
-
-        key = (device, describer.windows.bin_ms)
-        if key not in self._placed:
-            index = torch.device(device).index
-            index = torch.cuda.current_device() if index is None else index
-            self._placed[key] = PlacedSpikes(
-                self._trains, key[1], torch.device("cuda", index), cupy_launch("render.cu", index)
-            )
-        return Renderer(self._placed[key], describer.windows, describer.picture, size)
