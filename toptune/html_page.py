@@ -341,7 +341,7 @@ def render(page: Page) -> str:
     str
         A whole document, to be written as UTF-8.
     """
-    return _environment().get_template("page.html").render(page=page) + "\n"
+    return _environment().get_template("page.html").render(page=page).strip() + "\n"
 
 
 def svg_uri(figure: MplFigure) -> str:

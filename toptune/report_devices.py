@@ -102,7 +102,7 @@ def devices_section(run: ReadRun, drawn: Mapping[str, Drawn]) -> Section:
         blocks.append(
             Text(
                 text="Without the store there are no pictures of the activity: toptune report"
-                f" {run.path} --store STORE draws them.",
+                f" {run.name} --store STORE draws them.",
                 quiet=True,
             )
         )
