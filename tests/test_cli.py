@@ -501,7 +501,7 @@ def test_damaged_features_are_refused_by_fit(folder: Path, run: Run) -> None:
     data[len(data) // 2] ^= 0x10
     chunk.write_bytes(bytes(data))
     ran = run("fit", folder / "s.zarr", "--head", "falkon", "-o", folder / "run")
-    assert (ran.code, ran.out) == (1, "")
+    assert (ran.code, ran.out) == (2, "")
     assert "r3.h5" in ran.err
     assert "is damaged" in ran.err
     assert not (folder / "run").exists()

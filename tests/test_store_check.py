@@ -162,6 +162,17 @@ def test_a_flipped_bit_anywhere_is_refused_by_name(path: Path) -> None:
     assert harmless <= refused / 100
 
 
+def test_a_flipped_bit_in_a_length_reaches_no_facts(path: Path) -> None:
+    # Facts are told without reading the spikes.
+    assert FeatureStore(path).recording_facts(A).n_spikes == 60
+    meta = path / A / "spikes" / "sample" / "zarr.json"
+    text = meta.read_text()
+    assert '"shape": [\n    60' in text
+    meta.write_text(text.replace('"shape": [\n    60', '"shape": [\n    61'))
+    with pytest.raises(ToptuneError, match=r"sample is damaged .*sample/zarr\.json"):
+        FeatureStore(path).recording_facts(A)
+
+
 def test_a_sound_store_is_called_sound(made: Path) -> None:
     report = check_store(made)
     assert report.is_sound
