@@ -32,7 +32,7 @@ from toptune.store_session import writing_session
 from toptune.zarr_groups import SUM, read_attributes, write_attributes
 
 _LOG = logging.getLogger(__name__)
-FLIPS = os.environ.get("TOPTUNE_FLIPS", "8")
+FLIPS = os.environ.get("TOPTUNE_FLIPS", "4")
 A, B = recording_name("a.h5"), recording_name("b.h5")
 LISTED = tuple(RecordingInfo(n, f"dev-{n[0]}", "A", {"batch": "1"}) for n in (A, B))
 SET = FeatureSet.of(
