@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 DRIVER = Path(__file__).parent / "crash_driver.py"
-KILLS = int(os.environ.get("TOPTUNE_KILLS", "16"))
+KILLS = int(os.environ.get("TOPTUNE_KILLS", "10"))
 SEED = os.environ.get("TOPTUNE_SEED", "0")
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")

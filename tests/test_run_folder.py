@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -101,3 +102,21 @@ def test_a_failed_write_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     ):
         raise OSError(28, "No space")
     assert names(tmp_path) == []
+
+
+def test_a_run_is_published_where_files_cannot_be_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    out = tmp_path / "run"
+    make_run(out, 1)
+    (tmp_path / ".run.00000000.partial").mkdir()
+    (tmp_path / ".run.00000000.lock").touch()
+    make_run(out, 2, overwrite=True)
+    assert seed_of(out) == 2
+    assert names(tmp_path) == [".run.00000000.lock", ".run.00000000.partial", "run"]

@@ -32,7 +32,7 @@ from toptune.store_session import writing_session
 from toptune.zarr_groups import SUM, read_attributes, write_attributes
 
 _LOG = logging.getLogger(__name__)
-FLIPS = os.environ.get("TOPTUNE_FLIPS", "8")
+FLIPS = os.environ.get("TOPTUNE_FLIPS", "4")
 A, B = recording_name("a.h5"), recording_name("b.h5")
 LISTED = tuple(RecordingInfo(n, f"dev-{n[0]}", "A", {"batch": "1"}) for n in (A, B))
 SET = FeatureSet.of(
@@ -160,6 +160,17 @@ def test_a_flipped_bit_anywhere_is_refused_by_name(path: Path) -> None:
     _LOG.info("%d refused, %d without effect, files: %s", refused, harmless, dict(regions))
     assert read_all(path) == expected
     assert harmless <= refused / 100
+
+
+def test_a_flipped_bit_in_a_length_reaches_no_facts(path: Path) -> None:
+    # Facts are told without reading the spikes.
+    assert FeatureStore(path).recording_facts(A).n_spikes == 60
+    meta = path / A / "spikes" / "sample" / "zarr.json"
+    text = meta.read_text()
+    assert '"shape": [\n    60' in text
+    meta.write_text(text.replace('"shape": [\n    60', '"shape": [\n    61'))
+    with pytest.raises(ToptuneError, match=r"sample is damaged .*sample/zarr\.json"):
+        FeatureStore(path).recording_facts(A)
 
 
 def test_a_sound_store_is_called_sound(made: Path) -> None:

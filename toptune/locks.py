@@ -22,6 +22,10 @@ from toptune.errors import InputError
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL}
 
 
+class NoLocksError(InputError):
+    """A file system cannot lock files."""
+
+
 @contextmanager
 def held(path: Path, *, wait: bool = True) -> Iterator[bool]:
     """Hold a lock for a while.
@@ -40,7 +44,7 @@ def held(path: Path, *, wait: bool = True) -> Iterator[bool]:
 
     Raises
     ------
-    InputError
+    NoLocksError
         The file system has no locks.
     StorageError
         The lock file cannot be made.
@@ -83,8 +87,8 @@ def _acquire(path: Path, *, wait: bool) -> FileLock | None:
     return lock
 
 
-def _no_locks(path: Path, cause: str) -> InputError:
-    return InputError(
+def _no_locks(path: Path, cause: str) -> NoLocksError:
+    return NoLocksError(
         f"{path.parent}: this file system cannot lock files ({cause}), so two processes could spoil"
         " each other's work: write to a local disk and copy the result when it is complete, or have"
         " the network file system mounted with locks"

@@ -12,7 +12,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import numpy as np
 
 from toptune.durable import OLD_SUFFIX, move_into_place, writing
 from toptune.errors import InputError
-from toptune.locks import held, is_held
+from toptune.locks import NoLocksError, held, is_held
 
 FORMAT = 1
 _RUN_KIND = "toptune run"
@@ -100,9 +100,12 @@ def publish(out: Path, *, overwrite: bool, kind: FolderKind = RUN) -> Iterator[P
     may_replace = overwrite and (not out.exists() or _is_one(out, kind))
     name = f".{out.name}.{secrets.token_hex(4)}"
     aside, lock = out.parent / f"{name}.partial", out.parent / f"{name}.lock"
-    with writing(out), held(lock):
+    with writing(out), ExitStack() as stack:
+        # It only tells others that this folder is no leftover: nobody else writes into it.
+        with suppress(NoLocksError):
+            stack.enter_context(held(lock))
         try:
-            aside.mkdir()
+            aside.mkdir(parents=True)
             yield aside
             _take_name(aside, out, replace=may_replace)
         finally:
@@ -130,7 +133,10 @@ def settle(out: Path) -> None:
         return
     ours = re.compile(rf"(\.{re.escape(out.name)}\.[0-9a-f]{{8}})\.(partial(\.old)?|lock)")
     found = [(path, m) for path in out.parent.iterdir() if (m := ours.fullmatch(path.name))]
-    dead = [(p, m) for p, m in found if not is_held(out.parent / f"{m[1]}.lock")]
+    try:
+        dead = [(p, m) for p, m in found if not is_held(out.parent / f"{m[1]}.lock")]
+    except NoLocksError:  # then nobody knows who is dead
+        return
     # The folder that had the name goes before what was to replace it, which may not be whole.
     for path, _ in sorted(dead, key=lambda one: not one[0].name.endswith(OLD_SUFFIX)):
         if path.name.endswith(OLD_SUFFIX) and not out.exists():

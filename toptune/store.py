@@ -40,6 +40,7 @@ from toptune.zarr_groups import (
     published,
     read_array,
     read_attributes,
+    read_length,
     replace_attributes,
     write_attributes,
     write_group,
@@ -419,10 +420,7 @@ class FeatureStore:
         folder = self.path / name / "spikes"
         with self._steady(folder, info) as read:
             n_samples = float(read("segments")[:, 1].sum())
-            try:
-                n_spikes = int(zarr.open_array(folder / "sample", mode="r").shape[0])
-            except UNREADABLE as error:
-                raise DamagedError(folder / "sample", error) from None
+            n_spikes = read_length(folder, "sample", info)
         try:
             rate = float(info["sampling_rate_hz"])
             return RecordingFacts(
@@ -458,9 +456,14 @@ class FeatureStore:
         # The folder, not its zarr.json: a group whose zarr.json is gone is damaged, not absent.
         if not folder.exists():
             return None
-        for parent in between:
-            check_plain(parent)
-        return published(folder)
+        try:
+            for parent in between:
+                check_plain(parent)
+            return published(folder)
+        except DamagedError:
+            if folder.exists():
+                raise
+            return None  # a writer replaced the recording just now
 
     def _spikes_there(self, name: str) -> dict[str, Any]:
         info = self.spikes_info(name)
