@@ -13,18 +13,22 @@ import time
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from toptune.devices import DeviceRow, DevicesFile, read_devices
 from toptune.environment import describe_environment
-from toptune.fit import fit
+from toptune.errors import InputError, InputErrors, ToptuneError
+from toptune.featuretable import RecordingInfo
+from toptune.finding import check_recording
+from toptune.fit import fit, fit_problems
 from toptune.grid import Combination, FitOptions, Grid, View
+from toptune.hardware import torch_device
 from toptune.parameter_tables import table_for
 from toptune.parameter_views import KIND, ParameterParams
 from toptune.params import Backbone, content_key
-from toptune.run_folder import write_csv, write_json
-from toptune.store import FeatureStore
-from toptune.sweep_check import STORE, SWEEP, Checked, check_sweep, fit_arguments, recording_info
-from toptune.sweep_features import Failure, ViewJob, attempt
+from toptune.run_folder import FolderKind, target_problems, write_csv, write_json
+from toptune.store import FeatureStore, recording_name
+from toptune.sweep_features import Failure, SharedEngine, ViewJob, attempt
 from toptune.sweep_plan import Forecast, run_key, run_name
 from toptune.sweep_results import Outcome, SweepWatch, Swept, ViewFacts
 from toptune.windows import window_starts
@@ -32,6 +36,7 @@ from toptune.windows import window_starts
 if TYPE_CHECKING:
     from toptune.featuretable import FeatureTable
 
+SWEEP = FolderKind("sweep", "sweep.json", "toptune sweep")
 FORMAT = 1
 
 
@@ -72,9 +77,8 @@ def sweep(
         the folder or its store: all at once, before any work.
     """
     begin = time.perf_counter()
-    watch.doing("looking at recordings, loading backbones")
-    checked = check_sweep(Path(devices), grid, Path(out), device=device, n_jobs=n_jobs, seed=seed)
-    job = _Sweep(checked, grid, Path(out), device, n_jobs, seed, watch)
+    job = _Sweep(Path(devices), grid, Path(out), device, n_jobs, seed, watch)
+    job.check()
     job.open()
     job.run()
     return Swept(
@@ -95,7 +99,7 @@ class _Sweep:
 
     def __init__(
         self,
-        checked: Checked,
+        devices: Path,
         grid: Grid,
         out: Path,
         device: str,
@@ -103,8 +107,7 @@ class _Sweep:
         seed: int,
         watch: SweepWatch,
     ) -> None:
-        self.devices = checked.devices
-        self.engines = checked.engines
+        self.devices_path = devices
         self.grid = grid
         self.out = out
         self.device = device
@@ -112,22 +115,96 @@ class _Sweep:
         self.seed = seed
         self.watch = watch
         self.forecast = Forecast()
+        self.engines: dict[Backbone, SharedEngine] = {}
         self.jobs: dict[View, ViewJob] = {}
         self.planned = False
         self.outcomes: list[Outcome] = []
         self.failures: list[Failure] = []
         self.notes: list[str] = []
 
+    # --- before any work
+
+    def check(self) -> None:
+        """Find everything that is wrong with what was given."""
+        from toptune.backbones import load_backbone
+
+        problems: list[str] = []
+        if self.out.exists() and not (self.out.is_dir() and not any(self.out.iterdir())):
+            problems += target_problems(self.out, overwrite=True, kind=SWEEP)
+        try:
+            self.devices: DevicesFile = read_devices(self.devices_path)
+            problems += self._recording_problems() + self._fit_problems()
+            problems += self._store_problems()
+        except InputErrors as error:
+            problems += error.problems
+        except InputError as error:
+            problems.append(str(error))
+        self.watch.doing("loading backbones")
+        for backbone in dict.fromkeys(view.backbone for view in self.grid.views):
+            try:
+                device = torch_device(self.device)
+                loaded = load_backbone(backbone)
+                self.engines[backbone] = SharedEngine(loaded, device, n_jobs=self.n_jobs)
+            except ToptuneError as error:
+                problems.append(str(error))
+        if problems:
+            raise InputErrors(list(dict.fromkeys(problems)))
+
     @property
     def store_path(self) -> Path:
         """Of the one store of all combinations."""
-        return self.out / STORE
+        return self.out / "store.zarr"
+
+    def _recording_problems(self) -> list[str]:
+        problems = []
+        for row in self.devices.rows:
+            try:
+                check_recording(row.recording, self.grid.spikes)
+            except InputError as error:
+                problems.append(f"{self.devices_path}, line {row.line}: {error}")
+        return problems
+
+    def _store_problems(self) -> list[str]:
+        """Say whether the store that is there has its spikes from other settings."""
+        wanted = self.grid.spikes.to_json()
+        if not self.store_path.exists() or FeatureStore(self.store_path).settings == wanted:
+            return []
+        return [
+            f"{self.store_path}: its spikes were found with other settings of detection: use the"
+            " same, or sweep into another folder"
+        ]
+
+    def _fit_problems(self) -> list[str]:
+        infos = [_info(row) for row in self.devices.rows]
+        fits = dict.fromkeys(c.fit for c in self.grid.combinations)
+        return [
+            problem
+            for one in fits
+            for problem in fit_problems(infos, one.head, **self._options(one))
+        ]
+
+    def _options(self, options: FitOptions) -> dict[str, Any]:
+        """As `fit` takes them."""
+        return {
+            "group_by": options.group_by,
+            "merge": options.merge,
+            "head_params": dict(options.params),
+            "tune": options.tune,
+            "grid": dict(options.tried),
+            "permutations": options.permutations,
+            "strata": options.strata,
+            "seed": self.seed,
+            # A GPU is asked for where it is of use: Falkon's direct solver has none.
+            "device": "auto" if self.device == "cuda" else self.device,
+        }
+
+    # --- the work
 
     def open(self) -> None:
         """Say in the folder what it is."""
         self.out.mkdir(parents=True, exist_ok=True)
         self._write_state("under way")
-        self.infos = [recording_info(row) for row in self.devices.rows]
+        self.infos = [_info(row) for row in self.devices.rows]
         for view in self.grid.views:
             engine = self.engines[view.backbone]
             where = describe_environment(engine.device)
@@ -163,7 +240,7 @@ class _Sweep:
     def _features(self, job: ViewJob) -> None:
         self.watch.doing(job.feature_set.description)
         extracted = job.extract(
-            self.devices.path,
+            self.devices_path,
             self.store_path,
             self.grid.spikes,
             n_jobs=self.n_jobs,
@@ -189,7 +266,7 @@ class _Sweep:
             self.failures += lost
             self.notes.append(
                 "Nothing was fitted: correct the recordings that failed, or take their lines out of"
-                f" {self.devices.path}, and run the same command again"
+                f" {self.devices_path}, and run the same command again"
             )
             return False
         trains = {info.name: self.store.read_spikes(info.name) for info in self.infos}
@@ -292,7 +369,7 @@ class _Sweep:
             facts=self.store.training_facts(rows),
             store=self.store,
             progress=self.watch.stage,
-            **fit_arguments(options, self.seed, self.device),
+            **self._options(options),
         )
 
     def _facts(self, job: ViewJob) -> ViewFacts:
@@ -320,7 +397,7 @@ class _Sweep:
                 "kind": SWEEP.kind,
                 "format": FORMAT,
                 "state": state,
-                "devices": str(self.devices.path),
+                "devices": str(self.devices_path),
                 "grid": {
                     "name": self.grid.name,
                     "title": self.grid.title,
@@ -337,3 +414,7 @@ class _Sweep:
 
 def _label(backbone: Backbone) -> str:
     return f"{backbone.name} {backbone.weights}"
+
+
+def _info(row: DeviceRow) -> RecordingInfo:
+    return RecordingInfo(recording_name(row.written), row.device, row.label, row.columns)
