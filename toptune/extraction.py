@@ -11,7 +11,7 @@ import csv
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from toptune.describing import BackboneIdentity, Describer, LazyEngine, ViewParams
 from toptune.devices import DeviceRow, DevicesFile, read_devices
@@ -24,7 +24,7 @@ from toptune.params import Backbone, Picture, Windows, content_key
 from toptune.progress import Progress, Silent
 from toptune.store import VERSION, FeatureSet, FeatureStore, recording_name, remove_store
 
-__all__ = ["Extracted", "SpikeSettings", "extract"]
+__all__ = ["Extracted", "Extraction", "SpikeSettings", "extract"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -86,7 +86,6 @@ def extract(
     windows: Windows | None = None,
     picture: Picture | None = None,
     backbone: Backbone | None = None,
-    engine: LazyEngine | None = None,
     spikes: SpikeSettings | None = None,
     device: str = "auto",
     batch_size: int | None = None,
@@ -105,9 +104,6 @@ def extract(
         A store to go on with, or a new folder.
     windows, picture, backbone, spikes
         What to extract; the defaults of their classes where None.
-    engine
-        The backbone, loaded already, so that several extractions compile it once; made for
-        `backbone`, `device`, `batch_size` and `n_jobs` where None.
     device
         ``auto``, ``cpu`` or ``cuda``.
     batch_size
@@ -130,29 +126,57 @@ def extract(
     """
     listed = read_devices(Path(devices))
     spikes = spikes or SpikeSettings()
-    opened = _open_store(Path(store), spikes, overwrite)
-    _preflight(listed, spikes)
-    job = _Job(
-        listed,
-        spikes,
-        windows or Windows(),
-        picture or Picture(),
-        backbone or Backbone(),
-        n_jobs,
-        progress or Silent(),
-    )
-    job.prepare_engine(device, batch_size, engine)
-    # What uses the labels refuses these, and may merge them first.
-    job.notes += listed.thin_classes
+    opened = open_store(Path(store), spikes, overwrite=overwrite)
+    problems = recording_problems(listed, spikes)
+    if problems:
+        raise InputErrors(problems)
+    backbone = backbone or Backbone()
+    engine = load_engine(backbone, device=device, batch_size=batch_size, n_jobs=n_jobs)
     if opened is None:
         # Only now, so that what is refused above leaves the disk as it was.
         remove_store(Path(store))
         opened = FeatureStore.create(store, spikes.to_json())
+    job = Extraction(
+        listed,
+        spikes,
+        windows or Windows(),
+        picture or Picture(),
+        backbone,
+        engine,
+        n_jobs,
+        progress or Silent(),
+    )
+    for warning in listed.thin_classes:
+        _LOG.warning("%s (fine here; fit refuses it, unless classes are merged)", warning)
+        job.notes.append(warning)
     return job.run(opened, keep_going=keep_going)
 
 
-def _open_store(path: Path, spikes: SpikeSettings, overwrite: bool) -> FeatureStore | None:
-    """Open the store to go on with; None where a new one is to be made."""
+def load_engine(
+    backbone: Backbone, *, device: str, batch_size: int | None = None, n_jobs: int | None = None
+) -> LazyEngine:
+    """Load a backbone for extraction; it is compiled when first needed.
+
+    Raises
+    ------
+    InputError
+        An unknown backbone or device, or weights that do not fit.
+    """
+    from toptune.backbones import load_backbone
+    from toptune.hardware import torch_device
+
+    device = torch_device(device)
+    return LazyEngine(load_backbone(backbone), device, batch_size, n_jobs)
+
+
+def open_store(path: Path, spikes: SpikeSettings, *, overwrite: bool) -> FeatureStore | None:
+    """Open the store to go on with; None where a new one is to be made.
+
+    Raises
+    ------
+    InputError
+        It is no store, or its spikes were found with other settings.
+    """
     if not path.exists():
         return None
     store = FeatureStore(path)
@@ -179,20 +203,71 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _preflight(devices: DevicesFile, spikes: SpikeSettings) -> None:
-    """Open every recording; report all that cannot be, each with its line."""
+def recording_problems(devices: DevicesFile, spikes: SpikeSettings) -> list[str]:
+    """Open every recording, and tell which cannot be, each with its line."""
     problems = []
     for row in devices.rows:
         try:
             check_recording(row.recording, spikes)
         except InputError as error:
             problems.append(f"{devices.path}, line {row.line}: {error}")
-    if problems:
-        raise InputErrors(problems)
+    return problems
 
 
-class _Job:
-    """One extraction."""
+def list_devices(devices: DevicesFile) -> tuple[RecordingInfo, ...]:
+    """Say of each row what a store keeps of it, in the file's order."""
+    return tuple(
+        RecordingInfo(recording_name(r.written), r.device, r.label, r.columns) for r in devices.rows
+    )
+
+
+class PublishedSpikes(NamedTuple):
+    """Spikes that are in the store.
+
+    Attributes
+    ----------
+    key : str
+        Theirs.
+    source : dict
+        What they were found in: name, sha256, stamp.
+    reused : bool
+        They were there already.
+    """
+
+    key: str
+    source: dict[str, Any]
+    reused: bool
+
+
+class Extraction:
+    """Bringing features of one kind into a store, recording by recording.
+
+    Parameters
+    ----------
+    devices
+        What is listed.
+    spikes, windows, picture, backbone
+        What to extract.
+    engine
+        The backbone, loaded; extractions may share it, and it is compiled once.
+    n_jobs
+        Threads of spike detection; one a core where None.
+    progress
+        Watches.
+
+    Attributes
+    ----------
+    feature_set
+        What is extracted.
+    describer
+        What draws and describes.
+    store
+        Where to; set by `run`, or by who calls `one`.
+    notes
+        What a user should know.
+    """
+
+    store: FeatureStore
 
     def __init__(
         self,
@@ -201,6 +276,7 @@ class _Job:
         windows: Windows,
         picture: Picture,
         backbone: Backbone,
+        engine: LazyEngine,
         n_jobs: int | None,
         progress: Progress,
     ) -> None:
@@ -214,31 +290,16 @@ class _Job:
         self.notes: list[str] = []
         self.spikes_reused = 0
         self.reused = 0
-
-    def prepare_engine(
-        self, device: str, batch_size: int | None, engine: LazyEngine | None = None
-    ) -> None:
-        from toptune.backbones import load_backbone
-        from toptune.hardware import torch_device
-
-        if engine is None:
-            # Compiled when first needed: a store that is complete needs none.
-            loaded = load_backbone(self.backbone)
-            engine = LazyEngine(loaded, torch_device(device), batch_size, self.n_jobs)
         view = ViewParams(
-            windows=self.windows,
-            picture=self.picture,
-            backbone=BackboneIdentity.of(engine.loaded, self.backbone),
+            windows=windows, picture=picture, backbone=BackboneIdentity.of(engine.loaded, backbone)
         )
         self.feature_set = FeatureSet.of(view.to_json())
-        self.describer = Describer(self.windows, self.picture, engine)
+        self.describer = Describer(windows, picture, engine)
 
     def run(self, store: FeatureStore, *, keep_going: bool) -> Extracted:
+        """Bring all recordings up to date; see `extract`."""
         self.store = store
-        infos = tuple(
-            RecordingInfo(recording_name(r.written), r.device, r.label, r.columns)
-            for r in self.devices.rows
-        )
+        infos = list_devices(self.devices)
         self.store.list_recordings(infos)
         failures = self.store.path.with_suffix(".failures.csv")
         failed: list[tuple[str, str]] = []
@@ -247,7 +308,7 @@ class _Job:
         for number, (row, info) in enumerate(zip(self.devices.rows, infos, strict=True), 1):
             self.progress.recording(number, len(infos), row.written)
             try:
-                count = self._one(row, info.name)
+                count = self.one(row, info.name)
             except ToptuneError as error:
                 if not keep_going:
                     raise
@@ -270,26 +331,30 @@ class _Job:
             notes=tuple(self.notes),
         )
 
-    def _one(self, row: DeviceRow, name: str) -> int:
-        """Bring one recording up to date; returns its windows."""
+    def one(self, row: DeviceRow, name: str) -> int:
+        """Bring one recording's features up to date, and its spikes first; returns its windows."""
+        found = self.spikes_of(row, name)
+        key = content_key({"spikes": found.key, "features": self.feature_set.key})
+        published = self.store.features_info(name, self.feature_set.key)
+        if published is not None and published["key"] == key:
+            self.reused += 1
+            return int(published["n_windows"])
+        self.spikes_reused += found.reused
+        return self._publish_features(row, name, key, found.source)
+
+    def spikes_of(self, row: DeviceRow, name: str) -> PublishedSpikes:
+        """Bring one recording's spikes up to date."""
         source = self._input(row, name)
-        spikes_key = content_key(
+        key = content_key(
             {"input": source["sha256"], "settings": self.spikes.to_json(), "version": VERSION}
         )
         info = self.store.spikes_info(name)
-        there = info is not None and info["key"] == spikes_key
-        key = content_key({"spikes": spikes_key, "features": self.feature_set.key})
-        if there:
-            published = self.store.features_info(name, self.feature_set.key)
-            if published is not None and published["key"] == key:
-                self.reused += 1
-                return int(published["n_windows"])
-            self.spikes_reused += 1
-        else:
+        reused = info is not None and info["key"] == key
+        if not reused:
             if info is not None:
                 _LOG.warning("%s changed since it was extracted: doing it again", row.written)
-            self._publish_spikes(row, name, spikes_key, source)
-        return self._publish_features(row, name, key, source)
+            self._publish_spikes(row, name, key, source)
+        return PublishedSpikes(key, source, reused)
 
     def _input(self, row: DeviceRow, name: str) -> dict[str, Any]:
         """Fingerprint of the input; hashed anew only where size or time of a file changed."""

@@ -15,25 +15,30 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toptune.devices import DeviceRow, DevicesFile, read_devices
+from toptune.devices import DevicesFile, read_devices
 from toptune.environment import describe_environment
 from toptune.errors import InputError, InputErrors, ToptuneError
-from toptune.featuretable import RecordingInfo
-from toptune.finding import check_recording
+from toptune.extraction import (
+    Extraction,
+    list_devices,
+    load_engine,
+    open_store,
+    recording_problems,
+)
 from toptune.fit import fit, fit_problems
 from toptune.grid import Combination, FitOptions, Grid, View
-from toptune.hardware import torch_device
 from toptune.parameter_tables import table_for
 from toptune.parameter_views import KIND, ParameterParams
 from toptune.params import Backbone, content_key
 from toptune.run_folder import FolderKind, target_problems, write_csv, write_json
-from toptune.store import FeatureStore, recording_name
-from toptune.sweep_features import Failure, SharedEngine, ViewJob, attempt
+from toptune.store import FeatureStore
+from toptune.sweep_features import Failure, ViewJob, attempt, describe_all, find_all_spikes
 from toptune.sweep_plan import Forecast, run_key, run_name
 from toptune.sweep_results import Outcome, SweepWatch, Swept, ViewFacts
 from toptune.windows import window_starts
 
 if TYPE_CHECKING:
+    from toptune.describing import LazyEngine
     from toptune.featuretable import FeatureTable
 
 SWEEP = FolderKind("sweep", "sweep.json", "toptune sweep")
@@ -115,9 +120,8 @@ class _Sweep:
         self.seed = seed
         self.watch = watch
         self.forecast = Forecast()
-        self.engines: dict[Backbone, SharedEngine] = {}
+        self.engines: dict[Backbone, LazyEngine] = {}
         self.jobs: dict[View, ViewJob] = {}
-        self.planned = False
         self.outcomes: list[Outcome] = []
         self.failures: list[Failure] = []
         self.notes: list[str] = []
@@ -126,15 +130,14 @@ class _Sweep:
 
     def check(self) -> None:
         """Find everything that is wrong with what was given."""
-        from toptune.backbones import load_backbone
-
         problems: list[str] = []
         if self.out.exists() and not (self.out.is_dir() and not any(self.out.iterdir())):
             problems += target_problems(self.out, overwrite=True, kind=SWEEP)
         try:
             self.devices: DevicesFile = read_devices(self.devices_path)
-            problems += self._recording_problems() + self._fit_problems()
-            problems += self._store_problems()
+            problems += recording_problems(self.devices, self.grid.spikes)
+            problems += self._fit_problems()
+            open_store(self.store_path, self.grid.spikes, overwrite=False)
         except InputErrors as error:
             problems += error.problems
         except InputError as error:
@@ -142,9 +145,9 @@ class _Sweep:
         self.watch.doing("loading backbones")
         for backbone in dict.fromkeys(view.backbone for view in self.grid.views):
             try:
-                device = torch_device(self.device)
-                loaded = load_backbone(backbone)
-                self.engines[backbone] = SharedEngine(loaded, device, n_jobs=self.n_jobs)
+                self.engines[backbone] = load_engine(
+                    backbone, device=self.device, n_jobs=self.n_jobs
+                )
             except ToptuneError as error:
                 problems.append(str(error))
         if problems:
@@ -155,27 +158,8 @@ class _Sweep:
         """Of the one store of all combinations."""
         return self.out / "store.zarr"
 
-    def _recording_problems(self) -> list[str]:
-        problems = []
-        for row in self.devices.rows:
-            try:
-                check_recording(row.recording, self.grid.spikes)
-            except InputError as error:
-                problems.append(f"{self.devices_path}, line {row.line}: {error}")
-        return problems
-
-    def _store_problems(self) -> list[str]:
-        """Say whether the store that is there has its spikes from other settings."""
-        wanted = self.grid.spikes.to_json()
-        if not self.store_path.exists() or FeatureStore(self.store_path).settings == wanted:
-            return []
-        return [
-            f"{self.store_path}: its spikes were found with other settings of detection: use the"
-            " same, or sweep into another folder"
-        ]
-
     def _fit_problems(self) -> list[str]:
-        infos = [_info(row) for row in self.devices.rows]
+        infos = list_devices(self.devices)
         fits = dict.fromkeys(c.fit for c in self.grid.combinations)
         return [
             problem
@@ -201,74 +185,60 @@ class _Sweep:
     # --- the work
 
     def open(self) -> None:
-        """Say in the folder what it is."""
+        """Open the store, or make it, and say in the folder what it is."""
         self.out.mkdir(parents=True, exist_ok=True)
         self._write_state("under way")
-        self.infos = [_info(row) for row in self.devices.rows]
+        self.store = (
+            FeatureStore(self.store_path)
+            if self.store_path.exists()
+            else FeatureStore.create(self.store_path, self.grid.spikes.to_json())
+        )
+        self.infos = list_devices(self.devices)
+        self.store.list_recordings(self.infos)
         for view in self.grid.views:
-            engine = self.engines[view.backbone]
-            where = describe_environment(engine.device)
-            machine = where["device_name"] or where["cpu"]
-            self.jobs[view] = ViewJob(view, engine, self.out / "measured", machine)
+            self.jobs[view] = self._job(view)
+
+    def _job(self, view: View) -> ViewJob:
+        engine = self.engines[view.backbone]
+        extraction = Extraction(
+            self.devices,
+            self.grid.spikes,
+            view.windows,
+            view.picture,
+            view.backbone,
+            engine,
+            self.n_jobs,
+            self.watch,
+        )
+        extraction.store = self.store
+        measured = self.out / "measured" / f"{extraction.feature_set.key}.json"
+        where = describe_environment(engine.device)
+        return ViewJob(
+            view, extraction, engine, measured, where["device_name"] or where["cpu"], self._took
+        )
 
     def run(self) -> None:
-        """Backbone by backbone features and runs; then what failed is written."""
-        for backbone in self.engines:
-            jobs = [job for view, job in self.jobs.items() if view.backbone == backbone]
-            if not self._backbone(jobs):
-                break
-        self._finish()
-
-    def _backbone(self, jobs: Sequence[ViewJob]) -> bool:
-        """Do all of one backbone; False where recordings failed, without which nothing is fitted.
-
-        The first view of all finds the spikes. What is to be done is counted after it, since the
-        number of windows depends on the recordings' lengths.
-        """
-        for job in jobs:
-            self._features(job)
-            if not self.planned and not self._plan():
-                return False
-        self.forecast.finished(_label(jobs[0].view.backbone))
-        for job in jobs:
-            for recording, cause in job.failed:
-                name = f"{job.feature_set.description} of {recording}"
-                self.failures.append(Failure("features", name, cause))
-            self._fits(job)
-        return True
-
-    def _features(self, job: ViewJob) -> None:
-        self.watch.doing(job.feature_set.description)
-        extracted = job.extract(
-            self.devices_path,
-            self.store_path,
-            self.grid.spikes,
-            n_jobs=self.n_jobs,
-            progress=self.watch,
-            took=partial(self._took, job.view),
-        )
-        if extracted is not None and not self.planned:
-            self.notes += [n for n in extracted.notes if n not in self.devices.thin_classes]
-
-    def _plan(self) -> bool:
-        """Count what is to be done, now that there are spikes; False where some are missing."""
-        self.planned = True
-        causes = dict(next(iter(self.jobs.values())).failed)
-        found = self.store_path.exists()
-        if found:
-            self.store = FeatureStore(self.store_path)
-        lost = [
-            Failure("recording", row.written, causes.get(row.written) or "; ".join(causes.values()))
-            for row, info in zip(self.devices.rows, self.infos, strict=True)
-            if not found or self.store.spikes_info(info.name) is None
-        ]
-        if lost:
-            self.failures += lost
+        """Spikes first, then backbone by backbone features and runs; what failed is written."""
+        self.watch.doing("spikes")
+        first = next(iter(self.jobs.values())).extraction
+        self.failures += find_all_spikes(self.devices, first, self.watch)
+        self.notes += first.notes
+        if self.failures:
             self.notes.append(
                 "Nothing was fitted: correct the recordings that failed, or take their lines out of"
                 f" {self.devices_path}, and run the same command again"
             )
-            return False
+        else:
+            self._plan()
+            self._without_pictures()
+            for backbone in self.engines:
+                self._backbone(
+                    [job for view, job in self.jobs.items() if view.backbone == backbone]
+                )
+        self._finish()
+
+    def _plan(self) -> None:
+        """Count what is to be done; only now, since windows depend on the recordings' lengths."""
         trains = {info.name: self.store.read_spikes(info.name) for info in self.infos}
         n_pictures = 0
         for job in self.jobs.values():
@@ -284,13 +254,6 @@ class _Sweep:
             if folder is None or not folder.exists():
                 self.forecast.expect_run(combination.fit.head)
         self.watch.begin(n_pictures, len(self.grid.combinations))
-        self._without_pictures()
-        return True
-
-    def _took(self, view: View, n_pictures: int, seconds: float) -> None:
-        self.forecast.described(_label(view.backbone), n_pictures, seconds)
-        self.watch.described(n_pictures)
-        self.watch.left(*self.forecast.seconds_left())
 
     def _folder(self, job: ViewJob | None, options: FitOptions) -> Path | None:
         """Where a run belongs; None as long as its features are not all there.
@@ -311,6 +274,21 @@ class _Sweep:
         view = None if job is None else job.view
         return self.out / "runs" / run_name(view, options, key)
 
+    def _took(self, view: View, n_pictures: int, seconds: float) -> None:
+        self.forecast.described(_label(view.backbone), n_pictures, seconds)
+        self.watch.described(n_pictures)
+        self.watch.left(*self.forecast.seconds_left())
+
+    def _backbone(self, jobs: Sequence[ViewJob]) -> None:
+        self.watch.doing(f"{jobs[0].view.backbone.name}: features")
+        describe_all(self.devices, jobs, self.watch)
+        self.forecast.finished(_label(jobs[0].view.backbone))
+        for job in jobs:
+            for recording, cause in job.failed:
+                name = f"{job.extraction.feature_set.description} of {recording}"
+                self.failures.append(Failure("features", name, cause))
+            self._fits(job)
+
     def _without_pictures(self) -> None:
         # Measured when first needed, which may be never, and once for all.
         table = cache(lambda: table_for(self.store, KIND, n_jobs=self.n_jobs))
@@ -320,10 +298,10 @@ class _Sweep:
 
     def _fits(self, job: ViewJob) -> None:
         # Read when first needed, too.
-        table = cache(lambda: self.store.table(job.feature_set))
+        table = cache(lambda: self.store.table(job.extraction.feature_set))
         for combination in self.grid.combinations:
             if combination.view == job.view:
-                described = job.feature_set.description
+                described = job.extraction.feature_set.description
                 self._end(self._fit(job, combination, table), described)
 
     def _end(self, outcome: Outcome, what: str) -> None:
@@ -414,7 +392,3 @@ class _Sweep:
 
 def _label(backbone: Backbone) -> str:
     return f"{backbone.name} {backbone.weights}"
-
-
-def _info(row: DeviceRow) -> RecordingInfo:
-    return RecordingInfo(recording_name(row.written), row.device, row.label, row.columns)

@@ -1,9 +1,8 @@
 """Features of all pictures and windows of a sweep, a backbone at a time.
 
-What enters: a devices file, a store and views. What leaves: published features, what failed, and
-how fast pictures were described. This is the one place where a sweep extracts: view by view, those
-of one backbone one after the other, so that it is compiled once, with spikes from the store after
-the first view.
+What enters: a devices file, a store and views that share a backbone. What leaves: published
+features, what failed, and how fast pictures were described. Each recording is gone through once for
+all views of a backbone, which is compiled once; this is the one place that decides so.
 """
 
 from __future__ import annotations
@@ -11,21 +10,21 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from toptune.describing import BackboneIdentity, LazyEngine, ViewParams
+from toptune.describing import Described, Describer, LazyEngine
+from toptune.devices import DevicesFile
 from toptune.errors import ToptuneError
-from toptune.extraction import Extracted, SpikeSettings, extract
+from toptune.extraction import Extraction
 from toptune.grid import View
 from toptune.progress import Progress
 from toptune.run_folder import write_json
-from toptune.store import FeatureSet
-
-if TYPE_CHECKING:
-    from toptune.features import FeatureEngine
+from toptune.spiketrains import SpikeTrains
+from toptune.store import recording_name
 
 _LOG = logging.getLogger(__name__)
 
@@ -82,157 +81,93 @@ class Throughput:
         part.replace(path)
 
 
-class SharedEngine(LazyEngine):
-    """A backbone that several extractions use, which tells when it is about to describe."""
+class _TimedDescriber(Describer):
+    """Describes, and measures how long that takes."""
 
-    ready: Callable[[], object] | None = None
+    def __init__(self, view: View, engine: LazyEngine, took: Callable[[int, float], None]) -> None:
+        super().__init__(view.windows, view.picture, engine)
+        self._compiled = engine
+        self._took = took
 
-    def get(self) -> FeatureEngine:
-        """Give the engine; compiled by the first call."""
-        engine = super().get()
-        if self.ready is not None:
-            self.ready()
-        return engine
+    def describe(self, trains: SpikeTrains, stage: Callable[[str, int, int], None]) -> Described:
+        self._compiled.get()  # once for all views: no part of what a picture takes
+        begin = time.perf_counter()
+        described = super().describe(trains, stage)
+        self._took(len(described.features), time.perf_counter() - begin)
+        return described
 
 
 class ViewJob:
-    """One view of a sweep: its features, and how fast they were made.
+    """One view of a sweep: its extraction, and how fast it went.
 
     Parameters
     ----------
     view
         What is drawn and what describes it.
+    extraction
+        Of that view.
     engine
         The backbone, shared.
     measured
-        Folder in which throughputs are kept.
-    machine
+        File in which its throughput is kept.
+    device
         Where pictures are described, for people.
+    took
+        Told the view, pictures and seconds of each recording.
 
     Attributes
     ----------
-    feature_set
-        What the features are called in the store.
     failed
-        (recording, cause) of those whose features could not be made.
-    throughput
-        Of all that was made so far.
+        Recordings whose features could not be made, with the cause.
     """
 
-    def __init__(self, view: View, engine: SharedEngine, measured: Path, machine: str) -> None:
-        self.view = view
-        self.engine = engine
-        params = ViewParams(
-            windows=view.windows,
-            picture=view.picture,
-            backbone=BackboneIdentity.of(engine.loaded, view.backbone),
-        )
-        self.feature_set = FeatureSet.of(params.to_json())
-        self.failed: tuple[tuple[str, str], ...] = ()
-        self._measured = measured / f"{self.key}.json"
-        self._machine = machine
-        self.throughput = Throughput.read(self._measured)
-
-    @property
-    def key(self) -> str:
-        """Of the feature set."""
-        return self.feature_set.key
-
-    def extract(
+    def __init__(
         self,
-        devices: Path,
-        store: Path,
-        spikes: SpikeSettings,
-        *,
-        n_jobs: int | None,
-        progress: Progress,
-        took: Callable[[int, float], None],
-    ) -> Extracted | None:
-        """Bring the features into the store, as `extract` does; None where that broke off.
+        view: View,
+        extraction: Extraction,
+        engine: LazyEngine,
+        measured: Path,
+        device: str,
+        took: Callable[[View, int, float], None],
+    ) -> None:
+        self.view = view
+        self.extraction = extraction
+        self.key = extraction.feature_set.key
+        self.failed: list[tuple[str, str]] = []
+        self.throughput = Throughput.read(measured)
+        self._measured = measured
+        self._device = device
+        self._tell = took
+        extraction.describer = _TimedDescriber(view, engine, self._took)
 
-        Parameters
-        ----------
-        devices, store, spikes, n_jobs, progress
-            As for `extract`.
-        took
-            Told now and then how many pictures were described since, and in how many seconds.
-        """
-        clock = _Clock(progress, took)
-        self.engine.ready = clock.start
-
-        def work() -> Extracted:
-            return extract(
-                devices,
-                store,
-                windows=self.view.windows,
-                picture=self.view.picture,
-                backbone=self.view.backbone,
-                engine=self.engine,
-                spikes=spikes,
-                n_jobs=n_jobs,
-                keep_going=True,
-                progress=clock,
-            )
-
-        done: list[Extracted] = []
-        cause = attempt(lambda: done.append(work()))
-        self.engine.ready = None
-        if cause is not None:
-            self.failed = (("all recordings", cause),)
-            return None
-        self.failed = done[0].failed
-        self._measure(done[0], clock)
-        return done[0]
-
-    def _measure(self, done: Extracted, clock: _Clock) -> None:
-        seconds = clock.seconds
-        if self.engine.device != "cpu":
-            # There work is only queued when it is told of, so the whole is measured, where it held
-            # nothing but describing.
-            seconds = clock.since_first_s if done.spikes_reused == done.done else 0.0
-        if clock.pictures and seconds > 0:
-            self.throughput.pictures += clock.pictures
+    def _took(self, pictures: int, seconds: float) -> None:
+        if pictures:
+            self.throughput.pictures += pictures
             self.throughput.seconds += seconds
-            self.throughput.device = self._machine
+            self.throughput.device = self._device
             self.throughput.write(self._measured)
+        self._tell(self.view, pictures, seconds)
 
 
-class _Clock:
-    """Measures describing, from an engine being ready to the last batch, and passes on progress."""
+def find_all_spikes(
+    devices: DevicesFile, extraction: Extraction, progress: Progress
+) -> Iterator[Failure]:
+    """Bring the spikes of all recordings into the store; yields what failed."""
+    for number, row in enumerate(devices.rows, 1):
+        progress.recording(number, len(devices.rows), row.written)
+        cause = attempt(partial(extraction.spikes_of, row, recording_name(row.written)))
+        if cause is not None:
+            yield Failure("recording", row.written, cause)
 
-    def __init__(self, progress: Progress, took: Callable[[int, float], None]) -> None:
-        self._progress = progress
-        self._took = took
-        self._mark = self._first = 0.0
-        self._done = 0
-        self.pictures = 0
-        self.seconds = 0.0
 
-    @property
-    def since_first_s(self) -> float:
-        """Seconds since an engine was first ready."""
-        return time.perf_counter() - self._first if self._first else 0.0
-
-    def start(self) -> None:
-        """Begin a recording's pictures."""
-        self._mark = time.perf_counter()
-        self._first = self._first or self._mark
-        self._done = 0
-
-    def recording(self, number: int, total: int, name: str) -> None:
-        """Pass on."""
-        self._progress.recording(number, total, name)
-
-    def stage(self, name: str, done: int, total: int) -> None:
-        """Count pictures, and pass on."""
-        if name == "features":
-            now = time.perf_counter()
-            more, seconds = done - self._done, now - self._mark
-            self._mark, self._done = now, done
-            self.pictures += more
-            self.seconds += seconds
-            self._took(more, seconds)
-        self._progress.stage(name, done, total)
+def describe_all(devices: DevicesFile, jobs: Sequence[ViewJob], progress: Progress) -> None:
+    """Bring the features of all views of one backbone into the store; failures stay in the jobs."""
+    for number, row in enumerate(devices.rows, 1):
+        progress.recording(number, len(devices.rows), row.written)
+        for job in jobs:
+            cause = attempt(partial(job.extraction.one, row, recording_name(row.written)))
+            if cause is not None:
+                job.failed.append((row.written, cause))
 
 
 def attempt(work: Callable[[], object]) -> str | None:

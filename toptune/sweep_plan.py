@@ -159,8 +159,8 @@ class Forecast:
         self.runs.setdefault(head, _Pace()).left += 1
 
     def described(self, backbone: str, n_pictures: int, seconds: float) -> None:
-        """Note that pictures were described, expected or not."""
-        _measure(self.pictures.setdefault(backbone, _Pace()), n_pictures, seconds)
+        """Note that pictures were described."""
+        _measure(self.pictures[backbone], n_pictures, seconds)
 
     def ran(self, head: str, seconds: float) -> None:
         """Note that a run was made."""
@@ -168,7 +168,7 @@ class Forecast:
 
     def finished(self, backbone: str) -> None:
         """Note that no more pictures are to be described, whatever became of them."""
-        self.pictures.setdefault(backbone, _Pace()).left = 0
+        self.pictures[backbone].left = 0
 
     def dropped_run(self, head: str) -> None:
         """Note that a run is not to be made after all."""
@@ -181,7 +181,7 @@ class Forecast:
 
 
 def _measure(pace: _Pace, n: int, seconds: float) -> None:
-    pace.left = max(0, pace.left - n)
+    pace.left -= n
     pace.done += n
     pace.seconds += seconds
 
