@@ -13,19 +13,29 @@
 //     a(1) = the first accepted candidate, a(k+1) = the first one at or after next(a(k)).
 //
 // The host launches, a chunk:
+//     ptsd_extremes    smallest and largest sample of each block of samples
 //     ptsd_evaluate    which samples are accepted candidates, a bit each
-//     (an exclusive prefix sum of `count`, by the host's library)
-//     ptsd_scatter     the accepted candidates, compact, by channel, then sample
+//     (an inclusive prefix sum of `count`, a number a tile, by the host's library)
+//     ptsd_scatter     where the accepted candidates are, compact, by channel, then sample
+//     ptsd_peaks       their peaks, a thread each
 //     ptsd_heads       candidates that are spikes whatever came before
 //     ptsd_walk        the chain, one thread from each head to the next; or, where segments are
 //                      long (a threshold far too low, an artefact),
 //     ptsd_link and ptsd_double, ceil(log2(longest segment)) times: the same chain
 //     ptsd_resume      the walk's state after the chunk, a channel
 //
-// Contract of a chunk. It decides the candidates [begin, end) of a stretch of n samples, and
-// samples[channel * pitch + i - first] is sample i. It must hold every sample from begin-1 (from 0
-// where begin is 0 or 1) to end-1+lifetime+overshoot, as far as the stretch has them. Chunks follow
+// Contract of a chunk. It decides the candidates [begin, end) of a stretch of n samples, not none,
+// and samples[channel * pitch + i - first] is sample i. It must hold each sample from begin-1 (from
+// 0 where begin is 0 or 1) to end-1+lifetime+overshoot, as far as the stretch goes. Chunks follow
 // one another without a gap, and `resume` starts as 1 at a stretch's first chunk. lifetime >= 1.
+// Blocks of samples start at multiples of PTSD_BLOCK of the stretch, wherever chunks are cut; those
+// at a chunk's ends are looked at twice, each time for the candidates of one chunk.
+//
+// What bounds it. On sparse spikes device memory does, read once, by ptsd_extremes; its loads go
+// through shared memory, since a thread reading its own 32 samples would touch a cache line of its
+// own at every step. Beside the 128 bytes of a block's samples move 24: its extremes and its word,
+// written and read. That is 0.6 of what a copy moves. Where a threshold is so low that every block
+// may hold a spike, arithmetic bounds it: the windows of all peaks are searched three times.
 //
 // Exactness. Samples are only subtracted, compared and negated: there is no product that a compiler
 // could fuse. Do not compile with --use_fast_math or --ftz=true: subnormals would be lost.
@@ -37,12 +47,17 @@ typedef unsigned int u32;
 typedef long long i64;
 static_assert(sizeof(i32) == 4 && sizeof(u32) == 4 && sizeof(i64) == 8, "fixed-width integers");
 
-// Candidates a thread decides: as many as a word has bits, so that the answer is one word. The
-// reach of a block's last candidate is read by its neighbour too, so small blocks read more.
+// Samples whose extremes are taken together, and candidates whose answers are the bits of a word.
 #ifndef PTSD_BLOCK
 #define PTSD_BLOCK 32
 #endif
 static_assert(PTSD_BLOCK >= 1 && PTSD_BLOCK <= 32, "a block's candidates are the bits of a u32");
+
+// Blocks of samples that a block of threads looks at together.
+#ifndef PTSD_TILE
+#define PTSD_TILE 128
+#endif
+static_assert(PTSD_TILE >= 1, "a tile holds a block");
 
 // Thresholds above this are infinite: they silence a channel (a dead one).
 #define LARGEST_FINITE 3.402823466e+38f
@@ -63,17 +78,9 @@ __device__ i64 larger(i64 a, i64 b) { return a > b ? a : b; }
 __device__ i64 this_thread() { return (i64)blockIdx.x * blockDim.x + threadIdx.x; }
 __device__ i64 all_threads() { return (i64)gridDim.x * blockDim.x; }
 
-// Tell whether two samples among x[0] .. x[last] may differ by the threshold; false is proof that
-// they do not. Rounding is monotone, so the extremes' difference, rounded, is the largest one.
-__device__ bool spans(const float *x, i64 last, float mean, float threshold) {
-  float low = x[0];
-  float high = x[0];
-  for (i64 i = 1; i <= last; ++i) {
-    low = x[i] < low ? x[i] : low;
-    high = x[i] > high ? x[i] : high;
-  }
-  return (high - mean) - (low - mean) >= threshold;
-}
+// Block of the sample i, and how many blocks hold the samples [0, stop).
+__device__ i64 block_of(i64 i) { return i / PTSD_BLOCK; }
+__device__ i64 blocks_to(i64 stop) { return (stop + PTSD_BLOCK - 1) / PTSD_BLOCK; }
 
 // A plateau is a peak at its first sample: strictly above what came before, not below what comes.
 __device__ bool is_peak(const float *x, float mean) {
@@ -113,90 +120,201 @@ __device__ Peaks peaks_from(const float *x, i64 left, float mean, i64 lifetime, 
   return found;
 }
 
-// Decide the candidates [begin, end), a thread a block of PTSD_BLOCK of them.
+// Take the extremes of the blocks of samples that hold [begin, stop), a thread each.
 //
-// resume   : (channels,) first sample the walk looks at; what lies before is no candidate
-// accepted : (channels, blocks) bit b of a block's word is candidate begin + block*PTSD_BLOCK + b;
-//            blocks = ceil((end - begin) / PTSD_BLOCK)
-// count    : (channels, blocks) how many bits are set, to be summed up
-extern "C" __global__ void ptsd_evaluate(
-    const float *__restrict__ samples, i64 pitch, i64 channels, i64 first, i64 n, i64 begin,
-    i64 end, const float *__restrict__ mean_uv, const float *__restrict__ threshold_uv,
-    const i64 *__restrict__ resume, i64 lifetime, i64 overshoot, u32 *__restrict__ accepted,
-    i32 *__restrict__ count) {
-  const i64 blocks = (end - begin + PTSD_BLOCK - 1) / PTSD_BLOCK;
-  for (i64 word = this_thread(); word < channels * blocks; word += all_threads()) {
-    const i64 channel = word / blocks;
-    const float mean = mean_uv[channel];
-    const float threshold = threshold_uv[channel];
-    const float *x = samples + channel * pitch;
-    const i64 origin = begin + (word - channel * blocks) * PTSD_BLOCK;
-    // The stretch's first and last sample lack a neighbour: they are never peaks.
-    const i64 from = larger(origin, larger(resume[channel], 1));
-    const i64 to = smaller(smaller(origin + PTSD_BLOCK, end), n - 1);
-    u32 bits = 0;
-    i32 set = 0;
-    if (from < to && threshold <= LARGEST_FINITE) {
-      // Most blocks are quiet, and one pass over them and their reach proves it.
-      const i64 last = smaller(to - 1 + lifetime + overshoot, n - 1);
-      if (spans(x + (from - first), last - from, mean, threshold)) {
-        for (i64 c = from; c < to; ++c) {
-          const float *at = x + (c - first);
-          if (is_peak(at, mean) &&
-              peaks_from(at, n - 1 - c, mean, lifetime, overshoot).amplitude_uv >= threshold) {
-            bits |= 1u << (u32)(c - origin);
-            ++set;
-          }
-        }
-      }
+// stop : min(end + lifetime + overshoot, n), the end of what the chunk's candidates read
+// low  : (channels, blocks) smallest sample of each block, as far as the chunk holds it
+// high : (channels, blocks) largest; blocks = blocks_to(stop) - block_of(begin)
+extern "C" __global__ void ptsd_extremes(
+    const float *__restrict__ samples, i64 pitch, i64 channels, i64 first, i64 begin, i64 stop,
+    float *__restrict__ low, float *__restrict__ high) {
+  // A word of padding a row: threads side by side then read from different banks.
+  __shared__ float tile[PTSD_TILE * (PTSD_BLOCK + 1)];
+  const i64 blocks = blocks_to(stop) - block_of(begin);
+  const i64 tiles = (blocks + PTSD_TILE - 1) / PTSD_TILE;
+  for (i64 t = blockIdx.x; t < channels * tiles; t += gridDim.x) {
+    const i64 channel = t / tiles;
+    const i64 block = (t - channel * tiles) * PTSD_TILE;
+    const i64 origin = (block_of(begin) + block) * PTSD_BLOCK;
+    // Tile positions of the chunk's samples: [from, to).
+    const i32 from = (i32)larger(first - origin, 0);
+    const i32 to = (i32)smaller(stop - origin, PTSD_TILE * PTSD_BLOCK);
+    const float *x = samples + channel * pitch + (origin + from - first);
+    for (i32 k = from + (i32)threadIdx.x; k < to; k += (i32)blockDim.x) {
+      tile[k / PTSD_BLOCK * (PTSD_BLOCK + 1) + k % PTSD_BLOCK] = x[k - from];
     }
-    accepted[word] = bits;
-    count[word] = set;
+    __syncthreads();
+    for (i32 b = (i32)threadIdx.x; b < PTSD_TILE && block + b < blocks; b += (i32)blockDim.x) {
+      const float *row = tile + b * (PTSD_BLOCK + 1);
+      const i32 last = (i32)smaller(PTSD_BLOCK, to - b * PTSD_BLOCK);
+      i32 i = (i32)larger(0, from - b * PTSD_BLOCK);
+      float lowest = row[i];
+      float highest = row[i];
+      for (++i; i < last; ++i) {
+        lowest = row[i] < lowest ? row[i] : lowest;
+        highest = row[i] > highest ? row[i] : highest;
+      }
+      low[channel * blocks + block + b] = lowest;
+      high[channel * blocks + block + b] = highest;
+    }
+    __syncthreads();
   }
 }
 
-// Write the accepted candidates out, compact, ordered by channel, then sample. Their peaks are
-// searched again: they are few, and storing every sample's would cost more than reading them twice.
+// Tell whether two samples of the blocks low[0] .. low[last] may differ by the threshold; false is
+// proof that they do not. Rounding is monotone: the extremes' difference, rounded, is the largest.
+__device__ bool spans(
+    const float *low, const float *high, i64 last, float mean, float threshold) {
+  float lowest = low[0];
+  float highest = high[0];
+  for (i64 b = 1; b <= last; ++b) {
+    lowest = low[b] < lowest ? low[b] : lowest;
+    highest = high[b] > highest ? high[b] : highest;
+  }
+  return (highest - mean) - (lowest - mean) >= threshold;
+}
+
+// Decide the candidates [begin, end). First a thread a block tells whether it and its reach span
+// the threshold; most are quiet. Then the threads share out the candidates of those that do.
 //
-// offset    : (channels, blocks) exclusive prefix sum of `count`
+// low, high : as ptsd_extremes gives them
+// resume    : (channels,) first sample the walk looks at; what lies before is no candidate
+// accepted  : (channels, words) bit b of a word is candidate PTSD_BLOCK * (block_of(begin) + word)
+//             + b; words = blocks_to(end) - block_of(begin)
+// count     : (channels, tiles) how many bits are set, to be summed up; tiles = words / PTSD_TILE,
+//             rounded up
+extern "C" __global__ void ptsd_evaluate(
+    const float *__restrict__ samples, i64 pitch, i64 channels, i64 first, i64 n, i64 begin,
+    i64 end, const float *__restrict__ mean_uv, const float *__restrict__ threshold_uv,
+    const i64 *__restrict__ resume, i64 lifetime, i64 overshoot, const float *__restrict__ low,
+    const float *__restrict__ high, u32 *__restrict__ accepted, i32 *__restrict__ count) {
+  __shared__ u32 bits[PTSD_TILE];
+  __shared__ i32 loud[PTSD_TILE];
+  __shared__ i32 n_loud;
+  __shared__ i32 set;
+  const i64 reach = lifetime + overshoot;
+  const i64 words = blocks_to(end) - block_of(begin);
+  const i64 blocks = blocks_to(smaller(end + reach, n)) - block_of(begin);
+  const i64 tiles = (words + PTSD_TILE - 1) / PTSD_TILE;
+  for (i64 t = blockIdx.x; t < channels * tiles; t += gridDim.x) {
+    const i64 channel = t / tiles;
+    const i64 word = (t - channel * tiles) * PTSD_TILE;
+    const i64 origin = (block_of(begin) + word) * PTSD_BLOCK;
+    const float mean = mean_uv[channel];
+    const float threshold = threshold_uv[channel];
+    // The stretch's first and last sample lack a neighbour: they are never peaks.
+    const i64 from = larger(begin, larger(resume[channel], 1));
+    const i64 to = smaller(end, n - 1);
+    if (threadIdx.x == 0) {
+      n_loud = 0;
+      set = 0;
+    }
+    __syncthreads();
+    for (i32 w = (i32)threadIdx.x; w < PTSD_TILE && word + w < words; w += (i32)blockDim.x) {
+      const i64 start = origin + (i64)w * PTSD_BLOCK;
+      const i64 stop = smaller(start + PTSD_BLOCK, to);
+      bits[w] = 0;
+      if (larger(start, from) < stop && threshold <= LARGEST_FINITE) {
+        const i64 at = channel * blocks + word + w;
+        const i64 last = block_of(smaller(stop - 1 + reach, n - 1)) - block_of(start);
+        if (spans(low + at, high + at, last, mean, threshold)) {
+          loud[atomicAdd(&n_loud, 1)] = w;
+        }
+      }
+    }
+    __syncthreads();
+    const float *x = samples + channel * pitch;
+    for (i32 k = (i32)threadIdx.x; k < n_loud * PTSD_BLOCK; k += (i32)blockDim.x) {
+      const i32 w = loud[k / PTSD_BLOCK];
+      const i32 bit = k % PTSD_BLOCK;
+      const i64 c = origin + (i64)w * PTSD_BLOCK + bit;
+      if (c < from || c >= to) {
+        continue;
+      }
+      const float *at = x + (c - first);
+      if (is_peak(at, mean) &&
+          peaks_from(at, n - 1 - c, mean, lifetime, overshoot).amplitude_uv >= threshold) {
+        atomicOr(&bits[w], 1u << bit);
+        atomicAdd(&set, 1);
+      }
+    }
+    __syncthreads();
+    for (i32 w = (i32)threadIdx.x; w < PTSD_TILE && word + w < words; w += (i32)blockDim.x) {
+      accepted[channel * words + word + w] = bits[w];
+    }
+    if (threadIdx.x == 0) {
+      count[t] = set;
+    }
+  }
+}
+
+// Write down where the accepted candidates are, ordered by channel, then sample.
+//
+// ends      : (channels, tiles) inclusive prefix sum of `count`
 // candidate : (m,) the candidate's sample; m = the sum of `count`
 // channel_of: (m,) its channel
+extern "C" __global__ void ptsd_scatter(
+    i64 channels, i64 begin, i64 end, const u32 *__restrict__ accepted,
+    const i64 *__restrict__ ends, i64 *__restrict__ candidate, i32 *__restrict__ channel_of) {
+  __shared__ u32 bits[PTSD_TILE];
+  const i64 words = blocks_to(end) - block_of(begin);
+  const i64 tiles = (words + PTSD_TILE - 1) / PTSD_TILE;
+  for (i64 t = blockIdx.x; t < channels * tiles; t += gridDim.x) {
+    const i64 before = t == 0 ? 0 : ends[t - 1];
+    if (ends[t] == before) {
+      continue;  // all threads of the block alike
+    }
+    const i64 channel = t / tiles;
+    const i64 word = (t - channel * tiles) * PTSD_TILE;
+    const i32 here = (i32)smaller(PTSD_TILE, words - word);
+    for (i32 w = (i32)threadIdx.x; w < here; w += (i32)blockDim.x) {
+      bits[w] = accepted[channel * words + word + w];
+    }
+    __syncthreads();
+    for (i32 w = (i32)threadIdx.x; w < here; w += (i32)blockDim.x) {
+      i64 k = before;
+      for (i32 earlier = 0; bits[w] != 0 && earlier < w; ++earlier) {
+        k += __popc(bits[earlier]);
+      }
+      i64 c = (block_of(begin) + word + w) * PTSD_BLOCK;
+      for (u32 left = bits[w]; left != 0; left >>= 1, ++c) {
+        if ((left & 1u) != 0) {
+          candidate[k] = c;
+          channel_of[k] = (i32)channel;
+          ++k;
+        }
+      }
+    }
+    __syncthreads();
+  }
+}
+
+// Search the candidates' peaks again: they are few, and storing every sample's would cost more than
+// reading them twice.
+//
 // next      : (m,) the sample at which the walk goes on if the candidate is a spike
 // sample    : (m,) the sample that dates that spike
 // amplitude : (m,) its peak-to-peak microvolts
 // negative  : 0 dates by the peak larger in absolute value, else by the more negative one
-extern "C" __global__ void ptsd_scatter(
-    const float *__restrict__ samples, i64 pitch, i64 channels, i64 first, i64 n, i64 begin,
-    i64 end, const float *__restrict__ mean_uv, i64 lifetime, i64 refractory, i64 overshoot,
-    i64 negative, const u32 *__restrict__ accepted, const i64 *__restrict__ offset,
-    i64 *__restrict__ candidate, i32 *__restrict__ channel_of, i64 *__restrict__ next,
+extern "C" __global__ void ptsd_peaks(
+    i64 m, const float *__restrict__ samples, i64 pitch, i64 first, i64 n,
+    const float *__restrict__ mean_uv, i64 lifetime, i64 refractory, i64 overshoot, i64 negative,
+    const i64 *__restrict__ candidate, const i32 *__restrict__ channel_of, i64 *__restrict__ next,
     i64 *__restrict__ sample, float *__restrict__ amplitude_uv) {
-  const i64 blocks = (end - begin + PTSD_BLOCK - 1) / PTSD_BLOCK;
-  for (i64 word = this_thread(); word < channels * blocks; word += all_threads()) {
-    const i64 channel = word / blocks;
-    const float mean = mean_uv[channel];
-    const float *x = samples + channel * pitch;
-    i64 c = begin + (word - channel * blocks) * PTSD_BLOCK;
-    i64 k = offset[word];
-    for (u32 bits = accepted[word]; bits != 0; bits >>= 1, ++c) {
-      if ((bits & 1u) == 0) {
-        continue;
-      }
-      const Peaks found = peaks_from(x + (c - first), n - 1 - c, mean, lifetime, overshoot);
-      // A tie of absolute values goes to the later peak.
-      const bool start_dates = negative != 0
-                                   ? found.start_uv < found.opposite_uv
-                                   : fabsf(found.start_uv) > fabsf(found.opposite_uv);
-      const i64 dated = c + (start_dates ? found.start : found.opposite);
-      const i64 opposite = c + found.opposite;
-      const i64 rested = dated + refractory;
-      candidate[k] = c;
-      channel_of[k] = (i32)channel;
-      next[k] = rested > opposite && rested < n ? rested : opposite + 1;
-      sample[k] = dated;
-      amplitude_uv[k] = found.amplitude_uv;
-      ++k;
-    }
+  for (i64 k = this_thread(); k < m; k += all_threads()) {
+    const i64 c = candidate[k];
+    const i64 channel = channel_of[k];
+    const float *x = samples + channel * pitch + (c - first);
+    const Peaks found = peaks_from(x, n - 1 - c, mean_uv[channel], lifetime, overshoot);
+    // A tie of absolute values goes to the later peak.
+    const bool start_dates = negative != 0 ? found.start_uv < found.opposite_uv
+                                           : fabsf(found.start_uv) > fabsf(found.opposite_uv);
+    const i64 dated = c + (start_dates ? found.start : found.opposite);
+    const i64 opposite = c + found.opposite;
+    const i64 rested = dated + refractory;
+    next[k] = rested > opposite && rested < n ? rested : opposite + 1;
+    sample[k] = dated;
+    amplitude_uv[k] = found.amplitude_uv;
   }
 }
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import tarfile
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 from burst_data import (
-    RATE_HZ,
     by_electrode,
     make_trains,
     naive_histogram,
@@ -24,8 +25,10 @@ from hypothesis import strategies as st
 
 from toptune.burst_parameters import NAMES, BurstParameters, recording_parameters, window_parameters
 from toptune.params import BurstCriteria, Windows
+from toptune.recording import SpikeRecording, open_recording
 from toptune.spiketrains import SpikeTrains
 
+SHARED = Path(__file__).parents[2] / "shared"
 C = BurstCriteria()
 
 
@@ -40,12 +43,16 @@ def cv(values: list[float]) -> float:
 
 
 def of_bursts(
-    trains: list[list[int]], bursts: list[list[tuple[int, int]]], n: int, duration_s: float
+    trains: list[list[int]],
+    bursts: list[list[tuple[int, int]]],
+    n: int,
+    duration_s: float,
+    rate_hz: float,
 ) -> dict[str, float]:
     """Statistics of bursts; trains of n electrodes, stretch by stretch."""
     found = [(t, a, b) for t, of_train in zip(trains, bursts, strict=True) for a, b in of_train]
     interval_s = [
-        (t[c] - t[b]) / RATE_HZ
+        (t[c] - t[b]) / rate_hz
         for t, of_train in zip(trains, bursts, strict=True)
         for (_, b), (c, _) in pairwise(of_train)
     ]
@@ -57,7 +64,7 @@ def of_bursts(
         "burst_spike_share": sum(b - a + 1 for _, a, b in found) / n_spikes
         if n_spikes
         else math.nan,
-        "burst_duration_s": mean([(t[b] - t[a]) / RATE_HZ for t, a, b in found]),
+        "burst_duration_s": mean([(t[b] - t[a]) / rate_hz for t, a, b in found]),
         "burst_spikes": mean([float(b - a + 1) for _, a, b in found]),
         "burst_interval_s": mean(interval_s),
         "burst_interval_cv": cv(interval_s),
@@ -67,6 +74,7 @@ def of_bursts(
 def naive_parameters(trains: SpikeTrains) -> dict[str, float]:
     """What has no test of its own elsewhere."""
     n_all, duration_s = len(trains.channel_labels), trains.duration_s
+    rate_hz = trains.sampling_rate_hz
     rates = [len(train) / duration_s for train in by_electrode(trains)]
     active = [e for e, rate in enumerate(rates) if rate >= C.active_hz]
     _, plain = per_train(trains)
@@ -75,7 +83,7 @@ def naive_parameters(trains: SpikeTrains) -> dict[str, float]:
     intervals = [[b - a for t in kept[e::n] for a, b in pairwise(t)] for e in range(n)]
     thresholds = []
     for isi in intervals:
-        counts = naive_histogram(isi, RATE_HZ)
+        counts = naive_histogram(isi, rate_hz)
         valley, peak = naive_threshold_ms(counts, C)
         thresholds.append((valley, peak) if counts.sum() >= 3 else (math.nan, False))
     used = [
@@ -83,25 +91,25 @@ def naive_parameters(trains: SpikeTrains) -> dict[str, float]:
         for valley, peak in thresholds
     ]
     logs = [math.log(v) for v, _ in thresholds if not math.isnan(v)]
-    max_interval = [naive_max_interval(t, C, RATE_HZ) for t in kept]
-    log_isi = [naive_log_isi(t, used[k % n], C, RATE_HZ) for k, t in enumerate(kept)]
-    network, events = naive_network_bursts(kept, log_isi, n, C, RATE_HZ)
+    max_interval = [naive_max_interval(t, C, rate_hz) for t in kept]
+    log_isi = [naive_log_isi(t, used[k % n], C, rate_hz) for k, t in enumerate(kept)]
+    network, events = naive_network_bursts(kept, log_isi, n, C, rate_hz)
     starts_s = [
-        (b.start - a.start) / RATE_HZ for a, b in pairwise(network) if a.stretch == b.stretch
+        (b.start - a.start) / rate_hz for a, b in pairwise(network) if a.stretch == b.stretch
     ]
     n_spikes = sum(map(len, kept))
-    with_log_isi = of_bursts(kept, log_isi, n, duration_s)
+    with_log_isi = of_bursts(kept, log_isi, n, duration_s, rate_hz)
     return {
         "firing_rate_hz": mean(rates),
         "active_share": n / n_all,
         "active_rate_hz": mean([rates[e] for e in active]),
         "rate_cv": cv([rates[e] for e in active]),
-        **of_bursts(kept, max_interval, n, duration_s),
+        **of_bursts(kept, max_interval, n, duration_s, rate_hz),
         **{f"logisi_{k}": v for k, v in with_log_isi.items() if k != "burst_interval_cv"},
         "logisi_threshold_s": math.exp(mean(logs)) / 1000 if logs else math.nan,
-        "event_interval_s": float(np.median(events)) / RATE_HZ if events else math.nan,
+        "event_interval_s": float(np.median(events)) / rate_hz if events else math.nan,
         "network_burst_rate_per_min": len(network) / (duration_s / 60),
-        "network_burst_duration_s": mean([(b.end - b.start) / RATE_HZ for b in network]),
+        "network_burst_duration_s": mean([(b.end - b.start) / rate_hz for b in network]),
         "network_burst_electrodes": mean([len(b.electrodes) / n for b in network]),
         "network_burst_spike_share": sum(b.n_spikes for b in network) / n_spikes
         if n_spikes
@@ -117,6 +125,30 @@ def test_parameters_follow_their_definitions(trains: SpikeTrains) -> None:
     found = recording_parameters(trains)._asdict()
     for name, value in naive_parameters(trains).items():
         assert found[name] == pytest.approx(value, nan_ok=True), name
+
+
+def test_a_real_culture_is_measured_by_the_definitions(tmp_path: Path) -> None:
+    """The first 40 s, which hold both silent and bursting electrodes."""
+    archive = SHARED / "data" / "cxhp3d" / "CxHp3D.tar.gz"
+    if not archive.exists():
+        pytest.skip("the real peak trains are not here (../shared/data/cxhp3d)")
+    with tarfile.open(archive) as tar:
+        members = [m for m in tar if m.name.split("/")[1:2] == ["1_CxHp3D"]]
+        tar.extractall(tmp_path, members=members, filter="data")
+    recording = open_recording(tmp_path / "CxHp3D" / "1_CxHp3D")
+    assert isinstance(recording, SpikeRecording)
+    whole = recording.trains()
+    cut = [[s for s in train if s < 400_000] for train in by_electrode(whole)]
+    trains = make_trains(cut, 400_000, whole.sampling_rate_hz)
+    found = recording_parameters(trains)._asdict()
+    for name, value in naive_parameters(trains).items():
+        assert found[name] == pytest.approx(value, nan_ok=True), name
+    assert not any(math.isnan(value) for value in found.values())
+    # What is known of such cultures: they burst, together, several times a minute.
+    assert 0.5 < found["active_share"] < 1
+    assert 0.5 < found["burst_spike_share"] < 1
+    assert 2 < found["network_burst_rate_per_min"] < 60
+    assert found["spike_time_tiling"] > 0.2
 
 
 @settings(deadline=None, max_examples=40)
@@ -159,6 +191,16 @@ def test_silence_has_rates_and_nothing_else(electrodes: list[list[int]]) -> None
         "logisi_burst_rate_per_min": 0.0,
         "network_burst_rate_per_min": 0.0,
     }
+
+
+def test_without_electrodes_only_the_network_is_silent() -> None:
+    found = recording_parameters(make_trains([], 60_000))._asdict()
+    assert {name: v for name, v in found.items() if not math.isnan(v)} == {
+        "burst_rate_per_min": 0.0,
+        "logisi_burst_rate_per_min": 0.0,
+        "network_burst_rate_per_min": 0.0,
+    }
+    assert window_parameters(make_trains([], 9_000), Windows(width_s=2.0)).values.shape == (2, 30)
 
 
 def bursting_culture() -> SpikeTrains:
@@ -210,3 +252,12 @@ def test_every_parameter_has_its_unit_or_none() -> None:
     assert {name for name in NAMES if not name.endswith(units)} == without
     assert BurstParameters.__doc__ is not None
     assert all(name in BurstParameters.__doc__ for name in NAMES)
+
+
+def test_the_documentation_defines_every_parameter() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "parameters.md").read_text("utf-8")
+    assert [name for name in NAMES if f"`{name}`" not in text] == []
+    criteria = BurstCriteria()
+    for value in ("0.1 spikes/s", "170 ms", "300 ms", "200 ms", "10 ms", "0.4 bursts", "50 ms"):
+        assert value in text
+    assert (criteria.start_ms, criteria.end_ms, criteria.between_ms) == (170, 300, 200)

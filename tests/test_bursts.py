@@ -13,23 +13,18 @@ from burst_data import (
     naive_histogram,
     naive_log_isi,
     naive_max_interval,
-    naive_smooth,
     naive_threshold_ms,
     per_train,
     spike_trains,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
-from numpy.typing import NDArray
 
 from toptune.bursts import (
     Bursts,
-    find_valley,
     log_isi_bursts,
     log_isi_thresholds,
     max_interval_bursts,
-    smooth,
 )
 from toptune.params import BurstCriteria
 from toptune.spiketrains import SpikeTrains
@@ -77,24 +72,6 @@ def test_log_isi_finds_each_electrodes_threshold_and_its_runs(trains: SpikeTrain
     assert found == [
         naive_log_isi(train, thresholds.used[k % n], C, RATE_HZ) for k, train in enumerate(plain)
     ]
-
-
-counts_of_70 = arrays.arrays(
-    np.float64, 70, elements=st.sampled_from((0.0, 0.0, 0.0, 1.0, 2.0, 5.0, 20.0))
-)
-
-
-@settings(deadline=None, max_examples=150)
-@given(counts_of_70)
-def test_valleys_lie_between_peaks_that_the_void_parameter_parts(
-    counts: NDArray[np.float64],
-) -> None:
-    smoothed = smooth(counts[None])[0]
-    np.testing.assert_allclose(smoothed, naive_smooth(counts), atol=2e-9)
-    valley = find_valley(smoothed, C)
-    threshold_ms, peak = naive_threshold_ms(counts, C)
-    assert valley.threshold_ms == pytest.approx(threshold_ms, nan_ok=True)
-    assert valley.has_short_peak == peak
 
 
 @settings(deadline=None, max_examples=100)

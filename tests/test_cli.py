@@ -23,8 +23,9 @@ from toptune.spike_npz import read_npz
 from toptune.spiketrains import Spikes
 
 COMMANDS = (
-    *("demo", "simulate", "inspect", "detect", "extract", "fit", "predict", "sweep", "report"),
-)
+    "demo", "simulate", "inspect", "detect", "extract", "fit", "predict", "sweep", "report", "why",
+    "doctor", "bench",
+)  # fmt: skip
 TINY = ("--window-s", "2", "--stride-s", "1", "--backbone", "tiny", "--weights", "random")
 
 
@@ -219,6 +220,51 @@ def test_failing_recordings_are_listed_with_exit_code_3(folder: Path, run: Run) 
     assert ran.code == 3
     (failure,) = json.loads(ran.out)["failed"]
     assert failure["recording"] == "bad.csv"
+
+
+def test_fit_of_an_unfinished_store_needs_a_word_and_says_so(folder: Path, run: Run) -> None:
+    (features,) = (folder / "s.zarr").glob("r1*/features")
+    shutil.rmtree(features)
+    arguments = ("fit", folder / "s.zarr", "--head", "falkon", "-o", folder / "run")
+    ran = run(*arguments)
+    assert (ran.code, ran.out) == (2, "")
+    for text in ("1 of 6 recordings", "devices dev1", "--allow-incomplete"):
+        assert text in ran.err
+    # Without dev1 class B has one device, which cannot be left out.
+    ran = run(*arguments, "--merge", "AB=A,B", "--permutations", "0", "--allow-incomplete")
+    assert ran.code == 0
+    name = features.parent.name
+    assert f"1 listed recordings have no features and are not in these numbers: {name}" in ran.out
+    metrics = json.loads((folder / "run" / "metrics.json").read_text())
+    assert (metrics["missing_recordings"], metrics["n_devices"]) == ([name], 5)
+    params = json.loads((folder / "run" / "params.json").read_text())
+    assert params["features"]["missing"] == [name]
+    (made_with,) = params["features"]["made_with"].values()
+    assert "openvino" in made_with["versions"]
+
+
+def test_doctor_names_what_to_extract_again_and_extract_does_just_that(
+    folder: Path, run: Run
+) -> None:
+    store = folder / "s.zarr"
+    sound = run("doctor", store)
+    assert (sound.code, sound.err) == (0, "")
+    assert "sound" in sound.out
+    (chunk,) = (p for p in store.glob("r2*/features/*/features/c/0/0"))
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    ran = run("doctor", store, "--json")
+    assert ran.code == 3
+    report = json.loads(ran.out)
+    assert (report["sound"], report["extract_again"]) == (False, ["r2.h5"])
+    ran = run("doctor", store, "--remove-damaged")
+    assert ran.code == 3
+    assert "to extract again: r2.h5" in ran.out
+    again = run(
+        "extract", folder / "devices.csv", "--store", store, *TINY, "--count-axis", "4", "--json"
+    )
+    assert (json.loads(again.out)["done"], json.loads(again.out)["spikes_reused"]) == (1, 1)
+    assert run("doctor", store).code == 0
+    assert run("doctor", folder / "no.zarr").code == 2
 
 
 def truncated(folder: Path) -> None:
@@ -508,7 +554,7 @@ def test_damaged_features_are_refused_by_fit(folder: Path, run: Run) -> None:
     data[len(data) // 2] ^= 0x10
     chunk.write_bytes(bytes(data))
     ran = run("fit", folder / "s.zarr", "--head", "falkon", "-o", folder / "run")
-    assert (ran.code, ran.out) == (1, "")
+    assert (ran.code, ran.out) == (2, "")
     assert "r3.h5" in ran.err
     assert "is damaged" in ran.err
     assert not (folder / "run").exists()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from small_data import (
 
 from toptune import detection
 from toptune.detection import detect_recording
-from toptune.errors import InputError, InputErrors, ToptuneError
+from toptune.errors import InputError, InputErrors, StorageError, ToptuneError
 from toptune.extraction import Extracted, SpikeSettings, extract
 from toptune.features import FeatureEngine
 from toptune.fingerprint import file_sha256
@@ -32,6 +34,7 @@ from toptune.spike_npz import write_npz
 from toptune.spiketrains import Spikes
 from toptune.store import FeatureStore, recording_name
 from toptune.windows import Drawer
+from toptune.zarr_groups import read_attributes, write_attributes
 
 WINDOWS = Windows(width_s=2.0, stride_s=1.0)
 TINY = Backbone(name="tiny", weights="random")
@@ -225,11 +228,11 @@ def test_killed_extraction_goes_on_where_it_stopped(
 
 
 def test_unpublished_group_is_refused_not_redone_in_silence(folder: Path) -> None:
-    meta = folder / "s.zarr" / recording_name("r1.h5") / "spikes" / "zarr.json"
-    meta.write_text(meta.read_text().replace('"published": true', '"published": false'))
+    spikes = folder / "s.zarr" / recording_name("r1.h5") / "spikes"
+    write_attributes(spikes, {**read_attributes(spikes), "published": False})
     with pytest.raises(ToptuneError, match=r"r1.* is not published: remove that folder and run"):
         again(folder)
-    shutil.rmtree(meta.parents[1])
+    shutil.rmtree(spikes.parent)
     assert (again(folder).done, again(folder).reused) == (1, 6)
 
 
@@ -341,6 +344,133 @@ def test_keep_going_lists_failures_and_does_the_rest(
     monkeypatch.setattr(detection, "detect_recording", real)
     assert again(folder, keep_going=True).failed == ()
     assert not (folder / "s.failures.csv").exists()
+
+
+def test_store_says_what_computed_the_features(made: Path) -> None:
+    store = FeatureStore(made / "s.zarr")
+    info = store.features_info(recording_name("r0.h5"), store.choose().key)
+    assert info is not None
+    assert info["computed"] == {"device": "cpu", "precision": "float32", "engine": "openvino"}
+
+
+def test_half_precision_is_refused_on_the_cpu_before_any_work(folder: Path) -> None:
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(InputError, match="--precision half is for --device cuda"):
+        again(folder, device="cpu", precision="half", overwrite=True)
+    with pytest.raises(InputError, match="precision must be one of auto, float32, half"):
+        again(folder, precision="double")
+    assert sorted(folder.rglob("*")) == before
+    assert again(folder, precision="float32").reused == 6
+
+
+def test_features_that_cannot_be_written_fail_their_own_recording(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = FeatureStore.write_features
+
+    def failing(self: FeatureStore, name: str, *args: Any, **kwargs: Any) -> None:
+        # Not at once, so that the next recording is under way.
+        time.sleep(0.2)
+        if name.startswith(("r1", "r5")):
+            raise ToptuneError(f"{name}: no room")
+        real(self, name, *args, **kwargs)
+
+    monkeypatch.setattr(FeatureStore, "write_features", failing)
+    shutil.rmtree(folder / "s.zarr")
+    with pytest.raises(ToptuneError, match=r"r1.*no room"):
+        again(folder)
+    store = FeatureStore(folder / "s.zarr")
+    assert store.features_info(recording_name("r0.h5"), store.choose().key) is not None
+    result = again(folder, keep_going=True)
+    assert [r for r, _ in result.failed] == ["r1.h5", "r5.h5"]
+    assert result.n_windows == 28
+    assert result.done + result.reused == 4
+    monkeypatch.setattr(FeatureStore, "write_features", real)
+    assert (again(folder).done, again(folder).reused) == (2, 6)
+
+
+def test_defect_in_writing_ends_the_extraction_even_where_told_to_go_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr(FeatureStore, "write_features", failing)
+    with pytest.raises(ZeroDivisionError, match="a defect"):
+        again(folder, keep_going=True, picture=Picture(kind="raster"))
+
+
+def test_keep_going_lists_what_cannot_be_opened_and_does_the_rest(folder: Path) -> None:
+    broken = folder / "r1.h5"
+    broken.write_bytes(broken.read_bytes()[:5000])
+    (folder / "r4.h5").write_bytes(b"")
+    with pytest.raises(InputErrors):
+        extract(folder / "devices.csv", folder / "new.zarr", windows=WINDOWS, backbone=TINY)
+    result = extract(
+        folder / "devices.csv", folder / "new.zarr", windows=WINDOWS, backbone=TINY, keep_going=True
+    )
+    assert [r for r, _ in result.failed] == ["r1.h5", "r4.h5"]
+    assert "the file is empty" in result.failed[1][1]
+    assert (result.done, result.reused, result.n_windows) == (4, 0, 28)
+    with (folder / "new.failures.csv").open(newline="") as file:
+        assert [r["recording"] for r in csv.DictReader(file)] == ["r1.h5", "r4.h5"]
+
+
+def test_keep_going_outlives_errors_nobody_foresaw(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = detect_recording
+
+    def failing(recording: McsRecording, *args: Any, **kwargs: Any) -> Any:
+        if recording.path.name == "r1.h5":
+            raise IndexError("nobody thought of this")
+        if recording.path.name == "r2.h5":
+            raise OSError(5, "Input/output error")
+        return real(recording, *args, **kwargs)
+
+    monkeypatch.setattr(detection, "detect_recording", failing)
+    shutil.rmtree(folder / "s.zarr")
+    result = again(folder, keep_going=True)
+    causes = dict(result.failed)
+    assert "r1.h5: failed unexpectedly (IndexError: nobody thought" in causes["r1.h5"]
+    assert "r2.h5: cannot be read (Input/output error)" in causes["r2.h5"]
+    assert result.done == 4
+
+
+def test_a_full_disk_ends_the_batch_whatever_keep_going_says(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("toptune.store.write_group", full)
+    shutil.rmtree(folder / "s.zarr")
+    with pytest.raises(StorageError, match=r"s\.zarr cannot be written .*make room and run"):
+        again(folder, keep_going=True)
+    assert not leftovers(folder)
+
+
+def test_a_recording_that_changes_while_it_is_read_is_not_kept(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = detect_recording
+
+    def written_to(recording: McsRecording, *args: Any, **kwargs: Any) -> Any:
+        os.utime(recording.path, ns=(1, 1))
+        return real(recording, *args, **kwargs)
+
+    monkeypatch.setattr(detection, "detect_recording", written_to)
+    shutil.rmtree(folder / "s.zarr")
+    with pytest.raises(InputError, match=r"r0\.h5: the file changed while it was read"):
+        again(folder)
+    monkeypatch.setattr(detection, "detect_recording", real)
+    assert again(folder).done == 6
+
+
+def test_spikes_say_which_programs_found_them(made: Path) -> None:
+    info = FeatureStore(made / "s.zarr").spikes_info(recording_name("r0.h5"))
+    assert info is not None
+    assert {"toptune", "numpy", "numba"} <= {*info["versions"]}
 
 
 def test_spikes_of_a_file_are_taken_as_they_are(

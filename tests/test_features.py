@@ -17,9 +17,10 @@ from torch import nn
 
 from toptune.backbones import LoadedBackbone, load_backbone
 from toptune.errors import ToptuneError
-from toptune.features import FeatureEngine, _TorchNetwork, describe
+from toptune.features import FeatureEngine, describe
 from toptune.params import Backbone, Picture, Windows
 from toptune.spiketrains import Segment, SpikeTrains, sort_spikes
+from toptune.torch_network import GreyPictures, TorchNetwork
 from toptune.windows import Drawer
 
 MOBILENET = Path(__file__).parents[2] / "shared" / "weights" / "mobilenet_v2.safetensors"
@@ -145,7 +146,8 @@ def test_no_pictures_give_no_rows(engine: FeatureEngine) -> None:
 
 def test_torch_computes_the_same_batch_by_batch(mobilenet: LoadedBackbone) -> None:
     pictures = make_drawer(224).draw(0, 5)
-    found = _TorchNetwork(mobilenet, 2, torch.device("cpu"))(pictures)
+    network = TorchNetwork(mobilenet, torch.device("cpu"), torch.float32, 2)
+    found = network.start(GreyPictures(pictures)).result()
     np.testing.assert_allclose(found, eager(mobilenet, pictures), rtol=0, atol=1e-5)
 
 
@@ -258,5 +260,9 @@ def test_features_on_the_gpu_are_those_of_the_cpu(
         assert os.environ.get("TOPTUNE_GPU") != "1", "TOPTUNE_GPU=1 but there is no CUDA device"
         pytest.skip("no CUDA device")
     pictures = make_drawer(224).draw(0, 11)
-    found = FeatureEngine(mobilenet, "cuda").features(pictures.cuda())
-    assert_features_agree(found, engine.features(pictures))
+    expected = engine.features(pictures)
+    exact = FeatureEngine(mobilenet, "cuda", precision="float32")
+    assert_features_agree(exact.features(pictures.cuda()), expected)
+    half = FeatureEngine(mobilenet, "cuda").features(pictures.cuda())
+    norms = np.linalg.norm(half, axis=1) * np.linalg.norm(expected, axis=1)
+    assert ((half * expected).sum(1) / norms).min() > 0.9995

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from small_data import make_facts, make_provenance, make_view
 
 from toptune import fit as fit_module
-from toptune.errors import InputErrors
+from toptune.errors import InputError, InputErrors, StorageError
 from toptune.featuretable import FeatureTable, RecordingInfo
 from toptune.fit import RunResult
 from toptune.folds import leave_one_group_out
@@ -300,7 +301,7 @@ def only(table: FeatureTable, labels: str) -> FeatureTable:
         (lambda t: t, {"head": "svm"}, "there is no head 'svm'"),
         (lambda t: t, {"head_params": {"gamma": 1}}, "no parameter 'gamma'"),
         (lambda t: t, {"head_params": {"random_state": 1}}, "set by the run's seed"),
-        (lambda t: t, {"device": "cuda"}, "direct solver works on the CPU, not on cuda"),
+        (lambda t: t, {"device": "gpu"}, "device must be auto, cpu or cuda, got 'gpu'"),
         (lambda t: t, {"head": "mlp", "device": "abacus"}, "got 'abacus'"),
         (lambda t: t, {"strata": "div", "permutations": 9}, "recording rec00 has no div"),
         (lambda t: t, {"tune": True, "grid": {"n_centres": [9, 12]}}, "n_centres of the falkon"),
@@ -363,7 +364,7 @@ def test_a_failure_while_writing_leaves_the_old_run_and_no_rest(
         raise OSError("disk full")
 
     monkeypatch.setattr(fit_module, "write_model", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(StorageError, match=r"run cannot be written \(disk full\)"):
         fit(make_table(), "falkon", out, seed=2, overwrite=True)
     assert read_json(out / "params.json")["seed"] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
@@ -375,6 +376,8 @@ def test_a_failure_while_replacing_brings_the_old_run_back(
     out = tmp_path / "run"
     fit(make_table(), "falkon", out, seed=1)
     rename = Path.rename
+    # As on file systems where two folders cannot change names at once.
+    monkeypatch.setattr("toptune.durable.exchange", lambda *_: False)
 
     def fail_to_publish(self: Path, target: Path) -> Path:
         if self.name.endswith(".partial"):
@@ -382,7 +385,7 @@ def test_a_failure_while_replacing_brings_the_old_run_back(
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", fail_to_publish)
-    with pytest.raises(OSError, match="share is gone"):
+    with pytest.raises(StorageError, match="share is gone"):
         fit(make_table(), "falkon", out, seed=2, overwrite=True)
     assert read_json(out / "params.json")["seed"] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
@@ -529,3 +532,40 @@ def test_the_iterative_solver_takes_fixed_values_only(tmp_path: Path) -> None:
         make_table(), "falkon", tmp_path / "direct", head_params={"n_centres": 30, "penalty": 1e-3}
     )
     np.testing.assert_allclose(result.folds.scores, direct.folds.scores, atol=1e-5)
+
+
+def test_the_device_is_resolved_for_the_solvers_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    capability = (9, 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    iterative = {"solver": "iterative"}
+
+    def resolved(device: str) -> list[str]:
+        heads: list[tuple[str, dict[str, str]]] = [
+            ("falkon", {}),
+            ("falkon", iterative),
+            ("mlp", {}),
+        ]
+        return [fit_module._head_device(head, params, device) for head, params in heads]
+
+    assert resolved("auto") == ["cuda", "cuda", "cuda"]
+    # Float64 at a 64th of the rate: the processor is faster, unless the user insists.
+    capability = (8, 9)
+    assert resolved("auto") == ["cpu", "cuda", "cuda"]
+    assert resolved("cuda") == ["cuda", "cuda", "cuda"]
+    assert resolved("cpu") == ["cpu", "cpu", "cpu"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolved("auto") == ["cpu", "cpu", "cpu"]
+    with pytest.raises(InputError, match="torch sees no GPU here; use --device cpu or auto"):
+        resolved("cuda")
+
+
+def test_centres_are_planned_for_the_devices_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    from toptune.heads import torch_kernel
+
+    monkeypatch.setattr(torch_kernel, "free_bytes", lambda _: 8 * 2**30)
+    assert fit_module._plan(5024, "cuda").n_centres is None
+    plan = fit_module._plan(12_000, "cuda")
+    # 8 GiB: four matrices of 11,585 rows fill half.
+    assert plan.n_centres == 4000
+    assert "8.0 GiB of memory are at hand, enough for 11585" in plan.reason

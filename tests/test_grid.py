@@ -74,7 +74,7 @@ def test_the_documented_grid_is_one(tmp_path: Path) -> None:
     (tmp_path / "mobilenet_v2.safetensors").touch()
     grid = read_grid(write(tmp_path, text))
     assert grid.title == "Three windows"
-    # Three windows by two histograms and a raster by two networks; two MLPs, Falkon; merged, or not.
+    # Three windows by two histograms and a raster by two networks; two MLPs, Falkon; merged or not.
     assert len(grid.views) == 3 * 3 * 2
     assert len(grid.combinations) == 18 * 3 * 2 + 2
 

@@ -9,73 +9,20 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from kernel_cases import Case, cases, naive_kernel, refit
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgWarning
 
 from toptune.folds import leave_one_group_out
-from toptune.heads import nystrom
+from toptune.heads import nystrom, solvers
 from toptune.heads.closed_form import AllRowsFolds, NystromFolds, group_rows
 from toptune.heads.direct import solve_nystrom
 from toptune.heads.falkon import FalkonClassifier
 from toptune.heads.kernel import KernelSum
+from toptune.heads.torch_direct import TorchDirect
 
-Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 REFERENCE = Path(__file__).parents[2] / "shared" / "data" / "falkon" / "logo_reference.npz"
-
-
-def naive_kernel(P: Array, Q: Array, kernel: KernelSum) -> Array:
-    """Sum over views, written out; a view of weight 0 takes part here."""
-    total, start = np.zeros((len(P), len(Q))), 0
-    for width, weight, size in zip(kernel.widths, kernel.weights, kernel.view_sizes, strict=True):
-        part = slice(start, start + size)
-        distance = ((P[:, None, part] - Q[None, :, part]) ** 2).sum(axis=2)
-        total += weight * np.exp(-distance / (2 * width**2))
-        start += size
-    return total
-
-
-def refit(
-    X: Array, Y: Array, groups: Ints, centres: Ints | None, kernel: KernelSum, ridge: float
-) -> Array:
-    """Each fold by itself, as the least-squares problem |Z a - Y|^2 + ridge a' B a."""
-    scores = np.empty_like(Y)
-    for group in np.unique(groups):
-        train, test = np.flatnonzero(groups != group), np.flatnonzero(groups == group)
-        if centres is None:
-            K = naive_kernel(X[train], X[train], kernel) + ridge * np.eye(len(train))
-            alpha = np.linalg.solve(K, Y[train])
-            scores[test] = naive_kernel(X[test], X[train], kernel) @ alpha
-            continue
-        C = X[centres[groups[centres] != group]]
-        root = np.linalg.cholesky(naive_kernel(C, C, kernel)).T
-        system = np.concatenate([naive_kernel(X[train], C, kernel), np.sqrt(ridge) * root])
-        right = np.concatenate([Y[train], np.zeros((len(C), Y.shape[1]))])
-        scores[test] = naive_kernel(X[test], C, kernel) @ np.linalg.lstsq(system, right)[0]
-    return scores
-
-
-class Case:
-    """Unequal groups in mixed order, one to three views of which one may weigh nothing."""
-
-    def __init__(self, draw: st.DrawFn) -> None:
-        group_sizes = draw(st.lists(st.integers(1, 9), min_size=2, max_size=6))
-        self.rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-        self.groups = self.rng.permutation(np.repeat(np.arange(len(group_sizes)), group_sizes))
-        sizes = tuple(draw(st.lists(st.integers(1, 3), min_size=1, max_size=3)))
-        weights = self.rng.random(len(sizes)) + 0.1
-        if len(sizes) > 1 and draw(st.booleans()):
-            weights[self.rng.integers(len(sizes))] = 0
-        widths = self.rng.choice([0.5, 1.0, 2.0], len(sizes))
-        self.kernel = KernelSum(
-            tuple(widths.tolist()), tuple((weights / weights.sum()).tolist()), sizes
-        )
-        n = len(self.groups)
-        self.X: Array = 3 * self.rng.standard_normal((n, sum(sizes)))
-        self.Y: Array = self.rng.choice([-1.0, 1.0], size=(n, draw(st.integers(1, 4))))
-
-
-cases = st.composite(Case)()
 
 
 @settings(max_examples=100, deadline=None)
@@ -159,10 +106,14 @@ def test_jitter_is_reported_for_the_folds_that_needed_it() -> None:
     assert ["group 2" in str(w.message) or "group 3" in str(w.message) for w in said] == [True] * 2
 
 
-@pytest.mark.parametrize("solver", ["direct", "iterative"])
+@pytest.mark.parametrize("solver", ["direct", "direct in torch", "iterative"])
 @pytest.mark.parametrize("refitted", [False, True])
 @pytest.mark.skipif(not REFERENCE.exists(), reason="the falkon library's reference is not here")
-def test_the_head_gives_the_falkon_librarys_scores(solver: str, refitted: bool) -> None:
+def test_the_head_gives_the_falkon_librarys_scores(
+    solver: str, refitted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if solver == "direct in torch":
+        monkeypatch.setattr(solvers, "Direct", lambda: TorchDirect("cpu"))
     with np.load(REFERENCE) as reference:
         X, y, groups, centres = (reference[name] for name in ("X", "y", "group", "centres"))
         width, penalty = float(reference["sigma"]), float(reference["penalty"])
@@ -181,7 +132,7 @@ def test_the_head_gives_the_falkon_librarys_scores(solver: str, refitted: bool) 
         "width": width,
         "n_centres": len(centres),
         "normalise": False,
-        "solver": solver,
+        "solver": solver.partition(" ")[0],
         "tolerance": 1e-10,
     }
     if not refitted:

@@ -25,6 +25,7 @@ from toptune.heads.falkon_tuning import (
 )
 from toptune.heads.kernel import l2_normalise_views
 from toptune.heads.nested import NestedScores
+from toptune.heads.pairs import PairwiseTargets
 from toptune.heads.selection import SHARPENINGS, selection_loss, spread_rows
 
 CANDIDATES = (
@@ -174,6 +175,7 @@ def test_pairs_equal_refitting_without_both_groups(
     Y = np.random.default_rng(seed).standard_normal((len(data.X), 4))
     factors = falkon_tuning._Factors([head.problem(data.X, data.y)], data.grouping)
     targets = factors(0).targets(Y)
+    assert isinstance(targets, PairwiseTargets)
     for g in range(len(sizes)):
         for h in set(range(len(sizes))) - {g}:
             found = targets.pair(g, h)

@@ -329,3 +329,18 @@ def test_tensors_bring_the_head_back() -> None:
     del tensors["hidden_bias"]
     with pytest.raises(InputError, match="no model of the mlp head: it has no 'hidden_bias'"):
         MLPClassifier.from_tensors(tensors, {}, head.classes_)
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("abacus", "MLPClassifier.device must be cpu or cuda, got 'abacus'"),
+        ("cuda:97", "MLPClassifier.device is 'cuda:97', but torch finds no such device; use cpu"),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused_and_none_stands_in(
+    device: str, message: str
+) -> None:
+    X, y = np.eye(4), np.array([0, 1, 0, 1])
+    with pytest.raises(InputError, match=message):
+        MLPClassifier(device=device, epochs=1).fit(X, y)

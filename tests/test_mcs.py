@@ -118,7 +118,6 @@ def test_each_channel_has_its_own_gain_exponent_and_zero(tmp_path: Path) -> None
         {"chunks": (2, 77), "compression": "gzip", "compression_opts": 9},
         {"chunks": (3, 64), "shuffle": True},
         {"chunks": (2, 50), "compression": "gzip", "shuffle": True, "fletcher32": True},
-        {"chunks": (3, 50), "compression": "lzf"},
         {"chunks": (3, 50), "compression": "gzip", "dtype": ">i4"},
         {"chunks": (3, 50), "compression": "gzip", "shuffle": True, "dtype": "<i8"},
     ],
@@ -314,3 +313,21 @@ def test_a_file_whose_end_is_lost_while_open_is_refused(tmp_path: Path) -> None:
             file.truncate(20_000)
         with pytest.raises(InputError, match=r"b\.h5: .* damaged .*the file ends inside a chunk"):
             recording.read(0, 30_000)
+
+
+def test_a_file_that_ends_inside_a_chunk_is_found_by_its_index(tmp_path: Path) -> None:
+    path = write(tmp_path / "r.h5", counts(4, 30_000))
+    with h5py.File(path) as file:
+        dataset = file["Data/Recording_0/AnalogStream/Stream_0/ChannelData"]
+        chunks: list[Any] = []
+        dataset.id.chunk_iter(chunks.append)
+        end = max(chunk.byte_offset + chunk.size for chunk in chunks)
+        first = min(chunk.byte_offset for chunk in chunks)
+    with McsRecording(path) as recording:
+        recording.check_whole()
+        # Cut off while it is open, since the library itself looks at a file's length when it opens.
+        for n_bytes in (end - 1, first + 1):
+            with path.open("r+b") as stream:
+                stream.truncate(n_bytes)
+            with pytest.raises(InputError, match=r"r\.h5: .*the file ends inside a chunk"):
+                recording.check_whole()

@@ -16,6 +16,7 @@ from toptune.errors import ToptuneError
 from toptune.facts import RecordingFacts
 from toptune.heads.falkon import FalkonClassifier
 from toptune.heads.kernel import KernelSum
+from toptune.heads.logistic import LogisticClassifier
 from toptune.heads.mlp import MLPClassifier
 from toptune.novelty import (
     Nearness,
@@ -40,6 +41,23 @@ def naive_kernel(x: NDArray[Any], z: NDArray[Any], nearness: Nearness) -> float:
         total += weight * np.exp(-((parts[0] - parts[1]) ** 2).sum() / (2 * width**2))
         first += size
     return float(total)
+
+
+def test_rows_of_parameters_are_compared_as_they_are_and_nan_lies_at_0() -> None:
+    rng = np.random.default_rng(1)
+    rows = rng.random((12, 4)).astype(np.float32)
+    rows[rng.random(rows.shape) < 0.2] = np.nan
+    nearness = nearness_of(LogisticClassifier(), (4,))
+    assert not nearness.normalise
+    filled = np.nan_to_num(rows, nan=0.0)
+    expected = [max(naive_kernel(x, z, nearness) for z in filled[6:]) for x in filled[:6]]
+    np.testing.assert_allclose(nearness.largest(rows[:6], rows[6:]), expected, rtol=1e-6)
+    device = np.repeat(np.arange(4), 3)
+    limits = training_limits(rows, device, [make_facts()], nearness)
+    assert 0 < limits.least_nearness < 1
+    again = NoveltyLimits.from_json(limits.to_json(), limits.reference)
+    assert not judge(rows[:1], make_facts(), again).unlike_training
+    assert judge(rows[:1] + 50, make_facts(), again).unlike_training
 
 
 def make_rows(seed: int, n: int, d: int = 5) -> NDArray[np.float32]:

@@ -14,6 +14,7 @@ import pytest
 from burst_data import make_trains
 from small_data import install_tiny_backbones
 
+from toptune.burst_parameters import NAMES, recording_parameters
 from toptune.errors import InputError, InputErrors
 from toptune.extraction import extract
 from toptune.featuretable import FeatureTable
@@ -196,6 +197,17 @@ def test_the_classic_head_is_scored_and_written_as_the_others(
     devices = read_csv(out / "devices.csv")
     assert devices[0]["n_windows"] == "2"  # its two recordings vote
     assert {p.name for p in (out / "model").iterdir()} == {"model.json", "model.safetensors"}
+    parameters = read_csv(out / "parameters.csv")
+    for row, info in zip(parameters, store.recordings, strict=True):
+        assert (row["recording"], row["label"]) == (info.name, info.label)
+        for name, value in recording_parameters(store.read_spikes(info.name))._asdict().items():
+            told = float(row[name]) if row[name] else np.nan
+            assert told == pytest.approx(value, rel=1e-4, abs=1e-6, nan_ok=True), name
+    coefficients = read_csv(out / "coefficients.csv")
+    assert [row["parameter"] for row in coefficients] == list(NAMES)
+    # Bursts together are what tells class A; both classes mirror each other.
+    tiling = next(row for row in coefficients if row["parameter"] == "spike_time_tiling")
+    assert float(tiling["A"]) > 0 > float(tiling["B"])
     written = json.loads((out / "params.json").read_text())
     assert written["features"]["features"]["kind"] == "parameters"
     assert json.loads((out / "environment.json").read_text())["device"] == "cpu"

@@ -48,6 +48,8 @@ def test_a_scale_rises_from_0_at_its_low_end_to_1_at_its_high_end(name: str) -> 
     z = scale.apply(np.array([bottom, scale.high, np.nan]))
     assert z[:2].tolist() == pytest.approx([0, 1])
     assert math.isnan(z[2])
+    there = np.geomspace(1e-3, 10, 20) * scale.high
+    np.testing.assert_allclose(scale.invert(scale.apply(there)), there)
     assert (np.diff(scale.apply(np.linspace(bottom, 3 * scale.high, 50))) > 0).all()
     if scale.kind == "log":
         # Its definition, at the constant where it turns from linear to logarithmic.

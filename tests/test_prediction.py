@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -12,9 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cuda_on_cpu import HostAccelerator
 from small_data import CLASS_RATES_HZ, RAW, install_tiny_backbones, write_data_set, write_mcs
 
-from toptune import backbones, detection
+from toptune import backbones, cuda, detection
 from toptune.backbones import LoadedBackbone
 from toptune.detection import detect_recording
 from toptune.errors import InputError, InputErrors
@@ -309,6 +311,12 @@ def test_a_prediction_is_published_as_a_folder_that_agrees_with_itself(
         n_unlike = sum(int(w["unlike_training"]) for w in mine)
         assert int(row["n_windows_unlike_training"]) == n_unlike
     written = json.loads((out / "predictions.json").read_text("utf-8"))
+    # From which bytes, by which model: a reader can look them up.
+    hashed = [hashlib.sha256(path.read_bytes()).hexdigest() for path in fresh.values()]
+    assert [one["sha256"] for one in written["recordings"]] == hashed
+    model = (made / "falkon" / "model.json").read_bytes()
+    assert written["model_sha256"] == hashlib.sha256(model).hexdigest()
+    assert written["packages"]["openvino"]
     assert written["kind"] == "toptune predictions"
     assert result.to_json().items() <= written.items()
     assert written["cross_validated"] == read_model(made / "falkon").scores
@@ -482,6 +490,11 @@ def test_no_recording_or_one_twice_is_refused(made: Path, other: str) -> None:
         predict(made / "falkon", [made / "r0.h5", twice])
 
 
+def test_half_precision_is_refused_on_the_cpu(made: Path) -> None:
+    with pytest.raises(InputError, match="--precision half is for --device cuda"):
+        predict(made / "mlp", made / "r0.h5", device="cpu", precision="half")
+
+
 def test_a_stream_can_be_named_where_recordings_have_several(made: Path, tmp_path: Path) -> None:
     several = write_mcs(tmp_path / "two.h5", seed=1, rate_hz=10.0, streams=2)
     with pytest.raises(InputError, match=r"two\.h5"):
@@ -575,3 +588,18 @@ def test_progress_is_told(made: Path) -> None:
     assert [s for s in watch.seen if isinstance(s[0], int)] == [(1, 2, "r0.h5"), (2, 2, "r1.h5")]
     assert ("spikes", 80_000, 80_000) in watch.seen
     assert ("features", 6, 6) in watch.seen
+
+
+def test_spikes_are_found_on_the_device_that_is_asked_for(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = HostAccelerator(tmp_path)
+    monkeypatch.setattr(cuda, "open_cuda", lambda: device)
+    # torch stays on the processor: only the spikes are looked at.
+    monkeypatch.setattr("toptune.hardware.torch_device", lambda _: "cpu")
+    path = write_mcs(tmp_path / "new.h5", seed=77)
+    on_cpu = predict(made / "falkon", path, device="cpu").recordings[0]
+    assert not device.launched
+    on_gpu = predict(made / "falkon", path, device="cuda").recordings[0]
+    assert "ptsd_evaluate" in device.launched
+    np.testing.assert_array_equal(on_gpu.scores, on_cpu.scores)

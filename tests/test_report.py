@@ -21,7 +21,8 @@ from toptune.errors import InputError
 from toptune.extraction import extract
 from toptune.featuretable import join_tables
 from toptune.fit import fit
-from toptune.html_page import Note, Text
+from toptune.html_page import Note, Text, Timeline
+from toptune.parameter_tables import table_for
 from toptune.params import Backbone, Picture, Windows
 from toptune.report import write_report
 from toptune.report_beside import beside_section, compare
@@ -75,6 +76,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         facts = store.training_facts(tables[1])
         fit(tables[1], "falkon", folder / "raster", facts=facts, tune=False, **options)
+        classic = table_for(store, "parameters")
+        facts = store.training_facts(classic)
+        fit(classic, "parameters", folder / "classic", facts=facts, **options)
     return folder
 
 
@@ -146,7 +150,7 @@ def test_fit_writes_a_report_with_the_activity_of_every_device(made: Path) -> No
 
 def test_wrong_devices_come_first_the_surest_mistake_at_the_top(made: Path) -> None:
     run = read_run(made / "raster")
-    timelines = [b for b in devices_section(run, {}).blocks if b.kind == "timeline"]
+    timelines = [b for b in devices_section(run, {}).blocks if isinstance(b, Timeline)]
     tones = [b.tone for b in timelines]
     assert tones == sorted(tones)  # bad before good
     assert {"bad", "good"} == set(tones)
@@ -159,7 +163,7 @@ def test_wrong_devices_come_first_the_surest_mistake_at_the_top(made: Path) -> N
 def test_lines_of_a_device_are_the_probabilities_of_its_windows(made: Path) -> None:
     run = read_run(made / "raster")
     for block in devices_section(run, {}).blocks:
-        if block.kind != "timeline":
+        if not isinstance(block, Timeline):
             continue
         mine = run.windows.device == block.name
         (label,) = set(run.windows.label[mine])
@@ -205,6 +209,18 @@ def test_what_speaks_against_a_run_is_said(made: Path) -> None:
         assert any(part in text for text in said)
 
 
+def test_run_of_burst_parameters_is_reported_and_can_stand_beside_pictures(made: Path) -> None:
+    content = (made / "classic" / "report.html").read_text("utf-8")
+    assert content.count("<article") == 7
+    assert "Recordings recognised" in content
+    assert "RANDOM" not in content  # it has no backbone
+    runs = [read_run(made / "raster"), read_run(made / "classic")]
+    (said,) = (b.text for b in beside_section(runs).blocks if isinstance(b, Text))
+    assert "95 % intervals" in said
+    bare = devices_section(runs[1], {}).blocks
+    assert all(not b.tracks for b in bare if isinstance(b, Timeline))
+
+
 # --- how to repeat it
 
 
@@ -214,9 +230,10 @@ def test_commands_of_a_report_give_the_same_scores(
     for path in [*made.glob("*.h5"), made / "devices.csv"]:
         shutil.copy(path, tmp_path)
     monkeypatch.chdir(tmp_path)
-    for name in ("fused", "raster"):
+    # The store of the first serves the others.
+    for name in ("fused", "raster", "classic"):
         run = read_run(made / name)
-        for line in commands(run, "again.zarr"):
+        for line in commands(run, "again.zarr")[-1 if name == "classic" else 0 :]:
             monkeypatch.setattr("sys.argv", shlex.split(line))
             with pytest.raises(SystemExit) as stop:
                 main()

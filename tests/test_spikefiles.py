@@ -373,7 +373,7 @@ def test_csv_amplitudes_semicolons_bom_and_unknown_columns(tmp_path: Path) -> No
         pytest.param("time_s;channel\n1,5;A\n", "line 2: .*need a point", id="decimal comma"),
         pytest.param("time_s,channel\n1,\n", "line 2: channel is missing", id="no channel"),
         pytest.param("time_s,channel\n1\n", "line 2: 1 columns", id="ragged"),
-        pytest.param("time_s,channel\n1e300,A\n", "line 2: 1e\\+300 s is too large", id="huge"),
+        pytest.param("time_s,channel\n1e300,A\n", "line 2: 1e\\+300 s is later than", id="huge"),
         pytest.param(
             "time_s,channel,peak_to_peak\n1,A,5\n", "line 1: unknown column .*is it", id="misspelt"
         ),

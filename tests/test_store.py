@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 from small_data import check_attributes, check_store
 
+from toptune import zarr_groups
 from toptune.assets import store_contract
-from toptune.errors import InputError, ToptuneError
+from toptune.errors import InputError, StorageError, ToptuneError
 from toptune.facts import RecordingFacts, WeightsSource
 from toptune.featuretable import RecordingInfo
 from toptune.finding import SpikeSettings
 from toptune.params import Backbone, Picture, Windows
 from toptune.spiketrains import Segment, Spikes, SpikeTrains
-from toptune.store import FeatureSet, FeatureStore, recording_name, remove_store
+from toptune.store import FeatureSet, FeatureStore, recording_name
+from toptune.zarr_groups import read_attributes, write_attributes
 
 FIRST, SECOND = "plates_culture_1.h5-4e443254", "peaks_culture_2-c6da3107"
 GOLDEN_KEY = "235de233592f524f"
@@ -221,6 +223,64 @@ def test_table_refuses_an_extraction_that_was_not_finished(store: FeatureStore) 
         store.table(make_set())
 
 
+def test_an_incomplete_table_names_what_is_missing(store: FeatureStore) -> None:
+    store.list_recordings(listed("a", "c", "b"))
+    table = store.table(make_set(), allow_incomplete=True)
+    assert [r.name for r in table.recordings] == ["a", "b"]
+    assert table.provenance["missing"] == ["c"]
+    assert sorted(table.provenance["inputs"]) == ["a", "b"]
+
+
+def test_features_computed_in_two_ways_are_refused_when_written_and_when_read(
+    store: FeatureStore,
+) -> None:
+    half = {"device": "cuda:X", "precision": "float16", "engine": "torch"}
+    info = features_info(5) | {"computed": half}
+    x = np.ones((5, 16), np.float32)
+    store.list_recordings(listed("a", "b", "c"))
+    store.write_spikes("c", make_trains(2), spikes_info())
+    with pytest.raises(InputError, match="precision float16, not float32 as those of a"):
+        store.write_features("c", x, np.arange(5.0), make_set(), info)
+    assert store.features_info("c", make_set().key) is None
+    # As when parts of two stores are put together.
+    folder = store.path / "b" / "features" / make_set().key
+    write_attributes(folder, read_attributes(folder) | {"computed": half})
+    store.list_recordings(listed("a", "b"))
+    with pytest.raises(InputError, match=r"of b were computed with precision float16, not float32"):
+        store.table(make_set())
+
+
+def test_provenance_tells_who_made_the_features(store: FeatureStore) -> None:
+    made = store.table(make_set()).provenance["made_with"]
+    assert made == {make_set().key: {"computed": [], "versions": {"toptune": ["0"]}, "notes": []}}
+
+
+def test_what_is_replaced_while_it_is_read_is_not_called_damaged(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = zarr_groups.read_array
+    writer = FeatureStore(store.path)
+
+    def replaced_meanwhile(folder: Path, name: str, info: dict[str, Any]) -> Any:
+        if name == "features":
+            monkeypatch.setattr("toptune.store.read_array", real)
+            writer.write_spikes("a", make_trains(5), spikes_info("1" * 16))
+        return real(folder, name, info)
+
+    monkeypatch.setattr("toptune.store.read_array", replaced_meanwhile)
+    with pytest.raises(ToptuneError, match="was replaced while it was read"):
+        store.read_features("a", make_set().key)
+
+
+def test_a_store_can_be_read_where_nothing_can_be_written(store: FeatureStore) -> None:
+    before = {p: p.stat().st_mtime_ns for p in store.path.rglob("*")}
+    opened = FeatureStore(store.path)
+    opened.table(opened.choose())
+    opened.read_spikes("a")
+    assert {p: p.stat().st_mtime_ns for p in store.path.rglob("*")} == before
+    assert [p.name for p in store.path.parent.iterdir()] == ["s.zarr"]
+
+
 def test_recording_without_windows_is_left_out_of_the_table_and_named(store: FeatureStore) -> None:
     store.list_recordings(listed("a", "c", "b"))
     store.write_spikes("c", make_trains(2), spikes_info())
@@ -257,10 +317,9 @@ def test_names_that_look_alike_stay_apart() -> None:
 
 def test_unpublished_groups_are_refused(store: FeatureStore) -> None:
     for group in ("a/spikes", f"a/features/{make_set().key}"):
-        meta = store.path / group / "zarr.json"
-        text = json.loads(meta.read_text())
-        del text["attributes"]["published"]
-        meta.write_text(json.dumps(text))
+        attributes = read_attributes(store.path / group)
+        del attributes["published"]
+        write_attributes(store.path / group, attributes)
     again = FeatureStore(store.path)
     with pytest.raises(ToptuneError, match=r"features.* is not published"):
         again.table(make_set())
@@ -286,7 +345,7 @@ def test_a_write_that_fails_leaves_what_was_there(
         raise OSError("disk full")
 
     monkeypatch.setattr("toptune.store.write_group", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(StorageError, match=r"s\.zarr cannot be written \(disk full\)"):
         store.write_spikes("a", make_trains(9), spikes_info())
     assert store.read_spikes("a").spikes.sample.tolist() == make_trains(0).spikes.sample.tolist()
     assert not list(store.path.glob(".writing-*"))
@@ -378,22 +437,21 @@ def test_what_is_no_store_of_this_version_is_refused(store: FeatureStore, tmp_pa
         FeatureStore(tmp_path / "file")
     with pytest.raises(InputError, match="spikes: a Zarr group, but not a toptune store"):
         FeatureStore(store.path / "a" / "spikes")
-    meta = store.path / "zarr.json"
-    meta.write_text(meta.read_text().replace('"version": 1', '"version": 99'))
+    write_attributes(store.path, {**read_attributes(store.path), "version": 99})
     with pytest.raises(InputError, match="store format version 99, this toptune reads 1"):
         FeatureStore(store.path)
 
 
-def test_remove_store_touches_nothing_but_a_store(store: FeatureStore, tmp_path: Path) -> None:
+def test_create_replaces_nothing_but_a_store(store: FeatureStore, tmp_path: Path) -> None:
     other = tmp_path / "thesis"
     other.mkdir()
     (other / "chapter.txt").write_text("precious")
     with pytest.raises(InputError):
-        remove_store(other)
+        FeatureStore.create(other, {}, replace=True)
     assert (other / "chapter.txt").exists()
-    remove_store(store.path)
-    assert not store.path.exists()
-    remove_store(store.path)  # gone already: nothing to do
+    assert FeatureStore.create(store.path, {}, replace=True).recordings == ()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["s.zarr", "thesis"]
+    assert [p.name for p in store.path.iterdir()] == ["zarr.json"]
 
 
 def test_create_refuses_a_place_that_is_taken(store: FeatureStore) -> None:

@@ -194,8 +194,8 @@ def parameters_of(trains: ElectrodeTrains, criteria: BurstCriteria = DEFAULTS) -
     of_log_isi = _burst_statistics(active, log_isi, criteria)
     of_network = _network_statistics(active, log_isi, criteria)
     return BurstParameters(
-        firing_rate_hz=float(rates_hz.mean()),
-        active_share=float(is_active.mean()),
+        firing_rate_hz=_mean(rates_hz),
+        active_share=_mean(is_active.astype(np.float64)),
         active_rate_hz=_mean(active_hz),
         rate_cv=_cv(active_hz),
         isi_cv=_mean(variability.cv),

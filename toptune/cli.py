@@ -8,11 +8,16 @@ imported inside the commands, so that --help answers at once.
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 import typer
 
-from toptune.commands import extracting, recordings, reporting, sweeping, training
+from toptune.commands import checking, extracting, recordings, reporting, sweeping, training
 from toptune.commands.options import say
 from toptune.errors import ToptuneError
 
@@ -34,15 +39,23 @@ for command in (
     training.predict,
     sweeping.sweep,
     reporting.report,
+    reporting.why,
+    checking.doctor,
+    checking.bench,
 ):
     app.command()(command)
 
 
 def main() -> None:
-    """Run the command line; every foreseen error is one line on stderr."""
+    """Run the command line; every foreseen error is one line on stderr.
+
+    The first Ctrl-C ends the work and tidies up; a second one ends the process at once, which
+    nothing that was published minds.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
-        app()
+        with _interrupt_once():
+            app()
     except ToptuneError as error:
         say(f"error: {error}")
         sys.exit(error.exit_code)
@@ -50,5 +63,26 @@ def main() -> None:
         say(f"error: {error}")
         sys.exit(1)
     except KeyboardInterrupt:
-        say("interrupted; what was published is kept")
         sys.exit(130)
+
+
+@contextmanager
+def _interrupt_once() -> Iterator[None]:
+    """Answer the first Ctrl-C as Python does, and leave the second to the system."""
+    interrupted = False
+
+    def first(_number: int, _frame: FrameType | None) -> None:
+        nonlocal interrupted
+        interrupted = True
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        # Not by a file object, which may be in the middle of a write.
+        os.write(2, b"interrupted; what was published is kept\n")
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        # Where it was pressed, the interpreter may still wait for threads: a second one ends that.
+        if not interrupted:
+            signal.signal(signal.SIGINT, before)

@@ -6,7 +6,7 @@ float32 leave, with each window's start in seconds since the recording's start.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,8 +19,13 @@ from toptune.params import Backbone, Picture, Windows
 from toptune.spiketrains import SpikeTrains
 
 if TYPE_CHECKING:
+    import torch
+
     from toptune.backbones import LoadedBackbone
-    from toptune.features import FeatureEngine
+    from toptune.binning import BinnedSpikes
+    from toptune.features import Computed, FeatureEngine, Precision, Underway
+    from toptune.rendering import PlacedSpikes, Renderer
+    from toptune.windows import Drawer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +121,7 @@ class LazyEngine:
     ----------
     loaded
         The backbone.
-    device, batch_size, n_jobs
+    device, batch_size, n_jobs, precision
         As for `FeatureEngine`.
     """
 
@@ -126,19 +131,30 @@ class LazyEngine:
         device: str,
         batch_size: int | None = None,
         n_jobs: int | None = None,
+        precision: Precision = "auto",
     ) -> None:
         self.loaded = loaded
         self.device = device
         self._batch_size = batch_size
         self._n_jobs = n_jobs
+        self._precision: Precision = precision
         self._engine: FeatureEngine | None = None
+
+    @property
+    def computed(self) -> Computed:
+        """What a store says of the features: where and how precisely they are computed."""
+        from toptune.features import computed_by
+
+        return computed_by(self.device, self._precision)
 
     def get(self) -> FeatureEngine:
         """Give the engine; compiled by the first call."""
         if self._engine is None:
             from toptune.features import FeatureEngine
 
-            self._engine = FeatureEngine(self.loaded, self.device, self._batch_size, self._n_jobs)
+            self._engine = FeatureEngine(
+                self.loaded, self.device, self._batch_size, self._n_jobs, self._precision
+            )
         return self._engine
 
 
@@ -169,7 +185,7 @@ class Describer:
     def __init__(self, windows: Windows, picture: Picture, engine: LazyEngine) -> None:
         self.windows = windows
         self.picture = picture
-        self._engine = engine
+        self.engine = engine
 
     def describe(self, trains: SpikeTrains, stage: Callable[[str, int, int], None]) -> Described:
         """Describe all windows; (0, d) where the recording is shorter than one.
@@ -181,18 +197,160 @@ class Describer:
         stage
             Told ("features", windows done, windows in all) now and then.
         """
-        from toptune.features import describe
+        return describe_views(trains, [self], stage)[0]
+
+    def draw(self, trains: SpikeTrains, rows: Sequence[int], picture: Picture) -> torch.Tensor:
+        """Draw some windows of a recording as the network sees them, (rows, S, S) float32.
+
+        Parameters
+        ----------
+        trains
+            The recording's spikes.
+        rows
+            Which windows.
+        picture
+            How, where it is not quite `picture`: on another count axis.
+        """
+        import torch
+
         from toptune.windows import Drawer
 
-        loaded = self._engine.loaded
-        drawer = Drawer(trains, self.windows, self.picture, loaded.input_size, self._engine.device)
-        if not len(drawer):
-            return Described(np.empty((0, loaded.n_features), np.float32), drawer.start_s)
-        done = 0
+        engine = self.engine
+        drawer = Drawer(trains, self.windows, picture, engine.loaded.input_size, engine.device)
+        return torch.cat([drawer.draw(row, row + 1) for row in rows])
 
-        def count(more: int) -> None:
-            nonlocal done
-            done += more
-            stage("features", done, len(drawer))
+    def describe_pictures(self, pictures: torch.Tensor) -> NDArray[np.float32]:
+        """Describe pictures that `draw` gave, (n, d) float32."""
+        return self.engine.get().features(pictures)
 
-        return Described(describe(drawer, self._engine.get(), progress=count), drawer.start_s)
+
+class Begun:
+    """A recording whose features are being computed.
+
+    Parameters
+    ----------
+    describers
+        The views.
+    start_s
+        Of each view's windows, (windows,) float64.
+    underway
+        Of each view; None where it has no window.
+    """
+
+    def __init__(
+        self,
+        describers: Sequence[Describer],
+        start_s: Sequence[NDArray[np.float64]],
+        underway: Sequence[Underway | None],
+    ) -> None:
+        self._describers = describers
+        self._underway = underway
+        self.start_s = start_s
+
+    def result(self) -> list[Described]:
+        """Wait for the features; (0, d) of views that have no window."""
+        return [
+            Described(
+                np.empty((0, describer.engine.loaded.n_features), np.float32)
+                if underway is None
+                else underway.result(),
+                start_s,
+            )
+            for describer, start_s, underway in zip(
+                self._describers, self.start_s, self._underway, strict=True
+            )
+        ]
+
+
+def begin_views(
+    trains: SpikeTrains,
+    describers: Sequence[Describer],
+    stage: Callable[[str, int, int], None],
+) -> Begun:
+    """Begin to describe a recording in several ways, in one pass over its spikes.
+
+    The spikes are put into bins once for each device and length of bin. On CUDA all work is only
+    queued, one view behind the other: each view's features come down while the next is computed,
+    and another recording may be begun before the result is asked for. On the CPU all is done when
+    this returns.
+
+    Parameters
+    ----------
+    trains
+        The recording's spikes.
+    describers
+        Windows, picture and engine of each view; views may share engines.
+    stage
+        Told ("features", windows done, windows in all) now and then, over all views; on CUDA
+        windows count as done when their work is queued.
+
+    Returns
+    -------
+    Begun
+        Its `result` is in the order of `describers`.
+    """
+    drawings = _Drawings(trains)
+    drawers = [drawings.drawer(describer) for describer in describers]
+    total, done = sum(map(len, drawers)), 0
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        stage("features", done, total)
+
+    underway = [
+        describer.engine.get().start(drawer, count) if len(drawer) else None
+        for describer, drawer in zip(describers, drawers, strict=True)
+    ]
+    return Begun(describers, [drawer.start_s for drawer in drawers], underway)
+
+
+def describe_views(
+    trains: SpikeTrains,
+    describers: Sequence[Describer],
+    stage: Callable[[str, int, int], None],
+) -> list[Described]:
+    """Describe a recording in several ways, and wait: see `begin_views`."""
+    return begin_views(trains, describers, stage).result()
+
+
+class _Drawings:
+    """What draws one recording; spikes in bins of one length are shared."""
+
+    def __init__(self, trains: SpikeTrains) -> None:
+        self._trains = trains
+        self._binned: dict[float, BinnedSpikes] = {}
+        self._placed: dict[tuple[str, float], PlacedSpikes] = {}
+
+    def drawer(self, describer: Describer) -> Drawer | Renderer:
+        """Give what draws a view where its engine computes."""
+        size, device = describer.engine.loaded.input_size, describer.engine.device
+        if device == "cpu":
+            return self._on_cpu(describer, size)
+        return self._on_cuda(describer, size, device)
+
+    def _on_cpu(self, describer: Describer, size: int) -> Drawer:
+        from toptune.binning import BinnedSpikes
+        from toptune.windows import Drawer
+
+        bin_ms = describer.windows.bin_ms
+        if bin_ms not in self._binned:
+            self._binned[bin_ms] = BinnedSpikes(self._trains, bin_ms, "cpu")
+        return Drawer(
+            self._trains, describer.windows, describer.picture, size, "cpu", self._binned[bin_ms]
+        )
+
+    def _on_cuda(self, describer: Describer, size: int, device: str) -> Renderer:
+        import torch
+
+        from toptune.cuda_launch import cupy_launch
+        from toptune.rendering import PlacedSpikes, Renderer
+
+        key = (device, describer.windows.bin_ms)
+        if key not in self._placed:
+            index = torch.device(device).index
+            index = torch.cuda.current_device() if index is None else index
+            self._placed[key] = PlacedSpikes(
+                self._trains, key[1], torch.device("cuda", index), cupy_launch("render.cu", index)
+            )
+        return Renderer(self._placed[key], describer.windows, describer.picture, size)

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import csv
 import io
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from toptune.errors import InputError, InputErrors
+from toptune.fingerprint import require_regular
 
 _REQUIRED = ("recording", "device", "label")
+# Control characters, invisible marks (of direction, of byte order), line and paragraph separators.
+_UNPRINTABLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,17 +125,22 @@ def read_devices(path: Path, group_by: str = "device", *, must_exist: bool = Tru
     InputError
         The file cannot be read, or its header does not hold the columns needed.
     """
-    path = Path(path)
+    path, group_by = Path(path), _composed(group_by)
+    require_regular(path, folder=False)
     table = _records(path, _text(path))
     try:
-        header = next(table)[1]
+        header = [_composed(name) for name in next(table)[1]]
     except StopIteration:
         raise InputError(f"{path}: the file is empty; it needs {','.join(_REQUIRED)}") from None
     _check_header(path, header, group_by)
     rows: list[DeviceRow] = []
     problems: list[str] = []
     for line, cells in table:
-        problem = _ragged(cells, header) or _empty(cells, header, group_by)
+        problem = (
+            _ragged(cells, header)
+            or _empty(cells, header, group_by)
+            or _unprintable(cells, header, group_by)
+        )
         if problem:
             problems.append(f"{path}, line {line}: {problem}")
         else:
@@ -182,17 +191,22 @@ def _check_header(path: Path, header: list[str], group_by: str) -> None:
     if missing:
         raise InputError(
             f"{path}, line 1: no column {', '.join(missing)}; the header is "
-            f"'{','.join(header)}' and needs {','.join(_REQUIRED)}"
+            f"{','.join(header)!r:.200} and needs {','.join(_REQUIRED)}"
         )
     repeated = [name for name, count in Counter(header).items() if count > 1]
     if repeated:
-        shown = f"column {repeated[0]} is there twice" if repeated[0] else "columns without a name"
+        shown = (
+            f"column {repeated[0]!r:.80} is there twice"
+            if repeated[0]
+            else "columns without a name"
+        )
         raise InputError(f"{path}, line 1: {shown}")
     if "" in header:
         raise InputError(f"{path}, line 1: column {header.index('') + 1} has no name")
     if group_by not in header:
         raise InputError(
-            f"{path}, line 1: no column {group_by} to group by; there are {', '.join(header)}"
+            f"{path}, line 1: no column {group_by} to group by; there are"
+            f" {', '.join(header)!r:.200}"
         )
 
 
@@ -208,24 +222,56 @@ def _empty(cells: list[str], header: list[str], group_by: str) -> str:
     return f"{', '.join(empty)} is missing" if empty else ""
 
 
+def _unprintable(cells: list[str], header: list[str], group_by: str) -> str:
+    """Names with line breaks or control characters would break every table and message."""
+    for name in dict.fromkeys((*_REQUIRED, group_by)):
+        cell = cells[header.index(name)]
+        bad = next((c for c in cell if unicodedata.category(c) in _UNPRINTABLE), None)
+        if bad is not None:
+            return f"{name} has a line break or another character that cannot be shown, {bad!r}"
+    return ""
+
+
 def _row(folder: Path, line: int, values: dict[str, str]) -> DeviceRow:
+    # What looks the same is the same, however a keyboard or a Mac composed it; paths stay as they
+    # are, since file systems tell the forms apart.
+    same = {n: _composed(v) for n, v in values.items()}
     return DeviceRow(
         line=line,
-        recording=(folder / values["recording"]).resolve(),
+        recording=_resolved(folder / values["recording"]),
         written=values["recording"],
-        device=values["device"],
-        label=values["label"],
-        columns={name: value for name, value in values.items() if name not in _REQUIRED},
+        device=same["device"],
+        label=same["label"],
+        columns={name: value for name, value in same.items() if name not in _REQUIRED},
     )
+
+
+def _composed(text: str) -> str:
+    spaces = (" " if unicodedata.category(c) == "Zs" else c for c in text)
+    return unicodedata.normalize("NFC", "".join(spaces))
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):  # a circle of links, or a name too long: nothing is there
+        return path
 
 
 def _missing(devices: DevicesFile) -> list[str]:
     return [
-        f"{devices.path}, line {row.line}: no such recording: {row.written} "
+        f"{devices.path}, line {row.line}: no such recording: {row.written[:200]} "
         "(paths are relative to this file)"
         for row in devices.rows
-        if not row.recording.exists()
+        if not _exists(row.recording)
     ]
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def _repeated(devices: DevicesFile) -> list[str]:

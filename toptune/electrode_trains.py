@@ -14,15 +14,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from toptune.binning import Stretches, check_spikes
 from toptune.params import Windows
 from toptune.spiketrains import SpikeTrains
-from toptune.windows import (
-    WindowStarts,
-    check_spikes,
-    samples_per_bin,
-    segment_bins,
-    window_starts,
-)
+from toptune.windows import WindowStarts, window_starts
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -154,13 +149,14 @@ class WindowedTrains:
         self._spikes = _Sorted(trains)
         self._starts: WindowStarts = window_starts(trains, windows)
         self._width_bins = windows.width_bins
-        self._per_bin = samples_per_bin(trains, windows)
+        stretches = Stretches.of(trains, windows.bin_ms)
+        self._per_bin = stretches.per_bin
         self.start_s = self._starts.start_s
         s = self._spikes
         # The very division that places spikes in the pictures' bins.
         spike_bin = np.floor((s.sample - s.first[s.segment]) / self._per_bin).astype(np.int64)
         # More bins than a segment has, so that those of two trains never meet.
-        self._span = int(segment_bins(trains, windows).max(initial=0)) + 2
+        self._span = int(stretches.n_bins.max(initial=0)) + 2
         self._key = s.train * self._span + spike_bin
 
     def __len__(self) -> int:

@@ -15,6 +15,10 @@ class InputError(ToptuneError, ValueError):
     exit_code = 2
 
 
+class StorageError(ToptuneError):
+    """A result cannot be written where it should go; a batch ends there (exit code 1)."""
+
+
 class InputErrors(InputError):  # noqa: N818  # plural of InputError
     """Several things are wrong with the input at once, all of them listed.
 

@@ -8,23 +8,31 @@ key is not done again; spikes are shared by all windows, pictures and backbones.
 from __future__ import annotations
 
 import csv
+import io
 import logging
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from toptune.describing import BackboneIdentity, Describer, LazyEngine, ViewParams
+from toptune.background import BackgroundWriter
+from toptune.cuda import accelerator
 from toptune.devices import DeviceRow, DevicesFile, read_devices
-from toptune.errors import InputError, InputErrors, ToptuneError
-from toptune.facts import WeightsSource
+from toptune.durable import write_whole, writing
+from toptune.errors import InputError, InputErrors, StorageError, ToptuneError
+from toptune.extraction_job import Extraction, load_engine
 from toptune.featuretable import RecordingInfo
-from toptune.finding import SpikeSettings, check_recording, find_spikes
-from toptune.fingerprint import file_sha256, stamp_of
-from toptune.params import Backbone, Picture, Windows, content_key
+from toptune.finding import SpikeSettings, check_recording
+from toptune.params import Backbone, Picture, Windows
 from toptune.progress import Progress, Silent
-from toptune.store import VERSION, FeatureSet, FeatureStore, recording_name, remove_store
+from toptune.store import FeatureSet, FeatureStore, recording_name
+from toptune.store_session import StoreSession, refuse_other_settings, writing_session
 
-__all__ = ["Extracted", "Extraction", "SpikeSettings", "extract"]
+if TYPE_CHECKING:
+    from toptune.features import Precision
+
+__all__ = ["Extracted", "SpikeSettings", "extract"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -88,6 +96,7 @@ def extract(
     backbone: Backbone | None = None,
     spikes: SpikeSettings | None = None,
     device: str = "auto",
+    precision: Precision = "auto",
     batch_size: int | None = None,
     n_jobs: int | None = None,
     keep_going: bool = False,
@@ -105,14 +114,16 @@ def extract(
     windows, picture, backbone, spikes
         What to extract; the defaults of their classes where None.
     device
-        ``auto``, ``cpu`` or ``cuda``.
+        ``auto``, ``cpu`` or ``cuda``, for spikes and features.
+    precision
+        In which backbones compute: ``auto`` is 16 bits on CUDA and float32 on the CPU.
     batch_size
         Pictures a batch; the engine's choice where None.
     n_jobs
         Threads; None for one a core.
     keep_going
-        Go on after a recording that fails, and list it; otherwise its error ends the extraction.
-        What was published stays in either case.
+        Go on after a recording that cannot be opened or fails, and list it; otherwise its error
+        ends the extraction. What was published stays in either case.
     overwrite
         Start the store anew; the old one is removed when everything has been checked.
     progress
@@ -122,96 +133,85 @@ def extract(
     ------
     InputError
         Problems with the devices file or any recording's header (all at once, before any work), an
-        unknown backbone, weights that do not fit, or a store whose spikes were found otherwise.
+        unknown backbone, weights that do not fit, or a store whose spikes were found otherwise, or
+        into which another process is extracting other recordings.
+    StorageError
+        The store cannot be written.
     """
     listed = read_devices(Path(devices))
     spikes = spikes or SpikeSettings()
-    opened = open_store(Path(store), spikes, overwrite=overwrite)
-    problems = recording_problems(listed, spikes)
-    if problems:
-        raise InputErrors(problems)
+    store = Path(store)
+    refuse_store(store, spikes, overwrite=overwrite)
+    opened = open_recordings(listed, spikes)
+    if opened.refused and (not keep_going or len(opened.refused) == len(listed.rows)):
+        raise InputErrors(opened.problems(listed))
     backbone = backbone or Backbone()
-    engine = load_engine(backbone, device=device, batch_size=batch_size, n_jobs=n_jobs)
-    if opened is None:
-        # Only now, so that what is refused above leaves the disk as it was.
-        remove_store(Path(store))
-        opened = FeatureStore.create(store, spikes.to_json())
     job = Extraction(
-        listed,
         spikes,
         windows or Windows(),
         picture or Picture(),
         backbone,
-        engine,
+        load_engine(
+            backbone, device=device, precision=precision, batch_size=batch_size, n_jobs=n_jobs
+        ),
+        accelerator(device) if opened.voltage else None,
         n_jobs,
         progress or Silent(),
     )
     for warning in listed.thin_classes:
         _LOG.warning("%s (fine here; fit refuses it, unless classes are merged)", warning)
         job.notes.append(warning)
-    return job.run(opened, keep_going=keep_going)
+    batch = _Batch(listed, job, keep_going=keep_going)
+    batch.refuse(opened.refused)
+    # Only now, so that what is refused above leaves the disk as it was.
+    with writing_session(store, spikes.to_json(), batch.infos, anew=overwrite) as session:
+        return batch.run(session)
 
 
-def load_engine(
-    backbone: Backbone, *, device: str, batch_size: int | None = None, n_jobs: int | None = None
-) -> LazyEngine:
-    """Load a backbone for extraction; it is compiled when first needed.
-
-    Raises
-    ------
-    InputError
-        An unknown backbone or device, or weights that do not fit.
-    """
-    from toptune.backbones import load_backbone
-    from toptune.hardware import torch_device
-
-    device = torch_device(device)
-    return LazyEngine(load_backbone(backbone), device, batch_size, n_jobs)
-
-
-def open_store(path: Path, spikes: SpikeSettings, *, overwrite: bool) -> FeatureStore | None:
-    """Open the store to go on with; None where a new one is to be made.
+def refuse_store(path: Path, spikes: SpikeSettings, *, overwrite: bool = False) -> None:
+    """Refuse what is no store, to be overwritten or not, and one with other spikes than wanted.
 
     Raises
     ------
     InputError
-        It is no store, or its spikes were found with other settings.
+        Names the first setting that differs.
     """
-    if not path.exists():
-        return None
-    store = FeatureStore(path)
-    if overwrite:
-        return None
-    here, wanted = _flat(store.settings), _flat(spikes.to_json())
-    for name in sorted({*here, *wanted}):
-        if here.get(name) != wanted.get(name):
-            raise InputError(
-                f"{path}: its spikes were found with {name} = {here.get(name)!r}, not"
-                f" {wanted.get(name)!r}: use the same value or another store"
-            )
-    return store
+    if path.exists():
+        FeatureStore(path)
+        if not overwrite:
+            refuse_other_settings(path, spikes.to_json())
 
 
-def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    """{'ptsd': {'threshold_sd': 8}} becomes {'ptsd.threshold_sd': 8}."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            flat.update({f"{name}.{inner}": v for inner, v in value.items()})
-        else:
-            flat[name] = value
-    return flat
+class Opened(NamedTuple):
+    """What opening every recording showed.
+
+    Attributes
+    ----------
+    refused : list of (DeviceRow, ToptuneError)
+        Recordings that cannot be opened, with the reason.
+    voltage : bool
+        Whether any of the others holds voltage.
+    """
+
+    refused: list[tuple[DeviceRow, ToptuneError]]
+    voltage: bool
+
+    def problems(self, devices: DevicesFile) -> list[str]:
+        """Tell each refusal with its line."""
+        return [f"{devices.path}, line {row.line}: {error}" for row, error in self.refused]
 
 
-def recording_problems(devices: DevicesFile, spikes: SpikeSettings) -> list[str]:
-    """Open every recording, and tell which cannot be, each with its line."""
-    problems = []
+def open_recordings(devices: DevicesFile, spikes: SpikeSettings) -> Opened:
+    """Open every recording, before any work."""
+    refused: list[tuple[DeviceRow, ToptuneError]] = []
+    voltage = False
     for row in devices.rows:
         try:
-            check_recording(row.recording, spikes)
-        except InputError as error:
-            problems.append(f"{devices.path}, line {row.line}: {error}")
-    return problems
+            with _reading(row):
+                voltage |= check_recording(row.recording, spikes) is not None
+        except ToptuneError as error:
+            refused.append((row, error))
+    return Opened(refused, voltage)
 
 
 def list_devices(devices: DevicesFile) -> tuple[RecordingInfo, ...]:
@@ -221,201 +221,114 @@ def list_devices(devices: DevicesFile) -> tuple[RecordingInfo, ...]:
     )
 
 
-class PublishedSpikes(NamedTuple):
-    """Spikes that are in the store.
+class _Batch:
+    """All listed recordings, shared with other processes that extract the same."""
 
-    Attributes
-    ----------
-    key : str
-        Theirs.
-    source : dict
-        What they were found in: name, sha256, stamp.
-    reused : bool
-        They were there already.
-    """
-
-    key: str
-    source: dict[str, Any]
-    reused: bool
-
-
-class Extraction:
-    """Bringing features of one kind into a store, recording by recording.
-
-    Parameters
-    ----------
-    devices
-        What is listed.
-    spikes, windows, picture, backbone
-        What to extract.
-    engine
-        The backbone, loaded; extractions may share it, and it is compiled once.
-    n_jobs
-        Threads of spike detection; one a core where None.
-    progress
-        Watches.
-
-    Attributes
-    ----------
-    feature_set
-        What is extracted.
-    describer
-        What draws and describes.
-    store
-        Where to; set by `run`, or by who calls `one`.
-    notes
-        What a user should know.
-    """
-
-    store: FeatureStore
-
-    def __init__(
-        self,
-        devices: DevicesFile,
-        spikes: SpikeSettings,
-        windows: Windows,
-        picture: Picture,
-        backbone: Backbone,
-        engine: LazyEngine,
-        n_jobs: int | None,
-        progress: Progress,
-    ) -> None:
+    def __init__(self, devices: DevicesFile, job: Extraction, *, keep_going: bool) -> None:
         self.devices = devices
-        self.spikes = spikes
-        self.windows = windows
-        self.picture = picture
-        self.backbone = backbone
-        self.n_jobs = n_jobs
-        self.progress = progress
-        self.notes: list[str] = []
-        self.spikes_reused = 0
-        self.reused = 0
-        view = ViewParams(
-            windows=windows, picture=picture, backbone=BackboneIdentity.of(engine.loaded, backbone)
-        )
-        self.feature_set = FeatureSet.of(view.to_json())
-        self.describer = Describer(windows, picture, engine)
+        self.infos = list_devices(devices)
+        self.job = job
+        self.keep_going = keep_going
+        self.failed: dict[str, str] = {}
+        self.windows_of: dict[str, int] = {}
 
-    def run(self, store: FeatureStore, *, keep_going: bool) -> Extracted:
-        """Bring all recordings up to date; see `extract`."""
-        self.store = store
-        infos = list_devices(self.devices)
-        self.store.list_recordings(infos)
-        failures = self.store.path.with_suffix(".failures.csv")
-        failed: list[tuple[str, str]] = []
-        too_short: list[str] = []
-        n_windows = 0
-        for number, (row, info) in enumerate(zip(self.devices.rows, infos, strict=True), 1):
-            self.progress.recording(number, len(infos), row.written)
-            try:
-                count = self.one(row, info.name)
-            except ToptuneError as error:
-                if not keep_going:
-                    raise
-                failed.append((row.written, " ".join(str(error).split())))
-                _LOG.error("%s failed: %s", row.written, failed[-1][1])
-                continue
-            n_windows += count
-            if count == 0:
-                too_short.append(row.written)
-        _write_failures(failures, failed)
+    def refuse(self, refused: Iterable[tuple[DeviceRow, ToptuneError]]) -> None:
+        """List recordings that could not be opened, before anything is done."""
+        for row, error in refused:
+            self._list(row.written, error)
+
+    def run(self, session: StoreSession) -> Extracted:
+        job = self.job
+        job.store = session.store
+        # Closed at once also after an error, so that no claim outlives it; the writer before them.
+        with closing(self._shared_out(session)) as work, BackgroundWriter() as job.writer:
+            for row, name in work:
+                try:
+                    with _reading(row):
+                        self.windows_of[row.written] = job.one(row, name)
+                except ToptuneError as error:
+                    self._failed(row.written, error)
+                self._settle(job.writer)
+            job.writer.wait()
+            self._settle(job.writer)
+        order = [row.written for row in self.devices.rows]
+        failed = tuple((r, self.failed[r]) for r in order if r in self.failed)
+        _write_failures(session.store.path.with_suffix(".failures.csv"), failed)
         return Extracted(
-            store=self.store.path,
-            feature_set=self.feature_set,
-            done=len(infos) - len(failed) - self.reused,
-            reused=self.reused,
-            spikes_reused=self.spikes_reused,
-            too_short=tuple(too_short),
-            failed=tuple(failed),
-            n_windows=n_windows,
-            notes=tuple(self.notes),
+            store=session.store.path,
+            feature_set=job.feature_set,
+            done=len(order) - len(failed) - job.reused,
+            reused=job.reused,
+            spikes_reused=job.spikes_reused,
+            too_short=tuple(r for r in order if self.windows_of.get(r) == 0),
+            failed=failed,
+            n_windows=sum(self.windows_of.values()),
+            notes=tuple(job.notes),
         )
 
-    def one(self, row: DeviceRow, name: str) -> int:
-        """Bring one recording's features up to date, and its spikes first; returns its windows."""
-        found = self.spikes_of(row, name)
-        key = content_key({"spikes": found.key, "features": self.feature_set.key})
-        published = self.store.features_info(name, self.feature_set.key)
-        if published is not None and published["key"] == key:
-            self.reused += 1
-            return int(published["n_windows"])
-        self.spikes_reused += found.reused
-        return self._publish_features(row, name, key, found.source)
+    def _shared_out(self, session: StoreSession) -> Generator[tuple[DeviceRow, str], None, None]:
+        """Go through the recordings, claiming each; first those no other process is busy with."""
+        rows = zip(self.devices.rows, self.infos, strict=True)
+        left = [(row, info.name) for row, info in rows if row.written not in self.failed]
+        number = len(self.infos) - len(left)
+        for wait in (False, True):
+            busy = []
+            for row, name in left:
+                if wait:
+                    _LOG.warning("waiting for another process that works on %s", row.written)
+                # Whoever writes the recording in the background takes the claim over.
+                with ExitStack() as self.job.claim:
+                    if not self.job.claim.enter_context(session.claim(name, wait=wait)):
+                        busy.append((row, name))
+                        continue
+                    number += 1
+                    self.job.progress.recording(number, len(self.infos), row.written)
+                    yield row, name
+            left = busy
 
-    def spikes_of(self, row: DeviceRow, name: str) -> PublishedSpikes:
-        """Bring one recording's spikes up to date."""
-        source = self._input(row, name)
-        key = content_key(
-            {"input": source["sha256"], "settings": self.spikes.to_json(), "version": VERSION}
-        )
-        info = self.store.spikes_info(name)
-        reused = info is not None and info["key"] == key
-        if not reused:
-            if info is not None:
-                _LOG.warning("%s changed since it was extracted: doing it again", row.written)
-            self._publish_spikes(row, name, key, source)
-        return PublishedSpikes(key, source, reused)
+    def _settle(self, writer: BackgroundWriter) -> None:
+        """Treat errors of writing as those of the recordings that were written."""
+        for written, error in writer.take_failures():
+            self._failed(written, error)
 
-    def _input(self, row: DeviceRow, name: str) -> dict[str, Any]:
-        """Fingerprint of the input; hashed anew only where size or time of a file changed."""
-        stamp = stamp_of(row.recording)
-        info = self.store.spikes_info(name)
-        if info is not None and info["stamp"] == stamp:
-            return {**info["input"], "stamp": stamp}
-        return {"recording": row.written, "sha256": file_sha256(row.recording), "stamp": stamp}
+    def _failed(self, written: str, error: BaseException) -> None:
+        """List a recording as failed where told to go on; otherwise, or on a defect, raise."""
+        # Where one recording could not be stored, no other could be either.
+        fatal = isinstance(error, StorageError) or not isinstance(error, ToptuneError)
+        if fatal or not self.keep_going:
+            raise error
+        self.windows_of.pop(written, None)
+        self._list(written, error)
 
-    def _publish_spikes(self, row: DeviceRow, name: str, key: str, source: dict[str, Any]) -> None:
-        found = find_spikes(
-            row.recording, self.spikes, n_jobs=self.n_jobs, stage=self.progress.stage
-        )
-        info: dict[str, Any] = {"key": key, "stamp": source["stamp"], "kind": found.kind}
-        info["input"] = {k: source[k] for k in ("recording", "sha256")}
-        if found.stream is not None:
-            info["stream"] = found.stream
-            info["dead_channels"] = list(found.dead_channels)
-            info["over_noisy_channels"] = list(found.over_noisy_channels)
-        self.notes += [f"{row.written}: {note}" for note in found.notes]
-        self.store.write_spikes(name, found.trains, info)
-
-    def _publish_features(self, row: DeviceRow, name: str, key: str, source: dict[str, Any]) -> int:
-        trains = self.store.read_spikes(name)
-        features, start_s = self.describer.describe(trains, self.progress.stage)
-        if not len(features):
-            _LOG.warning(
-                "%s lasts %.1f s, less than a window of %g s: skipped",
-                row.written, trains.duration_s, self.windows.width_s,
-            )  # fmt: skip
-            features = features[:, :1]
-        info = {
-            "key": key,
-            "n_windows": len(features),
-            "input": {k: source[k] for k in ("recording", "sha256")},
-            "versions": _versions(),
-            "weights": _weights_source(self.backbone).to_json(),
-        }
-        self.store.write_features(name, features, start_s, self.feature_set, info)
-        return len(features)
+    def _list(self, written: str, error: BaseException) -> None:
+        self.failed[written] = " ".join(str(error).split())
+        _LOG.error("%s failed: %s", written, self.failed[written])
 
 
-def _weights_source(backbone: Backbone) -> WeightsSource:
-    """Where prediction finds the same weights again; the keys know them by their sha256."""
-    if backbone.weights == "imagenet":
-        return WeightsSource()
-    if backbone.weights == "random":
-        return WeightsSource(seed=backbone.seed)
-    return WeightsSource(path=str(Path(backbone.weights).resolve()))
+@contextmanager
+def _reading(row: DeviceRow) -> Iterator[None]:
+    """Let what a bad recording raises, foreseen or not, be that recording's failure."""
+    try:
+        yield
+    except ToptuneError:
+        raise
+    except OSError as error:
+        raise InputError(f"{row.recording}: cannot be read ({error.strerror or error})") from error
+    except Exception as error:
+        # A batch of hours must not end at one file that a reader stumbles over.
+        _LOG.debug("%s", row.recording, exc_info=True)
+        raise ToptuneError(
+            f"{row.recording}: failed unexpectedly ({type(error).__name__}: {error}); please report"
+            " this with the recording"
+        ) from error
 
 
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    return {name: version(name) for name in ("toptune", "torch", "torchvision", "openvino")}
-
-
-def _write_failures(path: Path, failed: list[tuple[str, str]]) -> None:
-    path.unlink(missing_ok=True)
-    if failed:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["recording", "cause"])
-            writer.writerows(failed)
+def _write_failures(path: Path, failed: Iterable[tuple[str, str]]) -> None:
+    rows = [("recording", "cause"), *failed]
+    with writing(path):
+        if len(rows) == 1:
+            path.unlink(missing_ok=True)
+            return
+        text = io.StringIO()
+        csv.writer(text).writerows(rows)
+        write_whole(path, text.getvalue())

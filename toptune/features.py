@@ -1,42 +1,124 @@
 """Describe pictures with a frozen backbone.
 
-What enters: pictures (n, S, S), float32 in [0, 1], on the engine's device, and a loaded backbone.
-What leaves: features (n, d), float32, in main memory. The device decides what computes them:
-OpenVINO on the CPU, torch elsewhere, both in float32.
+What enters: pictures (n, S, S), float32 in [0, 1], on the engine's device, or what draws them, and
+a loaded backbone. What leaves: features (n, d), float32, in main memory. The device decides what
+computes them: OpenVINO on the CPU, in float32; torch on CUDA, in 16 bits unless told otherwise.
 """
 
 from __future__ import annotations
 
-import copy
-import sys
-import warnings
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from toptune.backbones import LoadedBackbone
-from toptune.errors import ToptuneError
+from toptune.errors import InputError, ToptuneError
+from toptune.openvino_network import OpenVinoNetwork
+from toptune.rendering import Renderer
 from toptune.threads import usable_cores
+from toptune.torch_network import GreyPictures, TorchNetwork
 from toptune.windows import Drawer
+
+Precision = Literal["auto", "float32", "half"]
 
 # Pictures in one inference. On the CPU a small batch stays in cache: with a stream a thread 2 and
 # 4 were the fastest of 1, 2, 4, 8, 16 for EfficientNetB0 and DenseNet121.
 _CPU_BATCH = 4
-_GPU_BATCH = 64
-# A stream holds the activations of one batch (tens of megabytes), so many cores share streams.
-_MAX_STREAMS = 8
 # Pictures drawn at a time: 13 MB at 224 x 224, whatever the recording's length.
 _DRAWN_AT_ONCE = 64
 
 
-class _Network(Protocol):
-    """Turns pictures (n, S, S) into features (n, d)."""
+# Which of the two 16-bit types: over the six backbones of the paper (random weights, calibrated)
+# and MobileNetV2 with trained ones, four to twelve pictures of real cultures each, on the CPU,
+# float16 kept the cosine to float32 at 0.99992 or more; bfloat16, with 8 bits of precision for 11,
+# fell to 0.9956 (MobileNetV2) and 0.9970 (DenseNet121).
+HALF = torch.float16
 
-    def __call__(self, pictures: torch.Tensor) -> NDArray[np.float32]: ...
+
+class Computed(NamedTuple):
+    """What computed features: not part of any key, since equal parameters may be computed anywhere.
+
+    Attributes
+    ----------
+    device : str
+        ``cpu``, or ``cuda:`` and the GPU's name.
+    precision : str
+        ``float32``, ``float16`` or ``bfloat16``.
+    engine : str
+        ``openvino`` or ``torch``.
+    """
+
+    device: str
+    precision: str
+    engine: str
+
+    def to_json(self) -> dict[str, str]:
+        """Plain values."""
+        return self._asdict()
+
+
+class Underway:
+    """Features that are being computed.
+
+    Parameters
+    ----------
+    wait
+        Gives them, (n, d) float32, once they are there.
+    name
+        Of the backbone.
+    """
+
+    def __init__(self, wait: Callable[[], NDArray[np.float32]], name: str) -> None:
+        self._wait = wait
+        self._name = name
+
+    def result(self) -> NDArray[np.float32]:
+        """Wait for them, (n, d) float32; a `ToptuneError` where one is not finite."""
+        features = self._wait()
+        finite = np.isfinite(features).all(axis=1)
+        if not finite.all():
+            raise ToptuneError(
+                f"{self._name} gave features that are not finite for {np.count_nonzero(~finite)} of"
+                f" {len(features)} pictures; its weights or the pictures are broken, or too large"
+                " for 16 bits, where --precision float32 helps"
+            )
+        return features
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:
+    """Say in which type a backbone runs.
+
+    Parameters
+    ----------
+    precision
+        ``auto`` is 16 bits on CUDA and float32 elsewhere.
+    device
+        Where it runs.
+
+    Raises
+    ------
+    InputError
+        Half precision is asked for on another device than CUDA, or the precision is unknown.
+    """
+    if precision not in get_args(Precision):
+        choices = ", ".join(get_args(Precision))
+        raise InputError(f"precision must be one of {choices}, got {precision!r}")
+    if precision == "half" and device.type != "cuda":
+        raise InputError("--precision half is for --device cuda; on the CPU it would be slower")
+    return HALF if device.type == "cuda" and precision != "float32" else torch.float32
+
+
+def computed_by(device: torch.device | str, precision: Precision) -> Computed:
+    """Say what computes features there, in that precision; see `resolve_precision`."""
+    device = torch.device(device)
+    dtype = resolve_precision(precision, device)
+    if device.type == "cpu":
+        return Computed("cpu", "float32", "openvino")
+    name = f"{device.type}:{torch.cuda.get_device_name(device)}"
+    return Computed(name, str(dtype).removeprefix("torch."), "torch")
 
 
 class FeatureEngine:
@@ -49,22 +131,26 @@ class FeatureEngine:
     device
         Where the pictures are. ``cpu`` means OpenVINO; anything else torch on that device.
     batch_size
-        Pictures in one inference; a measured default where None. It does not change features by
-        more than float32 rounding.
+        Pictures in one inference; where None a measured default on the CPU, and what fits into the
+        memory of a GPU. It does not change features by more than rounding.
     n_threads
         CPU threads of OpenVINO; all that this process may use where None.
+    precision
+        See `resolve_precision`.
 
     Attributes
     ----------
     input_size, n_features
         Side S of the pictures and length d of the features.
-    device, batch_size
-        As given, or the default.
+    device
+        As given.
 
     Raises
     ------
     ValueError
         `batch_size` or `n_threads` is below 1.
+    InputError
+        The device cannot compute in that precision.
     """
 
     def __init__(
@@ -73,6 +159,7 @@ class FeatureEngine:
         device: torch.device | str = "cpu",
         batch_size: int | None = None,
         n_threads: int | None = None,
+        precision: Precision = "auto",
     ) -> None:
         for name, value in (("batch_size", batch_size), ("n_threads", n_threads)):
             if value is not None and value < 1:
@@ -81,13 +168,13 @@ class FeatureEngine:
         self.name = loaded.name
         self.input_size = loaded.input_size
         self.n_features = loaded.n_features
-        on_cpu = self.device.type == "cpu"
-        self.batch_size = batch_size or (_CPU_BATCH if on_cpu else _GPU_BATCH)
-        self._network: _Network = (
-            _OpenVinoNetwork(loaded, self.batch_size, n_threads or usable_cores())
-            if on_cpu
-            else _TorchNetwork(loaded, self.batch_size, self.device)
-        )
+        dtype = resolve_precision(precision, self.device)
+        self._torch: TorchNetwork | None = None
+        if self.device.type == "cpu":
+            batch_size = batch_size or _CPU_BATCH
+            self._openvino = OpenVinoNetwork(loaded, batch_size, n_threads or usable_cores())
+        else:
+            self._torch = TorchNetwork(loaded, self.device, dtype, batch_size)
 
     def features(self, pictures: torch.Tensor) -> NDArray[np.float32]:
         """Describe pictures.
@@ -120,147 +207,61 @@ class FeatureEngine:
             raise ValueError(f"pictures are on {pictures.device}, the engine on {self.device}")
         if len(pictures) == 0:
             return np.empty((0, self.n_features), dtype=np.float32)
-        features = self._network(pictures)
-        finite = np.isfinite(features).all(axis=1)
-        if not finite.all():
-            raise ToptuneError(
-                f"{self.name} gave features that are not finite for {np.count_nonzero(~finite)} of "
-                f"{len(features)} pictures; its weights or the pictures are broken"
+        return self._begin(pictures).result()
+
+    def _begin(self, pictures: torch.Tensor) -> Underway:
+        if self._torch is not None:
+            return Underway(self._torch.start(GreyPictures(pictures)).result, self.name)
+        features = self._openvino(pictures)
+        return Underway(lambda: features, self.name)
+
+    def start(
+        self, drawer: Drawer | Renderer, progress: Callable[[int], object] | None = None
+    ) -> Underway:
+        """Draw and describe all windows of a recording, few at a time.
+
+        On CUDA the work is only queued, and other work may be queued behind it. On the CPU it is
+        done when this returns.
+
+        Parameters
+        ----------
+        drawer
+            Draws at the engine's input size, on its device: a `Drawer`, and a `Renderer` on CUDA.
+        progress
+            Called after each batch with the number of windows it held.
+
+        Raises
+        ------
+        ValueError
+            Drawer and engine differ in size or device.
+        ToptuneError
+            A feature is not finite, or a GPU has no memory for a single picture.
+        """
+        if drawer.size != self.input_size:
+            raise ValueError(
+                f"pictures are {drawer.size} pixels wide, {self.name} takes {self.input_size}"
             )
-        return features
+        if self._torch is not None and isinstance(drawer, Renderer):
+            return Underway(self._torch.start(drawer, progress).result, self.name)
+        features = np.empty((len(drawer), self.n_features), dtype=np.float32)
+        for first in range(0, len(drawer), _DRAWN_AT_ONCE):
+            last = min(first + _DRAWN_AT_ONCE, len(drawer))
+            features[first:last] = self.features(drawer.draw(first, last))
+            if progress is not None:
+                progress(last - first)
+        return Underway(lambda: features, self.name)
 
 
 def describe(
-    drawer: Drawer, engine: FeatureEngine, progress: Callable[[int], object] | None = None
+    drawer: Drawer | Renderer,
+    engine: FeatureEngine,
+    progress: Callable[[int], object] | None = None,
 ) -> NDArray[np.float32]:
-    """Draw and describe all windows of a recording, few at a time.
-
-    Parameters
-    ----------
-    drawer
-        Draws at the engine's input size, on its device.
-    engine
-        Describes.
-    progress
-        Called after each batch with the number of windows it held.
+    """Draw and describe all windows of a recording, and wait: see `FeatureEngine.start`.
 
     Returns
     -------
     (n_windows, d) float32
         One row a window; no rows where no window fits.
-
-    Raises
-    ------
-    ValueError
-        Drawer and engine differ in size or device.
-    ToptuneError
-        A feature is not finite.
     """
-    if drawer.size != engine.input_size:
-        raise ValueError(
-            f"pictures are {drawer.size} pixels wide, {engine.name} takes {engine.input_size}"
-        )
-    features = np.empty((len(drawer), engine.n_features), dtype=np.float32)
-    for first in range(0, len(drawer), _DRAWN_AT_ONCE):
-        last = min(first + _DRAWN_AT_ONCE, len(drawer))
-        features[first:last] = engine.features(drawer.draw(first, last))
-        if progress is not None:
-            progress(last - first)
-    return features
-
-
-class _Normalised(nn.Module):
-    """A backbone with the step before it: grey pictures (n, 1, S, S) in, features out."""
-
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    def __init__(self, loaded: LoadedBackbone) -> None:
-        super().__init__()
-        self.backbone = copy.deepcopy(loaded.module)
-        self.register_buffer("mean", torch.tensor(loaded.mean).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(loaded.std).view(1, 3, 1, 1))
-        self.eval()
-
-    def forward(self, grey: torch.Tensor) -> Any:
-        return self.backbone((grey - self.mean) / self.std)  # one channel against three: all equal
-
-
-class _TorchNetwork:
-    """The module itself, batch by batch, on a torch device."""
-
-    def __init__(self, loaded: LoadedBackbone, batch_size: int, device: torch.device) -> None:
-        self._module = _Normalised(loaded).to(device)
-        self._batch_size = batch_size
-
-    @torch.inference_mode()
-    def __call__(self, pictures: torch.Tensor) -> NDArray[np.float32]:
-        batches = torch.split(pictures[:, None], self._batch_size)
-        features: NDArray[np.float32] = torch.cat([self._module(b) for b in batches]).cpu().numpy()
-        return features
-
-
-class _OpenVinoNetwork:
-    """The backbone compiled for the CPU, a batch of fixed size a stream, streams side by side."""
-
-    def __init__(self, loaded: LoadedBackbone, batch_size: int, n_threads: int) -> None:
-        ov = _openvino()
-        size = loaded.input_size
-        self._shape = (batch_size, 1, size, size)
-        self._n_features = loaded.n_features
-        example = torch.zeros(self._shape)
-        with warnings.catch_warnings(), torch.no_grad():
-            # OpenVINO would trace in the same way, but twice (a check that costs seconds). The
-            # warnings are that tracing is deprecated, and that it fixes shapes, which is wanted.
-            warnings.simplefilter("ignore")
-            traced = torch.jit.trace(  # type: ignore[no-untyped-call]  # torch types it not
-                _Normalised(loaded), example, check_trace=False, strict=False
-            )
-            model = ov.convert_model(traced, example_input=example)
-        model.reshape(list(self._shape))
-        streams = min(n_threads, _MAX_STREAMS)
-        compiled = ov.Core().compile_model(
-            model,
-            "CPU",
-            {
-                "INFERENCE_PRECISION_HINT": "f32",
-                "INFERENCE_NUM_THREADS": n_threads,
-                "NUM_STREAMS": str(streams),
-                # Pinned to cores, two processes would share the same ones while others idle.
-                "ENABLE_CPU_PINNING": False,
-            },
-        )
-        self._queue = ov.AsyncInferQueue(compiled, streams)
-
-    def __call__(self, pictures: torch.Tensor) -> NDArray[np.float32]:
-        n, batch = len(pictures), self._shape[0]
-        grey = pictures[:, None].contiguous().numpy()
-        features = np.empty((n, self._n_features), dtype=np.float32)
-
-        def keep(request: Any, first: int) -> None:
-            rows = features[first : first + batch]
-            rows[:] = request.get_output_tensor(0).data[: len(rows)]
-
-        self._queue.set_callback(keep)
-        for first in range(0, n, batch):
-            part = grey[first : first + batch]
-            if len(part) < batch:  # the compiled shape is fixed; rows beyond n are not kept
-                rest = np.zeros((batch - len(part), *self._shape[1:]), dtype=np.float32)
-                part = np.concatenate([part, rest])
-            self._queue.start_async([part], first, share_inputs=True)
-        self._queue.wait_all()
-        return features
-
-
-def _openvino() -> Any:
-    """Import OpenVINO without its telemetry, which would send events over the network unasked."""
-    name = "openvino_telemetry"
-    if "openvino" not in sys.modules and name not in sys.modules:
-        sys.modules[name] = None  # type: ignore[assignment]  # makes the import fail, as documented
-        try:
-            import openvino
-        finally:
-            del sys.modules[name]
-    else:
-        import openvino
-    return openvino
+    return engine.start(drawer, progress).result()

@@ -262,14 +262,26 @@ def join_tables(tables: Sequence[FeatureTable]) -> FeatureTable:
 def _joined_provenance(
     tables: Sequence[FeatureTable], views: tuple[View, ...], dropped: Dropped
 ) -> dict[str, Any]:
-    shared = {name: tables[0].provenance[name] for name in ("format_version", "settings", "inputs")}
+    shared = {name: tables[0].provenance[name] for name in ("format_version", "settings")}
     too_short = {name for table in tables for name in table.provenance["too_short"]}
+    missing = _missing(*tables)
+    inputs = {n: i for n, i in tables[0].provenance["inputs"].items() if n not in missing}
+    made_with = [table.provenance.get("made_with", {}) for table in tables]
     return {
         **shared,
-        "too_short": [name for name in shared["inputs"] if name in too_short],
+        "inputs": inputs,
+        "made_with": {key: made for one in made_with for key, made in one.items()},
+        "missing": missing,
+        "too_short": [name for name in inputs if name in too_short],
         "views": [view.to_json() for view in views],
         "dropped": {"n_windows": dropped.n_windows, "recordings": list(dropped.recordings)},
     }
+
+
+def _missing(*tables: FeatureTable) -> list[str]:
+    """Name the recordings that some of the sets lack, and that were left out knowingly."""
+    named = [name for table in tables for name in table.provenance.get("missing", [])]
+    return list(dict.fromkeys(named))
 
 
 def _view(table: FeatureTable) -> View:
@@ -294,7 +306,7 @@ def _refuse_other_store(first: FeatureTable, other: FeatureTable) -> None:
     both = f"the feature sets '{_view(first).name}' and '{_view(other).name}'"
     where = "join feature sets of one store"
     here, there = first.provenance["inputs"], other.provenance["inputs"]
-    for name in sorted({*here, *there}):
+    for name in sorted({*here, *there} - {*_missing(first, other)}):
         if here.get(name) != there.get(name):
             raise InputError(f"{both} were not made from the same recording {name}: {where}")
     if first.provenance["settings"] != other.provenance["settings"]:

@@ -45,21 +45,9 @@ class HighPassFilter:
     """
 
     def __init__(self, params: HighPass, sampling_rate_hz: float, n_channels: int) -> None:
-        self._sos: NDArray[np.float64] | None = None
+        self._sos = butterworth_sections(params, sampling_rate_hz)
         self._state: NDArray[np.float64] | None = None
         self.n_channels = n_channels
-        if params.cutoff_hz == 0:
-            return
-        nyquist_hz = sampling_rate_hz / 2
-        if params.cutoff_hz >= nyquist_hz:
-            raise InputError(
-                f"a high-pass cut-off of {params.cutoff_hz:g} Hz needs a sampling rate above"
-                f" {2 * params.cutoff_hz:g} Hz, this recording has {sampling_rate_hz:g} Hz: choose"
-                f" a cut-off below {nyquist_hz:g} Hz, or 0 for no filter"
-            )
-        self._sos = scipy.signal.butter(
-            params.order, params.cutoff_hz, "highpass", fs=sampling_rate_hz, output="sos"
-        )
 
     def restart(self) -> None:
         """Forget the past: the next chunk follows a gap."""
@@ -101,6 +89,39 @@ class HighPassFilter:
 
         in_threads(pool, some, channel_slices(samples_uv.shape[0], pool, multiple=_LANES))
         return out
+
+
+def butterworth_sections(params: HighPass, sampling_rate_hz: float) -> NDArray[np.float64] | None:
+    """Second-order sections of the filter, as `scipy.signal.sosfilt` takes them.
+
+    Parameters
+    ----------
+    params, sampling_rate_hz
+        As for `HighPassFilter`.
+
+    Returns
+    -------
+    (sections, 6) float64
+        None where the cut-off is 0.
+
+    Raises
+    ------
+    InputError
+        The cut-off is at or above half the sampling rate.
+    """
+    if params.cutoff_hz == 0:
+        return None
+    nyquist_hz = sampling_rate_hz / 2
+    if params.cutoff_hz >= nyquist_hz:
+        raise InputError(
+            f"a high-pass cut-off of {params.cutoff_hz:g} Hz needs a sampling rate above"
+            f" {2 * params.cutoff_hz:g} Hz, this recording has {sampling_rate_hz:g} Hz: choose"
+            f" a cut-off below {nyquist_hz:g} Hz, or 0 for no filter"
+        )
+    sos: NDArray[np.float64] = scipy.signal.butter(
+        params.order, params.cutoff_hz, "highpass", fs=sampling_rate_hz, output="sos"
+    )
+    return sos
 
 
 def settling_samples(params: HighPass, sampling_rate_hz: float, limit: int) -> int:

@@ -9,12 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from toptune.cuda import Accelerator
 from toptune.errors import InputError
 from toptune.params import HighPass, Ptsd
-from toptune.recording import SpikeRecording, open_recording
-from toptune.spiketrains import Segment, SpikeTrains
+from toptune.recording import SpikeRecording, VoltageRecording, open_recording
+from toptune.spiketrains import FASTEST_HZ, Segment, SpikeTrains
+
+if TYPE_CHECKING:
+    from toptune.detection import Detected
+    from toptune.spikes_cuda import DeviceSpikes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +40,14 @@ class SpikeSettings:
     ptsd: Ptsd = field(default_factory=Ptsd)
     stream: str | None = None
     sampling_rate_hz: float | None = None
+
+    def __post_init__(self) -> None:
+        rate = self.sampling_rate_hz
+        if rate is not None and not (isinstance(rate, int | float) and 0 < rate <= FASTEST_HZ):
+            raise InputError(
+                "SpikeSettings.sampling_rate_hz must be above 0 and at most"
+                f" {FASTEST_HZ:g}, got {rate!r}"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for the store."""
@@ -90,6 +103,8 @@ class FoundSpikes:
         Label of the electrode stream; None where spikes were read from a file.
     dead_channels, over_noisy_channels
         Labels; none where spikes were read from a file.
+    on_device
+        The same spikes on the GPU that found them; None where none did.
     """
 
     trains: SpikeTrains
@@ -97,6 +112,7 @@ class FoundSpikes:
     stream: str | None = None
     dead_channels: tuple[str, ...] = ()
     over_noisy_channels: tuple[str, ...] = ()
+    on_device: DeviceSpikes | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -111,7 +127,7 @@ def check_recording(path: Path, settings: SpikeSettings) -> Header | None:
     Raises
     ------
     InputError
-        It cannot be opened, or its sampling rate does not allow the filter's cut-off.
+        It cannot be opened, is cut off, or its sampling rate does not allow the filter's cut-off.
     """
     from toptune.filters import HighPassFilter
 
@@ -121,15 +137,50 @@ def check_recording(path: Path, settings: SpikeSettings) -> Header | None:
     if isinstance(recording, SpikeRecording):
         return None
     with recording:
+        recording.check_whole()
         # Refuses a cut-off that this sampling rate cannot have.
         HighPassFilter(settings.highpass, recording.sampling_rate_hz, 1)
         return Header(segments=recording.segments, sampling_rate_hz=recording.sampling_rate_hz)
+
+
+def detect_voltage(
+    recording: VoltageRecording,
+    highpass: HighPass | None = None,
+    ptsd: Ptsd | None = None,
+    *,
+    device: Accelerator | None = None,
+    n_jobs: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Detected, DeviceSpikes | None]:
+    """Detect on the CPU, or on a GPU where one is given.
+
+    Parameters
+    ----------
+    recording, highpass, ptsd, n_jobs, progress
+        As for `detect_recording`.
+    device
+        A GPU; None for the CPU.
+
+    Returns
+    -------
+    Detected, DeviceSpikes
+        The latter are the spikes on the GPU; None without one.
+    """
+    if device is None:
+        from toptune.detection import detect_recording
+
+        return detect_recording(recording, highpass, ptsd, n_jobs=n_jobs, progress=progress), None
+    from toptune.detection_cuda import detect_recording_on
+
+    made = detect_recording_on(device, recording, highpass, ptsd, n_jobs=n_jobs, progress=progress)
+    return made.found, made.spikes
 
 
 def find_spikes(
     path: Path,
     settings: SpikeSettings,
     *,
+    device: Accelerator | None = None,
     n_jobs: int | None = None,
     stage: Callable[[str, int, int], None],
 ) -> FoundSpikes:
@@ -141,6 +192,8 @@ def find_spikes(
         A recording of any kind.
     settings
         How.
+    device
+        A GPU to detect on; None for the CPU.
     n_jobs
         Threads; None for one a core.
     stage
@@ -149,10 +202,8 @@ def find_spikes(
     Raises
     ------
     InputError
-        See `open_recording` and `detect_recording`.
+        See `open_recording`, `detect_recording` and `detect_recording_on`.
     """
-    from toptune.detection import detect_recording
-
     recording = open_recording(
         path, stream=settings.stream, sampling_rate_hz=settings.sampling_rate_hz
     )
@@ -160,10 +211,11 @@ def find_spikes(
         stage("reading spikes", 0, 1)
         return FoundSpikes(trains=recording.trains(), kind=recording.kind)
     with recording:
-        found = detect_recording(
+        found, on_device = detect_voltage(
             recording,
             settings.highpass,
             settings.ptsd,
+            device=device,
             n_jobs=n_jobs,
             progress=lambda done, total: stage("spikes", done, total),
         )
@@ -174,4 +226,5 @@ def find_spikes(
         stream=recording.stream_label,
         dead_channels=tuple(labels[k] for k in found.noise.dead.nonzero()[0]),
         over_noisy_channels=tuple(labels[k] for k in found.noise.noisy.nonzero()[0]),
+        on_device=on_device,
     )

@@ -23,11 +23,11 @@ from toptune.evaluation import Evaluation, Units, evaluate, evaluation_problems,
 from toptune.facts import TrainingFacts
 from toptune.featuretable import FeatureTable, RecordingInfo, View
 from toptune.folds import FoldResults
-from toptune.hardware import torch_device
+from toptune.hardware import float64_device, torch_device
 from toptune.heads import make_head
 from toptune.heads.falkon_tuning import falkon_candidates
 from toptune.heads.logistic_tuning import LOGISTIC_CANDIDATES
-from toptune.heads.memory import NYSTROM_CENTRES, plan_centres
+from toptune.heads.memory import GPU_MATRICES, NYSTROM_CENTRES, CentrePlan, plan_centres
 from toptune.heads.mlp_tuning import MLP_CANDIDATES
 from toptune.metrics import describe_metrics, score_task
 from toptune.model import trained_model, write_model
@@ -36,7 +36,7 @@ from toptune.params import content_key
 from toptune.permutations import Permutations
 from toptune.report import write_report
 from toptune.run_folder import plain, publish, target_problems, write_json, write_params
-from toptune.run_tables import write_confusion, write_tables
+from toptune.run_tables import write_confusion, write_parameters, write_tables
 from toptune.scores import Scores, parse_merges
 from toptune.store import FeatureStore
 from toptune.task import Task, read_task, table_problems
@@ -132,8 +132,9 @@ def fit(
     seed : int
         The head's random state; equal seeds give equal results.
     device : str
-        Where the MLP and Falkon's iterative solvers train: ``auto``, ``cpu`` or ``cuda``. Falkon's
-        direct solver works on the CPU.
+        Where heads train: ``auto``, ``cpu`` or ``cuda``. Of a GPU that torch finds, ``auto`` makes
+        use for the MLP and Falkon's iterative solvers; for the direct solver only where its
+        float64 is at full rate (`toptune.hardware.float64_device`).
     overwrite : bool
     store : FeatureStore, optional
         Where the table is from; the report shows the activity of its recordings.
@@ -214,6 +215,8 @@ def fit(
         write_json(folder / "environment.json", describe_environment(trained_on))
         write_tables(folder, task, table.start_s, found, scores)
         write_confusion(folder, scores)
+        if head == KIND:
+            write_parameters(folder, table, estimator)
         write_model(folder / "model", model)
     # After the run is published, so that nothing learnt hangs on it.
     write_report(out, store=store, progress=progress)
@@ -314,8 +317,9 @@ def _checked(
     except InputErrors as error:
         problems += error.problems
     try:
-        centres = _add_defaults(head, head_params, table)
-        estimator = _build_head(head, head_params, seed, device)
+        where = _head_device(head, head_params, device)
+        centres = _add_defaults(head, head_params, table, where)
+        estimator = _build_head(head, head_params, seed, where)
         candidates = _candidates(head, head_params, table.view_sizes, grid, tune=tune)
     except InputError as error:
         problems.append(str(error))
@@ -338,13 +342,21 @@ def _checked(
     return _Job(task, merges, estimator, candidates, centres, units, shuffled)
 
 
-def _add_defaults(head: str, head_params: dict[str, Any], table: FeatureTable) -> str | None:
+def _head_device(head: str, params: Mapping[str, Any], device: str) -> str:
+    """Resolve the device: Falkon's direct solver works in float64, all others need not."""
+    direct = head == "falkon" and params.get("solver", "direct") == "direct"
+    return float64_device(device) if direct else torch_device(device)
+
+
+def _add_defaults(
+    head: str, head_params: dict[str, Any], table: FeatureTable, device: str
+) -> str | None:
     """Fill in what follows from the table; for Falkon, say why it takes as many centres."""
     if len(table.view_sizes) > 1:
         head_params.setdefault("view_sizes", table.view_sizes)
     if head != "falkon" or "n_centres" in head_params:
         return None
-    plan = plan_centres(len(table.features))
+    plan = _plan(len(table.features), device)
     if plan.n_centres is None and head_params.get("solver", "direct") != "direct":
         head_params["n_centres"] = min(NYSTROM_CENTRES, len(table.features))
         return (
@@ -353,6 +365,17 @@ def _add_defaults(head: str, head_params: dict[str, Any], table: FeatureTable) -
         )
     head_params["n_centres"] = plan.n_centres
     return plan.reason
+
+
+def _plan(n_rows: int, device: str) -> CentrePlan:
+    """Decide by the memory of the device that is to work."""
+    if device == "cpu":
+        return plan_centres(n_rows)
+    import torch
+
+    from toptune.heads.torch_kernel import free_bytes
+
+    return plan_centres(n_rows, free_bytes(torch.device(device)), n_matrices=GPU_MATRICES)
 
 
 def _kind_problems(head: str, table: FeatureTable) -> list[str]:
@@ -381,14 +404,7 @@ def _build_head(head: str, params: dict[str, Any], seed: int, device: str) -> An
         if device == "cuda":
             raise InputError("the parameters head works on the CPU, not on cuda")
         return make_head(head, params)
-    placed = {"random_state": seed}
-    on_cpu = head == "falkon" and params.get("solver", "direct") == "direct"
-    if on_cpu and device == "cuda":
-        raise InputError(
-            "Falkon's direct solver works on the CPU, not on cuda; there is --solver iterative"
-        )
-    resolved = torch_device("cpu" if on_cpu and device == "auto" else device)
-    return make_head(head, {**params, **placed, "device": resolved})
+    return make_head(head, {**params, "random_state": seed, "device": device})
 
 
 def _candidates(

@@ -20,15 +20,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
+from toptune.mcs_checks import (
+    check_different,
+    check_gains,
+    check_rows,
+    check_structure,
+    stretches,
+)
 from toptune.mcs_chunks import ChunkedVoltage
-from toptune.spiketrains import Segment
+from toptune.spiketrains import Segment, check_labels, check_length
 
 _REFERENCE = re.compile(r"^(ref|reference|gnd|ground)\b", re.IGNORECASE)
 _FILTERED = re.compile(r"filter", re.IGNORECASE)
 # What McsPyDataTools raises on files it does not expect: it asserts, indexes and decodes freely.
 _SURPRISES = (
-    AssertionError, AttributeError, KeyError, IndexError, OSError, RuntimeError, TypeError,
-    UnicodeDecodeError, ValueError,
+    AssertionError, AttributeError, KeyError, IndexError, MemoryError, OSError, OverflowError,
+    RuntimeError, TypeError, UnicodeDecodeError, ValueError,
 )  # fmt: skip
 
 
@@ -81,15 +88,18 @@ class McsRecording:
             self.close()
             raise InputError(
                 f"{self.path}: an HDF5 file, but not a recording as MCS's programs write it"
-                f" ({type(error).__name__}: {' '.join(str(error).split()) or 'unexpected layout'})"
+                f" ({type(error).__name__}: {' '.join(str(error).split()) or 'unexpected layout'}):"
+                " copy it again, or export it again from the program that recorded it"
             ) from None
 
     def _read_structure(self, stream: str | None) -> None:
+        check_structure(self._file, self.path)
         raw = _mcspy_raw_data(self.path)
         try:
             self.program = f"{raw.program_name} {raw.program_version}".strip()
             self.date = raw.clr_date
             self.layout = raw.mea_name
+            check_labels(self.path, (self.program, self.date, self.layout))
             recordings = raw.recordings or {}
             if not recordings:
                 raise InputError(f"{self.path}: the file holds no Recording_N")
@@ -102,7 +112,8 @@ class McsRecording:
             self._parts = self._read_parts(label, chosen)
         finally:
             raw.h5_file.close()
-        self.segments = _segments(self._parts, self.sampling_rate_hz)
+        self.segments = _segments(self.path, self._parts, self.sampling_rate_hz)
+        check_length(self.path, self.segments, self.sampling_rate_hz)
         self.n_samples = sum(p.voltage.n_samples for p in self._parts)
 
     def _read_parts(self, label: str, chosen: list[tuple[str, Any, list[Any]]]) -> list[_Part]:
@@ -116,8 +127,8 @@ class McsRecording:
                     " needed: choose another with --stream"
                 )
             voltage = self._read_stream(name, matching[0], first=not parts)
-            stretches = _stretches(self.path, name, matching[0].timestamp_index, voltage.n_samples)
-            parts.append(_Part(name, voltage, first_sample, stretches, int(timestamp_us)))
+            rows = stretches(self.path, name, matching[0].timestamp_index, voltage.n_samples)
+            parts.append(_Part(name, voltage, first_sample, rows, int(timestamp_us)))
             first_sample += voltage.n_samples
         return parts
 
@@ -127,6 +138,10 @@ class McsRecording:
         used = [k for k, label in enumerate(labels) if not _REFERENCE.match(label)]
         if not used:
             raise InputError(f"{self.path}: {name} has no electrode beside the reference")
+        dataset = self._file[stream.channel_data.name]
+        rows = np.array([int(infos[k].row_index) for k in used], np.int64)
+        check_rows(self.path, dataset, [int(info.row_index) for info in infos])
+        check_different(self.path, [infos[k] for k in used])
         units = {str(infos[k].get_field("Unit")).strip() for k in used}
         if units != {"V"}:
             raise InputError(
@@ -140,6 +155,7 @@ class McsRecording:
                 f" {sorted(ticks)} us, where one above 0 is needed"
             )
         electrodes = tuple(labels[k] for k in used)
+        check_labels(self.path, (*labels, stream.label))
         rate = 1e6 / ticks.pop()
         if first:
             self.channel_labels, self.sampling_rate_hz = electrodes, rate
@@ -149,19 +165,16 @@ class McsRecording:
                 f"{self.path}: {name} has other electrodes or another rate than the first recording"
                 " of the file: split the file, one recording each"
             )
-        dataset = self._file[stream.channel_data.name]
-        rows = np.array([int(infos[k].row_index) for k in used], np.int64)
-        if dataset.ndim != 2 or rows.min() < 0 or rows.max() >= dataset.shape[0]:
-            raise InputError(
-                f"{self.path}: {dataset.name} of shape {dataset.shape} does not fit its InfoChannel"
-            )
         fields = [
             [float(infos[k].get_field(f)) for k in used]
             for f in ("ConversionFactor", "Exponent", "ADZero")
         ]
         factor, exponent, zero = np.array(fields)
-        # Exponent is that of volts; microvolts are six orders more.
-        return ChunkedVoltage(dataset, self.path, rows, factor * 10.0 ** (exponent + 6), zero)
+        with np.errstate(over="ignore", invalid="ignore"):
+            # Exponent is that of volts; microvolts are six orders more.
+            gain_uv = factor * 10.0 ** (exponent + 6)
+        check_gains(self.path, electrodes, gain_uv, zero)
+        return ChunkedVoltage(dataset, self.path, rows, gain_uv, zero)
 
     @property
     def chunk_samples(self) -> int:
@@ -204,6 +217,11 @@ class McsRecording:
             end = segment.first_sample + segment.n_samples
             for start in range(segment.first_sample, end, step):
                 yield self.read(start, min(start + step, end))
+
+    def check_whole(self) -> None:
+        """Refuse a file that is cut off, without reading its samples."""
+        for part in self._parts:
+            part.voltage.check_whole()
 
     def close(self) -> None:
         """Close the file."""
@@ -284,32 +302,7 @@ def _choose_stream(path: Path, name: str, streams: list[Any], wanted: str | None
     )
 
 
-def _stretches(
-    path: Path, name: str, table: NDArray[np.int64], n_samples: int
-) -> tuple[tuple[int, int, int], ...]:
-    """Rows of ChannelDataTimeStamps (first time in us, first index, last index), checked."""
-    table = np.asarray(table)
-    if table.ndim != 2 or table.shape[1] != 3:
-        raise InputError(f"{path}: {name}: ChannelDataTimeStamps has shape {table.shape}")
-    if n_samples == 0:
-        raise InputError(f"{path}: {name}: the stream holds no samples")
-    expected = 0
-    for time_us, first, last in table.tolist():
-        if first != expected or last < first or last >= n_samples or time_us < 0:
-            raise InputError(
-                f"{path}: {name}: ChannelDataTimeStamps row ({time_us}, {first}, {last}) does not"
-                f" follow sample {expected} of {n_samples}: the file was not closed properly"
-            )
-        expected = last + 1
-    if expected != n_samples:
-        raise InputError(
-            f"{path}: {name}: ChannelDataTimeStamps end at sample {expected}, the data at"
-            f" {n_samples}: the file was not closed properly"
-        )
-    return tuple((first, last - first + 1, time_us) for time_us, first, last in table.tolist())
-
-
-def _segments(parts: list[_Part], sampling_rate_hz: float) -> tuple[Segment, ...]:
+def _segments(path: Path, parts: list[_Part], sampling_rate_hz: float) -> tuple[Segment, ...]:
     """Join stretches that follow each other without a gap; time 0 is the first sample's.
 
     A Recording_N whose time stamp lies before the end of the one before (some programs count each
@@ -332,6 +325,12 @@ def _segments(parts: list[_Part], sampling_rate_hz: float) -> tuple[Segment, ...
                 if not begins_part and abs(start_us - end_us) < tick_us:
                     segments[-1] = last._replace(n_samples=last.n_samples + count)
                     continue
+                if start_us < end_us:
+                    raise InputError(
+                        f"{path}: {part.name}: ChannelDataTimeStamps has samples from"
+                        f" {time_us / 1e6:g} s on that were recorded before those in front of them"
+                        " ended: export the file again"
+                    )
             segments.append(Segment(part.first_sample + first, count, start_us / 1e6))
             begins_part = False
     return tuple(segments)

@@ -9,24 +9,27 @@ through the library and give the same values.
 
 from __future__ import annotations
 
+import math
 import os
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import h5py
 import numba
 import numpy as np
 from isal import igzip_lib, isal_zlib
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
+from toptune.hdf5_guard import DAMAGE, DEFLATE, SHUFFLE, check_inflation, chunks_of, filter_codes
 from toptune.threads import channel_slices, in_threads
 
 # The library's stub declares its exception as an instance.
 _DAMAGE: tuple[type[Exception], ...] = (isal_zlib.IsalError, EOFError, ValueError)  # type: ignore[assignment]
 
-_SHUFFLE, _DEFLATE = 2, 1  # HDF5's registered filter numbers
+# Columns of all channels that are held at once, float32: chunks as wide as a recording are inflated
+# again for each part of it.
+_MOST_BYTES = 64 * 2**20
 
 
 class _Chunk(NamedTuple):
@@ -69,11 +72,15 @@ class ChunkedVoltage:
         self._fast = filters is not None
         self._shuffled, self._deflated = filters or (False, False)
         self._index: dict[tuple[int, int], _Chunk] | None = None
+        self._seen = False
 
     @property
     def chunk_samples(self) -> int:
         """Samples a chunk of the file holds; reading in multiples of it inflates nothing twice."""
-        return int(self._dataset.chunks[1]) if self._dataset.chunks else 4096
+        if not self._dataset.chunks:
+            return 4096
+        widest = max(1, _MOST_BYTES // (4 * self._rows.size))
+        return min(int(self._dataset.chunks[1]), widest)
 
     def read_into(self, out: NDArray[np.float32], start: int, pool: Executor | None = None) -> None:
         """Fill `out` with the samples from `start` on.
@@ -94,6 +101,9 @@ class ChunkedVoltage:
         """
         stop = start + out.shape[1]
         if not self._fast:
+            if not self._seen:
+                check_inflation(self._dataset, self._path)
+                self._seen = True
             try:
                 raw = self._dataset[:, start:stop]
             except OSError as error:
@@ -119,19 +129,38 @@ class ChunkedVoltage:
             # Few large tasks: a task a chunk would spend as long waiting for the interpreter.
             in_threads(pool, some, channel_slices(len(corners), pool))
 
+    def check_whole(self) -> None:
+        """See that the file does not end inside a chunk, by its index, without reading samples.
+
+        Raises
+        ------
+        InputError
+            It does: it is cut off, though its header does not say so.
+        """
+        if not self._fast:
+            return
+        if self._index is None:
+            self._index = self._read_index()
+        n_bytes = self._path.stat().st_size
+        for chunk in self._index.values():
+            if chunk.byte_offset + chunk.size > n_bytes:
+                raise self._damaged(chunk.column, "the file ends inside a chunk")
+
     def _read_index(self) -> dict[tuple[int, int], _Chunk]:
         index: dict[tuple[int, int], _Chunk] = {}
-
-        def note(info: Any) -> None:
+        # What deflate makes of bytes that cannot shrink is hardly more than them.
+        most = 2 * math.prod(self._dataset.chunks) * 4 + 1024
+        try:
+            stored = chunks_of(self._dataset)
+        except DAMAGE as error:
+            raise self._damaged(0, str(error)) from None
+        for info in stored:
             if info.filter_mask != 0:  # an optional filter was skipped: the library knows which
                 self._fast = False
             row, column = info.chunk_offset
+            if info.size > most:
+                raise self._damaged(column, f"a chunk claims to take {info.size} bytes")
             index[row, column] = _Chunk(row, column, info.byte_offset, info.size)
-
-        try:
-            self._dataset.id.chunk_iter(note)
-        except (OSError, RuntimeError) as error:
-            raise self._damaged(0, str(error)) from None
         return index
 
     def _read_chunk(
@@ -208,11 +237,10 @@ def _filters(dataset: Any) -> tuple[bool, bool] | None:
     )
     if not plain:
         return None
-    plist: h5py.h5p.PropDCID = dataset.id.get_create_plist()
-    codes = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
-    if codes not in ([], [_SHUFFLE], [_DEFLATE], [_SHUFFLE, _DEFLATE]):
+    codes = filter_codes(dataset)
+    if codes not in ([], [SHUFFLE], [DEFLATE], [SHUFFLE, DEFLATE]):
         return None
-    return _SHUFFLE in codes, _DEFLATE in codes
+    return SHUFFLE in codes, DEFLATE in codes
 
 
 @numba.njit(nogil=True, cache=True)

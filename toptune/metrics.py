@@ -41,6 +41,8 @@ def describe_metrics(
         "n_devices": len(scores.verdicts),
         "n_windows": len(task.label),
         "n_windows_without_partner": table.dropped.n_windows,
+        "missing_recordings": list(table.provenance.get("missing", [])),
+        "provenance_notes": _provenance_notes(table),
         "window_accuracy_mean": scores.window_accuracy_mean,
         "window_accuracy_sd": scores.window_accuracy_sd,
         "device_accuracy": scores.device_accuracy,
@@ -61,6 +63,12 @@ def describe_metrics(
         "tuning": _describe_tuning(task, found) if len(found.candidates) > 1 else None,
         "warnings": list(task.warnings),
     }
+
+
+def _provenance_notes(table: FeatureTable) -> list[str]:
+    """Lines on what was not the same for all features, each once."""
+    made = table.provenance.get("made_with", {}).values()
+    return list(dict.fromkeys(note for one in made for note in one["notes"]))
 
 
 def _describe_test(test: PermutationTest) -> dict[str, Any]:

@@ -36,6 +36,8 @@ from toptune.run_folder import plain, write_json
 
 FORMAT = 2
 _KIND = "toptune model"
+# model.json of a thousand recordings takes less than a megabyte.
+_MOST_BYTES = 16 * 2**20
 _HEAD, _REFERENCE = "head.", "novelty.reference"
 # What a verdict is never shown without.
 _SCORES = ("n_devices", "device_accuracy", "device_accuracy_ci95", "chance")
@@ -248,11 +250,12 @@ def read_model(folder: Path | str) -> Model:
     try:
         tensors = _read_tensors(folder, description["tensors_sha256"])
         return _parse(description, tensors)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
         if isinstance(error, InputError) and str(folder) in str(error):
             raise
         cause = f"there is no {error}" if isinstance(error, KeyError) else str(error)
-        raise InputError(f"{place} is damaged: {' '.join(cause.split())}") from None
+        text = " ".join(cause.split())[:300]
+        raise InputError(f"{place} is damaged: {text}: copy the run again, or fit again") from None
 
 
 def load_model(folder: Path | str) -> Any:
@@ -263,9 +266,13 @@ def load_model(folder: Path | str) -> Any:
 def _read_description(folder: Path) -> dict[str, Any]:
     place = folder / "model.json"
     try:
-        description = json.loads(place.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder} holds no model: {error}") from None
+        if place.stat().st_size > _MOST_BYTES:
+            raise ValueError(f"{place} is longer than {_MOST_BYTES} bytes")
+        description = json.loads(place.read_text("utf-8"), parse_constant=_no_number)
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{folder} holds no model: {error}: name the model folder of a run"
+        ) from None
     if not isinstance(description, dict) or description.get("kind") != _KIND:
         raise InputError(f"{place} does not describe a model of toptune")
     found = description.get("format")
@@ -278,6 +285,10 @@ def _read_description(folder: Path) -> dict[str, Any]:
     return description
 
 
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} in model.json")
+
+
 def _read_tensors(folder: Path, sha256: str) -> dict[str, NDArray[Any]]:
     place = folder / "model.safetensors"
     try:
@@ -285,7 +296,9 @@ def _read_tensors(folder: Path, sha256: str) -> dict[str, NDArray[Any]]:
     except OSError as error:
         raise InputError(f"{place} cannot be read: {error.strerror}") from None
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise InputError(f"{place} is damaged: its sha256 is not model.json's")
+        raise InputError(
+            f"{place} is damaged: its sha256 is not model.json's: copy the run again, or fit again"
+        )
     try:
         return load(content)
     except SafetensorError as error:

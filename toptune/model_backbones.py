@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from toptune.describing import BackboneIdentity, Describer, LazyEngine, ViewParams
 from toptune.errors import InputError, InputErrors
@@ -17,6 +18,10 @@ from toptune.model import ModelView
 from toptune.parameter_views import ParameterDescriber, ParameterParams
 from toptune.params import Backbone
 
+if TYPE_CHECKING:
+    from toptune.backbones import LoadedBackbone
+    from toptune.features import Precision
+
 
 def describers(
     views: Sequence[ModelView],
@@ -24,6 +29,7 @@ def describers(
     device: str,
     batch_size: int | None = None,
     n_jobs: int | None = None,
+    precision: Precision = "auto",
 ) -> tuple[Describer | ParameterDescriber, ...]:
     """Make the describer of each view; views of one backbone share it, parameters need none.
 
@@ -34,7 +40,7 @@ def describers(
     weights
         Files to be taken in place of those whose paths the model knows, each where its sha256
         belongs.
-    device, batch_size, n_jobs
+    device, batch_size, n_jobs, precision
         As for `FeatureEngine`.
 
     Raises
@@ -43,6 +49,11 @@ def describers(
         A file that is no view's, weights that cannot be found, or others than in training.
     """
     given = _by_sha256(views, weights)
+    import torch
+
+    from toptune.features import resolve_precision
+
+    resolve_precision(precision, torch.device(device))
     engines: dict[BackboneIdentity, LazyEngine] = {}
     made: list[Describer | ParameterDescriber] = []
     for view in views:
@@ -53,7 +64,8 @@ def describers(
         identity = params.backbone
         if identity not in engines:
             source = _params(params, view.weights, given)
-            engines[identity] = _load(source, identity, device, batch_size, n_jobs)
+            loaded = _load(source, identity)
+            engines[identity] = LazyEngine(loaded, device, batch_size, n_jobs, precision)
         made.append(Describer(params.windows, params.picture, engines[identity]))
     return tuple(made)
 
@@ -104,13 +116,7 @@ def _params(params: ViewParams, source: WeightsSource | None, given: dict[str, P
     return Backbone(name=identity.name, weights=source.path)
 
 
-def _load(
-    params: Backbone,
-    wanted: BackboneIdentity,
-    device: str,
-    batch_size: int | None,
-    n_jobs: int | None,
-) -> LazyEngine:
+def _load(params: Backbone, wanted: BackboneIdentity) -> LoadedBackbone:
     from toptune.backbones import load_backbone
 
     loaded = load_backbone(params)
@@ -126,4 +132,4 @@ def _load(
                 f"{wanted.name} is here used with {name} {getattr(here, name)}, in training with"
                 f" {getattr(wanted, name)}: use the torchvision or timm of the training"
             )
-    return LazyEngine(loaded, device, batch_size, n_jobs)
+    return loaded

@@ -15,8 +15,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.bursts import EDGES_MS, Bursts, find_valley, smooth, whole_samples
+from toptune.bursts import Bursts
 from toptune.electrode_trains import ElectrodeTrains
+from toptune.interval_valley import count_some, find_valley, smooth, whole_samples
 from toptune.params import BurstCriteria
 
 
@@ -90,10 +91,7 @@ def _event_threshold(
     interval: NDArray[np.int64], sampling_rate_hz: float, criteria: BurstCriteria
 ) -> int:
     """Longest interval, in samples, between burst events of one network burst."""
-    edges = EDGES_MS * sampling_rate_hz / 1000
-    at = np.searchsorted(edges, interval, side="right") - 1
-    inside = (at >= 0) & (at < len(edges) - 1)
-    counts = np.bincount(at[inside], minlength=len(edges) - 1).astype(np.float64)
+    counts = count_some(interval, sampling_rate_hz)
     threshold_ms = find_valley(smooth(counts[None])[0], criteria).threshold_ms
     if math.isnan(threshold_ms):
         threshold_ms = criteria.cutoff_ms

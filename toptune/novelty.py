@@ -188,6 +188,8 @@ class NoveltyLimits:
             "n_electrodes": Range(*values["n_electrodes"]),
             "sampling_rates_hz": tuple(map(float, values["sampling_rates_hz"])),
         }
+        if not isinstance(values["least_nearness"], int | float):
+            raise ValueError(f"least_nearness is {values['least_nearness']!r:.80}, no number")
         limits = cls(reference=reference, **{**values, **parts})
         if reference.ndim != 2 or reference.shape[1] != sum(limits.nearness.kernel.view_sizes):
             raise ValueError(f"reference rows of shape {reference.shape} do not fit the kernel")

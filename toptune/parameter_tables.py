@@ -30,6 +30,7 @@ def parameter_table(
     store: FeatureStore,
     params: ParameterParams,
     *,
+    allow_incomplete: bool = False,
     n_jobs: int | None = None,
     progress: Progress | None = None,
 ) -> FeatureTable:
@@ -40,6 +41,8 @@ def parameter_table(
     store : FeatureStore
         With spikes of every recording; it needs no features.
     params : ParameterParams
+    allow_incomplete : bool
+        Leave recordings without spikes out, instead of refusing.
     n_jobs : int, optional
         Threads; one a core.
     progress : callable, optional
@@ -50,7 +53,7 @@ def parameter_table(
     InputError
         A recording has no published spikes, or none is as long as a window.
     """
-    inputs = _inputs(store)
+    inputs = _inputs(store, allow_incomplete)
     describer = ParameterDescriber(params)
     done = 0
 
@@ -62,7 +65,8 @@ def parameter_table(
             progress("burst parameters", done, len(inputs))
         return described
 
-    listed = store.recordings
+    missing = [r.name for r in store.recordings if r.name not in inputs]
+    listed = [r for r in store.recordings if r.name in inputs]
     with thread_pool(n_jobs) as pool:
         found = in_threads(pool, measure, [r.name for r in listed])
     used = [(r, d) for r, d in zip(listed, found, strict=True) if len(d.features)]
@@ -85,21 +89,22 @@ def parameter_table(
             "too_short": [
                 r.name for r, d in zip(listed, found, strict=True) if not len(d.features)
             ],
+            "missing": missing,
             "views": [view.to_json()],
         },
         views=(view,),
     )
 
 
-def _inputs(store: FeatureStore) -> dict[str, dict[str, str]]:
+def _inputs(store: FeatureStore, allow_incomplete: bool) -> dict[str, dict[str, str]]:
     """Look up what was read of each recording."""
     infos = {r.name: store.spikes_info(r.name) for r in store.recordings}
     missing = [name for name, info in infos.items() if info is None]
-    if missing or not infos:
+    if (missing and not allow_incomplete) or len(missing) == len(infos):
         first = f", first {missing[0]}" if missing else ""
         raise InputError(
             f"{store.path}: {len(missing)} of {len(infos)} recordings have no spikes{first}: run"
-            " extract again, it goes on where it stopped"
+            " extract again, it goes on where it stopped, or fit the rest with --allow-incomplete"
         )
     return {name: info["input"] for name, info in infos.items() if info is not None}
 
@@ -109,6 +114,7 @@ def table_for(
     head: str,
     features: Sequence[str] = (),
     *,
+    allow_incomplete: bool = False,
     n_jobs: int | None = None,
     progress: Progress | None = None,
 ) -> FeatureTable:
@@ -123,6 +129,8 @@ def table_for(
         Which feature sets of the store, as `FeatureStore.choose` takes them, and ``parameters``
         for burst parameters of the same windows; ``parameters 30 s every 5 s`` for others. None:
         the only feature set.
+    allow_incomplete : bool
+        Leave recordings that lack something out, instead of refusing.
     n_jobs, progress
         As for `parameter_table`.
 
@@ -131,27 +139,30 @@ def table_for(
     InputError
         Words that name no feature set or several, sets that do not fit together, or missing spikes.
     """
+
+    def measure(params: ParameterParams) -> FeatureTable:
+        return parameter_table(
+            store, params, allow_incomplete=allow_incomplete, n_jobs=n_jobs, progress=progress
+        )
+
+    def read(words: str | None) -> FeatureTable:
+        return store.table(store.choose(words), allow_incomplete=allow_incomplete)
+
     if head == KIND:
         if features:
             raise InputError(
                 "--features chooses pictures' features; --head parameters is trained on burst"
                 " parameters of whole recordings: leave --features out"
             )
-        return parameter_table(store, ParameterParams(), n_jobs=n_jobs, progress=progress)
+        return measure(ParameterParams())
     asked = [_WORDS.fullmatch(words.strip().lower()) for words in features]
     if not any(asked):
-        return join_tables([store.table(store.choose(w)) for w in features or (None,)])
-    tables = {
-        place: store.table(store.choose(features[place]))
-        for place, match in enumerate(asked)
-        if match is None
-    }
+        return join_tables([read(words) for words in features or (None,)])
+    tables = {place: read(features[place]) for place, match in enumerate(asked) if match is None}
     for place, match in enumerate(asked):
         if match is not None:
             windows = _windows(store, match, list(tables.values()))
-            tables[place] = parameter_table(
-                store, ParameterParams(windows=windows), n_jobs=n_jobs, progress=progress
-            )
+            tables[place] = measure(ParameterParams(windows=windows))
     return join_tables([tables[place] for place in range(len(features))])
 
 

@@ -63,6 +63,13 @@ class Scale(NamedTuple):
         scaled: NDArray[np.float64] = np.log1p(values / self.low) / np.log1p(self.high / self.low)
         return scaled
 
+    def invert(self, scaled: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Give back what `apply` was given."""
+        if self.kind == "linear":
+            return self.low + scaled * (self.high - self.low)
+        values: NDArray[np.float64] = self.low * np.expm1(scaled * np.log1p(self.high / self.low))
+        return values
+
 
 _RATE_HZ = Scale("log", 0.1, 50.0)
 _CV = Scale("log", 1.0, 10.0)
@@ -111,6 +118,13 @@ SCALES: dict[str, Scale] = {
 def scaled(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Scale parameters, (n, parameters) float64 with columns as `NAMES`; NaN stays NaN."""
     columns = [SCALES[name].apply(values[:, column]) for column, name in enumerate(NAMES)]
+    return np.stack(columns, axis=1)
+
+
+def in_units(rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Give back the parameters of whole recordings, (n, parameters) scaled, in their units."""
+    values = rows.astype(np.float64)
+    columns = [SCALES[name].invert(values[:, column]) for column, name in enumerate(NAMES)]
     return np.stack(columns, axis=1)
 
 

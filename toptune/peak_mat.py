@@ -7,6 +7,7 @@ What leaves: the number of samples, 0-based sample indices and amplitudes.
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,14 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
+from toptune.hdf5_guard import check_links, check_stored
+from toptune.mat_elements import DENSE_BYTES, SPARSE_BYTES, find_variable, no_variable
 from toptune.peak_text import PeakTrain
 
 _VARIABLE = "peak_train"
+# MATLAB's numbers for its classes: sparse, then double to uint64.
+_SPARSE = 5
+_NUMERIC = range(5, 16)
 # What MATLAB writes into the first bytes of its files, 7.3 included.
 _MAGICS = (b"MATLAB 5.0 MAT-file", b"MATLAB 7.3 MAT-file")
 
@@ -39,30 +45,33 @@ def read_peak_mat(path: Path) -> PeakTrain:
         Not a readable MATLAB file, no ``peak_train``, not a real vector, or an amplitude that is
         not a finite number above 0.
     """
-    if not looks_like_mat(path):
-        raise InputError(f"{path}: not a MATLAB file (or an empty or damaged one)")
-    reader = _from_hdf5 if h5py.is_hdf5(path) else _from_version_5
     try:
+        if not looks_like_mat(path):
+            raise InputError(f"{path}: not a MATLAB file (or an empty or damaged one)")
+        reader = _from_hdf5 if h5py.is_hdf5(path) else _from_version_5
         n_samples, sample, amplitude = reader(path)
     except InputError:
         raise
     # Every library has its own errors for damaged files, down to zlib.error and IndexError.
     except Exception as error:
-        raise InputError(f"{path}: damaged MATLAB file ({error})") from error
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path}: damaged MATLAB file ({text}): copy it again") from error
     return _checked(path, n_samples, sample, amplitude)
 
 
 def _from_version_5(path: Path) -> tuple[int, NDArray[np.int64], NDArray[Any]]:
-    # By name, since `artifact` and whatever else lies there may be as long as the recording.
-    variables = scipy.io.loadmat(path, variable_names=[_VARIABLE])
-    if _VARIABLE not in variables:
-        raise _no_variable(path, [name for name, *_ in scipy.io.whosmat(path)])
-    vector = variables[_VARIABLE]
-    if not scipy.sparse.issparse(vector):
-        vector = np.asarray(vector)
-        if vector.dtype.kind not in "fiub" or vector.ndim != 2:
-            raise InputError(f"{path}: {_VARIABLE} is not a vector of numbers")
-    n = _vector_length(path, vector.shape)
+    # Of the variables only the one: `artifact` and whatever else may be as long as the recording.
+    variable = find_variable(path, _VARIABLE)
+    if variable.matrix_class not in _NUMERIC or variable.is_complex:
+        raise _no_vector(path)
+    n = _vector_length(path, variable.shape)
+    _check_room(path, n * 8 if variable.matrix_class != _SPARSE else 0)
+    vector = scipy.io.loadmat(io.BytesIO(variable.alone()), variable_names=[_VARIABLE])[_VARIABLE]
+    if scipy.sparse.issparse(vector):
+        # SciPy writes beyond its arrays where the columns' ends do not rise.
+        vector.check_format(full_check=True)
+    elif np.asarray(vector).dtype.kind not in "fiub" or tuple(vector.shape) != variable.shape:
+        raise _no_vector(path)
     entries = scipy.sparse.coo_array(vector)
     entries.sum_duplicates()
     rows, columns = entries.coords
@@ -74,15 +83,17 @@ def _from_version_5(path: Path) -> tuple[int, NDArray[np.int64], NDArray[Any]]:
 
 def _from_hdf5(path: Path) -> tuple[int, NDArray[np.int64], NDArray[Any]]:
     with h5py.File(path, "r") as file:
+        check_links(file, path)
         if _VARIABLE not in file:
-            raise _no_variable(path, [n for n in file if not n.startswith("#")])
+            raise no_variable(path, _VARIABLE, [n for n in file if not n.startswith("#")])
         node = file[_VARIABLE]
         if isinstance(node, h5py.Group):
             return _sparse_from_hdf5(path, node)
+        if not isinstance(node, h5py.Dataset) or node.dtype.kind not in "fiub":
+            raise _no_vector(path)
         n = _vector_length(path, node.shape)
+        check_stored(node, path, DENSE_BYTES)
         dense = node[...].reshape(-1)
-        if dense.dtype.kind not in "fiub":
-            raise InputError(f"{path}: {_VARIABLE} is not a vector of numbers")
         sample = np.flatnonzero(dense)
         return n, sample, dense[sample]
 
@@ -90,14 +101,33 @@ def _from_hdf5(path: Path) -> tuple[int, NDArray[np.int64], NDArray[Any]]:
 def _sparse_from_hdf5(path: Path, group: Any) -> tuple[int, NDArray[np.int64], NDArray[Any]]:
     """Compressed columns: `jc` (columns + 1,), and, unless empty, `ir` and `data`."""
     if "MATLAB_sparse" not in group.attrs or "jc" not in group:
-        raise InputError(f"{path}: {_VARIABLE} is not a vector of numbers")
+        raise _no_vector(path)
     n_rows = int(group.attrs["MATLAB_sparse"])
-    jc = group["jc"][...].astype(np.int64)
+    jc = _vector(path, group, "jc").astype(np.int64)
     n = _vector_length(path, (n_rows, len(jc) - 1))
     if "data" not in group:
         return n, np.empty(0, np.int64), np.empty(0)
-    columns = np.repeat(np.arange(len(jc) - 1), np.diff(jc))
-    return n, group["ir"][...].astype(np.int64) + columns, group["data"][...]
+    data, ir = _vector(path, group, "data"), _vector(path, group, "ir")
+    counts = np.diff(jc)
+    if not len(data) == len(ir) == jc[-1] or jc[0] != 0 or (counts < 0).any():
+        raise InputError(f"{path}: damaged MATLAB file (jc of {_VARIABLE} does not fit ir)")
+    return n, ir.astype(np.int64) + np.repeat(np.arange(len(counts)), counts), data
+
+
+def _vector(path: Path, group: Any, name: str) -> NDArray[Any]:
+    node = group[name]
+    if not isinstance(node, h5py.Dataset) or node.ndim != 1 or node.dtype.kind not in "fiub":
+        raise _no_vector(path)
+    check_stored(node, path, SPARSE_BYTES + 4 * path.stat().st_size)
+    return np.asarray(node[...])
+
+
+def _check_room(path: Path, dense_bytes: int) -> None:
+    if dense_bytes > DENSE_BYTES:
+        raise InputError(
+            f"{path}: {_VARIABLE} is not sparse and would take {dense_bytes} bytes, more than"
+            f" {DENSE_BYTES}: save it as sparse({_VARIABLE})"
+        )
 
 
 def _vector_length(path: Path, shape: tuple[int, ...]) -> int:
@@ -107,9 +137,8 @@ def _vector_length(path: Path, shape: tuple[int, ...]) -> int:
     return max(shape)
 
 
-def _no_variable(path: Path, names: list[str]) -> InputError:
-    found = ", ".join(names) or "nothing"
-    return InputError(f"{path}: no variable {_VARIABLE} in it, only {found}")
+def _no_vector(path: Path) -> InputError:
+    return InputError(f"{path}: {_VARIABLE} is not a vector of numbers")
 
 
 def _checked(

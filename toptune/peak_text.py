@@ -11,8 +11,10 @@ understands it or names the line: so the fast path needs no error texts, and can
 
 from __future__ import annotations
 
+import io
 import math
 import re
+from array import array
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,10 +66,14 @@ def read_peak_text(path: Path) -> PeakTrain:
         ``n_samples 0``, an index is not whole, below 1, beyond the recording or not above the one
         before, or an amplitude is not above 0; with file and line.
     """
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     values, complete = _parse_fast(data)
     if not complete:
         values = _parse_slow(data, path)
+    del data  # as large as what is made of it
     return _checked(values, path)
 
 
@@ -135,6 +141,9 @@ def _parse_bytes(data: Any, values: Any, powers: Any) -> int:  # noqa: C901  # a
                 values[row, column] = mantissa / powers[-scale]
             if column == 0 and (at >= n or (data[at] != 32 and data[at] != 9)):
                 return -1
+        # Lines that rise are as long as their numbers, so the table stays as small as the file.
+        if row > 1 and values[row, 0] <= values[row - 1, 0]:
+            return -1
         while at < n and (data[at] == 32 or data[at] == 9 or data[at] == 13):
             at += 1
         if at < n and data[at] != 10:
@@ -151,17 +160,23 @@ _parse_compiled = numba.njit(nogil=True, cache=True)(_parse_bytes)
 def _parse_slow(data: bytes, path: Path) -> NDArray[np.float64]:
     if not data.strip():
         raise InputError(f"{path}: the file is empty; the first line must be 'n_samples 0'")
-    lines = data.rstrip().split(b"\n")
-    values = np.empty((len(lines), 2))
-    for i, line in enumerate(lines):
-        cells = line.split()
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in data[:_HEAD_BYTES]:
+        raise InputError(f"{path}: not plain text (UTF-16?): save it as ASCII or UTF-8")
+    values = array("d")
+    for number, line in enumerate(io.BytesIO(data.rstrip()), 1):
+        # Unpacked, since a line must have two.
         try:
-            # Unpacked, since a row of one number would fill both columns.
-            values[i, 0], values[i, 1] = (_number(cell) for cell in cells)
+            first, second = (_number(cell) for cell in line.split())
         except ValueError:
-            shown = line.decode("utf-8", "replace").strip()[:60]
-            raise InputError(f"{path}, line {i + 1}: expected two numbers, got {shown!r}") from None
-    return values
+            shown = line[:60].decode("utf-8", "replace").strip()
+            raise InputError(
+                f"{path}, line {number}: expected two numbers, got {shown!r}"
+            ) from None
+        values.extend((first, second))
+        # Checked here for what comes before, so that a faulty file is not read to its end.
+        if number > 2 and not first > values[-4]:
+            _checked(np.frombuffer(values).reshape(-1, 2), path)
+    return np.frombuffer(values).reshape(-1, 2)
 
 
 def _number(cell: bytes) -> float:
@@ -173,7 +188,8 @@ def _number(cell: bytes) -> float:
 
 def _checked(values: NDArray[np.float64], path: Path) -> PeakTrain:
     n, zero = values[0]
-    if not (math.isfinite(n) and n >= 1 and n == int(n) and zero == 0):
+    # Up to 2**53 every whole number is a float64.
+    if not (math.isfinite(n) and 1 <= n < 2**53 and n == int(n) and zero == 0):
         raise InputError(
             f"{path}, line 1: the first line must be 'n_samples 0', got '{n:g} {zero:g}'"
         )

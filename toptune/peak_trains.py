@@ -31,10 +31,15 @@ _READERS: dict[PeakKind, Callable[[Path], PeakTrain]] = {
 }
 
 
+# A folder named by mistake may be the whole disk. The largest arrays have 26,400 electrodes.
+_MOST_FILES = 100_000
+
+
 def natural_key(label: str) -> tuple[tuple[int, int | str], ...]:
     """Sort key by which ``2`` comes before ``10`` and ``A2`` before ``A10``."""
     parts = re.split(r"(\d+)", label)
-    return tuple((0, int(p)) if p.isdecimal() else (1, p) for p in parts if p)
+    # Python refuses to read numbers of more than 4,300 digits.
+    return tuple((0, int(p)) if p.isdecimal() and len(p) < 1000 else (1, p) for p in parts if p)
 
 
 def sniff_peak_folder(folder: Path) -> PeakKind | None:
@@ -77,7 +82,14 @@ def read_peak_trains(path: Path, *, sampling_rate_hz: float) -> SpikeTrains:
 
 
 def _peak_folders(path: Path) -> Iterator[tuple[Path, PeakKind]]:
+    seen = 0
     for where, subfolders, names in os.walk(path):
+        seen += len(names) + 1
+        if seen > _MOST_FILES:
+            raise InputError(
+                f"{path}: more than {_MOST_FILES} files lie in and below this folder: name the"
+                " folder of one recording's electrodes"
+            )
         # So that the walk, and with it every message, does not depend on the file system.
         subfolders.sort(key=natural_key)
         kind = _kind_of_any(Path(where), sorted(names))

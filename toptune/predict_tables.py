@@ -11,7 +11,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from toptune.environment import describe_environment
 from toptune.errors import InputError
+from toptune.fingerprint import file_sha256
 from toptune.predictions import Predictions
 from toptune.run_folder import FolderKind, publish, target_problems, write_csv, write_json
 
@@ -38,7 +40,14 @@ def write_predictions(out: Path, predictions: Predictions, *, overwrite: bool = 
     overwrite
         Replace it.
     """
-    marked = {"kind": PREDICTIONS.kind, "format": FORMAT, "toptune_version": version("toptune")}
+    marked = {
+        "kind": PREDICTIONS.kind,
+        "format": FORMAT,
+        "toptune_version": version("toptune"),
+        # model.json holds the sha256 of its tensors, so this one stands for all of the model.
+        "model_sha256": file_sha256(predictions.model / "model.json"),
+        "packages": describe_environment("cpu")["packages"],
+    }
     shares = [f"probability_{name}" for name in predictions.classes]
     votes = [f"windows_{name}" for name in predictions.classes]
     with publish(out, overwrite=overwrite, kind=PREDICTIONS) as folder:

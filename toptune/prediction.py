@@ -11,12 +11,13 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.describing import Described
+from toptune.cuda import Accelerator, accelerator
+from toptune.describing import Described, Describer, describe_views
 from toptune.errors import InputError, InputErrors, ToptuneError
 from toptune.facts import RecordingFacts
 from toptune.featuretable import leading_kind, match_windows
@@ -25,11 +26,15 @@ from toptune.fingerprint import file_sha256
 from toptune.model import Model, read_model
 from toptune.model_backbones import describers
 from toptune.novelty import Novelty, judge
+from toptune.parameter_views import ParameterDescriber
 from toptune.predict_tables import check_target, write_predictions
 from toptune.predictions import Predictions, RecordingPrediction
 from toptune.progress import Progress, Silent
 from toptune.scores import majority
 from toptune.spiketrains import Segment, SpikeTrains
+
+if TYPE_CHECKING:
+    from toptune.features import Precision
 
 _LOG = logging.getLogger(__name__)
 _unwatched = Silent().stage
@@ -47,6 +52,7 @@ def predict(
     stream: str | None = None,
     sampling_rate_hz: float | None = None,
     device: str = "auto",
+    precision: Precision = "auto",
     n_jobs: int | None = None,
     batch_size: int | None = None,
     out: Path | str | None = None,
@@ -68,6 +74,8 @@ def predict(
         As for `open_recording`, where these recordings differ from those of training.
     device
         ``auto``, ``cpu`` or ``cuda``.
+    precision
+        In which backbones compute: ``auto`` is 16 bits on CUDA and float32 on the CPU.
     n_jobs
         Threads; None for one a core.
     batch_size
@@ -94,13 +102,15 @@ def predict(
         check_target(Path(out), overwrite=overwrite)
     settings = _settings(read, stream, sampling_rate_hz)
     names = [str(path) for path in _listed(recordings)]
-    failed = _preflight(names, read, settings)
+    failed, voltage = _preflight(names, read, settings)
     if failed and not keep_going:
         raise InputErrors([cause for _, cause in failed])
+    spike_device = accelerator(device) if voltage else None
     predictor = Predictor(
-        read, _listed(weights), device=device, n_jobs=n_jobs, batch_size=batch_size
-    )
-    job = _Job(predictor, settings, n_jobs, progress or Silent())
+        read, _listed(weights), device=device, precision=precision, n_jobs=n_jobs,
+        batch_size=batch_size,
+    )  # fmt: skip
+    job = _Job(predictor, settings, spike_device, n_jobs, progress or Silent())
     done = job.run([n for n in names if n not in dict(failed)], failed, keep_going=keep_going)
     result = Predictions(
         model=Path(model),
@@ -115,6 +125,38 @@ def predict(
     return result
 
 
+def _describe(
+    trains: SpikeTrains,
+    describers: Sequence[Describer | ParameterDescriber],
+    stage: Callable[[str, int, int], None],
+) -> list[Described]:
+    """Describe all views that are pictures in one pass, and measure the others."""
+    pictures = [describer for describer in describers if isinstance(describer, Describer)]
+    drawn = iter(describe_views(trains, pictures, stage))
+    return [
+        next(drawn) if isinstance(describer, Describer) else describer.describe(trains, stage)
+        for describer in describers
+    ]
+
+
+class Matched(NamedTuple):
+    """Which windows of a recording make up the head's rows.
+
+    Attributes
+    ----------
+    rows : tuple of (n,) int64
+        For each view, its window in each row.
+    lead : int
+        The view with the widest windows.
+    start_s : (n,) float64
+        Of the leading view's windows.
+    """
+
+    rows: tuple[NDArray[np.int64], ...]
+    lead: int
+    start_s: NDArray[np.float64]
+
+
 class Predictor:
     """A model and its backbones, ready for any number of recordings.
 
@@ -122,8 +164,15 @@ class Predictor:
     ----------
     model
         As read.
-    weights, device, n_jobs, batch_size
+    weights, device, precision, n_jobs, batch_size
         As for `predict`.
+
+    Attributes
+    ----------
+    model
+        As given.
+    describers
+        Of the model's views.
     """
 
     def __init__(
@@ -132,14 +181,15 @@ class Predictor:
         weights: Sequence[Path] = (),
         *,
         device: str = "auto",
+        precision: Precision = "auto",
         n_jobs: int | None = None,
         batch_size: int | None = None,
     ) -> None:
         from toptune.hardware import torch_device
 
         self.model = model
-        self._describers = describers(
-            model.views, weights, torch_device(device), batch_size, n_jobs
+        self.describers = describers(
+            model.views, weights, torch_device(device), batch_size, n_jobs, precision
         )
 
     def features(
@@ -152,18 +202,33 @@ class Predictor:
         InputError
             No window fits into the recording.
         """
+        matched = self.match(name, trains)
+        parts = [part.features for part in _describe(trains, self.describers, stage)]
+        columns = [part[rows] for part, rows in zip(parts, matched.rows, strict=True)]
+        return Described(np.concatenate(columns, axis=1), matched.start_s)
+
+    def match(self, name: str, trains: SpikeTrains) -> Matched:
+        """Place the windows that the head gets rows of; spikes do not matter.
+
+        Raises
+        ------
+        InputError
+            No window fits into the recording.
+        """
+        from toptune.windows import window_starts
+
         require_length(name, trains.segments, trains.sampling_rate_hz, self.model)
-        parts = [describer.describe(trains, stage) for describer in self._describers]
-        if len(parts) == 1:
-            return parts[0]
-        windows = [d.windows for d in self._describers if d.windows is not None]
+        windows = [d.windows for d in self.describers if d.windows is not None]
+        if not windows:  # one row of burst parameters, of the whole recording
+            start_s = np.array([trains.segments[0].start_s])
+            return Matched((np.zeros(1, dtype=np.int64),), 0, start_s)
+        starts = [window_starts(trains, each).start_s for each in windows]
         widths, strides = [w.width_s for w in windows], [w.stride_s for w in windows]
-        matches = match_windows([part.start_s for part in parts], widths, strides)
+        rows = match_windows(starts, widths, strides)
         lead = leading_kind(widths)
-        if not len(matches[lead]):
+        if not len(rows[lead]):
             raise InputError(f"{name}: the model's views have no window in common in it")
-        columns = [part.features[rows] for part, rows in zip(parts, matches, strict=True)]
-        return Described(np.concatenate(columns, axis=1), parts[lead].start_s[matches[lead]])
+        return Matched(rows, lead, starts[lead][rows[lead]])
 
     def predict(
         self,
@@ -256,21 +321,23 @@ def _settings(model: Model, stream: str | None, sampling_rate_hz: float | None) 
 
 def _preflight(
     names: Sequence[str], model: Model, settings: SpikeSettings
-) -> list[tuple[str, str]]:
-    """Open every recording; (recording, cause) of each that cannot be predicted."""
+) -> tuple[list[tuple[str, str]], bool]:
+    """Open all; (recording, cause) of each that cannot be predicted, and whether any is voltage."""
     if not names:
         raise InputError("there is no recording to predict: name at least one")
     if len({Path(name).resolve() for name in names}) < len(names):
         raise InputError("a recording is named twice: name each once")
     failed = []
+    voltage = False
     for name in names:
         try:
             header = check_recording(Path(name), settings)
             if header is not None:
+                voltage = True
                 require_length(name, header.segments, header.sampling_rate_hz, model)
         except InputError as error:
             failed.append((name, _one_line(error)))
-    return failed
+    return failed, voltage
 
 
 def _listed(paths: Paths) -> list[Path]:
@@ -289,11 +356,13 @@ class _Job:
         self,
         predictor: Predictor,
         settings: SpikeSettings,
+        spike_device: Accelerator | None,
         n_jobs: int | None,
         progress: Progress,
     ) -> None:
         self.predictor = predictor
         self.settings = settings
+        self.spike_device = spike_device
         self.n_jobs = n_jobs
         self.progress = progress
 
@@ -315,8 +384,11 @@ class _Job:
 
     def _one(self, name: str) -> RecordingPrediction:
         stage = self.progress.stage
-        found = find_spikes(Path(name), self.settings, n_jobs=self.n_jobs, stage=stage)
+        found = find_spikes(
+            Path(name), self.settings, device=self.spike_device, n_jobs=self.n_jobs, stage=stage
+        )
         notes = list(found.notes)
-        if file_sha256(Path(name)) in self.predictor.model.training_inputs:
+        sha256 = file_sha256(Path(name))
+        if sha256 in self.predictor.model.training_inputs:
             notes.insert(0, SEEN)
-        return self.predictor.predict(name, found.trains, notes, stage)
+        return replace(self.predictor.predict(name, found.trains, notes, stage), sha256=sha256)

@@ -43,6 +43,8 @@ class RecordingPrediction:
         How far the recording lies outside training.
     warnings
         One line each; all of `novelty`'s, and what was noticed in the recording.
+    sha256
+        Of the recording's bytes; None where it is no file.
     """
 
     facts: RecordingFacts
@@ -56,6 +58,7 @@ class RecordingPrediction:
     code: int
     novelty: Novelty
     warnings: tuple[str, ...]
+    sha256: str | None = None
 
     @property
     def recording(self) -> str:
@@ -81,6 +84,7 @@ class RecordingPrediction:
         """Plain values of the verdict, without the windows."""
         return {
             "recording": self.recording,
+            "sha256": self.sha256,
             "prediction": self.prediction,
             "probability": self.probability,
             "probabilities": dict(zip(self.classes, self.mean_probabilities.tolist(), strict=True)),

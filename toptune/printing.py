@@ -21,6 +21,7 @@ from rich.table import Table
 from toptune.demo import DemoResult
 from toptune.extraction import Extracted
 from toptune.predictions import Predictions
+from toptune.store_check import StoreReport
 
 _RANDOM_WEIGHTS = (
     "These features come from a network with seeded RANDOM weights: the demo needs no download."
@@ -57,13 +58,7 @@ def print_scores(metrics: dict[str, dict[str, Any]]) -> None:
 
 def _remarks(metrics: dict[str, Any]) -> Iterator[str]:
     """Tell what a run's numbers rest on."""
-    for warning in metrics["warnings"]:
-        yield f"warning: {warning}"
-    if metrics["n_windows_without_partner"]:
-        yield (
-            f"{metrics['n_windows_without_partner']} windows have no partner in the other feature"
-            " sets and were left out"
-        )
+    yield from _notes_on_data(metrics)
     if metrics["centres"]:
         yield metrics["centres"]
     tuning = metrics["tuning"]
@@ -80,6 +75,24 @@ def _remarks(metrics: dict[str, Any]) -> Iterator[str]:
         yield f"p: {test['n']} shuffles of the devices' labels, parameters {test['parameters']}"
         if test["note"]:
             yield f"note: {test['note']}"
+
+
+def _notes_on_data(metrics: dict[str, Any]) -> Iterator[str]:
+    missing = metrics["missing_recordings"]
+    if missing:
+        yield (
+            f"note: {len(missing)} listed recordings have no features and are not in these numbers:"
+            f" {', '.join(missing)}"
+        )
+    for note in metrics["provenance_notes"]:
+        yield f"note: {note}"
+    for warning in metrics["warnings"]:
+        yield f"warning: {warning}"
+    if metrics["n_windows_without_partner"]:
+        yield (
+            f"{metrics['n_windows_without_partner']} windows have no partner in the other feature"
+            " sets and were left out"
+        )
 
 
 def _brief(value: Any) -> str:
@@ -154,6 +167,36 @@ def print_extracted(result: Extracted) -> None:
     if result.failed:
         say(f"the failures are listed in {result.store.with_suffix('.failures.csv')}")
     say(f"next: toptune fit {result.store} --head falkon -o run-falkon")
+
+
+def print_store_report(report: StoreReport, removed: tuple[str, ...]) -> None:
+    """Print what verifying a store found, and what to do."""
+    console = Console()
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    say(
+        f"{report.n_recordings} recordings listed, {report.n_groups} groups verified"
+        f" ({report.n_bytes / 1e6:.1f} MB)"
+    )
+    for finding in report.findings:
+        say(f"{finding.kind}: {finding.place}: {finding.cause}")
+    if report.n_unsummed:
+        say(
+            f"note: {report.n_unsummed} groups were made by an earlier toptune: their arrays have"
+            " sums, their attributes have none"
+        )
+    for place in removed:
+        say(f"removed: {place}")
+    if report.is_sound:
+        say("sound: all that is listed is there and as it was written")
+        return
+    say(f"to extract again: {', '.join(report.extract_again)}")
+    if not removed and any(f.kind == "damaged" for f in report.findings):
+        say(f"next: toptune doctor {report.path} --remove-damaged, then toptune extract as before")
+    else:
+        say("next: toptune extract as before; it makes what is not there")
 
 
 @contextmanager

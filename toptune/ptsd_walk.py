@@ -9,6 +9,9 @@ the threshold. So a span's samples are first marked, all at once and without bra
 a sliding range that spans the threshold. Only marked samples, three a spike, are looked at one by
 one. All of it is in integers that order as the floats do, since compilers vectorise minima of
 integers and not those of floating-point numbers.
+
+Places are unsigned and arrays are whole: an index that might be negative is not vectorised, and
+making a slice of a few dozen samples takes Numba longer than looking at them.
 """
 
 from __future__ import annotations
@@ -31,7 +34,8 @@ _SMALLEST = np.int32(-0x80000000)
 # as a fifth of the walk.
 _FETCH_AHEAD = 2
 # Integers that a vectorised loop does at a time.
-_STEP = 32
+_STEP = np.uint64(32)
+_ONE = np.uint64(1)
 # float32 samples in one line of the cache.
 _LINE = 16
 
@@ -72,27 +76,27 @@ class Scratch(NamedTuple):
     ----------
     values : (m,) float32
         Samples from one before the span, the mean taken off.
-    keys : (m,) int32
-        The same as integers that order alike.
-    extremes : (4, m) int32
-        Sliding minima, maxima, and what they are computed from.
-    marks : (BLOCK,) uint8
+    keys : (5 m,) int32
+        The same as integers that order alike, then sliding minima and maxima, twice.
+    marks : (BLOCK + 8,) uint8
         1 for a peak whose reach spans the threshold.
+    words : (BLOCK / 8 + 1,) int64
+        The same memory, eight marks at a time.
     """
 
     values: NDArray[np.float32]
     keys: NDArray[np.int32]
-    extremes: NDArray[np.int32]
     marks: NDArray[np.uint8]
+    words: NDArray[np.int64]
 
     @classmethod
     def for_reach(cls, reach: int) -> Scratch:
         """Make room for candidates that see `reach` samples ahead."""
-        size = BLOCK + reach + 2 + _STEP
+        size = BLOCK + reach + 2 + int(_STEP)
+        marks = np.empty(BLOCK + 8, np.uint8)
         return cls(
-            np.empty(size, np.float32), np.empty(size, np.int32), np.empty((4, size), np.int32),
-            np.empty(BLOCK, np.uint8),
-        )  # fmt: skip
+            np.empty(size, np.float32), np.empty(5 * size, np.int32), marks, marks.view(np.int64)
+        )
 
 
 @intrinsic
@@ -115,114 +119,110 @@ def _fetch(_: Any, array: Any, index: Any) -> Any:  # noqa: ARG001  # numba matc
 
 
 @numba.njit(nogil=True, cache=True)
-def _smaller(a: NDArray[np.int32], b: NDArray[np.int32], out: NDArray[np.int32]) -> None:
-    # Slices, not offsets: an index that may be negative is not vectorised.
-    for i in range(out.size):
-        out[i] = np.int32(b[i] if b[i] < a[i] else a[i])
+def _first_smallest(keys: NDArray[np.int32], start: np.uint64, last: np.uint64) -> np.uint64:
+    """First place of the smallest among keys[start .. last]."""
+    low, place = keys[start], start
+    for i in range(start + _ONE, last + _ONE):
+        if keys[i] < low:
+            low, place = keys[i], np.uint64(i)
+    return place
 
 
 @numba.njit(nogil=True, cache=True)
-def _larger(a: NDArray[np.int32], b: NDArray[np.int32], out: NDArray[np.int32]) -> None:
-    for i in range(out.size):
-        out[i] = np.int32(b[i] if b[i] > a[i] else a[i])
-
-
-@numba.njit(nogil=True, cache=True)
-def _first_smallest(keys: NDArray[np.int32]) -> int:
-    low = _LARGEST
-    for i in range(keys.size):
-        low = np.int32(keys[i] if keys[i] < low else low)
-    for i in range(keys.size):
-        if keys[i] == low:
-            return i
-    return 0
-
-
-@numba.njit(nogil=True, cache=True)
-def _first_largest(keys: NDArray[np.int32]) -> int:
-    high = _SMALLEST
-    for i in range(keys.size):
-        high = np.int32(keys[i] if keys[i] > high else high)
-    for i in range(keys.size):
-        if keys[i] == high:
-            return i
-    return 0
+def _first_largest(keys: NDArray[np.int32], start: np.uint64, last: np.uint64) -> np.uint64:
+    """First place of the largest among keys[start .. last]."""
+    high, place = keys[start], start
+    for i in range(start + _ONE, last + _ONE):
+        if keys[i] > high:
+            high, place = keys[i], np.uint64(i)
+    return place
 
 
 @numba.njit(nogil=True, cache=True)
 def _centre(
-    x: NDArray[np.float32], mean: np.float32, values: NDArray[np.float32], keys: NDArray[np.int32]
+    x: NDArray[np.float32], start: np.uint64, count: np.uint64, mean: np.float32, scratch: Scratch
 ) -> None:
-    """Take the mean off; the integers order as the floats do."""
-    for i in range(x.size):
+    """Take the mean off x[start : start + count]; the integers order as the floats do."""
+    values, keys = scratch.values, scratch.keys
+    for i in range(count):
         # Adding 0 makes -0 to 0: as integers they would differ.
-        values[i] = (x[i] - mean) + np.float32(0)
-    bits = values.view(np.int32)
-    for i in range(x.size):
-        keys[i] = ordered(bits[i])
+        v = np.float32((x[start + i] - mean) + np.float32(0))
+        values[i] = v
+        keys[i] = ordered(np.float32(v).view(np.int32))
 
 
 @numba.njit(nogil=True, cache=True)
 def _slide(
-    keys: NDArray[np.int32], width: int, count: int, scratch: NDArray[np.int32]
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Minimum and maximum of keys[i : i + width] for i < count, by windows that double.
+    keys: NDArray[np.int32], row: np.uint64, width: np.uint64, count: np.uint64
+) -> tuple[np.uint64, np.uint64]:
+    """Minimum and maximum of keys[1 + i : 1 + i + width] for i < count.
 
-    keys : (count + width - 1 and `_STEP` spare,); scratch : (4, as many).
+    Windows grow fourfold from pass to pass. `keys` are rows of `row` integers: the keys, then room
+    for two pairs of minima and maxima. Returns where the minima and the maxima begin.
     """
-    low, high = keys, keys
-    spare_low, spare_high = scratch[0], scratch[1]
-    other_low, other_high = scratch[2], scratch[3]
-    known = 1
-    size = count + width - 1
+    low, high = _ONE, _ONE
+    low_out = row
+    known, size = _ONE, count + width - _ONE
     while known < width:
-        step = min(known, width - known)
-        size -= step
+        third = min(np.uint64(3) * known, width - known)
+        second = min(np.uint64(2) * known, third)
+        first = min(known, second)
+        high_out = low_out + row
+        size -= third
         # Up to whole steps: what lies behind is never read, and the rest would go one by one.
-        whole = -(-size // _STEP) * _STEP
-        _smaller(low, low[step:], spare_low[:whole])
-        _larger(high, high[step:], spare_high[:whole])
-        low, high = spare_low, spare_high
-        spare_low, spare_high, other_low, other_high = other_low, other_high, low, high
-        known += step
+        whole = (size + _STEP - _ONE) // _STEP * _STEP
+        for i in range(whole):
+            a, b = low + i, high + i
+            keys[low_out + i] = min(keys[a], keys[a + first], keys[a + second], keys[a + third])
+            keys[high_out + i] = max(keys[b], keys[b + first], keys[b + second], keys[b + third])
+        low, high = low_out, high_out
+        low_out = np.uint64(3) * row if low == row else row
+        known += third
     return low, high
 
 
 @numba.njit(nogil=True, cache=True)
 def _mark(
-    bits: NDArray[np.int32],
-    low: NDArray[np.int32],
-    high: NDArray[np.int32],
-    threshold: np.float32,
-    marks: NDArray[np.uint8],
+    scratch: Scratch, low: np.uint64, high: np.uint64, count: np.uint64, threshold: np.float32
 ) -> None:
-    """Mark peaks whose reach spans the threshold; `bits` are the values' from one before."""
-    for i in range(marks.size):
-        size = bits[i + 1] & _LARGEST
-        peak = (size > (bits[i] & _LARGEST)) & (size >= (bits[i + 2] & _LARGEST))
-        lo = np.int32(ordered(low[i])).view(np.float32)
-        hi = np.int32(ordered(high[i])).view(np.float32)
-        marks[i] = peak & (hi - lo >= threshold)
+    """Mark peaks whose reach spans the threshold; eight marks behind the last are 0."""
+    values, keys, marks = scratch.values, scratch.keys, scratch.marks
+    for i in range(count):
+        # Without its sign a float's bits order as its absolute value does.
+        before = np.float32(values[i]).view(np.int32) & _LARGEST
+        size = np.float32(values[i + _ONE]).view(np.int32) & _LARGEST
+        after = np.float32(values[i + np.uint64(2)]).view(np.int32) & _LARGEST
+        lo = np.int32(ordered(keys[low + i])).view(np.float32)
+        hi = np.int32(ordered(keys[high + i])).view(np.float32)
+        marks[i] = (size > before) & (size >= after) & (hi - lo >= threshold)
+    for i in range(count, count + np.uint64(8)):
+        marks[i] = 0
 
 
 @numba.njit(nogil=True, cache=True)
 def _peaks(
-    keys: NDArray[np.int32], up: bool, left: int, lifetime: int, overshoot: int
-) -> tuple[int, int]:
-    """Offsets of start peak and opposite, from a peak at keys[0] with `left` samples behind it."""
+    keys: NDArray[np.int32],
+    c: np.uint64,
+    up: bool,
+    left: np.uint64,
+    lifetime: np.uint64,
+    overshoot: np.uint64,
+) -> tuple[np.uint64, np.uint64]:
+    """Places of start peak and opposite, from a peak at keys[c] with `left` samples behind it."""
     window = min(lifetime, left)
+    edge = c + window
     # On the window's edge the opposite peak may go on; the start peak is not looked for again.
     longer = window + overshoot
     if up:
-        e = _first_smallest(keys[: window + 1])
-        s = _first_largest(keys[: e + 1])
-        if e == window and longer <= left:
-            e = _first_smallest(keys[: longer + 1])
+        e = _first_smallest(keys, c, edge)
+        s = _first_largest(keys, c, e)
+        if e == edge and longer <= left:
+            e = _first_smallest(keys, c, c + longer)
     else:
-        e = _first_largest(keys[: window + 1])
-        s = _first_smallest(keys[: e + 1])
-        if e == window and longer <= left:
-            e = _first_largest(keys[: longer + 1])
+        e = _first_largest(keys, c, edge)
+        s = _first_smallest(keys, c, e)
+        if e == edge and longer <= left:
+            e = _first_largest(keys, c, c + longer)
     return s, e
 
 
@@ -249,16 +249,13 @@ def walk_span(
     count = last - first
     width = rule.lifetime + rule.overshoot + 1
     there = min(count + width - 1, n - first)
-    values, keys = scratch.values, scratch.keys
-    _centre(x[first - 1 - shift : first + there - shift], rule.mean, values, keys)
+    values, keys, words = scratch.values, scratch.keys, scratch.words
+    _centre(x, np.uint64(first - 1 - shift), np.uint64(there + 1), rule.mean, scratch)
     # The record's end truncates windows: repeating its last sample adds no other extreme.
-    keys[there + 1 : count + width] = keys[there]
-    low, high = _slide(keys[1:], width, count, scratch.extremes)
-    marks = scratch.marks
-    _mark(values.view(np.int32), low, high, rule.threshold, marks[:count])
-    whole = -(-count // 8)
-    marks[count : whole * 8] = 0
-    words = marks.view(np.int64)
+    for i in range(there + 1, count + width):
+        keys[i] = keys[there]
+    low, high = _slide(keys, np.uint64(values.size), np.uint64(width), np.uint64(count))
+    _mark(scratch, low, high, np.uint64(count), rule.threshold)
 
     k = found.state[1]
     i = 0
@@ -266,28 +263,32 @@ def walk_span(
         if i & 7 == 0 and words[i >> 3] == 0:
             i = min(i + 8, count)
             continue
-        if marks[i] == 0:
+        if scratch.marks[i] == 0:
             i += 1
             continue
         if k == found.sample.size:
             found.state[0], found.state[1] = first + i, k
             return False
-        left = n - 1 - first - i
-        s, e = _peaks(keys[i + 1 :], values[i + 1] > 0, left, rule.lifetime, rule.overshoot)
-        s, e = i + s, i + e
-        xs, xe = values[s + 1], values[e + 1]
+        left = np.uint64(n - 1 - first - i)
+        # Sample i of the span has the key i + 1.
+        c = np.uint64(i + 1)
+        s, e = _peaks(
+            keys, c, values[c] > 0, left, np.uint64(rule.lifetime), np.uint64(rule.overshoot)
+        )
+        xs, xe = values[s], values[e]
         d = abs(xs - xe)
         if d < rule.threshold:
             i += 1
             continue
         # A tie of absolute values goes to the later peak.
         start_dates = xs < xe if rule.negative else abs(xs) > abs(xe)
-        ts = s if start_dates else e
+        opposite = np.int64(e) - 1
+        ts = np.int64(s if start_dates else e) - 1
         found.sample[k] = first + ts
         found.uv[k] = d
         k += 1
         after = ts + rule.refractory
-        i = after if (after > e and first + after < n) else e + 1
+        i = int(after if (after > opposite and first + after < n) else opposite + 1)
     found.state[0], found.state[1] = first + i, k
     return True
 
@@ -315,14 +316,16 @@ def _choose_blocks(
 
 
 @numba.njit(nogil=True, cache=True)
-def _reach_spans(bits: NDArray[np.int32], low: np.float32, high: np.float32, rule: Rule) -> bool:
-    """Tell whether a block with extremes low and high, and the samples its reach enters, span."""
+def _reach_spans(
+    x: NDArray[np.float32], start: int, stop: int, low: np.float32, high: np.float32, rule: Rule
+) -> bool:
+    """Tell whether a block with extremes low and high, and x[start : stop] of its reach, span."""
     lo, hi = _LARGEST, _SMALLEST
-    for i in range(bits.size):
-        key = ordered(bits[i])
+    for i in range(np.uint64(start), np.uint64(stop)):
+        key = ordered(np.float32(x[i]).view(np.int32))
         lo = np.int32(key if key < lo else lo)
         hi = np.int32(key if key > hi else hi)
-    if bits.size:
+    if start < stop:
         low = min(low, np.int32(ordered(lo)).view(np.float32))
         high = max(high, np.int32(ordered(hi)).view(np.float32))
     return spans(low, high, rule.mean, rule.threshold)
@@ -345,7 +348,6 @@ def walk_row(
     """
     reach = rule.lifetime + rule.overshoot
     n = x.size
-    bits = x.view(np.int32)
     count = _choose_blocks(
         low, high, blocks_ahead(rule.lifetime, rule.overshoot, BLOCK), rule, chosen
     )
@@ -359,7 +361,7 @@ def walk_row(
         if end <= found.state[0]:
             continue
         # Most blocks are here for a spike of the next one that their own reach does not enter.
-        if not _reach_spans(bits[min(end, n) : min(end + reach, n)], low[b], high[b], rule):
+        if not _reach_spans(x, min(end, n), min(end + reach, n), low[b], high[b], rule):
             continue
         if not walk_span(x, 0, n, max(b * BLOCK, 1), end, rule, found, scratch):
             return False

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
+from toptune.fingerprint import require_regular
 from toptune.mcs import McsRecording, is_mcs
 from toptune.spikefiles import read_spikes, sniff
 from toptune.spiketrains import Segment, SpikeTrains
@@ -161,9 +162,8 @@ def open_recording(
         There is nothing at the path, or nothing known; the message lists what is known.
     """
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder")
     try:
+        require_regular(path)
         if path.is_file() and path.stat().st_size == 0:
             raise InputError(f"{path}: the file is empty")
         if path.is_file() and is_mcs(path):

@@ -84,9 +84,13 @@ def devices_section(run: ReadRun, drawn: Mapping[str, Drawn]) -> Section:
     lines = "the dashed line is the class it was taken for, the solid one the true class"
     intro = (
         f"{wrong} of {run.metrics['n_devices']} devices were taken for another class; they come"
-        " first, the surest mistakes at the top. Probability: how probable the windows"
-        f" around each time make a class; {lines}, from 0 (bottom) to 1."
+        " first, the surest mistakes at the top."
     )
+    if _windows(run):
+        intro += (
+            f" Probability: how probable the windows around each time make a class; {lines},"
+            " from 0 (bottom) to 1."
+        )
     if drawn:
         one = next(iter(drawn.values())).thumbnails
         intro += (
@@ -143,41 +147,45 @@ def _timeline(run: ReadRun, row: _Row, drawn: Drawn | None) -> Timeline:
         badge=f"\u2713 {v.label}" if right else f"\u2717 {v.label}, taken for {v.prediction}",
         tone="good" if right else "bad",
         text=_sentence(run, v) + (f" {drawn.remark}" if drawn and drawn.remark else ""),
-        tracks=(_probability_track(run, row, end_s), *_activity_tracks(v.device, drawn)),
-        ticks=tuple(_ticks(end_s)),
+        tracks=(*_probability_tracks(run, row, end_s), *_activity_tracks(v.device, drawn)),
+        ticks=tuple(time_ticks(0, end_s)) if end_s > 0 else (),
     )
 
 
 def _sentence(run: ReadRun, v: Verdict) -> str:
     def part(name: str) -> str:
         k = run.classes.index(name)
+        if not _windows(run):
+            return f"probability of {name} {percent(float(v.probabilities[k]))}"
         return (
             f"{v.votes[k]} of {v.n_windows} windows say {name}"
             f" (mean probability {percent(float(v.probabilities[k]))})"
         )
 
-    return f"{part(v.prediction)}." if _right(v) else f"{part(v.prediction)}, {part(v.label)}."
+    said = part(v.prediction) if _right(v) else f"{part(v.prediction)}, {part(v.label)}"
+    return f"{said[:1].upper()}{said[1:]}."
 
 
 def _end_s(run: ReadRun, row: _Row, drawn: Drawn | None) -> float:
     """Where the time axis ends: with the recording, or, not known, with the last window."""
     if drawn is not None:
         return drawn.thumbnails.duration_s
-    return float(run.where.start_s[row.windows].max()) + _width_s(run)
+    return float(run.where.start_s[row.windows].max()) + _windows(run).get("width_s", 0.0)
 
 
-def _width_s(run: ReadRun) -> float:
-    return max(float(view["params"]["windows"]["width_s"]) for view in run.views)
+def _windows(run: ReadRun) -> dict[str, float]:
+    """Width and stride of the widest windows; empty where rows are of whole recordings."""
+    windows = [view["params"]["windows"] for view in run.views if view["params"]["windows"]]
+    return max(windows, key=lambda w: float(w["width_s"]), default={})
 
 
-def _stride_s(run: ReadRun) -> float:
-    return max(float(view["params"]["windows"]["stride_s"]) for view in run.views)
-
-
-def _probability_track(run: ReadRun, row: _Row, end_s: float) -> Track:
-    v = row.verdict
-    centre = (run.where.start_s[row.windows] + _width_s(run) / 2) / end_s
-    gap = _GAP_STRIDES * _stride_s(run) / end_s
+def _probability_tracks(run: ReadRun, row: _Row, end_s: float) -> tuple[Track, ...]:
+    """Draw the windows' probabilities; nothing where one row is the whole recording."""
+    v, windows = row.verdict, _windows(run)
+    if not windows:
+        return ()
+    centre = (run.where.start_s[row.windows] + windows["width_s"] / 2) / end_s
+    gap = _GAP_STRIDES * windows["stride_s"] / end_s
 
     def lines(name: str, tone: str) -> Iterator[Line]:
         shares = run.windows.probabilities[row.windows, run.classes.index(name)]
@@ -189,7 +197,7 @@ def _probability_track(run: ReadRun, row: _Row, end_s: float) -> Track:
     if not _right(v):
         drawn += lines(v.prediction, "bad")
     truth = run.windows.probabilities[row.windows, run.classes.index(v.label)]
-    return Track(
+    track = Track(
         name="probability",
         alt=f"Probability of {v.label} over {len(row.windows)} windows, from"
         f" {percent(float(truth.min()))} to {percent(float(truth.max()))}",
@@ -197,6 +205,7 @@ def _probability_track(run: ReadRun, row: _Row, end_s: float) -> Track:
         marks=(0.5,),
         height_px=60,
     )
+    return (track,)
 
 
 def _activity_tracks(device: str, drawn: Drawn | None) -> tuple[Track, ...]:
@@ -220,12 +229,12 @@ def _activity_tracks(device: str, drawn: Drawn | None) -> tuple[Track, ...]:
     )
 
 
-def _ticks(end_s: float) -> Iterator[str]:
-    """Five times from begin to end, in minutes where it is minutes."""
-    minutes = end_s >= 2 * _MINUTE_S
+def time_ticks(begin_s: float, end_s: float) -> Iterator[str]:
+    """Write five times from begin to end, in minutes where they are minutes apart."""
+    minutes = end_s - begin_s >= 4 * _MINUTE_S
     for part in range(5):
-        time_s = end_s * part / 4
-        yield f"{time_s / _MINUTE_S:.3g} min" if minutes else f"{time_s:.3g} s"
+        time_s = begin_s + (end_s - begin_s) * part / 4
+        yield f"{time_s / _MINUTE_S:.3g} min" if minutes else f"{time_s:.4g} s"
 
 
 def _table(run: ReadRun) -> Table:

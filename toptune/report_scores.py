@@ -121,7 +121,7 @@ def headline(run: ReadRun) -> Facts:
             tone="good" if beyond else "bad",
         ),
         Fact(
-            name="Windows recognised",
+            name="Windows recognised" if _has_windows(run) else "Recordings recognised",
             value=percent(m["window_accuracy_mean"]),
             detail=f"\u00b1 {percent(m['window_accuracy_sd'])}, SD over {m['n_groups']}"
             f" {run.params['group_by']}s left out",
@@ -146,10 +146,15 @@ def headline(run: ReadRun) -> Facts:
     return Facts(facts=tuple(facts))
 
 
+def _has_windows(run: ReadRun) -> bool:
+    """Whether a row of the head is a window, and not a whole recording."""
+    return any(view["params"].get("windows") for view in run.views)
+
+
 def _test_detail(test: dict[str, Any]) -> str:
-    how = "all" if test["exact"] else f"{test['n']:,}"
+    how = f"all {test['n']:,}" if test["exact"] else f"{test['n']:,}"
     again = "tuned anew each time" if "anew" in test["parameters"] else "nothing to tune"
-    return f"{how} ways to shuffle the devices' labels, {again}"
+    return f"{how} shuffles of the devices' labels, {again}"
 
 
 def scores_section(run: ReadRun) -> Section:
@@ -226,7 +231,7 @@ def _tuning_blocks(run: ReadRun) -> tuple[Block, ...]:
     gain = leaky - run.metrics["device_accuracy"]
     cost = (
         f"had the choice been made on all devices, the same run would read {leaky:.3f}: that"
-        f" mistake is worth {100 * gain:+.0f} % here"
+        f" mistake is worth {100 * gain:+.0f} points here"
     )
     return (
         Text(
@@ -344,7 +349,7 @@ def calibration_section(run: ReadRun) -> Section:
         ),
         caption="Windows by the probability of the class they are taken for. On the diagonal,"
         " stated probability and share of right windows agree; below it, the head is too sure."
-        " Bars: how many windows there are.",
+        " Bars and the size of the dots: how many windows there are.",
         width_px=460,
     )
     text = Text(
@@ -363,7 +368,10 @@ def _draw_reliability(table: Reliability) -> Figure:
     axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls=":")
     axes.bar(centre, table.share, width * 0.86, color="#d8dce1")
     filled = table.count > 0
-    axes.plot(table.confidence[filled], table.accuracy[filled], "o-", color=BLUE, lw=1.6, ms=5)
+    points = (table.confidence[filled], table.accuracy[filled])
+    axes.plot(*points, color=BLUE, lw=1.2)
+    # Small where few windows are, whose share of right ones means little.
+    axes.scatter(*points, s=12 + 400 * table.share[filled], color=BLUE, zorder=3)
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="stated probability", ylabel="share of right windows")
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_aspect("equal")

@@ -15,7 +15,8 @@ from toptune.errors import InputError
 from toptune.facts import WeightsSource
 from toptune.heads import make_head
 from toptune.html_page import Block, Code, Details, Section, Table, Text
-from toptune.params import Backbone, HighPass, Picture, Ptsd, Windows
+from toptune.parameter_views import KIND
+from toptune.params import Backbone, BurstCriteria, HighPass, Picture, Ptsd, Windows
 from toptune.run_reading import ReadRun
 
 # The option of `extract` that sets each parameter; what is not here has none.
@@ -133,7 +134,12 @@ def commands(run: ReadRun, store: str) -> list[str]:
     """
     lines = []
     spikes = _options(_changed("", _spike_settings(run), _spike_defaults()))
+    if all(_is_measured(view) for view in run.views):
+        # Any extraction finds the spikes, which is all that is needed.
+        lines.append(shlex.join(["toptune", "extract", "devices.csv", "--store", store, *spikes]))
     for number, view in enumerate(run.views):
+        if _is_measured(view):
+            continue
         source = run.sources[number] if number < len(run.sources) else None
         options = _options(_changed("", _view_settings(view, source), _view_defaults()))
         words = ["toptune", "extract", "devices.csv", "--store", store, *options, *spikes]
@@ -166,9 +172,16 @@ def _spike_defaults() -> dict[str, Any]:
     return {**HighPass().to_json(), **Ptsd().to_json()}
 
 
+def _is_measured(view: dict[str, Any]) -> bool:
+    """Whether a view holds burst parameters and no picture's features."""
+    return bool(view["params"].get("kind") == KIND)
+
+
 def _view_settings(view: dict[str, Any], source: WeightsSource | None = None) -> dict[str, Any]:
     """Flatten what drew and described a view; weights by their path where it is known."""
     params = view["params"]
+    if _is_measured(view):
+        return {**params["criteria"], **(params["windows"] or {})}
     flat: dict[str, Any] = {}
     for name, part in params.items():
         if name != "backbone":
@@ -183,7 +196,8 @@ def _view_settings(view: dict[str, Any], source: WeightsSource | None = None) ->
 
 
 def _view_defaults() -> dict[str, Any]:
-    return {**Windows().to_json(), **Picture().to_json(), **Backbone().to_json()}
+    made = (Windows(), Picture(), Backbone(), BurstCriteria())
+    return {name: value for params in made for name, value in params.to_json().items()}
 
 
 def _head_defaults(head: str) -> dict[str, Any]:
@@ -236,6 +250,10 @@ def _default_candidates(run: ReadRun) -> list[dict[str, Any]]:
         from toptune.heads.mlp_tuning import MLP_CANDIDATES
 
         return [_listed(c) for c in MLP_CANDIDATES]
+    if run.params["head"] == KIND:
+        from toptune.heads.logistic_tuning import LOGISTIC_CANDIDATES
+
+        return [_listed(c) for c in LOGISTIC_CANDIDATES]
     return list(run.params["candidates"])
 
 
@@ -281,7 +299,8 @@ def _fit_options(run: ReadRun) -> list[str]:
     params = run.params
     words = ["--head", params["head"]]
     for view in run.views:
-        words += ["--features", view["key"][:8]]
+        if params["head"] != KIND:
+            words += ["--features", view["name"] if _is_measured(view) else view["key"][:8]]
     if params["group_by"] != "device":
         words += ["--group-by", params["group_by"]]
     for name, members in params["merge"].items():

@@ -1,15 +1,16 @@
 """The folder a run is published as.
 
-What enters: results. What leaves: JSON (strict: no NaN) and CSV. A folder is written aside and
-renamed when it is complete, so what bears the name of a run is a whole run.
+What enters: results. What leaves: JSON (strict: no NaN) and CSV. A folder is written aside, forced
+out to the disk and renamed when it is complete, so what bears the name of a run is a whole run.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import re
+import secrets
 import shutil
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from toptune.durable import OLD_SUFFIX, move_into_place, writing
 from toptune.errors import InputError
+from toptune.locks import held, is_held
 
 FORMAT = 1
 _RUN_KIND = "toptune run"
@@ -47,8 +50,10 @@ RUN = FolderKind("run", "params.json", _RUN_KIND)
 
 def target_problems(out: Path, *, overwrite: bool, kind: FolderKind = RUN) -> list[str]:
     """Say why a folder may not be written to `out`; an empty list where it may."""
+    settle(out)
     if not out.exists():
-        return []
+        above = next(p for p in (*out.parents, Path("/")) if p.exists())
+        return [] if above.is_dir() else [f"{out}: {above} is no folder; choose another place"]
     if not overwrite:
         return [f"{out} exists; choose another name or pass --overwrite"]
     if not _is_one(out, kind):
@@ -66,7 +71,7 @@ def require_target(out: Path, *, overwrite: bool, kind: FolderKind = RUN) -> Non
 def _is_one(folder: Path, kind: FolderKind) -> bool:
     try:
         params = json.loads((folder / kind.marker).read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(params, dict) and params.get("kind") == kind.kind
 
@@ -80,31 +85,60 @@ def publish(out: Path, *, overwrite: bool, kind: FolderKind = RUN) -> Iterator[P
     out : Path
         Its parents are made.
     overwrite : bool
-        Replace one of that name and kind; anything else there is refused.
+        Replace one of that name and kind.
     kind : FolderKind
 
     Raises
     ------
     InputError
-        See `target_problems`.
+        There is something of that name which may not be replaced, though `target_problems` found
+        none before the work: the folder bears another name, which the message tells.
+    StorageError
+        The folder cannot be written.
     """
-    require_target(out, overwrite=overwrite, kind=kind)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    name = f".{out.name}.{uuid.uuid4().hex[:8]}"
-    aside, old = out.parent / f"{name}.partial", out.parent / f"{name}.old"
+    settle(out)
+    may_replace = overwrite and (not out.exists() or _is_one(out, kind))
+    name = f".{out.name}.{secrets.token_hex(4)}"
+    aside, lock = out.parent / f"{name}.partial", out.parent / f"{name}.lock"
+    with writing(out), held(lock):
+        try:
+            aside.mkdir()
+            yield aside
+            _take_name(aside, out, replace=may_replace)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+            lock.unlink(missing_ok=True)
+
+
+def _take_name(aside: Path, out: Path, *, replace: bool) -> None:
     try:
-        aside.mkdir()
-        yield aside
-        if out.exists():
-            out.rename(old)
-        aside.rename(out)
-    except BaseException:
-        if old.exists() and not out.exists():
-            old.rename(out)
-        raise
-    finally:
-        for rest in (aside, old):
-            shutil.rmtree(rest, ignore_errors=True)
+        move_into_place(aside, out, replace=replace)
+    except FileExistsError:
+        # What took hours to compute is kept, whoever took its name meanwhile.
+        other = out.with_name(f"{out.name}-{secrets.token_hex(2)}")
+        move_into_place(aside, other, replace=False)
+        raise InputError(f"{out} exists, so this result is in {other}") from None
+
+
+def settle(out: Path) -> None:
+    """Put right what processes that were killed left beside a folder that is to be published.
+
+    Where two folders cannot change names at once, one that is being replaced is absent for a
+    moment; had its process died just then, it gets its name back. Whatever else they left goes.
+    """
+    if not out.parent.is_dir():
+        return
+    ours = re.compile(rf"(\.{re.escape(out.name)}\.[0-9a-f]{{8}})\.(partial(\.old)?|lock)")
+    found = [(path, m) for path in out.parent.iterdir() if (m := ours.fullmatch(path.name))]
+    dead = [(p, m) for p, m in found if not is_held(out.parent / f"{m[1]}.lock")]
+    # The folder that had the name goes before what was to replace it, which may not be whole.
+    for path, _ in sorted(dead, key=lambda one: not one[0].name.endswith(OLD_SUFFIX)):
+        if path.name.endswith(OLD_SUFFIX) and not out.exists():
+            path.rename(out)
+        elif path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

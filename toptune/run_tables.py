@@ -2,11 +2,12 @@
 
 What enters: held-out predictions and scores. What leaves: folds.csv, windows.csv, devices.csv and
 confusion.csv (shares between 0 and 1, times in seconds since the recording's start), and
-confusion.png.
+confusion.png; of the parameters head also parameters.csv and coefficients.csv.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from toptune.burst_parameters import NAMES
 from toptune.confusion_plot import draw_confusion
 from toptune.evaluation import Evaluation
+from toptune.featuretable import FeatureTable
 from toptune.folds import FoldResults
+from toptune.heads.logistic import LogisticClassifier
+from toptune.parameter_views import in_units
 from toptune.run_folder import write_csv
 from toptune.scores import Scores
 from toptune.task import Task
@@ -62,6 +67,38 @@ def write_tables(
         folder / "confusion.csv",
         ["unit", "label", "prediction", "count"],
         _confusion_rows(scores),
+    )
+
+
+def write_parameters(folder: Path, table: FeatureTable, head: LogisticClassifier) -> None:
+    """Write what the parameters head was trained on, and what it makes of it.
+
+    parameters.csv has a row a recording, in the parameters' units, empty where one is not defined.
+    coefficients.csv has a row a parameter: by how much a class's log-odds against the others rise
+    with one SD of it, in the model of all devices.
+
+    Parameters
+    ----------
+    folder : Path
+    table : FeatureTable
+        Of whole recordings.
+    head : LogisticClassifier
+        Fitted on it.
+    """
+    values = in_units(table.features)
+    infos = [table.recordings[row] for row in table.recording]
+    write_csv(
+        folder / "parameters.csv",
+        ["recording", "device", "label", *NAMES],
+        (
+            [info.name, info.device, info.label, *("" if math.isnan(v) else v for v in row)]
+            for info, row in zip(infos, values.tolist(), strict=True)
+        ),
+    )
+    write_csv(
+        folder / "coefficients.csv",
+        ["parameter", *(str(name) for name in head.classes_)],
+        ([name, *row] for name, row in zip(NAMES, head.coef_.T.tolist(), strict=True)),
     )
 
 

@@ -38,7 +38,7 @@ from toptune.simulate_traces import (
     voltage_blocks,
 )
 from toptune.spike_npz import write_npz
-from toptune.spiketrains import Segment, SpikeTrains, sort_spikes
+from toptune.spiketrains import LONGEST_S, Segment, SpikeTrains, sort_spikes
 
 _REFERENCE = "Ref"
 _PITCH_UM = 200.0
@@ -108,6 +108,8 @@ def simulate(
     """
     _check(n_devices, seconds, seed, sampling_rate_hz, n_jobs)
     out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is no folder; choose another place")
     devices = _devices(n_devices, seed)
     table = out / "devices.csv"
     targets = [table, *(out / f"{d.name}{end}" for d in devices for end in (".h5", ".truth.npz"))]
@@ -143,6 +145,8 @@ def _check(n_devices: int, seconds: float, seed: int, sampling_rate_hz: float, n
         )
     if not (math.isfinite(seconds) and seconds * sampling_rate_hz >= 1):
         raise InputError(f"seconds must be above 0, got {seconds:g}")
+    if seconds > LONGEST_S:
+        raise InputError(f"seconds must be at most {LONGEST_S:g}, got {seconds:g}")
 
 
 def _devices(n_devices: int, seed: int) -> list[_Device]:

@@ -12,6 +12,7 @@ import difflib
 import math
 from array import array
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,11 +21,13 @@ from numpy.typing import NDArray
 
 from toptune.errors import InputError
 from toptune.peak_trains import natural_key
-from toptune.spiketrains import Segment, SpikeTrains, sort_spikes
+from toptune.spiketrains import LONGEST_S, Segment, SpikeTrains, sort_spikes
 
 _REQUIRED = ("time_s", "channel")
 _AMPLITUDE = "peak_to_peak_uv"
 _HEAD_BYTES = 4096
+# The largest arrays have 26,400 electrodes.
+_MOST_CHANNELS = 100_000
 
 
 def looks_like_spike_csv(path: Path) -> bool:
@@ -67,8 +70,8 @@ def read_spike_csv(
     if not table.time_s:
         raise InputError(f"{path}: no spikes in it, only the header")
     time_s = np.frombuffer(table.time_s)
-    # Fits int64 as long as a recording is shorter than 29 million years at 10 kHz.
-    _refuse(path, table, ~(time_s * sampling_rate_hz < 2**62), time_s, "is too large a time")
+    late = f"is later than {LONGEST_S:g} s: times are in seconds"
+    _refuse(path, table, time_s > LONGEST_S, time_s, late)
     sample = np.rint(time_s * sampling_rate_hz).astype(np.int64)
     if duration_s is None:
         duration_s = math.floor(sample.max() / sampling_rate_hz) + 1.0
@@ -123,6 +126,10 @@ class _Table:
                 self._amplitude(line, cells[at_amplitude]) if at_amplitude >= 0 else math.nan
             )
             self.channel.append(self.labels.setdefault(label, len(self.labels)))
+            if len(self.labels) > _MOST_CHANNELS:
+                raise self._error(
+                    line, f"more than {_MOST_CHANNELS} channels: is it a column of names?"
+                )
             self.line.append(line)
 
     def _time(self, line: int, cell: str) -> float:
@@ -138,10 +145,10 @@ class _Table:
         return value
 
     def _number(self, line: int, name: str, cell: str) -> float:
-        try:
-            return float(cell)
-        except ValueError:
-            pass
+        # float() also takes 1_000 and digits of other scripts, which no program writes on purpose.
+        if cell.isascii() and "_" not in cell:
+            with suppress(ValueError):
+                return float(cell)
         hint = " (decimals need a point)" if "," in cell else ""
         raise self._error(line, f"{name} must be a number, got {cell.strip()[:40]!r}{hint}")
 

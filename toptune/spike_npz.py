@@ -10,6 +10,7 @@ be one segment if absent.
 from __future__ import annotations
 
 import math
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ _NAMES = (
     "threshold_uv",
 )
 _OPTIONAL = "segments"
+# What arrays may take beyond four times their file, where they are compressed.
+_ROOM_BYTES = 64 * 2**20
 
 
 def looks_like_npz(path: Path) -> bool:
@@ -40,7 +43,7 @@ def looks_like_npz(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return "sample.npy" in archive.namelist()
-    except zipfile.BadZipFile:
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error, OverflowError):
         # Cut short: numpy writes names before the contents, so the first array still shows.
         with path.open("rb") as file:
             return b".npy" in file.read(64)
@@ -97,19 +100,54 @@ def read_npz(path: Path) -> SpikeTrains:
 
 def _load(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        # Opened here, since numpy leaves a damaged archive open.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+        with zipfile.ZipFile(path) as archive:
+            members = _members(path, archive)
+            return {name: _array(archive, info) for name, info in members.items()}
+    except InputError:
+        raise
     # numpy and zipfile have many errors for files that are damaged or hold objects.
     except Exception as error:
-        raise InputError(f"{path}: not a readable NPZ file ({error})") from error
-    missing = [name for name in _NAMES if name not in arrays]
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path}: not a readable NPZ file ({text}): write it again") from error
+
+
+def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """Members by the arrays' names, seen to be those that belong here before any is read."""
+    listed = archive.infolist()
+    members = {info.filename.removesuffix(".npy"): info for info in listed}
+    unknown = [n for n in members if n not in (*_NAMES, _OPTIONAL)]
+    if unknown:
+        shown = ", ".join(unknown[:8])
+        raise InputError(f"{path}: unknown array {shown[:200]} in this NPZ file")
+    missing = [name for name in _NAMES if name not in members]
     if missing:
         raise InputError(f"{path}: no array {', '.join(missing)} in this NPZ file")
-    unknown = [name for name in arrays if name not in (*_NAMES, _OPTIONAL)]
-    if unknown:
-        raise InputError(f"{path}: unknown array {', '.join(unknown)} in this NPZ file")
-    return arrays
+    if len(members) < len(listed):
+        raise InputError(f"{path}: an array is in this NPZ file twice: write it again")
+    # zipfile reads no more of a member than its directory promises.
+    promised = sum(info.file_size for info in listed)
+    most = 4 * path.stat().st_size + _ROOM_BYTES
+    if promised > most:
+        raise InputError(
+            f"{path}: its arrays would inflate to {promised} bytes, more than {most}: write them"
+            " uncompressed (np.savez)"
+        )
+    return members
+
+
+def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
+    with archive.open(info) as stream:
+        version = np.lib.format.read_magic(stream)
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0}.get(
+            version, np.lib.format.read_array_header_2_0
+        )
+        shape, _, dtype = read_header(stream)
+    # An array takes the memory that its header asks for before a byte of it is read.
+    if dtype.hasobject or dtype.fields or math.prod(shape) * dtype.itemsize > info.file_size:
+        raise ValueError(f"{info.filename} is {dtype} of shape {shape} in {info.file_size} bytes")
+    with archive.open(info) as stream:
+        array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
+    return array
 
 
 def _positive(path: Path, arrays: dict[str, NDArray[Any]], name: str) -> float:

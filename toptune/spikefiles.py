@@ -8,7 +8,6 @@ Kinds are told by content, never by file name.
 
 from __future__ import annotations
 
-import math
 import zipfile
 from pathlib import Path
 from typing import Literal
@@ -17,7 +16,7 @@ from toptune.errors import InputError
 from toptune.peak_trains import PeakKind, read_peak_trains, sniff_peak_folder
 from toptune.spike_csv import looks_like_spike_csv, read_spike_csv
 from toptune.spike_npz import looks_like_npz, read_npz, write_npz
-from toptune.spiketrains import SpikeTrains
+from toptune.spiketrains import FASTEST_HZ, LONGEST_S, SpikeTrains, check_labels, check_length
 
 __all__ = ["SpikeFileKind", "read_npz", "read_spikes", "sniff", "write_npz"]
 
@@ -61,25 +60,30 @@ def read_spikes(
         The file is of no known kind, faulty, or disagrees with the rate or duration given.
     """
     path = Path(path)
-    _check_given("sampling_rate_hz", sampling_rate_hz)
-    _check_given("duration_s", duration_s)
+    _check_given("sampling_rate_hz", sampling_rate_hz, FASTEST_HZ)
+    _check_given("duration_s", duration_s, LONGEST_S)
     kind = sniff(path)
     rate = DEFAULT_SAMPLING_RATE_HZ if sampling_rate_hz is None else float(sampling_rate_hz)
-    if kind == "csv":
-        return read_spike_csv(path, sampling_rate_hz=rate, duration_s=duration_s)
-    if kind == "npz":
-        trains = read_npz(path)
-    elif path.is_dir():
-        trains = read_peak_trains(path, sampling_rate_hz=rate)
-    else:
-        raise InputError(_unknown(path))
+    try:
+        if kind == "csv":
+            trains = read_spike_csv(path, sampling_rate_hz=rate, duration_s=duration_s)
+        elif kind == "npz":
+            trains = read_npz(path)
+        elif path.is_dir():
+            trains = read_peak_trains(path, sampling_rate_hz=rate)
+        else:
+            raise InputError(_unknown(path))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    check_length(path, trains.segments, trains.sampling_rate_hz)
+    check_labels(path, trains.channel_labels)
     _check_agreement(path, trains, sampling_rate_hz, duration_s)
     return trains
 
 
-def _check_given(name: str, value: float | None) -> None:
-    if value is not None and not (math.isfinite(value) and value > 0):
-        raise InputError(f"{name} must be above 0, got {value!r}")
+def _check_given(name: str, value: float | None, most: float) -> None:
+    if value is not None and not 0 < value <= most:
+        raise InputError(f"{name} must be above 0 and at most {most:g}, got {value!r}")
 
 
 def _check_agreement(

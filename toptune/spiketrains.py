@@ -7,11 +7,23 @@ and the stretches between gaps with their times in seconds.
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from toptune.errors import InputError
+
+#: From a recording's first sample to its last, gaps included. Beyond it times are in other units.
+LONGEST_S = 7 * 86_400.0
+# Control characters, halves of characters, line and paragraph separators.
+_UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
+#: Ten times what the fastest amplifiers do.
+FASTEST_HZ = 1e7
 
 
 class Spikes(NamedTuple):
@@ -84,6 +96,73 @@ class SpikeTrains:
     def duration_s(self) -> float:
         """Recorded time in seconds, gaps not counted."""
         return self.n_samples / self.sampling_rate_hz
+
+
+def check_length(path: Path, segments: Sequence[Segment], sampling_rate_hz: float) -> None:
+    """Refuse recordings without a sample, and those that last longer than any.
+
+    Raises
+    ------
+    InputError
+        Names the file and how long it claims to be.
+    """
+    if not 0 < sampling_rate_hz <= FASTEST_HZ:
+        raise InputError(
+            f"{path}: sampled at {sampling_rate_hz:g} Hz, which is not from 0 to {FASTEST_HZ:g} Hz"
+        )
+    if sum(s.n_samples for s in segments) < 1:
+        raise InputError(f"{path}: holds no sample at {sampling_rate_hz:g} Hz")
+    last = segments[-1]
+    end_s = last.start_s + last.n_samples / sampling_rate_hz
+    if end_s > LONGEST_S:
+        raise InputError(
+            f"{path}: claims to last {end_s:g} s at {sampling_rate_hz:g} Hz, more than"
+            f" {LONGEST_S / 86_400:g} days: are its times, number of samples and rate right?"
+        )
+
+
+def check_labels(path: Path, labels: Sequence[str]) -> None:
+    """Refuse names of electrodes that cannot be printed, or would do something when they are.
+
+    Raises
+    ------
+    InputError
+        Names the file and the label.
+    """
+    for label in labels:
+        if any(unicodedata.category(c) in _UNPRINTABLE for c in label):
+            raise InputError(
+                f"{path}: {label!r:.80} has a character that cannot be printed: rename it"
+            )
+
+
+def check_trains(where: Path, trains: SpikeTrains) -> None:
+    """Refuse spikes that are out of order or range, which compiled code would not look at.
+
+    Raises
+    ------
+    InputError
+        Names where they come from.
+    """
+    check_length(where, trains.segments, trains.sampling_rate_hz)
+    sample, channel, amplitude = trains.spikes
+    n_channels = len(trains.channel_labels)
+    stops = np.cumsum([0, *(s.n_samples for s in trains.segments)])
+    rules = (
+        (sample.dtype == np.int64 and channel.dtype == np.int32, "types"),
+        (sample.shape == channel.shape == amplitude.shape and sample.ndim == 1, "lengths"),
+        (trains.threshold_uv.shape == (n_channels,) and n_channels > 0, "channels"),
+        ([s.first_sample for s in trains.segments] == stops[:-1].tolist(), "segments"),
+        (all(s.n_samples > 0 and s.start_s >= 0 for s in trains.segments), "segments"),
+    )
+    wrong = [what for ok, what in rules if not ok]
+    if not wrong and sample.size:
+        in_order = bool((np.diff(sample) >= 0).all())
+        inside = sample[0] >= 0 and sample[-1] < stops[-1] and channel.min() >= 0
+        if not (in_order and inside and channel.max() < n_channels):
+            wrong = ["order or range of the spikes"]
+    if wrong:
+        raise InputError(f"{where} is damaged ({wrong[0]}): extract again into a new store")
 
 
 def sort_spikes(

@@ -5,8 +5,8 @@ The layout is written down in store/LAYOUT.md and store/schema.json, and a small
 earlier version is read by a test forever.
 
 Nothing half-written is ever seen: a group is written aside, read back and compared, marked as
-published and then renamed into place. Readers refuse what is not marked, and every array whose
-sha256 is not the one written down beside it.
+published, forced out to the disk and then renamed into place. Readers refuse what is not marked,
+and all attributes and arrays whose sha256 is not the one written down beside them.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import secrets
 import shutil
-import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,16 +26,30 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from toptune.durable import move_into_place, writing
 from toptune.errors import InputError, ToptuneError
 from toptune.facts import RecordingFacts, TrainingFacts, WeightsSource
 from toptune.featuretable import FeatureTable, RecordingInfo, View
 from toptune.params import content_key
-from toptune.spiketrains import Segment, Spikes, SpikeTrains
-from toptune.zarr_groups import UNREADABLE, damaged, published, read_array, write_group
+from toptune.provenance import made_with, refuse_mixed
+from toptune.spiketrains import Segment, Spikes, SpikeTrains, check_trains
+from toptune.zarr_groups import (
+    SUM,
+    UNREADABLE,
+    check_plain,
+    published,
+    read_array,
+    read_attributes,
+    replace_attributes,
+    write_attributes,
+    write_group,
+)
+from toptune.zarr_guard import DamagedError, check_group, check_names
 
 FORMAT = "toptune"
 VERSION = 1
-_ASIDE = ".writing-"
+#: Begins the names of what is being written, in a store and beside it.
+ASIDE = ".writing-"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,28 +106,54 @@ class FeatureStore:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self._root = _open_root(self.path)
-        attributes = dict(self._root.attrs)
-        self.settings: dict[str, Any] = attributes["settings"]
+        self._attributes = _read_root(self.path)
+        self.settings: dict[str, Any] = self._attributes["settings"]
+        #: Who writes, in the names of what is not published yet.
+        self.writer = str(os.getpid())
 
     @classmethod
-    def create(cls, path: Path | str, settings: dict[str, Any]) -> FeatureStore:
-        """Make an empty store whose spikes will all be detected with `settings` (JSON-able)."""
+    def create(
+        cls, path: Path | str, settings: dict[str, Any], *, replace: bool = False
+    ) -> FeatureStore:
+        """Make an empty store whose spikes will all be detected with `settings` (JSON-able).
+
+        Parameters
+        ----------
+        path
+            The folder.
+        settings
+            Of detection.
+        replace
+            Whether a store may stand there; it is removed when the new one is in its place.
+        """
         path = Path(path)
         if path.exists():
-            raise InputError(f"{path} exists already: choose another store or remove it")
-        aside = path.with_name(f"{_ASIDE}{uuid.uuid4().hex[:8]}-{path.name}")
-        aside.parent.mkdir(parents=True, exist_ok=True)
+            if not replace:
+                raise InputError(f"{path} exists already: choose another store or remove it")
+            _read_root(path)  # refuses what is no store
+        aside = path.with_name(f"{ASIDE}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
         attributes = {"format": FORMAT, "version": VERSION, "settings": settings, "recordings": []}
-        zarr.create_group(aside, attributes=attributes, zarr_format=3)
-        aside.rename(path)
+        with writing(path):
+            try:
+                aside.mkdir(parents=True)
+                write_attributes(aside, attributes)
+                move_into_place(aside, path, replace=replace)
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
         return cls(path)
 
     @property
     def recordings(self) -> tuple[RecordingInfo, ...]:
         """What the last devices file listed, in its order."""
-        listed: Any = self._root.attrs["recordings"]
-        return tuple(RecordingInfo(**entry) for entry in listed)
+        listed: Any = self._attributes["recordings"]
+        try:
+            infos = tuple(RecordingInfo(**entry) for entry in listed)
+            check_names(self.path, [info.name for info in infos])
+        except TypeError as error:
+            raise InputError(
+                f"{self.path}: its list of recordings is damaged ({error}): run extract again"
+            ) from None
+        return infos
 
     def list_recordings(self, recordings: tuple[RecordingInfo, ...]) -> None:
         """Write down what the devices file lists; later reads follow it."""
@@ -121,16 +161,17 @@ class FeatureStore:
             {"name": r.name, "device": r.device, "label": r.label, "columns": r.columns}
             for r in recordings
         ]
-        if entries != self._root.attrs["recordings"]:
-            self._root.attrs["recordings"] = entries
+        if entries != self._attributes["recordings"]:
+            changed = {**self._attributes, "recordings": entries}
+            with writing(self.path):
+                replace_attributes(self.path, changed)
+            self._attributes = changed
 
     # --- spikes
 
     def spikes_info(self, name: str) -> dict[str, Any] | None:
         """Attributes of a recording's published spikes; None where there are none."""
-        if not (self.path / name / "spikes" / "zarr.json").exists():
-            return None
-        return published(self._group(f"{name}/spikes"), self.path / name / "spikes")
+        return self._published(self.path / name, self.path / name / "spikes")
 
     def write_spikes(self, name: str, trains: SpikeTrains, info: dict[str, Any]) -> None:
         """Publish a recording's spikes; what stood there before, features too, is replaced.
@@ -156,33 +197,40 @@ class FeatureStore:
             "segments": segments,
         }
         with self._aside() as aside:
-            zarr.create_group(aside, zarr_format=3)
+            _make_plain(aside)
             write_group(aside / "spikes", arrays, attributes)
-            self._publish(aside, self.path / name)
+            move_into_place(aside, self.path / name, replace=True)
 
     def read_spikes(self, name: str) -> SpikeTrains:
         """Read a recording's published spikes back."""
-        info = self.spikes_info(name)
-        if info is None:
-            raise ToptuneError(f"{self.path}: {name} has no published spikes: run extract again")
-        group = self._group(f"{name}/spikes")
-        segments = read_array(group, "segments")
-        return SpikeTrains(
-            spikes=Spikes(*(read_array(group, field) for field in Spikes._fields)),
-            channel_labels=tuple(info["channel_labels"]),
-            sampling_rate_hz=info["sampling_rate_hz"],
-            segments=tuple(Segment(int(a), int(n), float(s)) for a, n, s in segments),
-            threshold_uv=read_array(group, "threshold_uv"),
-        )
+        info = self._spikes_there(name)
+        folder = self.path / name / "spikes"
+        with self._steady(folder, info) as read:
+            segments = read("segments")
+            arrays = [read(field) for field in Spikes._fields]
+            threshold_uv = read("threshold_uv")
+        try:
+            trains = SpikeTrains(
+                spikes=Spikes(*arrays),
+                channel_labels=tuple(info["channel_labels"]),
+                sampling_rate_hz=float(info["sampling_rate_hz"]),
+                segments=tuple(Segment(int(a), int(n), float(s)) for a, n, s in segments),
+                threshold_uv=threshold_uv,
+            )
+            check_trains(folder, trains)
+        except (*UNREADABLE, OverflowError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise DamagedError(folder, error) from None
+        return trains
 
     # --- features
 
     def features_info(self, name: str, key: str) -> dict[str, Any] | None:
         """Attributes of a recording's published features of one set; None where there are none."""
-        folder = self.path / name / "features" / key
-        if not (folder / "zarr.json").exists():
-            return None
-        return published(self._group(f"{name}/features/{key}"), folder)
+        return self._published(
+            self.path / name, self.path / name / "features", self.path / name / "features" / key
+        )
 
     def write_features(
         self,
@@ -209,21 +257,48 @@ class FeatureStore:
         """
         if not np.isfinite(features).all():
             raise ToptuneError(f"{name}: features are not finite, nothing was written")
+        self.refuse_mixture(feature_set, info)
         arrays: dict[str, NDArray[Any]] = {"features": features, "start_s": start_s}
         attributes = {**info, "params": feature_set.params}
         parent = self.path / name / "features"
-        if not (parent / "zarr.json").exists():
-            zarr.create_group(parent, zarr_format=3)
         with self._aside() as aside:
-            write_group(aside / "group", arrays, attributes)
-            self._publish(aside / "group", parent / feature_set.key)
+            _make_plain(aside)
+            write_group(aside / feature_set.key, arrays, attributes)
+            if parent.exists():
+                move_into_place(aside / feature_set.key, parent / feature_set.key, replace=True)
+            else:
+                move_into_place(aside, parent, replace=False)
+
+    def refuse_mixture(self, feature_set: FeatureSet, info: dict[str, Any]) -> None:
+        """Refuse features that would be computed otherwise than those of the set that are there.
+
+        Parameters
+        ----------
+        feature_set
+            What they are.
+        info
+            With what they would be published.
+
+        Raises
+        ------
+        InputError
+            The difference, in device, engine or precision.
+        """
+        for recording in self.recordings:
+            there = self.features_info(recording.name, feature_set.key)
+            if there is not None:
+                refuse_mixed(
+                    {recording.name: there, "the next": info}, feature_set.description, self.path
+                )
+                return
 
     def read_features(self, name: str, key: str) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """Read a recording's features (windows, d) float32 and window starts in seconds."""
-        if self.features_info(name, key) is None:
+        info = self.features_info(name, key)
+        if info is None:
             raise ToptuneError(f"{self.path}: {name} has no features {key}: run extract again")
-        group = self._group(f"{name}/features/{key}")
-        return read_array(group, "features"), read_array(group, "start_s")
+        with self._steady(self.path / name / "features" / key, info) as read:
+            return read("features"), read("start_s")
 
     def feature_sets(self) -> tuple[FeatureSet, ...]:
         """All kinds of features that any listed recording has."""
@@ -234,8 +309,19 @@ class FeatureStore:
                 if key not in found:
                     info = self.features_info(recording.name, key)
                     assert info is not None
-                    found[key] = FeatureSet(key=key, params=info["params"])
+                    found[key] = self._feature_set(folder.parent, info.get("params"))
         return tuple(found.values())
+
+    def _feature_set(self, folder: Path, params: Any) -> FeatureSet:
+        """See that a set's parameters are whole and are those that name it."""
+        try:
+            made = FeatureSet.of(params)
+            _ = made.description
+        except (*UNREADABLE, RecursionError) as error:
+            raise DamagedError(folder, error) from None
+        if made.key != folder.name:
+            raise DamagedError(folder, f"its parameters are those of {made.key}")
+        return made
 
     def choose(self, words: str | None = None) -> FeatureSet:
         """Find the one feature set that is meant.
@@ -267,27 +353,39 @@ class FeatureStore:
             f" from {listed}"
         )
 
-    def table(self, feature_set: FeatureSet) -> FeatureTable:
+    def table(self, feature_set: FeatureSet, *, allow_incomplete: bool = False) -> FeatureTable:
         """Put the windows of all listed recordings together.
 
-        Recordings without a whole window stay listed in `provenance["too_short"]`.
+        Recordings without a whole window stay listed in `provenance["too_short"]`, those left out
+        because they have no features in `provenance["missing"]`.
+
+        Parameters
+        ----------
+        feature_set
+            Which features.
+        allow_incomplete
+            Leave recordings without features out, instead of refusing.
 
         Raises
         ------
-        ToptuneError
-            A listed recording is not published: the extraction was not finished.
+        InputError
+            A listed recording is not published: the extraction was not finished. Or features were
+            not all computed alike.
         """
-        missing = [
-            r.name for r in self.recordings if self.features_info(r.name, feature_set.key) is None
-        ]
-        if missing:
+        found = {r.name: self.features_info(r.name, feature_set.key) for r in self.recordings}
+        infos = {name: info for name, info in found.items() if info is not None}
+        missing = [r for r in self.recordings if r.name not in infos]
+        if missing and not allow_incomplete:
+            devices = ", ".join(sorted({r.device for r in missing}))
             raise InputError(
                 f"{self.path}: {len(missing)} of {len(self.recordings)} recordings have no features"
-                f" '{feature_set.description}', first {missing[0]}: run extract again, it goes on"
-                " where it stopped"
+                f" '{feature_set.description}' (devices {devices}), first {missing[0].name}: run"
+                " extract again, it goes on where it stopped, or fit the rest with"
+                " --allow-incomplete"
             )
-        infos = {r.name: self.features_info(r.name, feature_set.key) for r in self.recordings}
-        read = [(r, *self.read_features(r.name, feature_set.key)) for r in self.recordings]
+        refuse_mixed(infos, feature_set.description, self.path)
+        there = [r for r in self.recordings if r.name in infos]
+        read = [(r, *self.read_features(r.name, feature_set.key)) for r in there]
         used = [(r, x, t) for r, x, t in read if len(x)]
         if not used:
             raise InputError(f"{self.path}: no recording is as long as a window")
@@ -304,8 +402,10 @@ class FeatureStore:
                 "settings": self.settings,
                 "features": feature_set.params,
                 "features_key": feature_set.key,
-                "inputs": {name: (info or {})["input"] for name, info in infos.items()},
+                "inputs": {name: info["input"] for name, info in infos.items()},
+                "made_with": {feature_set.key: made_with(infos)},
                 "too_short": [r.name for r, x, _ in read if not len(x)],
+                "missing": [r.name for r in missing],
                 "views": [view.to_json()],
             },
             views=(view,),
@@ -315,22 +415,25 @@ class FeatureStore:
 
     def recording_facts(self, name: str) -> RecordingFacts:
         """Tell how a recording was made and how active it was, without reading its spikes."""
-        info = self.spikes_info(name)
-        if info is None:
-            raise ToptuneError(f"{self.path}: {name} has no published spikes: run extract again")
-        group = self._group(f"{name}/spikes")
+        info = self._spikes_there(name)
+        folder = self.path / name / "spikes"
+        with self._steady(folder, info) as read:
+            n_samples = float(read("segments")[:, 1].sum())
+            try:
+                n_spikes = int(zarr.open_array(folder / "sample", mode="r").shape[0])
+            except UNREADABLE as error:
+                raise DamagedError(folder / "sample", error) from None
         try:
-            n_spikes = int(group["sample"].shape[0])
-        except UNREADABLE as error:
-            raise damaged(self.path / name / "spikes" / "sample", error) from None
-        rate = float(info["sampling_rate_hz"])
-        return RecordingFacts(
-            name=name,
-            sampling_rate_hz=rate,
-            n_electrodes=len(info["channel_labels"]),
-            n_spikes=n_spikes,
-            duration_s=float(read_array(group, "segments")[:, 1].sum()) / rate,
-        )
+            rate = float(info["sampling_rate_hz"])
+            return RecordingFacts(
+                name=name,
+                sampling_rate_hz=rate,
+                n_electrodes=len(info["channel_labels"]),
+                n_spikes=n_spikes,
+                duration_s=n_samples / rate,
+            )
+        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+            raise DamagedError(folder, error) from None
 
     def training_facts(self, table: FeatureTable) -> TrainingFacts:
         """Tell what a model trained on a table (of this store) should know about itself."""
@@ -347,52 +450,98 @@ class FeatureStore:
                 return WeightsSource(**info["weights"])
         return None
 
-    def _group(self, place: str) -> Any:
+    # --- reading beside a writer
+
+    def _published(self, *folders: Path) -> dict[str, Any] | None:
+        """Attributes of the last of nested groups, the others without any; None if it is absent."""
+        *between, folder = folders
+        # The folder, not its zarr.json: a group whose zarr.json is gone is damaged, not absent.
+        if not folder.exists():
+            return None
+        for parent in between:
+            check_plain(parent)
+        return published(folder)
+
+    def _spikes_there(self, name: str) -> dict[str, Any]:
+        info = self.spikes_info(name)
+        if info is None:
+            raise ToptuneError(f"{self.path}: {name} has no published spikes: run extract again")
+        return info
+
+    @contextmanager
+    def _steady(self, folder: Path, info: dict[str, Any]) -> Iterator[Callable[[str], Any]]:
+        """Give what reads a group's arrays; what a writer replaced meanwhile is not damaged."""
         try:
-            return self._root[place]
-        except UNREADABLE as error:
-            raise damaged(self.path / place, error) from None
+            yield lambda name: read_array(folder, name, info)
+        except ToptuneError:
+            if folder.exists() and read_attributes(folder) == info:
+                raise
+            raise ToptuneError(
+                f"{folder} was replaced while it was read, by another process that extracts: run"
+                " this again when that has finished"
+            ) from None
 
     # --- writing aside
 
     @contextmanager
     def _aside(self) -> Iterator[Path]:
-        folder = self.path / f"{_ASIDE}{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def _publish(self, aside: Path, place: Path) -> None:
-        """Rename into place; what stood there is moved out of the way first."""
-        if place.exists():
-            with self._aside() as old:
-                place.rename(old)
-                aside.rename(place)
-        else:
-            aside.rename(place)
+        folder = self.path / f"{ASIDE}{self.writer}-{secrets.token_hex(4)}"
+        with writing(self.path):
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
-def remove_store(path: Path) -> None:
-    """Remove a whole store; whatever else lies at the path is refused."""
-    if path.exists():
-        _open_root(path)
-        shutil.rmtree(path)
+def _make_plain(folder: Path) -> None:
+    """Make a group without attributes."""
+    folder.mkdir()
+    write_attributes(folder, {})
 
 
-def _open_root(path: Path) -> Any:
+def _read_root(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise InputError(f"{path}: no such store: make one with toptune extract --store {path}")
+    check_group(path.resolve())  # the store itself may be reached by a link
     try:
-        root = zarr.open_group(path, mode="r+", zarr_format=3, use_consolidated=False)
+        root = zarr.open_group(path, mode="r", zarr_format=3, use_consolidated=False)
         attributes = dict(root.attrs)
-    except UNREADABLE as error:
-        raise InputError(f"{path}: not a Zarr v3 store that can be read ({error})") from None
+    except (*UNREADABLE, RecursionError) as error:
+        if path.is_dir() and any(path.glob("*/spikes/zarr.json")):
+            raise InputError(
+                f"{path}: its zarr.json is missing or cannot be read: if it was copied, the copy is"
+                " not complete; copy it again"
+            ) from None
+        text = " ".join(str(error).split())
+        raise InputError(
+            f"{path}: not a Zarr v3 store that can be read ({text}): name a store made by extract"
+        ) from None
+    return _checked_root(path, attributes)
+
+
+def _checked_root(path: Path, attributes: dict[str, Any]) -> dict[str, Any]:
+    # A flipped bit may turn a name or number into another: then the sum tells, whatever it says.
+    if SUM in attributes:
+        _refuse_damage(path)
     if attributes.get("format") != FORMAT:
-        raise InputError(f"{path}: a Zarr group, but not a toptune store")
+        raise InputError(f"{path}: a Zarr group, but not a toptune store: name one made by extract")
     if attributes.get("version") != VERSION:
         raise InputError(
             f"{path}: store format version {attributes.get('version')}, this toptune reads"
             f" {VERSION}: use the toptune that wrote it, or extract into a new store"
         )
-    return root
+    attributes = _refuse_damage(path)
+    for name, kind in (("settings", dict), ("recordings", list)):
+        if not isinstance(attributes.get(name), kind):
+            raise InputError(f"{path}: its {name} are damaged: extract into a new store")
+    return attributes
+
+
+def _refuse_damage(path: Path) -> dict[str, Any]:
+    try:
+        return read_attributes(path)
+    except DamagedError as error:
+        raise InputError(
+            f"{path / 'zarr.json'} is damaged ({error.cause}): put back a copy of that file, or"
+            " extract into another store"
+        ) from None

@@ -15,23 +15,19 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from toptune.cuda import accelerator
 from toptune.devices import DevicesFile, read_devices
 from toptune.environment import describe_environment
 from toptune.errors import InputError, InputErrors, ToptuneError
-from toptune.extraction import (
-    Extraction,
-    list_devices,
-    load_engine,
-    open_store,
-    recording_problems,
-)
+from toptune.extraction import list_devices, open_recordings, refuse_store
+from toptune.extraction_job import Extraction, load_engine
 from toptune.fit import fit, fit_problems
 from toptune.grid import Combination, FitOptions, Grid, View
 from toptune.parameter_tables import table_for
 from toptune.parameter_views import KIND, ParameterParams
 from toptune.params import Backbone, content_key
 from toptune.run_folder import FolderKind, target_problems, write_csv, write_json
-from toptune.store import FeatureStore
+from toptune.store_session import writing_session
 from toptune.sweep_features import Failure, ViewJob, attempt, describe_all, find_all_spikes
 from toptune.sweep_plan import Forecast, run_key, run_name
 from toptune.sweep_results import Outcome, SweepWatch, Swept, ViewFacts
@@ -66,8 +62,7 @@ def sweep(
     out
         A new folder, or that of a sweep, which goes on: with another grid, too.
     device
-        Where pictures are described and networks trained: ``auto``, ``cpu`` or ``cuda``. Falkon's
-        direct solver works on the CPU.
+        Where spikes are found, pictures described and heads trained: ``auto``, ``cpu`` or ``cuda``.
     n_jobs
         Threads; one a core where None.
     seed
@@ -84,7 +79,6 @@ def sweep(
     begin = time.perf_counter()
     job = _Sweep(Path(devices), grid, Path(out), device, n_jobs, seed, watch)
     job.check()
-    job.open()
     job.run()
     return Swept(
         path=job.out,
@@ -135,9 +129,12 @@ class _Sweep:
             problems += target_problems(self.out, overwrite=True, kind=SWEEP)
         try:
             self.devices: DevicesFile = read_devices(self.devices_path)
-            problems += recording_problems(self.devices, self.grid.spikes)
+            self.infos = list_devices(self.devices)
+            opened = open_recordings(self.devices, self.grid.spikes)
+            problems += opened.problems(self.devices)
             problems += self._fit_problems()
-            open_store(self.store_path, self.grid.spikes, overwrite=False)
+            refuse_store(self.store_path, self.grid.spikes)
+            self.spike_device = accelerator(self.device) if opened.voltage else None
         except InputErrors as error:
             problems += error.problems
         except InputError as error:
@@ -159,12 +156,11 @@ class _Sweep:
         return self.out / "store.zarr"
 
     def _fit_problems(self) -> list[str]:
-        infos = list_devices(self.devices)
         fits = dict.fromkeys(c.fit for c in self.grid.combinations)
         return [
             problem
             for one in fits
-            for problem in fit_problems(infos, one.head, **self._options(one))
+            for problem in fit_problems(self.infos, one.head, **self._options(one))
         ]
 
     def _options(self, options: FitOptions) -> dict[str, Any]:
@@ -178,35 +174,33 @@ class _Sweep:
             "permutations": options.permutations,
             "strata": options.strata,
             "seed": self.seed,
-            # A GPU is asked for where it is of use: Falkon's direct solver has none.
-            "device": "auto" if self.device == "cuda" else self.device,
+            # Burst parameters are the one thing that no GPU is asked for.
+            "device": "auto" if options.head == KIND else self.device,
         }
 
     # --- the work
 
-    def open(self) -> None:
-        """Open the store, or make it, and say in the folder what it is."""
+    def run(self) -> None:
+        """Extract and fit, beside other processes that do the same."""
         self.out.mkdir(parents=True, exist_ok=True)
         self._write_state("under way")
-        self.store = (
-            FeatureStore(self.store_path)
-            if self.store_path.exists()
-            else FeatureStore.create(self.store_path, self.grid.spikes.to_json())
-        )
-        self.infos = list_devices(self.devices)
-        self.store.list_recordings(self.infos)
-        for view in self.grid.views:
-            self.jobs[view] = self._job(view)
+        with writing_session(
+            self.store_path, self.grid.spikes.to_json(), self.infos
+        ) as self.session:
+            self.store = self.session.store
+            for view in self.grid.views:
+                self.jobs[view] = self._job(view)
+            self._work()
 
     def _job(self, view: View) -> ViewJob:
         engine = self.engines[view.backbone]
         extraction = Extraction(
-            self.devices,
             self.grid.spikes,
             view.windows,
             view.picture,
             view.backbone,
             engine,
+            self.spike_device,
             self.n_jobs,
             self.watch,
         )
@@ -217,11 +211,11 @@ class _Sweep:
             view, extraction, engine, measured, where["device_name"] or where["cpu"], self._took
         )
 
-    def run(self) -> None:
+    def _work(self) -> None:
         """Spikes first, then backbone by backbone features and runs; what failed is written."""
         self.watch.doing("spikes")
         first = next(iter(self.jobs.values())).extraction
-        self.failures += find_all_spikes(self.devices, first, self.watch)
+        self.failures += find_all_spikes(self.devices, first, self.session, self.watch)
         self.notes += first.notes
         if self.failures:
             self.notes.append(
@@ -281,7 +275,7 @@ class _Sweep:
 
     def _backbone(self, jobs: Sequence[ViewJob]) -> None:
         self.watch.doing(f"{jobs[0].view.backbone.name}: features")
-        describe_all(self.devices, jobs, self.watch)
+        describe_all(self.devices, jobs, self.session, self.watch)
         self.forecast.finished(_label(jobs[0].view.backbone))
         for job in jobs:
             for recording, cause in job.failed:

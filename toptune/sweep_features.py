@@ -16,15 +16,16 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from toptune.describing import Described, Describer, LazyEngine
+from toptune.describing import Begun, Describer, LazyEngine, begin_views
 from toptune.devices import DevicesFile
-from toptune.errors import ToptuneError
-from toptune.extraction import Extraction
+from toptune.errors import StorageError, ToptuneError
+from toptune.extraction_job import Extraction
 from toptune.grid import View
 from toptune.progress import Progress
 from toptune.run_folder import write_json
 from toptune.spiketrains import SpikeTrains
 from toptune.store import recording_name
+from toptune.store_session import StoreSession
 
 _LOG = logging.getLogger(__name__)
 
@@ -81,22 +82,6 @@ class Throughput:
         part.replace(path)
 
 
-class _TimedDescriber(Describer):
-    """Describes, and measures how long that takes."""
-
-    def __init__(self, view: View, engine: LazyEngine, took: Callable[[int, float], None]) -> None:
-        super().__init__(view.windows, view.picture, engine)
-        self._compiled = engine
-        self._took = took
-
-    def describe(self, trains: SpikeTrains, stage: Callable[[str, int, int], None]) -> Described:
-        self._compiled.get()  # once for all views: no part of what a picture takes
-        begin = time.perf_counter()
-        described = super().describe(trains, stage)
-        self._took(len(described.features), time.perf_counter() - begin)
-        return described
-
-
 class ViewJob:
     """One view of a sweep: its extraction, and how fast it went.
 
@@ -138,7 +123,22 @@ class ViewJob:
         self._measured = measured
         self._device = device
         self._tell = took
-        extraction.describer = _TimedDescriber(view, engine, self._took)
+        self._engine = engine
+        extraction.begin = self._begin
+
+    def _begin(
+        self,
+        trains: SpikeTrains,
+        describers: Sequence[Describer],
+        stage: Callable[[str, int, int], None],
+    ) -> Begun:
+        """Describe, and measure how long that takes; so it waits for the features."""
+        self._engine.get()  # compiled once for all views: no part of what a picture takes
+        begin = time.perf_counter()
+        begun = begin_views(trains, describers, stage)
+        pictures = sum(len(described.features) for described in begun.result())
+        self._took(pictures, time.perf_counter() - begin)
+        return begun
 
     def _took(self, pictures: int, seconds: float) -> None:
         if pictures:
@@ -150,30 +150,38 @@ class ViewJob:
 
 
 def find_all_spikes(
-    devices: DevicesFile, extraction: Extraction, progress: Progress
+    devices: DevicesFile, extraction: Extraction, session: StoreSession, progress: Progress
 ) -> Iterator[Failure]:
     """Bring the spikes of all recordings into the store; yields what failed."""
     for number, row in enumerate(devices.rows, 1):
         progress.recording(number, len(devices.rows), row.written)
-        cause = attempt(partial(extraction.spikes_of, row, recording_name(row.written)))
+        name = recording_name(row.written)
+        with session.claim(name, wait=True):
+            cause = attempt(partial(extraction.spikes_of, row, name))
         if cause is not None:
             yield Failure("recording", row.written, cause)
 
 
-def describe_all(devices: DevicesFile, jobs: Sequence[ViewJob], progress: Progress) -> None:
+def describe_all(
+    devices: DevicesFile, jobs: Sequence[ViewJob], session: StoreSession, progress: Progress
+) -> None:
     """Bring the features of all views of one backbone into the store; failures stay in the jobs."""
     for number, row in enumerate(devices.rows, 1):
         progress.recording(number, len(devices.rows), row.written)
-        for job in jobs:
-            cause = attempt(partial(job.extraction.one, row, recording_name(row.written)))
-            if cause is not None:
-                job.failed.append((row.written, cause))
+        name = recording_name(row.written)
+        with session.claim(name, wait=True):
+            for job in jobs:
+                cause = attempt(partial(job.extraction.one, row, name))
+                if cause is not None:
+                    job.failed.append((row.written, cause))
 
 
 def attempt(work: Callable[[], object]) -> str | None:
     """Do some work; give the cause in one line where it fails."""
     try:
         work()
+    except StorageError:
+        raise  # nothing else could be written either
     except ToptuneError as error:
         return " ".join(str(error).split())
     except Exception as error:  # noqa: BLE001  # told, with its traceback

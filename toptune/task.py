@@ -129,13 +129,20 @@ def read_labels(
         What is left out together.
     """
     groups = [_group_of(info, group_by) for info in infos]
-    for info, group in zip(infos, groups, strict=True):
-        needed = {"device": info.device, "label": info.label, group_by: group}
-        if strata is not None:
-            needed[strata] = info.columns.get(strata, "")
-        problems += [
-            f"recording {info.name} has no {what}" for what, value in needed.items() if not value
-        ]
+    needed = {
+        "device": [info.device for info in infos],
+        "label": [info.label for info in infos],
+        group_by: groups,
+    }
+    if strata is not None:
+        needed[strata] = [info.columns.get(strata, "") for info in infos]
+    for what, values in needed.items():
+        lacking = [i.name for i, value in zip(infos, values, strict=True) if not value]
+        if lacking:
+            others = f", nor have {len(lacking) - 1} others" if lacking[1:] else ""
+            problems.append(
+                f"recording {lacking[0]} has no {what or 'column without a name'}{others}"
+            )
     labels = np.array([info.label for info in infos], dtype=str)
     try:
         labels = merge_classes(labels, merges)

@@ -63,8 +63,8 @@ def draw_thumbnails(trains: SpikeTrains) -> Thumbnails:
     raster = np.sqrt(_draw(whole, "raster", _bin_ms(whole, _RASTER_BINS)))
     bins = whole.spikes.sample // (whole.sampling_rate_hz * bin_ms / 1000)
     return Thumbnails(
-        histogram=_png(histogram),
-        raster=_png(raster),
+        histogram=grey_png(histogram),
+        raster=grey_png(raster),
         histogram_bin_s=bin_ms / 1000,
         largest_count=int(np.bincount(bins.astype(np.int64), minlength=1).max()),
         duration_s=whole.duration_s,
@@ -106,8 +106,14 @@ def _draw(trains: SpikeTrains, kind: str, bin_ms: float) -> NDArray[np.float32]:
     return rows
 
 
-def _png(darkness: NDArray[np.float32]) -> bytes:
-    """Write a picture in 16 greys."""
+def grey_png(darkness: NDArray[np.float32]) -> bytes:
+    """Write a picture as PNG in 16 greys.
+
+    Parameters
+    ----------
+    darkness : (height, width) float32
+        0 is white, 1 black.
+    """
     image = Image.fromarray(np.rint((1 - darkness) * (_GREYS - 1)).astype(np.uint8), mode="P")
     image.putpalette([level * 255 // (_GREYS - 1) for level in range(_GREYS) for _ in range(3)])
     out = io.BytesIO()

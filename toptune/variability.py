@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,32 +45,47 @@ def interval_variability(trains: ElectrodeTrains) -> Variability:
     ----------
     trains : ElectrodeTrains
     """
-    n = trains.n_electrodes
-    interval = np.diff(trains.sample).astype(np.float64)
-    inside = np.diff(trains.train) == 0
-    electrode = trains.train[1:] % max(1, n)
-    of_electrode = _Sums(electrode[inside], n)
-    mean = of_electrode.mean(interval[inside], at_least=2)
-    variance = of_electrode.mean((interval - mean[electrode])[inside] ** 2, at_least=2)
-    a, b = interval[:-1], interval[1:]
-    pair = inside[:-1] & inside[1:] & (a + b > 0)
-    share = np.abs(a - b)[pair] / (a + b)[pair]
-    of_pairs = _Sums(electrode[1:][pair], n)
-    cv = np.full(n, np.nan)
-    np.divide(np.sqrt(variance), mean, out=cv, where=mean > 0)
-    return Variability(cv, 2 * of_pairs.mean(share), 3 * of_pairs.mean(share**2))
+    measured = np.full((3, trains.n_electrodes), np.nan)
+    _measure(trains.sample, trains.bounds, measured)
+    return Variability(*measured)
 
 
-class _Sums:
-    """Means of values by electrode."""
+@numba.njit(nogil=True, cache=True)
+def _measure(
+    sample: NDArray[np.int64], bounds: NDArray[np.int64], measured: NDArray[np.float64]
+) -> None:
+    n_electrodes = measured.shape[1]
+    for electrode in range(n_electrodes):
+        n, total, n_pairs, shares, squared_shares = 0, 0.0, 0, 0.0, 0.0
+        for train in range(electrode, len(bounds) - 1, n_electrodes):
+            of_train = sample[bounds[train] : bounds[train + 1]]
+            n += max(0, len(of_train) - 1)
+            if len(of_train):
+                total += of_train[-1] - of_train[0]
+            pairs, of_pairs, squares_of_pairs = _pairs(of_train)
+            n_pairs += pairs
+            shares += of_pairs
+            squared_shares += squares_of_pairs
+        if n_pairs:
+            measured[1, electrode] = 2 * shares / n_pairs
+            measured[2, electrode] = 3 * squared_shares / n_pairs
+        if n >= 2 and total > 0:
+            mean, squares = total / n, 0.0
+            for train in range(electrode, len(bounds) - 1, n_electrodes):
+                for i in range(bounds[train] + 1, bounds[train + 1]):
+                    squares += (sample[i] - sample[i - 1] - mean) ** 2
+            measured[0, electrode] = np.sqrt(squares / n) / mean
 
-    def __init__(self, electrode: NDArray[np.int64], n: int) -> None:
-        self._electrode = electrode
-        self._count = np.bincount(electrode, minlength=n)
 
-    def mean(self, values: NDArray[np.float64], at_least: int = 1) -> NDArray[np.float64]:
-        """Mean of each electrode's values, NaN where it has fewer than `at_least`."""
-        total = np.bincount(self._electrode, weights=values, minlength=len(self._count))
-        means = np.full(len(self._count), np.nan)
-        np.divide(total, self._count, out=means, where=self._count >= at_least)
-        return means
+@numba.njit(nogil=True, cache=True)
+def _pairs(sample: NDArray[np.int64]) -> tuple[int, float, float]:
+    """Count successive intervals that are not both 0; add up |a - b| / (a + b), and its square."""
+    n, shares, squares = 0, 0.0, 0.0
+    for i in range(2, len(sample)):
+        both = sample[i] - sample[i - 2]
+        if both > 0:
+            share = abs(sample[i] - 2 * sample[i - 1] + sample[i - 2]) / both
+            n += 1
+            shares += share
+            squares += share * share
+    return n, shares, squares

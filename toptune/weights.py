@@ -12,6 +12,7 @@ import json
 import math
 import re
 import warnings
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +21,19 @@ from typing import Any
 import torch
 
 from toptune.errors import InputError
+from toptune.fingerprint import require_regular
 
 _SUFFIXES = (".safetensors", ".pth", ".pt")
 # Training scripts wrap what they save in one of these.
 _WRAPPERS = ("state_dict", "model")
 # torchvision's published DenseNets still carry the names of Lua Torch ("norm.1" for "norm1").
 _OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..+)$")
+
+# What a network's state is made of; others cannot be checked, or not be copied.
+_DTYPES = {
+    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32,
+    torch.int16, torch.int8, torch.uint8, torch.bool,
+}  # fmt: skip
 
 Triple = tuple[float, float, float]
 
@@ -76,8 +84,10 @@ def read_weights(path: Path | str) -> WeightsFile:
             f"{path} is no weights: give imagenet, random, or a file ending in "
             f"{', '.join(_SUFFIXES)}"
         )
-    if not path.is_file():
-        raise InputError(f"weights file {path} does not exist")
+    try:
+        require_regular(path, folder=False)
+    except InputError as error:
+        raise InputError(f"weights file {path} does not exist ({error})") from None
     if path.stat().st_size == 0:
         raise InputError(f"weights file {path} is empty")
     if path.suffix == ".safetensors":
@@ -160,27 +170,48 @@ def state_sha256(state: Mapping[str, torch.Tensor]) -> str:
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
             state = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118  # not a dict
             return state, file.metadata() or {}
-    except SafetensorError as error:
-        raise InputError(f"{path} is no whole safetensors file: {error}") from error
+    except Exception as error:  # the library's own, and torch's for types that it does not know
+        text = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{path} is no whole safetensors file: {text}: copy or download it again"
+        ) from error
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse compressed members: torch writes none, and they may inflate a thousandfold."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+            raise InputError(
+                f"{path} cannot be used as weights: its tensors are compressed; save them by"
+                " torch.save, or as safetensors"
+            )
 
 
 def _read_pickle(path: Path) -> Any:
     try:
+        _check_archive(path)
         with warnings.catch_warnings():
             # torch warns of old pickle protocols before it tries them; what counts is the outcome.
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
     except Exception as error:  # damaged files make torch raise a dozen kinds
         if "Unsupported" in str(error) or "GLOBAL" in str(error):
-            reason = "it holds pickled code, not only tensors, and code in a file is never run"
+            reason = (
+                "it holds pickled code, not only tensors, and code in a file is never run: save"
+                " model.state_dict() instead"
+            )
         else:
-            reason = f"it is damaged or no PyTorch file ({type(error).__name__})"
+            reason = f"it is damaged or no PyTorch file ({type(error).__name__}): copy it again"
         raise InputError(f"{path} cannot be used as weights: {reason}") from error
 
 
@@ -193,6 +224,12 @@ def _unwrap(content: Any, path: Path) -> dict[str, torch.Tensor]:
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
             raise InputError(f"{path} holds more than tensors by name: {name!r:.60}")
+        plain = value.layout is torch.strided and value.device.type == "cpu"
+        if not plain or value.is_quantized or value.dtype not in _DTYPES:
+            raise InputError(
+                f"{path}: {name!r:.60} is {value.dtype}, {value.layout}, on {value.device.type}:"
+                " save plain floating-point weights"
+            )
     if all(name.startswith("module.") for name in content):
         return {name.removeprefix("module."): value for name, value in content.items()}
     return dict(content)
@@ -204,7 +241,7 @@ def _triple(metadata: dict[str, str], key: str, path: Path) -> Triple | None:
         return None
     try:
         first, second, third = (float(v) for v in json.loads(metadata[key]))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError, OverflowError):
         ok = False
     else:
         values = (first, second, third)

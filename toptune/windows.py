@@ -9,19 +9,19 @@ picture needs only how many bins of each column show each *level*: for the histo
 spike count that occurs, for the raster an electrode that fired. Those shares come from one table
 of running totals at the columns' edges, whatever the windows' overlap, and the picture is one
 matrix product: (coverage of a pixel row by a level) x (share of the column's bins at that level).
-No loop runs over windows, bins or spikes, and the same code runs on every device.
+No loop runs over windows, bins or spikes, and the same code runs on every device; on CUDA
+`rendering` draws the same pictures in one launch.
 """
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from toptune.errors import InputError
+from toptune.binning import BinnedSpikes, Stretches
 from toptune.params import Picture, Windows
 from toptune.spiketrains import SpikeTrains
 
@@ -47,17 +47,6 @@ class WindowStarts(NamedTuple):
     start_s: NDArray[np.float64]
 
 
-def samples_per_bin(trains: SpikeTrains, windows: Windows) -> float:
-    """Return the samples in a bin, which need not be a whole number."""
-    return trains.sampling_rate_hz * windows.bin_ms / 1000
-
-
-def segment_bins(trains: SpikeTrains, windows: Windows) -> NDArray[np.int64]:
-    """Whole bins in each segment, (segments,) int64."""
-    per_bin = samples_per_bin(trains, windows)
-    return np.array([math.floor(s.n_samples / per_bin) for s in trains.segments], dtype=np.int64)
-
-
 def window_starts(trains: SpikeTrains, windows: Windows) -> WindowStarts:
     """Place the whole windows of a recording: (duration - width) / stride + 1 in each segment.
 
@@ -73,7 +62,7 @@ def window_starts(trains: SpikeTrains, windows: Windows) -> WindowStarts:
     WindowStarts
         Empty where no segment is as long as a window.
     """
-    n_bins = segment_bins(trains, windows)
+    n_bins = Stretches.of(trains, windows.bin_ms).n_bins
     n_windows = np.maximum((n_bins - windows.width_bins) // windows.stride_bins + 1, 0)
     segment = np.repeat(np.arange(len(n_bins)), n_windows)
     within = np.arange(len(segment)) - np.repeat(np.cumsum(n_windows) - n_windows, n_windows)
@@ -81,6 +70,11 @@ def window_starts(trains: SpikeTrains, windows: Windows) -> WindowStarts:
     return WindowStarts(
         segment, within * windows.stride_bins, segment_start_s[segment] + within * windows.stride_s
     )
+
+
+def window_bins(starts: WindowStarts, stretches: Stretches) -> NDArray[np.int64]:
+    """First bin of each window, counted through all segments, (n,) int64."""
+    return stretches.offset[starts.segment] + starts.first_bin
 
 
 class Drawer:
@@ -98,6 +92,8 @@ class Drawer:
         Side S of the pictures in pixels, 1 or more.
     device
         Where the pictures are made and stay.
+    binned
+        The recording's spikes in bins of the windows' length, where they are already, on `device`.
 
     Attributes
     ----------
@@ -105,6 +101,9 @@ class Drawer:
         Start of each window in seconds since the recording's start.
     size, device
         As given.
+    largest_count : int
+        Spikes in the recording's fullest bin, where a histogram is drawn; the top of the count
+        axis ``recording``.
 
     Raises
     ------
@@ -135,27 +134,26 @@ class Drawer:
         picture: Picture,
         size: int,
         device: torch.device | str = "cpu",
+        binned: BinnedSpikes | None = None,
     ) -> None:
         if size < 1:
             raise ValueError(f"size must be 1 or more, got {size}")
-        check_spikes(trains)
+        binned = binned or BinnedSpikes(trains, windows.bin_ms, device)
         self.size = size
         self.device = torch.device(device)
         self._picture = picture
-        n_bins = segment_bins(trains, windows)
         starts = window_starts(trains, windows)
         self.start_s = starts.start_s
         # From here on bins are counted through all segments; windows stay inside their own.
-        offset = np.cumsum(n_bins) - n_bins
-        self._window_bin = torch.as_tensor(offset[starts.segment] + starts.first_bin)
+        self._window_bin = torch.as_tensor(window_bins(starts, binned.stretches))
         self._column = _column_edges(windows.width_bins, size)
-        spike_bin, channel = self._place(trains, n_bins, offset, samples_per_bin(trains, windows))
         if picture.kind == "histogram":
-            self._bin, self._level, self._counts = _count_levels(spike_bin, int(n_bins.sum()))
+            self._bin, self._level, self._counts = binned.counted
             self._n_levels = len(self._counts)
+            self.largest_count = int(self._counts[-1]) if self._n_levels else 0
         else:
             self._n_levels = len(trains.channel_labels)
-            self._bin, self._level = _electrode_levels(spike_bin, channel, self._n_levels)
+            self._bin, self._level = binned.fired
             self._bands = _band_coverage(self._n_levels, size).to(self.device)
 
     def __len__(self) -> int:
@@ -188,24 +186,6 @@ class Drawer:
             end = min(at + block, last)
             self._draw_block(self._window_bin[at:end], pictures[at - first : end - first])
         return pictures
-
-    def _place(
-        self,
-        trains: SpikeTrains,
-        n_bins: NDArray[np.int64],
-        offset: NDArray[np.int64],
-        width: float,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Bin (through all segments) and channel of every spike that lies in a whole bin."""
-        sample = torch.tensor(trains.spikes.sample, device=self.device)
-        channel = torch.tensor(trains.spikes.channel, device=self.device)
-        first = torch.tensor([s.first_sample for s in trains.segments], device=self.device)
-        segment = torch.bucketize(sample, first, right=True) - 1
-        # Float64, so that a bin's edge is where the definition's division puts it.
-        within = ((sample - first[segment]).to(torch.float64) / width).floor().to(torch.int64)
-        whole = within < torch.as_tensor(n_bins, device=self.device)[segment]
-        spike_bin = within + torch.as_tensor(offset, device=self.device)[segment]
-        return spike_bin[whole], channel[whole]
 
     def _draw_block(self, window_bin: torch.Tensor, out: torch.Tensor) -> None:
         totals, edge = self._running_totals(window_bin)
@@ -284,23 +264,6 @@ def _marks(share: torch.Tensor) -> torch.Tensor:
     return share
 
 
-def check_spikes(trains: SpikeTrains) -> None:
-    """Refuse spikes outside the recording or on a channel that it does not have."""
-    sample, channel = trains.spikes.sample, trains.spikes.channel
-    if len(sample) == 0:
-        return
-    low, high, n = int(sample.min()), int(sample.max()), trains.n_samples
-    if low < 0 or high >= n:
-        raise InputError(
-            f"a spike at sample {low if low < 0 else high} lies outside the recording's {n} samples"
-        )
-    low, high, n = int(channel.min()), int(channel.max()), len(trains.channel_labels)
-    if low < 0 or high >= n:
-        raise InputError(
-            f"a spike is on channel {low if low < 0 else high}, the recording has {n} channels"
-        )
-
-
 def _column_edges(n_bins: int, size: int) -> torch.Tensor:
     """First bin of each column and the one after its last, (2, S) int64, within the window."""
     edge = -(-torch.arange(size + 1) * n_bins // size)  # ceiling: the bins that start in it
@@ -308,26 +271,6 @@ def _column_edges(n_bins: int, size: int) -> torch.Tensor:
     covering = torch.arange(size) * n_bins // size
     none = first == end
     return torch.stack([torch.where(none, covering, first), torch.where(none, covering + 1, end)])
-
-
-def _count_levels(
-    spike_bin: torch.Tensor, n_bins: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Bins with spikes, the level of each, and the spike counts the levels stand for, ascending."""
-    count = torch.bincount(spike_bin, minlength=n_bins)
-    busy = count.nonzero().view(-1)
-    count = count[busy]
-    occurs = torch.bincount(count) > 0
-    level = occurs.cumsum(0) - 1
-    return busy.int(), level[count].int(), occurs.nonzero().view(-1)
-
-
-def _electrode_levels(
-    spike_bin: torch.Tensor, channel: torch.Tensor, n_channels: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Bin and electrode of every pair in which the electrode fired at least once, by bin."""
-    key = torch.unique_consecutive(torch.sort(spike_bin * max(1, n_channels) + channel)[0])
-    return (key // max(1, n_channels)).int(), (key % max(1, n_channels)).int()
 
 
 def _band_coverage(n_channels: int, size: int) -> torch.Tensor:

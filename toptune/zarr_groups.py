@@ -1,13 +1,14 @@
 """Published groups of arrays in a Zarr v3 folder, proof against half-written and damaged files.
 
 NumPy arrays with JSON-able attributes enter and leave. A group carries the sha256 of each of its
-arrays, and ``published: true`` once all of them have been read back. A damaged file is an error
-that names it, never data.
+arrays, of every file below it, and of its own attributes, and ``published: true`` once all of it
+has been read back. A damaged file is an error that names it, never data.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,24 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
-from toptune.errors import ToptuneError
+from toptune.durable import write_whole
+from toptune.errors import InputError
+from toptune.zarr_guard import DamagedError, check_array, check_group, check_links
 
 #: What zarr and its codecs raise for files that are damaged or gone.
 UNREADABLE = (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError)
+#: Attributes that groups had before they carried sums. Beside them nothing can be in a group
+#: without a sum: a flipped bit changes a name, and leaves none out.
+UNSUMMED = frozenset({
+    "format", "version", "settings", "recordings",
+    "key", "stamp", "kind", "input", "channel_labels", "sampling_rate_hz", "stream",
+    "dead_channels", "over_noisy_channels", "n_windows", "versions", "params", "weights",
+    "sha256", "published",
+})  # fmt: skip
+#: Name of the attribute that holds the sum of the others.
+SUM = "attributes_sha256"
 _CHUNK_BYTES = 2**20
+_METADATA = "zarr.json"
 
 
 def write_group(folder: Path, arrays: dict[str, NDArray[Any]], attributes: dict[str, Any]) -> None:
@@ -42,54 +56,142 @@ def write_group(folder: Path, arrays: dict[str, NDArray[Any]], attributes: dict[
             config={"write_empty_chunks": True},
         )
         made[...] = data
-    back = zarr.open_group(folder, mode="r", zarr_format=3, use_consolidated=False)
     for name in arrays:
-        read_array(back, name)
-    group.attrs["published"] = True
+        read_array(folder, name, {"sha256": digests})
+    whole = {**attributes, "sha256": digests, "files": file_sums(folder), "published": True}
+    write_attributes(folder, whole)
 
 
-def published(group: Any, folder: Path) -> dict[str, Any]:
-    """Give a group's attributes; `folder` is where it lies, for messages.
+def write_attributes(folder: Path, attributes: dict[str, Any]) -> None:
+    """Write the attributes of a group that nobody reads yet, with their sum."""
+    (folder / _METADATA).write_text(_metadata(attributes), "utf-8")
+
+
+def replace_attributes(folder: Path, attributes: dict[str, Any]) -> None:
+    """Write the attributes of a group that others may be reading, with their sum."""
+    write_whole(folder / _METADATA, _metadata(attributes))
+
+
+def _metadata(attributes: dict[str, Any]) -> str:
+    summed = {**attributes, SUM: _attributes_sum(attributes)}
+    metadata = {"zarr_format": 3, "node_type": "group", "attributes": summed}
+    return json.dumps(metadata, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read_attributes(folder: Path) -> dict[str, Any]:
+    """Read a group's attributes and hold them against their sum.
 
     Raises
     ------
-    ToptuneError
-        The group is not published.
+    DamagedError
+        They are not what was written, or cannot be read.
     """
-    attributes = dict(group.attrs)
-    if attributes.get("published") is not True:
-        raise ToptuneError(f"{folder} is not published: remove that folder and run extract again")
+    check_group(folder)
+    try:
+        metadata = json.loads((folder / _METADATA).read_bytes())
+        attributes: dict[str, Any] = dict(metadata.pop("attributes"))
+        metadata.pop("consolidated_metadata", None)
+        written = attributes.pop(SUM, None)
+        found = _attributes_sum(attributes)
+    except (*UNREADABLE, RecursionError) as error:
+        raise DamagedError(folder, error) from None
+    if metadata != {"zarr_format": 3, "node_type": "group"}:
+        raise DamagedError(folder, "it is not a Zarr v3 group")
+    if written is None:
+        unknown = sorted({*attributes} - UNSUMMED)
+        if unknown:
+            raise DamagedError(folder, f"the attribute {unknown[0]!r} is not one of toptune's")
+    elif written != found:
+        raise DamagedError(folder, "its attributes' sha256 is not the one written down")
     return attributes
 
 
-def read_array(group: Any, name: str) -> Any:
-    """Read a whole array of a group.
+def check_plain(folder: Path) -> None:
+    """See that a folder is a group without attributes, as those between the published ones are."""
+    if read_attributes(folder):
+        raise DamagedError(folder, "it has attributes, where none should be")
+
+
+def published(folder: Path) -> dict[str, Any]:
+    """Give a published group's attributes.
 
     Raises
     ------
-    ToptuneError
+    InputError
+        The group is damaged or not published.
+    """
+    attributes = read_attributes(folder)
+    if attributes.get("published") is not True:
+        raise InputError(f"{folder} is not published: remove that folder and run extract again")
+    return attributes
+
+
+def read_array(folder: Path, name: str, attributes: dict[str, Any]) -> Any:
+    """Read a whole array of a published group.
+
+    Parameters
+    ----------
+    folder
+        Of the group.
+    name
+        Of the array.
+    attributes
+        Of the group, as `published` gave them.
+
+    Raises
+    ------
+    DamagedError
         It is not what was written.
     """
-    place = group.store_path.store.root / group.path / name
+    check_links(folder / name)
+    _check_files(folder, name, attributes.get("files"))
+    check_array(folder / name)
     try:
-        data = group[name][...]
-        written = group.attrs["sha256"][name]
+        data: Any = zarr.open_array(folder / name, mode="r", zarr_format=3)[...]
+        written = attributes["sha256"][name]
     except UNREADABLE as error:
-        raise damaged(place, error) from None
+        raise DamagedError(folder / name, error) from None
     # Zstd's checksum sees changed chunks alone: one that is gone reads as the fill value, and a
     # changed zarr.json as another type or shape.
     if _digest(data) != written:
-        raise damaged(place, "its sha256 is not the one written down")
+        raise DamagedError(folder / name, "its sha256 is not the one written down")
     return data
 
 
-def damaged(place: Path, cause: object) -> ToptuneError:
-    """Say that a group or array cannot be used, and what to do."""
-    text = " ".join(str(cause).split())
-    return ToptuneError(
-        f"{place} is damaged ({text}): remove that recording's folder from the store and run"
-        " extract again"
+def file_sums(folder: Path) -> dict[str, str]:
+    """sha256 of all files below a group, by their paths, but for its own zarr.json."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+        if path != folder / _METADATA
+    }
+
+
+def _check_files(folder: Path, name: str, sums: dict[str, str] | None) -> None:
+    """Hold an array's files against the sums; older groups have none."""
+    if sums is None:
+        return
+    here = {f"{name}/{path}": one for path, one in file_sums(folder / name).items()}
+    metadata = folder / name / _METADATA
+    if metadata.exists():
+        here[f"{name}/{_METADATA}"] = hashlib.sha256(metadata.read_bytes()).hexdigest()
+    written = {path: one for path, one in sums.items() if path.startswith(f"{name}/")}
+    for path in sorted({*here, *written}):
+        if path not in here:
+            raise DamagedError(folder / name, f"{path} is gone")
+        if path not in written:
+            raise DamagedError(folder / name, f"{path} does not belong to it")
+        if here[path] != written[path]:
+            raise DamagedError(folder / name, f"the sha256 of {path} is not the one written down")
+
+
+def _attributes_sum(attributes: dict[str, Any]) -> str:
+    """sha256 of the attributes as JSON with sorted keys and no spaces."""
+    text = json.dumps(
+        attributes, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _digest(data: NDArray[Any]) -> str:

@@ -21,6 +21,8 @@ from toptune.commands.options import (
     NoiseOption,
     OvershootOption,
     PictureChoice,
+    PrecisionChoice,
+    PrecisionOption,
     RateOption,
     RefractoryOption,
     SeedOption,
@@ -86,6 +88,7 @@ def extract(
         bool, typer.Option("--resume/--overwrite", help="Go on with a store, or start it anew.")
     ] = True,
     device: DeviceOption = Device.auto,
+    precision: PrecisionOption = PrecisionChoice.auto,
     n_jobs: JobsOption = None,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
@@ -109,8 +112,8 @@ def extract(
     with watch_extraction() as progress:
         result = run(
             devices, store, windows=sliding, picture=drawn, backbone=described, spikes=settings,
-            device=device.value, batch_size=batch_size, n_jobs=n_jobs, keep_going=keep_going,
-            overwrite=not resume, progress=progress,
+            device=device.value, precision=precision.value, batch_size=batch_size, n_jobs=n_jobs,
+            keep_going=keep_going, overwrite=not resume, progress=progress,
         )  # fmt: skip
     if as_json:
         print_json(result.to_json())

@@ -23,6 +23,14 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
+class PrecisionChoice(StrEnum):
+    """In which precision backbones compute."""
+
+    auto = "auto"
+    float32 = "float32"
+    half = "half"
+
+
 class Head(StrEnum):
     """What is trained on the features."""
 
@@ -62,8 +70,11 @@ class NoiseChoice(StrEnum):
 
 
 DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes a GPU if any.")]
+PrecisionOption = Annotated[
+    PrecisionChoice, typer.Option(help="Of backbones; auto: 16 bits on a GPU, else float32.")
+]
 JobsOption = Annotated[int | None, typer.Option("--n-jobs", min=1, help="Threads; one a core.")]
-SeedOption = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+SeedOption = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print pure JSON on stdout.")]
 HighpassOption = Annotated[float, typer.Option("--highpass-hz", help="Cut-off; 0 for no filter.")]
 ThresholdOption = Annotated[
@@ -130,8 +141,9 @@ def count_axis_of(text: str) -> str | float:
 
 
 def say(text: str) -> None:
-    """Tell the user, on stderr."""
-    typer.echo(text, err=True)
+    """Tell the user, on stderr; what a file says cannot steer the terminal."""
+    shown = "".join(c if c == "\n" or c.isprintable() else repr(c)[1:-1] for c in text)
+    typer.echo(shown, err=True)
 
 
 def print_json(value: Any) -> None:

@@ -10,6 +10,8 @@ import typer
 from toptune.commands.options import (
     AlignmentChoice,
     AlignmentOption,
+    Device,
+    DeviceOption,
     FixedOption,
     HighpassOption,
     JobsOption,
@@ -72,12 +74,14 @@ def inspect(
     threshold_uv: FixedOption = None,
     stream: StreamOption = None,
     sampling_rate_hz: RateOption = None,
+    device: DeviceOption = Device.auto,
     n_jobs: JobsOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the PNG.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show a recording's header, channels, thresholds and rates."""
-    from toptune.overview import draw_overview, overview
+    from toptune.overview import overview
+    from toptune.overview_plot import draw_overview
     from toptune.printing import print_overview
 
     if png is not None:
@@ -88,7 +92,7 @@ def inspect(
     )  # fmt: skip
     view = overview(
         recording, highpass=highpass, ptsd=ptsd, stream=stream, sampling_rate_hz=sampling_rate_hz,
-        n_jobs=n_jobs,
+        device=device.value, n_jobs=n_jobs,
     )  # fmt: skip
     if png is not None:
         draw_overview(view, png)
@@ -111,6 +115,7 @@ def detect(
     threshold_uv: FixedOption = None,
     stream: StreamOption = None,
     sampling_rate_hz: RateOption = None,
+    device: DeviceOption = Device.auto,
     n_jobs: JobsOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
     as_json: JsonOption = False,
@@ -126,7 +131,7 @@ def detect(
     )  # fmt: skip
     view = overview(
         recording, highpass=highpass, ptsd=ptsd, stream=stream, sampling_rate_hz=sampling_rate_hz,
-        n_jobs=n_jobs,
+        device=device.value, n_jobs=n_jobs,
     )  # fmt: skip
     write_npz(view.trains, out)
     summary = {k: v for k, v in view.summary.items() if k != "channels"}

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from toptune.commands.options import JsonOption, print_json
+from toptune.commands.options import Device, DeviceOption, JobsOption, JsonOption, print_json
 from toptune.errors import InputError
 
 
@@ -39,3 +39,52 @@ def report(
         print_json({"report": str(path), "bytes": path.stat().st_size})
     else:
         typer.echo(f"report: {path}")
+
+
+def why(
+    model: Annotated[Path, typer.Argument(help="The model folder of a run.")],
+    recordings: Annotated[list[Path], typer.Argument(help="Recordings of any kind.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="A new folder for why.html and tables.")],
+    of_class: Annotated[
+        str | None, typer.Option("--class", help="What to explain; the verdict if not set.")
+    ] = None,
+    stretch_s: Annotated[
+        float | None,
+        typer.Option("--stretch-s", help="Seconds silenced at a time; a twelfth of a window."),
+    ] = None,
+    step_s: Annotated[
+        float | None, typer.Option("--step-s", help="How far they move on; half of them.")
+    ] = None,
+    weights: Annotated[
+        list[Path] | None, typer.Option(help="Backbone weights that have moved; may be repeated.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures a batch.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an explanation.")] = False,
+    device: DeviceOption = Device.auto,
+    n_jobs: JobsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show which windows, and which seconds in them, spoke for a verdict."""
+    from toptune.printing import watch_extraction
+    from toptune.why import Occlusion
+    from toptune.why_page import summary
+    from toptune.why_page import why as run
+
+    occlusion = Occlusion(stretch_s=stretch_s, step_s=step_s)
+    with watch_extraction() as progress:
+        explained = run(
+            model, recordings, out, of_class=of_class, occlusion=occlusion, weights=weights or (),
+            device=device.value, n_jobs=n_jobs, batch_size=batch_size, overwrite=overwrite,
+            progress=progress,
+        )  # fmt: skip
+    found = [summary(one) for one in explained]
+    if as_json:
+        print_json({"out": str(out), "recordings": found})
+        return
+    for one in found:
+        begin = one["strongest_stretch_start_s"]
+        typer.echo(
+            f"{one['recording']}: {one['prediction']}; {begin:g} to {begin + one['stretch_s']:g} s"
+            f" spoke most for {one['class']} ({one['largest_drop']:+.2f})"
+        )
+    typer.echo(f"to be looked at: {out / 'why.html'}")

@@ -13,6 +13,8 @@ from toptune.commands.options import (
     Head,
     JobsOption,
     JsonOption,
+    PrecisionChoice,
+    PrecisionOption,
     RateOption,
     SeedOption,
     Solver,
@@ -80,8 +82,17 @@ def fit(
     strata: Annotated[
         str | None, typer.Option(help="Column of devices.csv within which labels are shuffled.")
     ] = None,
+    allow_incomplete: Annotated[
+        bool,
+        typer.Option(
+            "--allow-incomplete", help="Leave out recordings without features, and say so."
+        ),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run.")] = False,
-    device: DeviceOption = Device.auto,
+    device: Annotated[
+        Device,
+        typer.Option(help="auto takes a GPU; for Falkon's direct solver one with fast float64."),
+    ] = Device.auto,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -119,7 +130,10 @@ def fit(
     opened = FeatureStore(store)
     fixed, grid = _fixed_and_tried(given[head])
     with watch_steps() as progress:
-        table = table_for(opened, head.value, features or (), progress=progress)
+        table = table_for(
+            opened, head.value, features or (), allow_incomplete=allow_incomplete,
+            progress=progress,
+        )  # fmt: skip
         result = run(
             table, head.value, out, facts=opened.training_facts(table), group_by=group_by,
             merge=merge or (), head_params=fixed, tune=tune, grid=grid, permutations=permutations,
@@ -150,6 +164,7 @@ def predict(
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a prediction.")] = False,
     device: DeviceOption = Device.auto,
+    precision: PrecisionOption = PrecisionChoice.auto,
     n_jobs: JobsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -160,9 +175,9 @@ def predict(
     with watch_extraction() as progress:
         result = run(
             model, recordings, weights=weights or (), stream=stream,
-            sampling_rate_hz=sampling_rate_hz, device=device.value, n_jobs=n_jobs,
-            batch_size=batch_size, out=out, overwrite=overwrite, keep_going=keep_going,
-            progress=progress,
+            sampling_rate_hz=sampling_rate_hz, device=device.value, precision=precision.value,
+            n_jobs=n_jobs, batch_size=batch_size, out=out, overwrite=overwrite,
+            keep_going=keep_going, progress=progress,
         )  # fmt: skip
     if as_json:
         print_json(result.to_json())

@@ -35,6 +35,21 @@ def require_count(head: object, *names: str) -> None:
             )
 
 
+def check_device(head: Any) -> None:
+    """Refuse a `device` that torch does not know, or does not find here."""
+    import torch
+
+    name = f"{type(head).__name__}.device"
+    try:
+        device = torch.device(head.device)
+    except (RuntimeError, TypeError):
+        raise InputError(f"{name} must be cpu or cuda, got {head.device!r}") from None
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"{name} must be cpu or cuda, got {head.device!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"{name} is {head.device!r}, but torch finds no such device; use cpu")
+
+
 def encode_classes(head: object, y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """Distinct classes, sorted, and the class of each row by its number; at least two."""
     classes, codes = np.unique(y, return_inverse=True)

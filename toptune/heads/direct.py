@@ -6,6 +6,7 @@ leaves: coefficients of the centres.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,30 @@ from toptune.heads.kernel import (
     transposed_product,
 )
 from toptune.heads.nystrom import NystromKernel
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What there is to solve but for the targets.
+
+    Attributes
+    ----------
+    X : (n, d) float32 or float64
+    centre_rows : (m,) int64 or None
+        Which rows are centres, each at most once; None: all.
+    kernel : KernelSum
+    ridge : float
+    """
+
+    X: NDArray[np.floating[Any]]
+    centre_rows: NDArray[np.int64] | None
+    kernel: KernelSum
+    ridge: float
+
+    @property
+    def named_centres(self) -> NDArray[np.int64]:
+        """Which rows are centres, even where all are."""
+        return np.arange(len(self.X)) if self.centre_rows is None else self.centre_rows
 
 
 class Solution(NamedTuple):

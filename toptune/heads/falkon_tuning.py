@@ -19,12 +19,13 @@ from sklearn.base import clone
 
 from toptune.errors import InputError
 from toptune.heads.closed_form import Grouping, NystromFolds, sort_centres
+from toptune.heads.direct import Problem
 from toptune.heads.falkon import SHARPNESS, FalkonClassifier
 from toptune.heads.kernel import Float64, KernelSum
 from toptune.heads.memory import kept_bytes
-from toptune.heads.nested import Labelling, NestedScores, Shuffled, nest
+from toptune.heads.nested import Labelling, NestedScores, Shuffled, ThreadedJudge, nest
 from toptune.heads.pairs import AllRowsPairs, NystromPairs, Pairs
-from toptune.heads.solvers import Problem
+from toptune.heads.solvers import Direct, solver_of
 
 # Rows have length 1 and lie 0 to 1.41 apart, whatever the backbone, so the widths are numbers and
 # not learnt from the data. Width and penalty trade off: twice the width with a tenth of the penalty
@@ -171,8 +172,27 @@ def tune_falkon(
     observed[unit] = codes
     labels = observed[None] if shuffled is None else np.concatenate([observed[None], shuffled])
     labelling = Labelling(unit, labels, len(classes), SHARPNESS)
-    factors = _Factors(problems, grouping)
-    return nest(factors, len(candidates), grouping, labelling, progress)
+    return _nest(head, problems, grouping, labelling, progress)
+
+
+def _nest(
+    head: FalkonClassifier,
+    problems: Sequence[Problem],
+    grouping: Grouping,
+    labelling: Labelling,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[NestedScores, Shuffled]:
+    """Nest where the head computes."""
+    solver = solver_of(head)
+    if isinstance(solver, Direct):
+        factors = _Factors(problems, grouping)
+        return nest(factors, len(problems), grouping, labelling, ThreadedJudge, progress)
+    # Only now, since importing torch takes a second.
+    from toptune.heads.torch_direct import TorchDirect
+
+    assert isinstance(solver, TorchDirect)  # no other solver has closed forms
+    on_device = solver.factors(problems, grouping, _GROUPS_AT_ONCE)
+    return nest(on_device, len(problems), grouping, labelling, solver.judge, progress)
 
 
 def _problem(head: FalkonClassifier, candidate: Candidate, X: Any, y: Any) -> Problem:
@@ -196,7 +216,7 @@ class _Factors:
         self._room = kept_bytes() // (8 * n * n)
         self._grams: dict[tuple[int, float], Float64] = {}
 
-    def __call__(self, number: int) -> Pairs:
+    def __call__(self, number: int) -> Pairs[NDArray[np.float32]]:
         problem = self._problems[number]
         if problem.centre_rows is not None:
             return NystromPairs(

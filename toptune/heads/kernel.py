@@ -27,7 +27,7 @@ _BLOCK_ROWS = 32
 # Rows of a further view's kernel at a time: enough for BLAS, few beside a matrix of n x n.
 _PANEL_ROWS = 512
 # The jitter is tried at once, then ten times larger, at most this often.
-_JITTER_TRIES = 8
+JITTER_TRIES = 8
 
 
 def l2_normalise(X: NDArray[Any]) -> NDArray[Any]:
@@ -335,7 +335,7 @@ def cholesky(build: Callable[[], Float64], what: str) -> Cholesky:
     ToptuneError
         Where even the largest jitter does not help.
     """
-    for attempt in range(_JITTER_TRIES + 1):
+    for attempt in range(JITTER_TRIES + 1):
         # A failed attempt's matrix is gone before the next is built.
         factored, jitter = _try_cholesky(build(), attempt)
         if factored is not None:
@@ -343,21 +343,33 @@ def cholesky(build: Callable[[], Float64], what: str) -> Cholesky:
     else:
         raise ToptuneError(f"{what} is singular even with a jitter of {jitter:.1e}; raise penalty")
     if jitter:
-        warnings.warn(
-            f"{what} is singular in float64; {jitter:.1e} was added to its diagonal "
-            "(raise penalty, or lower n_centres or width, to avoid it)",
-            LinAlgWarning,
-            stacklevel=2,
-        )
+        warn_of_jitter(what, jitter)
     return Cholesky(factored, jitter)
+
+
+def jitter_of(attempt: int, size: int, largest_diagonal: float) -> float:
+    """Give the jitter of an attempt, counted from 0, at a matrix of size x size; see `cholesky`."""
+    if attempt == 0:
+        return 0.0
+    rounding = float(np.finfo(np.float64).eps)
+    return float(10.0 ** (attempt - 1)) * size * rounding * largest_diagonal
+
+
+def warn_of_jitter(what: str, jitter: float) -> None:
+    """Say that a matrix was changed; to whoever called what called this."""
+    warnings.warn(
+        f"{what} is singular in float64; {jitter:.1e} was added to its diagonal "
+        "(raise penalty, or lower n_centres or width, to avoid it)",
+        LinAlgWarning,
+        stacklevel=3,
+    )
 
 
 def _try_cholesky(A: Float64, attempt: int) -> tuple[Float64 | None, float]:
     """Factor in place with the jitter of an attempt; the lower factor, or None, and the jitter."""
     diagonal = np.einsum("ii->i", A)
-    jitter = 0.0
-    if attempt:
-        jitter = 10.0 ** (attempt - 1) * len(A) * np.finfo(np.float64).eps * float(diagonal.max())
+    jitter = jitter_of(attempt, len(A), float(diagonal.max()))
+    if jitter:
         diagonal += jitter
     factor, failed = lapack.dpotrf(A.T, lower=0, overwrite_a=1, clean=0)
     return (None if failed else np.asarray(factor).T), jitter

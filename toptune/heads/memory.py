@@ -8,6 +8,7 @@ The rules:
 - All rows serve as centres up to `all_rows_limit`: as many as fit two float64 matrices of
   rows x rows into half of the memory at hand, and never more than 15,000. At 15,000 they take
   3.6 GB, and n^3 makes each further doubling of the rows eight times slower.
+- On a GPU the memory at hand is the GPU's, and four such matrices must fit into half of it.
 - Above it, 4,000 rows are drawn as Nystrom centres.
 - The kernel of rows and centres is kept where it fits a quarter of the memory at hand, and
   evaluated again, block by block, where it does not.
@@ -29,6 +30,9 @@ KEPT_SHARE = 0.25
 # Where the system does not say how much is free.
 _SHARE_OF_INSTALLED = 0.5
 _ASSUMED_BYTES = 4 * 2**30
+
+# On a GPU nothing is factored in place: the kernel, a copy with the ridge, its factor, its inverse.
+GPU_MATRICES = 4.0
 
 _ROOT = Path("/")
 
@@ -82,7 +86,8 @@ def all_rows_limit(available_bytes: int, *, n_matrices: float = 2.0) -> int:
     available_bytes : int
     n_matrices : float
         How many float64 matrices of rows x rows there are at once. One fit or one set of folds
-        has one, and with two or three groups half of another.
+        has one, and with two or three groups half of another. On a GPU there are
+        `GPU_MATRICES`.
     """
     fitting = math.isqrt(int(ALL_ROWS_SHARE * available_bytes / (8 * n_matrices)))
     return min(ALL_ROWS_CAP, fitting)

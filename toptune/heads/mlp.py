@@ -21,7 +21,13 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from toptune.errors import InputError
-from toptune.heads.checks import encode_classes, require_count, require_positive, seed_of
+from toptune.heads.checks import (
+    check_device,
+    encode_classes,
+    require_count,
+    require_positive,
+    seed_of,
+)
 from toptune.heads.closed_form import Grouping
 from toptune.heads.kernel import Float64, l2_normalise_views
 from toptune.heads.mlp_folds import Rows, TrainingFold, Variant, fold_scores, one_hot, train_folds
@@ -169,6 +175,7 @@ class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
                 f"MLPClassifier.weight_decay must be 0 or above, got {self.weight_decay!r}"
             )
         view_sizes_of(self, X.shape[1])
+        check_device(self)
         check_classification_targets(y)
         classes, codes = encode_classes(self, y)
         return X, classes, codes

@@ -12,16 +12,16 @@ combinations of the same columns, and a thousand permutations cost a product ins
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from toptune.heads.closed_form import Grouping
 from toptune.heads.kernel import Float64
-from toptune.heads.pairs import Pairs, Targets
+from toptune.heads.pairs import Pairs
 from toptune.heads.selection import (
     labelling_losses,
     selection_loss,
@@ -32,6 +32,9 @@ from toptune.threads import in_threads, thread_pool
 
 # Inner scores of several outer folds are held at once, so that a pair of groups serves both.
 _INNER_BYTES = 2**31
+
+Maps = TypeVar("Maps")
+Maps_contra = TypeVar("Maps_contra", contravariant=True)
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ class Labelling:
         return np.where(labels.T[:, :, None] == np.arange(self.n_classes), 1.0, -1.0)
 
 
-class _Basis(NamedTuple):
+class Basis(NamedTuple):
     """Targets of some labellings as combinations of few columns.
 
     Attributes
@@ -130,7 +133,7 @@ class _Basis(NamedTuple):
     coefficients: Float64
 
     @classmethod
-    def of(cls, labelling: Labelling, labels: NDArray[np.int64]) -> _Basis:
+    def of(cls, labelling: Labelling, labels: NDArray[np.int64]) -> Basis:
         """Take a column a class for one labelling, a column a unit for several."""
         targets = labelling.targets(labels)
         if len(labels) == 1:
@@ -144,18 +147,66 @@ class _Basis(NamedTuple):
         flat = maps @ coefficients.reshape(len(coefficients), -1)
         return flat.reshape(len(maps), len(which), -1)
 
-    def scores_by_class(self, maps: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Scores (k, m, r) of all labellings: sums over classes then run along memory."""
-        coefficients = np.moveaxis(self.coefficients, 2, 0).astype(np.float32)
-        scores: NDArray[np.float32] = maps @ coefficients
-        return scores
+    def by_class(self) -> NDArray[np.float32]:
+        """Coefficients (k, c, r); in scores (k, m, r) sums over classes run along memory."""
+        return np.ascontiguousarray(np.moveaxis(self.coefficients, 2, 0), np.float32)
+
+
+class Judge(Protocol[Maps_contra]):
+    """Says what labellings lose by the inner folds of some outer folds, where these are."""
+
+    def losses(self, block: range, maps: Maps_contra) -> Float64:
+        """Loss of every judged labelling, (len(block), r), from maps (len(block), n, c)."""
+        ...
+
+    def observed(self, maps: Maps_contra, fold: int) -> NDArray[np.float32]:
+        """Scores (n, k) of the first labelling in one of the folds of the maps."""
+        ...
+
+
+class ThreadedJudge:
+    """Judges in NumPy, a thread a fold.
+
+    Parameters
+    ----------
+    labelling : Labelling
+    basis : Basis
+        Of the labellings to judge, the first of `labelling`.
+    grouping : Grouping
+    """
+
+    def __init__(self, labelling: Labelling, basis: Basis, grouping: Grouping) -> None:
+        self._labelling, self._basis, self._grouping = labelling, basis, grouping
+        self._judged_rows = spread_rows(labelling.unit)
+
+    def losses(self, block: range, maps: NDArray[np.float32]) -> Float64:
+        """See `Judge`."""
+        with thread_pool() as pool:
+            found = in_threads(
+                pool, lambda fold: self._of_fold(*fold), zip(block, maps, strict=True)
+            )
+        return np.stack(found)
+
+    def observed(self, maps: NDArray[np.float32], fold: int) -> NDArray[np.float32]:
+        """See `Judge`."""
+        return self._basis.scores(maps[fold], np.array([0]))[:, 0].astype(np.float32)
+
+    def _of_fold(self, group: int, maps: NDArray[np.float32]) -> Float64:
+        labelling = self._labelling
+        rows = self._judged_rows[self._grouping.codes[self._judged_rows] != group]
+        unit = labelling.unit[rows]
+        logits: NDArray[np.float32] = maps[rows] @ self._basis.by_class()
+        logits *= labelling.sharpness
+        codes = labelling.labels[: logits.shape[2], unit].T
+        return labelling_losses(logits, codes, unit_weights(unit))
 
 
 def nest(
-    factor: Callable[[int], Pairs],
+    factor: Callable[[int], Pairs[Maps]],
     n_candidates: int,
     grouping: Grouping,
     labelling: Labelling,
+    judge: Callable[[Labelling, Basis, Grouping], Judge[Maps]],
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[NestedScores, Shuffled]:
     """Choose a candidate in each outer fold, for the observed and for shuffled labels.
@@ -172,10 +223,13 @@ def nest(
     grouping : Grouping
         Of the n rows; at least three groups.
     labelling : Labelling
+    judge : callable
+        Makes what judges the factored models' inner folds: `ThreadedJudge`, or its like for
+        another device.
     progress : callable, optional
         Told how many candidates are done, and how many there are.
     """
-    search = _Search(n_candidates, grouping, labelling)
+    search = _Search(n_candidates, grouping, labelling, judge)
     for candidate in range(n_candidates):
         search.try_candidate(candidate, factor(candidate))
         if progress is not None:
@@ -183,21 +237,27 @@ def nest(
     return search.result()
 
 
-class _Search:
+class _Search(Generic[Maps]):
     """The best candidate so far of every outer fold and labelling, and what it says."""
 
-    def __init__(self, n_candidates: int, grouping: Grouping, labelling: Labelling) -> None:
+    def __init__(
+        self,
+        n_candidates: int,
+        grouping: Grouping,
+        labelling: Labelling,
+        judge: Callable[[Labelling, Basis, Grouping], Judge[Maps]],
+    ) -> None:
         self._grouping = grouping
         self._labelling = labelling
         n_groups, (n_sets, n_units) = len(grouping.groups), labelling.labels.shape
         n, k = len(labelling.unit), labelling.n_classes
-        self._outer = _Basis.of(labelling, labelling.labels)
+        self._outer = Basis.of(labelling, labelling.labels)
         # With a single candidate only calibration asks for inner folds, and not of shuffled labels.
         n_judged = n_sets if n_candidates > 1 else 1
-        self._inner = _Basis.of(labelling, labelling.labels[:n_judged])
+        self._inner = Basis.of(labelling, labelling.labels[:n_judged])
+        self._judge = judge(labelling, self._inner, grouping)
         self._groups_of_units = np.empty(n_units, np.int64)
         self._groups_of_units[labelling.unit] = grouping.codes
-        self._judged_rows = spread_rows(labelling.unit)
 
         self._loss = np.empty((n_candidates, n_groups))
         self._final_loss = np.empty(n_candidates)
@@ -210,11 +270,10 @@ class _Search:
         self._predicted = np.empty((n_sets, n), np.int16)
         self._mean_scores = np.empty((n_sets, n_units, k), np.float32)
 
-    def try_candidate(self, candidate: int, pairs: Pairs) -> None:
+    def try_candidate(self, candidate: int, pairs: Pairs[Maps]) -> None:
         targets = pairs.targets(self._outer.columns)
         outer = targets.held_out_scores()
-        observed = np.array([0])
-        plain: Float64 = self._outer.scores(outer.scores, observed)[:, 0].astype(np.float64)
+        plain: Float64 = self._outer.scores(outer.scores, np.array([0]))[:, 0].astype(np.float64)
         labelling = self._labelling
         loss = selection_loss(plain, labelling.codes, labelling.unit, labelling.sharpness)
         if candidate == 0 or loss < self._final_loss[:candidate].min():
@@ -224,44 +283,31 @@ class _Search:
         inner = targets
         if self._inner.columns.shape != self._outer.columns.shape:
             inner = pairs.targets(self._inner.columns)
-        n_columns = self._inner.columns.shape[1]
-        for group, maps, losses in self._judged(_inner_maps(inner, self._grouping, n_columns)):
-            self._loss[candidate, group] = losses[0]
-            # Of a single candidate every labelling is told, also those not judged.
-            of_all = np.broadcast_to(losses, len(self._best)) if len(losses) == 1 else losses
-            better = np.flatnonzero(of_all < self._best[:, group])
-            self._best[better, group] = of_all[better]
-            if better.size:
-                self._keep(group, outer.scores, better)
-            if better.size and better[0] == 0:
-                rows = self._grouping.rows(group)
-                self._choice[group] = candidate
-                self._scores[rows] = plain[rows]
-                self._inner_scores[group] = self._inner.scores(maps, observed)[:, 0]
-                self._jitter[group] = outer.jitter[group]
+        n_groups, n_columns = len(self._grouping.groups), self._inner.columns.shape[1]
+        for block in _inner_blocks(n_groups, len(plain), n_columns):
+            maps = inner.inner(block)
+            losses = self._judge.losses(block, maps)
+            for fold, group in enumerate(block):
+                self._loss[candidate, group] = losses[fold, 0]
+                better = self._improved(group, losses[fold])
+                if better.size:
+                    self._keep(group, outer.scores, better)
+                if better.size and better[0] == 0:
+                    rows = self._grouping.rows(group)
+                    self._choice[group] = candidate
+                    self._scores[rows] = plain[rows]
+                    self._inner_scores[group] = self._judge.observed(maps, fold)
+                    self._jitter[group] = outer.jitter[group]
+            # Gone before the next block's are made.
+            del maps
 
-    def _judged(
-        self, blocks: Iterator[tuple[range, NDArray[np.float32]]]
-    ) -> Iterator[tuple[int, NDArray[np.float32], Float64]]:
-        """Add to each outer fold's inner scores what labellings lose by them, in threads."""
-        with thread_pool() as pool:
-            for block, maps in blocks:
-                losses = in_threads(
-                    pool,
-                    lambda of_fold: self._inner_losses(*of_fold),
-                    zip(block, maps, strict=True),
-                )
-                yield from zip(block, maps, losses, strict=True)
-
-    def _inner_losses(self, group: int, maps: NDArray[np.float32]) -> Float64:
-        """Loss of every judged labelling over the inner folds of one outer fold, (r,)."""
-        labelling = self._labelling
-        rows = self._judged_rows[self._grouping.codes[self._judged_rows] != group]
-        unit = labelling.unit[rows]
-        logits = self._inner.scores_by_class(maps[rows])
-        logits *= labelling.sharpness
-        codes = labelling.labels[: logits.shape[2], unit].T
-        return labelling_losses(logits, codes, unit_weights(unit))
+    def _improved(self, group: int, losses: Float64) -> NDArray[np.int64]:
+        """Labellings that lose less than ever in an outer fold, and note how much."""
+        # Of a single candidate every labelling is told, also those not judged.
+        of_all = np.broadcast_to(losses, len(self._best)) if len(losses) == 1 else losses
+        better = np.flatnonzero(of_all < self._best[:, group]).astype(np.int64)
+        self._best[better, group] = of_all[better]
+        return better
 
     def _keep(self, group: int, maps: Float64, which: NDArray[np.int64]) -> None:
         """Write down what the outer fold's model says under some labellings."""
@@ -286,31 +332,12 @@ class _Search:
         return nested, Shuffled(self._predicted, self._mean_scores)
 
 
-def _inner_maps(
-    targets: Targets, grouping: Grouping, n_columns: int
-) -> Iterator[tuple[range, NDArray[np.float32]]]:
-    """For each outer fold the scores of all other rows without it and their own group.
+def _inner_blocks(n_groups: int, n_rows: int, n_columns: int) -> Iterator[range]:
+    """Outer folds whose inner scores are held at once, `_INNER_BYTES` at most.
 
-    Yields some groups' codes and (len, n, c) float32, NaN in each one's own rows. Each pair of
-    groups is solved once where the scores of all folds fit `_INNER_BYTES`; otherwise folds are done
-    in blocks, and pairs in different blocks twice.
+    Each pair of groups is solved once where the scores of all folds fit; pairs in different blocks
+    twice.
     """
-    n_groups, n = len(grouping.groups), len(grouping.codes)
-    size = max(1, _INNER_BYTES // (4 * n * n_columns))
+    size = max(1, _INNER_BYTES // (4 * n_rows * n_columns))
     for start in range(0, n_groups, size):
-        block = range(start, min(start + size, n_groups))
-        maps = np.full((len(block), n, n_columns), np.nan, np.float32)
-        for g, h in _pairs_of(block, n_groups):
-            scores = targets.pair(g, h)
-            maps[g - start, grouping.rows(h)] = scores.second
-            if h in block:
-                maps[h - start, grouping.rows(g)] = scores.first
-        yield block, maps
-
-
-def _pairs_of(block: Sequence[int], n_groups: int) -> Iterator[tuple[int, int]]:
-    """Pairs of a group of the block with any other, each once."""
-    for g in block:
-        for h in range(n_groups):
-            if h != g and not (h in block and h < g):
-                yield g, h
+        yield range(start, min(start + size, n_groups))

@@ -1,5 +1,8 @@
 """Scores of a kernel ridge model fitted without two groups, for every pair of groups.
 
+`Pairs` and `Targets` are what `toptune.heads.nested` asks for; here they are answered in NumPy, and
+in `toptune.heads.torch_folds` on a torch device. What inner folds say stays where it was computed.
+
 What enters: a kernel, a ridge, and targets (n, c), any number of columns. What leaves: for groups g
 and h the scores of their rows by the model fitted without both. That is an inner fold of a nested
 leave-one-group-out, twice over: h scored inside g's training data, and g inside h's. So each pair
@@ -15,15 +18,20 @@ With Nystrom centres it is the normal equation without the rows and the centres 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.linalg import blas, lapack
 
 from toptune.heads.closed_form import Grouping, HeldOutScores, NystromFolds
 from toptune.heads.kernel import Cholesky, Float64, cholesky
+
+# What holds the scores of inner folds: an array, or a tensor on a device.
+Maps_co = TypeVar("Maps_co", covariant=True)
 
 
 class PairScores(NamedTuple):
@@ -39,24 +47,66 @@ class PairScores(NamedTuple):
     second: Float64
 
 
-class Targets(Protocol):
+class Targets(Protocol[Maps_co]):
     """Targets multiplied with a factored model, ready for folds and for pairs."""
 
     def held_out_scores(self) -> HeldOutScores:
         """Score every row by the model without the row's group; (n, c) in the rows' order."""
         ...
 
-    def pair(self, g: int, h: int) -> PairScores:
-        """Score the rows of two groups, by their codes, by the model without both."""
+    def inner(self, block: range) -> Maps_co:
+        """Score all rows without each group of the block, and without the rows' own groups.
+
+        (len(block), n, c) float32, in the rows' order; NaN in each group's own rows. Each pair of
+        groups of the block is solved once.
+        """
         ...
 
 
-class Pairs(Protocol):
+class Pairs(Protocol[Maps_co]):
     """A factored model of all rows."""
 
-    def targets(self, Y: Float64) -> Targets:
+    def targets(self, Y: Float64) -> Targets[Maps_co]:
         """Prepare targets (n, c), in the rows' order."""
         ...
+
+
+def pairs_of(block: Sequence[int], n_groups: int) -> Iterator[tuple[int, int]]:
+    """Pairs of a group of the block with any other, each once."""
+    for g in block:
+        for h in range(n_groups):
+            if h != g and not (h in block and h < g):
+                yield g, h
+
+
+class PairwiseTargets(ABC):
+    """Targets of which one pair of groups after the other is solved, in NumPy.
+
+    Attributes
+    ----------
+    grouping : Grouping
+    n_columns : int
+        c.
+    """
+
+    def __init__(self, grouping: Grouping, n_columns: int) -> None:
+        self.grouping = grouping
+        self.n_columns = n_columns
+
+    @abstractmethod
+    def pair(self, g: int, h: int) -> PairScores:
+        """Score the rows of two groups, by their codes, by the model without both."""
+
+    def inner(self, block: range) -> NDArray[np.float32]:
+        """See `Targets`."""
+        n_groups, n = len(self.grouping.groups), len(self.grouping.codes)
+        maps = np.full((len(block), n, self.n_columns), np.nan, np.float32)
+        for g, h in pairs_of(block, n_groups):
+            scores = self.pair(g, h)
+            maps[g - block.start, self.grouping.rows(h)] = scores.second
+            if h in block:
+                maps[h - block.start, self.grouping.rows(g)] = scores.first
+        return maps
 
 
 @dataclass(frozen=True)
@@ -92,7 +142,7 @@ class AllRowsPairs:
         inverse, _ = lapack.dlauum(whole.invert_lower().T, lower=0, overwrite_c=1)
         return cls(grouping, np.asarray(inverse).T, whole.jitter)
 
-    def targets(self, Y: Float64) -> Targets:
+    def targets(self, Y: Float64) -> _AllRowsTargets:
         """See `Pairs`; O(n^2 c)."""
         ordered = Y[self.grouping.order]
         # dsymm reads one triangle alone: C-order lower is Fortran-order upper.
@@ -100,14 +150,13 @@ class AllRowsPairs:
         return _AllRowsTargets(self, ordered, np.ascontiguousarray(multiplied))
 
 
-@dataclass(frozen=True)
-class _AllRowsTargets:
-    pairs: AllRowsPairs
-    Y: Float64
-    QY: Float64
+class _AllRowsTargets(PairwiseTargets):
+    def __init__(self, pairs: AllRowsPairs, Y: Float64, QY: Float64) -> None:
+        super().__init__(pairs.grouping, Y.shape[1])
+        self.pairs, self.Y, self.QY = pairs, Y, QY
 
     def held_out_scores(self) -> HeldOutScores:
-        grouping = self.pairs.grouping
+        grouping = self.grouping
         scores = np.empty_like(self.Y)
         jitter = np.empty(len(grouping.groups))
         for g in range(len(jitter)):
@@ -121,7 +170,7 @@ class _AllRowsTargets:
         if g > h:
             swapped = self.pair(h, g)
             return PairScores(swapped.second, swapped.first)
-        first, second = self.pairs.grouping.part(g), self.pairs.grouping.part(h)
+        first, second = self.grouping.part(g), self.grouping.part(h)
         system = self._system(first, second)
         wrong = system.solve(np.concatenate([self.QY[first], self.QY[second]]))
         n_first = first.stop - first.start
@@ -148,18 +197,18 @@ class NystromPairs:
 
     folds: NystromFolds
 
-    def targets(self, Y: Float64) -> Targets:
+    def targets(self, Y: Float64) -> _NystromTargets:
         """See `Pairs`; O(n m c)."""
         ordered = Y[self.folds.grouping.order]
         return _NystromTargets(self.folds, Y, ordered, self.folds.kernel.moments(ordered))
 
 
-@dataclass(frozen=True)
-class _NystromTargets:
-    folds: NystromFolds
-    unordered: Float64
-    Y: Float64
-    moments: Float64
+class _NystromTargets(PairwiseTargets):
+    def __init__(
+        self, folds: NystromFolds, unordered: Float64, Y: Float64, moments: Float64
+    ) -> None:
+        super().__init__(folds.grouping, Y.shape[1])
+        self.folds, self.unordered, self.Y, self.moments = folds, unordered, Y, moments
 
     def held_out_scores(self) -> HeldOutScores:
         return self.folds.held_out_scores(self.unordered)

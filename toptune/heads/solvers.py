@@ -6,43 +6,15 @@ What enters: a head's `solver`, `device`, `precision`, `tolerance`, `max_iterati
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from toptune.errors import InputError
-from toptune.heads.checks import require_count, require_positive
+from toptune.heads.checks import check_device, require_count, require_positive
 from toptune.heads.closed_form import AllRowsFolds, Folds, Grouping, NystromFolds
-from toptune.heads.direct import Solution, solve_all_rows, solve_nystrom
-from toptune.heads.kernel import Float64, KernelSum
+from toptune.heads.direct import Problem, Solution, solve_all_rows, solve_nystrom
+from toptune.heads.kernel import Float64
 
 SOLVERS = ("direct", "iterative", "falkon")
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What there is to solve but for the targets.
-
-    Attributes
-    ----------
-    X : (n, d) float32 or float64
-    centre_rows : (m,) int64 or None
-        Which rows are centres, each at most once; None: all.
-    kernel : KernelSum
-    ridge : float
-    """
-
-    X: NDArray[np.floating[Any]]
-    centre_rows: NDArray[np.int64] | None
-    kernel: KernelSum
-    ridge: float
-
-    @property
-    def named_centres(self) -> NDArray[np.int64]:
-        """Which rows are centres, even where all are."""
-        return np.arange(len(self.X)) if self.centre_rows is None else self.centre_rows
 
 
 class Solver(Protocol):
@@ -58,7 +30,7 @@ class Solver(Protocol):
 
 
 class Direct:
-    """Cholesky factorisations in float64, and closed forms for the folds."""
+    """Cholesky factorisations in float64 on the CPU, and closed forms for the folds."""
 
     def solve(self, problem: Problem, Y: Float64) -> Solution:
         """See `Solver`."""
@@ -141,15 +113,10 @@ def solver_of(head: Any) -> Solver:
     if head.tolerance is not None:
         require_positive(head, "tolerance")
     if head.solver == "direct":
-        if head.device != "cpu" or head.precision != "float64":
-            raise InputError(
-                f"{name}: the solver 'direct' computes on the cpu in float64, not on "
-                f"{head.device!r} in {head.precision}; use the solver 'iterative'"
-            )
-        return Direct()
+        return _direct(head)
     if head.n_centres is None:
         raise InputError(f"{name}: the solver {head.solver!r} needs n_centres")
-    _check_device(head)
+    check_device(head)
     if head.solver == "falkon":
         from toptune.heads.library import load_library
 
@@ -157,18 +124,19 @@ def solver_of(head: Any) -> Solver:
     return _Torch(head)
 
 
-def _check_device(head: Any) -> None:
-    import torch
+def _direct(head: Any) -> Solver:
+    """NumPy's on the CPU, which is faster there than torch; torch's elsewhere."""
+    if head.precision != "float64":
+        raise InputError(
+            f"{type(head).__name__}: the solver 'direct' computes in float64, not in "
+            f"{head.precision}; use the solver 'iterative'"
+        )
+    if head.device == "cpu":
+        return Direct()
+    check_device(head)
+    from toptune.heads.torch_direct import TorchDirect
 
-    name = f"{type(head).__name__}.device"
-    try:
-        kind = torch.device(head.device).type
-    except (RuntimeError, TypeError):
-        raise InputError(f"{name} must be cpu or cuda, got {head.device!r}") from None
-    if kind not in ("cpu", "cuda"):
-        raise InputError(f"{name} must be cpu or cuda, got {head.device!r}")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"{name} is {head.device!r}, but torch finds no such device; use cpu")
+    return TorchDirect(head.device)
 
 
 def _listed(names: tuple[str, ...]) -> str:

@@ -1,7 +1,7 @@
-"""The kernel of many rows with Nystrom centres on a torch device, in blocks.
+"""Kernels on a torch device: of all rows with each other, and with Nystrom centres in blocks.
 
 What enters: rows of features, which of them are centres, a kernel, and where and how precisely to
-compute. What leaves: blocks of Z = K(X, C) on that device.
+compute. What leaves: K(X, X), or blocks of Z = K(X, C), on that device.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from toptune.heads.kernel import KernelSum
-from toptune.heads.memory import KEPT_SHARE, kept_bytes
+from toptune.heads.memory import KEPT_SHARE, available_memory
 
 PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
 _TOLERANCES = {"float64": 1e-8, "float32": 1e-4}
@@ -111,19 +111,52 @@ class TorchKernel:
             else:
                 yield part, self._kept[part]
 
+    def rows(self, places: NDArray[np.int64]) -> torch.Tensor:
+        """Rows of Z at some places, in any order: (len(places), m)."""
+        if self._kept is None:
+            return self._evaluate(self._order[places])
+        return self._kept[torch.from_numpy(places).to(self._device)]
+
     def _evaluate(self, rows: NDArray[np.int64]) -> torch.Tensor:
-        total = torch.zeros((), dtype=self._dtype, device=self._device)
         X = self._X[rows]
-        for view, z in zip(self._views, self._centres, strict=True):
-            x = self.tensor(X[:, view.columns]) / view.width
-            block = x @ z.T
-            block -= 0.5 * x.square().sum(dim=1)[:, None]
-            block -= 0.5 * z.square().sum(dim=1)
-            # Rounding can make a squared distance slightly negative.
-            total = total + block.clamp_(max=0).exp_().mul_(view.weight)
+        views = (
+            _gaussian(self.tensor(X[:, view.columns]) / view.width, z, view.weight)
+            for view, z in zip(self._views, self._centres, strict=True)
+        )
+        total = next(views)
+        for block in views:
+            total += block
         return total
 
     def _free(self) -> int:
-        if self._device.type == "cuda":
-            return int(KEPT_SHARE * torch.cuda.mem_get_info(self._device)[0])
-        return kept_bytes()
+        return int(KEPT_SHARE * free_bytes(self._device))
+
+
+def gram(X: torch.Tensor, kernel: KernelSum) -> torch.Tensor:
+    """Kernel of rows, (n, d), with each other: (n, n), both triangles, in the type of the rows."""
+    total: torch.Tensor | None = None
+    for view in kernel.views():
+        x = X[:, view.columns] / view.width
+        K = _gaussian(x, x, view.weight)
+        # Rounding leaves the distance of a row to itself near 0; it is 0.
+        K.fill_diagonal_(view.weight)
+        total = K if total is None else total.add_(K)
+    assert total is not None  # a KernelSum has a view with a weight above 0
+    return total
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes a device can still give, those that torch holds and does not use included."""
+    if device.type != "cuda":
+        return available_memory()
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + held
+
+
+def _gaussian(x: torch.Tensor, z: torch.Tensor, weight: float) -> torch.Tensor:
+    """``weight exp(-|x - z|^2 / 2)`` of rows in units of their widths."""
+    block = x @ z.T
+    block -= 0.5 * x.square().sum(dim=1)[:, None]
+    block -= 0.5 * z.square().sum(dim=1)
+    # Rounding can make a squared distance slightly negative.
+    return block.clamp_(max=0).exp_().mul_(weight)

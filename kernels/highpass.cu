@@ -1,0 +1,185 @@
+// Causal IIR filter in second-order sections, parallel over time.
+//
+// What enters: chunks of a gap-free stretch, (channels, samples) float32 microvolts, and the state
+// that the chunk before left. What leaves: the filtered chunk, float32, and the state after it.
+//
+// A section is the recursion that scipy.signal.sosfilt defines (direct form II transposed), in
+// float64, rounded once. It is linear in its state, so a block of HIGHPASS_BLOCK samples that is
+// entered with state s is left with A s + z, where z is the state left after entering it with 0, and
+// A, the same for all blocks, that after HIGHPASS_BLOCK samples of silence. Hence
+//     highpass_probe   z of every block, all at once
+//     highpass_chain   the states between blocks, one after the other: a 128th of the samples
+//     highpass_run     all blocks once more, from their true states
+// Within a block every operation is the sequential filter's; across blocks the state differs in
+// rounding, by some 1e-16 of itself. Compile with --fmad=false, or multiplications fuse with
+// additions, and more than that differs.
+//
+// A block begins at each multiple of HIGHPASS_BLOCK of the chunk, so chunks whose lengths are such
+// multiples give the same samples as the whole, bit for bit. A chunk of another length is a stretch's
+// last: the state after it is not kept.
+//
+// What bounds it: device memory, read twice and written once; where float64 is slow, arithmetic.
+
+typedef int i32;
+typedef long long i64;
+static_assert(sizeof(i32) == 4 && sizeof(i64) == 8, "fixed-width integers");
+
+#ifndef HIGHPASS_BLOCK
+#define HIGHPASS_BLOCK 128
+#endif
+
+// Sections of the filter.
+#ifndef HIGHPASS_SECTIONS
+#define HIGHPASS_SECTIONS 1
+#endif
+
+// Blocks that a block of threads filters together.
+#ifndef HIGHPASS_TILE
+#define HIGHPASS_TILE 64
+#endif
+static_assert(HIGHPASS_BLOCK >= 1 && HIGHPASS_TILE >= 1, "a tile holds a sample");
+static_assert(HIGHPASS_SECTIONS >= 1 && HIGHPASS_SECTIONS <= 4, "the state fits into registers");
+
+#define ROW (HIGHPASS_BLOCK + 1)  // a word of padding: threads read from different banks
+#define STATES (2 * HIGHPASS_SECTIONS)
+
+__device__ i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
+
+// Filter the samples x[0] .. x[count-1] in place, from state s, which is updated.
+__device__ void filter_row(float *x, i32 count, double first, const double *sos, double *s) {
+  for (i32 i = 0; i < count; ++i) {
+    double v = (double)x[i] - first;
+    for (i32 k = 0; k < HIGHPASS_SECTIONS; ++k) {
+      const double *c = sos + 6 * k;  // b0 b1 b2 a0 a1 a2, a0 = 1
+      const double y = c[0] * v + s[2 * k];
+      s[2 * k] = c[1] * v - c[4] * y + s[2 * k + 1];
+      s[2 * k + 1] = c[2] * v - c[5] * y;
+      v = y;
+    }
+    x[i] = (float)v;
+  }
+}
+
+// What a block of threads works on: HIGHPASS_TILE blocks of one channel, as far as there are any.
+struct Tile {
+  i64 channel;
+  i64 block;
+  i32 samples;
+};
+
+__device__ Tile tile_at(i64 t, i64 n) {
+  const i64 tiles = (n + HIGHPASS_TILE * HIGHPASS_BLOCK - 1) / (HIGHPASS_TILE * HIGHPASS_BLOCK);
+  Tile tile;
+  tile.channel = t / tiles;
+  tile.block = (t - tile.channel * tiles) * HIGHPASS_TILE;
+  tile.samples = (i32)smaller(n - tile.block * HIGHPASS_BLOCK, HIGHPASS_TILE * HIGHPASS_BLOCK);
+  return tile;
+}
+
+__device__ i64 tiles_of(i64 channels, i64 n) {
+  return channels *
+         ((n + HIGHPASS_TILE * HIGHPASS_BLOCK - 1) / (HIGHPASS_TILE * HIGHPASS_BLOCK));
+}
+
+// Position in shared memory of a tile's sample k, and samples of its row b.
+__device__ i32 place(i32 k) { return k / HIGHPASS_BLOCK * ROW + k % HIGHPASS_BLOCK; }
+__device__ i32 row_samples(Tile tile, i32 b) {
+  return (i32)smaller(HIGHPASS_BLOCK, tile.samples - b * HIGHPASS_BLOCK);
+}
+
+// Find the state that each block leaves when it is entered with state 0.
+//
+// samples : samples[channel * pitch + i], n of them a channel
+// first   : (channels,) float64, taken off every sample
+// sos     : (sections, 6) float64
+// left    : (channels, blocks, states) float64; blocks = n / HIGHPASS_BLOCK, rounded up
+extern "C" __global__ void highpass_probe(
+    const float *__restrict__ samples, i64 pitch, i64 channels, i64 n,
+    const double *__restrict__ first, const double *__restrict__ sos, double *__restrict__ left) {
+  __shared__ float shared[HIGHPASS_TILE * ROW];
+  const i64 blocks = (n + HIGHPASS_BLOCK - 1) / HIGHPASS_BLOCK;
+  for (i64 t = blockIdx.x; t < tiles_of(channels, n); t += gridDim.x) {
+    const Tile tile = tile_at(t, n);
+    const float *x = samples + tile.channel * pitch + tile.block * HIGHPASS_BLOCK;
+    for (i32 k = (i32)threadIdx.x; k < tile.samples; k += (i32)blockDim.x) {
+      shared[place(k)] = x[k];
+    }
+    __syncthreads();
+    for (i32 b = (i32)threadIdx.x; b * HIGHPASS_BLOCK < tile.samples; b += (i32)blockDim.x) {
+      double s[STATES] = {};
+      filter_row(shared + b * ROW, row_samples(tile, b), first[tile.channel], sos, s);
+      for (i32 k = 0; k < STATES; ++k) {
+        left[(tile.channel * blocks + tile.block + b) * STATES + k] = s[k];
+      }
+    }
+    __syncthreads();
+  }
+}
+
+// Find the state that each block is entered with, a thread a channel.
+//
+// silence : (states, states) float64, the state after a block of silence is silence @ state
+// left    : as highpass_probe gives it
+// entered : (channels, blocks, states) float64
+// state   : (channels, states) float64, that before the chunk; updated
+extern "C" __global__ void highpass_chain(
+    i64 channels, i64 blocks, const double *__restrict__ silence, const double *__restrict__ left,
+    double *__restrict__ entered, double *__restrict__ state) {
+  const i64 all = (i64)gridDim.x * blockDim.x;
+  for (i64 c = (i64)blockIdx.x * blockDim.x + threadIdx.x; c < channels; c += all) {
+    double s[STATES];
+    for (i32 k = 0; k < STATES; ++k) {
+      s[k] = state[c * STATES + k];
+    }
+    for (i64 block = 0; block < blocks; ++block) {
+      const i64 at = (c * blocks + block) * STATES;
+      double next[STATES];
+      for (i32 k = 0; k < STATES; ++k) {
+        entered[at + k] = s[k];
+        double sum = left[at + k];
+        for (i32 j = 0; j < STATES; ++j) {
+          sum += silence[k * STATES + j] * s[j];
+        }
+        next[k] = sum;
+      }
+      for (i32 k = 0; k < STATES; ++k) {
+        s[k] = next[k];
+      }
+    }
+    for (i32 k = 0; k < STATES; ++k) {
+      state[c * STATES + k] = s[k];
+    }
+  }
+}
+
+// Filter all blocks from the states that they are entered with.
+//
+// out : out[channel * out_pitch + i], the filtered samples; not the memory of `samples`
+extern "C" __global__ void highpass_run(
+    const float *__restrict__ samples, i64 pitch, i64 channels, i64 n,
+    const double *__restrict__ first, const double *__restrict__ sos,
+    const double *__restrict__ entered, float *__restrict__ out, i64 out_pitch) {
+  __shared__ float shared[HIGHPASS_TILE * ROW];
+  const i64 blocks = (n + HIGHPASS_BLOCK - 1) / HIGHPASS_BLOCK;
+  for (i64 t = blockIdx.x; t < tiles_of(channels, n); t += gridDim.x) {
+    const Tile tile = tile_at(t, n);
+    const float *x = samples + tile.channel * pitch + tile.block * HIGHPASS_BLOCK;
+    float *y = out + tile.channel * out_pitch + tile.block * HIGHPASS_BLOCK;
+    for (i32 k = (i32)threadIdx.x; k < tile.samples; k += (i32)blockDim.x) {
+      shared[place(k)] = x[k];
+    }
+    __syncthreads();
+    for (i32 b = (i32)threadIdx.x; b * HIGHPASS_BLOCK < tile.samples; b += (i32)blockDim.x) {
+      double s[STATES];
+      for (i32 k = 0; k < STATES; ++k) {
+        s[k] = entered[(tile.channel * blocks + tile.block + b) * STATES + k];
+      }
+      filter_row(shared + b * ROW, row_samples(tile, b), first[tile.channel], sos, s);
+    }
+    __syncthreads();
+    for (i32 k = (i32)threadIdx.x; k < tile.samples; k += (i32)blockDim.x) {
+      y[k] = shared[place(k)];
+    }
+    __syncthreads();
+  }
+}

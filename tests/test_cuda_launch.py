@@ -1,0 +1,78 @@
+"""Launching kernels: what can be seen without a GPU."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from toptune.cuda_launch import cupy_launch
+from toptune.errors import ToptuneError
+
+
+def test_missing_cupy_is_an_error_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(ToptuneError, match=r"need CuPy: pip install 'toptune\[gpu\]'"):
+        cupy_launch("render.cu", 0)
+
+
+class _CupyOfTheTest:
+    """What of CuPy a launch uses, noting it."""
+
+    def __init__(self) -> None:
+        self.noted: list[object] = []
+        self.cuda = self
+
+    class _Context:
+        def __enter__(self) -> None: ...
+        def __exit__(self, *_: object) -> None: ...
+
+    def Device(self, index: int) -> _Context:  # noqa: N802  # CuPy's name
+        self.noted.append(("device", index))
+        return self._Context()
+
+    @property
+    def Stream(self) -> _CupyOfTheTest:  # noqa: N802  # CuPy's name
+        return self
+
+    def from_external(self, stream: object) -> _Context:
+        protocol = stream.__cuda_stream__()  # type: ignore[attr-defined]  # CUDA's stream protocol
+        self.noted.append(("stream", protocol))
+        return self._Context()
+
+    def RawModule(self, code: str, options: tuple[str, ...]) -> _CupyOfTheTest:  # noqa: N802
+        assert "render_place" in code
+        assert options == ("--std=c++17",)
+        return self
+
+    def get_function(self, name: str) -> object:
+        def launched(grid: tuple[int], block: tuple[int], values: tuple[object, ...]) -> None:
+            self.noted.append((name, grid, block, values))
+
+        return launched
+
+
+def test_kernels_run_in_torchs_stream_on_its_device_with_pointers_of_its_tensors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Stream:
+        cuda_stream = 77
+
+    fake = _CupyOfTheTest()
+    monkeypatch.setitem(sys.modules, "cupy", fake)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda index: Stream() if index == 3 else 0)
+    cupy_launch.cache_clear()
+    try:
+        tensor = torch.zeros(5)
+        cupy_launch("render.cu", 3)("render_place", 1000, tensor, 7, 2.5)
+        cupy_launch("render.cu", 3)("render_place", 2**40)
+    finally:
+        cupy_launch.cache_clear()
+    assert ("stream", (0, 77)) in fake.noted
+    assert {entry[1] for entry in fake.noted if entry[0] == "device"} == {3}  # type: ignore[index]
+    launches = [entry for entry in fake.noted if entry[0] == "render_place"]  # type: ignore[index]
+    assert launches[0] == ("render_place", (4,), (256,), (tensor.data_ptr(), 7, 2.5))
+    assert {np.dtype(type(v)).itemsize for v in launches[0][3]} == {8}
+    assert launches[1] == ("render_place", (1 << 20,), (256,), ())

@@ -1,0 +1,306 @@
+"""What doctor says of machines that lack one thing or the other."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from toptune import assets, doctor, doctor_check, doctor_gpu, doctor_machine, doctor_weights
+from toptune.check_tables import print_report
+from toptune.doctor_check import Check, Report
+from toptune.errors import ToptuneError
+from toptune.networks import PAPER_BACKBONES
+
+REAL_IMPORT = importlib.import_module
+
+
+@pytest.fixture(scope="module")
+def here() -> Report:
+    return doctor.examine()
+
+
+def only(checks: Any, name: str) -> Check:
+    (found,) = [check for check in checks if check.name == name]
+    assert isinstance(found, Check)
+    return found
+
+
+def break_import(
+    monkeypatch: pytest.MonkeyPatch, name: str, error: Exception | None = None
+) -> None:
+    def broken(wanted: str) -> ModuleType:
+        if wanted == name:
+            raise error or ModuleNotFoundError(f"No module named {name!r}")
+        return REAL_IMPORT(wanted)
+
+    monkeypatch.setattr(importlib, "import_module", broken)
+
+
+def test_an_environment_that_runs_the_tests_is_complete_for_the_cpu(here: Report) -> None:
+    assert here.cpu_complete
+    assert [check for check in here.checks if check.state == "missing"] == []
+    assert only(here.checks, "torch").found == torch.__version__.partition("+")[0]
+    assert only(here.checks, "OpenVINO's devices").state == "ok"
+    assert only(here.checks, "kernels/").found == str(assets.kernels())
+
+
+def test_every_package_the_project_needs_is_looked_at(here: Report) -> None:
+    project = (Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8")
+    listed = project.partition("dependencies = [")[2].partition("\n]")[0]
+    names = {line.split('"')[1].partition(">")[0].lower() for line in listed.splitlines()[1:]}
+    assert len(names) > 12
+    # What is installed may be older than the checkout's own list.
+    installed = {r.partition(">")[0].lower() for r in metadata.requires("toptune") or []}
+    assert {check.name.lower() for check in here.checks} >= names & installed
+
+
+@pytest.mark.parametrize("name", ["openvino", "numba", "McsPy"])
+def test_a_package_that_cannot_be_imported_is_missing(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    break_import(monkeypatch, name, OSError("libfoo.so.3: cannot open\nshared object file"))
+    found = {check.name.lower(): check for check in doctor_machine._packages()}
+    broken = found["mcspydatatools" if name == "McsPy" else name]
+    assert broken.state == "missing"
+    assert "it cannot be imported: libfoo.so.3: cannot open shared object file" in broken.found
+    assert broken.remedy is not None
+    assert broken.remedy.lower().startswith(f"pip install --upgrade '{broken.name.lower()}>=")
+    assert not Report(tuple(found.values())).cpu_complete
+
+
+def test_a_package_that_is_too_old_or_not_there_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = {"zarr": "3.1.2", "numba": "0.60"}
+
+    def version(name: str) -> str:
+        if name not in versions:
+            raise metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(metadata, "version", version)
+    wanted = ["zarr>=3.1.3", "numba>=0.60", "isal>=1.7", "cupy-cuda13x>=14; extra == 'gpu'"]
+    monkeypatch.setattr(metadata, "requires", lambda _: wanted)
+    found = list(doctor_machine._packages())
+    assert [check.state for check in found] == ["missing", "ok", "missing"]
+    assert found[0].found == "3.1.2, which is not >=3.1.3"
+    assert found[0].remedy == "pip install --upgrade 'zarr>=3.1.3'"
+    assert found[2].found == "not installed"
+
+
+def test_without_packaging_that_is_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    break_import(monkeypatch, "packaging.requirements")
+    (check,) = doctor_machine._packages()
+    assert (check.name, check.state, check.remedy) == (
+        "packaging",
+        "missing",
+        "pip install packaging",
+    )
+
+
+def test_files_that_lack_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "LAYOUT.md").touch()
+    monkeypatch.setattr(assets, "store_contract", lambda: tmp_path)
+
+    def lost() -> Path:
+        raise ToptuneError("this installation of toptune lacks its kernels/ folder")
+
+    monkeypatch.setattr(assets, "kernels", lost)
+    checks = list(doctor_machine._assets())
+    assert only(checks, "store/").found.endswith("but without schema.json, golden.zarr")
+    assert only(checks, "kernels/").found.endswith("lacks its kernels/ folder")
+    assert {check.state for check in checks} == {"missing"}
+
+
+# --- the GPU path
+
+
+def fake_gpu(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]) -> None:
+    major, minor = capability
+    properties = SimpleNamespace(name="Some GPU", major=major, minor=minor)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (60 * 2**30, 80 * 2**30))
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(doctor_gpu, "driver_version", lambda: "580.65.06")
+
+
+@pytest.mark.parametrize(
+    ("capability", "float64"),
+    [((9, 0), "float64 at full rate"), ((8, 9), "a fraction of the rate")],
+)
+def test_a_gpu_is_described(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], float64: str
+) -> None:
+    fake_gpu(monkeypatch, capability)
+    checks = list(doctor_gpu._torch_gpu())
+    assert {check.state for check in checks} == {"ok"}
+    described = only(checks, "GPU").found
+    assert "Some GPU, compute capability" in described
+    assert "60.0 of 80.0 GiB free" in described
+    assert float64 in described
+
+
+def test_torch_without_cuda_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(doctor_gpu, "driver_version", lambda: "580.65.06")
+    checks = list(doctor_gpu._torch_gpu())
+    remedy = only(checks, "torch for CUDA").remedy
+    assert remedy is not None
+    assert "--index-url https://download.pytorch.org/whl/cu" in remedy
+    # A GPU that is not used is no fault of the CPU path.
+    report = Report(tuple(checks))
+    assert report.cpu_complete
+    assert not report.gpu_complete
+
+
+def test_cupy_that_is_not_there_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    break_import(monkeypatch, "cupy")
+    (check,) = doctor_gpu._cupy()
+    assert (check.state, check.found) == ("absent", "No module named 'cupy'")
+    assert check.remedy is not None
+    assert re.fullmatch(r"pip install 'cupy-cuda\d+x>=[\d.]+'", check.remedy)
+
+
+def test_every_cuda_source_is_compiled_without_a_gpu() -> None:
+    pytest.importorskip("cupy", reason="cupy is not installed")
+    checks = [c for c in doctor_gpu._cupy() if c.name.startswith("NVRTC: ")]
+    sources = sorted(path.name for path in assets.kernels().glob("*.cu"))
+    assert [c.name.removeprefix("NVRTC: ") for c in checks] == sources
+    assert [c.found for c in checks if c.state != "ok"] == []
+
+
+def test_a_source_that_does_not_compile_says_where(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("cupy", reason="cupy is not installed")
+    (tmp_path / "bad.cu").write_text('extern "C" __global__ void f() { int x = y; }')
+    monkeypatch.setattr(assets, "kernels", lambda: tmp_path)
+    (check,) = [c for c in doctor_gpu._cupy() if c.name == "NVRTC: bad.cu"]
+    assert check.state == "absent"
+    assert 'identifier "y" is undefined' in check.found
+
+
+def test_the_driver_is_asked_of_nvidia_smi(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert doctor_gpu.driver_version() is None
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!{sys.executable}\nprint('580.65.06')\nprint('580.65.06')\n")
+    program.chmod(0o755)
+    assert doctor_gpu.driver_version() == "580.65.06"
+    program.write_text(f"#!{sys.executable}\nprint('NVML: failed')\nraise SystemExit(9)\n")
+    assert doctor_gpu.driver_version() is None
+
+
+# --- weights
+
+
+def test_weights_in_the_caches_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    checks = {check.name: check for check in doctor_weights._weights()}
+    assert set(PAPER_BACKBONES) < set(checks)
+    assert checks["cache of torchvision"].found == str(tmp_path)
+    assert checks["mobilenet_v2"].state == "absent"
+    assert checks["mobilenet_v2"].remedy is not None
+    # The file that torchvision itself would look for.
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "mobilenet_v2-b0353104.pth").touch()
+    checks = {check.name: check for check in doctor_weights._weights()}
+    assert checks["mobilenet_v2"].state == "ok"
+    assert checks["mobilenet_v2"].remedy is None
+
+
+def test_the_command_that_fetches_weights_is_python_that_calls_the_product() -> None:
+    command = doctor_weights._fetch("mobilenet_v2")
+    program = command.partition('"')[2].removesuffix('"')
+    assert compile(program, "", "exec")
+    # All but the download.
+    imports = program.rpartition(";")[0]
+    names: dict[str, Any] = {}
+    exec(imports, names)
+    assert {"Backbone", "load_backbone"} <= set(names)
+
+
+# --- what is printed
+
+
+def report_of(state: Any) -> Report:
+    return Report(
+        (
+            Check(part="cpu", name="thing", state=state, found="[1.2] of it", remedy="pip [x]"),
+            Check(part="gpu", name="GPU", state="absent", found="none"),
+        )
+    )
+
+
+def test_the_table_shows_everything_as_it_is(
+    capsys: pytest.CaptureFixture[str], here: Report
+) -> None:
+    print_report(report_of("missing"))
+    out = capsys.readouterr().out
+    assert "MISSING" in out
+    assert "[1.2] of it" in out
+    assert "thing: pip [x]" in out
+    assert "CPU path: NOT complete" in out
+    print_report(here)
+    out = capsys.readouterr().out
+    assert all(check.name in out for check in here.checks)
+
+
+@pytest.mark.parametrize(("state", "code"), [("ok", 0), ("absent", 0), ("missing", 1)])
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_the_exit_code_says_whether_the_cpu_path_is_complete(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    state: str,
+    code: int,
+    options: tuple[str, ...],
+) -> None:
+    from toptune.cli import main
+
+    monkeypatch.setattr(doctor, "examine", lambda: report_of(state))
+    monkeypatch.setattr("sys.argv", ["toptune", "doctor", *options])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == code
+    out = capsys.readouterr().out
+    if options:
+        told = json.loads(out)
+        assert told["cpu_complete"] == (code == 0)
+        assert told["checks"][0]["found"] == "[1.2] of it"
+
+
+def test_json_is_pure_whatever_a_library_prints(tmp_path: Path) -> None:
+    (tmp_path / "falkon.py").write_text("print('hello from a library')\n")
+    program = (
+        "import sys; from toptune import cli, doctor, doctor_gpu, doctor_machine, doctor_weights\n"
+        "doctor_gpu.LOOKS = doctor_weights.LOOKS = ()\n"
+        "doctor_machine.LOOKS = (doctor_machine._toptune, doctor_machine._falkon)\n"
+        f"sys.path.insert(0, {str(tmp_path)!r})\n"
+        "sys.argv = ['toptune', 'doctor', '--json']\n"
+        "cli.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    told = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert "hello from a library" in done.stderr
+    assert {c["state"] for c in told["checks"] if c["name"] == "falkon library"} == {"ok"}
+
+
+def test_nothing_of_the_report_is_a_surprise_to_its_schema(here: Report) -> None:
+    told = here.to_json()
+    assert json.loads(json.dumps(told)) == told
+    assert {check["part"] for check in told["checks"]} <= {"cpu", "gpu", "weights", "extra"}
+    assert [c for c in told["checks"] if c["state"] == "ok" and c["remedy"]] == []
+    assert doctor_check.version_of("no-such-package") is None

@@ -1,0 +1,199 @@
+"""On a real GPU: the kernels, CuPy and torch together give what the CPU gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cuda_on_cpu import HostAccelerator, Launch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from ptsd_cases import (
+    DOUBLE,
+    RATE_HZ,
+    WALK,
+    assert_same_bits,
+    milliseconds,
+    streamed,
+    voltages,
+)
+from real_gpu import real_accelerator
+from small_data import write_mcs
+
+from toptune import detection_cuda, spikes_cuda
+from toptune.cuda import CudaAccelerator, to_host
+from toptune.detection import detect_recording
+from toptune.detection_cuda import detect_recording_on
+from toptune.filters_cuda import DeviceHighPass
+from toptune.finding import SpikeSettings, find_spikes
+from toptune.noise_cuda import channel_means, noise_thresholds_on
+from toptune.params import HighPass, Noise, Ptsd
+from toptune.recording import ArrayRecording
+from toptune.spikes import PtsdSamples, detect_spikes, noise_thresholds
+from toptune.spikes_cuda import detect_spikes_on
+from toptune.spiketrains import Segment
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(scope="module")
+def gpu() -> CudaAccelerator:
+    return real_accelerator()
+
+
+@pytest.fixture
+def _active(gpu: CudaAccelerator) -> Iterator[None]:
+    with gpu.active():
+        yield
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> HostAccelerator:
+    made = HostAccelerator(tmp_path_factory.mktemp("host"))
+    made.how = Launch(8, 64)
+    return made
+
+
+def recorded(seed: int, channels: int, n: int) -> NDArray[np.float32]:
+    rng = np.random.default_rng(seed)
+    x = rng.normal(0, 8, (channels, n)) + rng.normal(0, 400, (channels, 1))
+    for row in x:
+        for t in rng.integers(0, n - 9, n // 500):
+            row[t : t + 9] += [-20, -55, -70, -40, -5, 20, 30, 22, 10]
+    return x.astype(np.float32)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    x=voltages(),
+    thresholds=st.lists(st.sampled_from([0.5, 1.0, 2.5, 4.0, 9.0, np.inf]), min_size=3),
+    times=milliseconds,
+    negative=st.booleans(),
+    cuts=st.lists(st.floats(0, 1), max_size=4),
+    walk_limit=st.sampled_from([WALK, 3, DOUBLE]),
+)
+def test_spikes_are_the_cpus_bit_for_bit_however_chunked_and_selected(
+    gpu: CudaAccelerator,
+    x: NDArray[np.float32],
+    thresholds: list[float],
+    times: tuple[int, int, int],
+    negative: bool,
+    cuts: list[float],
+    walk_limit: int,
+) -> None:
+    threshold = np.array(thresholds[: x.shape[0]], np.float32)
+    lifetime, refractory, overshoot = times
+    params = Ptsd(
+        lifetime_ms=lifetime / 10,
+        refractory_ms=refractory / 10,
+        overshoot_ms=overshoot / 10,
+        alignment="negative" if negative else "largest",
+    )
+    with gpu.active():
+        got = streamed(
+            gpu, x, PtsdSamples(*times, negative), threshold,
+            sorted(int(cut * x.shape[1]) for cut in cuts), walk_limit,
+        )  # fmt: skip
+    assert_same_bits(got, detect_spikes(x, RATE_HZ, params, threshold, n_jobs=1))
+
+
+@pytest.mark.parametrize("threshold_sd", [0.05, 5.0, 8.0])
+@pytest.mark.parametrize("noise", ["smallest_sd", "mad"])
+def test_a_long_recording_gives_the_thresholds_and_spikes_of_the_cpu(
+    gpu: CudaAccelerator, threshold_sd: float, noise: Noise
+) -> None:
+    x = recorded(0, 60, 300_000)
+    params = Ptsd(threshold_sd=threshold_sd, noise=noise)
+    on_gpu = gpu.xp.asarray(x)
+    got = noise_thresholds_on(gpu, on_gpu, RATE_HZ, params)
+    thresholds = noise_thresholds(x, RATE_HZ, params)
+    np.testing.assert_allclose(got.noise_sd_uv, thresholds.noise_sd_uv, rtol=1e-13)
+    spikes = detect_spikes_on(gpu, on_gpu, RATE_HZ, params, thresholds.threshold_uv)
+    expected = detect_spikes(x, RATE_HZ, params, thresholds.threshold_uv)
+    assert expected.sample.size > 10_000
+    assert_same_bits(spikes.to_host(), expected)
+
+
+@pytest.mark.usefixtures("_active")
+@pytest.mark.parametrize("order", [1, 2, 3, 8])
+@pytest.mark.parametrize("cutoff_hz", [1.0, 300.0])
+def test_filter_has_the_bits_of_the_same_source_built_for_the_processor(
+    gpu: CudaAccelerator, host: HostAccelerator, order: int, cutoff_hz: float
+) -> None:
+    x = recorded(1, 5, 100_001)
+    params = HighPass(cutoff_hz=cutoff_hz, order=order)
+    expected, got = np.empty_like(x), gpu.xp.empty(x.shape, np.float32)
+    DeviceHighPass(host, params, RATE_HZ).apply(x, expected)
+    DeviceHighPass(gpu, params, RATE_HZ).apply(gpu.xp.asarray(x), got)
+    np.testing.assert_array_equal(to_host(got), expected)
+
+
+@pytest.mark.usefixtures("_active")
+def test_means_have_the_bits_of_the_same_source_built_for_the_processor(
+    gpu: CudaAccelerator, host: HostAccelerator
+) -> None:
+    x = recorded(2, 61, 200_001)
+    segments = (Segment(0, 77_777, 0.0), Segment(77_777, 200_001 - 77_777, 9.0))
+    names = [str(k) for k in range(61)]
+    expected = channel_means(host, x, segments, names)
+    got = channel_means(gpu, gpu.xp.asarray(x), segments, names)
+    np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("channels_at_once", [60, 7])
+def test_a_recording_in_many_uploads_gives_what_the_processor_gives(
+    gpu: CudaAccelerator,
+    host: HostAccelerator,
+    monkeypatch: pytest.MonkeyPatch,
+    channels_at_once: int,
+) -> None:
+    x = recorded(3, 60, 200_000)
+    gaps = (Segment(0, 90_001, 0.0), Segment(90_001, 109_999, 20.0))
+    recording = ArrayRecording(x, RATE_HZ, gaps)
+    monkeypatch.setattr(detection_cuda, "_CHUNK_VALUES", 60 * 3000)
+    monkeypatch.setattr(detection_cuda, "_room", lambda *_: channels_at_once * 4 * 200_000)
+    monkeypatch.setattr(spikes_cuda, "CHUNK_VALUES", 60 * 50_000)
+    found = detect_recording_on(gpu, recording)
+    expected = detect_recording_on(host, recording)
+    assert found.found.passes == -(-60 // channels_at_once)
+    np.testing.assert_allclose(
+        found.found.trains.threshold_uv, expected.found.trains.threshold_uv, rtol=1e-6
+    )
+    assert_same_bits(found.found.trains.spikes, expected.found.trains.spikes)
+    on_cpu = detect_recording(recording).trains.spikes
+    np.testing.assert_array_equal(found.found.trains.spikes.sample, on_cpu.sample)
+    np.testing.assert_array_equal(found.found.trains.spikes.channel, on_cpu.channel)
+
+
+def test_torch_and_cupy_share_memory_and_its_pool(gpu: CudaAccelerator) -> None:
+    before = torch.cuda.memory_allocated()
+    with gpu.active():
+        held = gpu.xp.zeros(50_000_000, np.float32)
+    assert torch.cuda.memory_allocated() >= before + 200_000_000
+    free = gpu.free_bytes()
+    del held
+    assert torch.cuda.memory_allocated() < before + 200_000_000
+    assert gpu.free_bytes() >= free + 190_000_000
+    x = recorded(4, 4, 50_000)
+    spikes = detect_spikes_on(gpu, gpu.xp.asarray(x), RATE_HZ)
+    sample, channel, uv = spikes.to_torch()
+    assert sample.is_cuda
+    assert (sample.dtype, channel.dtype, uv.dtype) == (torch.int64, torch.int32, torch.float32)
+    assert sample.data_ptr() == spikes.sample.data.ptr
+    np.testing.assert_array_equal(sample.cpu().numpy(), spikes.to_host().sample)
+
+
+def test_a_file_gives_the_same_spikes_on_gpu_and_cpu(gpu: CudaAccelerator, tmp_path: Path) -> None:
+    path = write_mcs(tmp_path / "a.h5", seed=1)
+    settings_ = SpikeSettings()
+    on_cpu = find_spikes(path, settings_, stage=lambda *_: None)
+    on_gpu = find_spikes(path, settings_, device=gpu, stage=lambda *_: None)
+    assert on_cpu.trains.spikes.sample.size > 100
+    np.testing.assert_array_equal(on_gpu.trains.spikes.sample, on_cpu.trains.spikes.sample)
+    assert on_gpu.on_device is not None
+    assert on_cpu.on_device is None
+    assert_same_bits(on_gpu.on_device.to_host(), on_gpu.trains.spikes)

@@ -1,0 +1,97 @@
+"""Means and thresholds taken on the device against the CPU's."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cuda_on_cpu import HostAccelerator, Launch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from toptune.errors import InputError
+from toptune.noise_cuda import channel_means, noise_thresholds_on
+from toptune.params import Noise, Ptsd
+from toptune.spikes import noise_thresholds
+from toptune.spiketrains import Segment
+
+RATE_HZ = 10_000.0
+
+
+@pytest.fixture(scope="module")
+def device(tmp_path_factory: pytest.TempPathFactory) -> HostAccelerator:
+    # Small tiles put many of their edges into short recordings.
+    return HostAccelerator(tmp_path_factory.mktemp("noise_cuda"), shapes={"SUM_TILE": 3})
+
+
+def cut(n: int, at: list[float]) -> tuple[Segment, ...]:
+    edges = sorted({0, n, *(int(a * n) for a in at)})
+    return tuple(Segment(a, b - a, float(a)) for a, b in itertools.pairwise(edges))
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    channels=st.integers(1, 4),
+    n=st.integers(1, 3000),
+    cuts=st.lists(st.floats(0, 1), max_size=3),
+    launch=st.builds(Launch, st.integers(1, 5), st.integers(1, 33), st.booleans()),
+)
+def test_mean_is_that_of_an_exact_sum(
+    device: HostAccelerator, seed: int, channels: int, n: int, cuts: list[float], launch: Launch
+) -> None:
+    rng = np.random.default_rng(seed)
+    device.how = launch
+    # Multiples of 2**-10, whose float64 sums are exact in any order.
+    x = (rng.integers(-(2**16), 2**16, (channels, n)) / 1024).astype(np.float32)
+    got = channel_means(device, x, cut(n, cuts), [str(k) for k in range(channels)])
+    expected = (x.astype(np.float64).sum(axis=1) / n).astype(np.float32)
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_mean_survives_samples_of_very_different_size(device: HostAccelerator) -> None:
+    x = np.zeros((1, 500), np.float32)
+    x[0, ::2], x[0, 1::2] = 3e7, -3e7
+    x[0, 7] += 4.0
+    got = channel_means(device, x, cut(500, []), ["a"])
+    np.testing.assert_array_equal(got, np.float32(x.astype(np.float64).sum() / 500))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_channel_that_is_not_finite_is_refused_by_name(
+    device: HostAccelerator, bad: float
+) -> None:
+    x = np.ones((2, 400), np.float32)
+    x[1, 399] = bad
+    with pytest.raises(InputError, match="electrode B holds NaN or infinite samples"):
+        channel_means(device, x, cut(400, [0.4]), ["electrode A", "electrode B"])
+
+
+@pytest.mark.parametrize("noise", ["smallest_sd", "mad"])
+@pytest.mark.parametrize("n", [1, 2, 1999, 2000, 59_999, 70_000, 70_001])
+def test_thresholds_are_the_cpus(device: HostAccelerator, noise: Noise, n: int) -> None:
+    x = np.random.default_rng(7).normal(0, 9, (3, n)).astype(np.float32)
+    x[1] = 0.1
+    x[2] *= 50
+    got = noise_thresholds_on(device, x, RATE_HZ, Ptsd(noise=noise))
+    expected = noise_thresholds(x, RATE_HZ, Ptsd(noise=noise))
+    for a, b in zip(vars(got).values(), vars(expected).values(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    if n > 2:
+        assert got.dead.tolist() == [False, True, False]
+        assert got.noisy.tolist() == [False, False, True]
+
+
+def test_a_fixed_threshold_is_taken_and_dead_channels_stay_silent(device: HostAccelerator) -> None:
+    x = np.random.default_rng(7).normal(0, 9, (2, 9000)).astype(np.float32)
+    x[1] = 3
+    got = noise_thresholds_on(device, x, RATE_HZ, Ptsd(noise="fixed", threshold_uv=40))
+    assert got.threshold_uv.tolist() == [40, np.inf]
+
+
+def test_no_samples_give_dead_channels(tmp_path: Path) -> None:
+    x = np.empty((2, 0), np.float32)
+    got = noise_thresholds_on(HostAccelerator(tmp_path), x, RATE_HZ, Ptsd())
+    assert got.dead.all()

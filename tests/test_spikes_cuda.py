@@ -1,0 +1,223 @@
+"""The GPU's PTSD, kernels built by g++ and the host code as it is, equals the CPU's bit for bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from cuda_on_cpu import HostAccelerator, Launch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from ptsd_cases import (
+    DOUBLE,
+    RATE_HZ,
+    WALK,
+    assert_same_bits,
+    launches,
+    milliseconds,
+    streamed,
+    voltages,
+)
+
+from toptune import spikes_cuda
+from toptune.errors import InputError
+from toptune.params import Noise, Ptsd
+from toptune.spikes import PtsdSamples, detect_spikes
+from toptune.spikes_cuda import StretchWalk, detect_spikes_on
+
+
+# Blocks and tiles this small put many of their edges into short recordings.
+@pytest.fixture(scope="module", params=[(32, 128), (3, 5)], ids=str)
+def device(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> HostAccelerator:
+    block, tile = request.param
+    folder = tmp_path_factory.mktemp("spikes_cuda")
+    return HostAccelerator(folder, shapes={"PTSD_BLOCK": block, "PTSD_TILE": tile})
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    x=voltages(),
+    thresholds=st.lists(st.sampled_from([0.5, 1.0, 2.5, 4.0, 9.0, np.inf]), min_size=3),
+    times=milliseconds,
+    negative=st.booleans(),
+    launch=launches,
+    cuts=st.lists(st.floats(0, 1), max_size=4),
+    walk_limit=st.sampled_from([WALK, 3, DOUBLE]),
+    most=st.sampled_from([4, 10**9]),
+)
+def test_spikes_are_the_cpus_bit_for_bit_however_chunked_and_selected(
+    device: HostAccelerator,
+    x: NDArray[np.float32],
+    thresholds: list[float],
+    times: tuple[int, int, int],
+    negative: bool,
+    launch: Launch,
+    cuts: list[float],
+    walk_limit: int,
+    most: int,
+) -> None:
+    threshold = np.array(thresholds[: x.shape[0]], np.float32)
+    lifetime, refractory, overshoot = times
+    params = Ptsd(
+        lifetime_ms=lifetime / 10,
+        refractory_ms=refractory / 10,
+        overshoot_ms=overshoot / 10,
+        alignment="negative" if negative else "largest",
+    )
+    device.how = launch
+    with pytest.MonkeyPatch.context() as patch:
+        # What happens to a chunk with more candidates than memory is meant for.
+        patch.setattr(spikes_cuda, "MOST_CANDIDATES", most)
+        got = streamed(
+            device, x, PtsdSamples(*times, negative), threshold,
+            sorted(int(cut * x.shape[1]) for cut in cuts), walk_limit,
+        )  # fmt: skip
+    assert_same_bits(got, detect_spikes(x, RATE_HZ, params, threshold, n_jobs=1))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    x=voltages(),
+    threshold_sd=st.sampled_from([0.5, 2.0, 5.0]),
+    noise=st.sampled_from(["smallest_sd", "mad"]),
+    chunk_values=st.sampled_from([1, 100, 10**6]),
+)
+def test_a_recording_on_the_device_gives_the_thresholds_and_spikes_of_the_cpu(
+    device: HostAccelerator,
+    x: NDArray[np.float32],
+    threshold_sd: float,
+    noise: Noise,
+    chunk_values: int,
+) -> None:
+    device.how = Launch()
+    params = Ptsd(threshold_sd=threshold_sd, noise=noise)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spikes_cuda, "CHUNK_VALUES", chunk_values)
+        got = detect_spikes_on(device, x, RATE_HZ, params).to_host()
+    assert_same_bits(got, detect_spikes(x, RATE_HZ, params, n_jobs=1))
+
+
+@pytest.mark.parametrize("walk_limit", [WALK, DOUBLE])
+def test_spikes_are_the_cpus_on_coloured_noise_with_offsets_and_spikes(
+    device: HostAccelerator, walk_limit: int
+) -> None:
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((5, 12_000)).cumsum(axis=1) * 0.2 + rng.standard_normal((5, 12_000))
+    x = (x + np.array([[0], [1000], [-3000], [5], [0]])).astype(np.float32)
+    threshold = np.array([0.5, 5, 4, 6.5, np.inf], np.float32)
+    expected = detect_spikes(x, RATE_HZ, Ptsd(), threshold, n_jobs=1)
+    assert expected.sample.size > 500
+    device.how = Launch(3, 64, False)
+    times = PtsdSamples.at(Ptsd(), RATE_HZ)
+    for cuts in ([], [999, 1000, 3_987, 8_001]):
+        got = streamed(device, x, times, threshold, cuts, walk_limit)
+        assert_same_bits(got, expected)
+
+
+def test_both_ways_of_selecting_run_and_only_long_segments_are_doubled(
+    device: HostAccelerator,
+) -> None:
+    rng = np.random.default_rng(0)
+    device.how = Launch()
+    times = PtsdSamples(20, 10, 5, False)
+    kernels = device.kernels("ptsd", **spikes_cuda.PTSD_SHAPES)
+    noise = rng.standard_normal((1, 20_000)).astype(np.float32)
+    # Nearly every peak of noise is a candidate and hinders the next: one segment, thousands long.
+    for threshold, doubled in ((0.01, True), (6.0, False)):
+        kernels.launched.clear()
+        limits = np.full(1, threshold, np.float32)
+        got = streamed(device, noise, times, limits, [], spikes_cuda.WALK_LIMIT)
+        assert got.sample.size > 3
+        assert ("ptsd_double" in kernels.launched) == doubled
+        assert ("ptsd_walk" in kernels.launched) != doubled
+        assert kernels.launched.count("ptsd_double") <= 15
+        assert_same_bits(got, detect_spikes(noise, RATE_HZ, Ptsd(), limits, n_jobs=1))
+
+
+@settings(max_examples=60, deadline=None)
+@given(x=voltages(), times=milliseconds, launch=launches)
+def test_heads_are_the_candidates_no_earlier_one_can_pass(
+    device: HostAccelerator,
+    x: NDArray[np.float32],
+    times: tuple[int, int, int],
+    launch: Launch,
+) -> None:
+    device.how = launch
+    threshold = np.full(x.shape[0], 1.5, np.float32)
+    kernels = device.kernels("ptsd", **spikes_cuda.PTSD_SHAPES)
+    kernels.arguments.clear()
+    streamed(device, x, PtsdSamples(*times, False), threshold, [], WALK)
+    if "ptsd_heads" not in kernels.arguments:
+        return
+    _, sample, channel, after, *_, head = kernels.arguments["ptsd_heads"]
+    assert isinstance(sample, np.ndarray)
+    assert isinstance(channel, np.ndarray)
+    assert isinstance(after, np.ndarray)
+    assert isinstance(head, np.ndarray)
+    for i in range(sample.size):
+        earlier = after[:i][channel[:i] == channel[i]]
+        assert head[i] == (earlier.max(initial=0) <= sample[i])
+
+
+def test_amplitude_equal_to_the_threshold_is_a_spike(device: HostAccelerator) -> None:
+    x = np.random.default_rng(8).integers(-3, 4, (2, 3000)).astype(np.float32)
+    low = np.full(2, 0.5, np.float32)
+    amplitudes = detect_spikes(x, RATE_HZ, Ptsd(), low, n_jobs=1).peak_to_peak_uv
+    threshold = np.full(2, amplitudes.max(), np.float32)
+    device.how = Launch(1, 8, False)
+    got = streamed(device, x, PtsdSamples.at(Ptsd(), RATE_HZ), threshold, [1500], WALK)
+    assert got.sample.size > 0
+    assert_same_bits(got, detect_spikes(x, RATE_HZ, Ptsd(), threshold, n_jobs=1))
+
+
+def test_a_quiet_recording_has_no_spikes(device: HostAccelerator) -> None:
+    x = np.random.default_rng(1).uniform(-1, 1, (2, 500)).astype(np.float32)
+    got = streamed(device, x, PtsdSamples(20, 10, 5, False), np.full(2, 3, np.float32), [], WALK)
+    assert [a.size for a in got] == [0, 0, 0]
+    assert [a.dtype.name for a in got] == ["int64", "int32", "float32"]
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_recordings_too_short_for_a_peak_have_no_spikes(device: HostAccelerator, n: int) -> None:
+    x = np.arange(2 * n, dtype=np.float32).reshape(2, n)
+    got = detect_spikes_on(device, x, RATE_HZ, thresholds_uv=np.ones(2, np.float32))
+    assert got.sample.size == 0
+
+
+def test_nan_and_other_samples_are_refused_as_on_the_cpu(device: HostAccelerator) -> None:
+    x = np.random.default_rng(2).normal(size=(2, 5000)).astype(np.float32)
+    with pytest.raises(InputError, match=r"must be \(channels, samples\) float32"):
+        detect_spikes_on(device, x.astype(np.float64), RATE_HZ)
+    with pytest.raises(InputError, match="thresholds_uv must be above 0"):
+        detect_spikes_on(device, x, RATE_HZ, thresholds_uv=np.zeros(2, np.float32))
+    with pytest.raises(ValueError, match="rows must be contiguous"):
+        detect_spikes_on(device, x[:, ::2], RATE_HZ)
+    x[1, 77] = np.nan
+    with pytest.raises(InputError, match="channel 1 holds NaN"):
+        detect_spikes_on(device, x, RATE_HZ)
+
+
+def test_samples_beyond_32_bit_indices_are_counted(device: HostAccelerator) -> None:
+    x = np.random.default_rng(5).normal(0, 3, (1, 900)).astype(np.float32)
+    times = PtsdSamples(20, 10, 5, False)
+    limits = np.full(1, 8, np.float32)
+    start = 3 * 2**32
+    walk = StretchWalk(device, times, start + 900, np.zeros(1, np.float32), limits)
+    got = walk.decide(x, start, start + 1, start + 900)
+    shifted = StretchWalk(device, times, 900, np.zeros(1, np.float32), limits)
+    expected = shifted.decide(x, 0, 1, 900)
+    assert expected.sample.size > 3
+    np.testing.assert_array_equal(got.sample - start, expected.sample)
+
+
+def test_torch_sees_the_devices_memory(device: HostAccelerator) -> None:
+    x = np.random.default_rng(6).normal(size=(2, 3000)).astype(np.float32)
+    spikes = detect_spikes_on(device, x, RATE_HZ, thresholds_uv=np.full(2, 5, np.float32))
+    sample, channel, uv = spikes.to_torch()
+    assert (sample.dtype, channel.dtype, uv.dtype) == (torch.int64, torch.int32, torch.float32)
+    assert sample.data_ptr() == spikes.sample.ctypes.data
+    assert sample.tolist() == spikes.sample.tolist()
+    assert len(sample) > 3

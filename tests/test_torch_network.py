@@ -1,0 +1,287 @@
+"""The network on a torch device: batches, memory that runs out, 16 bits, CUDA graphs."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from test_windows import fifteen_minutes
+
+from toptune.backbones import LoadedBackbone, load_backbone
+from toptune.cuda_launch import cupy_launch
+from toptune.errors import ToptuneError
+from toptune.features import HALF
+from toptune.params import Backbone, Picture, Windows
+from toptune.rendering import InputChannels, PlacedSpikes, Renderer
+from toptune.torch_network import GreyPictures, TorchNetwork, even_batch, fitting_batch
+from toptune.windows import Drawer
+
+CPU = torch.device("cpu")
+MOBILENET = Path(__file__).parents[2] / "shared" / "weights" / "mobilenet_v2.safetensors"
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
+
+@pytest.fixture(scope="module")
+def mobilenet() -> LoadedBackbone:
+    return load_backbone(Backbone(name="mobilenet_v2", weights="random", seed=5))
+
+
+@pytest.fixture(scope="module")
+def grey() -> torch.Tensor:
+    """Seven pictures of both kinds."""
+    trains, windows = fifteen_minutes(n_channels=20), Windows(width_s=10.0)
+    drawn = [Drawer(trains, windows, p, 224) for p in (Picture(), Picture(kind="raster"))]
+    return torch.cat([drawn[0].draw(0, 4), drawn[1].draw(0, 3)])
+
+
+@pytest.fixture(scope="module")
+def expected(mobilenet: LoadedBackbone, grey: torch.Tensor) -> NDArray[np.float32]:
+    return eager(mobilenet, grey)
+
+
+def eager(loaded: LoadedBackbone, grey: torch.Tensor) -> NDArray[np.float32]:
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (loaded.mean, loaded.std))
+    with torch.inference_mode():
+        features: NDArray[np.float32] = loaded.module((grey[:, None] - mean) / std).numpy()
+    return features
+
+
+def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
+    a64, b64 = a.astype(np.float64), b.astype(np.float64)
+    norms = np.linalg.norm(a64, axis=1) * np.linalg.norm(b64, axis=1)
+    result: NDArray[np.float64] = (a64 * b64).sum(1) / norms
+    return result
+
+
+class Recording(GreyPictures):
+    """Notes which pictures were asked for, and in batches of which size."""
+
+    def __init__(self, grey: torch.Tensor) -> None:
+        super().__init__(grey)
+        self.asked: list[tuple[int, int]] = []
+
+    def render(self, first: int, last: int, out: torch.Tensor, channels: InputChannels) -> None:
+        assert len(out) == last - first
+        assert out.permute(0, 2, 3, 1).is_contiguous()
+        self.asked.append((first, last))
+        super().render(first, last, out, channels)
+
+
+@pytest.mark.parametrize(("batch_size", "sizes"), [(None, [7]), (1, [1] * 7), (3, [3, 2, 2])])
+def test_batches_of_any_size_give_the_features_of_eager_torch(
+    mobilenet: LoadedBackbone,
+    grey: torch.Tensor,
+    expected: NDArray[np.float32],
+    batch_size: int | None,
+    sizes: list[int],
+) -> None:
+    network, source = TorchNetwork(mobilenet, CPU, torch.float32, batch_size), Recording(grey)
+    told: list[int] = []
+    found = network.start(source, told.append).result()
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    assert [b - a for a, b in source.asked] == told == sizes
+
+
+def test_no_pictures_give_no_rows(mobilenet: LoadedBackbone) -> None:
+    network = TorchNetwork(mobilenet, CPU, torch.float32)
+    assert network.start(GreyPictures(torch.empty(0, 224, 224))).result().shape == (0, 1280)
+
+
+class LittleMemory(torch.nn.Module):
+    """A network that takes no more than `most` pictures at a time."""
+
+    def __init__(self, module: torch.nn.Module, most: int) -> None:
+        super().__init__()
+        self.module, self.most = module, most
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        features: torch.Tensor = self.module(x)
+        return features
+
+
+def test_batches_are_halved_where_memory_runs_out_and_nothing_is_done_twice_or_lost(
+    mobilenet: LoadedBackbone,
+    grey: torch.Tensor,
+    expected: NDArray[np.float32],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    network, source = TorchNetwork(mobilenet, CPU, torch.float32, 8), Recording(grey)
+    network._module = LittleMemory(network._module, 2)
+    told: list[int] = []
+    with caplog.at_level(logging.WARNING):
+        found = network.start(source, told.append).result()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    assert network.batch_size == 2
+    assert sum(told) == 7
+    assert [r.getMessage() for r in caplog.records] == [
+        "mobilenet_v2 ran out of memory on cpu with 8 pictures a batch: going on with 4",
+        "mobilenet_v2 ran out of memory on cpu with 4 pictures a batch: going on with 2",
+    ]
+    # The next recording begins with what has proved to fit.
+    caplog.clear()
+    network.start(source)
+    assert not caplog.records
+
+
+def test_memory_for_no_picture_at_all_is_an_error_with_a_way_out(
+    mobilenet: LoadedBackbone, grey: torch.Tensor
+) -> None:
+    network = TorchNetwork(mobilenet, CPU, torch.float32, 3)
+    network._module = LittleMemory(network._module, 0)
+    with pytest.raises(ToptuneError, match="with a single picture: close other programs"):
+        network.start(GreyPictures(grey))
+
+
+@given(st.integers(1, 5000), st.integers(1, 256))
+def test_batches_are_even_few_and_not_too_large(n: int, most: int) -> None:
+    sizes, left = [], n
+    while left:
+        sizes.append(even_batch(left, most))
+        left -= sizes[-1]
+    assert max(sizes) <= most
+    assert max(sizes) - min(sizes) <= 1
+    assert len(sizes) == -(-n // most)
+
+
+@pytest.mark.parametrize(
+    ("free", "picture", "size"),
+    [(80e9, 30e6, 256), (6e9, 30e6, 64), (1e9, 30e6, 8), (90e6, 30e6, 1), (0, 30e6, 1), (9, 0, 2)],
+)
+def test_batch_is_a_power_of_two_that_fits_thrice(free: float, picture: float, size: int) -> None:
+    assert fitting_batch(free, picture) == size
+
+
+def test_the_16_bits_that_are_used_stay_near_float32_and_the_others_do_not(
+    mobilenet: LoadedBackbone, grey: torch.Tensor, expected: NDArray[np.float32]
+) -> None:
+    near, far = (
+        TorchNetwork(mobilenet, CPU, dtype).start(GreyPictures(grey[3:5])).result()
+        for dtype in (HALF, torch.bfloat16)
+    )
+    assert near.dtype == np.float32
+    assert cosines(near, expected[3:5]).min() > 0.9995
+    assert cosines(far, expected[3:5]).max() < 0.9995
+
+
+@pytest.mark.skipif(not MOBILENET.exists(), reason="../shared/weights is not here")
+def test_trained_weights_in_half_precision_stay_near_float32(grey: torch.Tensor) -> None:
+    loaded = load_backbone(Backbone(name="mobilenet_v2", weights=str(MOBILENET)))
+    found = TorchNetwork(loaded, CPU, HALF).start(GreyPictures(grey[3:5])).result()
+    assert cosines(found, eager(loaded, grey[3:5])).min() > 0.9995
+
+
+class _NormFirst(torch.nn.Module):
+    """Normalises before it convolves, with a variance that 16 bits cannot hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = torch.nn.BatchNorm2d(3, eps=1e-12)
+        assert self.norm.running_var is not None
+        self.norm.running_var.fill_(2e-9)
+        self.conv = torch.nn.Conv2d(3, 5, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.relu(self.conv(self.norm(x * 1e-4))).mean((2, 3))
+
+
+def test_norms_that_are_not_folded_keep_float32(mobilenet: LoadedBackbone) -> None:
+    torch.manual_seed(0)
+    module = _NormFirst().eval().requires_grad_(False)
+    loaded = dataclasses.replace(mobilenet, module=module, n_features=5, input_size=9)
+    grey = torch.rand(4, 9, 9)
+    found = TorchNetwork(loaded, CPU, HALF).start(GreyPictures(grey)).result()
+    assert cosines(found, eager(loaded, grey)).min() > 0.999
+
+
+# --- on a GPU
+
+
+def cuda() -> torch.device:
+    if not torch.cuda.is_available():
+        assert os.environ.get("TOPTUNE_GPU") != "1", "TOPTUNE_GPU=1 but there is no CUDA device"
+        pytest.skip("no CUDA device")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("dtype", "least"), [(torch.float32, 1 - 1e-6), (HALF, 0.9995)])
+def test_graphs_replay_what_eager_runs_gave(
+    mobilenet: LoadedBackbone,
+    grey: torch.Tensor,
+    expected: NDArray[np.float32],
+    dtype: torch.dtype,
+    least: float,
+) -> None:
+    device = cuda()
+    network = TorchNetwork(mobilenet, device, dtype, 64)
+    source = GreyPictures(grey.to(device))
+    first = network.start(source).result()
+    assert all(p.graph is None for p in network._prepared.values())
+    replayed = [network.start(source).result() for _ in range(3)]
+    assert all(p.graph is not None for p in network._prepared.values())
+    for features in (first, *replayed):
+        assert cosines(features, expected).min() > least
+    np.testing.assert_array_equal(replayed[1], replayed[0])
+    # Another source in the same buffers, of another length, and then the first again.
+    flipped = network.start(GreyPictures(grey.flip(0)[:5].to(device))).result()
+    assert cosines(flipped, expected[::-1][:5]).min() > least
+    np.testing.assert_array_equal(network.start(source).result(), replayed[0])
+
+
+@pytest.mark.gpu
+def test_several_networks_queue_behind_one_another(
+    mobilenet: LoadedBackbone, grey: torch.Tensor, expected: NDArray[np.float32]
+) -> None:
+    device = cuda()
+    networks = [TorchNetwork(mobilenet, device, HALF, size) for size in (2, 3, 64)]
+    source = GreyPictures(grey.to(device))
+    for _ in range(3):
+        begun = [network.start(source) for network in networks]
+        for download in begun:
+            assert cosines(download.result(), expected).min() > 0.9995
+
+
+@pytest.mark.gpu
+def test_windows_go_from_spikes_to_features_without_leaving_the_gpu(
+    mobilenet: LoadedBackbone,
+) -> None:
+    device, trains, windows = cuda(), fifteen_minutes(), Windows()
+    placed = PlacedSpikes(trains, 10.0, device, cupy_launch("render.cu", device.index))
+    network = TorchNetwork(mobilenet, device, HALF)
+    for picture in (Picture(), Picture(kind="raster")):
+        found = network.start(Renderer(placed, windows, picture, 224)).result()
+        assert found.shape == (157, 1280)
+        grey = Drawer(trains, windows, picture, 224).draw(60, 66)
+        assert cosines(found[60:66], eager(mobilenet, grey)).min() > 0.9995
+
+
+@pytest.mark.gpu
+def test_real_memory_that_runs_out_halves_the_batch(
+    mobilenet: LoadedBackbone, grey: torch.Tensor, caplog: pytest.LogCaptureFixture
+) -> None:
+    device = cuda()
+    total = torch.cuda.get_device_properties(device).total_memory
+    held = torch.cuda.memory_allocated(device)
+    many = grey.repeat(40, 1, 1)[:256].to(device)
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction((held + 1.5e9) / total, device)
+    try:
+        network = TorchNetwork(mobilenet, device, torch.float32, 256)
+        found = network.start(GreyPictures(many)).result()
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
+    assert network.batch_size is not None
+    assert network.batch_size < 256
+    assert "ran out of memory" in caplog.text
+    assert cosines(found[:7], eager(mobilenet, grey)).min() > 1 - 1e-6

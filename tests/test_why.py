@@ -1,0 +1,313 @@
+"""Occlusion over time: as a plain loop would do it, and pointing to what is known to matter."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from small_data import install_tiny_backbones, write_data_set
+
+from toptune.cli import main
+from toptune.describing import Describer, LazyEngine
+from toptune.errors import InputError
+from toptune.extraction import extract
+from toptune.fit import fit
+from toptune.model import read_model
+from toptune.parameter_tables import table_for
+from toptune.parameter_views import ParameterDescriber
+from toptune.params import Backbone, Picture, Windows
+from toptune.prediction import Predictor
+from toptune.spike_npz import write_npz
+from toptune.spiketrains import Segment, Spikes, SpikeTrains, sort_spikes
+from toptune.store import FeatureStore
+from toptune.why import Explained, Occlusion, _apart, _stretches, explain, importance
+
+TINY = Backbone(name="tiny", weights="random", seed=3)
+RATE_HZ = 10_000.0
+Capture = pytest.CaptureFixture[str]
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
+
+@pytest.fixture(autouse=True)
+def tiny_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
+    install_tiny_backbones(monkeypatch)
+
+
+# --- as a plain loop
+
+
+@pytest.fixture(scope="module")
+def fused(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store and a model of three views of other widths and kinds; look, do not touch."""
+    folder = tmp_path_factory.mktemp("fused")
+    devices = write_data_set(folder)
+    sets: tuple[dict[str, Any], ...] = (
+        {"windows": Windows(width_s=3.0, stride_s=1.0), "picture": Picture(count_axis="recording")},
+        {"windows": Windows(width_s=2.0, stride_s=0.5), "picture": Picture(kind="raster")},
+    )
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        install_tiny_backbones(monkeypatch)
+        for options in sets:
+            extract(devices, folder / "s.zarr", backbone=TINY, **options)
+        store = FeatureStore(folder / "s.zarr")
+        table = table_for(store, "falkon", ("histogram", "raster", "parameters 2 s every 0.5 s"))
+        facts = store.training_facts(table)
+        fit(table, "falkon", folder / "run", facts=facts, tune=False, permutations=0)
+    return folder
+
+
+def silenced(trains: SpikeTrains, begin_s: float, end_s: float) -> SpikeTrains:
+    """Take the spikes out, one after the other."""
+    s = trains.spikes
+    kept = [
+        i for i, sample in enumerate(s.sample.tolist())
+        if not round(begin_s * 100) <= sample // 100 < round(end_s * 100)
+    ]  # fmt: skip
+    return SpikeTrains(
+        spikes=Spikes(s.sample[kept], s.channel[kept], s.peak_to_peak_uv[kept]),
+        channel_labels=trains.channel_labels,
+        sampling_rate_hz=trains.sampling_rate_hz,
+        segments=trains.segments,
+        threshold_uv=trains.threshold_uv,
+    )
+
+
+def describer_on_axis(
+    describer: Describer | ParameterDescriber, trains: SpikeTrains
+) -> Describer | ParameterDescriber:
+    """The count axis of the whole recording, as a number."""
+    if isinstance(describer, ParameterDescriber) or describer.picture.kind == "raster":
+        return describer
+    top = float(np.bincount(trains.spikes.sample // 100).max())
+    engine: LazyEngine = describer.engine
+    return Describer(describer.windows, Picture(count_axis=top), engine)
+
+
+def test_occlusion_equals_silencing_redrawing_and_predicting_one_by_one(fused: Path) -> None:
+    store = FeatureStore(fused / "s.zarr")
+    trains = store.read_spikes(store.recordings[1].name)
+    predictor = Predictor(read_model(fused / "run" / "model"), device="cpu", n_jobs=1)
+    code = 1
+    got = explain(
+        predictor, "r", trains, of_class=predictor.model.classes[code],
+        occlusion=Occlusion(stretch_s=0.8, step_s=0.7),
+    )  # fmt: skip
+    np.testing.assert_allclose(got.offset_s, [0, 0.7, 1.4, 2.1, 2.2])
+    # Tiles of 3 s from the start, the last window, and the surest.
+    assert {0.0, 3.0, 5.0} <= set(got.start_s.tolist())
+    naive = Predictor(read_model(fused / "run" / "model"), device="cpu", n_jobs=1)
+    naive.describers = tuple(describer_on_axis(d, trains) for d in naive.describers)
+    whole = predictor.model.probabilities(naive.features("r", trains, lambda *_: None).features)
+    np.testing.assert_allclose(got.prediction.probabilities, whole, atol=1e-5)
+    for i, row in enumerate(got.rows.tolist()):
+        for j, offset in enumerate(got.offset_s.tolist()):
+            begin = got.prediction.start_s[row] + offset
+            blanked = silenced(trains, begin, begin + 0.8)
+            features = naive.features("r", blanked, lambda *_: None).features[[row]]
+            expected = predictor.model.probabilities(features)[0, code]
+            assert got.probability[i, j] == pytest.approx(expected, abs=1e-5)
+            assert got.drop[i, j] == pytest.approx(whole[row, code] - expected, abs=2e-5)
+            score = predictor.model.class_scores(features)[0, code]
+            assert got.score[i, j] == pytest.approx(score, abs=1e-4)
+    # Something did matter; probabilities this sure hardly move, but scores do.
+    assert np.abs(got.score_drop).max() > 0.05
+
+
+# --- a planted truth
+
+
+def burst_trains(seed: int, burst_s: float | None) -> SpikeTrains:
+    """Six seconds of lone spikes on 8 electrodes, and one burst of all of them where wanted."""
+    rng = np.random.default_rng(seed)
+    sample = rng.integers(0, 60_000, 240)
+    channel = rng.integers(0, 8, 240)
+    if burst_s is not None:
+        first = round(burst_s * RATE_HZ)
+        sample = np.concatenate([sample, rng.integers(first, first + 1000, 400)])
+        channel = np.concatenate([channel, rng.integers(0, 8, 400)])
+    spikes = sort_spikes(
+        sample.astype(np.int64), channel.astype(np.int32), np.ones(len(sample), np.float32)
+    )
+    return SpikeTrains(
+        spikes=spikes,
+        channel_labels=tuple(f"E{k}" for k in range(8)),
+        sampling_rate_hz=RATE_HZ,
+        segments=(Segment(0, 60_000, 0.0),),
+        threshold_uv=np.full(8, np.nan, np.float32),
+    )
+
+
+@pytest.fixture(scope="module")
+def bursts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that tells recordings with one burst from those without: nothing else differs."""
+    folder = tmp_path_factory.mktemp("bursts")
+    rows = ["recording,device,label"]
+    for k in range(8):
+        # Between 2 and 4 s, so that every window of 4 s holds it.
+        at = 2.1 + 0.2 * k if k % 2 else None
+        write_npz(burst_trains(k, at), folder / f"r{k}.npz")
+        rows.append(f"r{k}.npz,d{k},{'burst' if k % 2 else 'quiet'}")
+    (folder / "devices.csv").write_text("\n".join(rows) + "\n")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        install_tiny_backbones(monkeypatch)
+        extract(
+            folder / "devices.csv", folder / "s.zarr", backbone=TINY,
+            windows=Windows(width_s=4.0, stride_s=0.5), picture=Picture(kind="raster"),
+        )  # fmt: skip
+        store = FeatureStore(folder / "s.zarr")
+        table = store.table(store.choose())
+        facts = store.training_facts(table)
+        fit(table, "falkon", folder / "run", facts=facts, tune=False, permutations=0)
+    return folder
+
+
+@pytest.mark.parametrize("burst_s", [2.25, 3.0, 3.7])
+def test_occlusion_points_to_the_one_burst_that_makes_the_class(
+    bursts: Path, burst_s: float
+) -> None:
+    predictor = Predictor(read_model(bursts / "run" / "model"), device="cpu", n_jobs=1)
+    trains = burst_trains(77, burst_s)
+    got = explain(predictor, "new", trains, occlusion=Occlusion(stretch_s=0.4, step_s=0.2))
+    assert got.prediction.classes[got.code] == "burst"
+    blank = got.start_s[:, None] + got.offset_s
+    whole_burst = (blank <= burst_s) & (blank + 0.4 >= burst_s + 0.1)
+    no_burst = (blank + 0.4 <= burst_s) | (blank >= burst_s + 0.1)
+    for drops, with_it, without in zip(got.drop, whole_burst, no_burst, strict=True):
+        assert with_it.any()
+        assert drops[with_it].min() > 0.2
+        assert drops[with_it].min() > 3 * np.abs(drops[without]).max()
+    time_s, mean_drop = importance(got)
+    assert abs(time_s[mean_drop.argmax()] - (burst_s + 0.05)) < 0.4
+
+
+def test_importance_is_the_mean_of_the_stretches_over_a_time(bursts: Path) -> None:
+    predictor = Predictor(read_model(bursts / "run" / "model"), device="cpu", n_jobs=1)
+    got = explain(predictor, "new", burst_trains(5, 3.0), occlusion=Occlusion(stretch_s=0.5))
+    time_s, mean_drop = importance(got)
+    for at, value in zip(time_s.tolist(), mean_drop.tolist(), strict=True):
+        over = [
+            got.drop[i, j]
+            for i, start in enumerate(got.start_s)
+            for j, offset in enumerate(got.offset_s)
+            if start + offset <= at < start + offset + 0.5
+        ]
+        assert value == pytest.approx(np.mean(over))
+    assert (time_s[0] > 0, time_s[-1] < 6.0) == (True, True)
+
+
+# --- stretches and groups
+
+
+@given(st.integers(1, 400), st.floats(0.01, 4), st.one_of(st.none(), st.floats(0.01, 4)))
+def test_stretches_cover_the_window_and_stay_inside(
+    width: int, stretch_s: float, step_s: float | None
+) -> None:
+    if round(stretch_s / 0.01) > width:
+        with pytest.raises(InputError, match="at most the model's window"):
+            _stretches(Occlusion(stretch_s=stretch_s, step_s=step_s), width, 0.01)
+        return
+    stretch, offsets = _stretches(Occlusion(stretch_s=stretch_s, step_s=step_s), width, 0.01)
+    assert offsets[0] == 0
+    assert offsets[-1] + stretch == width
+    assert (np.diff(offsets) > 0).all()
+    if step_s is None:  # half of themselves: no bin is passed over
+        assert (np.diff(offsets) <= stretch).all()
+
+
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=20, unique=True), st.integers(1, 20))
+def test_windows_of_a_group_are_apart_and_none_is_lost(starts: list[int], apart: int) -> None:
+    start_s = np.array(sorted(starts), dtype=np.float64)
+    groups = _apart(start_s, apart)
+    assert sorted(k for g in groups for k in g.tolist()) == list(range(len(starts)))
+    for group in groups:
+        assert (np.diff(start_s[group]) >= apart).all()
+
+
+@pytest.mark.parametrize("name", ["stretch_s", "step_s"])
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_stretches_of_no_length_are_refused(name: str, value: float) -> None:
+    with pytest.raises(InputError, match=f"Occlusion.{name} must be above 0"):
+        Occlusion(**{name: value})
+
+
+# --- the command
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr("sys.argv", ["toptune", "why", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return int(stop.value.code or 0)
+
+
+def test_why_writes_a_page_and_the_numbers(
+    bursts: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "why"
+    new = tmp_path / "new.npz"
+    write_npz(burst_trains(77, 3.0), new)
+    arguments = (bursts / "run" / "model", new, bursts / "r1.npz", "-o", out, "--stretch-s", "0.4")
+    assert run(monkeypatch, *arguments, "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    written = json.loads((out / "why.json").read_text())
+    assert printed["recordings"] == written["recordings"]
+    first, second = written["recordings"]
+    assert (first["prediction"], first["class"]) == ("burst", "burst")
+    assert 2.6 <= first["strongest_stretch_start_s"] <= 3.1
+    assert any("trained on this very recording" in w for w in second["warnings"])
+    with (out / "occlusion.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["recording"] == str(new)]
+    best = max(rows, key=lambda row: float(row["drop"]))
+    assert float(best["blank_start_s"]) == pytest.approx(first["strongest_stretch_start_s"])
+    for row in rows:
+        expected = float(row["probability"]) - float(row["probability_without"])
+        assert float(row["drop"]) == pytest.approx(expected, abs=1e-5)
+    page = (out / "why.html").read_text("utf-8")
+    assert page.count("<article") == 4
+    assert "no test of the model" in page
+    assert run(monkeypatch, *arguments) == 2
+    assert "exists; choose another name or pass --overwrite" in capsys.readouterr().err
+    assert run(monkeypatch, *arguments, "--overwrite", "--class", "quiet") == 0
+    assert json.loads((out / "why.json").read_text())["recordings"][0]["class"] == "quiet"
+
+
+def test_class_the_model_does_not_know_is_refused(
+    bursts: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = (bursts / "run" / "model", bursts / "r0.npz", "-o", tmp_path / "why")
+    assert run(monkeypatch, *arguments, "--class", "noise") == 2
+    assert "no class 'noise'; it knows burst, quiet" in capsys.readouterr().err
+    assert not (tmp_path / "why").exists()
+
+
+def test_model_of_whole_recordings_has_nothing_to_explain(fused: Path, tmp_path: Path) -> None:
+    store = FeatureStore(fused / "s.zarr")
+    table = table_for(store, "parameters")
+    facts = store.training_facts(table)
+    fit(table, "parameters", tmp_path / "run", facts=facts, tune=False, permutations=0)
+    predictor = Predictor(read_model(tmp_path / "run" / "model"), device="cpu", n_jobs=1)
+    trains = store.read_spikes(store.recordings[0].name)
+    assert len(predictor.predict("r", trains).codes) == 1
+    with pytest.raises(InputError, match="burst parameters of whole recordings"):
+        explain(predictor, "r", trains)
+
+
+def test_explained_windows_are_named_by_their_starts(bursts: Path) -> None:
+    predictor = Predictor(read_model(bursts / "run" / "model"), device="cpu", n_jobs=1)
+    got: Explained = explain(predictor, "new", burst_trains(5, 3.0))
+    assert got.start_s[got.strongest] == got.prediction.start_s[got.rows[got.strongest]]
+    shares = got.prediction.probabilities[:, got.code]
+    assert shares[got.rows[got.strongest]] == shares.max()

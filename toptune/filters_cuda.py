@@ -1,0 +1,122 @@
+"""The high-pass filter on a GPU, parallel over time, with carried state.
+
+Chunks of voltage, (channels, samples) float32 microvolts on the device, enter and leave, as in
+`toptune.filters`. Samples may differ from the CPU's in rounding: the state at the start of every
+block of 128 samples comes from a scan in float64 (kernels/highpass.cu), which changes it by some
+1e-16 of itself, and then now and then the last bit of a float32.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toptune.cuda import THREADS, Accelerator, DeviceArray
+from toptune.filters import butterworth_sections
+from toptune.params import HighPass
+
+# Chunks of a multiple of this many samples give the samples of the whole, bit for bit.
+HIGHPASS_BLOCK = 128
+_TILE = 64
+
+
+class DeviceHighPass:
+    """Causal Butterworth high-pass filter over chunks of one gap-free stretch of voltage.
+
+    Parameters
+    ----------
+    device
+        Where the chunks are.
+    params
+        Cut-off and order; a cut-off of 0 Hz passes samples through unchanged.
+    sampling_rate_hz
+        Samples a second.
+
+    Raises
+    ------
+    InputError
+        The cut-off is at or above half the sampling rate.
+    """
+
+    def __init__(self, device: Accelerator, params: HighPass, sampling_rate_hz: float) -> None:
+        self._xp = device.xp
+        self._n_sections = 0
+        self._state: DeviceArray | None = None
+        self._ended = False
+        sos = butterworth_sections(params, sampling_rate_hz)
+        if sos is None:
+            return
+        self._n_sections = len(sos)
+        self._kernels = device.kernels(
+            "highpass",
+            HIGHPASS_BLOCK=HIGHPASS_BLOCK,
+            HIGHPASS_SECTIONS=self._n_sections,
+            HIGHPASS_TILE=_TILE,
+        )
+        self._sos = self._xp.asarray(np.ascontiguousarray(sos, np.float64))
+        self._silence = self._xp.asarray(_after_silence(sos, HIGHPASS_BLOCK))
+
+    def apply(self, samples_uv: DeviceArray, out: DeviceArray) -> None:
+        """Filter the next chunk.
+
+        Parameters
+        ----------
+        samples_uv : (channels, samples) float32
+            What follows the last chunk, rows contiguous.
+        out : (channels, samples) float32
+            Where to write, rows contiguous; other memory than `samples_uv`.
+
+        Raises
+        ------
+        ValueError
+            The chunk before had no whole number of blocks, so that its state is not known.
+        """
+        channels, n = samples_uv.shape
+        if n == 0:
+            return
+        if not self._n_sections:
+            out[...] = samples_uv
+            return
+        if self._ended:
+            raise ValueError(f"only a stretch's last chunk may be no multiple of {HIGHPASS_BLOCK}")
+        self._ended = n % HIGHPASS_BLOCK != 0
+        if self._state is None:
+            self._state = self._xp.zeros((channels, 2 * self._n_sections), np.float64)
+            self._first = samples_uv[:, 0].astype(np.float64)
+        blocks = -(-n // HIGHPASS_BLOCK)
+        threads = channels * -(-blocks // _TILE) * THREADS
+        left = self._xp.empty((channels, blocks, 2 * self._n_sections), np.float64)
+        entered = self._xp.empty_like(left)
+        chunk = (samples_uv, row_pitch(samples_uv), channels, n, self._first, self._sos)
+        launch = self._kernels.launch
+        launch("highpass_probe", threads, *chunk, left)
+        launch(
+            "highpass_chain", channels, channels, blocks, self._silence, left, entered, self._state
+        )
+        launch("highpass_run", threads, *chunk, entered, out, row_pitch(out))
+
+
+def row_pitch(samples: DeviceArray) -> int:
+    """Values from one row to the next of an array whose rows are contiguous.
+
+    Raises
+    ------
+    ValueError
+        The values of a row do not follow one another.
+    """
+    if samples.shape[1] > 1 and samples.strides[1] != samples.itemsize:
+        raise ValueError(f"rows must be contiguous, got strides {samples.strides}")
+    return int(samples.strides[0] // samples.itemsize)
+
+
+def _after_silence(sos: NDArray[np.float64], n_samples: int) -> NDArray[np.float64]:
+    """(states, states) float64 that takes a state to the one after `n_samples` zeros."""
+    states = np.eye(2 * len(sos))
+    for _ in range(n_samples):
+        v = np.zeros(2 * len(sos))
+        for k, (b0, b1, b2, _a0, a1, a2) in enumerate(sos):
+            y = b0 * v + states[2 * k]
+            states[2 * k] = b1 * v - a1 * y + states[2 * k + 1]
+            states[2 * k + 1] = b2 * v - a2 * y
+            v = y
+    return states

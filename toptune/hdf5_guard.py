@@ -1,0 +1,323 @@
+"""What an HDF5 file from elsewhere must not do: leave the file, or claim more than it stores.
+
+An open file enters; nothing leaves but an error that names the culprit. The HDF5 library follows
+links into other files, loads filters from plugins, takes the memory that a shape or a compressed
+chunk asks for, and walks heaps in circles. So what is read by it is looked at first: links at
+every level, where and how data lie, and what they would become in memory.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+
+from toptune.errors import InputError
+
+DEFLATE, SHUFFLE, FLETCHER32 = 1, 2, 3  # HDF5's registered filter numbers
+_FILTERS = {DEFLATE: "gzip", SHUFFLE: "shuffle", FLETCHER32: "fletcher32"}
+#: What data may take in memory however small the file is.
+ROOM_BYTES = 16 * 2**20
+#: One chunk, which is always held whole.
+CHUNK_BYTES = 64 * 2**20
+#: The most that deflate can shrink: 258 bytes into 2 bits.
+MOST_DEFLATED = 1032
+
+_LINKS = {h5py.h5l.TYPE_SOFT: "a soft link", h5py.h5l.TYPE_EXTERNAL: "a link to another file"}
+#: What the library raises for files that are damaged.
+DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, OverflowError)
+_HEAP, _HEAP_HEADER, _OBJECT_HEADER = b"GCOL\x01\0\0\0", 16, 16
+_TEXT_BYTES = 2**16  # of a name or a unit; no attribute may be longer either
+_VLEN_BYTES = 16  # a length (4), the heap's address (8), an index in it (4)
+
+
+class _Vlen(NamedTuple):
+    """Where the addresses of variable-length values stand in a row of a table."""
+
+    offsets: tuple[int, ...]
+    row_bytes: int
+
+
+def check_links(file: Any, path: Path) -> None:
+    """Refuse soft, external and user-defined links, wherever in the file they are.
+
+    Parameters
+    ----------
+    file
+        An open h5py file.
+    path
+        For messages.
+
+    Raises
+    ------
+    InputError
+        There is such a link, or the groups cannot be walked.
+    """
+
+    def see(name: bytes, info: Any) -> str | None:
+        if info.type == h5py.h5l.TYPE_HARD:
+            return None
+        kind = _LINKS.get(info.type, "a user-defined link")
+        return f"{name.decode('utf-8', 'replace')!r} is {kind}"
+
+    try:
+        found = file.id.links.visit(see, info=True)
+    except DAMAGE as error:
+        raise damaged(path, "its groups cannot be walked", error) from None
+    if found:
+        raise InputError(
+            f"{path}: {found}, and links are not followed: copy the data into the file itself"
+        )
+
+
+def check_stored(dataset: Any, path: Path, limit_bytes: int | None = None) -> None:
+    """Refuse data that lie outside the file, or whose shape is more than the file can hold.
+
+    Parameters
+    ----------
+    dataset
+        An open h5py dataset.
+    path
+        Its file.
+    limit_bytes
+        The most it may take in memory, for data that are read whole: then compressed chunks are
+        also seen to inflate to no more than they should.
+
+    Raises
+    ------
+    InputError
+        Virtual or external storage, filters other than gzip, shuffle and fletcher32, chunks or
+        shapes beyond what is stored.
+    """
+    name = dataset.name
+    try:
+        plist = dataset.id.get_create_plist()
+        layout = plist.get_layout()
+        if layout == h5py.h5d.VIRTUAL or plist.get_external_count() > 0:
+            raise InputError(
+                f"{path}: the data of {name} lie in other files, which are not read: copy them"
+                " into the file itself (h5repack does)"
+            )
+        _check_filters(plist, path, name)
+        _check_size(dataset, path, layout)
+        if limit_bytes is not None:
+            check_whole(dataset, path, limit_bytes)
+    except DAMAGE as error:
+        if isinstance(error, InputError):
+            raise
+        raise damaged(path, f"{name} cannot be read", error) from None
+
+
+def check_whole(dataset: Any, path: Path, limit_bytes: int) -> None:
+    """Refuse data that would take more than `limit_bytes`, as declared or as inflated."""
+    declared = _declared_bytes(dataset)
+    if declared > limit_bytes:
+        raise InputError(
+            f"{path}: {dataset.name} claims {declared} bytes of memory, more than the"
+            f" {limit_bytes} that it may take: the file is damaged, or no recording"
+        )
+    check_inflation(dataset, path)
+
+
+def check_inflation(dataset: Any, path: Path) -> None:
+    """Refuse a compressed chunk that inflates to more than a chunk holds.
+
+    The library inflates without bound before it looks at what it got.
+    """
+    codes = filter_codes(dataset)
+    if DEFLATE not in codes:
+        return
+    chunk_bytes = math.prod(dataset.chunks) * dataset.dtype.itemsize
+    for info in chunks_of(dataset):
+        if info.size * MOST_DEFLATED <= ROOM_BYTES:
+            continue
+        _, stored = dataset.id.read_direct_chunk(info.chunk_offset)
+        inflater = zlib.decompressobj()
+        try:
+            n = len(inflater.decompress(stored, chunk_bytes + 1))
+        except zlib.error as error:
+            raise damaged(path, f"{dataset.name} cannot be inflated", error) from None
+        if n > chunk_bytes:
+            raise InputError(
+                f"{path}: a chunk of {dataset.name} inflates to more than the {chunk_bytes}"
+                " bytes of a chunk: copy the file again from its source"
+            )
+
+
+def chunks_of(dataset: Any) -> list[Any]:
+    """All chunks that are stored: their offsets, sizes and filter masks."""
+    found: list[Any] = []
+    dataset.id.chunk_iter(found.append)
+    return found
+
+
+def filter_codes(dataset: Any) -> list[int]:
+    """Numbers of a dataset's filters, in the order of writing."""
+    plist = dataset.id.get_create_plist()
+    return [int(plist.get_filter(i)[0]) for i in range(plist.get_nfilters())]
+
+
+def check_heaps(dataset: Any, path: Path) -> None:
+    """Refuse texts of variable length that lie in a heap through which the library never comes.
+
+    Such texts lie in heaps of the file. A heap with an object of no length is an endless loop
+    for HDF5 2.0, and one with an object beyond its end reads what is not the heap's.
+
+    Parameters
+    ----------
+    dataset
+        A table that `check_stored` let pass.
+    path
+        Its file.
+    """
+    vlen = _vlen_of(dataset.id.get_type())
+    if vlen is None:
+        return
+    if dataset.file.id.get_create_plist().get_sizes() != (8, 8):
+        raise InputError(f"{path}: addresses in the file are not of 8 bytes: repack it (h5repack)")
+    offset = dataset.id.get_offset()
+    if offset is None:  # chunked or compact, which no MCS program writes: all heaps are seen
+        check_all_heaps(path)
+        return
+    n = math.prod(dataset.shape)
+    if n * vlen.row_bytes != dataset.id.get_storage_size():
+        raise InputError(f"{path}: {dataset.name} is not stored as a table: copy the file again")
+    with path.open("rb") as stream:
+        stream.seek(offset)
+        rows = np.frombuffer(stream.read(n * vlen.row_bytes), np.uint8)
+        table = rows.reshape(n, vlen.row_bytes)
+        addresses = {a for at in vlen.offsets for a in _addresses(path, table, at)}
+        for address in sorted(addresses):
+            stream.seek(address)
+            _check_heap(path, stream.read(_HEAP_HEADER), stream, address)
+
+
+def check_all_heaps(path: Path) -> None:
+    """See every heap of a file, wherever it is."""
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        at = data.find(_HEAP)
+        while at >= 0:
+            stream.seek(at)
+            _check_heap(path, stream.read(_HEAP_HEADER), stream, at)
+            at = data.find(_HEAP, at + 1)
+
+
+def has_variable_text(node: Any) -> bool:
+    """Whether an attribute of a group or dataset is of variable length, and so in a heap."""
+    kinds = (node.attrs.get_id(name).get_type() for name in node.attrs)
+    return any(_vlen_of(kind) is not None for kind in kinds)
+
+
+def damaged(path: Path, what: str, error: object) -> InputError:
+    """Say that a file is damaged, in one line."""
+    return InputError(
+        f"{path}: {what} ({' '.join(str(error).split()) or type(error).__name__}): the file is"
+        " damaged, copy it again from its source"
+    )
+
+
+def _check_filters(plist: Any, path: Path, name: str) -> None:
+    codes = [int(plist.get_filter(i)[0]) for i in range(plist.get_nfilters())]
+    strange = [c for c in codes if c not in _FILTERS]
+    if strange or len(set(codes)) < len(codes):
+        what = f"filter {strange[0]}" if strange else "the same filter twice"
+        raise InputError(
+            f"{path}: {name} is stored with {what}; known are {', '.join(_FILTERS.values())},"
+            " each once: repack the file (h5repack -f GZIP=6)"
+        )
+
+
+def _check_size(dataset: Any, path: Path, layout: int) -> None:
+    file_bytes = path.stat().st_size
+    declared, stored = _declared_bytes(dataset), int(dataset.id.get_storage_size())
+    if layout == h5py.h5d.CHUNKED:
+        chunk = math.prod(dataset.chunks) * dataset.dtype.itemsize
+        if chunk > CHUNK_BYTES:
+            raise InputError(
+                f"{path}: {dataset.name} has chunks of {chunk} bytes, more than {CHUNK_BYTES}:"
+                f" repack the file with smaller ones (h5repack)"
+            )
+        # Never written, they are the fill value; but not by the million.
+        most = stored * MOST_DEFLATED + ROOM_BYTES
+    else:
+        most = stored + ROOM_BYTES
+        offset = dataset.id.get_offset()
+        if offset is not None and offset + declared > file_bytes:
+            raise InputError(f"{path}: the file ends inside {dataset.name}: copy it again")
+    if declared > most or stored > file_bytes:
+        raise InputError(
+            f"{path}: {dataset.name} claims {declared} bytes in shape {dataset.shape}, of which"
+            f" {stored} are stored in a file of {file_bytes}: the file is damaged, or no recording"
+        )
+
+
+def _declared_bytes(dataset: Any) -> int:
+    return math.prod(dataset.shape or (0,)) * int(dataset.dtype.itemsize)
+
+
+def _vlen_of(kind: Any) -> _Vlen | None:
+    """Where variable-length values stand in a stored row; None where there are none.
+
+    The library tells a type as in memory, where such a value is a pointer; in the file it takes 16
+    bytes, and what follows it is moved.
+    """
+    if isinstance(kind, h5py.h5t.TypeVlenID) or (
+        isinstance(kind, h5py.h5t.TypeStringID) and kind.is_variable_str()
+    ):
+        return _Vlen((0,), _VLEN_BYTES)
+    if not isinstance(kind, h5py.h5t.TypeCompoundID):
+        return None
+    at: list[int] = []
+    moved = 0
+    members = range(kind.get_nmembers())
+    for i in sorted(members, key=kind.get_member_offset):
+        member = kind.get_member_type(i)
+        inner = _vlen_of(member)
+        if inner is not None:
+            at += [kind.get_member_offset(i) + moved + o for o in inner.offsets]
+            moved += inner.row_bytes - member.get_size()
+    return _Vlen(tuple(at), kind.get_size() + moved) if at else None
+
+
+def _addresses(path: Path, table: Any, at: int) -> Iterator[int]:
+    """Heaps that a column of texts points to: length (4 bytes), address (8), index (4)."""
+    column = np.ascontiguousarray(table[:, at : at + 12])
+    lengths = column[:, :4].copy().view("<u4").ravel()
+    places = column[:, 4:].copy().view("<u8").ravel()
+    # The library takes the memory of a text before it looks for it.
+    if lengths.max(initial=0) > _TEXT_BYTES:
+        raise InputError(
+            f"{path}: a text claims {lengths.max()} bytes, more than {_TEXT_BYTES}: copy the file"
+            " again from its source"
+        )
+    return (int(p) for p, n in zip(places, lengths, strict=True) if n)
+
+
+def _check_heap(path: Path, header: bytes, stream: Any, address: int) -> None:
+    size = int.from_bytes(header[8:16], "little")
+    end = os.fstat(stream.fileno()).st_size
+    if header[:8] != _HEAP or not _HEAP_HEADER < size <= end - address:
+        raise _bad_heap(path, address)
+    heap = stream.read(size - _HEAP_HEADER)
+    at = 0
+    while at + _OBJECT_HEADER <= len(heap):
+        index = int.from_bytes(heap[at : at + 2], "little")
+        length = int.from_bytes(heap[at + 8 : at + 16], "little")
+        # Free space (index 0) counts its own header, objects do not and are padded to 8 bytes.
+        step = length if index == 0 else _OBJECT_HEADER + -(-length // 8) * 8
+        if step < _OBJECT_HEADER or at + step > len(heap):
+            raise _bad_heap(path, address)
+        at += step
+
+
+def _bad_heap(path: Path, address: int) -> InputError:
+    return InputError(
+        f"{path}: the texts at byte {address} are damaged: copy the file again from its source"
+    )

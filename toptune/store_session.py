@@ -1,0 +1,224 @@
+"""Several processes that extract into one store.
+
+A store's path, its settings and the recordings to list enter; an open store to write into leaves,
+with the locks that share the work out. All processes that write at a time list the same recordings,
+and each recording is written by one of them. Readers need no lock.
+
+The lock files lie beside the store, in ``.NAME.zarr.locks``: ``store.lock`` while a process begins
+or ends, one a process for as long as it works, and one a recording that is under way.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from toptune.durable import writing
+from toptune.errors import InputError
+from toptune.featuretable import RecordingInfo
+from toptune.locks import held, is_held
+from toptune.params import content_key
+from toptune.store import ASIDE, FeatureStore
+
+_SESSION = "session-"
+
+
+class StoreSession:
+    """One process's part in writing a store.
+
+    Parameters
+    ----------
+    store
+        Open, with the recordings listed.
+    locks
+        The folder of the lock files.
+    """
+
+    def __init__(self, store: FeatureStore, locks: Path) -> None:
+        self.store = store
+        self._locks = locks
+
+    def claim(self, name: str, *, wait: bool) -> AbstractContextManager[bool]:
+        """Claim a recording for a while; False is given where another process has it.
+
+        Parameters
+        ----------
+        name
+            Of the recording in the store.
+        wait
+            Until the other process is through with it.
+        """
+        return held(self._locks / f"recording-{name}.lock", wait=wait)
+
+
+@contextmanager
+def writing_session(
+    path: Path, settings: dict[str, Any], listed: tuple[RecordingInfo, ...], *, anew: bool = False
+) -> Iterator[StoreSession]:
+    """Open a store for writing, beside other processes that list the same recordings.
+
+    What processes that were killed left unpublished is removed.
+
+    Parameters
+    ----------
+    path
+        A store, or where to make one.
+    settings
+        Of detection, JSON-able.
+    listed
+        What the devices file lists.
+    anew
+        Put an empty store in the place of one that is there.
+
+    Raises
+    ------
+    InputError
+        Another process is writing and lists other recordings, or the store is to be made anew
+        under it; the store's spikes were found with other settings; the file system has no locks.
+    StorageError
+        The store cannot be written.
+    """
+    real = path.resolve()
+    locks = real.with_name(f".{real.name}.locks")
+    listing = content_key([(r.name, r.device, r.label, r.columns) for r in listed])
+    token = f"s{secrets.token_hex(4)}"
+    mine = locks / f"{_SESSION}{token}-{listing}.lock"
+    with ExitStack() as held_while_writing:
+        with held(locks / "store.lock"):
+            others = _others(locks)
+            _refuse_others(path, others, listing, anew=anew)
+            # Under the lock that all who look for living writers hold, so that none is overlooked.
+            held_while_writing.callback(mine.unlink, missing_ok=True)
+            held_while_writing.enter_context(held(mine))
+            _remove_leftovers(real, {token for token, _ in others})
+            store = _open(path, settings, anew=anew)
+            store.writer = token
+            store.list_recordings(listed)
+        yield StoreSession(store, locks)
+    _tidy(locks)
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Keep all others from beginning to write into a store for a while.
+
+    Raises
+    ------
+    InputError
+        A process is writing into it.
+    """
+    real = path.resolve()
+    locks = real.with_name(f".{real.name}.locks")
+    with held(locks / "store.lock"):
+        if _others(locks):
+            raise InputError(
+                f"{path}: another process is extracting into it: wait until it is done"
+            )
+        yield
+
+
+def refuse_other_settings(path: Path, settings: dict[str, Any]) -> None:
+    """Refuse to go on with a store whose spikes were found otherwise.
+
+    Raises
+    ------
+    InputError
+        The first setting that differs; or there is no store.
+    """
+    here, wanted = _flat(FeatureStore(path).settings), _flat(settings)
+    for name in sorted({*here, *wanted}):
+        if here.get(name) != wanted.get(name):
+            raise InputError(
+                f"{path}: its spikes were found with {name} = {here.get(name)!r}, not"
+                f" {wanted.get(name)!r}: use the same value or another store"
+            )
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """{'ptsd': {'threshold_sd': 8}} becomes {'ptsd.threshold_sd': 8}."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            flat.update({f"{name}.{inner}": v for inner, v in value.items()})
+        else:
+            flat[name] = value
+    return flat
+
+
+def _open(path: Path, settings: dict[str, Any], *, anew: bool) -> FeatureStore:
+    if anew or not path.exists():
+        FeatureStore.create(path.resolve(), settings, replace=True)
+        return FeatureStore(path)
+    refuse_other_settings(path, settings)
+    return FeatureStore(path)
+
+
+def _others(locks: Path) -> list[tuple[str, str]]:
+    """(token, listing) of all processes that are writing; what dead ones left is removed."""
+    living = []
+    for lock in sorted(locks.glob(f"{_SESSION}*.lock")):
+        if is_held(lock):
+            token, _, listing = lock.stem.removeprefix(_SESSION).partition("-")
+            living.append((token, listing))
+        else:
+            lock.unlink(missing_ok=True)
+    return living
+
+
+def _refuse_others(path: Path, others: list[tuple[str, str]], listing: str, *, anew: bool) -> None:
+    if not others:
+        return
+    if anew:
+        raise InputError(
+            f"{path}: another process is extracting into it, so it cannot be made anew: wait until"
+            " that has finished, or stop it"
+        )
+    if any(theirs != listing for _, theirs in others):
+        raise InputError(
+            f"{path}: another process is extracting other recordings into it: give both the same"
+            " devices file, with all recordings, and they share the work; or wait until that one"
+            " has finished"
+        )
+
+
+def _remove_leftovers(path: Path, living: set[str]) -> None:
+    """Remove what writers that are gone left unpublished, in the store and beside it."""
+    beside = re.compile(rf"{re.escape(ASIDE)}[0-9]+-[0-9a-f]{{8}}-{re.escape(path.name)}")
+    left = [p for p in path.parent.glob(f"{ASIDE}*") if beside.fullmatch(p.name)]
+    left += [*path.glob(f"{ASIDE}*"), *path.glob(".zarr.json.*.partial")]
+    for leftover in left:
+        writer = leftover.name.removeprefix(ASIDE).partition("-")[0]
+        if writer in living or _is_running(writer):
+            continue
+        with writing(path):
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink(missing_ok=True)
+
+
+def _is_running(writer: str) -> bool:
+    """Whether a process of this machine, by its number, writes without a session."""
+    if not writer.isdigit() or os.name == "nt":
+        return False
+    try:
+        os.kill(int(writer), 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return int(writer) != os.getpid()
+
+
+def _tidy(locks: Path) -> None:
+    """Remove the lock files of recordings when nobody can be holding them."""
+    with held(locks / "store.lock"):
+        if not _others(locks):
+            for lock in locks.glob("recording-*.lock"):
+                lock.unlink(missing_ok=True)

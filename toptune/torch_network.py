@@ -1,0 +1,320 @@
+"""Run a backbone by torch, batch by batch, without waiting for the device.
+
+What enters: a backbone, and sources that write a network's input for any of their pictures. What
+leaves: features (n, d), float32, in main memory, when they are asked for. On CUDA a batch is an
+input that stays where it is, so that a CUDA graph can be replayed on it; features gather on the
+device and come down in one piece beside the next work.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from toptune.backbones import LoadedBackbone
+from toptune.errors import ToptuneError
+from toptune.folding import fold
+from toptune.rendering import InputChannels
+
+_LOG = logging.getLogger(__name__)
+
+# Enough pictures to fill a large GPU; more would only take memory.
+_MOST_PICTURES = 256
+# Batches are rounded up to a multiple of this, so that recordings of much the same length share a
+# CUDA graph; at most 15 pictures a batch are computed in vain.
+_STEP = 16
+# Graphs kept, each with an input of its own. A data set has few numbers of windows.
+_MOST_GRAPHS = 4
+_PROBE = 8
+
+
+class Source(Protocol):
+    """Pictures that are written into a network's input when it is their turn."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def render(self, first: int, last: int, out: torch.Tensor, channels: InputChannels) -> None:
+        """Write pictures `first` up to `last` into `out`, (last - first, channels, S, S)."""
+
+
+class GreyPictures:
+    """Pictures drawn already.
+
+    Parameters
+    ----------
+    grey : (n, S, S) float32
+        In [0, 1], 1 = white, on the network's device.
+    """
+
+    def __init__(self, grey: torch.Tensor) -> None:
+        self._grey = grey
+
+    def __len__(self) -> int:
+        return len(self._grey)
+
+    def render(self, first: int, last: int, out: torch.Tensor, channels: InputChannels) -> None:
+        """Write pictures into a network's input."""
+        darkness = 1 - self._grey[first:last, None]
+        scale, shift = (values.view(1, -1, 1, 1) for values in channels)
+        out.copy_(darkness * scale + shift)
+
+
+class Download:
+    """Features on their way to main memory.
+
+    Parameters
+    ----------
+    features : (n, d) float32
+        In main memory once `arrived` has come to pass.
+    arrived
+        None where they are there already.
+    """
+
+    def __init__(self, features: torch.Tensor, arrived: torch.cuda.Event | None = None) -> None:
+        self._features = features
+        self._arrived = arrived
+
+    def result(self) -> NDArray[np.float32]:
+        """Wait for them."""
+        features: NDArray[np.float32] = self._features.numpy()
+        if self._arrived is None:
+            return features
+        self._arrived.synchronize()
+        return features.copy()  # pinned memory is scarce: the next download wants it
+
+
+@dataclass(eq=False)
+class _Prepared:
+    """A batch of one size: its input, and from the second use on a CUDA graph and its output."""
+
+    batch: torch.Tensor
+    used: bool = False
+    graph: torch.cuda.CUDAGraph | None = None
+    output: torch.Tensor | None = None
+
+
+class TorchNetwork:
+    """A backbone on a torch device.
+
+    Parameters
+    ----------
+    loaded
+        The backbone; left as it is.
+    device
+        Where to.
+    dtype
+        float32, float16 or bfloat16. Convolutions in float32 take no shorter cuts (TF32).
+    batch_size
+        Pictures a batch at most; None for what fits into the free memory, 256 at most. It is
+        halved where memory runs out after all.
+
+    Attributes
+    ----------
+    batch_size
+        In force now; None until the first picture.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedBackbone,
+        device: torch.device,
+        dtype: torch.dtype,
+        batch_size: int | None = None,
+    ) -> None:
+        self._on_cuda = device.type == "cuda"
+        if self._on_cuda and device.index is None:
+            device = torch.device("cuda", torch.cuda.current_device())
+        folded = fold(loaded)
+        module = folded.module.to(device, dtype).to(memory_format=torch.channels_last)
+        for norm in module.modules():
+            if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+                norm.float()  # what is not folded keeps its statistics, as in mixed training
+        self.batch_size = batch_size
+        self._module: nn.Module = module
+        self._name, self._n_features = loaded.name, loaded.n_features
+        self._device, self._dtype = device, dtype
+        self._channels = InputChannels.of(folded.channels, device)
+        self._picture = (len(folded.channels), loaded.input_size, loaded.input_size)
+        self._prepared: dict[int, _Prepared] = {}
+        if self._on_cuda:
+            self._side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            self._pool = torch.cuda.graph_pool_handle()
+
+    @torch.inference_mode()
+    def start(self, source: Source, progress: Callable[[int], object] | None = None) -> Download:
+        """Queue the work on all pictures of a source.
+
+        Parameters
+        ----------
+        source
+            Of pictures.
+        progress
+            Called after each batch, on CUDA once it is queued, with the number of its pictures.
+
+        Raises
+        ------
+        ToptuneError
+            Not even one picture fits into the device's memory.
+        """
+        n, first = len(source), 0
+        features = torch.empty((n, self._n_features), dtype=torch.float32, device=self._device)
+        with _reproducible(self._on_cuda):
+            while first < n:
+                if self.batch_size is None:
+                    self.batch_size = self._fitting()
+                last = first + even_batch(n - first, self.batch_size)
+                if not self._fits(source, first, last, features[first:last]):
+                    self._halve()
+                    continue
+                if progress is not None:
+                    progress(last - first)
+                first = last
+        return self._download(features)
+
+    def _fits(self, source: Source, first: int, last: int, out: torch.Tensor) -> bool:
+        """Queue a batch; False where memory does not suffice, and nothing of it is held."""
+        try:
+            prepared = self._prepare(last - first)
+            source.render(first, last, prepared.batch[: last - first], self._channels)
+            out.copy_(self._run(prepared)[: last - first])
+        except torch.OutOfMemoryError:
+            return False
+        return True
+
+    def _prepare(self, n: int) -> _Prepared:
+        assert self.batch_size is not None
+        size = min(-(-n // _STEP) * _STEP, self.batch_size)
+        if size not in self._prepared:
+            while len(self._prepared) >= _MOST_GRAPHS:
+                self._prepared.pop(next(iter(self._prepared)))
+            self._prepared[size] = _Prepared(self._zeros(size))
+        return self._prepared[size]
+
+    def _zeros(self, n: int) -> torch.Tensor:
+        empty = torch.empty(
+            (n, *self._picture),
+            dtype=self._dtype,
+            device=self._device,
+            memory_format=torch.channels_last,
+        )
+        return empty.zero_()
+
+    def _run(self, prepared: _Prepared) -> torch.Tensor:
+        """Compute the features of a batch; what the last call gave is overwritten."""
+        if prepared.graph is None and prepared.used and self._on_cuda:
+            self._capture(prepared)
+        if prepared.graph is None:
+            # The first time: a size that never comes again would not earn its graph.
+            prepared.used = True
+            eager: torch.Tensor = self._module(prepared.batch)
+            return eager
+        assert prepared.output is not None
+        prepared.graph.replay()
+        return prepared.output
+
+    def _capture(self, prepared: _Prepared) -> None:
+        """Record the network's launches on this batch, to be replayed at once."""
+        torch.cuda.empty_cache()  # a graph's own pool takes nothing from what eager runs left
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # Other threads may use the device meanwhile.
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                prepared.output = self._module(prepared.batch)
+        except RuntimeError as error:
+            # Ending a recording that was cut short may itself fail, and hide why.
+            if isinstance(error.__context__, torch.OutOfMemoryError):
+                raise error.__context__ from None
+            raise
+        prepared.graph = graph
+
+    def _halve(self) -> None:
+        assert self.batch_size is not None
+        self._prepared.clear()
+        if self._on_cuda:
+            torch.cuda.empty_cache()
+        if self.batch_size == 1:
+            raise ToptuneError(
+                f"{self._name} runs out of memory on {self._device} with a single picture: close"
+                " other programs that use it, or use --device cpu"
+            )
+        _LOG.warning(
+            "%s ran out of memory on %s with %d pictures a batch: going on with %d",
+            self._name, self._device, self.batch_size, self.batch_size // 2,
+        )  # fmt: skip
+        self.batch_size //= 2
+
+    def _fitting(self) -> int:
+        """How many pictures the free memory holds, by what a few take."""
+        if not self._on_cuda:
+            return _STEP
+        try:
+            self._module(self._zeros(1))  # libraries load, and keep memory of their own
+            torch.cuda.synchronize(self._device)
+            torch.cuda.reset_peak_memory_stats(self._device)
+            before = torch.cuda.memory_allocated(self._device)
+            self._module(self._zeros(_PROBE))
+        except torch.OutOfMemoryError:
+            return _PROBE  # to be halved
+        taken = torch.cuda.max_memory_allocated(self._device) - before
+        held = torch.cuda.memory_reserved(self._device) - before
+        size = fitting_batch(torch.cuda.mem_get_info(self._device)[0] + held, taken / _PROBE)
+        _LOG.info("%s: %.0f MB a picture, %d a batch", self._name, taken / _PROBE / 1e6, size)
+        return size
+
+    def _download(self, features: torch.Tensor) -> Download:
+        if not self._on_cuda:
+            return Download(features)
+        self._side.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._side):
+            # Pinned, since copies to other memory make the host wait.
+            host = torch.empty(features.shape, dtype=features.dtype, pin_memory=True)
+            host.copy_(features, non_blocking=True)
+            features.record_stream(self._side)
+            arrived = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+            arrived.record(self._side)
+        return Download(host, arrived)
+
+
+def even_batch(n: int, most: int) -> int:
+    """Size of the next batch, so that all of `n` pictures' batches are about equal, `most` at most.
+
+    157 pictures in batches of 64 are 53, 52, 52: all of one size once rounded up, and so one CUDA
+    graph; 64, 64, 29 would be two.
+    """
+    return -(-n // -(-n // most))
+
+
+def fitting_batch(free_bytes: float, picture_bytes: float) -> int:
+    """Pictures a batch, a power of two from 1 to 256, for some free memory.
+
+    Parameters
+    ----------
+    free_bytes
+        That can be taken.
+    picture_bytes
+        That a picture of a batch takes at most while the network runs.
+    """
+    # A third: the first run and the graph's recording each have a pool, and others need some too.
+    fitting = free_bytes / 3 / max(picture_bytes, 1.0)
+    return 1 << (int(min(max(fitting, 1), _MOST_PICTURES)).bit_length() - 1)
+
+
+@contextmanager
+def _reproducible(on_cuda: bool) -> Iterator[None]:
+    """Let cuDNN choose by rule, not by timing, and compute float32 in float32."""
+    if not on_cuda:
+        yield
+        return
+    with torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    ):
+        yield

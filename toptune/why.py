@@ -1,0 +1,358 @@
+"""Why a model says what it says: which windows spoke for a verdict, and which part of a window.
+
+What enters: a predictor and a recording's spikes. What leaves: how much less probable the verdict's
+class gets when the spikes of a short stretch are taken away, for stretches all over the recording
+(seconds since its start; probabilities between 0 and 1).
+
+This is occlusion (Zeiler & Fergus 2014, Visualizing and understanding convolutional networks, ECCV)
+over time: not a grey square over pixels, but silence for some seconds, drawn and described by the
+very code that made the model's features. On a histogram whose count axis is each window's own
+maximum, taking away the highest burst lets the others grow: that is what the model would see. The
+count axis `recording` stays where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from toptune.binning import Stretches
+from toptune.describing import Describer
+from toptune.errors import InputError
+from toptune.parameter_views import ParameterDescriber
+from toptune.params import Picture, Windows
+from toptune.prediction import Matched, Predictor
+from toptune.predictions import RecordingPrediction
+from toptune.spiketrains import Spikes, SpikeTrains
+from toptune.windows import Drawer, window_starts
+
+# Stretches in a window's width, and by how much of itself each moves on.
+_STRETCHES = 12
+_STEPS = 2
+# Pictures described at a time: enough to fill every thread of the engine.
+_PICTURES_AT_ONCE = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Occlusion:
+    """How the blank stretch slides.
+
+    Parameters
+    ----------
+    stretch_s
+        Its length in seconds; a twelfth of the model's widest window where None.
+    step_s
+        How far it moves on; half its length where None.
+    """
+
+    stretch_s: float | None = None
+    step_s: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("stretch_s", "step_s"):
+            value = getattr(self, name)
+            if value is not None and not (np.isfinite(value) and value > 0):
+                raise InputError(f"Occlusion.{name} must be above 0, got {value!r}")
+
+
+class Explained(NamedTuple):
+    """What spoke for a recording's verdict.
+
+    Attributes
+    ----------
+    prediction : RecordingPrediction
+        The verdict, and every window's probabilities.
+    code : int
+        The class that is explained.
+    rows : (m,) int64
+        The windows in which stretches were taken away: next to each other, so that together they
+        hold what windows hold of the recording; the last; and the one with the largest probability
+        of the class.
+    strongest : int
+        Position of that one among `rows`.
+    offset_s : (p,) float64
+        From a window's start to the blank stretch's.
+    stretch_s : float
+        Its length.
+    probability, score : (m, p) float64
+        Of the class, without the stretch.
+    """
+
+    prediction: RecordingPrediction
+    code: int
+    rows: NDArray[np.int64]
+    strongest: int
+    offset_s: NDArray[np.float64]
+    stretch_s: float
+    probability: NDArray[np.float64]
+    score: NDArray[np.float64]
+
+    @property
+    def start_s(self) -> NDArray[np.float64]:
+        """Start of each explained window, (m,)."""
+        return self.prediction.start_s[self.rows]
+
+    @property
+    def drop(self) -> NDArray[np.float64]:
+        """How much less probable the class gets without the stretch, (m, p)."""
+        whole = self.prediction.probabilities[self.rows, self.code]
+        return np.asarray(whole[:, None] - self.probability)
+
+    @property
+    def score_drop(self) -> NDArray[np.float64]:
+        """The same of the class's score, (m, p)."""
+        whole = self.prediction.scores[self.rows, self.code]
+        return np.asarray(whole[:, None] - self.score)
+
+
+def importance(explained: Explained) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean drop of all blank stretches that hold a time.
+
+    Parameters
+    ----------
+    explained : Explained
+
+    Returns
+    -------
+    time_s, drop : (t,) float64
+        Middles of the pieces between the stretches' ends, seconds since the recording's start, and
+        the drop in probability; only pieces that a stretch holds.
+    """
+    begin = (explained.start_s[:, None] + explained.offset_s).ravel()
+    end = begin + explained.stretch_s
+    edges = np.unique(np.round(np.concatenate([begin, end]), 6))
+    time_s = (edges[:-1] + edges[1:]) / 2
+    inside = (begin <= time_s[:, None]) & (time_s[:, None] < end)
+    held = inside.any(axis=1)
+    inside = inside[held]
+    return time_s[held], (inside * explained.drop.ravel()).sum(axis=1) / inside.sum(axis=1)
+
+
+def explain(
+    predictor: Predictor,
+    name: str,
+    trains: SpikeTrains,
+    *,
+    occlusion: Occlusion | None = None,
+    of_class: str | None = None,
+    notes: Sequence[str] = (),
+    stage: Callable[[str, int, int], None] = lambda *_: None,
+) -> Explained:
+    """Judge a recording, and find what spoke for a class.
+
+    Parameters
+    ----------
+    predictor
+        The model.
+    name
+        Of the recording.
+    trains
+        Its spikes, found with the model's settings.
+    occlusion
+        How the blank stretch slides.
+    of_class
+        What to explain; the verdict where None.
+    notes
+        Warnings that come before the model's own.
+    stage
+        Told what is being done, how much of it is done, and how much there is.
+
+    Raises
+    ------
+    InputError
+        No window fits, the model knows no such class, or the stretch is longer than a window.
+    """
+    classes = predictor.model.classes
+    if of_class is not None and of_class not in classes:
+        raise InputError(f"the model knows no class {of_class!r}; it knows {', '.join(classes)}")
+    matched = predictor.match(name, trains)
+    lead = predictor.describers[matched.lead].windows
+    if lead is None:
+        raise InputError(
+            "the model looks at burst parameters of whole recordings: there are no windows to"
+            " explain; parameters.csv of its run tells what it weighs"
+        )
+    stretch, offsets = _stretches(occlusion or Occlusion(), lead.width_bins, lead.bin_ms / 1000)
+    prediction = predictor.predict(name, trains, notes, stage)
+    code = prediction.code if of_class is None else classes.index(of_class)
+    tiles = _tiles(matched.start_s, lead.width_s)
+    best = int(prediction.probabilities[:, code].argmax())
+    rows = np.unique([*tiles, best]).astype(np.int64)
+    job = _Blanking(predictor, trains, matched, lead, rows, stretch, offsets)
+    features = job.features(stage)
+    shape = (len(rows), len(offsets))
+    return Explained(
+        prediction=prediction,
+        code=code,
+        rows=rows,
+        strongest=int(np.flatnonzero(rows == best)[0]),
+        offset_s=offsets * lead.bin_ms / 1000,
+        stretch_s=stretch * lead.bin_ms / 1000,
+        probability=predictor.model.probabilities(features)[:, code].reshape(shape),
+        score=predictor.model.class_scores(features)[:, code].reshape(shape),
+    )
+
+
+def _stretches(occlusion: Occlusion, width: int, bin_s: float) -> tuple[int, NDArray[np.int64]]:
+    """Length and offsets of the blank stretch in whole bins; the last ends with the window."""
+    wanted = occlusion.stretch_s
+    stretch = max(1, round(width / _STRETCHES if wanted is None else wanted / bin_s))
+    if stretch > width:
+        raise InputError(
+            f"Occlusion.stretch_s must be at most the model's window of {width * bin_s:g} s,"
+            f" got {wanted!r}"
+        )
+    step = occlusion.step_s
+    bins = max(1, round(stretch / _STEPS if step is None else step / bin_s))
+    offsets = np.arange(0, width - stretch + 1, bins)
+    # What is left over at the end gets a stretch of its own.
+    return stretch, np.unique([*offsets.tolist(), width - stretch]).astype(np.int64)
+
+
+def _tiles(start_s: NDArray[np.float64], width_s: float) -> list[int]:
+    """Rows of windows that follow each other without overlap, from the first on, and the last."""
+    rows: list[int] = []
+    free_s = -np.inf
+    for row, start in enumerate(start_s.tolist()):
+        if start >= free_s - 1e-6:
+            rows.append(row)
+            free_s = start + width_s
+    return sorted({*rows, len(start_s) - 1})
+
+
+class _Blanking:
+    """Windows of one recording, drawn and described without a stretch of their spikes."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        trains: SpikeTrains,
+        matched: Matched,
+        lead: Windows,
+        rows: NDArray[np.int64],
+        stretch: int,
+        offsets: NDArray[np.int64],
+    ) -> None:
+        self.describers = predictor.describers
+        self.trains = trains
+        self.matched = matched
+        self.rows = rows
+        self.stretch = stretch
+        self.offsets = offsets
+        starts = window_starts(trains, lead)
+        of_lead = matched.rows[matched.lead][rows]
+        self.segment, self.first_bin = starts.segment[of_lead], starts.first_bin[of_lead]
+        # Views' windows match within half a stride: so far may one stick out of its leading one.
+        reach = max(d.windows.stride_s for d in self.describers if d.windows is not None)
+        self.apart = _apart(matched.start_s[rows], lead.width_s + reach)
+        firsts = np.array([s.first_sample for s in trains.segments])
+        self.spike_segment = np.searchsorted(firsts, trains.spikes.sample, side="right") - 1
+        since = trains.spikes.sample - firsts[self.spike_segment]
+        self.spike_bin = np.floor(since / Stretches.of(trains, lead.bin_ms).per_bin).astype(
+            np.int64
+        )
+
+    def features(self, stage: Callable[[str, int, int], None]) -> NDArray[np.float32]:
+        """Describe every window without every stretch, (windows x stretches, d)."""
+        columns = [
+            self._of_view(number, describer, stage)
+            if isinstance(describer, Describer)
+            else self._measured(number, describer)
+            for number, describer in enumerate(self.describers)
+        ]
+        return np.concatenate(columns, axis=1)
+
+    def _measured(self, number: int, describer: ParameterDescriber) -> NDArray[np.float32]:
+        """Measure the burst parameters of every window without every stretch."""
+        rows = self.matched.rows[number][self.rows]
+        shape = (len(self.rows), len(self.offsets), describer.params.n_columns)
+        found = np.empty(shape, np.float32)
+        for group in self.apart:
+            for column, offset in enumerate(self.offsets.tolist()):
+                described = describer.describe(self._without(group, offset), lambda *_: None)
+                found[group, column] = described.features[rows[group]]
+        return found.reshape(-1, shape[2])
+
+    def _of_view(
+        self, number: int, describer: Describer, stage: Callable[[str, int, int], None]
+    ) -> NDArray[np.float32]:
+        total = len(self.rows) * len(self.offsets)
+        found: NDArray[np.float32] | None = None
+        waiting: list[torch.Tensor] = []
+        places: list[int] = []
+        done = 0
+        for at, pictures in self._pictures(number, describer):
+            waiting.append(pictures)
+            places += at
+            if len(places) < min(_PICTURES_AT_ONCE, total - done):
+                continue
+            described = describer.describe_pictures(torch.cat(waiting))
+            if found is None:
+                found = np.empty((total, described.shape[1]), np.float32)
+            found[places] = described
+            done += len(places)
+            waiting, places = [], []
+            stage("occlusion", done, total)
+        assert found is not None  # there is a window, and a stretch in it
+        return found
+
+    def _pictures(
+        self, number: int, describer: Describer
+    ) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """Draw windows far from each other together, each without its stretch."""
+        picture = kept_axis(describer, self.trains)
+        rows = self.matched.rows[number][self.rows]
+        for group in self.apart:
+            for column in range(len(self.offsets)):
+                trains = self._without(group, int(self.offsets[column]))
+                at = [int(k) * len(self.offsets) + column for k in group]
+                yield at, describer.draw(trains, rows[group].tolist(), picture)
+
+    def _without(self, group: NDArray[np.int64], offset: int) -> SpikeTrains:
+        """Take the spikes of one stretch out of each window of a group."""
+        keep = np.ones(len(self.spike_bin), dtype=bool)
+        for k in group:
+            first = self.first_bin[k] + offset
+            keep &= ~(
+                (self.spike_segment == self.segment[k])
+                & (self.spike_bin >= first)
+                & (self.spike_bin < first + self.stretch)
+            )
+        s = self.trains.spikes
+        kept = Spikes(s.sample[keep], s.channel[keep], s.peak_to_peak_uv[keep])
+        return replace(self.trains, spikes=kept)
+
+
+def kept_axis(describer: Describer, trains: SpikeTrains) -> Picture:
+    """Picture of a view whose count axis does not move when spikes are taken away.
+
+    Parameters
+    ----------
+    describer
+        Of the view.
+    trains
+        The whole recording.
+    """
+    picture = describer.picture
+    if picture.count_axis != "recording":
+        return picture
+    top = Drawer(trains, describer.windows, picture, 1).largest_count
+    return replace(picture, count_axis=float(max(1, top)))
+
+
+def _apart(start_s: NDArray[np.float64], distance_s: float) -> list[NDArray[np.int64]]:
+    """Part windows into groups in which each starts `distance_s` after the one before or later."""
+    groups: list[list[int]] = []
+    for k, start in enumerate(start_s.tolist()):
+        fitting = (g for g in groups if start - start_s[g[-1]] >= distance_s - 1e-6)
+        group = next(fitting, None)
+        if group is None:
+            groups.append([k])
+        else:
+            group.append(k)
+    return [np.array(group, dtype=np.int64) for group in groups]

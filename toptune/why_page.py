@@ -1,0 +1,347 @@
+"""The folder of an explanation: why.html, occlusion.csv, windows.csv and why.json.
+
+What enters: recordings with what spoke for their verdicts. What leaves: files; times in seconds
+since the recording's start, probabilities between 0 and 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toptune.describing import Describer
+from toptune.errors import InputError
+from toptune.finding import find_spikes
+from toptune.fingerprint import file_sha256
+from toptune.html_page import (
+    Block,
+    Fact,
+    Facts,
+    Line,
+    Note,
+    Page,
+    Section,
+    Text,
+    Timeline,
+    Track,
+    png_uri,
+    render,
+)
+from toptune.model import read_model
+from toptune.prediction import SEEN, Predictor
+from toptune.progress import Progress, Silent
+from toptune.report_devices import time_ticks
+from toptune.report_scores import percent
+from toptune.run_folder import FolderKind, publish, target_problems, write_csv, write_json
+from toptune.spiketrains import SpikeTrains
+from toptune.thumbnails import Thumbnails, draw_thumbnails, grey_png
+from toptune.why import Explained, Occlusion, explain, importance
+
+WHY = FolderKind("explanation", "why.json", "toptune why")
+FORMAT = 1
+# Smaller drops than this are drawn small.
+_SMALL_DROP = 0.05
+
+
+class Seen(NamedTuple):
+    """A recording explained, with what is drawn of it.
+
+    Attributes
+    ----------
+    explained : Explained
+    thumbnails : Thumbnails
+        Of the whole recording.
+    pictures : tuple of (str, bytes)
+        What each view's network saw in the strongest window: the view's name, and a PNG.
+    """
+
+    explained: Explained
+    thumbnails: Thumbnails
+    pictures: tuple[tuple[str, bytes], ...]
+
+
+def why(
+    model: Path | str,
+    recordings: Sequence[Path | str],
+    out: Path | str,
+    *,
+    of_class: str | None = None,
+    occlusion: Occlusion | None = None,
+    weights: Sequence[Path] = (),
+    device: str = "auto",
+    n_jobs: int | None = None,
+    batch_size: int | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> list[Explained]:
+    """Explain a model's verdicts on recordings of any kind, and write the folder.
+
+    Parameters
+    ----------
+    model
+        The ``model`` folder of a run.
+    recordings
+        Paths.
+    out
+        A new folder.
+    of_class
+        What to explain; each recording's verdict where None.
+    occlusion
+        How the blank stretch slides.
+    weights, device, n_jobs, batch_size
+        As for `predict`.
+    overwrite
+        Replace an explanation in `out`.
+    progress
+        Watches.
+
+    Raises
+    ------
+    InputError
+        As for `predict` and `explain`.
+    """
+    out = Path(out)
+    problems = target_problems(out, overwrite=overwrite, kind=WHY)
+    if problems:
+        raise InputError(problems[0])
+    watch = progress or Silent()
+    read = read_model(model)
+    predictor = Predictor(read, weights, device=device, n_jobs=n_jobs, batch_size=batch_size)
+    seen = []
+    for number, path in enumerate(recordings, 1):
+        watch.recording(number, len(recordings), str(path))
+        found = find_spikes(Path(path), read.spikes, n_jobs=n_jobs, stage=watch.stage)
+        notes = list(found.notes)
+        if file_sha256(Path(path)) in read.training_inputs:
+            notes.insert(0, SEEN)
+        explained = explain(
+            predictor, str(path), found.trains, occlusion=occlusion, of_class=of_class,
+            notes=notes, stage=watch.stage,
+        )  # fmt: skip
+        seen.append(_seen(predictor, found.trains, explained))
+    with publish(out, overwrite=overwrite, kind=WHY) as folder:
+        _write(folder, str(model), seen)
+    return [one.explained for one in seen]
+
+
+def _seen(predictor: Predictor, trains: SpikeTrains, explained: Explained) -> Seen:
+    matched = predictor.match(explained.prediction.recording, trains)
+    row = explained.rows[explained.strongest]
+    pictures = []
+    for number, describer in enumerate(predictor.describers):
+        if not isinstance(describer, Describer):
+            continue
+        drawn = describer.draw(trains, [int(matched.rows[number][row])], describer.picture)
+        pictures.append((describer.picture.kind, grey_png(1 - drawn[0].cpu().numpy())))
+    return Seen(explained, draw_thumbnails(trains), tuple(pictures))
+
+
+def summary(explained: Explained) -> dict[str, Any]:
+    """Plain values: the verdict, and the stretch without which it is least probable."""
+    p = explained.prediction
+    window, stretch = np.unravel_index(explained.drop.argmax(), explained.drop.shape)
+    return {
+        "recording": p.recording,
+        "prediction": p.prediction,
+        "class": p.classes[explained.code],
+        "probability": float(p.mean_probabilities[explained.code]),
+        "strongest_window_start_s": float(explained.start_s[explained.strongest]),
+        "strongest_stretch_start_s": float(explained.start_s[window] + explained.offset_s[stretch]),
+        "stretch_s": explained.stretch_s,
+        "largest_drop": float(explained.drop.max()),
+        "warnings": list(p.warnings),
+    }
+
+
+def _write(folder: Path, model: str, seen: Sequence[Seen]) -> None:
+    all_explained = [one.explained for one in seen]
+    write_json(
+        folder / WHY.marker,
+        {
+            "kind": WHY.kind,
+            "format": FORMAT,
+            "toptune_version": version("toptune"),
+            "model": model,
+            "recordings": [summary(one) for one in all_explained],
+        },
+    )
+    write_csv(
+        folder / "occlusion.csv",
+        ["recording", "class", "window_start_s", "blank_start_s", "blank_s", "probability",
+         "probability_without", "drop", "score_drop"],
+        _occlusion_rows(all_explained),
+    )  # fmt: skip
+    write_csv(
+        folder / "windows.csv",
+        ["recording", "start_s", "prediction", "class", "probability"],
+        _window_rows(all_explained),
+    )
+    (folder / "why.html").write_text(render(why_page(model, seen)), "utf-8")
+
+
+def _occlusion_rows(all_explained: Sequence[Explained]) -> Iterator[list[Any]]:
+    for e in all_explained:
+        p = e.prediction
+        for i, row in enumerate(e.rows.tolist()):
+            for j, offset in enumerate(e.offset_s.tolist()):
+                start = float(p.start_s[row])
+                yield [
+                    *(p.recording, p.classes[e.code], start, start + offset, e.stretch_s),
+                    *(float(p.probabilities[row, e.code]), float(e.probability[i, j])),
+                    *(float(e.drop[i, j]), float(e.score_drop[i, j])),
+                ]
+
+
+def _window_rows(all_explained: Sequence[Explained]) -> Iterator[list[Any]]:
+    for e in all_explained:
+        p = e.prediction
+        for i, code in enumerate(p.codes.tolist()):
+            share = float(p.probabilities[i, e.code])
+            start = float(p.start_s[i])
+            yield [p.recording, start, p.classes[code], p.classes[e.code], share]
+
+
+# --- the page
+
+
+def why_page(model: str, seen: Sequence[Seen]) -> Page:
+    """Draw what spoke for each verdict under the recording's activity.
+
+    Parameters
+    ----------
+    model
+        Its folder, for the reader.
+    seen
+        The recordings.
+    """
+    return Page(
+        title="Why this verdict?",
+        lead="Which windows of a recording, and which seconds in them, spoke for what the model"
+        " says.",
+        blocks=(
+            Text(
+                text="Below the activity, silence was put in place of some seconds of spikes, from"
+                " begin to end, and every window looked at again. Where the line of the drop"
+                " rises above its rule (no change), the class got less probable without those"
+                " seconds: they spoke for it. Where it falls below, they spoke against it."
+            ),
+        ),
+        sections=tuple(_section(one) for one in seen),
+        footer=f"Model {model}. Written by toptune {version('toptune')}. What speaks for a"
+        " verdict is what the model looks at, not what makes the networks differ.",
+    )
+
+
+def _section(seen: Seen) -> Section:
+    e, p = seen.explained, seen.explained.prediction
+    name = p.classes[e.code]
+    said = summary(e)
+    blocks: list[Block] = [Note(text=warning) for warning in p.warnings]
+    blocks.append(
+        Facts(
+            facts=(
+                Fact(
+                    name="Verdict",
+                    value=p.prediction,
+                    detail=f"{p.votes[p.code]} of {len(p.codes)} windows; mean probability"
+                    f" {percent(p.probability)}",
+                ),
+                Fact(
+                    name=f"Spoke most for {name}",
+                    value=f"{said['strongest_stretch_start_s']:g} to"
+                    f" {said['strongest_stretch_start_s'] + e.stretch_s:g} s",
+                    detail=f"without it {name} is {100 * said['largest_drop']:.0f} points less"
+                    " probable in that window",
+                ),
+            )
+        )
+    )
+    blocks += [_whole(seen, name), _window(seen, name)]
+    return Section(title=Path(p.recording).name, blocks=tuple(blocks))
+
+
+def _whole(seen: Seen, name: str) -> Timeline:
+    e, p, t = seen.explained, seen.explained.prediction, seen.thumbnails
+    half = _width_s(e) / 2
+    time_s, drop = importance(e)
+    centres = ((p.start_s + half) / t.duration_s).tolist()
+    return Timeline(
+        name="The whole recording",
+        badge=name,
+        tone="plain",
+        text=f"{len(e.rows)} windows, each {len(e.offset_s)} times with {e.stretch_s:g} s of"
+        " silence.",
+        tracks=(
+            Track(
+                name=f"histogram, up to {t.largest_count:,}",
+                alt=f"Spikes in bins of {t.histogram_bin_s:g} s",
+                uri=png_uri(t.histogram),
+                height_px=80,
+            ),
+            _drop_track(time_s / t.duration_s, drop),
+            Track(
+                name=f"probability of {name}",
+                alt=f"Probability of {name} of {len(p.codes)} windows",
+                lines=(
+                    Line(
+                        points=tuple(
+                            zip(centres, p.probabilities[:, e.code].tolist(), strict=True)
+                        ),
+                        tone="good",
+                    ),
+                ),
+                marks=(0.5,),
+            ),
+            Track(name="raster", alt="Raster", uri=png_uri(t.raster), height_px=80),
+        ),
+        ticks=tuple(time_ticks(0, t.duration_s)),
+    )
+
+
+def _window(seen: Seen, name: str) -> Timeline:
+    e = seen.explained
+    start = float(e.start_s[e.strongest])
+    width = _width_s(e)
+    share = e.prediction.probabilities[e.rows[e.strongest], e.code]
+    middle = (e.offset_s + e.stretch_s / 2) / width
+    return Timeline(
+        name="The surest window, as the network sees it",
+        badge=f"{start:g} to {start + width:g} s",
+        tone="plain",
+        text=f"Probability of {name}: {percent(float(share))}.",
+        tracks=(
+            *(
+                Track(
+                    name=kind,
+                    alt=f"The {kind} of this window as the network sees it",
+                    uri=png_uri(content),
+                    height_px=130,
+                )
+                for kind, content in seen.pictures
+            ),
+            _drop_track(middle, e.drop[e.strongest]),
+        ),
+        ticks=tuple(time_ticks(start, start + width)),
+    )
+
+
+def _width_s(e: Explained) -> float:
+    """Width of the explained windows: the last stretch ends with them."""
+    return float(e.offset_s[-1] + e.stretch_s)
+
+
+def _drop_track(place: NDArray[np.float64], drop: NDArray[np.float64]) -> Track:
+    low, high = min(0.0, float(drop.min())), max(_SMALL_DROP, float(drop.max()))
+    points = zip(place.tolist(), ((drop - low) / (high - low)).tolist(), strict=True)
+    return Track(
+        name=f"drop, {100 * low:.0f} to {100 * high:.0f} points",
+        alt=f"Drop in probability without a stretch, from {drop.min():.2f} to {drop.max():.2f}",
+        lines=(Line(points=tuple(points), tone="strong"),),
+        marks=(-low / (high - low),),
+        height_px=80,
+    )
