@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from small_data import install_tiny_backbones, write_data_set, write_devices
 
-from toptune import describing, detection, features, sweep_report, sweep_tables
+from toptune import describing, detection, features, sweep_features, sweep_report, sweep_tables
 from toptune import fit as fit_module
 from toptune import sweep as sweep_module
 from toptune.detection import detect_recording
@@ -127,7 +127,7 @@ def swept(whole: Swept, tmp_path: Path) -> Path:
 def done(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
     """What is detected, described, compiled and fitted from here on."""
     seen: dict[str, list[str]] = {"detected": [], "described": [], "compiled": [], "fitted": []}
-    real_describe, real_engine = features.describe, features.FeatureEngine
+    real_describe, real_engine = describing.begin_views, features.FeatureEngine
     real_fit = fit_module.fit
 
     def detect(recording: McsRecording, *args: Any, **kwargs: Any) -> Any:
@@ -147,7 +147,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
         return real_fit(table, head, out, **kwargs)
 
     monkeypatch.setattr(detection, "detect_recording", detect)
-    monkeypatch.setattr(features, "describe", describe)
+    monkeypatch.setattr(sweep_features, "begin_views", describe)
     monkeypatch.setattr(features, "FeatureEngine", engine)
     monkeypatch.setattr(sweep_module, "fit", fit)
     return seen
@@ -235,7 +235,7 @@ def test_what_is_there_is_not_done_again(
     assert [o.metrics for o in again.done] == [o.metrics for o in whole.done]
 
 
-@pytest.mark.parametrize(("place", "number"), [("fit", 0), ("fit", 3), ("describe", 7)])
+@pytest.mark.parametrize(("place", "number"), [("fit", 0), ("fit", 3), ("begin_views", 7)])
 def test_a_killed_sweep_goes_on_and_ends_like_an_uninterrupted_one(
     fresh: Path,
     whole: Swept,
@@ -244,7 +244,7 @@ def test_a_killed_sweep_goes_on_and_ends_like_an_uninterrupted_one(
     place: str,
     number: int,
 ) -> None:
-    module, seen = (sweep_module, "fitted") if place == "fit" else (features, "described")
+    module, seen = (sweep_module, "fitted") if place == "fit" else (sweep_features, "described")
     real = getattr(module, place)
 
     def killed(*args: Any, **kwargs: Any) -> Any:
@@ -354,14 +354,14 @@ def test_a_run_that_fails_stops_no_other_and_is_tried_again(
 def test_features_that_fail_stop_only_their_runs(
     fresh: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = describing.Describer.describe
+    real = describing.begin_views
 
-    def failing(self: describing.Describer, *args: Any) -> Any:
-        if self.picture.kind == "raster":
+    def failing(trains: Any, describers: Any, stage: Any) -> Any:
+        if describers[0].picture.kind == "raster":
             raise ToptuneError("a picture is broken")
-        return real(self, *args)
+        return real(trains, describers, stage)
 
-    monkeypatch.setattr(describing.Describer, "describe", failing)
+    monkeypatch.setattr(sweep_features, "begin_views", failing)
     made = run(fresh, grid_of(fresh))
     kinds = [
         (one.view.picture.kind, one.outcome.metrics is None) for one in pictured(made.outcomes)

@@ -118,7 +118,8 @@ def print_swept(swept: Swept) -> None:
         say(RANDOM_NOTE)
     for task in dict.fromkeys(describe_task(o.combination.fit) for o in swept.done):
         mine = [o for o in swept.done if describe_task(o.combination.fit) == task]
-        for warning in dict.fromkeys(w for o in mine for w in (o.metrics or {})["warnings"]):
+        warnings = [w for o in mine for w in (o.metrics or {}).get("warnings", [])]
+        for warning in dict.fromkeys(warnings):
             say(f"warning: {warning}")
     for note in swept.notes:
         say(f"note: {note}")
