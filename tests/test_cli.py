@@ -597,7 +597,7 @@ def test_sweep_prints_its_tables_and_goes_on_as_json(
     assert "RANDOM (seed 0)" in ran.out
     assert f"report: {folder / 'out' / 'report.html'}" in ran.out
     assert "[2/2] tiny, raster, 2 s, falkon, not tuned, 0 permutations: devices" in ran.err
-    names = {p.name for p in (folder / "out").iterdir()}
+    names = {p.name for p in (folder / "out").iterdir() if not p.name.startswith(".")}
     assert names == {"store.zarr", "measured", "runs", "sweep.json", "runs.csv", "table.csv",
                      "table.md", "report.html"}  # fmt: skip
     ran = run(*arguments, "--json")
