@@ -70,17 +70,10 @@ CASES = (
     edited("devices: recording with two labels", "r1.csv,dev1,B", "r2.csv,dev1,B", "two labels"),
     edited("devices: recording is a folder of none", "r1.csv", ".", "line 3", "not a recording"),
     edited("devices: recording is this table", "r1.csv", "devices.csv", "line 3"),
-    table("devices: one class", GOOD.replace(",B", ",A"), "only one class"),
     table("devices: open quote", GOOD + '"r9.csv,dev9,A\n', "line 8", "not a CSV table"),
     table("devices: quote inside", GOOD + '"r9"x.csv,dev9,A\n', "line 8", "not a CSV table"),
     table("devices: endless cell", GOOD + "x" * 200_000 + ",a,A\n", "not a CSV table"),
     table("devices: UTF-16", GOOD.encode("utf-16"), "not UTF-8"),
     table("devices: Latin-1", GOOD.replace("A\n", "\xe4\n").encode("latin-1"), "line 2", "not UTF"),
     table("devices: zeros", bytes(500), "devices.csv"),
-    edited("devices: class of one device", "dev1,B", "dev1,C", "class C has only one device"),
-    table(
-        "devices: one class, spelt in two ways",
-        HEAD + "r0.csv,d0,caf\u00e9\nr1.csv,d1,cafe\u0301\n",
-        "only one class",
-    ),
 )

@@ -6,7 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import settings
 from real_gpu import no_gpu
+
+# Numba's first call is slow. Otherwise the profile is that of the place: where CI is set, examples
+# are the same each time, so that a red run means a change and never a draw.
+_PLACE = settings.get_profile(settings.get_current_profile_name())
+settings.register_profile("toptune", _PLACE, deadline=None)
+settings.load_profile("toptune")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -40,7 +40,7 @@ STAGES = (
     "heads.logistic heads.logistic_folds heads.logistic_tuning",
     "heads.mlp_network heads.mlp_cpu heads.mlp_folds heads.mlp heads.mlp_tuning",
     "folds reliability scores permutations task evaluation",
-    "run_folder novelty model environment confusion_plot metrics run_tables comparison",
+    "run_folder novelty model environment confusion_plot metrics run_tables",
     "run_reading report_setup report_scores report_devices report_beside report",
     "fit",
     "model_backbones predictions predict_tables prediction why why_page",

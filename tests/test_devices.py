@@ -114,7 +114,7 @@ HEAD = "recording,device,label\n"
         pytest.param("recording,label\na.h5,x\n", ["line 1: no column device"], id="no column"),
         pytest.param("recording\tdevice\tlabel\n", ["line 1: no column"], id="tabs"),
         pytest.param(
-            "recording,device,label,label\n", ["line 1: column label is there twice"], id="twice"
+            "recording,device,label,label\n", ["line 1: column 'label' is there twice"], id="twice"
         ),
         pytest.param("recording,device,label,\n", ["line 1: column 4 has no name"], id="nameless"),
         pytest.param(

@@ -574,3 +574,15 @@ def test_centres_are_planned_for_the_devices_memory(monkeypatch: pytest.MonkeyPa
     # 8 GiB: four matrices of 11,585 rows fill half.
     assert plan.n_centres == 4000
     assert "8.0 GiB of memory are at hand, enough for 11585" in plan.reason
+
+
+def test_a_report_that_fails_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def failing(*_: Any, **__: Any) -> None:
+        raise ValueError("no font")
+
+    monkeypatch.setattr(fit_module, "write_report", failing)
+    result = fit(make_table(), "falkon", tmp_path / "run", head_params={"n_centres": 20})
+    assert (result.path / "model" / "model.json").exists()
+    assert "run is published without its report.html (no font): toptune report" in caplog.text

@@ -275,7 +275,9 @@ def test_parameters_out_of_range_are_named(params: dict[str, Any], message: str)
 
 
 def test_unknown_heads_and_parameters_are_refused() -> None:
-    with pytest.raises(InputError, match="there is no head 'svm'; there are mlp and falkon"):
+    with pytest.raises(
+        InputError, match="there is no head 'svm'; there are mlp, falkon, parameters"
+    ):
         make_head("svm", {})
     with pytest.raises(InputError, match="falkon head has no parameter 'sigma'; it has width"):
         make_head("falkon", {"sigma": 1})

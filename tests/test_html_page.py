@@ -122,7 +122,8 @@ def outline(page: Page) -> Outline:
 
 @given(st.text(alphabet="<>&\"'{}%#;a/-\u00b5\n ", min_size=1, max_size=12))
 def test_no_text_becomes_markup(text: str) -> None:
-    harmless = outline(page_of("word"))
+    # As long, since the heads of narrow columns are turned where they are long.
+    harmless = outline(page_of("w" * len(text)))
     found = outline(page_of(text))
     assert found.tags == harmless.tags
     assert [n for n, _ in found.attributes] == [n for n, _ in harmless.attributes]

@@ -146,6 +146,7 @@ def extract(
     if opened.refused and (not keep_going or len(opened.refused) == len(listed.rows)):
         raise InputErrors(opened.problems(listed))
     backbone = backbone or Backbone()
+    spike_device = accelerator(device) if opened.voltage else None
     job = Extraction(
         spikes,
         windows or Windows(),
@@ -154,7 +155,7 @@ def extract(
         load_engine(
             backbone, device=device, precision=precision, batch_size=batch_size, n_jobs=n_jobs
         ),
-        accelerator(device) if opened.voltage else None,
+        spike_device,
         n_jobs,
         progress or Silent(),
     )

@@ -7,6 +7,7 @@ Nothing is trained before everything has been checked.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import numpy as np
 from sklearn.base import clone
 
 from toptune.environment import describe_environment
-from toptune.errors import InputError, InputErrors
+from toptune.errors import InputError, InputErrors, StorageError
 from toptune.evaluation import Evaluation, Units, evaluate, evaluation_problems, shuffles
 from toptune.facts import TrainingFacts
 from toptune.featuretable import FeatureTable, RecordingInfo, View
@@ -50,6 +51,8 @@ TUNED = {
 # Falkon's cost hardly more than the folds; each of the others trains all folds anew, which takes
 # the small fits of the parameters head half a second and an MLP minutes.
 PERMUTATIONS = {"falkon": 1000, "mlp": 0, "parameters": 200}
+
+_LOG = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
 
@@ -218,9 +221,22 @@ def fit(
         if head == KIND:
             write_parameters(folder, table, estimator)
         write_model(folder / "model", model)
-    # After the run is published, so that nothing learnt hangs on it.
-    write_report(out, store=store, progress=progress)
+        _report(folder, out, store, progress)
     return RunResult(out, scores, found, metrics)
+
+
+def _report(folder: Path, out: Path, store: FeatureStore | None, progress: Progress | None) -> None:
+    """Write the report of a run that is about to be published; nothing learnt hangs on it."""
+    try:
+        write_report(folder, store=store, going_to=out, progress=progress)
+    except StorageError:
+        raise
+    except Exception as error:  # noqa: BLE001  # told; hours of training must not hang on a drawing
+        _LOG.debug("report of %s", out, exc_info=True)
+        _LOG.error(
+            "%s is published without its report.html (%s): toptune report %s tries again",
+            out, " ".join(str(error).split()), out,
+        )  # fmt: skip
 
 
 def fit_problems(
@@ -344,6 +360,10 @@ def _checked(
 
 def _head_device(head: str, params: Mapping[str, Any], device: str) -> str:
     """Resolve the device: Falkon's direct solver works in float64, all others need not."""
+    if head == KIND:
+        if device == "cuda":
+            raise InputError("the parameters head works on the CPU, not on cuda")
+        return "cpu"
     direct = head == "falkon" and params.get("solver", "direct") == "direct"
     return float64_device(device) if direct else torch_device(device)
 
@@ -401,8 +421,6 @@ def _build_head(head: str, params: dict[str, Any], seed: int, device: str) -> An
     for name in {"random_state", "device"} & set(params):
         raise InputError(f"the head's {name} is set by the run's seed and device, not by itself")
     if head == KIND:
-        if device == "cuda":
-            raise InputError("the parameters head works on the CPU, not on cuda")
         return make_head(head, params)
     return make_head(head, {**params, "random_state": seed, "device": device})
 

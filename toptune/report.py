@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -41,6 +42,7 @@ def write_report(
     beside: Sequence[Path | str] = (),
     extra: Sequence[Section] = (),
     out: Path | None = None,
+    going_to: Path | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Path:
     """Write a run's report, replacing an earlier one.
@@ -57,6 +59,8 @@ def write_report(
         Further sections, after the devices.
     out
         The file to write; report.html in the run's folder where None.
+    going_to
+        Where the run's folder will be once it is published, if it is not yet.
     progress
         Told what is being drawn, how much of it is done, and how much there is.
 
@@ -73,6 +77,8 @@ def write_report(
     run = read_run(folder)
     others = [read_run(other) for other in beside]
     target = run.path / NAME if out is None else out
+    if going_to is not None:
+        run = replace(run, path=going_to)
     html = render(report_page(run, others, store, extra, progress))
     # Written aside, so that whoever opens the report sees a whole one.
     aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")

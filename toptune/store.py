@@ -542,7 +542,7 @@ def _checked_root(path: Path, attributes: dict[str, Any]) -> dict[str, Any]:
 
 def _refuse_damage(path: Path) -> dict[str, Any]:
     try:
-        return read_attributes(path)
+        return read_attributes(path.resolve())
     except DamagedError as error:
         raise InputError(
             f"{path / 'zarr.json'} is damaged ({error.cause}): put back a copy of that file, or"
