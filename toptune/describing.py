@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -244,8 +245,8 @@ class Begun:
         self._underway = underway
         self.start_s = start_s
 
-    def result(self) -> list[Described]:
-        """Wait for the features; (0, d) of views that have no window."""
+    @cached_property
+    def _described(self) -> list[Described]:
         return [
             Described(
                 np.empty((0, describer.engine.loaded.n_features), np.float32)
@@ -257,6 +258,10 @@ class Begun:
                 self._describers, self.start_s, self._underway, strict=True
             )
         ]
+
+    def result(self) -> list[Described]:
+        """Wait for the features, once; (0, d) of views that have no window."""
+        return self._described
 
 
 def begin_views(

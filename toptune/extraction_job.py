@@ -206,6 +206,9 @@ class Extraction:
         self.store.write_spikes(name, found.trains, info)
 
     def _publish_features(self, row: DeviceRow, name: str, key: str, source: dict[str, Any]) -> int:
+        computed = {"computed": self.describer.engine.computed.to_json()}
+        # Before they are computed, not only before they are written.
+        self.store.refuse_mixture(self.feature_set, computed)
         trains = self.store.read_spikes(name)
         begun = self.begin(trains, [self.describer], self.progress.stage)
         n_windows = len(begun.start_s[0])
@@ -219,7 +222,7 @@ class Extraction:
             "n_windows": n_windows,
             "input": {k: source[k] for k in ("recording", "sha256")},
             "versions": _versions("toptune", "torch", "torchvision", "timm", "openvino"),
-            "computed": self.describer.engine.computed.to_json(),
+            **computed,
             "weights": _weights_source(self.backbone).to_json(),
         }
         write = partial(self._write_features, name, begun, info, self.claim.pop_all())

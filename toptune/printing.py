@@ -123,6 +123,9 @@ def print_demo(result: DemoResult, weights: str) -> None:
     console = Console()
     steps = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.seconds.items())
     console.print(f"{steps}; everything is in {result.folder}/", highlight=False)
+    for head in result.metrics:
+        report = result.folder / f"run-{head}" / "report.html"
+        console.print(f"to be looked at: {report}", highlight=False, soft_wrap=True)
     if weights == "random":
         console.print(_RANDOM_WEIGHTS, highlight=False)
 
