@@ -9,7 +9,7 @@ from test_windows import make_trains
 from toptune import drawings
 from toptune.drawings import Drawings
 from toptune.params import Picture, Windows
-from toptune.rendering import PlacedSpikes
+from toptune.rendering import PlacedSpikes, ResidentSpikes
 from toptune.spiketrains import SpikeTrains
 from toptune.windows import Drawer
 
@@ -42,15 +42,24 @@ def test_cuda_draws_by_kernels_on_the_device_that_is_meant_from_spikes_placed_on
         """Places on the CPU, and notes where it should have."""
 
         def __init__(
-            self, trains: SpikeTrains, bin_ms: float, device: torch.device, launch: int
+            self,
+            trains: SpikeTrains,
+            bin_ms: float,
+            device: torch.device,
+            launch: int,
+            resident: ResidentSpikes | None,
         ) -> None:
+            # Those on another device than the pictures' are not of use there.
+            assert resident is None
             placed.append((bin_ms, device, launch))
             super().__init__(trains, bin_ms, torch.device("cpu"), launch_nothing)
 
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
     monkeypatch.setattr(drawings, "cupy_launch", lambda _source, where: where)
     monkeypatch.setattr(drawings, "PlacedSpikes", Placing)
-    made = Drawings(TRAINS)
+    spikes = TRAINS.spikes
+    elsewhere = ResidentSpikes(torch.tensor(spikes.sample), torch.tensor(spikes.channel))
+    made = Drawings(TRAINS, elsewhere)
     for bin_ms in (10.0, 10.0, 20.0):
         windows = Windows(width_s=0.1, stride_s=0.1, bin_ms=bin_ms)
         assert len(made.drawer(windows, Picture(), 8, device)) == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from toptune.cuda_launch import Launch, cupy_launch
 from toptune.errors import InputError
 from toptune.features import HALF
 from toptune.params import Picture, Windows
-from toptune.rendering import InputChannels, PlacedSpikes, Renderer
+from toptune.rendering import InputChannels, PlacedSpikes, Renderer, ResidentSpikes
 from toptune.spiketrains import SpikeTrains
 from toptune.torch_network import TorchNetwork
 from toptune.windows import Drawer
@@ -312,3 +313,15 @@ def test_drawing_on_the_gpu_keeps_the_order_of_torchs_stream() -> None:
         drawn = made.draw(0, 157).clone()
     side.synchronize()
     torch.testing.assert_close(drawn.cpu(), expected, atol=1e-6, rtol=0)
+
+
+def test_spikes_that_are_on_the_device_are_placed_from_there(kernels: HostKernels) -> None:
+    launch = on_cpu(kernels)
+    expected = PlacedSpikes(RECORDING, 10.0, CPU, launch)
+    spikes = RECORDING.spikes
+    resident = ResidentSpikes(torch.tensor(spikes.sample), torch.tensor(spikes.channel))
+    # Other spikes on the host, as many: they must not be looked at.
+    silent = replace(RECORDING, spikes=spikes._replace(sample=np.zeros_like(spikes.sample)))
+    placed = PlacedSpikes(silent, 10.0, CPU, launch, resident)
+    assert torch.equal(placed.count, expected.count)
+    assert torch.equal(placed.fired, expected.fired)

@@ -356,10 +356,10 @@ def test_features_that_fail_stop_only_their_runs(
 ) -> None:
     real = describing.begin_views
 
-    def failing(trains: Any, describers: Any, stage: Any) -> Any:
+    def failing(trains: Any, describers: Any, *rest: Any) -> Any:
         if describers[0].picture.kind == "raster":
             raise ToptuneError("a picture is broken")
-        return real(trains, describers, stage)
+        return real(trains, describers, *rest)
 
     monkeypatch.setattr(sweep_features, "begin_views", failing)
     made = run(fresh, grid_of(fresh))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from toptune.backbones import LoadedBackbone
     from toptune.features import Computed, FeatureEngine, Precision, Underway
+    from toptune.rendering import ResidentSpikes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,6 +269,7 @@ def begin_views(
     trains: SpikeTrains,
     describers: Sequence[Describer],
     stage: Callable[[str, int, int], None],
+    resident: ResidentSpikes | None = None,
 ) -> Begun:
     """Begin to describe a recording in several ways, in one pass over its spikes.
 
@@ -285,6 +287,8 @@ def begin_views(
     stage
         Told ("features", windows done, windows in all) now and then, over all views; on CUDA
         windows count as done when their work is queued.
+    resident
+        The same spikes on the GPU, where they were found there: then they are not uploaded.
 
     Returns
     -------
@@ -293,7 +297,7 @@ def begin_views(
     """
     from toptune.drawings import Drawings
 
-    drawings = Drawings(trains)
+    drawings = Drawings(trains, resident)
     drawers = [
         drawings.drawer(d.windows, d.picture, d.engine.loaded.input_size, d.engine.device)
         for d in describers

@@ -11,7 +11,7 @@ import torch
 from toptune.binning import BinnedSpikes
 from toptune.cuda_launch import cupy_launch
 from toptune.params import Picture, Windows
-from toptune.rendering import PlacedSpikes, Renderer
+from toptune.rendering import PlacedSpikes, Renderer, ResidentSpikes
 from toptune.spiketrains import SpikeTrains
 from toptune.windows import Drawer
 
@@ -23,10 +23,13 @@ class Drawings:
     ----------
     trains
         The recording's spikes.
+    resident
+        The same on the current GPU, where they were found there.
     """
 
-    def __init__(self, trains: SpikeTrains) -> None:
+    def __init__(self, trains: SpikeTrains, resident: ResidentSpikes | None = None) -> None:
         self._trains = trains
+        self._resident = resident
         self._binned: dict[float, BinnedSpikes] = {}
         self._placed: dict[tuple[str, float], PlacedSpikes] = {}
 
@@ -66,7 +69,11 @@ class Drawings:
         if key not in self._placed:
             index = torch.device(device).index
             index = torch.cuda.current_device() if index is None else index
+            target = torch.device("cuda", index)
+            resident = self._resident
+            if resident is not None and resident.sample.device != target:
+                resident = None
             self._placed[key] = PlacedSpikes(
-                self._trains, key[1], torch.device("cuda", index), cupy_launch("render.cu", index)
+                self._trains, key[1], target, cupy_launch("render.cu", index), resident
             )
         return Renderer(self._placed[key], windows, picture, size)

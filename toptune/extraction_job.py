@@ -27,7 +27,7 @@ from toptune.describing import (
 from toptune.devices import DeviceRow
 from toptune.errors import InputError
 from toptune.facts import WeightsSource
-from toptune.finding import SpikeSettings, find_spikes
+from toptune.finding import FoundSpikes, SpikeSettings, find_spikes
 from toptune.fingerprint import file_sha256, stamp_of
 from toptune.params import Backbone, Picture, Windows, content_key
 from toptune.progress import Progress
@@ -36,10 +36,19 @@ from toptune.store import VERSION, FeatureSet, FeatureStore
 
 if TYPE_CHECKING:
     from toptune.features import Precision
+    from toptune.rendering import ResidentSpikes
 
 _LOG = logging.getLogger(__name__)
 
-Begin = Callable[[SpikeTrains, Sequence[Describer], Callable[[str, int, int], None]], Begun]
+Begin = Callable[
+    [
+        SpikeTrains,
+        Sequence[Describer],
+        Callable[[str, int, int], None],
+        "ResidentSpikes | None",
+    ],
+    Begun,
+]
 
 
 class PublishedSpikes(NamedTuple):
@@ -53,11 +62,14 @@ class PublishedSpikes(NamedTuple):
         What they were found in: name, sha256, stamp.
     reused : bool
         They were there already.
+    resident : ResidentSpikes or None
+        The same on the GPU, if they were just found there.
     """
 
     key: str
     source: dict[str, Any]
     reused: bool
+    resident: ResidentSpikes | None
 
 
 def load_engine(
@@ -160,7 +172,7 @@ class Extraction:
             self.reused += 1
             return int(published["n_windows"])
         self.spikes_reused += found.reused
-        return self._publish_features(row, name, key, found.source)
+        return self._publish_features(row, name, key, found)
 
     def spikes_of(self, row: DeviceRow, name: str) -> PublishedSpikes:
         """Bring one recording's spikes up to date."""
@@ -169,12 +181,18 @@ class Extraction:
             {"input": source["sha256"], "settings": self.spikes.to_json(), "version": VERSION}
         )
         info = self.store.spikes_info(name)
-        reused = info is not None and info["key"] == key
-        if not reused:
-            if info is not None:
-                _LOG.warning("%s changed since it was extracted: doing it again", row.written)
-            self._publish_spikes(row, name, key, source)
-        return PublishedSpikes(key, source, reused)
+        if info is not None and info["key"] == key:
+            return PublishedSpikes(key, source, True, None)
+        if info is not None:
+            _LOG.warning("%s changed since it was extracted: doing it again", row.written)
+        found = self._publish_spikes(row, name, key, source)
+        resident = None
+        if found.on_device is not None:
+            from toptune.rendering import ResidentSpikes
+
+            sample, channel, _ = found.on_device.to_torch()
+            resident = ResidentSpikes(sample, channel)
+        return PublishedSpikes(key, source, False, resident)
 
     def _input(self, row: DeviceRow, name: str) -> dict[str, Any]:
         """Fingerprint of the input; hashed anew only where size or time of a file changed."""
@@ -184,7 +202,9 @@ class Extraction:
             return {**info["input"], "stamp": stamp}
         return {"recording": row.written, "sha256": file_sha256(row.recording), "stamp": stamp}
 
-    def _publish_spikes(self, row: DeviceRow, name: str, key: str, source: dict[str, Any]) -> None:
+    def _publish_spikes(
+        self, row: DeviceRow, name: str, key: str, source: dict[str, Any]
+    ) -> FoundSpikes:
         found = find_spikes(
             row.recording, self.spikes, device=self.spike_device, n_jobs=self.n_jobs,
             stage=self.progress.stage,
@@ -204,13 +224,16 @@ class Extraction:
             info["over_noisy_channels"] = list(found.over_noisy_channels)
         self.notes += [f"{row.written}: {note}" for note in found.notes]
         self.store.write_spikes(name, found.trains, info)
+        return found
 
-    def _publish_features(self, row: DeviceRow, name: str, key: str, source: dict[str, Any]) -> int:
+    def _publish_features(
+        self, row: DeviceRow, name: str, key: str, spikes: PublishedSpikes
+    ) -> int:
         computed = {"computed": self.describer.engine.computed.to_json()}
         # Before they are computed, not only before they are written.
         self.store.refuse_mixture(self.feature_set, computed)
         trains = self.store.read_spikes(name)
-        begun = self.begin(trains, [self.describer], self.progress.stage)
+        begun = self.begin(trains, [self.describer], self.progress.stage, spikes.resident)
         n_windows = len(begun.start_s[0])
         if not n_windows:
             _LOG.warning(
@@ -220,7 +243,7 @@ class Extraction:
         info = {
             "key": key,
             "n_windows": n_windows,
-            "input": {k: source[k] for k in ("recording", "sha256")},
+            "input": {k: spikes.source[k] for k in ("recording", "sha256")},
             "versions": _versions("toptune", "torch", "torchvision", "timm", "openvino"),
             **computed,
             "weights": _weights_source(self.backbone).to_json(),

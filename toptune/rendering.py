@@ -60,6 +60,19 @@ def _upload(values: NDArray[np.int64] | NDArray[np.int32], device: torch.device)
     return tensor.to(device)
 
 
+class ResidentSpikes(NamedTuple):
+    """Spikes that are on a device already, because they were found there.
+
+    Attributes
+    ----------
+    sample : (n,) int64
+    channel : (n,) int32
+    """
+
+    sample: torch.Tensor
+    channel: torch.Tensor
+
+
 class PlacedSpikes:
     """A recording's spikes in bins, on a device; windows and pictures share it.
 
@@ -73,6 +86,8 @@ class PlacedSpikes:
         Where to.
     launch
         Launches the kernels of render.cu on that device.
+    resident
+        The same spikes where they are on the device already; uploaded where None.
 
     Attributes
     ----------
@@ -92,7 +107,12 @@ class PlacedSpikes:
     """
 
     def __init__(
-        self, trains: SpikeTrains, bin_ms: float, device: torch.device, launch: Launch
+        self,
+        trains: SpikeTrains,
+        bin_ms: float,
+        device: torch.device,
+        launch: Launch,
+        resident: ResidentSpikes | None = None,
     ) -> None:
         check_spikes(trains)
         self.trains, self.bin_ms, self.device, self.launch = trains, bin_ms, device, launch
@@ -104,8 +124,10 @@ class PlacedSpikes:
         self.fired = torch.zeros(shape, dtype=torch.int32, device=device)
         n = len(trains.spikes.sample)
         if n:
-            columns = (trains.spikes.sample, trains.spikes.channel, first_sample, n_bins, offset)
-            sample, channel, *places = (_upload(c, device) for c in columns)
+            places = [_upload(c, device) for c in (first_sample, n_bins, offset)]
+            sample, channel = resident or (
+                _upload(c, device) for c in (trains.spikes.sample, trains.spikes.channel)
+            )
             launch(
                 "render_place", n, n, sample, channel, len(first_sample), *places, per_bin, words,
                 self.count, self.fired,

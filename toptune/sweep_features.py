@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from toptune.describing import Begun, Describer, LazyEngine, begin_views
 from toptune.devices import DevicesFile
@@ -26,6 +26,9 @@ from toptune.run_folder import write_json
 from toptune.spiketrains import SpikeTrains
 from toptune.store import recording_name
 from toptune.store_session import StoreSession
+
+if TYPE_CHECKING:
+    from toptune.rendering import ResidentSpikes
 
 _LOG = logging.getLogger(__name__)
 
@@ -131,11 +134,12 @@ class ViewJob:
         trains: SpikeTrains,
         describers: Sequence[Describer],
         stage: Callable[[str, int, int], None],
+        resident: ResidentSpikes | None = None,
     ) -> Begun:
         """Describe, and measure how long that takes; so it waits for the features."""
         self._engine.get()  # compiled once for all views: no part of what a picture takes
         begin = time.perf_counter()
-        begun = begin_views(trains, describers, stage)
+        begun = begin_views(trains, describers, stage, resident)
         pictures = sum(len(described.features) for described in begun.result())
         self._took(pictures, time.perf_counter() - begin)
         return begun
