@@ -1,4 +1,4 @@
-"""Strike at real extractions and fits, many times, and see what they leave.
+"""Strike at real extractions, fits and sweeps, many times, and see what they leave.
 
 A program of its own: `python tests/crash_driver.py FOLDER KILLS SEED` prints a JSON report. It
 imports everything once and forks a process for each attempt, so that a kill costs no imports. It
@@ -26,7 +26,7 @@ from crash_jobs import N_RECORDINGS, Cost, Job, look, make_jobs, spoilt
 from forked import Ended, die_at_step, ended, limit_files, nothing, toptune
 from small_data import install_tiny_backbones
 
-from toptune import backbones, detection, features, fit, windows  # noqa: F401  # before forking
+from toptune import backbones, detection, features, fit, sweep, windows  # noqa: F401  # before forking
 
 # A file system in memory keeps whole pages.
 PAGE = 4096
@@ -194,12 +194,15 @@ def drive(folder: Path, n_kills: int, seed: int) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as monkeypatch:
         install_tiny_backbones(monkeypatch)
         jobs = make_jobs(folder)
+        # For looking at some jobs alone: TOPTUNE_JOBS=sweep.
+        wanted = os.environ.get("TOPTUNE_JOBS", "").split()
+        struck = [(job, cost) for job, cost in jobs if not wanted or job.name in wanted]
         try:
             report["together"] = together(jobs[0][0], 3)
             report["full disks"] = full_disks(
                 [job for job, _ in jobs if job.name in DISK_FILLING], seed
             )
-            report["kills"] = kills(jobs, n_kills, seed)
+            report["kills"] = kills(struck, n_kills, seed)
         except WrongError as error:
             report["wrong"] = str(error)
     return report

@@ -1,4 +1,4 @@
-"""Extractions and fits that are killed, out of disk or side by side lose and spoil nothing.
+"""Extractions, fits and sweeps that are killed, out of disk or side by side lose and spoil nothing.
 
 `TOPTUNE_KILLS=500 pytest tests/test_crash.py` strikes as often as that; `TOPTUNE_SEED` elsewhere.
 """

@@ -229,8 +229,8 @@ def _report(folder: Path, out: Path, store: FeatureStore | None, progress: Progr
     """Write the report of a run that is about to be published; nothing learnt hangs on it."""
     try:
         write_report(folder, store=store, going_to=out, progress=progress)
-    except StorageError:
-        raise
+    except (StorageError, OSError):
+        raise  # a full disk: then the rest of the run may not be whole either
     except Exception as error:  # noqa: BLE001  # told; hours of training must not hang on a drawing
         _LOG.debug("report of %s", out, exc_info=True)
         _LOG.error(

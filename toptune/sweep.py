@@ -17,16 +17,18 @@ from typing import TYPE_CHECKING, Any
 
 from toptune.cuda import accelerator
 from toptune.devices import DevicesFile, read_devices
+from toptune.durable import write_whole, writing
 from toptune.environment import describe_environment
 from toptune.errors import InputError, InputErrors, ToptuneError
 from toptune.extraction import list_devices, open_recordings, refuse_store
 from toptune.extraction_job import Extraction, load_engine
 from toptune.fit import fit, fit_problems
 from toptune.grid import Combination, FitOptions, Grid, View
+from toptune.locks import held
 from toptune.parameter_tables import table_for
 from toptune.parameter_views import KIND, ParameterParams
 from toptune.params import Backbone, content_key
-from toptune.run_folder import FolderKind, target_problems, write_csv, write_json
+from toptune.run_folder import FolderKind, target_problems, write_csv
 from toptune.store_session import writing_session
 from toptune.sweep_features import Failure, ViewJob, attempt, describe_all, find_all_spikes
 from toptune.sweep_plan import Forecast, run_key, run_name
@@ -125,7 +127,7 @@ class _Sweep:
     def check(self) -> None:
         """Find everything that is wrong with what was given."""
         problems: list[str] = []
-        if self.out.exists() and not (self.out.is_dir() and not any(self.out.iterdir())):
+        if self.out.exists() and not _is_empty(self.out):
             problems += target_problems(self.out, overwrite=True, kind=SWEEP)
         try:
             self.devices: DevicesFile = read_devices(self.devices_path)
@@ -182,7 +184,8 @@ class _Sweep:
 
     def run(self) -> None:
         """Extract and fit, beside other processes that do the same."""
-        self.out.mkdir(parents=True, exist_ok=True)
+        with writing(self.out):
+            self.out.mkdir(parents=True, exist_ok=True)
         self._write_state("under way")
         with writing_session(
             self.store_path, self.grid.spikes.to_json(), self.infos
@@ -356,32 +359,42 @@ class _Sweep:
 
     def _finish(self) -> None:
         path = self.out / "failures.csv"
-        path.unlink(missing_ok=True)
-        if self.failures:
-            write_csv(path, Failure._fields, self.failures)
+        with writing(path):
+            path.unlink(missing_ok=True)
+            if self.failures:
+                write_csv(path, Failure._fields, self.failures)
         self._write_state("finished")
 
     def _write_state(self, state: str) -> None:
         """Write sweep.json, which also marks the folder as a sweep."""
-        write_json(
-            self.out / SWEEP.marker,
-            {
-                "kind": SWEEP.kind,
-                "format": FORMAT,
-                "state": state,
-                "devices": str(self.devices_path),
-                "grid": {
-                    "name": self.grid.name,
-                    "title": self.grid.title,
-                    "text": self.grid.text,
-                    "settings": list(self.grid.settings),
-                },
-                "seed": self.seed,
-                "device": self.device,
-                "runs": [o.name for o in self.outcomes if o.metrics is not None],
-                "failures": [f._asdict() for f in self.failures],
+        told = {
+            "kind": SWEEP.kind,
+            "format": FORMAT,
+            "state": state,
+            "devices": str(self.devices_path),
+            "grid": {
+                "name": self.grid.name,
+                "title": self.grid.title,
+                "text": self.grid.text,
+                "settings": list(self.grid.settings),
             },
-        )
+            "seed": self.seed,
+            "device": self.device,
+            "runs": [o.name for o in self.outcomes if o.metrics is not None],
+            "failures": [f._asdict() for f in self.failures],
+        }
+        # Whole or not at all: without it nothing would go on in this folder. The lock tells what a
+        # killed process left from what another is writing.
+        lock = self.store_path.with_name(f".{self.store_path.name}.locks") / "sweep.lock"
+        with writing(self.out), held(lock):
+            for left in self.out.glob(f".{SWEEP.marker}.*.partial"):
+                left.unlink()
+            write_whole(self.out / SWEEP.marker, json.dumps(told, indent=2) + "\n")
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether a folder holds nothing but what a killed process may have left."""
+    return folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir())
 
 
 def _label(backbone: Backbone) -> str:

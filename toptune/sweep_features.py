@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from toptune.describing import Begun, Describer, LazyEngine, begin_views
 from toptune.devices import DevicesFile
+from toptune.durable import write_whole, writing
 from toptune.errors import StorageError, ToptuneError
 from toptune.extraction_job import Extraction
 from toptune.grid import View
 from toptune.progress import Progress
-from toptune.run_folder import write_json
 from toptune.spiketrains import SpikeTrains
 from toptune.store import recording_name
 from toptune.store_session import StoreSession
@@ -79,10 +79,9 @@ class Throughput:
 
     def write(self, path: Path) -> None:
         """Keep it beside the features, since those are not made again."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        write_json(part, asdict(self))
-        part.replace(path)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, json.dumps(asdict(self)))
 
 
 class ViewJob:

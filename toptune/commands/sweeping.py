@@ -38,6 +38,7 @@ def sweep(
     as_json: JsonOption = False,
 ) -> None:
     """Extract, fit and score every combination of a grid: the paper's tables, or your own."""
+    from toptune.durable import writing
     from toptune.grid import read_grid
     from toptune.sweep import sweep as run
     from toptune.sweep_printing import print_swept, watch_sweep
@@ -49,8 +50,9 @@ def sweep(
         result = run(
             devices, read, out, device=device.value, n_jobs=n_jobs, seed=seed, watch=watch
         )  # fmt: skip
-        write_result_tables(result)
-        write_report(result)
+        with writing(out):
+            write_result_tables(result)
+            write_report(result)
     if as_json:
         print_json(result.to_json())
     else:
