@@ -15,7 +15,7 @@ from toptune.errors import ToptuneError
 from toptune.threads import usable_cores
 
 _OLDEST_PYTHON = (3, 11)
-_MODULES = {"scikit-learn": "sklearn", "mcspydatatools": "McsPy"}
+_MODULES = {"scikit-learn": "sklearn", "mcspydatatools": "McsPy", "pillow": "PIL"}
 _NEEDED_DISK_BYTES = 2**30
 _GIB = 2**30
 
