@@ -23,10 +23,11 @@ from small_data import (
 )
 
 from toptune import detection
+from toptune.describing import LazyEngine
 from toptune.detection import detect_recording
 from toptune.errors import InputError, InputErrors, StorageError, ToptuneError
 from toptune.extraction import Extracted, SpikeSettings, extract
-from toptune.features import FeatureEngine
+from toptune.features import Computed, FeatureEngine
 from toptune.fingerprint import file_sha256
 from toptune.mcs import McsRecording
 from toptune.params import Backbone, HighPass, Picture, Ptsd, Windows
@@ -351,6 +352,21 @@ def test_store_says_what_computed_the_features(made: Path) -> None:
     info = store.features_info(recording_name("r0.h5"), store.choose().key)
     assert info is not None
     assert info["computed"] == {"device": "cpu", "precision": "float32", "engine": "openvino"}
+
+
+def test_a_mixture_is_refused_before_anything_is_computed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FeatureStore(folder / "s.zarr")
+    shutil.rmtree(store.path / recording_name("r3.h5") / "features")
+    monkeypatch.setattr(LazyEngine, "computed", Computed("cuda:some GPU", "float16", "torch"))
+
+    def computing(*_: Any) -> Any:
+        pytest.fail("features are computed that may not be written")
+
+    monkeypatch.setattr("toptune.extraction_job.begin_views", computing)
+    with pytest.raises(InputError, match="precision"):
+        again(folder)
 
 
 def test_half_precision_is_refused_on_the_cpu_before_any_work(folder: Path) -> None:

@@ -351,6 +351,15 @@ def test_a_run_that_fails_stops_no_other_and_is_tried_again(
     assert contents(fresh / "out") == contents(whole.path)
 
 
+def test_a_sweep_killed_before_its_folder_was_marked_goes_on(fresh: Path) -> None:
+    left = fresh / "out" / ".sweep.json.0a1b2c3d.partial"
+    left.parent.mkdir()
+    left.write_text('{"kind": "toptu')
+    made = run(fresh, grid_of(fresh))
+    assert not made.failures
+    assert not left.exists()
+
+
 def test_features_that_fail_stop_only_their_runs(
     fresh: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
