@@ -20,9 +20,9 @@ import pytest
 import torch
 
 from toptune.backbones import LoadedBackbone, load_backbone
-from toptune.cuda_launch import cupy_launch
 from toptune.describing import Begun, Described, Describer, LazyEngine, begin_views
 from toptune.features import FeatureEngine, Precision
+from toptune.machine.cuda_launch import cupy_launch
 from toptune.networks import PAPER_BACKBONES
 from toptune.params import Backbone, Picture, Windows
 from toptune.rendering import InputChannels, PlacedSpikes, Renderer

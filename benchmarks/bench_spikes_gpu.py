@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from real_gpu import real_accelerator
 
-from toptune.cuda import CudaAccelerator, DeviceArray
 from toptune.filters_cuda import HIGHPASS_BLOCK, DeviceHighPass
+from toptune.machine.cuda import CudaAccelerator, DeviceArray
 from toptune.noise_cuda import channel_means, noise_thresholds_on
 from toptune.params import HighPass, Ptsd
 from toptune.simulate_traces import simulate_traces

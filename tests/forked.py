@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from toptune import durable
 from toptune.cli import main
+from toptune.machine import durable
 
 # Changes of the file system, as the interpreter announces them.
 STEPS = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "os.truncate"}

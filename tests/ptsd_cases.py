@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from toptune import spikes_cpu
-from toptune.cuda import Accelerator
+from toptune.machine.cuda import Accelerator
 from toptune.spikes import PtsdSamples, channel_mean, sequential_sum
 from toptune.spikes_cuda import StretchWalk, sort_device_spikes
 from toptune.spiketrains import Spikes

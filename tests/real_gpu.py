@@ -7,8 +7,8 @@ from typing import NoReturn
 
 import pytest
 
-from toptune.cuda import CudaAccelerator, open_cuda
 from toptune.errors import InputError
+from toptune.machine.cuda import CudaAccelerator, open_cuda
 
 
 def no_gpu(reason: str) -> NoReturn:

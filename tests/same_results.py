@@ -8,8 +8,8 @@ with the code after it the same into another folder, and then
 
     python tests/same_results.py compare /tmp/before /tmp/after
 
-Compared are spikes, stores, runs of all classifiers, predictions, explanations and the tables of a sweep; not compared are
-times, pictures, and the wording of reports.
+Compared are spikes, stores, runs of all classifiers, predictions, explanations and the tables of a
+sweep; not compared are times, pictures, and the wording of reports.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ import numpy as np
 TIMES = ("seconds", "per_second", "per_s", "pictures_s")
 SKIPPED = (".html", ".png", ".lock", ".svg")
 START = (
-    "import importlib.util as u\nif u.find_spec('toptune.__main__'):\n    from toptune.__main__ import main\n"
-    "else:\n    from toptune.cli import main\nmain()"
+    "import importlib.util as u\nif u.find_spec('toptune.__main__'):\n"
+    "    from toptune.__main__ import main\nelse:\n    from toptune.cli import main\nmain()"
 )
 
 
@@ -66,19 +66,19 @@ def record(out: Path, study: Path) -> None:
         "extract": toptune(*extract, *network, "--json", cwd=out),
         "raster": toptune(*extract, *network, "--picture", "raster", "--json", cwd=out),
     }
-    fits: dict[str, list[object]] = {
-        "falkon": ["--head", "falkon", "--features", "histogram", "--permutations", 50],
-        "mlp": ["--head", "mlp", "--features", "raster", "--epochs", 8],
-        "mlp-plain": ["--head", "mlp", "--features", "raster", "--no-tune", "--merge", "x=75E25I,50E50I"],
-        "parameters": ["--head", "parameters", "--permutations", 20],
-        "fused": [
-            "--head", "falkon", "--features", "histogram", "--features", "raster", "--features", "parameters",
-            "--permutations", 20, "--n-centres", 60,
-        ],
-        "iterative": ["--head", "falkon", "--features", "histogram", "--solver", "iterative", "--no-tune", "--permutations", 0],
-    }  # fmt: skip
+    fits = {
+        "falkon": "falkon --features histogram --permutations 50",
+        "mlp": "mlp --features raster --epochs 8",
+        "mlp-plain": "mlp --features raster --no-tune --merge x=75E25I,50E50I",
+        "parameters": "parameters --permutations 20",
+        "fused": "falkon --features histogram --features raster --features parameters"
+        " --permutations 20 --n-centres 60",
+        "iterative": "falkon --features histogram --solver iterative --no-tune --permutations 0",
+    }
     for name, options in fits.items():
-        printed[name] = toptune("fit", "s.zarr", *options, "-o", name, "--json", cwd=out)
+        printed[name] = toptune(
+            "fit", "s.zarr", "--head", *options.split(), "-o", name, "--json", cwd=out
+        )
         model = f"{name}/model"
         printed[f"{name} predicts"] = toptune(
             "predict", model, recording, other, "-o", f"{name}-verdicts", "--json", cwd=out,
@@ -86,8 +86,9 @@ def record(out: Path, study: Path) -> None:
     printed["why"] = toptune("why", "fused/model", recording, "-o", "why", "--json", cwd=out)
     grid = out / "grid.toml"
     grid.write_text(
-        'picture = ["histogram", "raster"]\nwindow_s = [10, 5]\nstride_s = 2\nbackbone = "mobilenet_v2"\n'
-        'weights = "random"\nhead = ["mlp", "falkon", "parameters"]\npermutations = 10\n'
+        'picture = ["histogram", "raster"]\nwindow_s = [10, 5]\nstride_s = 2\n'
+        'backbone = "mobilenet_v2"\nweights = "random"\n'
+        'head = ["mlp", "falkon", "parameters"]\npermutations = 10\n'
         "[mlp]\ntune = false\nepochs = 5\npermutations = 0\n[falkon]\nwidth = [[0.5, 1.0]]\n"
     )
     printed["sweep"] = toptune("sweep", table, grid.name, "-o", "sweep", "--json", cwd=out)
@@ -97,9 +98,7 @@ def record(out: Path, study: Path) -> None:
 def timeless(value: Any, place: str) -> Any:
     """Take times and the record's own place out of a JSON value."""
     if isinstance(value, dict):
-        return {
-            k: timeless(v, place) for k, v in value.items() if not any(t in k for t in TIMES)
-        }
+        return {k: timeless(v, place) for k, v in value.items() if not any(t in k for t in TIMES)}
     if isinstance(value, list):
         return [timeless(v, place) for v in value]
     return value.replace(place, "OUT") if isinstance(value, str) else value
@@ -110,7 +109,10 @@ def digest(path: Path, place: Path) -> dict[str, str]:
     where = path.relative_to(place).as_posix()
     if path.suffix == ".npz":
         with np.load(path) as arrays:
-            return {f"{where}:{k}": repr((a.dtype, a.shape, sha(a.tobytes()))) for k, a in arrays.items()}
+            return {
+                f"{where}:{k}": repr((a.dtype, a.shape, sha(a.tobytes())))
+                for k, a in arrays.items()
+            }
     if path.suffix == ".json" and "zarr" not in where:
         value = json.loads(path.read_text("utf-8"))
         if path.name == "printed.json":

@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from toptune import backbones
-from toptune.assets import store_contract
 from toptune.backbones import LoadedBackbone
 from toptune.facts import RecordingFacts, TrainingFacts, WeightsSource
 from toptune.featuretable import FeatureTable, View
 from toptune.finding import SpikeSettings
+from toptune.machine.assets import store_contract
 from toptune.mcs_format import McsChannel, McsStream
 from toptune.mcs_writer import McsWriter
 from toptune.params import Backbone, Picture, Windows

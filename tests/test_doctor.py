@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 import torch
 
-from toptune import assets, doctor, doctor_check, doctor_gpu, doctor_machine, doctor_weights
+from toptune import doctor, doctor_check, doctor_gpu, doctor_machine, doctor_weights
 from toptune.check_tables import print_report
 from toptune.doctor_check import Check, Report
 from toptune.errors import ToptuneError
+from toptune.machine import assets
 from toptune.networks import PAPER_BACKBONES
 
 REAL_IMPORT = importlib.import_module

@@ -28,7 +28,7 @@ from toptune.detection import detect_recording
 from toptune.errors import InputError, InputErrors, StorageError, ToptuneError
 from toptune.extraction import Extracted, SpikeSettings, extract
 from toptune.features import Computed, FeatureEngine
-from toptune.fingerprint import file_sha256
+from toptune.machine.fingerprint import file_sha256
 from toptune.mcs import McsRecording
 from toptune.params import Backbone, HighPass, Picture, Ptsd, Windows
 from toptune.spike_npz import write_npz

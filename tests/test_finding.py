@@ -10,10 +10,10 @@ import pytest
 from cuda_on_cpu import HostAccelerator, Launch
 from small_data import install_tiny_backbones, write_data_set, write_mcs
 
-from toptune import cuda
 from toptune.cli import main
 from toptune.errors import InputError
 from toptune.finding import SpikeSettings, find_spikes
+from toptune.machine import cuda
 from toptune.spike_npz import read_npz, write_npz
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -95,7 +95,7 @@ def test_extract_finds_spikes_where_it_is_told_to(
 ) -> None:
     install_tiny_backbones(monkeypatch)
     # torch stays on the processor: only the spikes are looked at.
-    monkeypatch.setattr("toptune.hardware.torch_device", lambda _: "cpu")
+    monkeypatch.setattr("toptune.machine.device.torch_device", lambda _: "cpu")
     monkeypatch.setattr(cuda, "open_cuda", lambda: device)
     devices = write_data_set(tmp_path)
     kernels = device.kernels("ptsd", PTSD_BLOCK=32, PTSD_TILE=128)

@@ -382,7 +382,7 @@ def test_a_failure_while_replacing_brings_the_old_run_back(
     fit(make_table(), "falkon", out, seed=1)
     rename = Path.rename
     # As on file systems where two folders cannot change names at once.
-    monkeypatch.setattr("toptune.durable.exchange", lambda *_: False)
+    monkeypatch.setattr("toptune.machine.durable.exchange", lambda *_: False)
 
     def fail_to_publish(self: Path, target: Path) -> Path:
         if self.name.endswith(".partial"):

@@ -25,11 +25,11 @@ from real_gpu import real_accelerator
 from small_data import write_mcs
 
 from toptune import detection_cuda, spikes_cuda
-from toptune.cuda import CudaAccelerator, to_host
 from toptune.detection import detect_recording
 from toptune.detection_cuda import detect_recording_on
 from toptune.filters_cuda import DeviceHighPass
 from toptune.finding import SpikeSettings, find_spikes
+from toptune.machine.cuda import CudaAccelerator, to_host
 from toptune.noise_cuda import channel_means, noise_thresholds_on
 from toptune.params import HighPass, Noise, Ptsd
 from toptune.recording import ArrayRecording

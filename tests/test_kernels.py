@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from cuda_on_cpu import DECLARED, KERNELS, HostKernels, Launch, build, check_argument
 
-from toptune.cuda import COMPILER_OPTIONS
+from toptune.machine.cuda import COMPILER_OPTIONS
 
 SOURCES = sorted(KERNELS.glob("*.cu"))
 OWN = [KERNELS / f"{name}.cu" for name in ("highpass", "ptsd", "sums")]

@@ -16,7 +16,7 @@ import pytest
 from cuda_on_cpu import HostAccelerator
 from small_data import CLASS_RATES_HZ, RAW, install_tiny_backbones, write_data_set, write_mcs
 
-from toptune import backbones, cuda, detection
+from toptune import backbones, detection
 from toptune.backbones import LoadedBackbone
 from toptune.detection import detect_recording
 from toptune.errors import InputError, InputErrors
@@ -24,9 +24,10 @@ from toptune.extraction import extract
 from toptune.facts import WeightsSource
 from toptune.features import FeatureEngine
 from toptune.featuretable import FeatureTable, join_tables
-from toptune.fingerprint import file_sha256
 from toptune.folds import leave_one_group_out
 from toptune.heads import make_head
+from toptune.machine import cuda
+from toptune.machine.fingerprint import file_sha256
 from toptune.mcs import McsRecording
 from toptune.mcs_format import McsChannel, McsStream
 from toptune.mcs_writer import McsWriter
@@ -596,7 +597,7 @@ def test_spikes_are_found_on_the_device_that_is_asked_for(
     device = HostAccelerator(tmp_path)
     monkeypatch.setattr(cuda, "open_cuda", lambda: device)
     # torch stays on the processor: only the spikes are looked at.
-    monkeypatch.setattr("toptune.hardware.torch_device", lambda _: "cpu")
+    monkeypatch.setattr("toptune.machine.device.torch_device", lambda _: "cpu")
     path = write_mcs(tmp_path / "new.h5", seed=77)
     on_cpu = predict(made / "falkon", path, device="cpu").recordings[0]
     assert not device.launched

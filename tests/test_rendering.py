@@ -23,9 +23,9 @@ from test_windows import (
 )
 
 from toptune.backbones import LoadedBackbone
-from toptune.cuda_launch import Launch, cupy_launch
 from toptune.errors import InputError
 from toptune.features import HALF
+from toptune.machine.cuda_launch import Launch, cupy_launch
 from toptune.params import Picture, Windows
 from toptune.rendering import InputChannels, PlacedSpikes, Renderer, ResidentSpikes
 from toptune.spiketrains import SpikeTrains

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from toptune import durable
 from toptune.errors import InputError, StorageError
-from toptune.locks import held
+from toptune.machine import durable
+from toptune.machine.locks import held
 from toptune.run_folder import publish, settle, target_problems, write_params
 
 

@@ -20,10 +20,10 @@ import pytest
 import zarr
 from numpy.typing import NDArray
 
-from toptune.assets import store_contract
 from toptune.errors import InputError, ToptuneError
 from toptune.featuretable import RecordingInfo
 from toptune.finding import SpikeSettings
+from toptune.machine.assets import store_contract
 from toptune.params import Picture, Windows, content_key
 from toptune.spiketrains import Segment, Spikes, SpikeTrains
 from toptune.store import VERSION, FeatureSet, FeatureStore, recording_name

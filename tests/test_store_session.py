@@ -13,7 +13,7 @@ import pytest
 from toptune.errors import InputError, StorageError
 from toptune.featuretable import RecordingInfo
 from toptune.finding import SpikeSettings
-from toptune.locks import held
+from toptune.machine.locks import held
 from toptune.store import FeatureStore
 from toptune.store_session import alone, writing_session
 

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from test_windows import fifteen_minutes
 
 from toptune.backbones import LoadedBackbone, load_backbone
-from toptune.cuda_launch import cupy_launch
 from toptune.errors import ToptuneError
 from toptune.features import HALF
+from toptune.machine.cuda_launch import cupy_launch
 from toptune.params import Backbone, Picture, Windows
 from toptune.rendering import InputChannels, PlacedSpikes, Renderer
 from toptune.torch_network import GreyPictures, TorchNetwork, even_batch, fitting_batch

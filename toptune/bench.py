@@ -188,7 +188,7 @@ def bench(
         An unknown device or backbone, or none.
     """
     from toptune.bench_stages import Sizes, Stages
-    from toptune.hardware import float64_device, torch_device
+    from toptune.machine.device import float64_device, torch_device
 
     if not backbones:
         raise InputError("name at least one backbone")

@@ -25,13 +25,13 @@ from toptune.finding import SpikeSettings, find_spikes
 from toptune.folds import leave_one_group_out
 from toptune.heads.falkon import FalkonClassifier
 from toptune.heads.mlp import MLPClassifier
+from toptune.machine.threads import in_threads, thread_pool
 from toptune.mcs import McsRecording
 from toptune.params import Backbone, HighPass, Picture, Ptsd, Windows
 from toptune.recording import open_recording
 from toptune.simulate import simulate
 from toptune.spikes import detect_spikes, noise_thresholds
 from toptune.spiketrains import Segment, SpikeTrains, sort_spikes
-from toptune.threads import in_threads, thread_pool
 
 _RATE_HZ = 10_000.0
 _CHANNELS = 60

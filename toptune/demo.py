@@ -73,7 +73,7 @@ def run_demo(
     step
         Called with a line of text as each step begins.
     """
-    from toptune.threads import usable_cores
+    from toptune.machine.threads import usable_cores
 
     if folder.exists():
         raise InputError(f"{folder} exists already: remove it or choose another folder with --out")

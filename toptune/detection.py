@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from toptune import spikes_cpu
 from toptune.errors import InputError
 from toptune.filters import HighPassFilter, settling_samples
+from toptune.machine.threads import channel_slices, in_threads, thread_pool
 from toptune.params import HighPass, Ptsd
 from toptune.recording import VoltageRecording
 from toptune.spikes import (
@@ -35,7 +36,6 @@ from toptune.spikes import (
 )
 from toptune.spikes_cpu import BLOCK, FINE
 from toptune.spiketrains import SpikeTrains
-from toptune.threads import channel_slices, in_threads, thread_pool
 
 # Values (channels x samples) a batch: raw and filtered together stay within a processor's cache.
 _BATCH_VALUES = 2_000_000

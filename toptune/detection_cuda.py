@@ -16,17 +16,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from toptune.cuda import Accelerator, DeviceArray, Uploads
 from toptune.detection import Detected
 from toptune.errors import InputError
 from toptune.filters_cuda import HIGHPASS_BLOCK, DeviceHighPass
+from toptune.machine.cuda import Accelerator, DeviceArray, Uploads
+from toptune.machine.threads import thread_pool
 from toptune.noise_cuda import channel_means, noise_thresholds_on
 from toptune.params import HighPass, Ptsd
 from toptune.recording import VoltageRecording
 from toptune.spikes import PtsdSamples, Thresholds
 from toptune.spikes_cuda import DeviceSpikes, sort_device_spikes, walk_segments
 from toptune.spiketrains import SpikeTrains
-from toptune.threads import thread_pool
 
 # Values (channels x samples) a chunk: large enough for the GPU, small enough that reading the first
 # and computing the last, which nothing overlaps, do not count.
@@ -69,7 +69,7 @@ def detect_recording_on(
     Parameters
     ----------
     device
-        Where; `toptune.cuda.accelerator` opens it.
+        Where; `toptune.machine.cuda.accelerator` opens it.
     recording
         Raw voltage; read once, or once a group of channels where not all fit.
     highpass, ptsd

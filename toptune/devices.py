@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toptune.errors import InputError, InputErrors
-from toptune.fingerprint import require_regular
+from toptune.machine.fingerprint import require_regular
 
 _REQUIRED = ("recording", "device", "label")
 # Control characters, invisible marks (of direction, of byte order), line and paragraph separators.

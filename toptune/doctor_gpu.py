@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from toptune import assets
 from toptune.doctor_check import Check, imported, requirements
 from toptune.errors import ToptuneError
-from toptune.hardware import has_full_rate_float64
+from toptune.machine import assets
+from toptune.machine.device import has_full_rate_float64
 
 # Of the compute capabilities NVRTC knows, those toptune has kernels for.
 _OLDEST_ARCHITECTURE = 75

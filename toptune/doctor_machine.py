@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-from toptune import assets
 from toptune.doctor_check import Check, Part, State, imported, requirements, version_of
 from toptune.errors import ToptuneError
-from toptune.threads import usable_cores
+from toptune.machine import assets
+from toptune.machine.threads import usable_cores
 
 _OLDEST_PYTHON = (3, 11)
 _MODULES = {"scikit-learn": "sklearn", "mcspydatatools": "McsPy", "pillow": "PIL"}

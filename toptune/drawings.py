@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from toptune.binning import BinnedSpikes
-from toptune.cuda_launch import cupy_launch
+from toptune.machine.cuda_launch import cupy_launch
 from toptune.params import Picture, Windows
 from toptune.rendering import PlacedSpikes, Renderer, ResidentSpikes
 from toptune.spiketrains import SpikeTrains

@@ -14,8 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from toptune.background import BackgroundWriter
-from toptune.cuda import Accelerator
 from toptune.describing import (
     BackboneIdentity,
     Begun,
@@ -28,9 +26,11 @@ from toptune.devices import DeviceRow
 from toptune.errors import InputError
 from toptune.facts import WeightsSource
 from toptune.finding import FoundSpikes, SpikeSettings, find_spikes
-from toptune.fingerprint import file_sha256, stamp_of
+from toptune.machine.background import BackgroundWriter
+from toptune.machine.cuda import Accelerator
+from toptune.machine.fingerprint import file_sha256, stamp_of
+from toptune.machine.progress import Progress
 from toptune.params import Backbone, Picture, Windows, content_key
-from toptune.progress import Progress
 from toptune.spiketrains import SpikeTrains
 from toptune.store import VERSION, FeatureSet, FeatureStore
 
@@ -92,7 +92,7 @@ def load_engine(
 
     from toptune.backbones import load_backbone
     from toptune.features import resolve_precision
-    from toptune.hardware import torch_device
+    from toptune.machine.device import torch_device
 
     device = torch_device(device)
     resolve_precision(precision, torch.device(device))

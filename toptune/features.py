@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from toptune.backbones import LoadedBackbone
 from toptune.errors import InputError, ToptuneError
+from toptune.machine.threads import usable_cores
 from toptune.openvino_network import OpenVinoNetwork
 from toptune.rendering import Renderer
-from toptune.threads import usable_cores
 from toptune.torch_network import GreyPictures, TorchNetwork
 from toptune.windows import Drawer
 

@@ -14,8 +14,8 @@ import scipy.signal
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
+from toptune.machine.threads import channel_slices, in_threads
 from toptune.params import HighPass
-from toptune.threads import channel_slices, in_threads
 
 # Channels filtered side by side: one recursion waits for its own last sample, eight of them fill
 # the processor's pipelines (3x faster than one after the other, measured on Zen 3).

@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.cuda import THREADS, Accelerator, DeviceArray
 from toptune.filters import butterworth_sections
+from toptune.machine.cuda import THREADS, Accelerator, DeviceArray
 from toptune.params import HighPass
 
 # Chunks of a multiple of this many samples give the samples of the whole, bit for bit.

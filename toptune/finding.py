@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toptune.cuda import Accelerator
 from toptune.errors import InputError
+from toptune.machine.cuda import Accelerator
 from toptune.params import HighPass, Ptsd
 from toptune.recording import SpikeRecording, VoltageRecording, open_recording
 from toptune.spiketrains import FASTEST_HZ, Segment, SpikeTrains

@@ -18,18 +18,18 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 
-from toptune.environment import describe_environment
 from toptune.errors import InputError, InputErrors, StorageError
 from toptune.evaluation import Evaluation, Units, evaluate, evaluation_problems, shuffles
 from toptune.facts import TrainingFacts
 from toptune.featuretable import FeatureTable, RecordingInfo, View
 from toptune.folds import FoldResults
-from toptune.hardware import float64_device, torch_device
 from toptune.heads import make_head
 from toptune.heads.falkon_tuning import falkon_candidates
 from toptune.heads.logistic_tuning import LOGISTIC_CANDIDATES
 from toptune.heads.memory import GPU_MATRICES, NYSTROM_CENTRES, CentrePlan, plan_centres
 from toptune.heads.mlp_tuning import MLP_CANDIDATES
+from toptune.machine.device import float64_device, torch_device
+from toptune.machine.environment import describe_environment
 from toptune.metrics import describe_metrics, score_task
 from toptune.model import trained_model, write_model
 from toptune.parameter_views import KIND, ParameterParams
@@ -137,7 +137,7 @@ def fit(
     device : str
         Where heads train: ``auto``, ``cpu`` or ``cuda``. Of a GPU that torch finds, ``auto`` makes
         use for the MLP and Falkon's iterative solvers; for the direct solver only where its
-        float64 is at full rate (`toptune.hardware.float64_device`).
+        float64 is at full rate (`toptune.machine.device.float64_device`).
     overwrite : bool
     store : FeatureStore, optional
         Where the table is from; the report shows the activity of its recordings.

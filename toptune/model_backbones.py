@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from toptune.describing import BackboneIdentity, Describer, LazyEngine, ViewParams
 from toptune.errors import InputError, InputErrors
 from toptune.facts import WeightsSource
-from toptune.fingerprint import file_sha256
+from toptune.machine.fingerprint import file_sha256
 from toptune.model import ModelView
 from toptune.parameter_views import ParameterDescriber, ParameterParams
 from toptune.params import Backbone

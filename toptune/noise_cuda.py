@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.cuda import THREADS, Accelerator, DeviceArray, to_host
 from toptune.filters_cuda import row_pitch
+from toptune.machine.cuda import THREADS, Accelerator, DeviceArray, to_host
 from toptune.params import Ptsd
 from toptune.spikes import Thresholds, channel_mean, noise_windows, thresholds_from
 from toptune.spikes_cpu import BLOCK

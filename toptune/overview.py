@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.cuda import accelerator
 from toptune.finding import detect_voltage
+from toptune.machine.cuda import accelerator
 from toptune.mcs import McsRecording
 from toptune.params import HighPass, Ptsd
 from toptune.recording import SpikeRecording, open_recording

@@ -14,10 +14,10 @@ import numpy as np
 from toptune.describing import Described
 from toptune.errors import InputError
 from toptune.featuretable import FeatureTable, View, join_tables
+from toptune.machine.threads import in_threads, thread_pool
 from toptune.parameter_views import KIND, ParameterDescriber, ParameterParams
 from toptune.params import Windows, content_key
 from toptune.store import VERSION, FeatureStore
-from toptune.threads import in_threads, thread_pool
 
 # Of the command line: `parameters`, or `parameters 30 s`, or as a table describes itself,
 # `parameters, 30 s every 5 s`.

@@ -11,9 +11,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from toptune.environment import describe_environment
 from toptune.errors import InputError
-from toptune.fingerprint import file_sha256
+from toptune.machine.environment import describe_environment
+from toptune.machine.fingerprint import file_sha256
 from toptune.predictions import Predictions
 from toptune.run_folder import FolderKind, publish, target_problems, write_csv, write_json
 

@@ -16,20 +16,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.cuda import Accelerator, accelerator
 from toptune.describing import Described, Describer, describe_views
 from toptune.errors import InputError, InputErrors, ToptuneError
 from toptune.facts import RecordingFacts
 from toptune.featuretable import leading_kind, match_windows
 from toptune.finding import SpikeSettings, check_recording, find_spikes
-from toptune.fingerprint import file_sha256
+from toptune.machine.cuda import Accelerator, accelerator
+from toptune.machine.fingerprint import file_sha256
+from toptune.machine.progress import Progress, Silent
 from toptune.model import Model, read_model
 from toptune.model_backbones import describers
 from toptune.novelty import Novelty, judge
 from toptune.parameter_views import ParameterDescriber
 from toptune.predict_tables import check_target, write_predictions
 from toptune.predictions import Predictions, RecordingPrediction
-from toptune.progress import Progress, Silent
 from toptune.scores import majority
 from toptune.spiketrains import Segment, SpikeTrains
 
@@ -185,7 +185,7 @@ class Predictor:
         n_jobs: int | None = None,
         batch_size: int | None = None,
     ) -> None:
-        from toptune.hardware import torch_device
+        from toptune.machine.device import torch_device
 
         self.model = model
         self.describers = describers(

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.fingerprint import require_regular
+from toptune.machine.fingerprint import require_regular
 from toptune.mcs import McsRecording, is_mcs
 from toptune.spikefiles import read_spikes, sniff
 from toptune.spiketrains import Segment, SpikeTrains

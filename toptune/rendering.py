@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from toptune.binning import Stretches, check_spikes
-from toptune.cuda_launch import Launch
+from toptune.machine.cuda_launch import Launch
 from toptune.params import Picture, Windows
 from toptune.spiketrains import SpikeTrains
 from toptune.windows import window_bins, window_starts

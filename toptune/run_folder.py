@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from toptune.durable import OLD_SUFFIX, move_into_place, writing
 from toptune.errors import InputError
-from toptune.locks import NoLocksError, held, is_held
+from toptune.machine.durable import OLD_SUFFIX, move_into_place, writing
+from toptune.machine.locks import NoLocksError, held, is_held
 
 FORMAT = 1
 _RUN_KIND = "toptune run"

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from toptune import spikes_cpu
 from toptune.errors import InputError
+from toptune.machine.threads import in_threads, thread_pool
 from toptune.params import Ptsd
 from toptune.ptsd_walk import Found, Rule, Scratch, walk_kept, walk_row
 from toptune.spiketrains import Spikes, sort_spikes
-from toptune.threads import in_threads, thread_pool
 
 NOISE_WINDOWS = 30
 NOISE_WINDOW_S = 0.2

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.cuda import THREADS, Accelerator, DeviceArray, Kernels, to_host
 from toptune.errors import InputError
 from toptune.filters_cuda import row_pitch
+from toptune.machine.cuda import THREADS, Accelerator, DeviceArray, Kernels, to_host
 from toptune.noise_cuda import channel_means, noise_thresholds_on
 from toptune.params import Ptsd
 from toptune.spikes import PtsdSamples, checked_thresholds

@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from toptune.durable import writing
 from toptune.errors import ToptuneError
+from toptune.machine.durable import writing
 from toptune.params import content_key
 from toptune.store import ASIDE, VERSION, FeatureSet, FeatureStore
 from toptune.store_session import alone

@@ -19,10 +19,10 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from toptune.durable import writing
 from toptune.errors import InputError
 from toptune.featuretable import RecordingInfo
-from toptune.locks import held, is_held
+from toptune.machine.durable import writing
+from toptune.machine.locks import held, is_held
 from toptune.params import content_key
 from toptune.store import ASIDE, FeatureStore
 

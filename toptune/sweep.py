@@ -15,16 +15,16 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toptune.cuda import accelerator
 from toptune.devices import DevicesFile, read_devices
-from toptune.durable import write_whole, writing
-from toptune.environment import describe_environment
 from toptune.errors import InputError, InputErrors, ToptuneError
 from toptune.extraction import list_devices, open_recordings, refuse_store
 from toptune.extraction_job import Extraction, load_engine
 from toptune.fit import fit, fit_problems
 from toptune.grid import Combination, FitOptions, Grid, View
-from toptune.locks import held
+from toptune.machine.cuda import accelerator
+from toptune.machine.durable import write_whole, writing
+from toptune.machine.environment import describe_environment
+from toptune.machine.locks import held
 from toptune.parameter_tables import table_for
 from toptune.parameter_views import KIND, ParameterParams
 from toptune.params import Backbone, content_key

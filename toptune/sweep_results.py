@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from toptune.grid import Combination, FitOptions, Grid, View
-from toptune.progress import Progress
+from toptune.machine.progress import Progress
 from toptune.sweep_features import Failure, Throughput
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from toptune.errors import InputError
-from toptune.fingerprint import require_regular
+from toptune.machine.fingerprint import require_regular
 
 _SUFFIXES = (".safetensors", ".pth", ".pt")
 # Training scripts wrap what they save in one of these.

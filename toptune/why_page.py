@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from toptune.describing import Describer
 from toptune.errors import InputError
 from toptune.finding import find_spikes
-from toptune.fingerprint import file_sha256
 from toptune.html_page import (
     Block,
     Fact,
@@ -32,9 +31,10 @@ from toptune.html_page import (
     png_uri,
     render,
 )
+from toptune.machine.fingerprint import file_sha256
+from toptune.machine.progress import Progress, Silent
 from toptune.model import read_model
 from toptune.prediction import SEEN, Predictor
-from toptune.progress import Progress, Silent
 from toptune.report_devices import time_ticks
 from toptune.report_scores import percent
 from toptune.run_folder import FolderKind, publish, target_problems, write_csv, write_json

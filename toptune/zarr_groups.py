@@ -17,8 +17,8 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
-from toptune.durable import write_whole
 from toptune.errors import InputError
+from toptune.machine.durable import write_whole
 from toptune.zarr_guard import DamagedError, check_array, check_group, check_links
 
 #: What zarr and its codecs raise for files that are damaged or gone.

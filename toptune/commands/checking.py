@@ -73,7 +73,7 @@ def bench(
 ) -> None:
     """Measure every stage on this machine, and what a study of 32 devices would take."""
     from toptune.bench import bench as run
-    from toptune.environment import describe_environment
+    from toptune.machine.environment import describe_environment
 
     names = backbone or ["efficientnet_b0"]
     result = run(

@@ -41,9 +41,9 @@ def simulate(
     as_json: JsonOption = False,
 ) -> None:
     """Write MCS recordings of simulated networks, their true spikes, and devices.csv."""
+    from toptune.machine.threads import usable_cores
     from toptune.printing import watch_count
     from toptune.simulate import simulate as run
-    from toptune.threads import usable_cores
 
     with watch_count("simulating", devices) as advance:
         path = run(

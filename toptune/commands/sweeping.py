@@ -38,8 +38,8 @@ def sweep(
     as_json: JsonOption = False,
 ) -> None:
     """Extract, fit and score every combination of a grid: the paper's tables, or your own."""
-    from toptune.durable import writing
     from toptune.grid import read_grid
+    from toptune.machine.durable import writing
     from toptune.sweep import sweep as run
     from toptune.sweep_printing import print_swept, watch_sweep
     from toptune.sweep_report import write_report

@@ -25,7 +25,7 @@ from toptune.heads.logistic import LogisticClassifier, Standardiser
 from toptune.heads.logistic_folds import log_odds
 from toptune.heads.nested import NestedScores, Shuffled
 from toptune.heads.selection import labelling_losses, selection_loss, spread_rows, unit_weights
-from toptune.threads import in_threads, thread_pool
+from toptune.machine.threads import in_threads, thread_pool
 
 # A decade apart, from a model that says little more than how common a class is to one that follows
 # its training rows closely; columns have SD 1, so the numbers mean the same for any data.

@@ -28,7 +28,7 @@ from toptune.heads.selection import (
     spread_rows,
     unit_weights,
 )
-from toptune.threads import in_threads, thread_pool
+from toptune.machine.threads import in_threads, thread_pool
 
 # Inner scores of several outer folds are held at once, so that a pair of groups serves both.
 _INNER_BYTES = 2**31

@@ -6,12 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from toptune.locks import held, is_held
+from toptune.machine.locks import held, is_held
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from toptune.locks import held
+from toptune.machine.locks import held
 with held(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from toptune.errors import ToptuneError
 
-_PACKAGE = Path(__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def kernels() -> Path:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from toptune.cuda_launch import cupy_launch
 from toptune.errors import ToptuneError
+from toptune.machine.cuda_launch import cupy_launch
 
 
 def test_missing_cupy_is_an_error_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from toptune.durable import writing
 from toptune.errors import InputError
+from toptune.machine.durable import writing
 
 # Of these, network file systems give the first where their server's lock service is not running.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL}

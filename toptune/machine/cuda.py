@@ -18,8 +18,8 @@ from typing import Any, Protocol, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune import assets
 from toptune.errors import InputError, ToptuneError
+from toptune.machine import assets
 
 # numpy.ndarray or cupy.ndarray; CuPy has no types.
 DeviceArray: TypeAlias = Any

@@ -22,11 +22,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from toptune import cuda
-from toptune.cuda import CudaAccelerator, CudaUploads, accelerator, open_cuda, to_host
 from toptune.errors import InputError, ToptuneError
+from toptune.machine import cuda
+from toptune.machine.cuda import CudaAccelerator, CudaUploads, accelerator, open_cuda, to_host
 
-PACKAGE = Path(__file__).parents[1] / "toptune"
+PACKAGE = Path(__file__).parents[2] / "toptune"
 ON_DEVICE = ("filters_cuda", "noise_cuda", "spikes_cuda", "detection_cuda")
 
 # --- what the user's word means

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from toptune import assets
 from toptune.errors import ToptuneError
+from toptune.machine import assets
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_installed_wheel_finds_them_inside_the_package(wheel: Path, tmp_path: Pa
     install = ("pip", "install", "--no-deps", "--no-index", "--target", str(tmp_path), str(wheel))
     subprocess.run([sys.executable, "-m", *install], check=True, capture_output=True)
     program = (
-        "import toptune, toptune.assets as a\n"
+        "import toptune, toptune.machine.assets as a\n"
         "assert a.kernels().parts[-3:] == ('toptune', '_assets', 'kernels'), a.kernels()\n"
         "assert list(a.kernels().glob('*.cu'))\n"
         "print(toptune.__file__, a.kernels(), a.store_contract(), toptune.__version__, sep='\\n')\n"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from toptune import durable
-from toptune.durable import exchange, move_into_place, sync_tree, write_whole, writing
 from toptune.errors import StorageError
+from toptune.machine import durable
+from toptune.machine.durable import exchange, move_into_place, sync_tree, write_whole, writing
 
 
 def make_folder(path: Path, text: str) -> Path:

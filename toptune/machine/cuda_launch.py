@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 
-from toptune.assets import kernels
 from toptune.errors import ToptuneError
+from toptune.machine.assets import kernels
 
 _BLOCK = 256
 # The kernels' loops stride over the grid, so more blocks than a GPU holds at once gain nothing.

@@ -1,0 +1,1 @@
+"""The computer the work runs on."""
