@@ -25,8 +25,8 @@ from toptune.features import FeatureEngine, Precision
 from toptune.machine.cuda_launch import cupy_launch
 from toptune.networks import PAPER_BACKBONES
 from toptune.params import Backbone, Picture, Windows
+from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes
 from toptune.rendering import InputChannels, PlacedSpikes, Renderer
-from toptune.spiketrains import Segment, SpikeTrains, sort_spikes
 from toptune.windows import Drawer
 
 pytestmark = pytest.mark.gpu

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from toptune.detection import detect_recording
-from toptune.mcs import McsRecording
-from toptune.simulate import simulate
+from toptune.recordings.mcs import McsRecording
+from toptune.recordings.simulated.culture import simulate
 
 DATA = "Data/Recording_0/AnalogStream/Stream_1/ChannelData"
 

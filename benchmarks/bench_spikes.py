@@ -18,7 +18,7 @@ import pytest
 from numpy.typing import NDArray
 
 from toptune.params import Ptsd
-from toptune.simulate_traces import simulate_traces
+from toptune.recordings.simulated.traces import simulate_traces
 from toptune.spikes import detect_spikes, noise_thresholds
 
 RATE_HZ = 10_000.0

@@ -17,10 +17,10 @@ from toptune.filters_cuda import HIGHPASS_BLOCK, DeviceHighPass
 from toptune.machine.cuda import CudaAccelerator, DeviceArray
 from toptune.noise_cuda import channel_means, noise_thresholds_on
 from toptune.params import HighPass, Ptsd
-from toptune.simulate_traces import simulate_traces
+from toptune.recordings.simulated.traces import simulate_traces
+from toptune.recordings.trains import Segment
 from toptune.spikes import PtsdSamples
 from toptune.spikes_cuda import StretchWalk, sort_device_spikes, walk_segments
-from toptune.spiketrains import Segment
 
 pytestmark = pytest.mark.gpu
 

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from toptune.params import Picture, Windows
-from toptune.spiketrains import Segment, SpikeTrains, sort_spikes
+from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes
 from toptune.windows import Drawer
 
 SIZE = 224

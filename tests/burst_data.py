@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from toptune.electrode_trains import ElectrodeTrains, whole_recording
 from toptune.params import BurstCriteria
-from toptune.spiketrains import Segment, SpikeTrains, sort_spikes
+from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes
 
 RATE_HZ = 1000
 Train = list[int]

@@ -25,7 +25,7 @@ ADDRESS_SPACE_BYTES = 24 * 2**30
 
 def read_recording(path: Path) -> None:
     """Voltage is read to its end, spikes are read, whatever the file claims to be."""
-    from toptune.recording import SpikeRecording, open_recording
+    from toptune.recordings.opening import SpikeRecording, open_recording
 
     recording = open_recording(path)
     if isinstance(recording, SpikeRecording):
@@ -41,7 +41,7 @@ def read_recording(path: Path) -> None:
 
 
 def read_devices_file(path: Path) -> None:
-    from toptune.devices import read_devices
+    from toptune.recordings.devices import read_devices
 
     for row in read_devices(path, must_exist=False).rows:
         assert row.device

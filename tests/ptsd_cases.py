@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from toptune import spikes_cpu
 from toptune.machine.cuda import Accelerator
+from toptune.recordings.trains import Spikes
 from toptune.spikes import PtsdSamples, channel_mean, sequential_sum
 from toptune.spikes_cuda import StretchWalk, sort_device_spikes
-from toptune.spiketrains import Spikes
 
 RATE_HZ = 10_000.0
 # Around the samples of a chunk: a kernel that reads outside finds its largest peaks here.

@@ -13,7 +13,7 @@ from test_windows import make_trains, naive_bins, recordings
 from toptune.binning import BinnedSpikes, Stretches
 from toptune.errors import InputError
 from toptune.params import Windows
-from toptune.spiketrains import SpikeTrains
+from toptune.recordings.trains import SpikeTrains
 
 
 @settings(deadline=None, max_examples=60)

@@ -25,8 +25,8 @@ from hypothesis import strategies as st
 
 from toptune.burst_parameters import NAMES, BurstParameters, recording_parameters, window_parameters
 from toptune.params import BurstCriteria, Windows
-from toptune.recording import SpikeRecording, open_recording
-from toptune.spiketrains import SpikeTrains
+from toptune.recordings.opening import SpikeRecording, open_recording
+from toptune.recordings.trains import SpikeTrains
 
 SHARED = Path(__file__).parents[2] / "shared"
 C = BurstCriteria()

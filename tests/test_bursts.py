@@ -27,7 +27,7 @@ from toptune.bursts import (
     max_interval_bursts,
 )
 from toptune.params import BurstCriteria
-from toptune.spiketrains import SpikeTrains
+from toptune.recordings.trains import SpikeTrains
 
 C = BurstCriteria()
 

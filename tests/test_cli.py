@@ -17,10 +17,10 @@ from toptune.cli import app, main
 from toptune.detection import detect_recording
 from toptune.errors import ToptuneError
 from toptune.extraction import extract
-from toptune.mcs import McsRecording
 from toptune.params import Backbone, Picture, Windows
-from toptune.spike_npz import read_npz
-from toptune.spiketrains import Spikes
+from toptune.recordings.mcs import McsRecording
+from toptune.recordings.spike_npz import read_npz
+from toptune.recordings.trains import Spikes
 
 COMMANDS = (
     "demo", "simulate", "inspect", "detect", "extract", "fit", "predict", "sweep", "report", "why",

@@ -12,7 +12,7 @@ from toptune.describing import Described, Describer, LazyEngine, describe_views
 from toptune.errors import ToptuneError
 from toptune.features import FeatureEngine
 from toptune.params import Backbone, Picture, Windows
-from toptune.spiketrains import SpikeTrains
+from toptune.recordings.trains import SpikeTrains
 from toptune.windows import Drawer
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")

@@ -15,9 +15,9 @@ from toptune.detection import Detected, detect_recording
 from toptune.errors import InputError
 from toptune.filters import HighPassFilter
 from toptune.params import HighPass, Noise, Ptsd
-from toptune.recording import ArrayRecording
+from toptune.recordings.opening import ArrayRecording
+from toptune.recordings.trains import Segment, Spikes
 from toptune.spikes import detect_spikes, noise_thresholds
-from toptune.spiketrains import Segment, Spikes
 
 RATE_HZ = 10_000.0
 

@@ -18,8 +18,8 @@ from toptune.detection_cuda import detect_recording_on
 from toptune.errors import InputError
 from toptune.filters_cuda import DeviceHighPass
 from toptune.params import HighPass, Noise, Ptsd
-from toptune.recording import ArrayRecording
-from toptune.spiketrains import Segment
+from toptune.recordings.opening import ArrayRecording
+from toptune.recordings.trains import Segment
 
 RATE_HZ = 10_000.0
 

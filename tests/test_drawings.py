@@ -9,8 +9,8 @@ from test_windows import make_trains
 from toptune import drawings
 from toptune.drawings import Drawings
 from toptune.params import Picture, Windows
+from toptune.recordings.trains import SpikeTrains
 from toptune.rendering import PlacedSpikes, ResidentSpikes
-from toptune.spiketrains import SpikeTrains
 from toptune.windows import Drawer
 
 WINDOWS = Windows(width_s=0.1, stride_s=0.1)

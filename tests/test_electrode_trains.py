@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from toptune.electrode_trains import WindowedTrains, whole_recording
 from toptune.errors import InputError
 from toptune.params import Picture, Windows
-from toptune.spiketrains import SpikeTrains
+from toptune.recordings.trains import SpikeTrains
 from toptune.windows import Drawer
 
 

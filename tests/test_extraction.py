@@ -29,10 +29,10 @@ from toptune.errors import InputError, InputErrors, StorageError, ToptuneError
 from toptune.extraction import Extracted, SpikeSettings, extract
 from toptune.features import Computed, FeatureEngine
 from toptune.machine.fingerprint import file_sha256
-from toptune.mcs import McsRecording
 from toptune.params import Backbone, HighPass, Picture, Ptsd, Windows
-from toptune.spike_npz import write_npz
-from toptune.spiketrains import Spikes
+from toptune.recordings.mcs import McsRecording
+from toptune.recordings.spike_npz import write_npz
+from toptune.recordings.trains import Spikes
 from toptune.store import FeatureStore, recording_name
 from toptune.windows import Drawer
 from toptune.zarr_groups import read_attributes, write_attributes

@@ -19,7 +19,7 @@ from toptune.backbones import LoadedBackbone, load_backbone
 from toptune.errors import ToptuneError
 from toptune.features import FeatureEngine, describe
 from toptune.params import Backbone, Picture, Windows
-from toptune.spiketrains import Segment, SpikeTrains, sort_spikes
+from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes
 from toptune.torch_network import GreyPictures, TorchNetwork
 from toptune.windows import Drawer
 

@@ -26,7 +26,7 @@ from toptune.featuretable import (
     match_windows,
 )
 from toptune.params import Picture, Windows
-from toptune.spiketrains import Segment, Spikes, SpikeTrains
+from toptune.recordings.trains import Segment, Spikes, SpikeTrains
 from toptune.store import FeatureSet, FeatureStore
 from toptune.windows import window_starts
 

@@ -14,7 +14,7 @@ from toptune.cli import main
 from toptune.errors import InputError
 from toptune.finding import SpikeSettings, find_spikes
 from toptune.machine import cuda
-from toptune.spike_npz import read_npz, write_npz
+from toptune.recordings.spike_npz import read_npz, write_npz
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

@@ -27,10 +27,10 @@ from bad_recordings import mat73, sparse73
 from fuzzing import SLACK_KIB, Reader, Reply, mutated, mutated_json
 from safetensors.torch import save_file
 
-from toptune.mcs_format import McsChannel, McsStream
-from toptune.mcs_writer import McsWriter
-from toptune.spike_npz import write_npz
-from toptune.spikefiles import read_spikes
+from toptune.recordings.mcs_format import McsChannel, McsStream
+from toptune.recordings.mcs_writer import McsWriter
+from toptune.recordings.spike_npz import write_npz
+from toptune.recordings.spikefiles import read_spikes
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 HERE = Path(__file__).parent

@@ -32,10 +32,10 @@ from toptune.finding import SpikeSettings, find_spikes
 from toptune.machine.cuda import CudaAccelerator, to_host
 from toptune.noise_cuda import channel_means, noise_thresholds_on
 from toptune.params import HighPass, Noise, Ptsd
-from toptune.recording import ArrayRecording
+from toptune.recordings.opening import ArrayRecording
+from toptune.recordings.trains import Segment
 from toptune.spikes import PtsdSamples, detect_spikes, noise_thresholds
 from toptune.spikes_cuda import detect_spikes_on
-from toptune.spiketrains import Segment
 
 pytestmark = pytest.mark.gpu
 

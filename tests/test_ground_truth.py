@@ -10,7 +10,7 @@ import pytest
 
 from toptune.filters import HighPassFilter
 from toptune.params import HighPass, Ptsd
-from toptune.simulate_traces import Traces, simulate_traces
+from toptune.recordings.simulated.traces import Traces, simulate_traces
 from toptune.spikes import detect_spikes, noise_thresholds
 
 RATE_HZ = 10_000.0

@@ -17,7 +17,7 @@ from bad_recordings import Harmful
 from fuzzing import SLACK_KIB, Reader
 
 from toptune.errors import InputError
-from toptune.recording import SpikeRecording, open_recording
+from toptune.recordings.opening import SpikeRecording, open_recording
 from toptune.weights import read_weights
 
 PACKAGE = Path(__file__).parents[1] / "toptune"

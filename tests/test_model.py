@@ -21,7 +21,6 @@ from small_data import make_facts, make_provenance, make_view
 
 from toptune.describing import ViewParams
 from toptune.errors import InputError, ToptuneError
-from toptune.facts import WeightsSource
 from toptune.featuretable import FeatureTable, RecordingInfo
 from toptune.finding import SpikeSettings
 from toptune.heads import make_head
@@ -34,6 +33,7 @@ from toptune.model import (
     write_model,
 )
 from toptune.params import Picture
+from toptune.recordings.facts import WeightsSource
 
 SCORES = {
     "head": "any", "n_devices": 9, "device_accuracy": 0.75, "device_accuracy_ci95": [0.4, 0.9],

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from toptune.bursts import log_isi_bursts
 from toptune.network_bursts import NetworkBursts, network_bursts
 from toptune.params import BurstCriteria
-from toptune.spiketrains import SpikeTrains
+from toptune.recordings.trains import SpikeTrains
 
 C = BurstCriteria()
 

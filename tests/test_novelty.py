@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from toptune.errors import ToptuneError
-from toptune.facts import RecordingFacts
 from toptune.heads.falkon import FalkonClassifier
 from toptune.heads.kernel import KernelSum
 from toptune.heads.logistic import LogisticClassifier
@@ -27,6 +26,7 @@ from toptune.novelty import (
     reference_rows,
     training_limits,
 )
+from toptune.recordings.facts import RecordingFacts
 
 TWO_VIEWS = Nearness(KernelSum((0.4, 0.9), (0.3, 0.7), (3, 2)))
 

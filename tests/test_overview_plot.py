@@ -14,8 +14,8 @@ from small_data import write_mcs
 from toptune import overview_plot
 from toptune.overview import Overview, overview
 from toptune.overview_plot import draw_overview, envelope
-from toptune.spike_npz import write_npz
-from toptune.spiketrains import Segment, Spikes, SpikeTrains
+from toptune.recordings.spike_npz import write_npz
+from toptune.recordings.trains import Segment, Spikes, SpikeTrains
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

@@ -26,8 +26,8 @@ from toptune.parameter_views import ParameterDescriber, ParameterParams
 from toptune.params import Backbone, Picture, Windows
 from toptune.prediction import predict
 from toptune.predictions import Predictions
-from toptune.spike_npz import write_npz
-from toptune.spiketrains import SpikeTrains
+from toptune.recordings.spike_npz import write_npz
+from toptune.recordings.trains import SpikeTrains
 from toptune.store import FeatureStore
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")

@@ -27,7 +27,7 @@ from toptune.parameter_views import (
     scaled,
 )
 from toptune.params import BurstCriteria, Windows
-from toptune.spiketrains import SpikeTrains
+from toptune.recordings.trains import SpikeTrains
 
 WINDOWS = Windows(width_s=2.0, stride_s=0.5)
 

@@ -21,24 +21,24 @@ from toptune.backbones import LoadedBackbone
 from toptune.detection import detect_recording
 from toptune.errors import InputError, InputErrors
 from toptune.extraction import extract
-from toptune.facts import WeightsSource
 from toptune.features import FeatureEngine
 from toptune.featuretable import FeatureTable, join_tables
 from toptune.folds import leave_one_group_out
 from toptune.heads import make_head
 from toptune.machine import cuda
 from toptune.machine.fingerprint import file_sha256
-from toptune.mcs import McsRecording
-from toptune.mcs_format import McsChannel, McsStream
-from toptune.mcs_writer import McsWriter
 from toptune.model import Model, read_model, trained_model, write_model
 from toptune.params import Backbone, Picture, Windows
 from toptune.prediction import predict
 from toptune.predictions import Predictions
+from toptune.recordings.facts import WeightsSource
+from toptune.recordings.mcs import McsRecording
+from toptune.recordings.mcs_format import McsChannel, McsStream
+from toptune.recordings.mcs_writer import McsWriter
+from toptune.recordings.spike_npz import write_npz
+from toptune.recordings.trains import Spikes, SpikeTrains
 from toptune.scores import Windows as HeldOut
 from toptune.scores import score
-from toptune.spike_npz import write_npz
-from toptune.spiketrains import Spikes, SpikeTrains
 from toptune.store import FeatureStore, recording_name
 
 SETS: tuple[dict[str, Any], ...] = (

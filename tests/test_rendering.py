@@ -27,8 +27,8 @@ from toptune.errors import InputError
 from toptune.features import HALF
 from toptune.machine.cuda_launch import Launch, cupy_launch
 from toptune.params import Picture, Windows
+from toptune.recordings.trains import SpikeTrains
 from toptune.rendering import InputChannels, PlacedSpikes, Renderer, ResidentSpikes
-from toptune.spiketrains import SpikeTrains
 from toptune.torch_network import TorchNetwork
 from toptune.windows import Drawer
 

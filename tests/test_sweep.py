@@ -21,9 +21,9 @@ from toptune.extraction import SpikeSettings, extract
 from toptune.finding import find_spikes
 from toptune.grid import Grid, read_grid
 from toptune.html_page import render
-from toptune.mcs import McsRecording
 from toptune.parameter_tables import table_for
 from toptune.params import Backbone, Picture, Windows
+from toptune.recordings.mcs import McsRecording
 from toptune.store import FeatureStore
 from toptune.sweep import sweep
 from toptune.sweep_plan import Forecast

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from toptune.spiketrains import Segment, Spikes, SpikeTrains
+from toptune.recordings.trains import Segment, Spikes, SpikeTrains
 from toptune.thumbnails import HEIGHT, WIDTH, draw_thumbnails, without_gaps
 
 RATE_HZ = 1000.0

@@ -10,7 +10,7 @@ from burst_data import make_trains, per_train, spike_trains
 from hypothesis import given, settings
 from numpy.typing import NDArray
 
-from toptune.spiketrains import SpikeTrains
+from toptune.recordings.trains import SpikeTrains
 from toptune.variability import interval_variability
 
 

@@ -23,8 +23,8 @@ from toptune.parameter_tables import table_for
 from toptune.parameter_views import ParameterDescriber
 from toptune.params import Backbone, Picture, Windows
 from toptune.prediction import Predictor
-from toptune.spike_npz import write_npz
-from toptune.spiketrains import Segment, Spikes, SpikeTrains, sort_spikes
+from toptune.recordings.spike_npz import write_npz
+from toptune.recordings.trains import Segment, Spikes, SpikeTrains, sort_spikes
 from toptune.store import FeatureStore
 from toptune.why import Explained, Occlusion, _apart, _stretches, explain, importance
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from toptune.errors import InputError
 from toptune.params import Picture, Windows
-from toptune.spiketrains import Segment, SpikeTrains, sort_spikes
+from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes
 from toptune.windows import Drawer, window_starts
 
 

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from toptune.heads.mlp import MLPClassifier
     from toptune.params import Backbone, HighPass, Picture, Ptsd, Windows
     from toptune.prediction import predict
-    from toptune.recording import open_recording
+    from toptune.recordings.opening import open_recording
+    from toptune.recordings.trains import Spikes
     from toptune.spikes import detect_spikes
-    from toptune.spiketrains import Spikes
     from toptune.store import FeatureStore
 
     __version__: str
@@ -48,12 +48,12 @@ _HOMES = {
     "MLPClassifier": "toptune.heads.mlp",
     "Picture": "toptune.params",
     "Ptsd": "toptune.params",
-    "Spikes": "toptune.spiketrains",
+    "Spikes": "toptune.recordings.trains",
     "Windows": "toptune.params",
     "detect_spikes": "toptune.spikes",
     "extract": "toptune.extraction",
     "leave_one_group_out": "toptune.folds",
-    "open_recording": "toptune.recording",
+    "open_recording": "toptune.recordings.opening",
     "predict": "toptune.prediction",
 }
 

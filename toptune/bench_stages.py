@@ -26,12 +26,12 @@ from toptune.folds import leave_one_group_out
 from toptune.heads.falkon import FalkonClassifier
 from toptune.heads.mlp import MLPClassifier
 from toptune.machine.threads import in_threads, thread_pool
-from toptune.mcs import McsRecording
 from toptune.params import Backbone, HighPass, Picture, Ptsd, Windows
-from toptune.recording import open_recording
-from toptune.simulate import simulate
+from toptune.recordings.mcs import McsRecording
+from toptune.recordings.opening import open_recording
+from toptune.recordings.simulated.culture import simulate
+from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes
 from toptune.spikes import detect_spikes, noise_thresholds
-from toptune.spiketrains import Segment, SpikeTrains, sort_spikes
 
 _RATE_HZ = 10_000.0
 _CHANNELS = 60

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.spiketrains import SpikeTrains
+from toptune.recordings.trains import SpikeTrains
 
 
 class Counted(NamedTuple):

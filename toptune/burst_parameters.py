@@ -21,7 +21,7 @@ from toptune.bursts import Bursts, log_isi_bursts, log_isi_thresholds, max_inter
 from toptune.electrode_trains import ElectrodeTrains, WindowedTrains, whole_recording
 from toptune.network_bursts import network_bursts
 from toptune.params import BurstCriteria, Windows
-from toptune.spiketrains import SpikeTrains
+from toptune.recordings.trains import SpikeTrains
 from toptune.synchrony import mean_count_correlation, mean_spike_time_tiling
 from toptune.variability import interval_variability
 

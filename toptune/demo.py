@@ -15,7 +15,7 @@ from toptune.errors import InputError
 from toptune.extraction import extract
 from toptune.fit import fit
 from toptune.params import Backbone, Picture, Windows
-from toptune.simulate import simulate
+from toptune.recordings.simulated.culture import simulate
 from toptune.store import FeatureStore
 
 N_DEVICES = 20

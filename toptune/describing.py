@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from toptune.errors import InputError
 from toptune.params import Backbone, Picture, Windows
-from toptune.spiketrains import SpikeTrains
+from toptune.recordings.trains import SpikeTrains
 
 if TYPE_CHECKING:
     import torch

@@ -22,7 +22,8 @@ from toptune.errors import InputError
 from toptune.filters import HighPassFilter, settling_samples
 from toptune.machine.threads import channel_slices, in_threads, thread_pool
 from toptune.params import HighPass, Ptsd
-from toptune.recording import VoltageRecording
+from toptune.recordings.opening import VoltageRecording
+from toptune.recordings.trains import SpikeTrains
 from toptune.spikes import (
     ChannelWalk,
     PtsdSamples,
@@ -35,7 +36,6 @@ from toptune.spikes import (
     thresholds_from,
 )
 from toptune.spikes_cpu import BLOCK, FINE
-from toptune.spiketrains import SpikeTrains
 
 # Values (channels x samples) a batch: raw and filtered together stay within a processor's cache.
 _BATCH_VALUES = 2_000_000

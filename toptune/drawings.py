@@ -11,8 +11,8 @@ import torch
 from toptune.binning import BinnedSpikes
 from toptune.machine.cuda_launch import cupy_launch
 from toptune.params import Picture, Windows
+from toptune.recordings.trains import SpikeTrains
 from toptune.rendering import PlacedSpikes, Renderer, ResidentSpikes
-from toptune.spiketrains import SpikeTrains
 from toptune.windows import Drawer
 
 

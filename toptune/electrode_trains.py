@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from toptune.binning import Stretches, check_spikes
 from toptune.params import Windows
-from toptune.spiketrains import SpikeTrains
+from toptune.recordings.trains import SpikeTrains
 from toptune.windows import WindowStarts, window_starts
 
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from toptune.devices import DeviceRow, DevicesFile, read_devices
 from toptune.errors import InputError, InputErrors, StorageError, ToptuneError
 from toptune.extraction_job import Extraction, load_engine
 from toptune.featuretable import RecordingInfo
@@ -26,6 +25,7 @@ from toptune.machine.cuda import accelerator
 from toptune.machine.durable import write_whole, writing
 from toptune.machine.progress import Progress, Silent
 from toptune.params import Backbone, Picture, Windows
+from toptune.recordings.devices import DeviceRow, DevicesFile, read_devices
 from toptune.store import FeatureSet, FeatureStore, recording_name
 from toptune.store_session import StoreSession, refuse_other_settings, writing_session
 

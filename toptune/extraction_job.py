@@ -22,16 +22,16 @@ from toptune.describing import (
     ViewParams,
     begin_views,
 )
-from toptune.devices import DeviceRow
 from toptune.errors import InputError
-from toptune.facts import WeightsSource
 from toptune.finding import FoundSpikes, SpikeSettings, find_spikes
 from toptune.machine.background import BackgroundWriter
 from toptune.machine.cuda import Accelerator
 from toptune.machine.fingerprint import file_sha256, stamp_of
 from toptune.machine.progress import Progress
 from toptune.params import Backbone, Picture, Windows, content_key
-from toptune.spiketrains import SpikeTrains
+from toptune.recordings.devices import DeviceRow
+from toptune.recordings.facts import WeightsSource
+from toptune.recordings.trains import SpikeTrains
 from toptune.store import VERSION, FeatureSet, FeatureStore
 
 if TYPE_CHECKING:

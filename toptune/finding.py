@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from toptune.errors import InputError
 from toptune.machine.cuda import Accelerator
 from toptune.params import HighPass, Ptsd
-from toptune.recording import SpikeRecording, VoltageRecording, open_recording
-from toptune.spiketrains import FASTEST_HZ, Segment, SpikeTrains
+from toptune.recordings.opening import SpikeRecording, VoltageRecording, open_recording
+from toptune.recordings.trains import FASTEST_HZ, Segment, SpikeTrains
 
 if TYPE_CHECKING:
     from toptune.detection import Detected

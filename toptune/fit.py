@@ -20,7 +20,6 @@ from sklearn.base import clone
 
 from toptune.errors import InputError, InputErrors, StorageError
 from toptune.evaluation import Evaluation, Units, evaluate, evaluation_problems, shuffles
-from toptune.facts import TrainingFacts
 from toptune.featuretable import FeatureTable, RecordingInfo, View
 from toptune.folds import FoldResults
 from toptune.heads import make_head
@@ -35,6 +34,7 @@ from toptune.model import trained_model, write_model
 from toptune.parameter_views import KIND, ParameterParams
 from toptune.params import content_key
 from toptune.permutations import Permutations
+from toptune.recordings.facts import TrainingFacts
 from toptune.report import write_report
 from toptune.run_folder import plain, publish, target_problems, write_json, write_params
 from toptune.run_tables import write_confusion, write_parameters, write_tables

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from toptune.describing import BackboneIdentity, Describer, LazyEngine, ViewParams
 from toptune.errors import InputError, InputErrors
-from toptune.facts import WeightsSource
 from toptune.machine.fingerprint import file_sha256
 from toptune.model import ModelView
 from toptune.parameter_views import ParameterDescriber, ParameterParams
 from toptune.params import Backbone
+from toptune.recordings.facts import WeightsSource
 
 if TYPE_CHECKING:
     from toptune.backbones import LoadedBackbone

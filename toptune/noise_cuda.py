@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from toptune.filters_cuda import row_pitch
 from toptune.machine.cuda import THREADS, Accelerator, DeviceArray, to_host
 from toptune.params import Ptsd
+from toptune.recordings.trains import Segment
 from toptune.spikes import Thresholds, channel_mean, noise_windows, thresholds_from
 from toptune.spikes_cpu import BLOCK
-from toptune.spiketrains import Segment
 
 _TILE = 64
 

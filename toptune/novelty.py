@@ -22,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import ToptuneError
-from toptune.facts import RecordingFacts
 from toptune.heads.falkon import FalkonClassifier
 from toptune.heads.kernel import Centres, KernelSum, l2_normalise_views
 from toptune.heads.logistic import LogisticClassifier
 from toptune.heads.views import kernel_of
+from toptune.recordings.facts import RecordingFacts
 
 # At 1,280 features 10 MB in float32, and a second for all windows of a usual data set.
 MAX_REFERENCE = 2_000

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from toptune.finding import detect_voltage
 from toptune.machine.cuda import accelerator
-from toptune.mcs import McsRecording
 from toptune.params import HighPass, Ptsd
-from toptune.recording import SpikeRecording, open_recording
-from toptune.spiketrains import SpikeTrains
+from toptune.recordings.mcs import McsRecording
+from toptune.recordings.opening import SpikeRecording, open_recording
+from toptune.recordings.trains import SpikeTrains
 
 _TRACE_S = 0.2
 

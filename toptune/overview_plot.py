@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from toptune.electrode_map import place_electrodes
 from toptune.overview import Overview
-from toptune.spiketrains import SpikeTrains, end_s, spike_times_s
+from toptune.recordings.trains import SpikeTrains, end_s, spike_times_s
 
 _TRACES = 5
 _BIN_S = 0.01

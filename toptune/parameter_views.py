@@ -31,7 +31,7 @@ from toptune.burst_parameters import NAMES, recording_parameters, window_paramet
 from toptune.describing import Described, ViewParams
 from toptune.errors import InputError
 from toptune.params import BurstCriteria, Windows
-from toptune.spiketrains import SpikeTrains
+from toptune.recordings.trains import SpikeTrains
 
 KIND = "parameters"
 # Grows when a parameter, a definition or a constant of this module changes.

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from toptune.describing import Described, Describer, describe_views
 from toptune.errors import InputError, InputErrors, ToptuneError
-from toptune.facts import RecordingFacts
 from toptune.featuretable import leading_kind, match_windows
 from toptune.finding import SpikeSettings, check_recording, find_spikes
 from toptune.machine.cuda import Accelerator, accelerator
@@ -30,8 +29,9 @@ from toptune.novelty import Novelty, judge
 from toptune.parameter_views import ParameterDescriber
 from toptune.predict_tables import check_target, write_predictions
 from toptune.predictions import Predictions, RecordingPrediction
+from toptune.recordings.facts import RecordingFacts
+from toptune.recordings.trains import Segment, SpikeTrains
 from toptune.scores import majority
-from toptune.spiketrains import Segment, SpikeTrains
 
 if TYPE_CHECKING:
     from toptune.features import Precision

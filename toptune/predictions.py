@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.facts import RecordingFacts
 from toptune.novelty import Novelty
+from toptune.recordings.facts import RecordingFacts
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

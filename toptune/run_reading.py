@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.facts import WeightsSource
+from toptune.recordings.facts import WeightsSource
 from toptune.run_folder import RUN
 from toptune.scores import Scores, Verdict, Windows, score
 

@@ -18,7 +18,7 @@ from toptune.errors import InputError
 from toptune.machine.threads import in_threads, thread_pool
 from toptune.params import Ptsd
 from toptune.ptsd_walk import Found, Rule, Scratch, walk_kept, walk_row
-from toptune.spiketrains import Spikes, sort_spikes
+from toptune.recordings.trains import Spikes, sort_spikes
 
 NOISE_WINDOWS = 30
 NOISE_WINDOW_S = 0.2

@@ -19,8 +19,8 @@ from toptune.filters_cuda import row_pitch
 from toptune.machine.cuda import THREADS, Accelerator, DeviceArray, Kernels, to_host
 from toptune.noise_cuda import channel_means, noise_thresholds_on
 from toptune.params import Ptsd
+from toptune.recordings.trains import Segment, Spikes
 from toptune.spikes import PtsdSamples, checked_thresholds
-from toptune.spiketrains import Segment, Spikes
 
 if TYPE_CHECKING:
     import torch

@@ -27,12 +27,12 @@ import zarr
 from numpy.typing import NDArray
 
 from toptune.errors import InputError, ToptuneError
-from toptune.facts import RecordingFacts, TrainingFacts, WeightsSource
 from toptune.featuretable import FeatureTable, RecordingInfo, View
 from toptune.machine.durable import move_into_place, writing
 from toptune.params import content_key
 from toptune.provenance import made_with, refuse_mixed
-from toptune.spiketrains import Segment, Spikes, SpikeTrains, check_trains
+from toptune.recordings.facts import RecordingFacts, TrainingFacts, WeightsSource
+from toptune.recordings.trains import Segment, Spikes, SpikeTrains, check_trains
 from toptune.zarr_groups import (
     SUM,
     UNREADABLE,

@@ -15,7 +15,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toptune.devices import DevicesFile, read_devices
 from toptune.errors import InputError, InputErrors, ToptuneError
 from toptune.extraction import list_devices, open_recordings, refuse_store
 from toptune.extraction_job import Extraction, load_engine
@@ -28,6 +27,7 @@ from toptune.machine.locks import held
 from toptune.parameter_tables import table_for
 from toptune.parameter_views import KIND, ParameterParams
 from toptune.params import Backbone, content_key
+from toptune.recordings.devices import DevicesFile, read_devices
 from toptune.run_folder import FolderKind, target_problems, write_csv
 from toptune.store_session import writing_session
 from toptune.sweep_features import Failure, ViewJob, attempt, describe_all, find_all_spikes

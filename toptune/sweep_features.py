@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from toptune.describing import Begun, Describer, LazyEngine, begin_views
-from toptune.devices import DevicesFile
 from toptune.errors import StorageError, ToptuneError
 from toptune.extraction_job import Extraction
 from toptune.grid import View
 from toptune.machine.durable import write_whole, writing
 from toptune.machine.progress import Progress
-from toptune.spiketrains import SpikeTrains
+from toptune.recordings.devices import DevicesFile
+from toptune.recordings.trains import SpikeTrains
 from toptune.store import recording_name
 from toptune.store_session import StoreSession
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from toptune.params import Picture, Windows
-from toptune.spiketrains import Segment, SpikeTrains, sort_spikes, spike_times_s
+from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes, spike_times_s
 from toptune.windows import Drawer
 
 WIDTH, HEIGHT = 720, 120

@@ -28,7 +28,7 @@ from toptune.parameter_views import ParameterDescriber
 from toptune.params import Picture, Windows
 from toptune.prediction import Matched, Predictor
 from toptune.predictions import RecordingPrediction
-from toptune.spiketrains import Spikes, SpikeTrains
+from toptune.recordings.trains import Spikes, SpikeTrains
 from toptune.windows import Drawer, window_starts
 
 # Stretches in a window's width, and by how much of itself each moves on.

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from toptune.binning import BinnedSpikes, Stretches
 from toptune.params import Picture, Windows
-from toptune.spiketrains import SpikeTrains
+from toptune.recordings.trains import SpikeTrains
 
 # What the temporaries of one block of windows may take, so that memory does not grow with a batch.
 _BLOCK_BYTES = 64 * 2**20

@@ -43,7 +43,7 @@ def simulate(
     """Write MCS recordings of simulated networks, their true spikes, and devices.csv."""
     from toptune.machine.threads import usable_cores
     from toptune.printing import watch_count
-    from toptune.simulate import simulate as run
+    from toptune.recordings.simulated.culture import simulate as run
 
     with watch_count("simulating", devices) as advance:
         path = run(
@@ -122,7 +122,7 @@ def detect(
 ) -> None:
     """Find a recording's spikes and write them as NPZ."""
     from toptune.overview import overview
-    from toptune.spikefiles import write_npz
+    from toptune.recordings.spikefiles import write_npz
 
     check_target(out, overwrite)
     highpass, ptsd = detection_params(

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.spiketrains import Segment, SpikeTrains, sort_spikes
+from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes
 
 _NAMES = (
     "sample",

@@ -25,7 +25,7 @@ import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
-from toptune.mcs_format import McsHeader, McsStream, write_info_channel, write_text
+from toptune.recordings.mcs_format import McsHeader, McsStream, write_info_channel, write_text
 
 Compressor = Literal["isal", "zlib"]
 

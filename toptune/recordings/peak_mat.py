@@ -18,9 +18,9 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.hdf5_guard import check_links, check_stored
-from toptune.mat_elements import DENSE_BYTES, SPARSE_BYTES, find_variable, no_variable
-from toptune.peak_text import PeakTrain
+from toptune.recordings.hdf5_guard import check_links, check_stored
+from toptune.recordings.mat_elements import DENSE_BYTES, SPARSE_BYTES, find_variable, no_variable
+from toptune.recordings.peak_text import PeakTrain
 
 _VARIABLE = "peak_train"
 # MATLAB's numbers for its classes: sparse, then double to uint64.

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.mcs_format import McsChannel, McsHeader, McsStream, mea60_channels
-from toptune.mcs_writer import Compressor, McsWriter, chunk_samples
+from toptune.recordings.mcs_format import McsChannel, McsHeader, McsStream, mea60_channels
+from toptune.recordings.mcs_writer import Compressor, McsWriter, chunk_samples
 
-SHARED = Path(__file__).parents[2] / "shared"
+SHARED = Path(__file__).parents[3] / "shared"
 RAW = "Data Acquisition (1) Electrode Raw Data"
 FILTERED = "Filter (1) Filter Data"
 DIGITAL = "Data Acquisition (1) Digital Data"

@@ -1,7 +1,7 @@
 """Recordings of Multi Channel Systems: HDF5 files of protocol RawData.
 
 A file enters; microvolts leave, with the electrodes' names, the rate and the gaps. McsPyDataTools
-reads the structure; the samples are read in ranges by `toptune.mcs_chunks`, with each channel's own
+reads the structure; the samples are read in ranges by `toptune.recordings.mcs_chunks`, with each channel's own
 ConversionFactor, Exponent, ADZero and Tick, the reference electrode left out.
 """
 
@@ -20,15 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.mcs_checks import (
+from toptune.recordings.mcs_checks import (
     check_different,
     check_gains,
     check_rows,
     check_structure,
     stretches,
 )
-from toptune.mcs_chunks import ChunkedVoltage
-from toptune.spiketrains import Segment, check_labels, check_length
+from toptune.recordings.mcs_chunks import ChunkedVoltage
+from toptune.recordings.trains import Segment, check_labels, check_length
 
 _REFERENCE = re.compile(r"^(ref|reference|gnd|ground)\b", re.IGNORECASE)
 _FILTERED = re.compile(r"filter", re.IGNORECASE)

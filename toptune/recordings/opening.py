@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from toptune.errors import InputError
 from toptune.machine.fingerprint import require_regular
-from toptune.mcs import McsRecording, is_mcs
-from toptune.spikefiles import read_spikes, sniff
-from toptune.spiketrains import Segment, SpikeTrains
+from toptune.recordings.mcs import McsRecording, is_mcs
+from toptune.recordings.spikefiles import read_spikes, sniff
+from toptune.recordings.trains import Segment, SpikeTrains
 
 
 class VoltageRecording(Protocol):

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.peak_trains import natural_key
-from toptune.spiketrains import LONGEST_S, Segment, SpikeTrains, sort_spikes
+from toptune.recordings.peak_trains import natural_key
+from toptune.recordings.trains import LONGEST_S, Segment, SpikeTrains, sort_spikes
 
 _REQUIRED = ("time_s", "channel")
 _AMPLITUDE = "peak_to_peak_uv"

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.spiketrains import Spikes, sort_spikes
+from toptune.recordings.trains import Spikes, sort_spikes
 
 # An autoregressive process of order 2: amplifier noise with more power at low frequencies.
 _AR = (0.35, 0.1)

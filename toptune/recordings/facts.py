@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from toptune.spiketrains import SpikeTrains
+from toptune.recordings.trains import SpikeTrains
 
 
 @dataclass(frozen=True, kw_only=True)

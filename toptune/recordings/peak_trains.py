@@ -19,9 +19,9 @@ from typing import Literal
 import numpy as np
 
 from toptune.errors import InputError
-from toptune.peak_mat import looks_like_mat, read_peak_mat
-from toptune.peak_text import PeakTrain, looks_like_peak_text, read_peak_text
-from toptune.spiketrains import Segment, SpikeTrains, sort_spikes
+from toptune.recordings.peak_mat import looks_like_mat, read_peak_mat
+from toptune.recordings.peak_text import PeakTrain, looks_like_peak_text, read_peak_text
+from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes
 
 PeakKind = Literal["peak_trains_text", "peak_trains_mat"]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from toptune.devices import read_devices
 from toptune.errors import InputError, InputErrors
+from toptune.recordings.devices import read_devices
 
 GOOD = "recording,device,label\na.h5,D1,ctrl\nb.h5,D2,ctrl\nc.h5,D3,drug\nd.h5,D4,drug\n"
 

@@ -11,9 +11,9 @@ import h5py
 import numpy as np
 import pytest
 
-from toptune import hdf5_guard
 from toptune.errors import InputError
-from toptune.hdf5_guard import (
+from toptune.recordings import hdf5_guard
+from toptune.recordings.hdf5_guard import (
     check_all_heaps,
     check_heaps,
     check_inflation,

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.peak_text import read_peak_text
-from toptune.peak_trains import natural_key
-from toptune.spikefiles import read_npz, read_spikes, sniff, write_npz
-from toptune.spiketrains import Segment, SpikeTrains, sort_spikes
+from toptune.recordings.peak_text import read_peak_text
+from toptune.recordings.peak_trains import natural_key
+from toptune.recordings.spikefiles import read_npz, read_spikes, sniff, write_npz
+from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes
 
-SHARED = Path(__file__).parents[2] / "shared"
+SHARED = Path(__file__).parents[3] / "shared"
 
 
 def write_trains(folder: Path, **trains: str) -> Path:

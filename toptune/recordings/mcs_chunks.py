@@ -21,8 +21,15 @@ from isal import igzip_lib, isal_zlib
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.hdf5_guard import DAMAGE, DEFLATE, SHUFFLE, check_inflation, chunks_of, filter_codes
 from toptune.machine.threads import channel_slices, in_threads
+from toptune.recordings.hdf5_guard import (
+    DAMAGE,
+    DEFLATE,
+    SHUFFLE,
+    check_inflation,
+    chunks_of,
+    filter_codes,
+)
 
 # The library's stub declares its exception as an instance.
 _DAMAGE: tuple[type[Exception], ...] = (isal_zlib.IsalError, EOFError, ValueError)  # type: ignore[assignment]

@@ -23,10 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.mcs_format import McsChannel, McsHeader, McsStream, mea60_channels
-from toptune.mcs_writer import McsWriter
-from toptune.simulate_network import EXCITATORY_FRACTIONS, Activity, simulate_activity
-from toptune.simulate_traces import (
+from toptune.recordings.mcs_format import McsChannel, McsHeader, McsStream, mea60_channels
+from toptune.recordings.mcs_writer import McsWriter
+from toptune.recordings.simulated.network import EXCITATORY_FRACTIONS, Activity, simulate_activity
+from toptune.recordings.simulated.traces import (
     TYPICAL_TEMPLATE,
     Electrodes,
     PlacedSpikes,
@@ -37,8 +37,8 @@ from toptune.simulate_traces import (
     template_waveform,
     voltage_blocks,
 )
-from toptune.spike_npz import write_npz
-from toptune.spiketrains import LONGEST_S, Segment, SpikeTrains, sort_spikes
+from toptune.recordings.spike_npz import write_npz
+from toptune.recordings.trains import LONGEST_S, Segment, SpikeTrains, sort_spikes
 
 _REFERENCE = "Ref"
 _PITCH_UM = 200.0

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from toptune.devices import read_devices
 from toptune.errors import InputError
-from toptune.mcs import McsRecording
-from toptune.recording import open_recording
-from toptune.simulate import simulate
-from toptune.simulate_network import EXCITATORY_FRACTIONS, Activity, simulate_activity
-from toptune.simulate_traces import TYPICAL_TEMPLATE, simulate_traces, template_waveform
-from toptune.spikefiles import read_npz
+from toptune.recordings.devices import read_devices
+from toptune.recordings.mcs import McsRecording
+from toptune.recordings.opening import open_recording
+from toptune.recordings.simulated.culture import simulate
+from toptune.recordings.simulated.network import EXCITATORY_FRACTIONS, Activity, simulate_activity
+from toptune.recordings.simulated.traces import TYPICAL_TEMPLATE, simulate_traces, template_waveform
+from toptune.recordings.spikefiles import read_npz
 from toptune.spikes import detect_spikes
 
 RATE = 10_000.0

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.hdf5_guard import (
+from toptune.recordings.hdf5_guard import (
     check_all_heaps,
     check_heaps,
     check_links,

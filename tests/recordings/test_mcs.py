@@ -14,12 +14,12 @@ import pytest
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.mcs import McsRecording
-from toptune.mcs_format import McsChannel, McsStream, mea60_channels
-from toptune.mcs_writer import McsWriter
-from toptune.recording import open_recording
+from toptune.recordings.mcs import McsRecording
+from toptune.recordings.mcs_format import McsChannel, McsStream, mea60_channels
+from toptune.recordings.mcs_writer import McsWriter
+from toptune.recordings.opening import open_recording
 
-SHARED = Path(__file__).parents[2] / "shared"
+SHARED = Path(__file__).parents[3] / "shared"
 RAW = "Data Acquisition (1) Electrode Raw Data"
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from toptune.errors import InputError
-from toptune.mcs_checks import check_gains, stretches
+from toptune.recordings.mcs_checks import check_gains, stretches
 
 PATH = Path("a.h5")
 
