@@ -14,9 +14,9 @@ import h5py
 import numpy as np
 import pytest
 
-from toptune.detection import detect_recording
 from toptune.recordings.mcs import McsRecording
 from toptune.recordings.simulated.culture import simulate
+from toptune.spikes.streaming import detect_recording
 
 DATA = "Data/Recording_0/AnalogStream/Stream_1/ChannelData"
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from toptune.params import Ptsd
 from toptune.recordings.simulated.traces import simulate_traces
-from toptune.spikes import detect_spikes, noise_thresholds
+from toptune.spikes.ptsd import detect_spikes, noise_thresholds
 
 RATE_HZ = 10_000.0
 SPIKES_HZ = 5.0

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from real_gpu import real_accelerator
 
-from toptune.filters_cuda import HIGHPASS_BLOCK, DeviceHighPass
 from toptune.machine.cuda import CudaAccelerator, DeviceArray
-from toptune.noise_cuda import channel_means, noise_thresholds_on
 from toptune.params import HighPass, Ptsd
 from toptune.recordings.simulated.traces import simulate_traces
 from toptune.recordings.trains import Segment
-from toptune.spikes import PtsdSamples
-from toptune.spikes_cuda import StretchWalk, sort_device_spikes, walk_segments
+from toptune.spikes.filters_cuda import HIGHPASS_BLOCK, DeviceHighPass
+from toptune.spikes.noise_cuda import channel_means, noise_thresholds_on
+from toptune.spikes.ptsd import PtsdSamples
+from toptune.spikes.ptsd_cuda import StretchWalk, sort_device_spikes, walk_segments
 
 pytestmark = pytest.mark.gpu
 

@@ -26,8 +26,6 @@ from crash_jobs import N_RECORDINGS, Cost, Job, look, make_jobs, spoilt
 from forked import Ended, die_at_step, ended, limit_files, nothing, toptune
 from small_data import install_tiny_backbones
 
-from toptune import backbones, detection, features, fit, sweep, windows  # noqa: F401  # before forking
-
 # A file system in memory keeps whole pages.
 PAGE = 4096
 # Making a store anew never needs more than the one before.

@@ -15,7 +15,7 @@ from forked import ended, fork, on_each_step, toptune
 from small_data import CLASS_RATES_HZ, write_devices, write_mcs
 
 from toptune.errors import InputError
-from toptune.finding import SpikeSettings, find_spikes
+from toptune.spikes.finding import SpikeSettings, find_spikes
 from toptune.store import FeatureStore
 
 N_RECORDINGS = 4

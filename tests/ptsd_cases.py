@@ -10,11 +10,11 @@ from cuda_on_cpu import Launch
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from toptune import spikes_cpu
 from toptune.machine.cuda import Accelerator
 from toptune.recordings.trains import Spikes
-from toptune.spikes import PtsdSamples, channel_mean, sequential_sum
-from toptune.spikes_cuda import StretchWalk, sort_device_spikes
+from toptune.spikes import ptsd_blocks as spikes_cpu
+from toptune.spikes.ptsd import PtsdSamples, channel_mean, sequential_sum
+from toptune.spikes.ptsd_cuda import StretchWalk, sort_device_spikes
 
 RATE_HZ = 10_000.0
 # Around the samples of a chunk: a kernel that reads outside finds its largest peaks here.

@@ -15,12 +15,12 @@ from torch import nn
 from toptune import backbones
 from toptune.backbones import LoadedBackbone
 from toptune.featuretable import FeatureTable, View
-from toptune.finding import SpikeSettings
 from toptune.machine.assets import store_contract
 from toptune.params import Backbone, Picture, Windows
 from toptune.recordings.facts import RecordingFacts, TrainingFacts, WeightsSource
 from toptune.recordings.mcs_format import McsChannel, McsStream
 from toptune.recordings.mcs_writer import McsWriter
+from toptune.spikes.finding import SpikeSettings
 from toptune.store import FeatureSet
 
 RATE_HZ = 10_000

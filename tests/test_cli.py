@@ -14,13 +14,13 @@ from safetensors.torch import save_file
 from small_data import RAW, install_tiny_backbones, write_data_set, write_devices, write_mcs
 
 from toptune.cli import app, main
-from toptune.detection import detect_recording
 from toptune.errors import ToptuneError
 from toptune.extraction import extract
 from toptune.params import Backbone, Picture, Windows
 from toptune.recordings.mcs import McsRecording
 from toptune.recordings.spike_npz import read_npz
 from toptune.recordings.trains import Spikes
+from toptune.spikes.streaming import detect_recording
 
 COMMANDS = (
     "demo", "simulate", "inspect", "detect", "extract", "fit", "predict", "sweep", "report", "why",

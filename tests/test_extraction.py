@@ -22,9 +22,7 @@ from small_data import (
     write_mcs,
 )
 
-from toptune import detection
 from toptune.describing import LazyEngine
-from toptune.detection import detect_recording
 from toptune.errors import InputError, InputErrors, StorageError, ToptuneError
 from toptune.extraction import Extracted, SpikeSettings, extract
 from toptune.features import Computed, FeatureEngine
@@ -33,6 +31,8 @@ from toptune.params import Backbone, HighPass, Picture, Ptsd, Windows
 from toptune.recordings.mcs import McsRecording
 from toptune.recordings.spike_npz import write_npz
 from toptune.recordings.trains import Spikes
+from toptune.spikes import streaming as detection
+from toptune.spikes.streaming import detect_recording
 from toptune.store import FeatureStore, recording_name
 from toptune.windows import Drawer
 from toptune.zarr_groups import read_attributes, write_attributes

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from toptune.filters import HighPassFilter
 from toptune.params import HighPass, Ptsd
 from toptune.recordings.simulated.traces import Traces, simulate_traces
-from toptune.spikes import detect_spikes, noise_thresholds
+from toptune.spikes.filters import HighPassFilter
+from toptune.spikes.ptsd import detect_spikes, noise_thresholds
 
 RATE_HZ = 10_000.0
 TOLERANCE = 10  # samples, 1 ms

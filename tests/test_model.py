@@ -22,7 +22,6 @@ from small_data import make_facts, make_provenance, make_view
 from toptune.describing import ViewParams
 from toptune.errors import InputError, ToptuneError
 from toptune.featuretable import FeatureTable, RecordingInfo
-from toptune.finding import SpikeSettings
 from toptune.heads import make_head
 from toptune.model import (
     FORMAT,
@@ -34,6 +33,7 @@ from toptune.model import (
 )
 from toptune.params import Picture
 from toptune.recordings.facts import WeightsSource
+from toptune.spikes.finding import SpikeSettings
 
 SCORES = {
     "head": "any", "n_devices": 9, "device_accuracy": 0.75, "device_accuracy_ci95": [0.4, 0.9],

@@ -16,9 +16,8 @@ import pytest
 from cuda_on_cpu import HostAccelerator
 from small_data import CLASS_RATES_HZ, RAW, install_tiny_backbones, write_data_set, write_mcs
 
-from toptune import backbones, detection
+from toptune import backbones
 from toptune.backbones import LoadedBackbone
-from toptune.detection import detect_recording
 from toptune.errors import InputError, InputErrors
 from toptune.extraction import extract
 from toptune.features import FeatureEngine
@@ -39,6 +38,8 @@ from toptune.recordings.spike_npz import write_npz
 from toptune.recordings.trains import Spikes, SpikeTrains
 from toptune.scores import Windows as HeldOut
 from toptune.scores import score
+from toptune.spikes import streaming as detection
+from toptune.spikes.streaming import detect_recording
 from toptune.store import FeatureStore, recording_name
 
 SETS: tuple[dict[str, Any], ...] = (

@@ -11,11 +11,13 @@ from crash_jobs import tree, write_data
 from small_data import install_tiny_backbones
 from threadpoolctl import threadpool_limits
 
-from toptune import detection, features, spikes_cpu
+from toptune import features
 from toptune.extraction import extract
-from toptune.finding import SpikeSettings
 from toptune.fit import fit
 from toptune.params import Backbone, Picture, Ptsd, Windows
+from toptune.spikes import ptsd_blocks as spikes_cpu
+from toptune.spikes import streaming as detection
+from toptune.spikes.finding import SpikeSettings
 from toptune.store import FeatureStore
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")

@@ -14,11 +14,11 @@ from small_data import check_attributes, check_store
 from toptune import zarr_groups
 from toptune.errors import InputError, StorageError, ToptuneError
 from toptune.featuretable import RecordingInfo
-from toptune.finding import SpikeSettings
 from toptune.machine.assets import store_contract
 from toptune.params import Backbone, Picture, Windows
 from toptune.recordings.facts import RecordingFacts, WeightsSource
 from toptune.recordings.trains import Segment, Spikes, SpikeTrains
+from toptune.spikes.finding import SpikeSettings
 from toptune.store import FeatureSet, FeatureStore, recording_name
 from toptune.zarr_groups import read_attributes, write_attributes
 

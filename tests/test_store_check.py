@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from toptune.errors import InputError, ToptuneError
 from toptune.featuretable import RecordingInfo
-from toptune.finding import SpikeSettings
 from toptune.machine.assets import store_contract
 from toptune.params import Picture, Windows, content_key
 from toptune.recordings.trains import Segment, Spikes, SpikeTrains
+from toptune.spikes.finding import SpikeSettings
 from toptune.store import VERSION, FeatureSet, FeatureStore, recording_name
 from toptune.store_check import StoreReport, check_store, remove_damaged
 from toptune.store_session import writing_session

@@ -12,8 +12,8 @@ import pytest
 
 from toptune.errors import InputError, StorageError
 from toptune.featuretable import RecordingInfo
-from toptune.finding import SpikeSettings
 from toptune.machine.locks import held
+from toptune.spikes.finding import SpikeSettings
 from toptune.store import FeatureStore
 from toptune.store_session import alone, writing_session
 

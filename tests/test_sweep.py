@@ -12,18 +12,19 @@ from typing import Any
 import pytest
 from small_data import install_tiny_backbones, write_data_set, write_devices
 
-from toptune import describing, detection, features, sweep_features, sweep_report, sweep_tables
+from toptune import describing, features, sweep_features, sweep_report, sweep_tables
 from toptune import fit as fit_module
 from toptune import sweep as sweep_module
-from toptune.detection import detect_recording
 from toptune.errors import InputError, InputErrors, ToptuneError
 from toptune.extraction import SpikeSettings, extract
-from toptune.finding import find_spikes
 from toptune.grid import Grid, read_grid
 from toptune.html_page import render
 from toptune.parameter_tables import table_for
 from toptune.params import Backbone, Picture, Windows
 from toptune.recordings.mcs import McsRecording
+from toptune.spikes import streaming as detection
+from toptune.spikes.finding import find_spikes
+from toptune.spikes.streaming import detect_recording
 from toptune.store import FeatureStore
 from toptune.sweep import sweep
 from toptune.sweep_plan import Forecast

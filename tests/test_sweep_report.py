@@ -12,11 +12,11 @@ import pytest
 from browser import browser, chromium
 from scipy.stats import binomtest
 
-from toptune.finding import SpikeSettings
 from toptune.grid import Combination, FitOptions, Grid, View
 from toptune.html_page import HeatMap, Note, Page, render
 from toptune.paper_figures import paper_figures
 from toptune.params import Backbone, Picture, Windows
+from toptune.spikes.finding import SpikeSettings
 from toptune.sweep_features import Failure, Throughput
 from toptune.sweep_plan import fit_labels
 from toptune.sweep_printing import print_swept, run_line, time_left

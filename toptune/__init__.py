@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from toptune.prediction import predict
     from toptune.recordings.opening import open_recording
     from toptune.recordings.trains import Spikes
-    from toptune.spikes import detect_spikes
+    from toptune.spikes.ptsd import detect_spikes
     from toptune.store import FeatureStore
 
     __version__: str
@@ -50,7 +50,7 @@ _HOMES = {
     "Ptsd": "toptune.params",
     "Spikes": "toptune.recordings.trains",
     "Windows": "toptune.params",
-    "detect_spikes": "toptune.spikes",
+    "detect_spikes": "toptune.spikes.ptsd",
     "extract": "toptune.extraction",
     "leave_one_group_out": "toptune.folds",
     "open_recording": "toptune.recordings.opening",

@@ -20,8 +20,6 @@ from numpy.typing import NDArray
 from toptune.drawings import Drawings
 from toptune.errors import InputError
 from toptune.features import FeatureEngine
-from toptune.filters import HighPassFilter
-from toptune.finding import SpikeSettings, find_spikes
 from toptune.folds import leave_one_group_out
 from toptune.heads.falkon import FalkonClassifier
 from toptune.heads.mlp import MLPClassifier
@@ -31,7 +29,9 @@ from toptune.recordings.mcs import McsRecording
 from toptune.recordings.opening import open_recording
 from toptune.recordings.simulated.culture import simulate
 from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes
-from toptune.spikes import detect_spikes, noise_thresholds
+from toptune.spikes.filters import HighPassFilter
+from toptune.spikes.finding import SpikeSettings, find_spikes
+from toptune.spikes.ptsd import detect_spikes, noise_thresholds
 
 _RATE_HZ = 10_000.0
 _CHANNELS = 60

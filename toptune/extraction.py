@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from toptune.errors import InputError, InputErrors, StorageError, ToptuneError
 from toptune.extraction_job import Extraction, load_engine
 from toptune.featuretable import RecordingInfo
-from toptune.finding import SpikeSettings, check_recording
 from toptune.machine.background import BackgroundWriter
 from toptune.machine.cuda import accelerator
 from toptune.machine.durable import write_whole, writing
 from toptune.machine.progress import Progress, Silent
 from toptune.params import Backbone, Picture, Windows
 from toptune.recordings.devices import DeviceRow, DevicesFile, read_devices
+from toptune.spikes.finding import SpikeSettings, check_recording
 from toptune.store import FeatureSet, FeatureStore, recording_name
 from toptune.store_session import StoreSession, refuse_other_settings, writing_session
 

@@ -23,7 +23,6 @@ from toptune.describing import (
     begin_views,
 )
 from toptune.errors import InputError
-from toptune.finding import FoundSpikes, SpikeSettings, find_spikes
 from toptune.machine.background import BackgroundWriter
 from toptune.machine.cuda import Accelerator
 from toptune.machine.fingerprint import file_sha256, stamp_of
@@ -32,6 +31,7 @@ from toptune.params import Backbone, Picture, Windows, content_key
 from toptune.recordings.devices import DeviceRow
 from toptune.recordings.facts import WeightsSource
 from toptune.recordings.trains import SpikeTrains
+from toptune.spikes.finding import FoundSpikes, SpikeSettings, find_spikes
 from toptune.store import VERSION, FeatureSet, FeatureStore
 
 if TYPE_CHECKING:

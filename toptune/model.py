@@ -26,13 +26,13 @@ from safetensors.numpy import load, save
 from toptune.describing import ViewParams
 from toptune.errors import InputError, ToptuneError
 from toptune.featuretable import FeatureTable
-from toptune.finding import SpikeSettings
 from toptune.heads import head_type
 from toptune.heads.calibration import calibrated
 from toptune.novelty import NoveltyLimits, nearness_of, training_limits
 from toptune.parameter_views import ParameterParams, read_view_params
 from toptune.recordings.facts import TrainingFacts, WeightsSource
 from toptune.run_folder import plain, write_json
+from toptune.spikes.finding import SpikeSettings
 
 FORMAT = 2
 _KIND = "toptune model"

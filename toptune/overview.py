@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.finding import detect_voltage
 from toptune.machine.cuda import accelerator
 from toptune.params import HighPass, Ptsd
 from toptune.recordings.mcs import McsRecording
 from toptune.recordings.opening import SpikeRecording, open_recording
 from toptune.recordings.trains import SpikeTrains
+from toptune.spikes.finding import detect_voltage
 
 _TRACE_S = 0.2
 
@@ -114,7 +114,7 @@ def _busiest(
     recording: McsRecording, trains: SpikeTrains, highpass: HighPass
 ) -> tuple[int, NDArray[np.float32]]:
     """Filter the fifth of a second with the most spikes; its first sample and microvolts."""
-    from toptune.filters import HighPassFilter, settling_samples
+    from toptune.spikes.filters import HighPassFilter, settling_samples
 
     n = max(1, int(_TRACE_S * trains.sampling_rate_hz))
     steps = np.bincount(trains.spikes.sample // n, minlength=1)

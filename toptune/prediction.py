@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from toptune.describing import Described, Describer, describe_views
 from toptune.errors import InputError, InputErrors, ToptuneError
 from toptune.featuretable import leading_kind, match_windows
-from toptune.finding import SpikeSettings, check_recording, find_spikes
 from toptune.machine.cuda import Accelerator, accelerator
 from toptune.machine.fingerprint import file_sha256
 from toptune.machine.progress import Progress, Silent
@@ -32,6 +31,7 @@ from toptune.predictions import Predictions, RecordingPrediction
 from toptune.recordings.facts import RecordingFacts
 from toptune.recordings.trains import Segment, SpikeTrains
 from toptune.scores import majority
+from toptune.spikes.finding import SpikeSettings, check_recording, find_spikes
 
 if TYPE_CHECKING:
     from toptune.features import Precision

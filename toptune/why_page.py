@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from toptune.describing import Describer
 from toptune.errors import InputError
-from toptune.finding import find_spikes
 from toptune.html_page import (
     Block,
     Fact,
@@ -39,6 +38,7 @@ from toptune.recordings.trains import SpikeTrains
 from toptune.report_devices import time_ticks
 from toptune.report_scores import percent
 from toptune.run_folder import FolderKind, publish, target_problems, write_csv, write_json
+from toptune.spikes.finding import find_spikes
 from toptune.thumbnails import Thumbnails, draw_thumbnails, grey_png
 from toptune.why import Explained, Occlusion, explain, importance
 

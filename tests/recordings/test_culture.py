@@ -20,7 +20,7 @@ from toptune.recordings.simulated.culture import simulate
 from toptune.recordings.simulated.network import EXCITATORY_FRACTIONS, Activity, simulate_activity
 from toptune.recordings.simulated.traces import TYPICAL_TEMPLATE, simulate_traces, template_waveform
 from toptune.recordings.spikefiles import read_npz
-from toptune.spikes import detect_spikes
+from toptune.spikes.ptsd import detect_spikes
 
 RATE = 10_000.0
 SECONDS = 4.0

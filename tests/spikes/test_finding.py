@@ -12,9 +12,9 @@ from small_data import install_tiny_backbones, write_data_set, write_mcs
 
 from toptune.cli import main
 from toptune.errors import InputError
-from toptune.finding import SpikeSettings, find_spikes
 from toptune.machine import cuda
 from toptune.recordings.spike_npz import read_npz, write_npz
+from toptune.spikes.finding import SpikeSettings, find_spikes
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

@@ -1,7 +1,7 @@
 """Means and noise estimates of a recording on a GPU.
 
 A filtered recording, (channels, samples) float32 microvolts on the device, enters; means and
-`Thresholds`, a few numbers a channel, leave, on the host. They follow the rules of `toptune.spikes`
+`Thresholds`, a few numbers a channel, leave, on the host. They follow the rules of `toptune.spikes.ptsd`
 in float64. Sums are added in the CPU's order but for the inside of blocks of 128 samples; standard
 deviations in the array module's own, which may change the last of their 53 bits.
 """
@@ -13,12 +13,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.filters_cuda import row_pitch
 from toptune.machine.cuda import THREADS, Accelerator, DeviceArray, to_host
 from toptune.params import Ptsd
 from toptune.recordings.trains import Segment
-from toptune.spikes import Thresholds, channel_mean, noise_windows, thresholds_from
-from toptune.spikes_cpu import BLOCK
+from toptune.spikes.filters_cuda import row_pitch
+from toptune.spikes.ptsd import Thresholds, channel_mean, noise_windows, thresholds_from
+from toptune.spikes.ptsd_blocks import BLOCK
 
 _TILE = 64
 

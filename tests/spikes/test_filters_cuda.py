@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.filters import HighPassFilter
-from toptune.filters_cuda import HIGHPASS_BLOCK, DeviceHighPass
 from toptune.params import HighPass
+from toptune.spikes.filters import HighPassFilter
+from toptune.spikes.filters_cuda import HIGHPASS_BLOCK, DeviceHighPass
 
 RATE_HZ = 10_000.0
 

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from toptune import detection
-from toptune.detection import Detected, detect_recording
 from toptune.errors import InputError
-from toptune.filters import HighPassFilter
 from toptune.params import HighPass, Noise, Ptsd
 from toptune.recordings.opening import ArrayRecording
 from toptune.recordings.trains import Segment, Spikes
-from toptune.spikes import detect_spikes, noise_thresholds
+from toptune.spikes import streaming as detection
+from toptune.spikes.filters import HighPassFilter
+from toptune.spikes.ptsd import detect_spikes, noise_thresholds
+from toptune.spikes.streaming import Detected, detect_recording
 
 RATE_HZ = 10_000.0
 

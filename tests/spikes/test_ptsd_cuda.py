@@ -20,11 +20,11 @@ from ptsd_cases import (
     voltages,
 )
 
-from toptune import spikes_cuda
 from toptune.errors import InputError
 from toptune.params import Noise, Ptsd
-from toptune.spikes import PtsdSamples, detect_spikes
-from toptune.spikes_cuda import StretchWalk, detect_spikes_on
+from toptune.spikes import ptsd_cuda as spikes_cuda
+from toptune.spikes.ptsd import PtsdSamples, detect_spikes
+from toptune.spikes.ptsd_cuda import StretchWalk, detect_spikes_on
 
 
 # Blocks and tiles this small put many of their edges into short recordings.

@@ -16,17 +16,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from toptune.detection import Detected
 from toptune.errors import InputError
-from toptune.filters_cuda import HIGHPASS_BLOCK, DeviceHighPass
 from toptune.machine.cuda import Accelerator, DeviceArray, Uploads
 from toptune.machine.threads import thread_pool
-from toptune.noise_cuda import channel_means, noise_thresholds_on
 from toptune.params import HighPass, Ptsd
 from toptune.recordings.opening import VoltageRecording
 from toptune.recordings.trains import SpikeTrains
-from toptune.spikes import PtsdSamples, Thresholds
-from toptune.spikes_cuda import DeviceSpikes, sort_device_spikes, walk_segments
+from toptune.spikes.filters_cuda import HIGHPASS_BLOCK, DeviceHighPass
+from toptune.spikes.noise_cuda import channel_means, noise_thresholds_on
+from toptune.spikes.ptsd import PtsdSamples, Thresholds
+from toptune.spikes.ptsd_cuda import DeviceSpikes, sort_device_spikes, walk_segments
+from toptune.spikes.streaming import Detected
 
 # Values (channels x samples) a chunk: large enough for the GPU, small enough that reading the first
 # and computing the last, which nothing overlaps, do not count.

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toptune.errors import InputError
-from toptune.filters import HighPassFilter, settling_samples
 from toptune.params import HighPass
+from toptune.spikes.filters import HighPassFilter, settling_samples
 
 
 @pytest.mark.parametrize(("order", "cutoff_hz"), [(1, 300), (2, 300), (3, 5), (4, 100), (8, 2000)])

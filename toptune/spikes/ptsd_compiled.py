@@ -25,7 +25,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from toptune.spikes_cpu import BLOCK, FINE, blocks_ahead, ordered, spans
+from toptune.spikes.ptsd_blocks import BLOCK, FINE, blocks_ahead, ordered, spans
 
 _LARGEST = np.int32(0x7FFFFFFF)
 _SMALLEST = np.int32(-0x80000000)

@@ -17,14 +17,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune import spikes_cpu
 from toptune.errors import InputError
-from toptune.filters import HighPassFilter, settling_samples
 from toptune.machine.threads import channel_slices, in_threads, thread_pool
 from toptune.params import HighPass, Ptsd
 from toptune.recordings.opening import VoltageRecording
 from toptune.recordings.trains import SpikeTrains
-from toptune.spikes import (
+from toptune.spikes import ptsd_blocks as spikes_cpu
+from toptune.spikes.filters import HighPassFilter, settling_samples
+from toptune.spikes.ptsd import (
     ChannelWalk,
     PtsdSamples,
     Thresholds,
@@ -35,7 +35,7 @@ from toptune.spikes import (
     smallest_sd,
     thresholds_from,
 )
-from toptune.spikes_cpu import BLOCK, FINE
+from toptune.spikes.ptsd_blocks import BLOCK, FINE
 
 # Values (channels x samples) a batch: raw and filtered together stay within a processor's cache.
 _BATCH_VALUES = 2_000_000

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.filters_cuda import row_pitch
 from toptune.machine.cuda import THREADS, Accelerator, DeviceArray, Kernels, to_host
-from toptune.noise_cuda import channel_means, noise_thresholds_on
 from toptune.params import Ptsd
 from toptune.recordings.trains import Segment, Spikes
-from toptune.spikes import PtsdSamples, checked_thresholds
+from toptune.spikes.filters_cuda import row_pitch
+from toptune.spikes.noise_cuda import channel_means, noise_thresholds_on
+from toptune.spikes.ptsd import PtsdSamples, checked_thresholds
 
 if TYPE_CHECKING:
     import torch

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from toptune.errors import InputError
 from toptune.params import Alignment, Ptsd
-from toptune.spikes import (
+from toptune.spikes.ptsd import (
     detect_spikes,
     mad_sd,
     noise_thresholds,
     noise_windows,
 )
-from toptune.spikes_cpu import BLOCK
+from toptune.spikes.ptsd_blocks import BLOCK
 
 RATE_HZ = 10_000.0
 

@@ -12,14 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from toptune import detection_cuda, spikes_cuda
-from toptune.detection import Detected, detect_recording
-from toptune.detection_cuda import detect_recording_on
 from toptune.errors import InputError
-from toptune.filters_cuda import DeviceHighPass
 from toptune.params import HighPass, Noise, Ptsd
 from toptune.recordings.opening import ArrayRecording
 from toptune.recordings.trains import Segment
+from toptune.spikes import ptsd_cuda as spikes_cuda
+from toptune.spikes import streaming_cuda as detection_cuda
+from toptune.spikes.filters_cuda import DeviceHighPass
+from toptune.spikes.streaming import Detected, detect_recording
+from toptune.spikes.streaming_cuda import detect_recording_on
 
 RATE_HZ = 10_000.0
 

@@ -1,7 +1,7 @@
 """The high-pass filter on a GPU, parallel over time, with carried state.
 
 Chunks of voltage, (channels, samples) float32 microvolts on the device, enter and leave, as in
-`toptune.filters`. Samples may differ from the CPU's in rounding: the state at the start of every
+`toptune.spikes.filters`. Samples may differ from the CPU's in rounding: the state at the start of every
 block of 128 samples comes from a scan in float64 (kernels/highpass.cu), which changes it by some
 1e-16 of itself, and then now and then the last bit of a float32.
 """
@@ -11,9 +11,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.filters import butterworth_sections
 from toptune.machine.cuda import THREADS, Accelerator, DeviceArray
 from toptune.params import HighPass
+from toptune.spikes.filters import butterworth_sections
 
 # Chunks of a multiple of this many samples give the samples of the whole, bit for bit.
 HIGHPASS_BLOCK = 128

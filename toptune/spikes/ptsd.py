@@ -2,7 +2,7 @@
 
 (channels, samples) float32 microvolts enter, already filtered; `Spikes` leave. Precision Timing
 Spike Detection: Maccione et al. 2009, J. Neurosci. Methods 177:241-249. Recordings that do not fit
-into memory go through `toptune.detection`, which finds the same spikes.
+into memory go through `toptune.spikes.streaming`, which finds the same spikes.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune import spikes_cpu
 from toptune.errors import InputError
 from toptune.machine.threads import in_threads, thread_pool
 from toptune.params import Ptsd
-from toptune.ptsd_walk import Found, Rule, Scratch, walk_kept, walk_row
 from toptune.recordings.trains import Spikes, sort_spikes
+from toptune.spikes import ptsd_blocks as spikes_cpu
+from toptune.spikes.ptsd_compiled import Found, Rule, Scratch, walk_kept, walk_row
 
 NOISE_WINDOWS = 30
 NOISE_WINDOW_S = 0.2

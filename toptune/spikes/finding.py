@@ -18,8 +18,8 @@ from toptune.recordings.opening import SpikeRecording, VoltageRecording, open_re
 from toptune.recordings.trains import FASTEST_HZ, Segment, SpikeTrains
 
 if TYPE_CHECKING:
-    from toptune.detection import Detected
-    from toptune.spikes_cuda import DeviceSpikes
+    from toptune.spikes.ptsd_cuda import DeviceSpikes
+    from toptune.spikes.streaming import Detected
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +129,7 @@ def check_recording(path: Path, settings: SpikeSettings) -> Header | None:
     InputError
         It cannot be opened, is cut off, or its sampling rate does not allow the filter's cut-off.
     """
-    from toptune.filters import HighPassFilter
+    from toptune.spikes.filters import HighPassFilter
 
     recording = open_recording(
         path, stream=settings.stream, sampling_rate_hz=settings.sampling_rate_hz
@@ -167,10 +167,10 @@ def detect_voltage(
         The latter are the spikes on the GPU; None without one.
     """
     if device is None:
-        from toptune.detection import detect_recording
+        from toptune.spikes.streaming import detect_recording
 
         return detect_recording(recording, highpass, ptsd, n_jobs=n_jobs, progress=progress), None
-    from toptune.detection_cuda import detect_recording_on
+    from toptune.spikes.streaming_cuda import detect_recording_on
 
     made = detect_recording_on(device, recording, highpass, ptsd, n_jobs=n_jobs, progress=progress)
     return made.found, made.spikes
