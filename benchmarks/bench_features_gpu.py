@@ -25,9 +25,9 @@ from toptune.features import FeatureEngine, Precision
 from toptune.machine.cuda_launch import cupy_launch
 from toptune.networks import PAPER_BACKBONES
 from toptune.params import Backbone, Picture, Windows
+from toptune.pictures.drawer import Drawer
+from toptune.pictures.drawer_cuda import InputChannels, PlacedSpikes, Renderer
 from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes
-from toptune.rendering import InputChannels, PlacedSpikes, Renderer
-from toptune.windows import Drawer
 
 pytestmark = pytest.mark.gpu
 N = 1024

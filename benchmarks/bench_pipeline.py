@@ -16,8 +16,8 @@ from toptune.features import FeatureEngine, describe
 from toptune.folds import leave_one_group_out
 from toptune.heads import make_head
 from toptune.params import Backbone, Picture, Windows
+from toptune.pictures.drawer import Drawer
 from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes
-from toptune.windows import Drawer
 
 RATE_HZ = 10_000.0
 PAPER_SECONDS = 40 + 32 * 15

@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from toptune.params import Picture, Windows
+from toptune.pictures.drawer import Drawer
 from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes
-from toptune.windows import Drawer
 
 SIZE = 224
 N_PEER = 8

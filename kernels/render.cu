@@ -3,7 +3,7 @@
 // What enters: a recording's spikes (sample, channel) and its stretches without a gap; where the
 // windows begin, in bins. What leaves: pictures of S x S pixels, row 0 on top, as the input of a
 // network: channel c of a pixel is darkness * scale[c] + shift[c], channels last, as float32,
-// float16 or bfloat16. Darkness is 0 for white and 1 for black, as toptune/windows.py defines it.
+// float16 or bfloat16. Darkness is 0 for white and 1 for black, as toptune/pictures/drawer.py defines it.
 //
 // The host launches, a recording and length of bin:
 //     render_place      spikes of each bin, and in which bins each electrode fired, a bit each

@@ -7,13 +7,15 @@ import pytest
 from small_data import install_tiny_backbones
 from test_windows import make_trains
 
-from toptune import backbones, binning, drawings
+from toptune import backbones
 from toptune.describing import Described, Describer, LazyEngine, describe_views
 from toptune.errors import ToptuneError
 from toptune.features import FeatureEngine
 from toptune.params import Backbone, Picture, Windows
+from toptune.pictures import bins as binning
+from toptune.pictures import drawings
+from toptune.pictures.drawer import Drawer
 from toptune.recordings.trains import SpikeTrains
-from toptune.windows import Drawer
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 VIEWS = [

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from toptune.electrode_trains import WindowedTrains, whole_recording
 from toptune.errors import InputError
 from toptune.params import Picture, Windows
+from toptune.pictures.drawer import Drawer
 from toptune.recordings.trains import SpikeTrains
-from toptune.windows import Drawer
 
 
 @settings(deadline=None, max_examples=50)

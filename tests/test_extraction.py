@@ -28,13 +28,13 @@ from toptune.extraction import Extracted, SpikeSettings, extract
 from toptune.features import Computed, FeatureEngine
 from toptune.machine.fingerprint import file_sha256
 from toptune.params import Backbone, HighPass, Picture, Ptsd, Windows
+from toptune.pictures.drawer import Drawer
 from toptune.recordings.mcs import McsRecording
 from toptune.recordings.spike_npz import write_npz
 from toptune.recordings.trains import Spikes
 from toptune.spikes import streaming as detection
 from toptune.spikes.streaming import detect_recording
 from toptune.store import FeatureStore, recording_name
-from toptune.windows import Drawer
 from toptune.zarr_groups import read_attributes, write_attributes
 
 WINDOWS = Windows(width_s=2.0, stride_s=1.0)

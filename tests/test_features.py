@@ -19,9 +19,9 @@ from toptune.backbones import LoadedBackbone, load_backbone
 from toptune.errors import ToptuneError
 from toptune.features import FeatureEngine, describe
 from toptune.params import Backbone, Picture, Windows
+from toptune.pictures.drawer import Drawer
 from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes
 from toptune.torch_network import GreyPictures, TorchNetwork
-from toptune.windows import Drawer
 
 MOBILENET = Path(__file__).parents[2] / "shared" / "weights" / "mobilenet_v2.safetensors"
 

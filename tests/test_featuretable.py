@@ -26,9 +26,9 @@ from toptune.featuretable import (
     match_windows,
 )
 from toptune.params import Picture, Windows
+from toptune.pictures.drawer import window_starts
 from toptune.recordings.trains import Segment, Spikes, SpikeTrains
 from toptune.store import FeatureSet, FeatureStore
-from toptune.windows import window_starts
 
 
 def naive_matches(

@@ -21,9 +21,9 @@ from toptune.errors import ToptuneError
 from toptune.features import HALF
 from toptune.machine.cuda_launch import cupy_launch
 from toptune.params import Backbone, Picture, Windows
-from toptune.rendering import InputChannels, PlacedSpikes, Renderer
+from toptune.pictures.drawer import Drawer
+from toptune.pictures.drawer_cuda import InputChannels, PlacedSpikes, Renderer
 from toptune.torch_network import GreyPictures, TorchNetwork, even_batch, fitting_batch
-from toptune.windows import Drawer
 
 CPU = torch.device("cpu")
 MOBILENET = Path(__file__).parents[2] / "shared" / "weights" / "mobilenet_v2.safetensors"

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from toptune.drawings import Drawings
 from toptune.errors import InputError
 from toptune.features import FeatureEngine
 from toptune.folds import leave_one_group_out
@@ -25,6 +24,7 @@ from toptune.heads.falkon import FalkonClassifier
 from toptune.heads.mlp import MLPClassifier
 from toptune.machine.threads import in_threads, thread_pool
 from toptune.params import Backbone, HighPass, Picture, Ptsd, Windows
+from toptune.pictures.drawings import Drawings
 from toptune.recordings.mcs import McsRecording
 from toptune.recordings.opening import open_recording
 from toptune.recordings.simulated.culture import simulate

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from toptune.backbones import LoadedBackbone
     from toptune.features import Computed, FeatureEngine, Precision, Underway
-    from toptune.rendering import ResidentSpikes
+    from toptune.pictures.drawer_cuda import ResidentSpikes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +212,7 @@ class Describer:
         """
         import torch
 
-        from toptune.windows import Drawer
+        from toptune.pictures.drawer import Drawer
 
         engine = self.engine
         drawer = Drawer(trains, self.windows, picture, engine.loaded.input_size, engine.device)
@@ -295,7 +295,7 @@ def begin_views(
     Begun
         Its `result` is in the order of `describers`.
     """
-    from toptune.drawings import Drawings
+    from toptune.pictures.drawings import Drawings
 
     drawings = Drawings(trains, resident)
     drawers = [

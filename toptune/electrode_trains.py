@@ -14,10 +14,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.binning import Stretches, check_spikes
 from toptune.params import Windows
+from toptune.pictures.bins import Stretches, check_spikes
+from toptune.pictures.drawer import WindowStarts, window_starts
 from toptune.recordings.trains import SpikeTrains
-from toptune.windows import WindowStarts, window_starts
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -36,7 +36,7 @@ from toptune.store import VERSION, FeatureSet, FeatureStore
 
 if TYPE_CHECKING:
     from toptune.features import Precision
-    from toptune.rendering import ResidentSpikes
+    from toptune.pictures.drawer_cuda import ResidentSpikes
 
 _LOG = logging.getLogger(__name__)
 
@@ -188,7 +188,7 @@ class Extraction:
         found = self._publish_spikes(row, name, key, source)
         resident = None
         if found.on_device is not None:
-            from toptune.rendering import ResidentSpikes
+            from toptune.pictures.drawer_cuda import ResidentSpikes
 
             sample, channel, _ = found.on_device.to_torch()
             resident = ResidentSpikes(sample, channel)

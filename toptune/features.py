@@ -18,9 +18,9 @@ from toptune.backbones import LoadedBackbone
 from toptune.errors import InputError, ToptuneError
 from toptune.machine.threads import usable_cores
 from toptune.openvino_network import OpenVinoNetwork
-from toptune.rendering import Renderer
+from toptune.pictures.drawer import Drawer
+from toptune.pictures.drawer_cuda import Renderer
 from toptune.torch_network import GreyPictures, TorchNetwork
-from toptune.windows import Drawer
 
 Precision = Literal["auto", "float32", "half"]
 

@@ -215,7 +215,7 @@ class Predictor:
         InputError
             No window fits into the recording.
         """
-        from toptune.windows import window_starts
+        from toptune.pictures.drawer import window_starts
 
         require_length(name, trains.segments, trains.sampling_rate_hz, self.model)
         windows = [d.windows for d in self.describers if d.windows is not None]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from toptune.errors import InputError
 from toptune.html_page import Page, Section, Text, render
+from toptune.pictures.thumbnails import draw_thumbnails
 from toptune.report_beside import beside_section
 from toptune.report_devices import Drawn, devices_section, shown_recordings
 from toptune.report_scores import (
@@ -28,7 +29,6 @@ from toptune.report_scores import (
 from toptune.report_setup import setup_section
 from toptune.run_reading import ReadRun, read_run
 from toptune.store import FeatureStore
-from toptune.thumbnails import draw_thumbnails
 
 _LOG = logging.getLogger(__name__)
 

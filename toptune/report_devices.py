@@ -25,10 +25,10 @@ from toptune.html_page import (
     Track,
     png_uri,
 )
+from toptune.pictures.thumbnails import Thumbnails
 from toptune.report_scores import percent
 from toptune.run_reading import ReadRun
 from toptune.scores import Verdict
-from toptune.thumbnails import Thumbnails
 
 # More rows than this would make a page nobody scrolls through: the wrong ones come first.
 MAX_TIMELINES = 64

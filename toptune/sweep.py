@@ -27,13 +27,13 @@ from toptune.machine.locks import held
 from toptune.parameter_tables import table_for
 from toptune.parameter_views import KIND, ParameterParams
 from toptune.params import Backbone, content_key
+from toptune.pictures.drawer import window_starts
 from toptune.recordings.devices import DevicesFile, read_devices
 from toptune.run_folder import FolderKind, target_problems, write_csv
 from toptune.store_session import writing_session
 from toptune.sweep_features import Failure, ViewJob, attempt, describe_all, find_all_spikes
 from toptune.sweep_plan import Forecast, run_key, run_name
 from toptune.sweep_results import Outcome, SweepWatch, Swept, ViewFacts
-from toptune.windows import window_starts
 
 if TYPE_CHECKING:
     from toptune.describing import LazyEngine

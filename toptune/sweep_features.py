@@ -28,7 +28,7 @@ from toptune.store import recording_name
 from toptune.store_session import StoreSession
 
 if TYPE_CHECKING:
-    from toptune.rendering import ResidentSpikes
+    from toptune.pictures.drawer_cuda import ResidentSpikes
 
 _LOG = logging.getLogger(__name__)
 

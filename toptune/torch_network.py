@@ -22,7 +22,7 @@ from torch import nn
 from toptune.backbones import LoadedBackbone
 from toptune.errors import ToptuneError
 from toptune.folding import fold
-from toptune.rendering import InputChannels
+from toptune.pictures.drawer_cuda import InputChannels
 
 _LOG = logging.getLogger(__name__)
 

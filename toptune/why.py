@@ -21,15 +21,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from toptune.binning import Stretches
 from toptune.describing import Describer
 from toptune.errors import InputError
 from toptune.parameter_views import ParameterDescriber
 from toptune.params import Picture, Windows
+from toptune.pictures.bins import Stretches
+from toptune.pictures.drawer import Drawer, window_starts
 from toptune.prediction import Matched, Predictor
 from toptune.predictions import RecordingPrediction
 from toptune.recordings.trains import Spikes, SpikeTrains
-from toptune.windows import Drawer, window_starts
 
 # Stretches in a window's width, and by how much of itself each moves on.
 _STRETCHES = 12

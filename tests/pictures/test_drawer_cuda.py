@@ -27,10 +27,10 @@ from toptune.errors import InputError
 from toptune.features import HALF
 from toptune.machine.cuda_launch import Launch, cupy_launch
 from toptune.params import Picture, Windows
+from toptune.pictures.drawer import Drawer
+from toptune.pictures.drawer_cuda import InputChannels, PlacedSpikes, Renderer, ResidentSpikes
 from toptune.recordings.trains import SpikeTrains
-from toptune.rendering import InputChannels, PlacedSpikes, Renderer, ResidentSpikes
 from toptune.torch_network import TorchNetwork
-from toptune.windows import Drawer
 
 CPU = torch.device("cpu")
 launches = st.builds(Grid, st.integers(1, 5), st.integers(1, 33), st.booleans())

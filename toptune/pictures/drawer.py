@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from toptune.binning import BinnedSpikes, Stretches
 from toptune.params import Picture, Windows
+from toptune.pictures.bins import BinnedSpikes, Stretches
 from toptune.recordings.trains import SpikeTrains
 
 # What the temporaries of one block of windows may take, so that memory does not grow with a batch.

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_windows import make_trains, naive_bins, recordings
 
-from toptune.binning import BinnedSpikes, Stretches
 from toptune.errors import InputError
 from toptune.params import Windows
+from toptune.pictures.bins import BinnedSpikes, Stretches
 from toptune.recordings.trains import SpikeTrains
 
 

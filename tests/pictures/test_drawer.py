@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from toptune.errors import InputError
 from toptune.params import Picture, Windows
+from toptune.pictures.drawer import Drawer, window_starts
 from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes
-from toptune.windows import Drawer, window_starts
 
 
 def make_trains(
@@ -332,7 +332,7 @@ def test_blocks_inside_a_draw_do_not_show(monkeypatch: pytest.MonkeyPatch) -> No
     for picture in (Picture(), Picture(kind="raster")):
         drawer = Drawer(trains, Windows(), picture, 64)
         whole = drawer.draw(0, len(drawer))
-        monkeypatch.setattr("toptune.windows._BLOCK_BYTES", 1)
+        monkeypatch.setattr("toptune.pictures.drawer._BLOCK_BYTES", 1)
         torch.testing.assert_close(drawer.draw(0, len(drawer)), whole, atol=1e-6, rtol=0)
         monkeypatch.undo()
 

@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from toptune.binning import Stretches, check_spikes
 from toptune.machine.cuda_launch import Launch
 from toptune.params import Picture, Windows
+from toptune.pictures.bins import Stretches, check_spikes
+from toptune.pictures.drawer import window_bins, window_starts
 from toptune.recordings.trains import SpikeTrains
-from toptune.windows import window_bins, window_starts
 
 # Pixels of a column that a thread makes; only a hint of how many threads are of use.
 _ROWS = 16

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from toptune.params import Picture, Windows
+from toptune.pictures.drawer import Drawer
 from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes, spike_times_s
-from toptune.windows import Drawer
 
 WIDTH, HEIGHT = 720, 120
 # About one bin a column for bars that are whole, ten for marks that stay apart.

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from toptune.pictures.thumbnails import HEIGHT, WIDTH, draw_thumbnails, without_gaps
 from toptune.recordings.trains import Segment, Spikes, SpikeTrains
-from toptune.thumbnails import HEIGHT, WIDTH, draw_thumbnails, without_gaps
 
 RATE_HZ = 1000.0
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from test_windows import make_trains
 
-from toptune import drawings
-from toptune.drawings import Drawings
 from toptune.params import Picture, Windows
+from toptune.pictures import drawings
+from toptune.pictures.drawer import Drawer
+from toptune.pictures.drawer_cuda import PlacedSpikes, ResidentSpikes
+from toptune.pictures.drawings import Drawings
 from toptune.recordings.trains import SpikeTrains
-from toptune.rendering import PlacedSpikes, ResidentSpikes
-from toptune.windows import Drawer
 
 WINDOWS = Windows(width_s=0.1, stride_s=0.1)
 TRAINS = make_trains([5, 7], [0, 1], n_channels=2, rate_hz=1000, lengths=[300])

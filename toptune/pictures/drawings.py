@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import torch
 
-from toptune.binning import BinnedSpikes
 from toptune.machine.cuda_launch import cupy_launch
 from toptune.params import Picture, Windows
+from toptune.pictures.bins import BinnedSpikes
+from toptune.pictures.drawer import Drawer
+from toptune.pictures.drawer_cuda import PlacedSpikes, Renderer, ResidentSpikes
 from toptune.recordings.trains import SpikeTrains
-from toptune.rendering import PlacedSpikes, Renderer, ResidentSpikes
-from toptune.windows import Drawer
 
 
 class Drawings:
