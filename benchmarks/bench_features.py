@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from toptune.backbones import LoadedBackbone, load_backbone
-from toptune.features import FeatureEngine
+from toptune.backbones.engine import FeatureEngine
+from toptune.backbones.loading import LoadedBackbone, load_backbone
 from toptune.params import Backbone
 
 N = 64

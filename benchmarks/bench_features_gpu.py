@@ -19,11 +19,11 @@ import numpy as np
 import pytest
 import torch
 
-from toptune.backbones import LoadedBackbone, load_backbone
+from toptune.backbones.engine import FeatureEngine, Precision
+from toptune.backbones.loading import LoadedBackbone, load_backbone
+from toptune.backbones.networks import PAPER_BACKBONES
 from toptune.describing import Begun, Described, Describer, LazyEngine, begin_views
-from toptune.features import FeatureEngine, Precision
 from toptune.machine.cuda_launch import cupy_launch
-from toptune.networks import PAPER_BACKBONES
 from toptune.params import Backbone, Picture, Windows
 from toptune.pictures.drawer import Drawer
 from toptune.pictures.drawer_cuda import InputChannels, PlacedSpikes, Renderer

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from toptune.backbones import load_backbone
-from toptune.features import FeatureEngine, describe
+from toptune.backbones.engine import FeatureEngine, describe
+from toptune.backbones.loading import load_backbone
 from toptune.folds import leave_one_group_out
 from toptune.heads import make_head
 from toptune.params import Backbone, Picture, Windows

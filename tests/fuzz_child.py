@@ -51,7 +51,7 @@ def read_devices_file(path: Path) -> None:
 
 
 def read_weights_file(path: Path) -> None:
-    from toptune.weights import read_weights
+    from toptune.backbones.weights import read_weights
 
     assert read_weights(path).state
 

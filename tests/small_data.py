@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from toptune import backbones
-from toptune.backbones import LoadedBackbone
+from toptune.backbones import loading as backbones
+from toptune.backbones.loading import LoadedBackbone
 from toptune.featuretable import FeatureTable, View
 from toptune.machine.assets import store_contract
 from toptune.params import Backbone, Picture, Windows

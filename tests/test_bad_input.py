@@ -98,7 +98,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     monkeypatch.chdir(folder)
     install_tiny_backbones(monkeypatch)
     # What else weights might fit is looked for among 25 networks, all built for it.
-    monkeypatch.setattr("toptune.backbones.WELL_KNOWN", ("mobilenet_v2", "resnet18"))
+    monkeypatch.setattr("toptune.backbones.loading.WELL_KNOWN", ("mobilenet_v2", "resnet18"))
     case.make(folder)
     before = snapshot(folder)
     monkeypatch.setattr("sys.argv", ["toptune", *case.command])

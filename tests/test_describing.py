@@ -7,10 +7,10 @@ import pytest
 from small_data import install_tiny_backbones
 from test_windows import make_trains
 
-from toptune import backbones
+from toptune.backbones import loading as backbones
+from toptune.backbones.engine import FeatureEngine
 from toptune.describing import Described, Describer, LazyEngine, describe_views
 from toptune.errors import ToptuneError
-from toptune.features import FeatureEngine
 from toptune.params import Backbone, Picture, Windows
 from toptune.pictures import bins as binning
 from toptune.pictures import drawings
@@ -95,7 +95,7 @@ def test_engine_that_nothing_needs_is_not_compiled(
     def no_engine(*_: object) -> None:
         raise AssertionError("a recording shorter than a window needs no backbone")
 
-    monkeypatch.setattr("toptune.features.FeatureEngine", no_engine)
+    monkeypatch.setattr("toptune.backbones.engine.FeatureEngine", no_engine)
     described = describers[3].describe(trains, unwatched)
     assert isinstance(described, Described)
     assert described.features.shape == (0, 12)

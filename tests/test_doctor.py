@@ -16,11 +16,11 @@ import pytest
 import torch
 
 from toptune import doctor, doctor_check, doctor_gpu, doctor_machine, doctor_weights
+from toptune.backbones.networks import PAPER_BACKBONES
 from toptune.check_tables import print_report
 from toptune.doctor_check import Check, Report
 from toptune.errors import ToptuneError
 from toptune.machine import assets
-from toptune.networks import PAPER_BACKBONES
 
 REAL_IMPORT = importlib.import_module
 

@@ -22,10 +22,10 @@ from small_data import (
     write_mcs,
 )
 
+from toptune.backbones.engine import Computed, FeatureEngine
 from toptune.describing import LazyEngine
 from toptune.errors import InputError, InputErrors, StorageError, ToptuneError
 from toptune.extraction import Extracted, SpikeSettings, extract
-from toptune.features import Computed, FeatureEngine
 from toptune.machine.fingerprint import file_sha256
 from toptune.params import Backbone, HighPass, Picture, Ptsd, Windows
 from toptune.pictures.drawer import Drawer
@@ -94,7 +94,7 @@ def test_store_holds_what_the_stages_give_one_by_one(made: Path) -> None:
     for field in Spikes._fields:
         kept = getattr(store.read_spikes(name).spikes, field)
         np.testing.assert_array_equal(kept, getattr(trains.spikes, field))
-    from toptune.backbones import load_backbone
+    from toptune.backbones.loading import load_backbone
 
     engine = FeatureEngine(load_backbone(TINY))
     expected = engine.features(Drawer(trains, WINDOWS, Picture(), 32, "cpu").draw(0, 7))
@@ -115,7 +115,7 @@ def test_what_is_published_is_not_done_again(
     def no_engine(*_: object) -> None:
         raise AssertionError("a complete store needs no compiled backbone")
 
-    monkeypatch.setattr("toptune.features.FeatureEngine", no_engine)
+    monkeypatch.setattr("toptune.backbones.engine.FeatureEngine", no_engine)
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
     result = again(folder)
     assert (result.done, result.reused, result.n_windows) == (0, 6, 42)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from toptune.backbones.networks import PAPER_BACKBONES
 from toptune.errors import InputError, InputErrors
 from toptune.grid import Grid, View, read_grid
 from toptune.grid_options import OPTIONS
 from toptune.grid_source import shipped_grids
-from toptune.networks import PAPER_BACKBONES
 from toptune.params import Backbone, Picture, Windows
 
 

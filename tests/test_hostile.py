@@ -16,9 +16,9 @@ from bad_recordings import CASES as RECORDINGS
 from bad_recordings import Harmful
 from fuzzing import SLACK_KIB, Reader
 
+from toptune.backbones.weights import read_weights
 from toptune.errors import InputError
 from toptune.recordings.opening import SpikeRecording, open_recording
-from toptune.weights import read_weights
 
 PACKAGE = Path(__file__).parents[1] / "toptune"
 

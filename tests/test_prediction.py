@@ -16,11 +16,11 @@ import pytest
 from cuda_on_cpu import HostAccelerator
 from small_data import CLASS_RATES_HZ, RAW, install_tiny_backbones, write_data_set, write_mcs
 
-from toptune import backbones
-from toptune.backbones import LoadedBackbone
+from toptune.backbones import loading as backbones
+from toptune.backbones.engine import FeatureEngine
+from toptune.backbones.loading import LoadedBackbone
 from toptune.errors import InputError, InputErrors
 from toptune.extraction import extract
-from toptune.features import FeatureEngine
 from toptune.featuretable import FeatureTable, join_tables
 from toptune.folds import leave_one_group_out
 from toptune.heads import make_head

@@ -11,7 +11,7 @@ from crash_jobs import tree, write_data
 from small_data import install_tiny_backbones
 from threadpoolctl import threadpool_limits
 
-from toptune import features
+from toptune.backbones import engine as features
 from toptune.extraction import extract
 from toptune.fit import fit
 from toptune.params import Backbone, Picture, Ptsd, Windows

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from small_data import install_tiny_backbones, write_data_set, write_devices
 
-from toptune import describing, features, sweep_features, sweep_report, sweep_tables
+from toptune import describing, sweep_features, sweep_report, sweep_tables
 from toptune import fit as fit_module
 from toptune import sweep as sweep_module
+from toptune.backbones import engine as features
 from toptune.errors import InputError, InputErrors, ToptuneError
 from toptune.extraction import SpikeSettings, extract
 from toptune.grid import Grid, read_grid

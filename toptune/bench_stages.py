@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from toptune.backbones.engine import FeatureEngine
 from toptune.errors import InputError
-from toptune.features import FeatureEngine
 from toptune.folds import leave_one_group_out
 from toptune.heads.falkon import FalkonClassifier
 from toptune.heads.mlp import MLPClassifier
@@ -211,7 +211,7 @@ class Stages:
 
     def describer(self, backbone: str) -> tuple[Work, int]:
         """Describe pictures by a backbone with random weights; pictures, and their size."""
-        from toptune.backbones import load_backbone
+        from toptune.backbones.loading import load_backbone
 
         loaded = load_backbone(Backbone(name=backbone, weights="random"))
         engine = FeatureEngine(loaded, self._device, n_threads=self._n_jobs)

@@ -22,8 +22,8 @@ from toptune.recordings.trains import SpikeTrains
 if TYPE_CHECKING:
     import torch
 
-    from toptune.backbones import LoadedBackbone
-    from toptune.features import Computed, FeatureEngine, Precision, Underway
+    from toptune.backbones.engine import Computed, FeatureEngine, Precision, Underway
+    from toptune.backbones.loading import LoadedBackbone
     from toptune.pictures.drawer_cuda import ResidentSpikes
 
 
@@ -142,14 +142,14 @@ class LazyEngine:
     @property
     def computed(self) -> Computed:
         """What a store says of the features: where and how precisely they are computed."""
-        from toptune.features import computed_by
+        from toptune.backbones.engine import computed_by
 
         return computed_by(self.device, self._precision)
 
     def get(self) -> FeatureEngine:
         """Give the engine; compiled by the first call."""
         if self._engine is None:
-            from toptune.features import FeatureEngine
+            from toptune.backbones.engine import FeatureEngine
 
             self._engine = FeatureEngine(
                 self.loaded, self.device, self._batch_size, self._n_jobs, self._precision

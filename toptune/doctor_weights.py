@@ -17,7 +17,7 @@ def _weights() -> Iterator[Check]:
     import torch
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    from toptune.networks import PAPER_BACKBONES, canonical_name
+    from toptune.backbones.networks import PAPER_BACKBONES, canonical_name
 
     for library, folder in (("torchvision", torch.hub.get_dir()), ("timm", HF_HUB_CACHE)):
         yield Check(part="weights", name=f"cache of {library}", state="ok", found=str(folder))
@@ -37,7 +37,7 @@ def _weights() -> Iterator[Check]:
 def _fetch(name: str) -> str:
     load = f"load_backbone(Backbone(name='{name}'))"
     return (
-        f'python -c "from toptune.params import Backbone; from toptune.backbones import'
+        f'python -c "from toptune.params import Backbone; from toptune.backbones.loading import'
         f' load_backbone; {load}"'
     )
 
@@ -45,7 +45,7 @@ def _fetch(name: str) -> str:
 def _torchvision_file(name: str) -> Path:
     import torch
 
-    from toptune.networks import torchvision_weights
+    from toptune.backbones.networks import torchvision_weights
 
     return Path(torch.hub.get_dir()) / "checkpoints" / Path(torchvision_weights(name).url).name
 

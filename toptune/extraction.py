@@ -30,7 +30,7 @@ from toptune.store import FeatureSet, FeatureStore, recording_name
 from toptune.store_session import StoreSession, refuse_other_settings, writing_session
 
 if TYPE_CHECKING:
-    from toptune.features import Precision
+    from toptune.backbones.engine import Precision
 
 __all__ = ["Extracted", "SpikeSettings", "extract"]
 

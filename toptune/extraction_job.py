@@ -35,7 +35,7 @@ from toptune.spikes.finding import FoundSpikes, SpikeSettings, find_spikes
 from toptune.store import VERSION, FeatureSet, FeatureStore
 
 if TYPE_CHECKING:
-    from toptune.features import Precision
+    from toptune.backbones.engine import Precision
     from toptune.pictures.drawer_cuda import ResidentSpikes
 
 _LOG = logging.getLogger(__name__)
@@ -90,8 +90,8 @@ def load_engine(
     """
     import torch
 
-    from toptune.backbones import load_backbone
-    from toptune.features import resolve_precision
+    from toptune.backbones.engine import resolve_precision
+    from toptune.backbones.loading import load_backbone
     from toptune.machine.device import torch_device
 
     device = torch_device(device)

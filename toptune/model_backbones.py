@@ -19,8 +19,8 @@ from toptune.params import Backbone
 from toptune.recordings.facts import WeightsSource
 
 if TYPE_CHECKING:
-    from toptune.backbones import LoadedBackbone
-    from toptune.features import Precision
+    from toptune.backbones.engine import Precision
+    from toptune.backbones.loading import LoadedBackbone
 
 
 def describers(
@@ -51,7 +51,7 @@ def describers(
     given = _by_sha256(views, weights)
     import torch
 
-    from toptune.features import resolve_precision
+    from toptune.backbones.engine import resolve_precision
 
     resolve_precision(precision, torch.device(device))
     engines: dict[BackboneIdentity, LazyEngine] = {}
@@ -117,7 +117,7 @@ def _params(params: ViewParams, source: WeightsSource | None, given: dict[str, P
 
 
 def _load(params: Backbone, wanted: BackboneIdentity) -> LoadedBackbone:
-    from toptune.backbones import load_backbone
+    from toptune.backbones.loading import load_backbone
 
     loaded = load_backbone(params)
     here = BackboneIdentity.of(loaded, params)

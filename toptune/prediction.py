@@ -34,7 +34,7 @@ from toptune.scores import majority
 from toptune.spikes.finding import SpikeSettings, check_recording, find_spikes
 
 if TYPE_CHECKING:
-    from toptune.features import Precision
+    from toptune.backbones.engine import Precision
 
 _LOG = logging.getLogger(__name__)
 _unwatched = Silent().stage

@@ -22,15 +22,15 @@ from test_windows import (
     windows_in_bins,
 )
 
-from toptune.backbones import LoadedBackbone
+from toptune.backbones.engine import HALF
+from toptune.backbones.loading import LoadedBackbone
+from toptune.backbones.torch_engine import TorchNetwork
 from toptune.errors import InputError
-from toptune.features import HALF
 from toptune.machine.cuda_launch import Launch, cupy_launch
 from toptune.params import Picture, Windows
 from toptune.pictures.drawer import Drawer
 from toptune.pictures.drawer_cuda import InputChannels, PlacedSpikes, Renderer, ResidentSpikes
 from toptune.recordings.trains import SpikeTrains
-from toptune.torch_network import TorchNetwork
 
 CPU = torch.device("cpu")
 launches = st.builds(Grid, st.integers(1, 5), st.integers(1, 33), st.booleans())

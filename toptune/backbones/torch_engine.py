@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from toptune.backbones import LoadedBackbone
+from toptune.backbones.folding import fold
+from toptune.backbones.loading import LoadedBackbone
 from toptune.errors import ToptuneError
-from toptune.folding import fold
 from toptune.pictures.drawer_cuda import InputChannels
 
 _LOG = logging.getLogger(__name__)

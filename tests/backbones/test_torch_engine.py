@@ -16,17 +16,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from test_windows import fifteen_minutes
 
-from toptune.backbones import LoadedBackbone, load_backbone
+from toptune.backbones.engine import HALF
+from toptune.backbones.loading import LoadedBackbone, load_backbone
+from toptune.backbones.torch_engine import GreyPictures, TorchNetwork, even_batch, fitting_batch
 from toptune.errors import ToptuneError
-from toptune.features import HALF
 from toptune.machine.cuda_launch import cupy_launch
 from toptune.params import Backbone, Picture, Windows
 from toptune.pictures.drawer import Drawer
 from toptune.pictures.drawer_cuda import InputChannels, PlacedSpikes, Renderer
-from toptune.torch_network import GreyPictures, TorchNetwork, even_batch, fitting_batch
 
 CPU = torch.device("cpu")
-MOBILENET = Path(__file__).parents[2] / "shared" / "weights" / "mobilenet_v2.safetensors"
+MOBILENET = Path(__file__).parents[3] / "shared" / "weights" / "mobilenet_v2.safetensors"
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 

@@ -15,15 +15,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from toptune.backbones import LoadedBackbone, load_backbone
+from toptune.backbones.engine import FeatureEngine, describe
+from toptune.backbones.loading import LoadedBackbone, load_backbone
+from toptune.backbones.torch_engine import GreyPictures, TorchNetwork
 from toptune.errors import ToptuneError
-from toptune.features import FeatureEngine, describe
 from toptune.params import Backbone, Picture, Windows
 from toptune.pictures.drawer import Drawer
 from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes
-from toptune.torch_network import GreyPictures, TorchNetwork
 
-MOBILENET = Path(__file__).parents[2] / "shared" / "weights" / "mobilenet_v2.safetensors"
+MOBILENET = Path(__file__).parents[3] / "shared" / "weights" / "mobilenet_v2.safetensors"
 
 
 def make_trains(seconds: int = 30) -> SpikeTrains:
@@ -162,7 +162,7 @@ def test_the_engine_leaves_the_backbone_as_it_is(mobilenet: LoadedBackbone) -> N
 def test_describe_is_drawing_and_describing_in_order(
     engine: FeatureEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("toptune.features._DRAWN_AT_ONCE", 4)
+    monkeypatch.setattr("toptune.backbones.engine._DRAWN_AT_ONCE", 4)
     drawer = make_drawer(224)
     done: list[int] = []
     found = describe(drawer, engine, done.append)
@@ -221,8 +221,8 @@ def refuse(*args, **kwargs):
     raise SystemExit("something opened a connection")
 socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse
 import torch
-from toptune.backbones import load_backbone
-from toptune.features import FeatureEngine
+from toptune.backbones.loading import load_backbone
+from toptune.backbones.engine import FeatureEngine
 from toptune.params import Backbone
 import logging
 logging.disable(logging.CRITICAL)
@@ -238,7 +238,7 @@ def test_openvino_neither_prints_nor_warns_nor_calls_home(tmp_path: Path) -> Non
     environment = {
         **os.environ,
         "HOME": str(tmp_path),
-        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
     }
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", _ALONE],

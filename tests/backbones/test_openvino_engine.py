@@ -7,8 +7,8 @@ import pytest
 import torch
 from small_data import install_tiny_backbones
 
-from toptune import backbones
-from toptune.openvino_network import OpenVinoNetwork
+from toptune.backbones import loading as backbones
+from toptune.backbones.openvino_engine import OpenVinoNetwork
 from toptune.params import Backbone
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from toptune.backbones import LoadedBackbone, load_backbone
-from toptune.folding import Channel, Folded, fold
-from toptune.networks import PAPER_BACKBONES
+from toptune.backbones.folding import Channel, Folded, fold
+from toptune.backbones.loading import LoadedBackbone, load_backbone
+from toptune.backbones.networks import PAPER_BACKBONES
 from toptune.params import Backbone
 
 DARKNESS, ONES = Channel(1, 0), Channel(0, 1)

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from toptune.backbones import LoadedBackbone
+from toptune.backbones.loading import LoadedBackbone
 
 # A stream holds the activations of one batch (tens of megabytes), so many cores share streams.
 _MAX_STREAMS = 8

@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from toptune.backbones.weights import fitting_state, read_weights, state_sha256
 from toptune.errors import InputError
-from toptune.weights import fitting_state, read_weights, state_sha256
 
 STATE = {"conv.weight": torch.arange(6.0).view(2, 3), "fc.weight": torch.ones(4, 2)}
 EXPECTED = {"conv.weight": torch.zeros(2, 3), "norm.num_batches_tracked": torch.tensor(0)}

@@ -20,13 +20,13 @@ import torchvision
 from PIL import Image
 from safetensors.torch import save_file
 
-from toptune.backbones import LoadedBackbone, load_backbone
+from toptune.backbones.loading import LoadedBackbone, load_backbone
+from toptune.backbones.networks import PAPER_BACKBONES, build_network, canonical_name
+from toptune.backbones.weights import read_weights
 from toptune.errors import InputError, ToptuneError
-from toptune.networks import PAPER_BACKBONES, build_network, canonical_name
 from toptune.params import Backbone
-from toptune.weights import read_weights
 
-SHARED = Path(__file__).parents[2] / "shared"
+SHARED = Path(__file__).parents[3] / "shared"
 MOBILENET = SHARED / "weights" / "mobilenet_v2.safetensors"
 needs_shared = pytest.mark.skipif(not MOBILENET.exists(), reason="../shared is not here")
 
@@ -164,12 +164,12 @@ def test_random_weights_follow_their_seed_and_leave_the_global_generator_alone()
 def test_random_weights_are_the_same_in_another_process_with_other_threads() -> None:
     code = (
         "import torch; torch.set_num_threads(2); torch.rand(9)\n"
-        "from toptune.backbones import *; from toptune.params import Backbone\n"
+        "from toptune.backbones.loading import *; from toptune.params import Backbone\n"
         "loaded = load_backbone(Backbone(name='mobilenet_v2', weights='random', seed=7))\n"
         "assert torch.get_num_threads() == 2\n"
         "print(loaded.weights_sha256)"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )

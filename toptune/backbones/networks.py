@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from toptune.backbones.weights import Triple
 from toptune.errors import InputError
-from toptune.weights import Triple
 
 #: The six backbones of the paper.
 PAPER_BACKBONES = (

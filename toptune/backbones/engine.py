@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from toptune.backbones import LoadedBackbone
+from toptune.backbones.loading import LoadedBackbone
+from toptune.backbones.openvino_engine import OpenVinoNetwork
+from toptune.backbones.torch_engine import GreyPictures, TorchNetwork
 from toptune.errors import InputError, ToptuneError
 from toptune.machine.threads import usable_cores
-from toptune.openvino_network import OpenVinoNetwork
 from toptune.pictures.drawer import Drawer
 from toptune.pictures.drawer_cuda import Renderer
-from toptune.torch_network import GreyPictures, TorchNetwork
 
 Precision = Literal["auto", "float32", "half"]
 

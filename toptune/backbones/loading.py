@@ -19,8 +19,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from toptune.errors import InputError, ToptuneError
-from toptune.networks import (
+from toptune.backbones.networks import (
     ALIASES,
     WELL_KNOWN,
     Network,
@@ -30,8 +29,9 @@ from toptune.networks import (
     private_random_numbers,
     torchvision_weights,
 )
+from toptune.backbones.weights import Triple, fitting_state, read_weights, state_sha256
+from toptune.errors import InputError, ToptuneError
 from toptune.params import Backbone
-from toptune.weights import Triple, fitting_state, read_weights, state_sha256
 
 _log = logging.getLogger(__name__)
 

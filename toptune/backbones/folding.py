@@ -19,7 +19,7 @@ import torch
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from toptune.backbones import LoadedBackbone
+from toptune.backbones.loading import LoadedBackbone
 
 _LOG = logging.getLogger(__name__)
 
