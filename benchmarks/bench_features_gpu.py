@@ -22,7 +22,7 @@ import torch
 from toptune.backbones.engine import FeatureEngine, Precision
 from toptune.backbones.loading import LoadedBackbone, load_backbone
 from toptune.backbones.networks import PAPER_BACKBONES
-from toptune.describing import Begun, Described, Describer, LazyEngine, begin_views
+from toptune.features.describing import Begun, Described, Describer, LazyEngine, begin_views
 from toptune.machine.cuda_launch import cupy_launch
 from toptune.params import Backbone, Picture, Windows
 from toptune.pictures.drawer import Drawer

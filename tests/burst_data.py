@@ -12,7 +12,7 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from toptune.electrode_trains import ElectrodeTrains, whole_recording
+from toptune.features.electrodes import ElectrodeTrains, whole_recording
 from toptune.params import BurstCriteria
 from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes
 

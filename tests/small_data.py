@@ -14,7 +14,7 @@ from torch import nn
 
 from toptune.backbones import loading as backbones
 from toptune.backbones.loading import LoadedBackbone
-from toptune.featuretable import FeatureTable, View
+from toptune.features.table import FeatureTable, View
 from toptune.machine.assets import store_contract
 from toptune.params import Backbone, Picture, Windows
 from toptune.recordings.facts import RecordingFacts, TrainingFacts, WeightsSource

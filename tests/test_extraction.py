@@ -23,9 +23,9 @@ from small_data import (
 )
 
 from toptune.backbones.engine import Computed, FeatureEngine
-from toptune.describing import LazyEngine
 from toptune.errors import InputError, InputErrors, StorageError, ToptuneError
 from toptune.extraction import Extracted, SpikeSettings, extract
+from toptune.features.describing import LazyEngine
 from toptune.machine.fingerprint import file_sha256
 from toptune.params import Backbone, HighPass, Picture, Ptsd, Windows
 from toptune.pictures.drawer import Drawer

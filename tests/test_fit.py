@@ -17,7 +17,7 @@ from small_data import make_facts, make_provenance, make_view
 
 from toptune import fit as fit_module
 from toptune.errors import InputError, InputErrors, StorageError
-from toptune.featuretable import FeatureTable, RecordingInfo
+from toptune.features.table import FeatureTable, RecordingInfo
 from toptune.fit import RunResult
 from toptune.folds import leave_one_group_out
 from toptune.heads import make_head, memory

@@ -19,9 +19,9 @@ from safetensors.numpy import load, save
 from scipy.special import softmax
 from small_data import make_facts, make_provenance, make_view
 
-from toptune.describing import ViewParams
 from toptune.errors import InputError, ToptuneError
-from toptune.featuretable import FeatureTable, RecordingInfo
+from toptune.features.describing import ViewParams
+from toptune.features.table import FeatureTable, RecordingInfo
 from toptune.heads import make_head
 from toptune.model import (
     FORMAT,

@@ -14,15 +14,15 @@ import pytest
 from burst_data import make_trains
 from small_data import install_tiny_backbones
 
-from toptune.burst_parameters import NAMES, recording_parameters
 from toptune.errors import InputError, InputErrors
 from toptune.extraction import extract
-from toptune.featuretable import FeatureTable
+from toptune.features.burst_parameters import NAMES, recording_parameters
+from toptune.features.parameter_views import ParameterDescriber, ParameterParams
+from toptune.features.table import FeatureTable
 from toptune.fit import fit
 from toptune.heads.logistic import LogisticClassifier
 from toptune.model import read_model
 from toptune.parameter_tables import parameter_table, table_for
-from toptune.parameter_views import ParameterDescriber, ParameterParams
 from toptune.params import Backbone, Picture, Windows
 from toptune.prediction import predict
 from toptune.predictions import Predictions

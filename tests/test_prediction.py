@@ -21,7 +21,7 @@ from toptune.backbones.engine import FeatureEngine
 from toptune.backbones.loading import LoadedBackbone
 from toptune.errors import InputError, InputErrors
 from toptune.extraction import extract
-from toptune.featuretable import FeatureTable, join_tables
+from toptune.features.table import FeatureTable, join_tables
 from toptune.folds import leave_one_group_out
 from toptune.heads import make_head
 from toptune.machine import cuda

@@ -19,7 +19,7 @@ from small_data import install_tiny_backbones, write_data_set, write_mcs
 from toptune.cli import main
 from toptune.errors import InputError
 from toptune.extraction import extract
-from toptune.featuretable import join_tables
+from toptune.features.table import join_tables
 from toptune.fit import fit
 from toptune.html_page import Note, Text, Timeline
 from toptune.parameter_tables import table_for

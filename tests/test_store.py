@@ -13,7 +13,7 @@ from small_data import check_attributes, check_store
 
 from toptune import zarr_groups
 from toptune.errors import InputError, StorageError, ToptuneError
-from toptune.featuretable import RecordingInfo
+from toptune.features.table import RecordingInfo
 from toptune.machine.assets import store_contract
 from toptune.params import Backbone, Picture, Windows
 from toptune.recordings.facts import RecordingFacts, WeightsSource

@@ -21,7 +21,7 @@ import zarr
 from numpy.typing import NDArray
 
 from toptune.errors import InputError, ToptuneError
-from toptune.featuretable import RecordingInfo
+from toptune.features.table import RecordingInfo
 from toptune.machine.assets import store_contract
 from toptune.params import Picture, Windows, content_key
 from toptune.recordings.trains import Segment, Spikes, SpikeTrains

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from toptune.errors import InputError, StorageError
-from toptune.featuretable import RecordingInfo
+from toptune.features.table import RecordingInfo
 from toptune.machine.locks import held
 from toptune.spikes.finding import SpikeSettings
 from toptune.store import FeatureStore

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from small_data import install_tiny_backbones, write_data_set, write_devices
 
-from toptune import describing, sweep_features, sweep_report, sweep_tables
 from toptune import fit as fit_module
 from toptune import sweep as sweep_module
+from toptune import sweep_features, sweep_report, sweep_tables
 from toptune.backbones import engine as features
 from toptune.errors import InputError, InputErrors, ToptuneError
 from toptune.extraction import SpikeSettings, extract
+from toptune.features import describing
 from toptune.grid import Grid, read_grid
 from toptune.html_page import render
 from toptune.parameter_tables import table_for

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from small_data import install_tiny_backbones, write_data_set
 
 from toptune.cli import main
-from toptune.describing import Describer, LazyEngine
 from toptune.errors import InputError
 from toptune.extraction import extract
+from toptune.features.describing import Describer, LazyEngine
+from toptune.features.parameter_views import ParameterDescriber
 from toptune.fit import fit
 from toptune.model import read_model
 from toptune.parameter_tables import table_for
-from toptune.parameter_views import ParameterDescriber
 from toptune.params import Backbone, Picture, Windows
 from toptune.prediction import Predictor
 from toptune.recordings.spike_npz import write_npz

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from toptune.errors import InputError, InputErrors, StorageError, ToptuneError
 from toptune.extraction_job import Extraction, load_engine
-from toptune.featuretable import RecordingInfo
+from toptune.features.table import RecordingInfo
 from toptune.machine.background import BackgroundWriter
 from toptune.machine.cuda import accelerator
 from toptune.machine.durable import write_whole, writing

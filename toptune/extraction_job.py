@@ -14,7 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from toptune.describing import (
+from toptune.errors import InputError
+from toptune.features.describing import (
     BackboneIdentity,
     Begun,
     Describer,
@@ -22,7 +23,6 @@ from toptune.describing import (
     ViewParams,
     begin_views,
 )
-from toptune.errors import InputError
 from toptune.machine.background import BackgroundWriter
 from toptune.machine.cuda import Accelerator
 from toptune.machine.fingerprint import file_sha256, stamp_of

@@ -20,7 +20,8 @@ from sklearn.base import clone
 
 from toptune.errors import InputError, InputErrors, StorageError
 from toptune.evaluation import Evaluation, Units, evaluate, evaluation_problems, shuffles
-from toptune.featuretable import FeatureTable, RecordingInfo, View
+from toptune.features.parameter_views import KIND, ParameterParams
+from toptune.features.table import FeatureTable, RecordingInfo, View
 from toptune.folds import FoldResults
 from toptune.heads import make_head
 from toptune.heads.falkon_tuning import falkon_candidates
@@ -31,7 +32,6 @@ from toptune.machine.device import float64_device, torch_device
 from toptune.machine.environment import describe_environment
 from toptune.metrics import describe_metrics, score_task
 from toptune.model import trained_model, write_model
-from toptune.parameter_views import KIND, ParameterParams
 from toptune.params import content_key
 from toptune.permutations import Permutations
 from toptune.recordings.facts import TrainingFacts

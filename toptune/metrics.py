@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.evaluation import Evaluation, PermutationTest
-from toptune.featuretable import FeatureTable
+from toptune.features.table import FeatureTable
 from toptune.heads.calibration import calibrated
 from toptune.heads.nested import NestedScores
 from toptune.scores import Scores, Windows, score

@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from toptune.describing import ViewParams
 from toptune.errors import InputError, ToptuneError
-from toptune.featuretable import FeatureTable
+from toptune.features.describing import ViewParams
+from toptune.features.parameter_views import ParameterParams, read_view_params
+from toptune.features.table import FeatureTable
 from toptune.heads import head_type
 from toptune.heads.calibration import calibrated
 from toptune.novelty import NoveltyLimits, nearness_of, training_limits
-from toptune.parameter_views import ParameterParams, read_view_params
 from toptune.recordings.facts import TrainingFacts, WeightsSource
 from toptune.run_folder import plain, write_json
 from toptune.spikes.finding import SpikeSettings

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toptune.describing import BackboneIdentity, Describer, LazyEngine, ViewParams
 from toptune.errors import InputError, InputErrors
+from toptune.features.describing import BackboneIdentity, Describer, LazyEngine, ViewParams
+from toptune.features.parameter_views import ParameterDescriber, ParameterParams
 from toptune.machine.fingerprint import file_sha256
 from toptune.model import ModelView
-from toptune.parameter_views import ParameterDescriber, ParameterParams
 from toptune.params import Backbone
 from toptune.recordings.facts import WeightsSource
 

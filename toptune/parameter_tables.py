@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from toptune.describing import Described
 from toptune.errors import InputError
-from toptune.featuretable import FeatureTable, View, join_tables
+from toptune.features.describing import Described
+from toptune.features.parameter_views import KIND, ParameterDescriber, ParameterParams
+from toptune.features.table import FeatureTable, View, join_tables
 from toptune.machine.threads import in_threads, thread_pool
-from toptune.parameter_views import KIND, ParameterDescriber, ParameterParams
 from toptune.params import Windows, content_key
 from toptune.store import VERSION, FeatureStore
 

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.describing import Described, Describer, describe_views
 from toptune.errors import InputError, InputErrors, ToptuneError
-from toptune.featuretable import leading_kind, match_windows
+from toptune.features.describing import Described, Describer, describe_views
+from toptune.features.parameter_views import ParameterDescriber
+from toptune.features.table import leading_kind, match_windows
 from toptune.machine.cuda import Accelerator, accelerator
 from toptune.machine.fingerprint import file_sha256
 from toptune.machine.progress import Progress, Silent
 from toptune.model import Model, read_model
 from toptune.model_backbones import describers
 from toptune.novelty import Novelty, judge
-from toptune.parameter_views import ParameterDescriber
 from toptune.predict_tables import check_target, write_predictions
 from toptune.predictions import Predictions, RecordingPrediction
 from toptune.recordings.facts import RecordingFacts

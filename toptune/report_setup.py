@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from toptune.errors import InputError
+from toptune.features.parameter_views import KIND
 from toptune.heads import make_head
 from toptune.html_page import Block, Code, Details, Section, Table, Text
-from toptune.parameter_views import KIND
 from toptune.params import Backbone, BurstCriteria, HighPass, Picture, Ptsd, Windows
 from toptune.recordings.facts import WeightsSource
 from toptune.run_reading import ReadRun

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.burst_parameters import NAMES
 from toptune.confusion_plot import draw_confusion
 from toptune.evaluation import Evaluation
-from toptune.featuretable import FeatureTable
+from toptune.features.burst_parameters import NAMES
+from toptune.features.parameter_views import in_units
+from toptune.features.table import FeatureTable
 from toptune.folds import FoldResults
 from toptune.heads.logistic import LogisticClassifier
-from toptune.parameter_views import in_units
 from toptune.run_folder import write_csv
 from toptune.scores import Scores
 from toptune.task import Task

@@ -27,7 +27,7 @@ import zarr
 from numpy.typing import NDArray
 
 from toptune.errors import InputError, ToptuneError
-from toptune.featuretable import FeatureTable, RecordingInfo, View
+from toptune.features.table import FeatureTable, RecordingInfo, View
 from toptune.machine.durable import move_into_place, writing
 from toptune.params import content_key
 from toptune.provenance import made_with, refuse_mixed

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from toptune.errors import InputError
-from toptune.featuretable import RecordingInfo
+from toptune.features.table import RecordingInfo
 from toptune.machine.durable import writing
 from toptune.machine.locks import held, is_held
 from toptune.params import content_key

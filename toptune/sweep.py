@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from toptune.errors import InputError, InputErrors, ToptuneError
 from toptune.extraction import list_devices, open_recordings, refuse_store
 from toptune.extraction_job import Extraction, load_engine
+from toptune.features.parameter_views import KIND, ParameterParams
 from toptune.fit import fit, fit_problems
 from toptune.grid import Combination, FitOptions, Grid, View
 from toptune.machine.cuda import accelerator
@@ -25,7 +26,6 @@ from toptune.machine.durable import write_whole, writing
 from toptune.machine.environment import describe_environment
 from toptune.machine.locks import held
 from toptune.parameter_tables import table_for
-from toptune.parameter_views import KIND, ParameterParams
 from toptune.params import Backbone, content_key
 from toptune.pictures.drawer import window_starts
 from toptune.recordings.devices import DevicesFile, read_devices
@@ -36,8 +36,8 @@ from toptune.sweep_plan import Forecast, run_key, run_name
 from toptune.sweep_results import Outcome, SweepWatch, Swept, ViewFacts
 
 if TYPE_CHECKING:
-    from toptune.describing import LazyEngine
-    from toptune.featuretable import FeatureTable
+    from toptune.features.describing import LazyEngine
+    from toptune.features.table import FeatureTable
 
 SWEEP = FolderKind("sweep", "sweep.json", "toptune sweep")
 FORMAT = 1

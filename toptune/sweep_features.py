@@ -16,9 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from toptune.describing import Begun, Describer, LazyEngine, begin_views
 from toptune.errors import StorageError, ToptuneError
 from toptune.extraction_job import Extraction
+from toptune.features.describing import Begun, Describer, LazyEngine, begin_views
 from toptune.grid import View
 from toptune.machine.durable import write_whole, writing
 from toptune.machine.progress import Progress

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toptune.featuretable import RecordingInfo
+from toptune.features.table import RecordingInfo
 from toptune.grid import FitOptions, View
 from toptune.params import content_key
 from toptune.run_folder import FORMAT

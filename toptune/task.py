@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputErrors
-from toptune.featuretable import FeatureTable, RecordingInfo
+from toptune.features.table import FeatureTable, RecordingInfo
 from toptune.folds import group_problems
 from toptune.heads.closed_form import group_rows
 from toptune.scores import merge_classes

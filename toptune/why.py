@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from toptune.describing import Describer
 from toptune.errors import InputError
-from toptune.parameter_views import ParameterDescriber
+from toptune.features.describing import Describer
+from toptune.features.parameter_views import ParameterDescriber
 from toptune.params import Picture, Windows
 from toptune.pictures.bins import Stretches
 from toptune.pictures.drawer import Drawer, window_starts

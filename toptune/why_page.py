@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.describing import Describer
 from toptune.errors import InputError
+from toptune.features.describing import Describer
 from toptune.html_page import (
     Block,
     Fact,

@@ -20,7 +20,7 @@ from burst_data import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toptune.bursts import (
+from toptune.features.bursts import (
     Bursts,
     log_isi_bursts,
     log_isi_thresholds,

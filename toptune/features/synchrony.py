@@ -12,8 +12,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.electrode_trains import ElectrodeTrains
-from toptune.interval_valley import whole_samples
+from toptune.features.electrodes import ElectrodeTrains
+from toptune.features.interval_valley import whole_samples
 
 # A train whose counts vary less than rounding does not vary.
 _CONSTANT = 1e-12

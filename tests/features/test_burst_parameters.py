@@ -23,12 +23,17 @@ from burst_data import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toptune.burst_parameters import NAMES, BurstParameters, recording_parameters, window_parameters
+from toptune.features.burst_parameters import (
+    NAMES,
+    BurstParameters,
+    recording_parameters,
+    window_parameters,
+)
 from toptune.params import BurstCriteria, Windows
 from toptune.recordings.opening import SpikeRecording, open_recording
 from toptune.recordings.trains import SpikeTrains
 
-SHARED = Path(__file__).parents[2] / "shared"
+SHARED = Path(__file__).parents[3] / "shared"
 C = BurstCriteria()
 
 
@@ -255,7 +260,7 @@ def test_every_parameter_has_its_unit_or_none() -> None:
 
 
 def test_the_documentation_defines_every_parameter() -> None:
-    text = (Path(__file__).parents[1] / "docs" / "parameters.md").read_text("utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "parameters.md").read_text("utf-8")
     assert [name for name in NAMES if f"`{name}`" not in text] == []
     criteria = BurstCriteria()
     for value in ("0.1 spikes/s", "170 ms", "300 ms", "200 ms", "10 ms", "0.4 bursts", "50 ms"):

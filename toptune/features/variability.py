@@ -19,7 +19,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.electrode_trains import ElectrodeTrains
+from toptune.features.electrodes import ElectrodeTrains
 
 
 class Variability(NamedTuple):

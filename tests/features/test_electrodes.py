@@ -10,8 +10,8 @@ from burst_data import by_electrode, make_trains, spike_trains
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toptune.electrode_trains import WindowedTrains, whole_recording
 from toptune.errors import InputError
+from toptune.features.electrodes import WindowedTrains, whole_recording
 from toptune.params import Picture, Windows
 from toptune.pictures.drawer import Drawer
 from toptune.recordings.trains import SpikeTrains

@@ -17,7 +17,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.electrode_trains import ElectrodeTrains
+from toptune.features.electrodes import ElectrodeTrains
 from toptune.params import BurstCriteria
 
 # Intervals of 0.1 ms to 1000 s, ten bins a decade as in Pasquale et al.; a bin's lower edge stands

@@ -10,8 +10,8 @@ from burst_data import make_trains, per_train, spike_trains
 from hypothesis import given, settings
 from numpy.typing import NDArray
 
+from toptune.features.variability import interval_variability
 from toptune.recordings.trains import SpikeTrains
-from toptune.variability import interval_variability
 
 
 @settings(deadline=None, max_examples=80)

@@ -14,11 +14,10 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from test_burst_parameters import bursting_culture
 
-from toptune.burst_parameters import NAMES, recording_parameters, window_parameters
-from toptune.describing import ViewParams
 from toptune.errors import InputError
-from toptune.heads.kernel import l2_normalise
-from toptune.parameter_views import (
+from toptune.features.burst_parameters import NAMES, recording_parameters, window_parameters
+from toptune.features.describing import ViewParams
+from toptune.features.parameter_views import (
     SCALES,
     ParameterDescriber,
     ParameterParams,
@@ -26,6 +25,7 @@ from toptune.parameter_views import (
     read_view_params,
     scaled,
 )
+from toptune.heads.kernel import l2_normalise
 from toptune.params import BurstCriteria, Windows
 from toptune.recordings.trains import SpikeTrains
 

@@ -10,8 +10,8 @@ from burst_data import by_electrode, make_trains, naive_sttc, per_train, spike_t
 from hypothesis import given, settings
 from test_variability import elephant_trains
 
+from toptune.features.synchrony import mean_count_correlation, mean_spike_time_tiling
 from toptune.recordings.trains import SpikeTrains
-from toptune.synchrony import mean_count_correlation, mean_spike_time_tiling
 
 
 @settings(deadline=None, max_examples=50)

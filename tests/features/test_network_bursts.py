@@ -15,8 +15,8 @@ from burst_data import (
 )
 from hypothesis import given, settings
 
-from toptune.bursts import log_isi_bursts
-from toptune.network_bursts import NetworkBursts, network_bursts
+from toptune.features.bursts import log_isi_bursts
+from toptune.features.network_bursts import NetworkBursts, network_bursts
 from toptune.params import BurstCriteria
 from toptune.recordings.trains import SpikeTrains
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
-from toptune.interval_valley import (
+from toptune.features.interval_valley import (
     EDGES_MS,
     count_intervals,
     count_some,

@@ -27,9 +27,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.burst_parameters import NAMES, recording_parameters, window_parameters
-from toptune.describing import Described, ViewParams
 from toptune.errors import InputError
+from toptune.features.burst_parameters import NAMES, recording_parameters, window_parameters
+from toptune.features.describing import Described, ViewParams
 from toptune.params import BurstCriteria, Windows
 from toptune.recordings.trains import SpikeTrains
 

@@ -9,8 +9,8 @@ from test_windows import make_trains
 
 from toptune.backbones import loading as backbones
 from toptune.backbones.engine import FeatureEngine
-from toptune.describing import Described, Describer, LazyEngine, describe_views
 from toptune.errors import ToptuneError
+from toptune.features.describing import Described, Describer, LazyEngine, describe_views
 from toptune.params import Backbone, Picture, Windows
 from toptune.pictures import bins as binning
 from toptune.pictures import drawings

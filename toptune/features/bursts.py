@@ -4,7 +4,7 @@
 trains' spikes, train by train and in the order of time. All comparisons are of whole samples.
 
 logISI (Pasquale, Martinoia & Chiappalone 2010, J. Comput. Neurosci. 29:213-229): an electrode's
-own threshold is the valley of its intervals (`toptune.interval_valley`). Bursts are runs of
+own threshold is the valley of its intervals (`toptune.features.interval_valley`). Bursts are runs of
 intervals up to it; where it lies above the cut-off, runs that hold a core, a burst by the cut-off
 alone.
 """
@@ -18,8 +18,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.electrode_trains import ElectrodeTrains
-from toptune.interval_valley import count_intervals, find_valley, smooth, whole_samples
+from toptune.features.electrodes import ElectrodeTrains
+from toptune.features.interval_valley import count_intervals, find_valley, smooth, whole_samples
 from toptune.params import BurstCriteria
 
 # Fewer intervals have no distribution to speak of.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from toptune.errors import InputError, ToptuneError
 from toptune.extraction import SpikeSettings
-from toptune.featuretable import (
+from toptune.features.table import (
     Dropped,
     FeatureTable,
     RecordingInfo,

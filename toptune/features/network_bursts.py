@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.bursts import Bursts
-from toptune.electrode_trains import ElectrodeTrains
-from toptune.interval_valley import count_some, find_valley, smooth, whole_samples
+from toptune.features.bursts import Bursts
+from toptune.features.electrodes import ElectrodeTrains
+from toptune.features.interval_valley import count_some, find_valley, smooth, whole_samples
 from toptune.params import BurstCriteria
 
 
