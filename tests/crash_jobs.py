@@ -16,7 +16,7 @@ from small_data import CLASS_RATES_HZ, write_devices, write_mcs
 
 from toptune.errors import InputError
 from toptune.spikes.finding import SpikeSettings, find_spikes
-from toptune.store import FeatureStore
+from toptune.store.feature_store import FeatureStore
 
 N_RECORDINGS = 4
 EXTRACT = (

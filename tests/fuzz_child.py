@@ -57,7 +57,7 @@ def read_weights_file(path: Path) -> None:
 
 
 def read_store(path: Path) -> None:
-    from toptune.store import FeatureStore
+    from toptune.store.feature_store import FeatureStore
 
     store = FeatureStore(path)
     for recording in store.recordings:

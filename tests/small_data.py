@@ -21,7 +21,7 @@ from toptune.recordings.facts import RecordingFacts, TrainingFacts, WeightsSourc
 from toptune.recordings.mcs_format import McsChannel, McsStream
 from toptune.recordings.mcs_writer import McsWriter
 from toptune.spikes.finding import SpikeSettings
-from toptune.store import FeatureSet
+from toptune.store.feature_store import FeatureSet
 
 RATE_HZ = 10_000
 RAW = "Data Acquisition (1) Electrode Raw Data"

@@ -34,8 +34,8 @@ from toptune.recordings.spike_npz import write_npz
 from toptune.recordings.trains import Spikes
 from toptune.spikes import streaming as detection
 from toptune.spikes.streaming import detect_recording
-from toptune.store import FeatureStore, recording_name
-from toptune.zarr_groups import read_attributes, write_attributes
+from toptune.store.feature_store import FeatureStore, recording_name
+from toptune.store.groups import read_attributes, write_attributes
 
 WINDOWS = Windows(width_s=2.0, stride_s=1.0)
 TINY = Backbone(name="tiny", weights="random")
@@ -459,7 +459,7 @@ def test_a_full_disk_ends_the_batch_whatever_keep_going_says(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("toptune.store.write_group", full)
+    monkeypatch.setattr("toptune.store.feature_store.write_group", full)
     shutil.rmtree(folder / "s.zarr")
     with pytest.raises(StorageError, match=r"s\.zarr cannot be written .*make room and run"):
         again(folder, keep_going=True)

@@ -40,7 +40,7 @@ from toptune.scores import Windows as HeldOut
 from toptune.scores import score
 from toptune.spikes import streaming as detection
 from toptune.spikes.streaming import detect_recording
-from toptune.store import FeatureStore, recording_name
+from toptune.store.feature_store import FeatureStore, recording_name
 
 SETS: tuple[dict[str, Any], ...] = (
     {"windows": Windows(width_s=3.0, stride_s=1.0), "picture": Picture(count_axis=8.0)},

@@ -18,7 +18,7 @@ from toptune.params import Backbone, Picture, Ptsd, Windows
 from toptune.spikes import ptsd_blocks as spikes_cpu
 from toptune.spikes import streaming as detection
 from toptune.spikes.finding import SpikeSettings
-from toptune.store import FeatureStore
+from toptune.store.feature_store import FeatureStore
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 WINDOWS = Windows(width_s=1.0, stride_s=0.25)

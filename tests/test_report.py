@@ -22,7 +22,6 @@ from toptune.extraction import extract
 from toptune.features.table import join_tables
 from toptune.fit import fit
 from toptune.html_page import Note, Text, Timeline
-from toptune.parameter_tables import table_for
 from toptune.params import Backbone, Picture, Windows
 from toptune.report import write_report
 from toptune.report_beside import beside_section, compare
@@ -30,7 +29,8 @@ from toptune.report_devices import devices_section
 from toptune.report_scores import verdict_sentence, warnings_of
 from toptune.report_setup import changed_settings, commands
 from toptune.run_reading import read_run
-from toptune.store import FeatureStore
+from toptune.store.feature_store import FeatureStore
+from toptune.store.tables import table_for
 
 needs_browser = pytest.mark.skipif(chromium() is None, reason="no Chromium is installed")
 pytestmark = pytest.mark.usefixtures("one_torch_thread")

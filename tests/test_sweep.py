@@ -21,13 +21,13 @@ from toptune.extraction import SpikeSettings, extract
 from toptune.features import describing
 from toptune.grid import Grid, read_grid
 from toptune.html_page import render
-from toptune.parameter_tables import table_for
 from toptune.params import Backbone, Picture, Windows
 from toptune.recordings.mcs import McsRecording
 from toptune.spikes import streaming as detection
 from toptune.spikes.finding import find_spikes
 from toptune.spikes.streaming import detect_recording
-from toptune.store import FeatureStore
+from toptune.store.feature_store import FeatureStore
+from toptune.store.tables import table_for
 from toptune.sweep import sweep
 from toptune.sweep_plan import Forecast
 from toptune.sweep_results import Outcome, Swept, pictured

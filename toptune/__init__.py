@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from toptune.recordings.opening import open_recording
     from toptune.recordings.trains import Spikes
     from toptune.spikes.ptsd import detect_spikes
-    from toptune.store import FeatureStore
+    from toptune.store.feature_store import FeatureStore
 
     __version__: str
 
@@ -43,7 +43,7 @@ __all__ = [
 _HOMES = {
     "Backbone": "toptune.params",
     "FalkonClassifier": "toptune.heads.falkon",
-    "FeatureStore": "toptune.store",
+    "FeatureStore": "toptune.store.feature_store",
     "HighPass": "toptune.params",
     "MLPClassifier": "toptune.heads.mlp",
     "Picture": "toptune.params",

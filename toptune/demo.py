@@ -16,7 +16,7 @@ from toptune.extraction import extract
 from toptune.fit import fit
 from toptune.params import Backbone, Picture, Windows
 from toptune.recordings.simulated.culture import simulate
-from toptune.store import FeatureStore
+from toptune.store.feature_store import FeatureStore
 
 N_DEVICES = 20
 SECONDS = 60.0

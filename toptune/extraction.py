@@ -26,8 +26,8 @@ from toptune.machine.progress import Progress, Silent
 from toptune.params import Backbone, Picture, Windows
 from toptune.recordings.devices import DeviceRow, DevicesFile, read_devices
 from toptune.spikes.finding import SpikeSettings, check_recording
-from toptune.store import FeatureSet, FeatureStore, recording_name
-from toptune.store_session import StoreSession, refuse_other_settings, writing_session
+from toptune.store.feature_store import FeatureSet, FeatureStore, recording_name
+from toptune.store.session import StoreSession, refuse_other_settings, writing_session
 
 if TYPE_CHECKING:
     from toptune.backbones.engine import Precision

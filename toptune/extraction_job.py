@@ -32,7 +32,7 @@ from toptune.recordings.devices import DeviceRow
 from toptune.recordings.facts import WeightsSource
 from toptune.recordings.trains import SpikeTrains
 from toptune.spikes.finding import FoundSpikes, SpikeSettings, find_spikes
-from toptune.store import VERSION, FeatureSet, FeatureStore
+from toptune.store.feature_store import VERSION, FeatureSet, FeatureStore
 
 if TYPE_CHECKING:
     from toptune.backbones.engine import Precision

@@ -39,7 +39,7 @@ from toptune.report import write_report
 from toptune.run_folder import plain, publish, target_problems, write_json, write_params
 from toptune.run_tables import write_confusion, write_parameters, write_tables
 from toptune.scores import Scores, parse_merges
-from toptune.store import FeatureStore
+from toptune.store.feature_store import FeatureStore
 from toptune.task import Task, read_task, table_problems
 
 # What tuning chooses, by head.
@@ -110,7 +110,7 @@ def fit(
         Of one feature set, or of several joined.
     head : str
         ``mlp``, ``falkon`` or ``parameters``; the last is trained on burst parameters of whole
-        recordings (`toptune.parameter_tables.table_for`).
+        recordings (`toptune.store.tables.table_for`).
     out : Path
         Folder of the run; must not exist, unless `overwrite` and it is a run.
     facts : TrainingFacts

@@ -21,7 +21,7 @@ from rich.table import Table
 from toptune.demo import DemoResult
 from toptune.extraction import Extracted
 from toptune.predictions import Predictions
-from toptune.store_check import StoreReport
+from toptune.store.check import StoreReport
 
 _RANDOM_WEIGHTS = (
     "These features come from a network with seeded RANDOM weights: the demo needs no download."

@@ -28,7 +28,7 @@ from toptune.report_scores import (
 )
 from toptune.report_setup import setup_section
 from toptune.run_reading import ReadRun, read_run
-from toptune.store import FeatureStore
+from toptune.store.feature_store import FeatureStore
 
 _LOG = logging.getLogger(__name__)
 

@@ -25,12 +25,12 @@ from toptune.machine.cuda import accelerator
 from toptune.machine.durable import write_whole, writing
 from toptune.machine.environment import describe_environment
 from toptune.machine.locks import held
-from toptune.parameter_tables import table_for
 from toptune.params import Backbone, content_key
 from toptune.pictures.drawer import window_starts
 from toptune.recordings.devices import DevicesFile, read_devices
 from toptune.run_folder import FolderKind, target_problems, write_csv
-from toptune.store_session import writing_session
+from toptune.store.session import writing_session
+from toptune.store.tables import table_for
 from toptune.sweep_features import Failure, ViewJob, attempt, describe_all, find_all_spikes
 from toptune.sweep_plan import Forecast, run_key, run_name
 from toptune.sweep_results import Outcome, SweepWatch, Swept, ViewFacts

@@ -24,8 +24,8 @@ from toptune.machine.durable import write_whole, writing
 from toptune.machine.progress import Progress
 from toptune.recordings.devices import DevicesFile
 from toptune.recordings.trains import SpikeTrains
-from toptune.store import recording_name
-from toptune.store_session import StoreSession
+from toptune.store.feature_store import recording_name
+from toptune.store.session import StoreSession
 
 if TYPE_CHECKING:
     from toptune.pictures.drawer_cuda import ResidentSpikes

@@ -28,7 +28,7 @@ from toptune.features.table import (
 from toptune.params import Picture, Windows
 from toptune.pictures.drawer import window_starts
 from toptune.recordings.trains import Segment, Spikes, SpikeTrains
-from toptune.store import FeatureSet, FeatureStore
+from toptune.store.feature_store import FeatureSet, FeatureStore
 
 
 def naive_matches(

@@ -48,8 +48,8 @@ def doctor(
 
 def _verify_store(path: Path, remove: bool, as_json: bool) -> None:
     from toptune.printing import print_store_report, watch_count
-    from toptune.store import FeatureStore
-    from toptune.store_check import check_store, remove_damaged
+    from toptune.store.check import check_store, remove_damaged
+    from toptune.store.feature_store import FeatureStore
 
     with watch_count("verifying", len(FeatureStore(path).recordings)) as advance:
         report = check_store(path, progress=lambda *_: advance(None))

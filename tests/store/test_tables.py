@@ -22,13 +22,13 @@ from toptune.features.table import FeatureTable
 from toptune.fit import fit
 from toptune.heads.logistic import LogisticClassifier
 from toptune.model import read_model
-from toptune.parameter_tables import parameter_table, table_for
 from toptune.params import Backbone, Picture, Windows
 from toptune.prediction import predict
 from toptune.predictions import Predictions
 from toptune.recordings.spike_npz import write_npz
 from toptune.recordings.trains import SpikeTrains
-from toptune.store import FeatureStore
+from toptune.store.feature_store import FeatureStore
+from toptune.store.tables import parameter_table, table_for
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

@@ -19,10 +19,10 @@ from typing import Any, Literal
 from toptune.errors import ToptuneError
 from toptune.machine.durable import writing
 from toptune.params import content_key
-from toptune.store import ASIDE, VERSION, FeatureSet, FeatureStore
-from toptune.store_session import alone
-from toptune.zarr_groups import check_plain, file_sums, published, read_array
-from toptune.zarr_guard import DamagedError
+from toptune.store.feature_store import ASIDE, VERSION, FeatureSet, FeatureStore
+from toptune.store.groups import check_plain, file_sums, published, read_array
+from toptune.store.guard import DamagedError
+from toptune.store.session import alone
 
 #: ``damaged``: refused when read. ``missing``: listed, but not there. ``note``: harmless.
 Kind = Literal["damaged", "missing", "note"]

@@ -30,10 +30,9 @@ from toptune.errors import InputError, ToptuneError
 from toptune.features.table import FeatureTable, RecordingInfo, View
 from toptune.machine.durable import move_into_place, writing
 from toptune.params import content_key
-from toptune.provenance import made_with, refuse_mixed
 from toptune.recordings.facts import RecordingFacts, TrainingFacts, WeightsSource
 from toptune.recordings.trains import Segment, Spikes, SpikeTrains, check_trains
-from toptune.zarr_groups import (
+from toptune.store.groups import (
     SUM,
     UNREADABLE,
     check_plain,
@@ -45,7 +44,8 @@ from toptune.zarr_groups import (
     write_attributes,
     write_group,
 )
-from toptune.zarr_guard import DamagedError, check_group, check_names
+from toptune.store.guard import DamagedError, check_group, check_names
+from toptune.store.provenance import made_with, refuse_mixed
 
 FORMAT = "toptune"
 VERSION = 1

@@ -17,7 +17,7 @@ from toptune.features.parameter_views import KIND, ParameterDescriber, Parameter
 from toptune.features.table import FeatureTable, View, join_tables
 from toptune.machine.threads import in_threads, thread_pool
 from toptune.params import Windows, content_key
-from toptune.store import VERSION, FeatureStore
+from toptune.store.feature_store import VERSION, FeatureStore
 
 # Of the command line: `parameters`, or `parameters 30 s`, or as a table describes itself,
 # `parameters, 30 s every 5 s`.

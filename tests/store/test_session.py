@@ -14,8 +14,8 @@ from toptune.errors import InputError, StorageError
 from toptune.features.table import RecordingInfo
 from toptune.machine.locks import held
 from toptune.spikes.finding import SpikeSettings
-from toptune.store import FeatureStore
-from toptune.store_session import alone, writing_session
+from toptune.store.feature_store import FeatureStore
+from toptune.store.session import alone, writing_session
 
 SETTINGS = SpikeSettings().to_json()
 

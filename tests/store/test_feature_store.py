@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from small_data import check_attributes, check_store
 
-from toptune import zarr_groups
 from toptune.errors import InputError, StorageError, ToptuneError
 from toptune.features.table import RecordingInfo
 from toptune.machine.assets import store_contract
@@ -19,8 +18,9 @@ from toptune.params import Backbone, Picture, Windows
 from toptune.recordings.facts import RecordingFacts, WeightsSource
 from toptune.recordings.trains import Segment, Spikes, SpikeTrains
 from toptune.spikes.finding import SpikeSettings
-from toptune.store import FeatureSet, FeatureStore, recording_name
-from toptune.zarr_groups import read_attributes, write_attributes
+from toptune.store import groups as zarr_groups
+from toptune.store.feature_store import FeatureSet, FeatureStore, recording_name
+from toptune.store.groups import read_attributes, write_attributes
 
 FIRST, SECOND = "plates_culture_1.h5-4e443254", "peaks_culture_2-c6da3107"
 GOLDEN_KEY = "235de233592f524f"
@@ -263,11 +263,11 @@ def test_what_is_replaced_while_it_is_read_is_not_called_damaged(
 
     def replaced_meanwhile(folder: Path, name: str, info: dict[str, Any]) -> Any:
         if name == "features":
-            monkeypatch.setattr("toptune.store.read_array", real)
+            monkeypatch.setattr("toptune.store.feature_store.read_array", real)
             writer.write_spikes("a", make_trains(5), spikes_info("1" * 16))
         return real(folder, name, info)
 
-    monkeypatch.setattr("toptune.store.read_array", replaced_meanwhile)
+    monkeypatch.setattr("toptune.store.feature_store.read_array", replaced_meanwhile)
     with pytest.raises(ToptuneError, match="was replaced while it was read"):
         store.read_features("a", make_set().key)
 
@@ -344,7 +344,7 @@ def test_a_write_that_fails_leaves_what_was_there(
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("toptune.store.write_group", fail)
+    monkeypatch.setattr("toptune.store.feature_store.write_group", fail)
     with pytest.raises(StorageError, match=r"s\.zarr cannot be written \(disk full\)"):
         store.write_spikes("a", make_trains(9), spikes_info())
     assert store.read_spikes("a").spikes.sample.tolist() == make_trains(0).spikes.sample.tolist()

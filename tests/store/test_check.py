@@ -26,10 +26,10 @@ from toptune.machine.assets import store_contract
 from toptune.params import Picture, Windows, content_key
 from toptune.recordings.trains import Segment, Spikes, SpikeTrains
 from toptune.spikes.finding import SpikeSettings
-from toptune.store import VERSION, FeatureSet, FeatureStore, recording_name
-from toptune.store_check import StoreReport, check_store, remove_damaged
-from toptune.store_session import writing_session
-from toptune.zarr_groups import SUM, read_attributes, write_attributes
+from toptune.store.check import StoreReport, check_store, remove_damaged
+from toptune.store.feature_store import VERSION, FeatureSet, FeatureStore, recording_name
+from toptune.store.groups import SUM, read_attributes, write_attributes
+from toptune.store.session import writing_session
 
 _LOG = logging.getLogger(__name__)
 FLIPS = os.environ.get("TOPTUNE_FLIPS", "4")

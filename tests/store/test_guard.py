@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from toptune.errors import InputError
-from toptune.store import recording_name
-from toptune.zarr_groups import write_group
-from toptune.zarr_guard import check_array, check_group, check_names, zstd_content_bytes
+from toptune.store.feature_store import recording_name
+from toptune.store.groups import write_group
+from toptune.store.guard import check_array, check_group, check_names, zstd_content_bytes
 
-GOLDEN = Path(__file__).parents[1] / "store" / "golden.zarr"
+GOLDEN = Path(__file__).parents[2] / "store" / "golden.zarr"
 
 
 def test_every_array_of_the_golden_store_is_let_through() -> None:
@@ -90,7 +90,7 @@ def test_names_that_lead_elsewhere_are_refused(name: str) -> None:
 
 
 def test_a_store_may_itself_be_reached_by_a_link(tmp_path: Path) -> None:
-    from toptune.store import FeatureStore
+    from toptune.store.feature_store import FeatureStore
 
     FeatureStore.create(tmp_path / "s.zarr", {})
     (tmp_path / "link.zarr").symlink_to(tmp_path / "s.zarr")

@@ -24,7 +24,7 @@ from toptune.features.table import RecordingInfo
 from toptune.machine.durable import writing
 from toptune.machine.locks import held, is_held
 from toptune.params import content_key
-from toptune.store import ASIDE, FeatureStore
+from toptune.store.feature_store import ASIDE, FeatureStore
 
 _SESSION = "session-"
 

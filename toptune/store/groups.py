@@ -19,7 +19,7 @@ from zarr.codecs import ZstdCodec
 
 from toptune.errors import InputError
 from toptune.machine.durable import write_whole
-from toptune.zarr_guard import DamagedError, check_array, check_group, check_links
+from toptune.store.guard import DamagedError, check_array, check_group, check_links
 
 #: What zarr and its codecs raise for files that are damaged or gone.
 UNREADABLE = (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError)
