@@ -17,7 +17,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 PROGRAM = """
 import json, resource, sys, time
 import numpy as np
-from toptune.folds import leave_one_group_out
+from toptune.evaluation.folds import leave_one_group_out
 from toptune.heads.falkon import FalkonClassifier
 
 given = json.loads(sys.argv[1])

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from toptune.bench_stages import Rows, Sizes, Stages
-from toptune.evaluation import Units, shuffles
-from toptune.folds import leave_one_group_out
+from toptune.evaluation.evaluate import Units, shuffles
+from toptune.evaluation.folds import leave_one_group_out
 from toptune.heads.closed_form import group_rows
 from toptune.heads.falkon import FalkonClassifier
 from toptune.heads.falkon_tuning import falkon_candidates, tune_falkon

@@ -13,7 +13,7 @@ import pytest
 
 from toptune.backbones.engine import FeatureEngine, describe
 from toptune.backbones.loading import load_backbone
-from toptune.folds import leave_one_group_out
+from toptune.evaluation.folds import leave_one_group_out
 from toptune.heads import make_head
 from toptune.params import Backbone, Picture, Windows
 from toptune.pictures.drawer import Drawer

@@ -17,9 +17,9 @@ from small_data import make_facts, make_provenance, make_view
 
 from toptune import fit as fit_module
 from toptune.errors import InputError, InputErrors, StorageError
+from toptune.evaluation.folds import leave_one_group_out
 from toptune.features.table import FeatureTable, RecordingInfo
 from toptune.fit import RunResult
-from toptune.folds import leave_one_group_out
 from toptune.heads import make_head, memory
 from toptune.heads.falkon import FalkonClassifier
 from toptune.model import load_model, read_model

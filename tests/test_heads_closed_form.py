@@ -13,7 +13,7 @@ from kernel_cases import Case, cases, naive_kernel, refit
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgWarning
 
-from toptune.folds import leave_one_group_out
+from toptune.evaluation.folds import leave_one_group_out
 from toptune.heads import nystrom, solvers
 from toptune.heads.closed_form import AllRowsFolds, NystromFolds, group_rows
 from toptune.heads.direct import solve_nystrom

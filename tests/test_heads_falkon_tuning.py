@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from toptune.errors import InputError
-from toptune.folds import leave_one_group_out
+from toptune.evaluation.folds import leave_one_group_out
 from toptune.heads import falkon_tuning, nested
 from toptune.heads.closed_form import Grouping, group_rows
 from toptune.heads.falkon import SHARPNESS, FalkonClassifier, one_vs_rest

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.linalg import LinAlgWarning
 
 from toptune.errors import InputError, ToptuneError
-from toptune.folds import leave_one_group_out
+from toptune.evaluation.folds import leave_one_group_out
 from toptune.heads.closed_form import NystromFolds, group_rows
 from toptune.heads.conjugate_gradients import conjugate_gradients
 from toptune.heads.falkon import FalkonClassifier

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.folds import leave_one_group_out
+from toptune.evaluation.folds import leave_one_group_out
 from toptune.heads.closed_form import group_rows
 from toptune.heads.falkon import FalkonClassifier
 from toptune.heads.kernel import KernelSum

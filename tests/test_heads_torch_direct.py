@@ -21,8 +21,8 @@ from scipy.linalg import LinAlgWarning
 from torch import Tensor
 
 from toptune.errors import InputError, ToptuneError
-from toptune.evaluation import Units, shuffles
-from toptune.folds import leave_one_group_out
+from toptune.evaluation.evaluate import Units, shuffles
+from toptune.evaluation.folds import leave_one_group_out
 from toptune.heads import nested, solvers, torch_algebra, torch_folds
 from toptune.heads.closed_form import AllRowsFolds, NystromFolds, group_rows
 from toptune.heads.direct import Problem, solve_all_rows, solve_nystrom

@@ -20,9 +20,11 @@ from toptune.backbones import loading as backbones
 from toptune.backbones.engine import FeatureEngine
 from toptune.backbones.loading import LoadedBackbone
 from toptune.errors import InputError, InputErrors
+from toptune.evaluation.folds import leave_one_group_out
+from toptune.evaluation.scores import Windows as HeldOut
+from toptune.evaluation.scores import score
 from toptune.extraction import extract
 from toptune.features.table import FeatureTable, join_tables
-from toptune.folds import leave_one_group_out
 from toptune.heads import make_head
 from toptune.machine import cuda
 from toptune.machine.fingerprint import file_sha256
@@ -36,8 +38,6 @@ from toptune.recordings.mcs_format import McsChannel, McsStream
 from toptune.recordings.mcs_writer import McsWriter
 from toptune.recordings.spike_npz import write_npz
 from toptune.recordings.trains import Spikes, SpikeTrains
-from toptune.scores import Windows as HeldOut
-from toptune.scores import score
 from toptune.spikes import streaming as detection
 from toptune.spikes.streaming import detect_recording
 from toptune.store.feature_store import FeatureStore, recording_name

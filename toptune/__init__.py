@@ -9,8 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from toptune.evaluation.folds import leave_one_group_out
     from toptune.extraction import extract
-    from toptune.folds import leave_one_group_out
     from toptune.heads.falkon import FalkonClassifier
     from toptune.heads.mlp import MLPClassifier
     from toptune.params import Backbone, HighPass, Picture, Ptsd, Windows
@@ -52,7 +52,7 @@ _HOMES = {
     "Windows": "toptune.params",
     "detect_spikes": "toptune.spikes.ptsd",
     "extract": "toptune.extraction",
-    "leave_one_group_out": "toptune.folds",
+    "leave_one_group_out": "toptune.evaluation.folds",
     "open_recording": "toptune.recordings.opening",
     "predict": "toptune.prediction",
 }

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from toptune.backbones.engine import FeatureEngine
 from toptune.errors import InputError
-from toptune.folds import leave_one_group_out
+from toptune.evaluation.folds import leave_one_group_out
 from toptune.heads.falkon import FalkonClassifier
 from toptune.heads.mlp import MLPClassifier
 from toptune.machine.threads import in_threads, thread_pool

@@ -19,10 +19,14 @@ import numpy as np
 from sklearn.base import clone
 
 from toptune.errors import InputError, InputErrors, StorageError
-from toptune.evaluation import Evaluation, Units, evaluate, evaluation_problems, shuffles
+from toptune.evaluation.evaluate import Evaluation, Units, evaluate, evaluation_problems, shuffles
+from toptune.evaluation.folds import FoldResults
+from toptune.evaluation.metrics import describe_metrics, score_task
+from toptune.evaluation.permutations import Permutations
+from toptune.evaluation.scores import Scores, parse_merges
+from toptune.evaluation.task import Task, read_task, table_problems
 from toptune.features.parameter_views import KIND, ParameterParams
 from toptune.features.table import FeatureTable, RecordingInfo, View
-from toptune.folds import FoldResults
 from toptune.heads import make_head
 from toptune.heads.falkon_tuning import falkon_candidates
 from toptune.heads.logistic_tuning import LOGISTIC_CANDIDATES
@@ -30,17 +34,13 @@ from toptune.heads.memory import GPU_MATRICES, NYSTROM_CENTRES, CentrePlan, plan
 from toptune.heads.mlp_tuning import MLP_CANDIDATES
 from toptune.machine.device import float64_device, torch_device
 from toptune.machine.environment import describe_environment
-from toptune.metrics import describe_metrics, score_task
 from toptune.model import trained_model, write_model
 from toptune.params import content_key
-from toptune.permutations import Permutations
 from toptune.recordings.facts import TrainingFacts
 from toptune.report import write_report
 from toptune.run_folder import plain, publish, target_problems, write_json, write_params
 from toptune.run_tables import write_confusion, write_parameters, write_tables
-from toptune.scores import Scores, parse_merges
 from toptune.store.feature_store import FeatureStore
-from toptune.task import Task, read_task, table_problems
 
 # What tuning chooses, by head.
 TUNED = {

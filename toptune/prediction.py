@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputError, InputErrors, ToptuneError
+from toptune.evaluation.scores import majority
 from toptune.features.describing import Described, Describer, describe_views
 from toptune.features.parameter_views import ParameterDescriber
 from toptune.features.table import leading_kind, match_windows
@@ -30,7 +31,6 @@ from toptune.predict_tables import check_target, write_predictions
 from toptune.predictions import Predictions, RecordingPrediction
 from toptune.recordings.facts import RecordingFacts
 from toptune.recordings.trains import Segment, SpikeTrains
-from toptune.scores import majority
 from toptune.spikes.finding import SpikeSettings, check_recording, find_spikes
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from toptune.evaluation.scores import Verdict
 from toptune.html_page import (
     Block,
     Cell,
@@ -28,7 +29,6 @@ from toptune.html_page import (
 from toptune.pictures.thumbnails import Thumbnails
 from toptune.report_scores import percent
 from toptune.run_reading import ReadRun
-from toptune.scores import Verdict
 
 # More rows than this would make a page nobody scrolls through: the wrong ones come first.
 MAX_TIMELINES = 64

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from toptune.evaluation.reliability import Reliability
 from toptune.html_page import (
     Block,
     Columns,
@@ -26,7 +27,6 @@ from toptune.html_page import (
     Text,
     svg_uri,
 )
-from toptune.reliability import Reliability
 from toptune.run_reading import ReadRun
 
 # Okabe and Ito's colours, as on the page.

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
+from toptune.evaluation.scores import Scores, Verdict, Windows, score
 from toptune.recordings.facts import WeightsSource
 from toptune.run_folder import RUN
-from toptune.scores import Scores, Verdict, Windows, score
 
 Rows = list[dict[str, str]]
 

@@ -16,15 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.confusion_plot import draw_confusion
-from toptune.evaluation import Evaluation
+from toptune.evaluation.evaluate import Evaluation
+from toptune.evaluation.folds import FoldResults
+from toptune.evaluation.scores import Scores
+from toptune.evaluation.task import Task
 from toptune.features.burst_parameters import NAMES
 from toptune.features.parameter_views import in_units
 from toptune.features.table import FeatureTable
-from toptune.folds import FoldResults
 from toptune.heads.logistic import LogisticClassifier
 from toptune.run_folder import write_csv
-from toptune.scores import Scores
-from toptune.task import Task
 
 
 def write_tables(

@@ -18,7 +18,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score
 
 from toptune.errors import InputErrors
-from toptune.reliability import Reliability, Sureness, assess
+from toptune.evaluation.reliability import Reliability, Sureness, assess
 
 
 class Windows(NamedTuple):

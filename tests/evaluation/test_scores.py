@@ -12,8 +12,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from toptune.errors import InputErrors
-from toptune.reliability import reliability
-from toptune.scores import Windows, device_verdicts, majority, merge_classes, parse_merges, score
+from toptune.evaluation.reliability import reliability
+from toptune.evaluation.scores import (
+    Windows,
+    device_verdicts,
+    majority,
+    merge_classes,
+    parse_merges,
+    score,
+)
 
 
 def windows(rows: str, group: dict[str, str] | None = None) -> Windows:

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.neighbors import KNeighborsClassifier
 
 from toptune.errors import InputError, InputErrors
-from toptune.folds import FoldResults, leave_one_group_out, refit_each_fold
+from toptune.evaluation.folds import FoldResults, leave_one_group_out, refit_each_fold
 from toptune.heads.closed_form import AllRowsFolds, NystromFolds, group_rows
 from toptune.heads.falkon import FalkonClassifier
 from toptune.heads.kernel import KernelSum
@@ -21,7 +21,7 @@ from toptune.heads.mlp import MLPClassifier
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
-REFERENCE = Path(__file__).parents[2] / "shared" / "data" / "falkon" / "logo_reference.npz"
+REFERENCE = Path(__file__).parents[3] / "shared" / "data" / "falkon" / "logo_reference.npz"
 
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.evaluation import Evaluation, PermutationTest
+from toptune.evaluation.evaluate import Evaluation, PermutationTest
+from toptune.evaluation.scores import Scores, Windows, score
+from toptune.evaluation.task import Task
 from toptune.features.table import FeatureTable
 from toptune.heads.calibration import calibrated
 from toptune.heads.nested import NestedScores
-from toptune.scores import Scores, Windows, score
-from toptune.task import Task
 
 
 def describe_metrics(

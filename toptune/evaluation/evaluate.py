@@ -20,7 +20,15 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from toptune.errors import InputErrors
-from toptune.folds import FoldResults, fold_results, leave_one_group_out
+from toptune.evaluation.folds import FoldResults, fold_results, leave_one_group_out
+from toptune.evaluation.permutations import (
+    Permutations,
+    device_accuracies,
+    exchangeable_blocks,
+    p_value,
+    permuted_labels,
+    strata_of_units,
+)
 from toptune.heads.calibration import calibrate_folds, fit_inverse_temperature
 from toptune.heads.closed_form import Grouping, group_rows
 from toptune.heads.falkon import FalkonClassifier
@@ -30,14 +38,6 @@ from toptune.heads.logistic_tuning import tune_logistic
 from toptune.heads.mlp import MLPClassifier
 from toptune.heads.mlp_tuning import held_out_scores_of, tune_mlp
 from toptune.heads.nested import NestedScores, Shuffled
-from toptune.permutations import (
-    Permutations,
-    device_accuracies,
-    exchangeable_blocks,
-    p_value,
-    permuted_labels,
-    strata_of_units,
-)
 
 Candidate = Mapping[str, Any]
 AnyHead = FalkonClassifier | MLPClassifier | LogisticClassifier

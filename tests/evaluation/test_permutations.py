@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from toptune.errors import InputError, ToptuneError
-from toptune.permutations import (
+from toptune.evaluation.permutations import (
     device_accuracies,
     exchangeable_blocks,
     p_value,
     permuted_labels,
     strata_of_units,
 )
-from toptune.scores import Windows, device_verdicts, score
+from toptune.evaluation.scores import Windows, device_verdicts, score
 
 
 def naive_arrangements(codes: list[int], blocks: list[int]) -> set[tuple[int, ...]]:

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputErrors
+from toptune.evaluation.folds import group_problems
+from toptune.evaluation.scores import merge_classes
 from toptune.features.table import FeatureTable, RecordingInfo
-from toptune.folds import group_problems
 from toptune.heads.closed_form import group_rows
-from toptune.scores import merge_classes
 
 
 class Task(NamedTuple):
