@@ -68,7 +68,7 @@ def read_store(path: Path) -> None:
 
 
 def read_model_folder(path: Path) -> None:
-    from toptune.model import read_model
+    from toptune.runs.model import read_model
 
     model = read_model(path)
     rows = model.novelty.reference[:2]

@@ -22,7 +22,7 @@ from toptune.features.table import FeatureTable, RecordingInfo
 from toptune.fit import RunResult
 from toptune.heads import make_head, memory
 from toptune.heads.falkon import FalkonClassifier
-from toptune.model import load_model, read_model
+from toptune.runs.model import load_model, read_model
 
 FILES = {
     "metrics.json",

@@ -28,16 +28,16 @@ from toptune.features.table import FeatureTable, join_tables
 from toptune.heads import make_head
 from toptune.machine import cuda
 from toptune.machine.fingerprint import file_sha256
-from toptune.model import Model, read_model, trained_model, write_model
 from toptune.params import Backbone, Picture, Windows
 from toptune.prediction import predict
-from toptune.predictions import Predictions
 from toptune.recordings.facts import WeightsSource
 from toptune.recordings.mcs import McsRecording
 from toptune.recordings.mcs_format import McsChannel, McsStream
 from toptune.recordings.mcs_writer import McsWriter
 from toptune.recordings.spike_npz import write_npz
 from toptune.recordings.trains import Spikes, SpikeTrains
+from toptune.runs.model import Model, read_model, trained_model, write_model
+from toptune.runs.verdicts import Predictions
 from toptune.spikes import streaming as detection
 from toptune.spikes.streaming import detect_recording
 from toptune.store.feature_store import FeatureStore, recording_name

@@ -28,7 +28,7 @@ from toptune.report_beside import beside_section, compare
 from toptune.report_devices import devices_section
 from toptune.report_scores import verdict_sentence, warnings_of
 from toptune.report_setup import changed_settings, commands
-from toptune.run_reading import read_run
+from toptune.runs.reading import read_run
 from toptune.store.feature_store import FeatureStore
 from toptune.store.tables import table_for
 

@@ -34,12 +34,12 @@ from toptune.heads.memory import GPU_MATRICES, NYSTROM_CENTRES, CentrePlan, plan
 from toptune.heads.mlp_tuning import MLP_CANDIDATES
 from toptune.machine.device import float64_device, torch_device
 from toptune.machine.environment import describe_environment
-from toptune.model import trained_model, write_model
 from toptune.params import content_key
 from toptune.recordings.facts import TrainingFacts
 from toptune.report import write_report
-from toptune.run_folder import plain, publish, target_problems, write_json, write_params
-from toptune.run_tables import write_confusion, write_parameters, write_tables
+from toptune.runs.folder import plain, publish, target_problems, write_json, write_params
+from toptune.runs.model import trained_model, write_model
+from toptune.runs.tables import write_confusion, write_parameters, write_tables
 from toptune.store.feature_store import FeatureStore
 
 # What tuning chooses, by head.

@@ -24,13 +24,13 @@ from toptune.features.table import leading_kind, match_windows
 from toptune.machine.cuda import Accelerator, accelerator
 from toptune.machine.fingerprint import file_sha256
 from toptune.machine.progress import Progress, Silent
-from toptune.model import Model, read_model
-from toptune.model_backbones import describers
-from toptune.novelty import Novelty, judge
-from toptune.predict_tables import check_target, write_predictions
-from toptune.predictions import Predictions, RecordingPrediction
 from toptune.recordings.facts import RecordingFacts
 from toptune.recordings.trains import Segment, SpikeTrains
+from toptune.runs.model import Model, read_model
+from toptune.runs.model_backbones import describers
+from toptune.runs.novelty import Novelty, judge
+from toptune.runs.verdict_tables import check_target, write_predictions
+from toptune.runs.verdicts import Predictions, RecordingPrediction
 from toptune.spikes.finding import SpikeSettings, check_recording, find_spikes
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from toptune.demo import DemoResult
 from toptune.extraction import Extracted
-from toptune.predictions import Predictions
+from toptune.runs.verdicts import Predictions
 from toptune.store.check import StoreReport
 
 _RANDOM_WEIGHTS = (

@@ -27,7 +27,7 @@ from toptune.report_scores import (
     warnings_of,
 )
 from toptune.report_setup import setup_section
-from toptune.run_reading import ReadRun, read_run
+from toptune.runs.reading import ReadRun, read_run
 from toptune.store.feature_store import FeatureStore
 
 _LOG = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from scipy.stats import binomtest
 
 from toptune.html_page import Block, Cell, Note, Picture, Section, Table, Text, svg_uri
 from toptune.report_scores import BLUE, GREY, ORANGE, interval, p_value_text, percent
-from toptune.run_reading import ReadRun
+from toptune.runs.reading import ReadRun
 
 
 class Paired(NamedTuple):

@@ -28,7 +28,7 @@ from toptune.html_page import (
 )
 from toptune.pictures.thumbnails import Thumbnails
 from toptune.report_scores import percent
-from toptune.run_reading import ReadRun
+from toptune.runs.reading import ReadRun
 
 # More rows than this would make a page nobody scrolls through: the wrong ones come first.
 MAX_TIMELINES = 64

@@ -27,7 +27,7 @@ from toptune.html_page import (
     Text,
     svg_uri,
 )
-from toptune.run_reading import ReadRun
+from toptune.runs.reading import ReadRun
 
 # Okabe and Ito's colours, as on the page.
 BLUE, ORANGE, GREY = "#0067a3", "#b84300", "#5a626b"

@@ -17,7 +17,7 @@ from toptune.heads import make_head
 from toptune.html_page import Block, Code, Details, Section, Table, Text
 from toptune.params import Backbone, BurstCriteria, HighPass, Picture, Ptsd, Windows
 from toptune.recordings.facts import WeightsSource
-from toptune.run_reading import ReadRun
+from toptune.runs.reading import ReadRun
 
 # The option of `extract` that sets each parameter; what is not here has none.
 _OPTIONS = {

@@ -28,7 +28,7 @@ from toptune.machine.locks import held
 from toptune.params import Backbone, content_key
 from toptune.pictures.drawer import window_starts
 from toptune.recordings.devices import DevicesFile, read_devices
-from toptune.run_folder import FolderKind, target_problems, write_csv
+from toptune.runs.folder import FolderKind, target_problems, write_csv
 from toptune.store.session import writing_session
 from toptune.store.tables import table_for
 from toptune.sweep_features import Failure, ViewJob, attempt, describe_all, find_all_spikes

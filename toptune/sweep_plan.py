@@ -15,7 +15,7 @@ from typing import Any
 from toptune.features.table import RecordingInfo
 from toptune.grid import FitOptions, View
 from toptune.params import content_key
-from toptune.run_folder import FORMAT
+from toptune.runs.folder import FORMAT
 
 _DEFAULT_FIT = {"group_by": "device", "strata": None, "tune": True, "permutations": None}
 

@@ -18,7 +18,7 @@ from typing import Any
 from toptune.evaluation.scores import parse_merges
 from toptune.grid import FitOptions, View
 from toptune.paper_figures import SOURCE, paper_figures
-from toptune.run_folder import write_csv
+from toptune.runs.folder import write_csv
 from toptune.sweep_plan import describe_fit, describe_picture, describe_task, fit_labels
 from toptune.sweep_results import Outcome, Pictured, Swept, ViewFacts, pictured
 

@@ -32,15 +32,15 @@ from toptune.html_page import (
 )
 from toptune.machine.fingerprint import file_sha256
 from toptune.machine.progress import Progress, Silent
-from toptune.model import read_model
 from toptune.pictures.thumbnails import Thumbnails, draw_thumbnails, grey_png
 from toptune.prediction import SEEN, Predictor
 from toptune.recordings.trains import SpikeTrains
 from toptune.report_devices import time_ticks
 from toptune.report_scores import percent
-from toptune.run_folder import FolderKind, publish, target_problems, write_csv, write_json
+from toptune.runs.folder import FolderKind, publish, target_problems, write_csv, write_json
+from toptune.runs.model import read_model
+from toptune.runs.occlusion import Explained, Occlusion, explain, importance
 from toptune.spikes.finding import find_spikes
-from toptune.why import Explained, Occlusion, explain, importance
 
 WHY = FolderKind("explanation", "why.json", "toptune why")
 FORMAT = 1

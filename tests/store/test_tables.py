@@ -21,12 +21,12 @@ from toptune.features.parameter_views import ParameterDescriber, ParameterParams
 from toptune.features.table import FeatureTable
 from toptune.fit import fit
 from toptune.heads.logistic import LogisticClassifier
-from toptune.model import read_model
 from toptune.params import Backbone, Picture, Windows
 from toptune.prediction import predict
-from toptune.predictions import Predictions
 from toptune.recordings.spike_npz import write_npz
 from toptune.recordings.trains import SpikeTrains
+from toptune.runs.model import read_model
+from toptune.runs.verdicts import Predictions
 from toptune.store.feature_store import FeatureStore
 from toptune.store.tables import parameter_table, table_for
 

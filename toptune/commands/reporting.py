@@ -66,7 +66,7 @@ def why(
 ) -> None:
     """Show which windows, and which seconds in them, spoke for a verdict."""
     from toptune.printing import watch_extraction
-    from toptune.why import Occlusion
+    from toptune.runs.occlusion import Occlusion
     from toptune.why_page import summary
     from toptune.why_page import why as run
 

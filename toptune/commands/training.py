@@ -121,7 +121,7 @@ def fit(
                 raise InputError(f"{option} belongs to --head {other.value}, not {head.value}")
     from toptune.fit import fit as run
     from toptune.printing import print_scores, watch_steps
-    from toptune.run_folder import require_target
+    from toptune.runs.folder import require_target
     from toptune.store.feature_store import FeatureStore
     from toptune.store.tables import table_for
 

@@ -23,7 +23,9 @@ from toptune.errors import InputError, ToptuneError
 from toptune.features.describing import ViewParams
 from toptune.features.table import FeatureTable, RecordingInfo
 from toptune.heads import make_head
-from toptune.model import (
+from toptune.params import Picture
+from toptune.recordings.facts import WeightsSource
+from toptune.runs.model import (
     FORMAT,
     Model,
     load_model,
@@ -31,8 +33,6 @@ from toptune.model import (
     trained_model,
     write_model,
 )
-from toptune.params import Picture
-from toptune.recordings.facts import WeightsSource
 from toptune.spikes.finding import SpikeSettings
 
 SCORES = {
@@ -220,7 +220,7 @@ def test_golden_models_of_format_2_are_read_with_the_numbers_of_their_making(
     least_nearness: float,
     nearness: list[float],
 ) -> None:
-    golden = read_model(Path(__file__).parent / "golden_models" / head)
+    golden = read_model(Path(__file__).parents[1] / "golden_models" / head)
     new = np.array([[1, 0.5, 0.25, 1, 0], [0.5, 1, 2, 0.5, 1]], np.float32)
     np.testing.assert_allclose(golden.class_scores(new), scores, rtol=1e-6)
     np.testing.assert_allclose(golden.probabilities(new), shares, rtol=1e-6)

@@ -14,9 +14,9 @@ from toptune.errors import InputError, InputErrors
 from toptune.features.describing import BackboneIdentity, Describer, LazyEngine, ViewParams
 from toptune.features.parameter_views import ParameterDescriber, ParameterParams
 from toptune.machine.fingerprint import file_sha256
-from toptune.model import ModelView
 from toptune.params import Backbone
 from toptune.recordings.facts import WeightsSource
+from toptune.runs.model import ModelView
 
 if TYPE_CHECKING:
     from toptune.backbones.engine import Precision

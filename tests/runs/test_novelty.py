@@ -17,7 +17,8 @@ from toptune.heads.falkon import FalkonClassifier
 from toptune.heads.kernel import KernelSum
 from toptune.heads.logistic import LogisticClassifier
 from toptune.heads.mlp import MLPClassifier
-from toptune.novelty import (
+from toptune.recordings.facts import RecordingFacts
+from toptune.runs.novelty import (
     Nearness,
     NoveltyLimits,
     Range,
@@ -26,7 +27,6 @@ from toptune.novelty import (
     reference_rows,
     training_limits,
 )
-from toptune.recordings.facts import RecordingFacts
 
 TWO_VIEWS = Nearness(KernelSum((0.4, 0.9), (0.3, 0.7), (3, 2)))
 

@@ -28,8 +28,8 @@ from toptune.params import Picture, Windows
 from toptune.pictures.bins import Stretches
 from toptune.pictures.drawer import Drawer, window_starts
 from toptune.prediction import Matched, Predictor
-from toptune.predictions import RecordingPrediction
 from toptune.recordings.trains import Spikes, SpikeTrains
+from toptune.runs.verdicts import RecordingPrediction
 
 # Stretches in a window's width, and by how much of itself each moves on.
 _STRETCHES = 12

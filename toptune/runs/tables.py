@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.confusion_plot import draw_confusion
 from toptune.evaluation.evaluate import Evaluation
 from toptune.evaluation.folds import FoldResults
 from toptune.evaluation.scores import Scores
@@ -24,7 +23,8 @@ from toptune.features.burst_parameters import NAMES
 from toptune.features.parameter_views import in_units
 from toptune.features.table import FeatureTable
 from toptune.heads.logistic import LogisticClassifier
-from toptune.run_folder import write_csv
+from toptune.runs.confusion_plot import draw_confusion
+from toptune.runs.folder import write_csv
 
 
 def write_tables(

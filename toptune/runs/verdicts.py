@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.novelty import Novelty
 from toptune.recordings.facts import RecordingFacts
+from toptune.runs.novelty import Novelty
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

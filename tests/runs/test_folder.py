@@ -11,7 +11,7 @@ import pytest
 from toptune.errors import InputError, StorageError
 from toptune.machine import durable
 from toptune.machine.locks import held
-from toptune.run_folder import publish, settle, target_problems, write_params
+from toptune.runs.folder import publish, settle, target_problems, write_params
 
 
 def make_run(out: Path, seed: int, *, overwrite: bool = False) -> None:

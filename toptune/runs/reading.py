@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from toptune.errors import InputError
 from toptune.evaluation.scores import Scores, Verdict, Windows, score
 from toptune.recordings.facts import WeightsSource
-from toptune.run_folder import RUN
+from toptune.runs.folder import RUN
 
 Rows = list[dict[str, str]]
 
