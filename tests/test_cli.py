@@ -146,7 +146,7 @@ def test_place_that_cannot_be_written_is_refused_before_the_work(
     def no_work(*_: object, **__: object) -> None:
         raise AssertionError("worked before looking")
 
-    monkeypatch.setattr("toptune.overview.overview", no_work)
+    monkeypatch.setattr("toptune.reports.overview.overview", no_work)
     for command, option in (("detect", "-o"), ("inspect", "--png")):
         ran = run(command, made / "r0.h5", option, tmp_path / "no" / "x.png")
         assert (ran.code, ran.err) == (2, f"error: {tmp_path}/no/x.png: there is no folder "

@@ -20,9 +20,9 @@ from toptune.errors import InputError, InputErrors, ToptuneError
 from toptune.extraction import SpikeSettings, extract
 from toptune.features import describing
 from toptune.grid import Grid, read_grid
-from toptune.html_page import render
 from toptune.params import Backbone, Picture, Windows
 from toptune.recordings.mcs import McsRecording
+from toptune.reports.page import render
 from toptune.spikes import streaming as detection
 from toptune.spikes.finding import find_spikes
 from toptune.spikes.streaming import detect_recording

@@ -13,9 +13,9 @@ from browser import browser, chromium
 from scipy.stats import binomtest
 
 from toptune.grid import Combination, FitOptions, Grid, View
-from toptune.html_page import HeatMap, Note, Page, render
 from toptune.paper_figures import paper_figures
 from toptune.params import Backbone, Picture, Windows
+from toptune.reports.page import HeatMap, Note, Page, render
 from toptune.spikes.finding import SpikeSettings
 from toptune.sweep_features import Failure, Throughput
 from toptune.sweep_plan import fit_labels

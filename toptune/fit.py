@@ -36,7 +36,7 @@ from toptune.machine.device import float64_device, torch_device
 from toptune.machine.environment import describe_environment
 from toptune.params import content_key
 from toptune.recordings.facts import TrainingFacts
-from toptune.report import write_report
+from toptune.reports.run import write_report
 from toptune.runs.folder import plain, publish, target_problems, write_json, write_params
 from toptune.runs.model import trained_model, write_model
 from toptune.runs.tables import write_confusion, write_parameters, write_tables

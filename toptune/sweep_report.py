@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 
-from toptune.html_page import (
+from toptune.reports.page import (
     Block,
     Cell,
     Code,

@@ -80,9 +80,9 @@ def inspect(
     as_json: JsonOption = False,
 ) -> None:
     """Show a recording's header, channels, thresholds and rates."""
-    from toptune.overview import overview
-    from toptune.overview_plot import draw_overview
     from toptune.printing import print_overview
+    from toptune.reports.overview import overview
+    from toptune.reports.overview_plot import draw_overview
 
     if png is not None:
         check_target(png, overwrite)
@@ -121,8 +121,8 @@ def detect(
     as_json: JsonOption = False,
 ) -> None:
     """Find a recording's spikes and write them as NPZ."""
-    from toptune.overview import overview
     from toptune.recordings.spikefiles import write_npz
+    from toptune.reports.overview import overview
 
     check_target(out, overwrite)
     highpass, ptsd = detection_params(

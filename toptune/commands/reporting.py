@@ -27,7 +27,7 @@ def report(
 ) -> None:
     """Write a run's report: one HTML file, for any browser, offline."""
     from toptune.printing import watch_steps
-    from toptune.report import find_store, write_report
+    from toptune.reports.run import find_store, write_report
 
     if out is not None and not out.parent.is_dir():
         raise InputError(f"{out}: there is no folder {out.parent}")
@@ -66,9 +66,9 @@ def why(
 ) -> None:
     """Show which windows, and which seconds in them, spoke for a verdict."""
     from toptune.printing import watch_extraction
+    from toptune.reports.why import summary
+    from toptune.reports.why import why as run
     from toptune.runs.occlusion import Occlusion
-    from toptune.why_page import summary
-    from toptune.why_page import why as run
 
     occlusion = Occlusion(stretch_s=stretch_s, step_s=step_s)
     with watch_extraction() as progress:

@@ -14,8 +14,8 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
-from toptune.html_page import Block, Cell, Note, Picture, Section, Table, Text, svg_uri
-from toptune.report_scores import BLUE, GREY, ORANGE, interval, p_value_text, percent
+from toptune.reports.page import Block, Cell, Note, Picture, Section, Table, Text, svg_uri
+from toptune.reports.scores import BLUE, GREY, ORANGE, interval, p_value_text, percent
 from toptune.runs.reading import ReadRun
 
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from toptune.evaluation.reliability import Reliability
-from toptune.html_page import (
+from toptune.reports.page import (
     Block,
     Columns,
     Fact,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from toptune.html_page import (
+from toptune.reports.page import (
     Cell,
     Code,
     Columns,

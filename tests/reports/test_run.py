@@ -21,13 +21,13 @@ from toptune.errors import InputError
 from toptune.extraction import extract
 from toptune.features.table import join_tables
 from toptune.fit import fit
-from toptune.html_page import Note, Text, Timeline
 from toptune.params import Backbone, Picture, Windows
-from toptune.report import write_report
-from toptune.report_beside import beside_section, compare
-from toptune.report_devices import devices_section
-from toptune.report_scores import verdict_sentence, warnings_of
-from toptune.report_setup import changed_settings, commands
+from toptune.reports.compare import beside_section, compare
+from toptune.reports.devices import devices_section
+from toptune.reports.page import Note, Text, Timeline
+from toptune.reports.run import write_report
+from toptune.reports.scores import verdict_sentence, warnings_of
+from toptune.reports.setup import changed_settings, commands
 from toptune.runs.reading import read_run
 from toptune.store.feature_store import FeatureStore
 from toptune.store.tables import table_for
@@ -307,7 +307,7 @@ def test_store_of_another_run_is_refused_and_a_changed_one_left_out(
     params = json.loads((work / "raster" / "params.json").read_text())
     params["store"] = str(work / "s.zarr")
     (work / "raster" / "params.json").write_text(json.dumps(params))
-    from toptune.report import find_store
+    from toptune.reports.run import find_store
 
     assert find_store(work / "raster") is None
     assert "no pictures of the activity" in caplog.text

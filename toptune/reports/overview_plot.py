@@ -16,9 +16,9 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from toptune.electrode_map import place_electrodes
-from toptune.overview import Overview
 from toptune.recordings.trains import SpikeTrains, end_s, spike_times_s
+from toptune.reports.electrode_map import place_electrodes
+from toptune.reports.overview import Overview
 
 _TRACES = 5
 _BIN_S = 0.01

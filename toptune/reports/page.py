@@ -373,7 +373,7 @@ def _environment() -> Environment:
     import jinja2
 
     made = jinja2.Environment(
-        loader=jinja2.PackageLoader("toptune"),
+        loader=jinja2.PackageLoader("toptune.reports"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

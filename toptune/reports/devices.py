@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.evaluation.scores import Verdict
-from toptune.html_page import (
+from toptune.pictures.thumbnails import Thumbnails
+from toptune.reports.page import (
     Block,
     Cell,
     Details,
@@ -26,8 +27,7 @@ from toptune.html_page import (
     Track,
     png_uri,
 )
-from toptune.pictures.thumbnails import Thumbnails
-from toptune.report_scores import percent
+from toptune.reports.scores import percent
 from toptune.runs.reading import ReadRun
 
 # More rows than this would make a page nobody scrolls through: the wrong ones come first.

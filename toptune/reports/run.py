@@ -14,11 +14,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from toptune.errors import InputError
-from toptune.html_page import Page, Section, Text, render
 from toptune.pictures.thumbnails import draw_thumbnails
-from toptune.report_beside import beside_section
-from toptune.report_devices import Drawn, devices_section, shown_recordings
-from toptune.report_scores import (
+from toptune.reports.compare import beside_section
+from toptune.reports.devices import Drawn, devices_section, shown_recordings
+from toptune.reports.page import Page, Section, Text, render
+from toptune.reports.scores import (
     calibration_section,
     confusion_section,
     headline,
@@ -26,7 +26,7 @@ from toptune.report_scores import (
     verdict_sentence,
     warnings_of,
 )
-from toptune.report_setup import setup_section
+from toptune.reports.setup import setup_section
 from toptune.runs.reading import ReadRun, read_run
 from toptune.store.feature_store import FeatureStore
 

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 from toptune.errors import InputError
 from toptune.features.parameter_views import KIND
 from toptune.heads import make_head
-from toptune.html_page import Block, Code, Details, Section, Table, Text
 from toptune.params import Backbone, BurstCriteria, HighPass, Picture, Ptsd, Windows
 from toptune.recordings.facts import WeightsSource
+from toptune.reports.page import Block, Code, Details, Section, Table, Text
 from toptune.runs.reading import ReadRun
 
 # The option of `extract` that sets each parameter; what is not here has none.

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from small_data import write_mcs
 
-from toptune import overview_plot
-from toptune.overview import Overview, overview
-from toptune.overview_plot import draw_overview, envelope
 from toptune.recordings.spike_npz import write_npz
 from toptune.recordings.trains import Segment, Spikes, SpikeTrains
+from toptune.reports import overview_plot
+from toptune.reports.overview import Overview, overview
+from toptune.reports.overview_plot import draw_overview, envelope
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
+SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=5000))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toptune.electrode_map import place_electrodes
+from toptune.reports.electrode_map import place_electrodes
 
 MEA60 = [f"{c}{r}" for c in range(1, 9) for r in range(1, 9) if (c in (1, 8)) + (r in (1, 8)) < 2]
 

@@ -16,7 +16,13 @@ from numpy.typing import NDArray
 
 from toptune.errors import InputError
 from toptune.features.describing import Describer
-from toptune.html_page import (
+from toptune.machine.fingerprint import file_sha256
+from toptune.machine.progress import Progress, Silent
+from toptune.pictures.thumbnails import Thumbnails, draw_thumbnails, grey_png
+from toptune.prediction import SEEN, Predictor
+from toptune.recordings.trains import SpikeTrains
+from toptune.reports.devices import time_ticks
+from toptune.reports.page import (
     Block,
     Fact,
     Facts,
@@ -30,13 +36,7 @@ from toptune.html_page import (
     png_uri,
     render,
 )
-from toptune.machine.fingerprint import file_sha256
-from toptune.machine.progress import Progress, Silent
-from toptune.pictures.thumbnails import Thumbnails, draw_thumbnails, grey_png
-from toptune.prediction import SEEN, Predictor
-from toptune.recordings.trains import SpikeTrains
-from toptune.report_devices import time_ticks
-from toptune.report_scores import percent
+from toptune.reports.scores import percent
 from toptune.runs.folder import FolderKind, publish, target_problems, write_csv, write_json
 from toptune.runs.model import read_model
 from toptune.runs.occlusion import Explained, Occlusion, explain, importance
