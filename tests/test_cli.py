@@ -609,7 +609,7 @@ def test_sweep_prints_its_tables_and_goes_on_as_json(
     def broken(*_: object, **__: object) -> None:
         raise ToptuneError("no luck")
 
-    monkeypatch.setattr("toptune.sweep.fit", broken)
+    monkeypatch.setattr("toptune.sweeps.sweep.fit", broken)
     ran = run(*arguments, "--seed", "5")
     assert ran.code == 3
     assert "failed: run " in ran.out

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from toptune.sweep_plan import describe_fit, describe_picture, describe_task
-from toptune.sweep_results import Outcome, Swept
-from toptune.sweep_tables import RANDOM_NOTE, any_random, result_tables
+from toptune.sweeps.plan import describe_fit, describe_picture, describe_task
+from toptune.sweeps.results import Outcome, Swept
+from toptune.sweeps.tables import RANDOM_NOTE, any_random, result_tables
 
 
 class _Watch:

@@ -38,12 +38,12 @@ def sweep(
     as_json: JsonOption = False,
 ) -> None:
     """Extract, fit and score every combination of a grid: the paper's tables, or your own."""
-    from toptune.grid import read_grid
     from toptune.machine.durable import writing
-    from toptune.sweep import sweep as run
     from toptune.sweep_printing import print_swept, watch_sweep
-    from toptune.sweep_report import write_report
-    from toptune.sweep_tables import write_result_tables
+    from toptune.sweeps.grid import read_grid
+    from toptune.sweeps.report import write_report
+    from toptune.sweeps.sweep import sweep as run
+    from toptune.sweeps.tables import write_result_tables
 
     read = read_grid(grid, settings or (), seed=seed)
     with watch_sweep() as watch:

@@ -12,17 +12,17 @@ import pytest
 from browser import browser, chromium
 from scipy.stats import binomtest
 
-from toptune.grid import Combination, FitOptions, Grid, View
-from toptune.paper_figures import paper_figures
 from toptune.params import Backbone, Picture, Windows
 from toptune.reports.page import HeatMap, Note, Page, render
 from toptune.spikes.finding import SpikeSettings
-from toptune.sweep_features import Failure, Throughput
-from toptune.sweep_plan import fit_labels
 from toptune.sweep_printing import print_swept, run_line, time_left
-from toptune.sweep_report import repeat_command, sweep_page, write_report
-from toptune.sweep_results import Outcome, Swept, ViewFacts
-from toptune.sweep_tables import ResultTable, result_tables, write_result_tables
+from toptune.sweeps.features import Failure, Throughput
+from toptune.sweeps.grid import Combination, FitOptions, Grid, View
+from toptune.sweeps.paper_figures import paper_figures
+from toptune.sweeps.plan import fit_labels
+from toptune.sweeps.report import repeat_command, sweep_page, write_report
+from toptune.sweeps.results import Outcome, Swept, ViewFacts
+from toptune.sweeps.tables import ResultTable, result_tables, write_result_tables
 
 FIVE = ("0E100I", "100E0I", "25E75I", "50E50I", "75E25I")
 MIXED = ("25E75I", "50E50I", "75E25I")

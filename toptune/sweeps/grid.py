@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 
 from toptune.errors import InputError, InputErrors
 from toptune.features.parameter_views import KIND
-from toptune.grid_options import DETECTION, IN_SECTIONS, NO_MERGE, OPTIONS, OTHERS
-from toptune.grid_source import GridSource
 from toptune.heads import HEADS
 from toptune.params import Backbone, HighPass, Picture, Ptsd, Windows
 from toptune.spikes.finding import SpikeSettings
+from toptune.sweeps.grid_options import DETECTION, IN_SECTIONS, NO_MERGE, OPTIONS, OTHERS
+from toptune.sweeps.grid_source import GridSource
 
 _DEFAULTS: dict[str, Any] = {
     "picture": "histogram",

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from toptune.errors import StorageError, ToptuneError
 from toptune.extraction_job import Extraction
 from toptune.features.describing import Begun, Describer, LazyEngine, begin_views
-from toptune.grid import View
 from toptune.machine.durable import write_whole, writing
 from toptune.machine.progress import Progress
 from toptune.recordings.devices import DevicesFile
 from toptune.recordings.trains import SpikeTrains
 from toptune.store.feature_store import recording_name
 from toptune.store.session import StoreSession
+from toptune.sweeps.grid import View
 
 if TYPE_CHECKING:
     from toptune.pictures.drawer_cuda import ResidentSpikes

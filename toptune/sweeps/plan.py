@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from toptune.features.table import RecordingInfo
-from toptune.grid import FitOptions, View
 from toptune.params import content_key
 from toptune.runs.folder import FORMAT
+from toptune.sweeps.grid import FitOptions, View
 
 _DEFAULT_FIT = {"group_by": "device", "strata": None, "tune": True, "permutations": None}
 

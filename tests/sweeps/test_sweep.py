@@ -13,13 +13,10 @@ import pytest
 from small_data import install_tiny_backbones, write_data_set, write_devices
 
 from toptune import fit as fit_module
-from toptune import sweep as sweep_module
-from toptune import sweep_features, sweep_report, sweep_tables
 from toptune.backbones import engine as features
 from toptune.errors import InputError, InputErrors, ToptuneError
 from toptune.extraction import SpikeSettings, extract
 from toptune.features import describing
-from toptune.grid import Grid, read_grid
 from toptune.params import Backbone, Picture, Windows
 from toptune.recordings.mcs import McsRecording
 from toptune.reports.page import render
@@ -28,9 +25,14 @@ from toptune.spikes.finding import find_spikes
 from toptune.spikes.streaming import detect_recording
 from toptune.store.feature_store import FeatureStore
 from toptune.store.tables import table_for
-from toptune.sweep import sweep
-from toptune.sweep_plan import Forecast
-from toptune.sweep_results import Outcome, Swept, pictured
+from toptune.sweeps import features as sweep_features
+from toptune.sweeps import report as sweep_report
+from toptune.sweeps import sweep as sweep_module
+from toptune.sweeps import tables as sweep_tables
+from toptune.sweeps.grid import Grid, read_grid
+from toptune.sweeps.plan import Forecast
+from toptune.sweeps.results import Outcome, Swept, pictured
+from toptune.sweeps.sweep import sweep
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

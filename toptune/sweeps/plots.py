@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from toptune.sweep_plan import describe_picture, fit_labels
-from toptune.sweep_results import Outcome, Pictured, pictured
-from toptune.sweep_tables import WITHOUT_PICTURES, is_random
+from toptune.sweeps.plan import describe_picture, fit_labels
+from toptune.sweeps.results import Outcome, Pictured, pictured
+from toptune.sweeps.tables import WITHOUT_PICTURES, is_random
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

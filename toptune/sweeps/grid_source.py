@@ -20,7 +20,7 @@ from toptune.heads import HEADS
 
 def shipped_grids() -> tuple[str, ...]:
     """Names of the grids that come with toptune."""
-    found = (file.name for file in files("toptune").joinpath("grids").iterdir())
+    found = (file.name for file in files("toptune.sweeps").joinpath("grids").iterdir())
     return tuple(sorted(name.removesuffix(".toml") for name in found if name.endswith(".toml")))
 
 
@@ -60,7 +60,7 @@ class GridSource:
         """
         path = Path(where)
         if str(where) in shipped_grids() and not path.is_file():
-            text = files("toptune").joinpath("grids", f"{where}.toml").read_text("utf-8")
+            text = files("toptune.sweeps").joinpath("grids", f"{where}.toml").read_text("utf-8")
             return cls(str(where), str(where), f"the grid {where}", Path(), text, tuple(settings))
         try:
             return cls(

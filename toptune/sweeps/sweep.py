@@ -20,7 +20,6 @@ from toptune.extraction import list_devices, open_recordings, refuse_store
 from toptune.extraction_job import Extraction, load_engine
 from toptune.features.parameter_views import KIND, ParameterParams
 from toptune.fit import fit, fit_problems
-from toptune.grid import Combination, FitOptions, Grid, View
 from toptune.machine.cuda import accelerator
 from toptune.machine.durable import write_whole, writing
 from toptune.machine.environment import describe_environment
@@ -31,9 +30,10 @@ from toptune.recordings.devices import DevicesFile, read_devices
 from toptune.runs.folder import FolderKind, target_problems, write_csv
 from toptune.store.session import writing_session
 from toptune.store.tables import table_for
-from toptune.sweep_features import Failure, ViewJob, attempt, describe_all, find_all_spikes
-from toptune.sweep_plan import Forecast, run_key, run_name
-from toptune.sweep_results import Outcome, SweepWatch, Swept, ViewFacts
+from toptune.sweeps.features import Failure, ViewJob, attempt, describe_all, find_all_spikes
+from toptune.sweeps.grid import Combination, FitOptions, Grid, View
+from toptune.sweeps.plan import Forecast, run_key, run_name
+from toptune.sweeps.results import Outcome, SweepWatch, Swept, ViewFacts
 
 if TYPE_CHECKING:
     from toptune.features.describing import LazyEngine

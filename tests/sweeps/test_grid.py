@@ -8,10 +8,10 @@ import pytest
 
 from toptune.backbones.networks import PAPER_BACKBONES
 from toptune.errors import InputError, InputErrors
-from toptune.grid import Grid, View, read_grid
-from toptune.grid_options import OPTIONS
-from toptune.grid_source import shipped_grids
 from toptune.params import Backbone, Picture, Windows
+from toptune.sweeps.grid import Grid, View, read_grid
+from toptune.sweeps.grid_options import OPTIONS
+from toptune.sweeps.grid_source import shipped_grids
 
 
 def write(folder: Path, text: str) -> Path:
@@ -67,7 +67,7 @@ def test_what_ships_is_found_by_name_and_a_file_of_that_name_comes_first(
 
 
 def test_the_documented_grid_is_one(tmp_path: Path) -> None:
-    docs = Path(__file__).parents[1] / "docs" / "sweep.md"
+    docs = Path(__file__).parents[2] / "docs" / "sweep.md"
     if not docs.is_file():
         pytest.skip("the documents are not beside these tests")
     text = docs.read_text("utf-8").partition("```toml\n")[2].partition("```")[0]

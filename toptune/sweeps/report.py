@@ -28,10 +28,10 @@ from toptune.reports.page import (
     render,
     svg_uri,
 )
-from toptune.sweep_plan import describe_picture, describe_task, fit_labels
-from toptune.sweep_plots import draw_heads, draw_throughput, view_labels
-from toptune.sweep_results import Outcome, Pictured, Swept, pictured
-from toptune.sweep_tables import (
+from toptune.sweeps.plan import describe_picture, describe_task, fit_labels
+from toptune.sweeps.plots import draw_heads, draw_throughput, view_labels
+from toptune.sweeps.results import Outcome, Pictured, Swept, pictured
+from toptune.sweeps.tables import (
     RANDOM_NOTE,
     ResultTable,
     accuracy_text,

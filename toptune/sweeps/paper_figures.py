@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import NamedTuple
 
-from toptune.grid import View
+from toptune.sweeps.grid import View
 
 SOURCE = (
     "Pastore et al., An efficient deep learning approach to identify dynamics in in vitro neural"

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from toptune.evaluation.scores import parse_merges
-from toptune.grid import FitOptions, View
-from toptune.paper_figures import SOURCE, paper_figures
 from toptune.runs.folder import write_csv
-from toptune.sweep_plan import describe_fit, describe_picture, describe_task, fit_labels
-from toptune.sweep_results import Outcome, Pictured, Swept, ViewFacts, pictured
+from toptune.sweeps.grid import FitOptions, View
+from toptune.sweeps.paper_figures import SOURCE, paper_figures
+from toptune.sweeps.plan import describe_fit, describe_picture, describe_task, fit_labels
+from toptune.sweeps.results import Outcome, Pictured, Swept, ViewFacts, pictured
 
 RANDOM_NOTE = (
     "Rows whose weights are RANDOM show that things run, not what a network that was trained on"

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from toptune.grid import Combination, FitOptions, Grid, View
 from toptune.machine.progress import Progress
-from toptune.sweep_features import Failure, Throughput
+from toptune.sweeps.features import Failure, Throughput
+from toptune.sweeps.grid import Combination, FitOptions, Grid, View
 
 
 class SweepWatch(Progress, Protocol):
