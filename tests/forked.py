@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from toptune.cli import main
+from toptune.cli.app import main
 from toptune.machine import durable
 
 # Changes of the file system, as the interpreter announces them.

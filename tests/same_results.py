@@ -31,7 +31,7 @@ TIMES = ("seconds", "per_second", "per_s", "pictures_s")
 SKIPPED = (".html", ".png", ".lock", ".svg")
 START = (
     "import importlib.util as u\nif u.find_spec('toptune.__main__'):\n"
-    "    from toptune.__main__ import main\nelse:\n    from toptune.cli import main\nmain()"
+    "    from toptune.__main__ import main\nelse:\n    from toptune.cli.app import main\nmain()"
 )
 
 

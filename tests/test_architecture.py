@@ -107,7 +107,7 @@ def test_a_stage_imports_only_earlier_stages(name: str) -> None:
 def test_the_check_sees_imports_of_every_form(tmp_path: Path) -> None:
     file = tmp_path / "x.py"
     file.write_text(
-        "import numpy\nimport toptune.cli\nfrom toptune import spikes_cpu\n"
+        "import numpy\nimport toptune.cli.app\nfrom toptune import spikes_cpu\n"
         "def f():\n    from toptune.heads.mlp import MLPClassifier\n"
         "from toptune.errors import InputError\nfrom toptune import __version__\n"
     )
@@ -124,7 +124,9 @@ def loaded_by(code: str) -> set[str]:
     return set(names)
 
 
-@pytest.mark.parametrize("code", ["import toptune", "import toptune.cli", "import toptune.params"])
+@pytest.mark.parametrize(
+    "code", ["import toptune", "import toptune.cli.app", "import toptune.params"]
+)
 def test_starting_up_loads_nothing_heavy(code: str) -> None:
     loaded = loaded_by(code)
     assert "toptune" in loaded
@@ -133,10 +135,10 @@ def test_starting_up_loads_nothing_heavy(code: str) -> None:
 
 def test_help_loads_nothing_heavy() -> None:
     loaded = loaded_by(
-        "import toptune.cli\ntry:\n    toptune.cli.app(['extract', '--help'])\n"
+        "import toptune.cli.app\ntry:\n    toptune.cli.app.app(['extract', '--help'])\n"
         "except SystemExit as e:\n    assert e.code == 0"
     )
-    assert "toptune.cli" in loaded
+    assert "toptune.cli.app" in loaded
     assert loaded.isdisjoint(HEAVY)
 
 

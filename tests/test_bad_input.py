@@ -19,7 +19,7 @@ import pytest
 from bad_case import EXTRACT, FIT, Case
 from small_data import install_tiny_backbones
 
-from toptune.cli import main
+from toptune.cli.app import main
 
 CASES = (
     *bad_recordings.CASES,

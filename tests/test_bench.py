@@ -15,7 +15,7 @@ from small_data import install_tiny_backbones
 from toptune import bench as module
 from toptune.bench import STUDY, BenchResult, Stage, _measure, _Plan, bench
 from toptune.bench_stages import Sizes, Stages
-from toptune.check_tables import print_bench
+from toptune.cli.check_tables import print_bench
 from toptune.errors import InputError, ToptuneError
 
 SIZES = Sizes(recording_s=2, pictures=3, devices=5 * 2, windows_a_device=4, features=12, epochs=2)
@@ -206,7 +206,7 @@ def test_the_table_tells_rates_shares_and_the_total(
 def test_the_command_prints_pure_json_on_stdout(
     result: BenchResult, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from toptune.cli import main
+    from toptune.cli.app import main
 
     def canned(**options: Any) -> BenchResult:
         assert options["backbones"] == ["tiny", "tiny_too"]

@@ -16,7 +16,7 @@ from browser import browser, chromium
 from scipy.stats import binom
 from small_data import install_tiny_backbones, write_data_set, write_mcs
 
-from toptune.cli import main
+from toptune.cli.app import main
 from toptune.errors import InputError
 from toptune.extraction import extract
 from toptune.features.table import join_tables

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_data import install_tiny_backbones, write_data_set
 
-from toptune.cli import main
+from toptune.cli.app import main
 from toptune.errors import InputError
 from toptune.extraction import extract
 from toptune.features.describing import Describer, LazyEngine

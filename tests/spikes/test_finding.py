@@ -10,7 +10,7 @@ import pytest
 from cuda_on_cpu import HostAccelerator, Launch
 from small_data import install_tiny_backbones, write_data_set, write_mcs
 
-from toptune.cli import main
+from toptune.cli.app import main
 from toptune.errors import InputError
 from toptune.machine import cuda
 from toptune.recordings.spike_npz import read_npz, write_npz

@@ -259,7 +259,7 @@ def test_what_is_no_toml_is_told_with_its_line(tmp_path: Path) -> None:
 def test_options_are_named_as_on_the_command_line() -> None:
     from typer.main import get_command
 
-    from toptune.cli import app
+    from toptune.cli.app import app
 
     commands = get_command(app).commands  # type: ignore[attr-defined]  # a group, typed as a command
     options = (o for name in ("extract", "fit") for p in commands[name].params for o in p.opts)

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import torch
 
-from toptune import doctor, doctor_check, doctor_gpu, doctor_machine, doctor_weights
 from toptune.backbones.networks import PAPER_BACKBONES
-from toptune.check_tables import print_report
-from toptune.doctor_check import Check, Report
+from toptune.cli import doctor, doctor_check, doctor_gpu, doctor_machine, doctor_weights
+from toptune.cli.check_tables import print_report
+from toptune.cli.doctor_check import Check, Report
 from toptune.errors import ToptuneError
 from toptune.machine import assets
 
@@ -56,7 +56,7 @@ def test_an_environment_that_runs_the_tests_is_complete_for_the_cpu(here: Report
 
 
 def test_every_package_the_project_needs_is_looked_at(here: Report) -> None:
-    project = (Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8")
+    project = (Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8")
     listed = project.partition("dependencies = [")[2].partition("\n]")[0]
     names = {line.split('"')[1].partition(">")[0].lower() for line in listed.splitlines()[1:]}
     assert len(names) > 12
@@ -266,7 +266,7 @@ def test_the_exit_code_says_whether_the_cpu_path_is_complete(
     code: int,
     options: tuple[str, ...],
 ) -> None:
-    from toptune.cli import main
+    from toptune.cli.app import main
 
     monkeypatch.setattr(doctor, "examine", lambda: report_of(state))
     monkeypatch.setattr("sys.argv", ["toptune", "doctor", *options])

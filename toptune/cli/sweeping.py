@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from toptune.commands.options import (
+from toptune.cli.options import (
     Device,
     DeviceOption,
     JobsOption,
@@ -38,8 +38,8 @@ def sweep(
     as_json: JsonOption = False,
 ) -> None:
     """Extract, fit and score every combination of a grid: the paper's tables, or your own."""
+    from toptune.cli.sweep_printing import print_swept, watch_sweep
     from toptune.machine.durable import writing
-    from toptune.sweep_printing import print_swept, watch_sweep
     from toptune.sweeps.grid import read_grid
     from toptune.sweeps.report import write_report
     from toptune.sweeps.sweep import sweep as run

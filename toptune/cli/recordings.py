@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from toptune.commands.options import (
+from toptune.cli.options import (
     AlignmentChoice,
     AlignmentOption,
     Device,
@@ -41,8 +41,8 @@ def simulate(
     as_json: JsonOption = False,
 ) -> None:
     """Write MCS recordings of simulated networks, their true spikes, and devices.csv."""
+    from toptune.cli.printing import watch_count
     from toptune.machine.threads import usable_cores
-    from toptune.printing import watch_count
     from toptune.recordings.simulated.culture import simulate as run
 
     with watch_count("simulating", devices) as advance:
@@ -80,7 +80,7 @@ def inspect(
     as_json: JsonOption = False,
 ) -> None:
     """Show a recording's header, channels, thresholds and rates."""
-    from toptune.printing import print_overview
+    from toptune.cli.printing import print_overview
     from toptune.reports.overview import overview
     from toptune.reports.overview_plot import draw_overview
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from toptune.commands.options import Device, DeviceOption, JobsOption, JsonOption, print_json
+from toptune.cli.options import Device, DeviceOption, JobsOption, JsonOption, print_json
 from toptune.errors import InputError
 
 
@@ -26,7 +26,7 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Write a run's report: one HTML file, for any browser, offline."""
-    from toptune.printing import watch_steps
+    from toptune.cli.printing import watch_steps
     from toptune.reports.run import find_store, write_report
 
     if out is not None and not out.parent.is_dir():
@@ -65,7 +65,7 @@ def why(
     as_json: JsonOption = False,
 ) -> None:
     """Show which windows, and which seconds in them, spoke for a verdict."""
-    from toptune.printing import watch_extraction
+    from toptune.cli.printing import watch_extraction
     from toptune.reports.why import summary
     from toptune.reports.why import why as run
     from toptune.runs.occlusion import Occlusion

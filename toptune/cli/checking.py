@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from toptune.commands.options import (
+from toptune.cli.options import (
     Device,
     DeviceOption,
     JobsOption,
@@ -34,8 +34,8 @@ def doctor(
         return
     if remove:
         raise InputError("--remove-damaged needs a store: toptune doctor S.zarr --remove-damaged")
-    from toptune.check_tables import print_report
-    from toptune.doctor import examine
+    from toptune.cli.check_tables import print_report
+    from toptune.cli.doctor import examine
 
     report = examine()
     if as_json:
@@ -47,7 +47,7 @@ def doctor(
 
 
 def _verify_store(path: Path, remove: bool, as_json: bool) -> None:
-    from toptune.printing import print_store_report, watch_count
+    from toptune.cli.printing import print_store_report, watch_count
     from toptune.store.check import check_store, remove_damaged
     from toptune.store.feature_store import FeatureStore
 
@@ -84,6 +84,6 @@ def bench(
     if as_json:
         print_json({"machine": machine, **result.to_json()})
     else:
-        from toptune.check_tables import print_bench
+        from toptune.cli.check_tables import print_bench
 
         print_bench(result, machine)

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from toptune.bench import STUDY, BenchResult, Stage
-from toptune.doctor_check import Report
+from toptune.cli.doctor_check import Report
 
 _PARTS = {
     "cpu": "the CPU path",

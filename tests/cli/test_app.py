@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import save_file
 from small_data import RAW, install_tiny_backbones, write_data_set, write_devices, write_mcs
 
-from toptune.cli import app, main
+from toptune.cli.app import app, main
 from toptune.errors import ToptuneError
 from toptune.extraction import extract
 from toptune.params import Backbone, Picture, Windows

@@ -17,8 +17,8 @@ from types import FrameType
 
 import typer
 
-from toptune.commands import checking, extracting, recordings, reporting, sweeping, training
-from toptune.commands.options import say
+from toptune.cli import checking, extracting, recordings, reporting, sweeping, training
+from toptune.cli.options import say
 from toptune.errors import ToptuneError
 
 app = typer.Typer(

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from toptune.commands.options import (
+from toptune.cli.options import (
     Device,
     DeviceOption,
     Head,
@@ -119,8 +119,8 @@ def fit(
             if other is not head and value:
                 option = "--" + name.replace("_", "-")
                 raise InputError(f"{option} belongs to --head {other.value}, not {head.value}")
+    from toptune.cli.printing import print_scores, watch_steps
     from toptune.fit import fit as run
-    from toptune.printing import print_scores, watch_steps
     from toptune.runs.folder import require_target
     from toptune.store.feature_store import FeatureStore
     from toptune.store.tables import table_for
@@ -169,8 +169,8 @@ def predict(
     as_json: JsonOption = False,
 ) -> None:
     """Say which class each recording looks like, and what speaks against trusting it."""
+    from toptune.cli.printing import print_predictions, watch_extraction
     from toptune.prediction import predict as run
-    from toptune.printing import print_predictions, watch_extraction
 
     with watch_extraction() as progress:
         result = run(

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from toptune.doctor_check import Check, imported
+from toptune.cli.doctor_check import Check, imported
 
 
 def _weights() -> Iterator[Check]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import sys
 
-from toptune import doctor_gpu, doctor_machine, doctor_weights
-from toptune.doctor_check import Check, Report
+from toptune.cli import doctor_gpu, doctor_machine, doctor_weights
+from toptune.cli.doctor_check import Check, Report
 
 
 def examine() -> Report:

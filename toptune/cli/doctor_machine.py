@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-from toptune.doctor_check import Check, Part, State, imported, requirements, version_of
+from toptune.cli.doctor_check import Check, Part, State, imported, requirements, version_of
 from toptune.errors import ToptuneError
 from toptune.machine import assets
 from toptune.machine.threads import usable_cores

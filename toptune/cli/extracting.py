@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from toptune.commands.options import (
+from toptune.cli.options import (
     AlignmentChoice,
     AlignmentOption,
     Device,
@@ -43,8 +43,8 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """Simulate cultures, extract, fit both heads, print a table: under 2 minutes, offline."""
-    from toptune.demo import run_demo
-    from toptune.printing import print_demo
+    from toptune.cli.demo import run_demo
+    from toptune.cli.printing import print_demo
 
     result = run_demo(
         out, weights=weights, seed=seed, n_jobs=n_jobs, step=lambda text: say(f"... {text}")
@@ -94,10 +94,10 @@ def extract(
     as_json: JsonOption = False,
 ) -> None:
     """Detect spikes, draw windows, describe them, and keep it all in a store."""
+    from toptune.cli.printing import print_extracted, watch_extraction
     from toptune.extraction import SpikeSettings
     from toptune.extraction import extract as run
     from toptune.params import Backbone, Picture, Windows
-    from toptune.printing import print_extracted, watch_extraction
 
     highpass, ptsd = detection_params(
         highpass_hz, threshold_sd, lifetime_ms, refractory_ms, overshoot_ms, alignment, noise,

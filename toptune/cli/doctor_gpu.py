@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from toptune.doctor_check import Check, imported, requirements
+from toptune.cli.doctor_check import Check, imported, requirements
 from toptune.errors import ToptuneError
 from toptune.machine import assets
 from toptune.machine.device import has_full_rate_float64

@@ -18,7 +18,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from toptune.demo import DemoResult
+from toptune.cli.demo import DemoResult
 from toptune.extraction import Extracted
 from toptune.runs.verdicts import Predictions
 from toptune.store.check import StoreReport
