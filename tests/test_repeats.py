@@ -13,12 +13,12 @@ from threadpoolctl import threadpool_limits
 
 from toptune.backbones import engine as features
 from toptune.extraction import extract
-from toptune.fit import fit
 from toptune.params import Backbone, Picture, Ptsd, Windows
 from toptune.spikes import ptsd_blocks as spikes_cpu
 from toptune.spikes import streaming as detection
 from toptune.spikes.finding import SpikeSettings
 from toptune.store.feature_store import FeatureStore
+from toptune.training import fit
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 WINDOWS = Windows(width_s=1.0, stride_s=0.25)

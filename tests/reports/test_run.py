@@ -20,7 +20,6 @@ from toptune.cli.app import main
 from toptune.errors import InputError
 from toptune.extraction import extract
 from toptune.features.table import join_tables
-from toptune.fit import fit
 from toptune.params import Backbone, Picture, Windows
 from toptune.reports.compare import beside_section, compare
 from toptune.reports.devices import devices_section
@@ -31,6 +30,7 @@ from toptune.reports.setup import changed_settings, commands
 from toptune.runs.reading import read_run
 from toptune.store.feature_store import FeatureStore
 from toptune.store.tables import table_for
+from toptune.training import fit
 
 needs_browser = pytest.mark.skipif(chromium() is None, reason="no Chromium is installed")
 pytestmark = pytest.mark.usefixtures("one_torch_thread")

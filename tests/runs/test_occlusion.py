@@ -18,7 +18,6 @@ from toptune.errors import InputError
 from toptune.extraction import extract
 from toptune.features.describing import Describer, LazyEngine
 from toptune.features.parameter_views import ParameterDescriber
-from toptune.fit import fit
 from toptune.params import Backbone, Picture, Windows
 from toptune.prediction import Predictor
 from toptune.recordings.spike_npz import write_npz
@@ -27,6 +26,7 @@ from toptune.runs.model import read_model
 from toptune.runs.occlusion import Explained, Occlusion, _apart, _stretches, explain, importance
 from toptune.store.feature_store import FeatureStore
 from toptune.store.tables import table_for
+from toptune.training import fit
 
 TINY = Backbone(name="tiny", weights="random", seed=3)
 RATE_HZ = 10_000.0

@@ -19,7 +19,6 @@ from toptune.extraction import extract
 from toptune.features.burst_parameters import NAMES, recording_parameters
 from toptune.features.parameter_views import ParameterDescriber, ParameterParams
 from toptune.features.table import FeatureTable
-from toptune.fit import fit
 from toptune.heads.logistic import LogisticClassifier
 from toptune.params import Backbone, Picture, Windows
 from toptune.prediction import predict
@@ -29,6 +28,7 @@ from toptune.runs.model import read_model
 from toptune.runs.verdicts import Predictions
 from toptune.store.feature_store import FeatureStore
 from toptune.store.tables import parameter_table, table_for
+from toptune.training import fit
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from small_data import install_tiny_backbones, write_data_set, write_devices
 
-from toptune import fit as fit_module
+from toptune import training as fit_module
 from toptune.backbones import engine as features
 from toptune.errors import InputError, InputErrors, ToptuneError
 from toptune.extraction import SpikeSettings, extract

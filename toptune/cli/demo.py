@@ -13,10 +13,10 @@ from typing import Any
 
 from toptune.errors import InputError
 from toptune.extraction import extract
-from toptune.fit import fit
 from toptune.params import Backbone, Picture, Windows
 from toptune.recordings.simulated.culture import simulate
 from toptune.store.feature_store import FeatureStore
+from toptune.training import fit
 
 N_DEVICES = 20
 SECONDS = 60.0

@@ -120,10 +120,10 @@ def fit(
                 option = "--" + name.replace("_", "-")
                 raise InputError(f"{option} belongs to --head {other.value}, not {head.value}")
     from toptune.cli.printing import print_scores, watch_steps
-    from toptune.fit import fit as run
     from toptune.runs.folder import require_target
     from toptune.store.feature_store import FeatureStore
     from toptune.store.tables import table_for
+    from toptune.training import fit as run
 
     # Before burst parameters are measured, which may take a minute.
     require_target(out, overwrite=overwrite)

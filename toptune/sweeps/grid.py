@@ -40,7 +40,7 @@ _DEFAULTS: dict[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class FitOptions:
-    """How a head is trained and scored; as for `toptune.fit.fit`.
+    """How a head is trained and scored; as for `toptune.training.fit`.
 
     Parameters
     ----------

@@ -14,9 +14,9 @@ import numpy as np
 
 from toptune.errors import InputError
 from toptune.evaluation.scores import parse_merges
-from toptune.fit import TUNED
 from toptune.heads import HEADS, make_head
 from toptune.params import Backbone, HighPass, Picture, Ptsd, Windows
+from toptune.training import TUNED
 
 #: Key of a table of weights for backbones that are not named in it.
 OTHERS = "others"

@@ -19,7 +19,6 @@ from toptune.errors import InputError, InputErrors, ToptuneError
 from toptune.extraction import list_devices, open_recordings, refuse_store
 from toptune.extraction_job import Extraction, load_engine
 from toptune.features.parameter_views import KIND, ParameterParams
-from toptune.fit import fit, fit_problems
 from toptune.machine.cuda import accelerator
 from toptune.machine.durable import write_whole, writing
 from toptune.machine.environment import describe_environment
@@ -34,6 +33,7 @@ from toptune.sweeps.features import Failure, ViewJob, attempt, describe_all, fin
 from toptune.sweeps.grid import Combination, FitOptions, Grid, View
 from toptune.sweeps.plan import Forecast, run_key, run_name
 from toptune.sweeps.results import Outcome, SweepWatch, Swept, ViewFacts
+from toptune.training import fit, fit_problems
 
 if TYPE_CHECKING:
     from toptune.features.describing import LazyEngine

@@ -15,14 +15,14 @@ import pytest
 import torch
 from small_data import make_facts, make_provenance, make_view
 
-from toptune import fit as fit_module
+from toptune import training as fit_module
 from toptune.errors import InputError, InputErrors, StorageError
 from toptune.evaluation.folds import leave_one_group_out
 from toptune.features.table import FeatureTable, RecordingInfo
-from toptune.fit import RunResult
 from toptune.heads import make_head, memory
 from toptune.heads.falkon import FalkonClassifier
 from toptune.runs.model import load_model, read_model
+from toptune.training import RunResult
 
 FILES = {
     "metrics.json",
