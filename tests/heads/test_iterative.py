@@ -26,7 +26,7 @@ from toptune.heads.torch_kernel import Iteration, TorchKernel
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
-REFERENCE = Path(__file__).parents[2] / "shared" / "data" / "falkon" / "logo_reference.npz"
+REFERENCE = Path(__file__).parents[3] / "shared" / "data" / "falkon" / "logo_reference.npz"
 
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")

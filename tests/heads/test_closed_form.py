@@ -22,7 +22,7 @@ from toptune.heads.kernel import KernelSum
 from toptune.heads.torch_direct import TorchDirect
 
 Ints = NDArray[np.int64]
-REFERENCE = Path(__file__).parents[2] / "shared" / "data" / "falkon" / "logo_reference.npz"
+REFERENCE = Path(__file__).parents[3] / "shared" / "data" / "falkon" / "logo_reference.npz"
 
 
 @settings(max_examples=100, deadline=None)
