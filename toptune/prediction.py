@@ -8,29 +8,19 @@ pictures and features are made by the very code that made them for training.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from toptune.errors import InputError, InputErrors, ToptuneError
-from toptune.evaluation.scores import majority
-from toptune.features.describing import Described, Describer, describe_views
-from toptune.features.parameter_views import ParameterDescriber
-from toptune.features.table import leading_kind, match_windows
 from toptune.machine.cuda import Accelerator, accelerator
 from toptune.machine.fingerprint import file_sha256
 from toptune.machine.progress import Progress, Silent
-from toptune.recordings.facts import RecordingFacts
-from toptune.recordings.trains import Segment, SpikeTrains
 from toptune.runs.model import Model, read_model
-from toptune.runs.model_backbones import describers
-from toptune.runs.novelty import Novelty, judge
+from toptune.runs.predictor import Predictor, require_length
 from toptune.runs.verdict_tables import check_target, write_predictions
-from toptune.runs.verdicts import Predictions, RecordingPrediction
+from toptune.runs.verdicts import SEEN, Predictions, RecordingPrediction
 from toptune.spikes.finding import SpikeSettings, check_recording, find_spikes
 
 if TYPE_CHECKING:
@@ -38,8 +28,6 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _unwatched = Silent().stage
-
-SEEN = "the model was trained on this very recording: its verdict is no test of the model"
 
 Paths = Path | str | Sequence[Path | str]
 
@@ -123,194 +111,6 @@ def predict(
     if out is not None:
         write_predictions(Path(out), result, overwrite=overwrite)
     return result
-
-
-def _describe(
-    trains: SpikeTrains,
-    describers: Sequence[Describer | ParameterDescriber],
-    stage: Callable[[str, int, int], None],
-) -> list[Described]:
-    """Describe all views that are pictures in one pass, and measure the others."""
-    pictures = [describer for describer in describers if isinstance(describer, Describer)]
-    drawn = iter(describe_views(trains, pictures, stage))
-    return [
-        next(drawn) if isinstance(describer, Describer) else describer.describe(trains, stage)
-        for describer in describers
-    ]
-
-
-class Matched(NamedTuple):
-    """Which windows of a recording make up the head's rows.
-
-    Attributes
-    ----------
-    rows : tuple of (n,) int64
-        For each view, its window in each row.
-    lead : int
-        The view with the widest windows.
-    start_s : (n,) float64
-        Of the leading view's windows.
-    """
-
-    rows: tuple[NDArray[np.int64], ...]
-    lead: int
-    start_s: NDArray[np.float64]
-
-
-class Predictor:
-    """A model and its backbones, ready for any number of recordings.
-
-    Parameters
-    ----------
-    model
-        As read.
-    weights, device, precision, n_jobs, batch_size
-        As for `predict`.
-
-    Attributes
-    ----------
-    model
-        As given.
-    describers
-        Of the model's views.
-    """
-
-    def __init__(
-        self,
-        model: Model,
-        weights: Sequence[Path] = (),
-        *,
-        device: str = "auto",
-        precision: Precision = "auto",
-        n_jobs: int | None = None,
-        batch_size: int | None = None,
-    ) -> None:
-        from toptune.machine.device import torch_device
-
-        self.model = model
-        self.describers = describers(
-            model.views, weights, torch_device(device), batch_size, n_jobs, precision
-        )
-
-    def features(
-        self, name: str, trains: SpikeTrains, stage: Callable[[str, int, int], None]
-    ) -> Described:
-        """Describe a recording's windows as the training windows were, views side by side.
-
-        Raises
-        ------
-        InputError
-            No window fits into the recording.
-        """
-        matched = self.match(name, trains)
-        parts = [part.features for part in _describe(trains, self.describers, stage)]
-        columns = [part[rows] for part, rows in zip(parts, matched.rows, strict=True)]
-        return Described(np.concatenate(columns, axis=1), matched.start_s)
-
-    def match(self, name: str, trains: SpikeTrains) -> Matched:
-        """Place the windows that the head gets rows of; spikes do not matter.
-
-        Raises
-        ------
-        InputError
-            No window fits into the recording.
-        """
-        from toptune.pictures.drawer import window_starts
-
-        require_length(name, trains.segments, trains.sampling_rate_hz, self.model)
-        windows = [d.windows for d in self.describers if d.windows is not None]
-        if not windows:  # one row of burst parameters, of the whole recording
-            start_s = np.array([trains.segments[0].start_s])
-            return Matched((np.zeros(1, dtype=np.int64),), 0, start_s)
-        starts = [window_starts(trains, each).start_s for each in windows]
-        widths, strides = [w.width_s for w in windows], [w.stride_s for w in windows]
-        rows = match_windows(starts, widths, strides)
-        lead = leading_kind(widths)
-        if not len(rows[lead]):
-            raise InputError(f"{name}: the model's views have no window in common in it")
-        return Matched(rows, lead, starts[lead][rows[lead]])
-
-    def predict(
-        self,
-        name: str,
-        trains: SpikeTrains,
-        notes: Sequence[str] = (),
-        stage: Callable[[str, int, int], None] = _unwatched,
-    ) -> RecordingPrediction:
-        """Judge a recording by its spikes.
-
-        Parameters
-        ----------
-        name
-            Of the recording, for the result and for messages.
-        trains
-            Its spikes, found with the model's settings.
-        notes
-            Warnings that come before the model's own.
-        stage
-            Watches.
-        """
-        features, start_s = self.features(name, trains, stage)
-        facts = RecordingFacts.of(name, trains)
-        return verdict_of(self.model, facts, features, start_s, notes)
-
-
-def verdict_of(
-    model: Model,
-    facts: RecordingFacts,
-    features: NDArray[np.float32],
-    start_s: NDArray[np.float64],
-    notes: Sequence[str] = (),
-) -> RecordingPrediction:
-    """Let a recording's windows vote.
-
-    Parameters
-    ----------
-    model : Model
-    facts : RecordingFacts
-        Of the recording.
-    features : (n, d) float32
-        Of its windows, at least one.
-    start_s : (n,) float64
-    notes : sequence of str
-        Warnings that come before the model's own.
-    """
-    scores = model.class_scores(features)
-    codes = scores.argmax(axis=1)
-    probabilities = model.probabilities(features)
-    votes = np.bincount(codes, minlength=len(model.classes))
-    mean = probabilities.mean(axis=0)
-    novelty: Novelty = judge(features, facts, model.novelty)
-    return RecordingPrediction(
-        facts=facts,
-        classes=model.classes,
-        start_s=start_s,
-        scores=scores,
-        probabilities=probabilities,
-        codes=codes,
-        votes=votes,
-        mean_probabilities=mean,
-        code=majority(votes, mean),
-        novelty=novelty,
-        warnings=(*notes, *novelty.warnings),
-    )
-
-
-def require_length(
-    name: str, segments: Sequence[Segment], sampling_rate_hz: float, model: Model
-) -> None:
-    """Refuse a recording without a stretch as long as the widest window of a model."""
-    longest_s = max((s.n_samples for s in segments), default=0) / sampling_rate_hz
-    windows = [view.params.windows for view in model.views]
-    width_s = max((w.width_s for w in windows if w is not None), default=0)
-    if not longest_s:
-        raise InputError(f"{name} holds no samples")
-    # Half a sample's tolerance: the number of samples is whole, the quotient rounded.
-    if longest_s < width_s - 0.5 / sampling_rate_hz:
-        raise InputError(
-            f"{name} lasts {longest_s:.1f} s without a gap, less than the model's windows of"
-            f" {width_s:g} s"
-        )
 
 
 def _settings(model: Model, stream: str | None, sampling_rate_hz: float | None) -> SpikeSettings:

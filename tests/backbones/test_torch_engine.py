@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from test_windows import fifteen_minutes
+from pictures.test_drawer import fifteen_minutes
 
 from toptune.backbones.engine import HALF
 from toptune.backbones.loading import LoadedBackbone, load_backbone

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from pictures.test_drawer import make_trains
 from small_data import install_tiny_backbones
-from test_windows import make_trains
 
 from toptune.backbones import loading as backbones
 from toptune.backbones.engine import FeatureEngine

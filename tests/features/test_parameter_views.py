@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from burst_data import make_trains, spike_trains
+from features.test_burst_parameters import bursting_culture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
-from test_burst_parameters import bursting_culture
 
 from toptune.errors import InputError
 from toptune.features.burst_parameters import NAMES, recording_parameters, window_parameters

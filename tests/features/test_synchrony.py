@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 from burst_data import by_electrode, make_trains, naive_sttc, per_train, spike_trains
+from features.test_variability import elephant_trains
 from hypothesis import given, settings
-from test_variability import elephant_trains
 
 from toptune.features.synchrony import mean_count_correlation, mean_spike_time_tiling
 from toptune.recordings.trains import SpikeTrains

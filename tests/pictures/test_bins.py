@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_windows import make_trains, naive_bins, recordings
+from pictures.test_drawer import make_trains, naive_bins, recordings
 
 from toptune.errors import InputError
 from toptune.params import Windows

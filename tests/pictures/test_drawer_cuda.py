@@ -13,7 +13,7 @@ from cuda_on_cpu import KERNELS, HostKernels, build
 from cuda_on_cpu import Launch as Grid
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_windows import (
+from pictures.test_drawer import (
     fifteen_minutes,
     make_trains,
     naive_pictures,

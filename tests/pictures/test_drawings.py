@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_windows import make_trains
+from pictures.test_drawer import make_trains
 
 from toptune.params import Picture, Windows
 from toptune.pictures import drawings

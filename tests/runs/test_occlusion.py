@@ -19,11 +19,11 @@ from toptune.extraction import extract
 from toptune.features.describing import Describer, LazyEngine
 from toptune.features.parameter_views import ParameterDescriber
 from toptune.params import Backbone, Picture, Windows
-from toptune.prediction import Predictor
 from toptune.recordings.spike_npz import write_npz
 from toptune.recordings.trains import Segment, Spikes, SpikeTrains, sort_spikes
 from toptune.runs.model import read_model
 from toptune.runs.occlusion import Explained, Occlusion, _apart, _stretches, explain, importance
+from toptune.runs.predictor import Predictor
 from toptune.store.feature_store import FeatureStore
 from toptune.store.tables import table_for
 from toptune.training import fit

@@ -66,8 +66,8 @@ def why(
 ) -> None:
     """Show which windows, and which seconds in them, spoke for a verdict."""
     from toptune.cli.printing import watch_extraction
+    from toptune.explanation import why as run
     from toptune.reports.why import summary
-    from toptune.reports.why import why as run
     from toptune.runs.occlusion import Occlusion
 
     occlusion = Occlusion(stretch_s=stretch_s, step_s=step_s)

@@ -40,8 +40,8 @@ class BurstParameters(NamedTuple):
     rate_cv
         SD over mean of the active electrodes' rates; NaN with fewer than two.
     isi_cv, isi_cv2, isi_lv
-        Irregularity of inter-spike intervals (`toptune.features.variability`), means over the electrodes
-        that have it; NaN where none has.
+        Irregularity of inter-spike intervals (`toptune.features.variability`), means over the
+        electrodes that have it; NaN where none has.
     burst_rate_per_min
         Bursts a minute and active electrode, by the MaxInterval method; 0 without one.
     bursting_share

@@ -4,9 +4,9 @@
 trains' spikes, train by train and in the order of time. All comparisons are of whole samples.
 
 logISI (Pasquale, Martinoia & Chiappalone 2010, J. Comput. Neurosci. 29:213-229): an electrode's
-own threshold is the valley of its intervals (`toptune.features.interval_valley`). Bursts are runs of
-intervals up to it; where it lies above the cut-off, runs that hold a core, a burst by the cut-off
-alone.
+own threshold is the valley of its intervals (`toptune.features.interval_valley`). Bursts are runs
+of intervals up to it; where it lies above the cut-off, runs that hold a core, a burst by the
+cut-off alone.
 """
 
 from __future__ import annotations

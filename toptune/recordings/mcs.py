@@ -1,8 +1,8 @@
 """Recordings of Multi Channel Systems: HDF5 files of protocol RawData.
 
 A file enters; microvolts leave, with the electrodes' names, the rate and the gaps. McsPyDataTools
-reads the structure; the samples are read in ranges by `toptune.recordings.mcs_chunks`, with each channel's own
-ConversionFactor, Exponent, ADZero and Tick, the reference electrode left out.
+reads the structure; the samples are read in ranges by `toptune.recordings.mcs_chunks`, with each
+channel's own ConversionFactor, Exponent, ADZero and Tick, the reference electrode left out.
 """
 
 from __future__ import annotations

@@ -14,12 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.errors import InputError
 from toptune.features.describing import Describer
-from toptune.machine.fingerprint import file_sha256
-from toptune.machine.progress import Progress, Silent
 from toptune.pictures.thumbnails import Thumbnails, draw_thumbnails, grey_png
-from toptune.prediction import SEEN, Predictor
 from toptune.recordings.trains import SpikeTrains
 from toptune.reports.devices import time_ticks
 from toptune.reports.page import (
@@ -37,10 +33,9 @@ from toptune.reports.page import (
     render,
 )
 from toptune.reports.scores import percent
-from toptune.runs.folder import FolderKind, publish, target_problems, write_csv, write_json
-from toptune.runs.model import read_model
-from toptune.runs.occlusion import Explained, Occlusion, explain, importance
-from toptune.spikes.finding import find_spikes
+from toptune.runs.folder import FolderKind, write_csv, write_json
+from toptune.runs.occlusion import Explained, importance
+from toptune.runs.predictor import Predictor
 
 WHY = FolderKind("explanation", "why.json", "toptune why")
 FORMAT = 1
@@ -65,71 +60,8 @@ class Seen(NamedTuple):
     pictures: tuple[tuple[str, bytes], ...]
 
 
-def why(
-    model: Path | str,
-    recordings: Sequence[Path | str],
-    out: Path | str,
-    *,
-    of_class: str | None = None,
-    occlusion: Occlusion | None = None,
-    weights: Sequence[Path] = (),
-    device: str = "auto",
-    n_jobs: int | None = None,
-    batch_size: int | None = None,
-    overwrite: bool = False,
-    progress: Progress | None = None,
-) -> list[Explained]:
-    """Explain a model's verdicts on recordings of any kind, and write the folder.
-
-    Parameters
-    ----------
-    model
-        The ``model`` folder of a run.
-    recordings
-        Paths.
-    out
-        A new folder.
-    of_class
-        What to explain; each recording's verdict where None.
-    occlusion
-        How the blank stretch slides.
-    weights, device, n_jobs, batch_size
-        As for `predict`.
-    overwrite
-        Replace an explanation in `out`.
-    progress
-        Watches.
-
-    Raises
-    ------
-    InputError
-        As for `predict` and `explain`.
-    """
-    out = Path(out)
-    problems = target_problems(out, overwrite=overwrite, kind=WHY)
-    if problems:
-        raise InputError(problems[0])
-    watch = progress or Silent()
-    read = read_model(model)
-    predictor = Predictor(read, weights, device=device, n_jobs=n_jobs, batch_size=batch_size)
-    seen = []
-    for number, path in enumerate(recordings, 1):
-        watch.recording(number, len(recordings), str(path))
-        found = find_spikes(Path(path), read.spikes, n_jobs=n_jobs, stage=watch.stage)
-        notes = list(found.notes)
-        if file_sha256(Path(path)) in read.training_inputs:
-            notes.insert(0, SEEN)
-        explained = explain(
-            predictor, str(path), found.trains, occlusion=occlusion, of_class=of_class,
-            notes=notes, stage=watch.stage,
-        )  # fmt: skip
-        seen.append(_seen(predictor, found.trains, explained))
-    with publish(out, overwrite=overwrite, kind=WHY) as folder:
-        _write(folder, str(model), seen)
-    return [one.explained for one in seen]
-
-
-def _seen(predictor: Predictor, trains: SpikeTrains, explained: Explained) -> Seen:
+def picture_of(predictor: Predictor, trains: SpikeTrains, explained: Explained) -> Seen:
+    """Draw a recording, and what each network saw in its strongest window."""
     matched = predictor.match(explained.prediction.recording, trains)
     row = explained.rows[explained.strongest]
     pictures = []
@@ -158,7 +90,8 @@ def summary(explained: Explained) -> dict[str, Any]:
     }
 
 
-def _write(folder: Path, model: str, seen: Sequence[Seen]) -> None:
+def write_explanation(folder: Path, model: str, seen: Sequence[Seen]) -> None:
+    """Write the page, the tables and why.json into a folder that is about to be published."""
     all_explained = [one.explained for one in seen]
     write_json(
         folder / WHY.marker,

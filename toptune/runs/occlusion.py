@@ -27,8 +27,8 @@ from toptune.features.parameter_views import ParameterDescriber
 from toptune.params import Picture, Windows
 from toptune.pictures.bins import Stretches
 from toptune.pictures.drawer import Drawer, window_starts
-from toptune.prediction import Matched, Predictor
 from toptune.recordings.trains import Spikes, SpikeTrains
+from toptune.runs.predictor import Matched, Predictor
 from toptune.runs.verdicts import RecordingPrediction
 
 # Stretches in a window's width, and by how much of itself each moves on.

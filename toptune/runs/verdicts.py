@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from toptune.recordings.facts import RecordingFacts
 from toptune.runs.novelty import Novelty
 
+# The note on a recording that the model was trained on.
+SEEN = "the model was trained on this very recording: its verdict is no test of the model"
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RecordingPrediction:

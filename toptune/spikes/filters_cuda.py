@@ -1,9 +1,9 @@
 """The high-pass filter on a GPU, parallel over time, with carried state.
 
 Chunks of voltage, (channels, samples) float32 microvolts on the device, enter and leave, as in
-`toptune.spikes.filters`. Samples may differ from the CPU's in rounding: the state at the start of every
-block of 128 samples comes from a scan in float64 (kernels/highpass.cu), which changes it by some
-1e-16 of itself, and then now and then the last bit of a float32.
+`toptune.spikes.filters`. Samples may differ from the CPU's in rounding: the state at the start of
+every block of 128 samples comes from a scan in float64 (kernels/highpass.cu), which changes it by
+some 1e-16 of itself, and then now and then the last bit of a float32.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """PTSD's block statistics and exact prune, compiled.
 
 float32 samples in microvolts enter, with a mean and a threshold a channel; extremes and sums of
-blocks leave, and the stretches that may hold a spike. `toptune.spikes.ptsd_compiled` finds the spikes in them.
+blocks leave, and the stretches that may hold a spike. `toptune.spikes.ptsd_compiled` finds the
+spikes in them.
 
 Exact prune: a candidate at sample c sees nothing beyond c + reach (lifetime plus overshoot) and is
 accepted only if two samples there differ by the threshold. So a block of samples whose maximum and
