@@ -18,7 +18,7 @@ PROGRAM = """
 import json, resource, sys, time
 import numpy as np
 from toptune.evaluation.folds import leave_one_group_out
-from toptune.heads.falkon import FalkonClassifier
+from toptune.heads.falkon.classifier import FalkonClassifier
 
 given = json.loads(sys.argv[1])
 rng = np.random.default_rng(0)
@@ -32,9 +32,8 @@ for start in range(0, n, 1000):
     X[start : start + 1000] = base[device[start : start + 1000]] + noise
 if not given["keep"]:
     # As where memory is short: the kernel of rows and centres is evaluated again.
-    import toptune.heads.closed_form
-    import toptune.heads.torch_kernel
-    toptune.heads.closed_form.kept_bytes = toptune.heads.torch_kernel.kept_bytes = lambda: 2**28
+    from toptune.heads.falkon import closed_form, torch_kernel
+    closed_form.kept_bytes = torch_kernel.kept_bytes = lambda: 2**28
 head = FalkonClassifier(n_centres=given["centres"], solver=given["solver"])
 began = time.perf_counter()
 if given["work"] == "folds":

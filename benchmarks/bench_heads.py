@@ -19,12 +19,12 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from toptune.evaluation.evaluate import Units, shuffles
 from toptune.evaluation.folds import leave_one_group_out, refit_each_fold
-from toptune.heads.closed_form import group_rows
-from toptune.heads.falkon import FalkonClassifier
-from toptune.heads.falkon_tuning import falkon_candidates, tune_falkon
-from toptune.heads.kernel import l2_normalise
-from toptune.heads.mlp import MLPClassifier
-from toptune.heads.mlp_tuning import tune_mlp
+from toptune.heads.falkon.classifier import FalkonClassifier
+from toptune.heads.falkon.closed_form import group_rows
+from toptune.heads.falkon.kernel import l2_normalise
+from toptune.heads.falkon.tuning import falkon_candidates, tune_falkon
+from toptune.heads.mlp.classifier import MLPClassifier
+from toptune.heads.mlp.tuning import tune_mlp
 
 DEVICES, WINDOWS, FEATURES, CLASSES = 32, 157, 1280, 5
 MLP_EPOCHS = 5

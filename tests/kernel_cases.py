@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from toptune.heads.kernel import KernelSum
+from toptune.heads.falkon.kernel import KernelSum
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]

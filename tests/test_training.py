@@ -19,8 +19,9 @@ from toptune import training as fit_module
 from toptune.errors import InputError, InputErrors, StorageError
 from toptune.evaluation.folds import leave_one_group_out
 from toptune.features.table import FeatureTable, RecordingInfo
-from toptune.heads import make_head, memory
-from toptune.heads.falkon import FalkonClassifier
+from toptune.heads import make_head
+from toptune.heads.falkon import memory
+from toptune.heads.falkon.classifier import FalkonClassifier
 from toptune.runs.model import load_model, read_model
 from toptune.training import RunResult
 
@@ -566,7 +567,7 @@ def test_the_device_is_resolved_for_the_solvers_arithmetic(monkeypatch: pytest.M
 
 
 def test_centres_are_planned_for_the_devices_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    from toptune.heads import torch_kernel
+    from toptune.heads.falkon import torch_kernel
 
     monkeypatch.setattr(torch_kernel, "free_bytes", lambda _: 8 * 2**30)
     assert fit_module._plan(5024, "cuda").n_centres is None

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from toptune.evaluation.folds import leave_one_group_out
     from toptune.extraction import extract
-    from toptune.heads.falkon import FalkonClassifier
-    from toptune.heads.mlp import MLPClassifier
+    from toptune.heads.falkon.classifier import FalkonClassifier
+    from toptune.heads.mlp.classifier import MLPClassifier
     from toptune.params import Backbone, HighPass, Picture, Ptsd, Windows
     from toptune.prediction import predict
     from toptune.recordings.opening import open_recording
@@ -42,10 +42,10 @@ __all__ = [
 
 _HOMES = {
     "Backbone": "toptune.params",
-    "FalkonClassifier": "toptune.heads.falkon",
+    "FalkonClassifier": "toptune.heads.falkon.classifier",
     "FeatureStore": "toptune.store.feature_store",
     "HighPass": "toptune.params",
-    "MLPClassifier": "toptune.heads.mlp",
+    "MLPClassifier": "toptune.heads.mlp.classifier",
     "Picture": "toptune.params",
     "Ptsd": "toptune.params",
     "Spikes": "toptune.recordings.trains",

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from toptune.backbones.engine import FeatureEngine
 from toptune.errors import InputError
 from toptune.evaluation.folds import leave_one_group_out
-from toptune.heads.falkon import FalkonClassifier
-from toptune.heads.mlp import MLPClassifier
+from toptune.heads.falkon.classifier import FalkonClassifier
+from toptune.heads.mlp.classifier import MLPClassifier
 from toptune.machine.threads import in_threads, thread_pool
 from toptune.params import Backbone, HighPass, Picture, Ptsd, Windows
 from toptune.pictures.drawings import Drawings

@@ -28,10 +28,10 @@ from toptune.evaluation.task import Task, read_task, table_problems
 from toptune.features.parameter_views import KIND, ParameterParams
 from toptune.features.table import FeatureTable, RecordingInfo, View
 from toptune.heads import make_head
-from toptune.heads.falkon_tuning import falkon_candidates
-from toptune.heads.logistic_tuning import LOGISTIC_CANDIDATES
-from toptune.heads.memory import GPU_MATRICES, NYSTROM_CENTRES, CentrePlan, plan_centres
-from toptune.heads.mlp_tuning import MLP_CANDIDATES
+from toptune.heads.falkon.memory import GPU_MATRICES, NYSTROM_CENTRES, CentrePlan, plan_centres
+from toptune.heads.falkon.tuning import falkon_candidates
+from toptune.heads.logistic.tuning import LOGISTIC_CANDIDATES
+from toptune.heads.mlp.tuning import MLP_CANDIDATES
 from toptune.machine.device import float64_device, torch_device
 from toptune.machine.environment import describe_environment
 from toptune.params import content_key
@@ -393,7 +393,7 @@ def _plan(n_rows: int, device: str) -> CentrePlan:
         return plan_centres(n_rows)
     import torch
 
-    from toptune.heads.torch_kernel import free_bytes
+    from toptune.heads.falkon.torch_kernel import free_bytes
 
     return plan_centres(n_rows, free_bytes(torch.device(device)), n_matrices=GPU_MATRICES)
 

@@ -14,10 +14,10 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from toptune.errors import InputError, InputErrors
 from toptune.evaluation.folds import FoldResults, leave_one_group_out, refit_each_fold
-from toptune.heads.closed_form import AllRowsFolds, NystromFolds, group_rows
-from toptune.heads.falkon import FalkonClassifier
-from toptune.heads.kernel import KernelSum
-from toptune.heads.mlp import MLPClassifier
+from toptune.heads.falkon.classifier import FalkonClassifier
+from toptune.heads.falkon.closed_form import AllRowsFolds, NystromFolds, group_rows
+from toptune.heads.falkon.kernel import KernelSum
+from toptune.heads.mlp.classifier import MLPClassifier
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -25,7 +25,7 @@ from toptune.features.parameter_views import (
     read_view_params,
     scaled,
 )
-from toptune.heads.kernel import l2_normalise
+from toptune.heads.falkon.kernel import l2_normalise
 from toptune.params import BurstCriteria, Windows
 from toptune.recordings.trains import SpikeTrains
 

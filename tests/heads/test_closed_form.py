@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from scipy.linalg import LinAlgWarning
 
 from toptune.evaluation.folds import leave_one_group_out
-from toptune.heads import nystrom, solvers
-from toptune.heads.closed_form import AllRowsFolds, NystromFolds, group_rows
-from toptune.heads.direct import solve_nystrom
-from toptune.heads.falkon import FalkonClassifier
-from toptune.heads.kernel import KernelSum
-from toptune.heads.torch_direct import TorchDirect
+from toptune.heads.falkon import nystrom, solvers
+from toptune.heads.falkon.classifier import FalkonClassifier
+from toptune.heads.falkon.closed_form import AllRowsFolds, NystromFolds, group_rows
+from toptune.heads.falkon.direct import solve_nystrom
+from toptune.heads.falkon.kernel import KernelSum
+from toptune.heads.falkon.torch_direct import TorchDirect
 
 Ints = NDArray[np.int64]
 REFERENCE = Path(__file__).parents[3] / "shared" / "data" / "falkon" / "logo_reference.npz"

@@ -17,8 +17,8 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from toptune.errors import InputError, ToptuneError
 from toptune.heads import make_head
-from toptune.heads.falkon import FalkonClassifier
-from toptune.heads.kernel import (
+from toptune.heads.falkon.classifier import FalkonClassifier
+from toptune.heads.falkon.kernel import (
     KernelSum,
     cholesky,
     gaussian_gram_lower,

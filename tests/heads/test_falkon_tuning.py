@@ -13,19 +13,20 @@ from sklearn.base import clone
 
 from toptune.errors import InputError
 from toptune.evaluation.folds import leave_one_group_out
-from toptune.heads import falkon_tuning, nested
-from toptune.heads.closed_form import Grouping, group_rows
-from toptune.heads.falkon import SHARPNESS, FalkonClassifier, one_vs_rest
-from toptune.heads.falkon_tuning import (
+from toptune.heads import nested
+from toptune.heads.falkon import tuning as falkon_tuning
+from toptune.heads.falkon.classifier import SHARPNESS, FalkonClassifier, one_vs_rest
+from toptune.heads.falkon.closed_form import Grouping, group_rows
+from toptune.heads.falkon.kernel import l2_normalise_views
+from toptune.heads.falkon.pairs import PairwiseTargets
+from toptune.heads.falkon.tuning import (
     PENALTIES,
     WIDTHS,
     default_view_weights,
     falkon_candidates,
     tune_falkon,
 )
-from toptune.heads.kernel import l2_normalise_views
 from toptune.heads.nested import NestedScores
-from toptune.heads.pairs import PairwiseTargets
 from toptune.heads.selection import SHARPENINGS, selection_loss, spread_rows
 
 CANDIDATES = (

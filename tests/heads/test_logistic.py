@@ -18,8 +18,8 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from toptune.errors import InputError, ToptuneError
 from toptune.heads import make_head
-from toptune.heads.logistic import LogisticClassifier, Standardiser, probabilities_of
-from toptune.heads.logistic_folds import log_odds
+from toptune.heads.logistic.classifier import LogisticClassifier, Standardiser, probabilities_of
+from toptune.heads.logistic.folds import log_odds
 
 
 def test_logistic_passes_the_estimator_checks() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from toptune.heads import memory
-from toptune.heads.memory import all_rows_limit, available_memory, kept_bytes, plan_centres
+from toptune.heads.falkon import memory
+from toptune.heads.falkon.memory import all_rows_limit, available_memory, kept_bytes, plan_centres
 
 GIB = 2**30
 

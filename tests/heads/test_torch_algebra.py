@@ -8,9 +8,9 @@ import torch
 from scipy.linalg import LinAlgWarning
 
 from toptune.errors import ToptuneError
-from toptune.heads import torch_algebra
-from toptune.heads.kernel import cholesky
-from toptune.heads.torch_algebra import factor, factor_together
+from toptune.heads.falkon import torch_algebra
+from toptune.heads.falkon.kernel import cholesky
+from toptune.heads.falkon.torch_algebra import factor, factor_together
 
 CPU = torch.device("cpu")
 

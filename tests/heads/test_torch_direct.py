@@ -23,18 +23,19 @@ from torch import Tensor
 from toptune.errors import InputError, ToptuneError
 from toptune.evaluation.evaluate import Units, shuffles
 from toptune.evaluation.folds import leave_one_group_out
-from toptune.heads import nested, solvers, torch_algebra, torch_folds
-from toptune.heads.closed_form import AllRowsFolds, NystromFolds, group_rows
-from toptune.heads.direct import Problem, solve_all_rows, solve_nystrom
-from toptune.heads.falkon import FalkonClassifier
-from toptune.heads.falkon_tuning import tune_falkon
-from toptune.heads.kernel import KernelSum
+from toptune.heads import nested
+from toptune.heads.falkon import solvers, torch_algebra, torch_folds
+from toptune.heads.falkon.classifier import FalkonClassifier
+from toptune.heads.falkon.closed_form import AllRowsFolds, NystromFolds, group_rows
+from toptune.heads.falkon.direct import Problem, solve_all_rows, solve_nystrom
+from toptune.heads.falkon.kernel import KernelSum
+from toptune.heads.falkon.pairs import AllRowsPairs, NystromPairs
+from toptune.heads.falkon.torch_direct import TorchDirect
+from toptune.heads.falkon.torch_direct import labelling_losses as torch_losses
+from toptune.heads.falkon.torch_folds import TorchSystems
+from toptune.heads.falkon.tuning import tune_falkon
 from toptune.heads.nested import NestedScores, Shuffled
-from toptune.heads.pairs import AllRowsPairs, NystromPairs
 from toptune.heads.selection import labelling_losses, unit_weights
-from toptune.heads.torch_direct import TorchDirect
-from toptune.heads.torch_direct import labelling_losses as torch_losses
-from toptune.heads.torch_folds import TorchSystems
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

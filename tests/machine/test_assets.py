@@ -50,9 +50,11 @@ def test_wheel_carries_every_kernel_and_the_whole_contract(wheel: Path) -> None:
         assert wanted <= names
     assert "toptune/_assets/store/golden.zarr/zarr.json" in names
     assert any(n.startswith("toptune/_assets/kernels/") and n.endswith(".cu") for n in names)
-    assert {"toptune/py.typed", "toptune/reports/templates/page.html", "toptune/reports/templates/page.css"} <= {
-        *names
-    }
+    assert {
+        "toptune/py.typed",
+        "toptune/reports/templates/page.html",
+        "toptune/reports/templates/page.css",
+    } <= {*names}
     assert {"toptune/grids/table1.toml", "toptune/grids/table2.toml"} <= names
     assert not [n for n in names if n.startswith(("tests/", "benchmarks/", "kernels/", "store/"))]
     # Nothing that ran here travels along.

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from toptune.errors import ToptuneError
-from toptune.heads.falkon import FalkonClassifier
-from toptune.heads.kernel import KernelSum
-from toptune.heads.logistic import LogisticClassifier
-from toptune.heads.mlp import MLPClassifier
+from toptune.heads.falkon.classifier import FalkonClassifier
+from toptune.heads.falkon.kernel import KernelSum
+from toptune.heads.logistic.classifier import LogisticClassifier
+from toptune.heads.mlp.classifier import MLPClassifier
 from toptune.recordings.facts import RecordingFacts
 from toptune.runs.novelty import (
     Nearness,

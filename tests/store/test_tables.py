@@ -19,7 +19,7 @@ from toptune.extraction import extract
 from toptune.features.burst_parameters import NAMES, recording_parameters
 from toptune.features.parameter_views import ParameterDescriber, ParameterParams
 from toptune.features.table import FeatureTable
-from toptune.heads.logistic import LogisticClassifier
+from toptune.heads.logistic.classifier import LogisticClassifier
 from toptune.params import Backbone, Picture, Windows
 from toptune.prediction import predict
 from toptune.recordings.spike_npz import write_npz

@@ -6,10 +6,10 @@ in the rows' order.
 
 How the folds are computed depends on the head's type, and on nothing else:
 
-- `FalkonClassifier`: in closed form from one factorisation, exact (`toptune.heads.closed_form`).
+- `FalkonClassifier`: in closed form from one factorisation, exact (`falkon.closed_form`).
   The ridge is penalty x rows of the whole data set in every fold, and Nystrom centres are drawn
   once: a fold does without those of its group.
-- `MLPClassifier`: all folds trained together (`toptune.heads.mlp_folds`).
+- `MLPClassifier`: all folds trained together (`toptune.heads.mlp.folds`).
 - any other classifier, subclasses of these two included: a clone fitted per fold.
 """
 
@@ -24,10 +24,10 @@ from scipy.special import softmax
 from sklearn.base import clone
 
 from toptune.errors import InputErrors
-from toptune.heads.closed_form import Grouping, group_rows
-from toptune.heads.falkon import FalkonClassifier, probabilities_of
-from toptune.heads.kernel import Float64
-from toptune.heads.mlp import MLPClassifier
+from toptune.heads.falkon.classifier import FalkonClassifier, probabilities_of
+from toptune.heads.falkon.closed_form import Grouping, group_rows
+from toptune.heads.falkon.kernel import Float64
+from toptune.heads.mlp.classifier import MLPClassifier
 
 
 class Fold(NamedTuple):

@@ -17,15 +17,15 @@ HEADS = ("mlp", "falkon", "parameters")
 def head_type(name: str) -> Any:
     """Look up a head's class; imported only now, since importing torch takes a second."""
     if name == "mlp":
-        from toptune.heads.mlp import MLPClassifier
+        from toptune.heads.mlp.classifier import MLPClassifier
 
         return MLPClassifier
     if name == "falkon":
-        from toptune.heads.falkon import FalkonClassifier
+        from toptune.heads.falkon.classifier import FalkonClassifier
 
         return FalkonClassifier
     if name == "parameters":
-        from toptune.heads.logistic import LogisticClassifier
+        from toptune.heads.logistic.classifier import LogisticClassifier
 
         return LogisticClassifier
     raise InputError(f"there is no head {name!r}; there are {', '.join(HEADS)}")

@@ -14,7 +14,7 @@ import numpy as np
 
 from toptune.errors import InputError
 from toptune.heads.checks import require_positive
-from toptune.heads.kernel import KernelSum
+from toptune.heads.falkon.kernel import KernelSum
 
 
 def view_sizes_of(head: Any, n_features: int) -> tuple[int, ...]:

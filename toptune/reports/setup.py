@@ -242,16 +242,16 @@ def _default_candidates(run: ReadRun) -> list[dict[str, Any]]:
     """List what tuning chooses from unless told otherwise."""
     # Imported now, since they take torch.
     if run.params["head"] == "falkon":
-        from toptune.heads.falkon_tuning import falkon_candidates
+        from toptune.heads.falkon.tuning import falkon_candidates
 
         sizes = [view["n_columns"] for view in run.views]
         return [_listed(c) for c in falkon_candidates(sizes)]
     if run.params["head"] == "mlp":
-        from toptune.heads.mlp_tuning import MLP_CANDIDATES
+        from toptune.heads.mlp.tuning import MLP_CANDIDATES
 
         return [_listed(c) for c in MLP_CANDIDATES]
     if run.params["head"] == KIND:
-        from toptune.heads.logistic_tuning import LOGISTIC_CANDIDATES
+        from toptune.heads.logistic.tuning import LOGISTIC_CANDIDATES
 
         return [_listed(c) for c in LOGISTIC_CANDIDATES]
     return list(run.params["candidates"])

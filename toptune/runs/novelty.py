@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import ToptuneError
-from toptune.heads.falkon import FalkonClassifier
-from toptune.heads.kernel import Centres, KernelSum, l2_normalise_views
-from toptune.heads.logistic import LogisticClassifier
+from toptune.heads.falkon.classifier import FalkonClassifier
+from toptune.heads.falkon.kernel import Centres, KernelSum, l2_normalise_views
+from toptune.heads.logistic.classifier import LogisticClassifier
 from toptune.heads.views import kernel_of
 from toptune.recordings.facts import RecordingFacts
 

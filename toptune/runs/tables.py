@@ -22,7 +22,7 @@ from toptune.evaluation.task import Task
 from toptune.features.burst_parameters import NAMES
 from toptune.features.parameter_views import in_units
 from toptune.features.table import FeatureTable
-from toptune.heads.logistic import LogisticClassifier
+from toptune.heads.logistic.classifier import LogisticClassifier
 from toptune.runs.confusion_plot import draw_confusion
 from toptune.runs.folder import write_csv
 

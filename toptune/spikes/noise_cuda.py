@@ -3,7 +3,8 @@
 A filtered recording, (channels, samples) float32 microvolts on the device, enters; means and
 `Thresholds`, a few numbers a channel, leave, on the host. They follow the rules of
 `toptune.spikes.ptsd` in float64. Sums are added in the CPU's order but for the inside of blocks of
-128 samples; standard deviations in the array module's own, which may change the last of their 53 bits.
+128 samples; standard deviations in the array module's own, which may change the last of their 53
+bits.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ What enters: a head, candidates (values of its constructor), rows, labels, group
 leaves: nested scores, and what the same procedure says under shuffled labels.
 
 A candidate costs one inversion of n x n (all rows as centres), or one factorisation of centres x
-centres a pair of groups (Nystrom); see `toptune.heads.pairs` and `toptune.heads.nested`.
+centres a pair of groups (Nystrom); see `toptune.heads.falkon.pairs` and `toptune.heads.nested`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from toptune.errors import InputError
-from toptune.heads.closed_form import Grouping, NystromFolds, sort_centres
-from toptune.heads.direct import Problem
-from toptune.heads.falkon import SHARPNESS, FalkonClassifier
-from toptune.heads.kernel import Float64, KernelSum
-from toptune.heads.memory import kept_bytes
+from toptune.heads.falkon.classifier import SHARPNESS, FalkonClassifier
+from toptune.heads.falkon.closed_form import Grouping, NystromFolds, sort_centres
+from toptune.heads.falkon.direct import Problem
+from toptune.heads.falkon.kernel import Float64, KernelSum
+from toptune.heads.falkon.memory import kept_bytes
+from toptune.heads.falkon.pairs import AllRowsPairs, NystromPairs, Pairs
+from toptune.heads.falkon.solvers import Direct, solver_of
 from toptune.heads.nested import Labelling, NestedScores, Shuffled, ThreadedJudge, nest
-from toptune.heads.pairs import AllRowsPairs, NystromPairs, Pairs
-from toptune.heads.solvers import Direct, solver_of
 
 # Rows have length 1 and lie 0 to 1.41 apart, whatever the backbone, so the widths are numbers and
 # not learnt from the data. Width and penalty trade off: twice the width with a tenth of the penalty
@@ -188,7 +188,7 @@ def _nest(
         factors = _Factors(problems, grouping)
         return nest(factors, len(problems), grouping, labelling, ThreadedJudge, progress)
     # Only now, since importing torch takes a second.
-    from toptune.heads.torch_direct import TorchDirect
+    from toptune.heads.falkon.torch_direct import TorchDirect
 
     assert isinstance(solver, TorchDirect)  # no other solver has closed forms
     on_device = solver.factors(problems, grouping, _GROUPS_AT_ONCE)

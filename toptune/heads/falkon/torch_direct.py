@@ -1,6 +1,6 @@
 """The direct solver on a torch device: models, folds, and what tuning asks for, all in float64.
 
-What enters and what leaves is as of `toptune.heads.direct`, `toptune.heads.closed_form` and
+What enters and what leaves is as of `falkon.direct`, `falkon.closed_form` and
 `toptune.heads.nested`; the work, from the kernel to the losses of shuffled labels, is done on the
 device. On torch's own processor device the very same code runs, which is how it is tested.
 """
@@ -14,16 +14,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from toptune.heads.closed_form import Folds, Grouping
-from toptune.heads.direct import Problem, Solution
-from toptune.heads.kernel import Float64, KernelSum
-from toptune.heads.memory import KEPT_SHARE
+from toptune.heads.falkon.closed_form import Folds, Grouping
+from toptune.heads.falkon.direct import Problem, Solution
+from toptune.heads.falkon.kernel import Float64, KernelSum
+from toptune.heads.falkon.memory import KEPT_SHARE
+from toptune.heads.falkon.pairs import Pairs
+from toptune.heads.falkon.torch_algebra import factor, says_when_full, to_device, to_host
+from toptune.heads.falkon.torch_folds import AllRowsSystems, TorchSystems
+from toptune.heads.falkon.torch_kernel import Iteration, TorchKernel, free_bytes, gram
 from toptune.heads.nested import Basis, Labelling
-from toptune.heads.pairs import Pairs
 from toptune.heads.selection import SHARPENINGS, SURPRISE, spread_rows, unit_weights
-from toptune.heads.torch_algebra import factor, says_when_full, to_device, to_host
-from toptune.heads.torch_folds import AllRowsSystems, TorchSystems
-from toptune.heads.torch_kernel import Iteration, TorchKernel, free_bytes, gram
 
 
 class TorchDirect:
@@ -40,7 +40,7 @@ class TorchDirect:
         self._systems = TorchSystems(self.device)
 
     def solve(self, problem: Problem, Y: Float64) -> Solution:
-        """See `toptune.heads.solvers.Solver`."""
+        """See `toptune.heads.falkon.solvers.Solver`."""
         with says_when_full(self.device):
             right = to_device(Y, self.device)
             if problem.centre_rows is None:
@@ -73,7 +73,7 @@ class TorchDirect:
         return *factor(normal.clone, "the normal equation"), moments
 
     def folds(self, problem: Problem, grouping: Grouping) -> Folds:
-        """See `toptune.heads.solvers.Solver`."""
+        """See `toptune.heads.falkon.solvers.Solver`."""
         X, kernel, ridge = problem.X, problem.kernel, problem.ridge
         if problem.centre_rows is None:
             return self._systems.all_rows(X, grouping, kernel=kernel, ridge=ridge)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import ToptuneError
-from toptune.heads.kernel import Float64
+from toptune.heads.falkon.kernel import Float64
 
 # Newton's decrement, relative to the number of rows, at which w is the minimum within rounding:
 # steps converge quadratically, so the error is far below it.

@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from toptune.errors import InputError
 from toptune.heads.checks import encode_classes, require_positive
-from toptune.heads.kernel import Float64
+from toptune.heads.falkon.kernel import Float64
 
 _TENSORS = ("fill", "mean", "scale", "coef", "intercept")
 

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 from toptune.errors import InputError
 from toptune.heads.checks import check_device, require_count, require_positive
-from toptune.heads.closed_form import AllRowsFolds, Folds, Grouping, NystromFolds
-from toptune.heads.direct import Problem, Solution, solve_all_rows, solve_nystrom
-from toptune.heads.kernel import Float64
+from toptune.heads.falkon.closed_form import AllRowsFolds, Folds, Grouping, NystromFolds
+from toptune.heads.falkon.direct import Problem, Solution, solve_all_rows, solve_nystrom
+from toptune.heads.falkon.kernel import Float64
 
 SOLVERS = ("direct", "iterative", "falkon")
 
@@ -52,7 +52,7 @@ class _Torch:
 
     def __init__(self, head: Any) -> None:
         # Only now, since importing torch takes a second.
-        from toptune.heads.torch_kernel import Iteration
+        from toptune.heads.falkon.torch_kernel import Iteration
 
         self._by_library = head.solver == "falkon"
         self._iteration = Iteration(
@@ -64,8 +64,8 @@ class _Torch:
 
     def solve(self, problem: Problem, Y: Float64) -> Solution:
         """See `Solver`."""
-        from toptune.heads.iterative import solve_iteratively
-        from toptune.heads.library import solve_by_library
+        from toptune.heads.falkon.iterative import solve_iteratively
+        from toptune.heads.falkon.library import solve_by_library
 
         solve = solve_by_library if self._by_library else solve_iteratively
         return solve(
@@ -79,8 +79,8 @@ class _Torch:
 
     def folds(self, problem: Problem, grouping: Grouping) -> Folds:
         """See `Solver`."""
-        from toptune.heads.iterative import IterativeFolds
-        from toptune.heads.library import LibraryFolds
+        from toptune.heads.falkon.iterative import IterativeFolds
+        from toptune.heads.falkon.library import LibraryFolds
 
         kind: type[LibraryFolds | IterativeFolds] = (
             LibraryFolds if self._by_library else IterativeFolds
@@ -118,7 +118,7 @@ def solver_of(head: Any) -> Solver:
         raise InputError(f"{name}: the solver {head.solver!r} needs n_centres")
     check_device(head)
     if head.solver == "falkon":
-        from toptune.heads.library import load_library
+        from toptune.heads.falkon.library import load_library
 
         load_library()
     return _Torch(head)
@@ -134,7 +134,7 @@ def _direct(head: Any) -> Solver:
     if head.device == "cpu":
         return Direct()
     check_device(head)
-    from toptune.heads.torch_direct import TorchDirect
+    from toptune.heads.falkon.torch_direct import TorchDirect
 
     return TorchDirect(head.device)
 

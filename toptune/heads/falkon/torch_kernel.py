@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from toptune.heads.kernel import KernelSum
-from toptune.heads.memory import KEPT_SHARE, available_memory
+from toptune.heads.falkon.kernel import KernelSum
+from toptune.heads.falkon.memory import KEPT_SHARE, available_memory
 
 PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
 _TOLERANCES = {"float64": 1e-8, "float32": 1e-4}

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from toptune.heads.mlp_network import BETAS, EPSILON, Network, Schedule
+from toptune.heads.mlp.network import BETAS, EPSILON, Network, Schedule
 
 Float32 = NDArray[np.float32]
 

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.heads.kernel import (
+from toptune.heads.falkon.kernel import (
     Float64,
     KernelSum,
     add_gram_lower,
     cholesky,
     transposed_product,
 )
-from toptune.heads.nystrom import NystromKernel
+from toptune.heads.falkon.nystrom import NystromKernel
 
 
 @dataclass(frozen=True)

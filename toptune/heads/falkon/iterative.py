@@ -33,11 +33,11 @@ from numpy.typing import NDArray
 from scipy.linalg import LinAlgWarning
 
 from toptune.errors import ToptuneError
-from toptune.heads.closed_form import Grouping, HeldOutScores, sort_centres
-from toptune.heads.conjugate_gradients import conjugate_gradients
-from toptune.heads.direct import Solution
-from toptune.heads.kernel import Float64, KernelSum
-from toptune.heads.torch_kernel import Iteration, TorchKernel
+from toptune.heads.falkon.closed_form import Grouping, HeldOutScores, sort_centres
+from toptune.heads.falkon.conjugate_gradients import conjugate_gradients
+from toptune.heads.falkon.direct import Solution
+from toptune.heads.falkon.kernel import Float64, KernelSum
+from toptune.heads.falkon.torch_kernel import Iteration, TorchKernel
 
 # eps, in units of the rounding of the type: the first as a rule, the others where it must be, as
 # long as they stay small beside the kernel's own values.
@@ -235,7 +235,7 @@ class IterativeFolds:
     """Folds of the iterative solver: one fit each, without the group's rows and centres.
 
     The ridge is the same in every fold, so the scores are those of
-    `toptune.heads.closed_form.NystromFolds`.
+    `toptune.heads.falkon.closed_form.NystromFolds`.
 
     Attributes
     ----------
@@ -288,7 +288,7 @@ class IterativeFolds:
         return cls(grouping, Z, bounds, ridge, iteration)
 
     def held_out_scores(self, Y: Float64) -> HeldOutScores:
-        """See `toptune.heads.closed_form.Folds`."""
+        """See `toptune.heads.falkon.closed_form.Folds`."""
         targets = self.kernel.tensor(Y[self.grouping.order])
         scores = torch.empty_like(targets)
         jitter = np.zeros(len(self.grouping.groups))

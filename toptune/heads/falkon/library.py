@@ -24,11 +24,11 @@ import torch
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.heads.closed_form import Grouping, HeldOutScores, sort_centres
-from toptune.heads.direct import Solution
-from toptune.heads.kernel import Float64, KernelSum, product
-from toptune.heads.nystrom import NystromKernel
-from toptune.heads.torch_kernel import PRECISIONS, Iteration
+from toptune.heads.falkon.closed_form import Grouping, HeldOutScores, sort_centres
+from toptune.heads.falkon.direct import Solution
+from toptune.heads.falkon.kernel import Float64, KernelSum, product
+from toptune.heads.falkon.nystrom import NystromKernel
+from toptune.heads.falkon.torch_kernel import PRECISIONS, Iteration
 
 
 def load_library() -> Any:
@@ -189,7 +189,7 @@ class LibraryFolds:
         return cls(X, grouping, centres, bounds, kernel, ridge, iteration)
 
     def held_out_scores(self, Y: Float64) -> HeldOutScores:
-        """See `toptune.heads.closed_form.Folds`."""
+        """See `toptune.heads.falkon.closed_form.Folds`."""
         scores = np.empty_like(Y)
         n_folds = len(self.grouping.groups)
         for fold in range(n_folds):

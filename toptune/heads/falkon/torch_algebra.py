@@ -1,7 +1,7 @@
 """Factorisations in float64 on a torch device, one large matrix or many small ones at once.
 
 What enters: symmetric positive definite matrices, both triangles. What leaves: their Cholesky
-factors, and what had to be added to a diagonal, by the rule of `toptune.heads.kernel.cholesky`.
+factors, and what had to be added to a diagonal, by the rule of `falkon.kernel.cholesky`.
 
 On a GPU what costs is asking: a launch takes some ten microseconds, and looking at a value waits
 for all that was launched. So small matrices are padded to one size and factored together, and
@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from toptune.errors import ToptuneError
-from toptune.heads.kernel import JITTER_TRIES, Float64, jitter_of, warn_of_jitter
-from toptune.heads.torch_kernel import free_bytes
+from toptune.heads.falkon.kernel import JITTER_TRIES, Float64, jitter_of, warn_of_jitter
+from toptune.heads.falkon.torch_kernel import free_bytes
 
 # Matrices up to this size are factored together; a larger one keeps a GPU busy by itself, and
 # cuSOLVER's batched factorisation is made for small ones.

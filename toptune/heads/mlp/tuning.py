@@ -21,10 +21,10 @@ from sklearn.base import clone
 
 from toptune.errors import InputError
 from toptune.heads.checks import encode_classes, seed_of
-from toptune.heads.closed_form import Grouping
-from toptune.heads.kernel import Float64
-from toptune.heads.mlp import MLPClassifier
-from toptune.heads.mlp_folds import (
+from toptune.heads.falkon.closed_form import Grouping
+from toptune.heads.falkon.kernel import Float64
+from toptune.heads.mlp.classifier import MLPClassifier
+from toptune.heads.mlp.folds import (
     Progress,
     Rows,
     Variant,
@@ -34,7 +34,7 @@ from toptune.heads.mlp_folds import (
     train_folds,
     without,
 )
-from toptune.heads.mlp_network import Network
+from toptune.heads.mlp.network import Network
 from toptune.heads.nested import NestedScores
 from toptune.heads.selection import selection_loss
 from toptune.heads.views import view_sizes_of

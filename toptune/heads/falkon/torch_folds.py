@@ -1,4 +1,4 @@
-"""Folds as of `toptune.heads.closed_form` and pairs as of `toptune.heads.pairs`, in torch.
+"""Folds as of `falkon.closed_form` and pairs as of `falkon.pairs`, in torch.
 
 What enters: rows of features and their groups, a kernel, a ridge, and targets (n, c). What leaves:
 float64 held-out scores in main memory, and the scores of inner folds on the device.
@@ -22,10 +22,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from toptune.heads.closed_form import Grouping, HeldOutScores, sort_centres
-from toptune.heads.kernel import Float64, KernelSum
-from toptune.heads.pairs import pairs_of
-from toptune.heads.torch_algebra import (
+from toptune.heads.falkon.closed_form import Grouping, HeldOutScores, sort_centres
+from toptune.heads.falkon.kernel import Float64, KernelSum
+from toptune.heads.falkon.pairs import pairs_of
+from toptune.heads.falkon.torch_algebra import (
     batches,
     factor,
     factor_together,
@@ -33,7 +33,7 @@ from toptune.heads.torch_algebra import (
     to_device,
     to_host,
 )
-from toptune.heads.torch_kernel import Iteration, TorchKernel, gram
+from toptune.heads.falkon.torch_kernel import Iteration, TorchKernel, gram
 
 # Groups that are left out together, by their codes.
 Groups = tuple[int, ...]
@@ -99,17 +99,17 @@ class _Systems(ABC):
         """Cut systems of so many rows, in descending order, into batches for so many targets."""
 
     def targets(self, Y: Float64) -> TorchTargets:
-        """See `toptune.heads.pairs.Pairs`."""
+        """See `toptune.heads.falkon.pairs.Pairs`."""
         with says_when_full(self.device):
             return TorchTargets(self, Y)
 
     def held_out_scores(self, Y: Float64) -> HeldOutScores:
-        """See `toptune.heads.closed_form.Folds`."""
+        """See `toptune.heads.falkon.closed_form.Folds`."""
         return self.targets(Y).held_out_scores()
 
 
 class TorchTargets:
-    """Targets multiplied with a factored model; see `toptune.heads.pairs.Targets`."""
+    """Targets multiplied with a factored model; see `toptune.heads.falkon.pairs.Targets`."""
 
     def __init__(self, systems: _Systems, Y: Float64) -> None:
         self._systems = systems
@@ -118,7 +118,7 @@ class TorchTargets:
         self._multiplied = systems.multiplied(self._Y)
 
     def held_out_scores(self) -> HeldOutScores:
-        """See `toptune.heads.pairs.Targets`."""
+        """See `toptune.heads.falkon.pairs.Targets`."""
         grouping = self._grouping
         scores = torch.empty_like(self._Y)
         jitter = np.empty(len(grouping.groups))
@@ -130,7 +130,7 @@ class TorchTargets:
             return HeldOutScores(grouping.restore(to_host(scores)), jitter)
 
     def inner(self, block: range) -> Tensor:
-        """See `toptune.heads.pairs.Targets`; on the device."""
+        """See `toptune.heads.falkon.pairs.Targets`; on the device."""
         grouping, n = self._grouping, len(self._Y)
         device, n_columns = self._systems.device, self._Y.shape[1]
         with says_when_full(device):
@@ -296,7 +296,7 @@ class TorchSystems:
     def all_rows(
         self, X: NDArray[np.floating[Any]], grouping: Grouping, *, kernel: KernelSum, ridge: float
     ) -> AllRowsSystems:
-        """Factor ``K + ridge I``; see `toptune.heads.closed_form.AllRowsFolds.factor`."""
+        """Factor ``K + ridge I``; see `toptune.heads.falkon.closed_form.AllRowsFolds.factor`."""
         with says_when_full(self.device):
             K = gram(to_device(X[grouping.order], self.device), kernel)
         return AllRowsSystems(K, grouping, ridge)
@@ -312,7 +312,7 @@ class TorchSystems:
         groups_at_once: int = 1,
         keep_bytes: int | None = None,
     ) -> NystromSystems:
-        """Evaluate the kernel's products; see `toptune.heads.closed_form.NystromFolds.factor`."""
+        """Evaluate the kernel's products; see `falkon.closed_form.NystromFolds.factor`."""
         centres, bounds = sort_centres(grouping, centre_rows, groups_at_once)
         where = Iteration(device=str(self.device), precision="float64")
         with says_when_full(self.device):

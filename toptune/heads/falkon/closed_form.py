@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.heads.kernel import (
+from toptune.heads.falkon.kernel import (
     Cholesky,
     Float64,
     KernelSum,
@@ -30,8 +30,8 @@ from toptune.heads.kernel import (
     product,
     transposed_product,
 )
-from toptune.heads.memory import kept_bytes
-from toptune.heads.nystrom import NystromKernel
+from toptune.heads.falkon.memory import kept_bytes
+from toptune.heads.falkon.nystrom import NystromKernel
 
 
 class Grouping(NamedTuple):
@@ -231,7 +231,7 @@ class NystromFolds:
         groups_at_once : int
             The most groups that a fold will leave out.
         keep_bytes : int, optional
-            Size up to which Z is kept in memory. Default: `toptune.heads.memory.kept_bytes`.
+            Size up to which Z is kept in memory. Default: `toptune.heads.falkon.memory.kept_bytes`.
 
         Raises
         ------

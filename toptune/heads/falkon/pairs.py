@@ -1,14 +1,14 @@
 """Scores of a kernel ridge model fitted without two groups, for every pair of groups.
 
 `Pairs` and `Targets` are what `toptune.heads.nested` asks for; here they are answered in NumPy, and
-in `toptune.heads.torch_folds` on a torch device. What inner folds say stays where it was computed.
+in `falkon.torch_folds` on a torch device. What inner folds say stays where it was computed.
 
 What enters: a kernel, a ridge, and targets (n, c), any number of columns. What leaves: for groups g
 and h the scores of their rows by the model fitted without both. That is an inner fold of a nested
 leave-one-group-out, twice over: h scored inside g's training data, and g inside h's. So each pair
 is solved once.
 
-Leaving out g and h is the closed form of `toptune.heads.closed_form` with S = g + h: with all rows
+Leaving out g and h is the closed form of `falkon.closed_form` with S = g + h: with all rows
 as centres, and ``Q = (K + ridge I)^-1``::
 
     scores of S = Y_S - (Q_SS)^-1 (Q Y)_S
@@ -27,8 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import blas, lapack
 
-from toptune.heads.closed_form import Grouping, HeldOutScores, NystromFolds
-from toptune.heads.kernel import Cholesky, Float64, cholesky
+from toptune.heads.falkon.closed_form import Grouping, HeldOutScores, NystromFolds
+from toptune.heads.falkon.kernel import Cholesky, Float64, cholesky
 
 # What holds the scores of inner folds: an array, or a tensor on a device.
 Maps_co = TypeVar("Maps_co", covariant=True)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.heads.kernel import (
+from toptune.heads.falkon.kernel import (
     Centres,
     Float64,
     KernelSum,

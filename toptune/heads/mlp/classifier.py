@@ -28,10 +28,10 @@ from toptune.heads.checks import (
     require_positive,
     seed_of,
 )
-from toptune.heads.closed_form import Grouping
-from toptune.heads.kernel import Float64, l2_normalise_views
-from toptune.heads.mlp_folds import Rows, TrainingFold, Variant, fold_scores, one_hot, train_folds
-from toptune.heads.mlp_network import Network, Schedule
+from toptune.heads.falkon.closed_form import Grouping
+from toptune.heads.falkon.kernel import Float64, l2_normalise_views
+from toptune.heads.mlp.folds import Rows, TrainingFold, Variant, fold_scores, one_hot, train_folds
+from toptune.heads.mlp.network import Network, Schedule
 from toptune.heads.views import view_sizes_of
 
 

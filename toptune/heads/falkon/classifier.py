@@ -23,10 +23,10 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from toptune.errors import InputError
 from toptune.heads.checks import encode_classes, require_count, require_positive, seed_of
-from toptune.heads.closed_form import Folds, Grouping
-from toptune.heads.direct import Problem
-from toptune.heads.kernel import Centres, Float64, KernelSum, l2_normalise_views, product
-from toptune.heads.solvers import Solver, solver_of
+from toptune.heads.falkon.closed_form import Folds, Grouping
+from toptune.heads.falkon.direct import Problem
+from toptune.heads.falkon.kernel import Centres, Float64, KernelSum, l2_normalise_views, product
+from toptune.heads.falkon.solvers import Solver, solver_of
 from toptune.heads.views import kernel_of
 
 # Rows scored at a time, which bounds the memory of their kernel with the centres.
@@ -71,7 +71,7 @@ class FalkonClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         all equal.
     solver : str
         ``direct``; ``iterative``, conjugate gradients for very many rows
-        (`toptune.heads.iterative`); or ``falkon``, the library of that name, where it is installed
+        (`falkon.iterative`); or ``falkon``, the library of that name, where it is installed
         (docs/falkon.md). The latter two need `n_centres`.
     device : str
         ``cpu``, or ``cuda``, where the kernel, the factorisations and the folds are then computed.
