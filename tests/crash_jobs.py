@@ -15,7 +15,8 @@ from forked import ended, fork, on_each_step, toptune
 from small_data import CLASS_RATES_HZ, write_devices, write_mcs
 
 from toptune.errors import InputError
-from toptune.spikes.finding import SpikeSettings, find_spikes
+from toptune.params import SpikeSettings
+from toptune.spikes.finding import find_spikes
 from toptune.store.feature_store import FeatureStore
 
 N_RECORDINGS = 4

@@ -16,11 +16,10 @@ from toptune.backbones import loading as backbones
 from toptune.backbones.loading import LoadedBackbone
 from toptune.features.table import FeatureTable, View
 from toptune.machine.assets import store_contract
-from toptune.params import Backbone, Picture, Windows
+from toptune.params import Backbone, Picture, SpikeSettings, Windows
 from toptune.recordings.facts import RecordingFacts, TrainingFacts, WeightsSource
 from toptune.recordings.mcs_format import McsChannel, McsStream
 from toptune.recordings.mcs_writer import McsWriter
-from toptune.spikes.finding import SpikeSettings
 from toptune.store.feature_store import FeatureSet
 
 RATE_HZ = 10_000

@@ -24,10 +24,10 @@ from small_data import (
 
 from toptune.backbones.engine import Computed, FeatureEngine
 from toptune.errors import InputError, InputErrors, StorageError, ToptuneError
-from toptune.extraction import Extracted, SpikeSettings, extract
+from toptune.extraction import Extracted, extract
 from toptune.features.describing import LazyEngine
 from toptune.machine.fingerprint import file_sha256
-from toptune.params import Backbone, HighPass, Picture, Ptsd, Windows
+from toptune.params import Backbone, HighPass, Picture, Ptsd, SpikeSettings, Windows
 from toptune.pictures.drawer import Drawer
 from toptune.recordings.mcs import McsRecording
 from toptune.recordings.spike_npz import write_npz

@@ -25,13 +25,13 @@ from real_gpu import real_accelerator
 from small_data import write_mcs
 
 from toptune.machine.cuda import CudaAccelerator, to_host
-from toptune.params import HighPass, Noise, Ptsd
+from toptune.params import HighPass, Noise, Ptsd, SpikeSettings
 from toptune.recordings.opening import ArrayRecording
 from toptune.recordings.trains import Segment
 from toptune.spikes import ptsd_cuda as spikes_cuda
 from toptune.spikes import streaming_cuda as detection_cuda
 from toptune.spikes.filters_cuda import DeviceHighPass
-from toptune.spikes.finding import SpikeSettings, find_spikes
+from toptune.spikes.finding import find_spikes
 from toptune.spikes.noise_cuda import channel_means, noise_thresholds_on
 from toptune.spikes.ptsd import PtsdSamples, detect_spikes, noise_thresholds
 from toptune.spikes.ptsd_cuda import detect_spikes_on

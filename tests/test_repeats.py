@@ -13,10 +13,9 @@ from threadpoolctl import threadpool_limits
 
 from toptune.backbones import engine as features
 from toptune.extraction import extract
-from toptune.params import Backbone, Picture, Ptsd, Windows
+from toptune.params import Backbone, Picture, Ptsd, SpikeSettings, Windows
 from toptune.spikes import ptsd_blocks as spikes_cpu
 from toptune.spikes import streaming as detection
-from toptune.spikes.finding import SpikeSettings
 from toptune.store.feature_store import FeatureStore
 from toptune.training import fit
 

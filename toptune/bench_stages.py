@@ -23,14 +23,14 @@ from toptune.evaluation.folds import leave_one_group_out
 from toptune.heads.falkon.classifier import FalkonClassifier
 from toptune.heads.mlp.classifier import MLPClassifier
 from toptune.machine.threads import in_threads, thread_pool
-from toptune.params import Backbone, HighPass, Picture, Ptsd, Windows
+from toptune.params import Backbone, HighPass, Picture, Ptsd, SpikeSettings, Windows
 from toptune.pictures.drawings import Drawings
 from toptune.recordings.mcs import McsRecording
 from toptune.recordings.opening import open_recording
 from toptune.recordings.simulated.culture import simulate
 from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes
 from toptune.spikes.filters import HighPassFilter
-from toptune.spikes.finding import SpikeSettings, find_spikes
+from toptune.spikes.finding import find_spikes
 from toptune.spikes.ptsd import detect_spikes, noise_thresholds
 
 _RATE_HZ = 10_000.0

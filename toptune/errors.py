@@ -1,4 +1,8 @@
-"""The errors toptune raises on purpose. Each is one line that names the culprit and the way out."""
+"""The errors toptune raises on purpose. Each is one line that names the culprit and the way out.
+
+A message names a parameter, with or without a value, between backticks as Python writes it:
+`tune=False`, `out`. The command line puts its own flags in their place.
+"""
 
 from __future__ import annotations
 

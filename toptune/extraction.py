@@ -23,9 +23,9 @@ from toptune.machine.background import BackgroundWriter
 from toptune.machine.cuda import accelerator
 from toptune.machine.durable import write_whole, writing
 from toptune.machine.progress import Progress, Silent
-from toptune.params import Backbone, Picture, Windows
+from toptune.params import Backbone, Picture, SpikeSettings, Windows
 from toptune.recordings.devices import DeviceRow, DevicesFile, read_devices
-from toptune.spikes.finding import SpikeSettings, check_recording
+from toptune.spikes.finding import check_recording
 from toptune.store.feature_store import FeatureSet, FeatureStore, recording_name
 from toptune.store.session import StoreSession, refuse_other_settings, writing_session
 

@@ -27,11 +27,11 @@ from toptune.machine.background import BackgroundWriter
 from toptune.machine.cuda import Accelerator
 from toptune.machine.fingerprint import file_sha256, stamp_of
 from toptune.machine.progress import Progress
-from toptune.params import Backbone, Picture, Windows, content_key
+from toptune.params import Backbone, Picture, SpikeSettings, Windows, content_key
 from toptune.recordings.devices import DeviceRow
 from toptune.recordings.facts import WeightsSource
 from toptune.recordings.trains import SpikeTrains
-from toptune.spikes.finding import FoundSpikes, SpikeSettings, find_spikes
+from toptune.spikes.finding import FoundSpikes, find_spikes
 from toptune.store.feature_store import VERSION, FeatureSet, FeatureStore
 
 if TYPE_CHECKING:

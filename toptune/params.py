@@ -1,8 +1,10 @@
 """Parameters of every stage: frozen, keyword-only, unit-suffixed, checked once.
 
-What enters: numbers and names from the command line, Python or JSON.
-What leaves: values that stages trust without checking again, and for each a key (16 hex digits)
-that names its outputs: equal parameters, equal key.
+Each class has a key (16 hex digits) that names its outputs: equal parameters, equal key.
+
+A field made by `option` is something a user may set. The command line's options, the keys of a
+sweep's grid, a report's list of settings and the command that repeats a run are all made from
+these fields (`options_of`), so that a name, a default or a sentence of help stands once.
 """
 
 from __future__ import annotations
@@ -10,14 +12,91 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self, get_args
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from typing import Any, Literal, Self, get_args, get_type_hints
 
 from toptune.errors import InputError
 
 Alignment = Literal["largest", "negative"]
 Noise = Literal["smallest_sd", "mad", "fixed"]
 PictureKind = Literal["histogram", "raster"]
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "float32", "half"]
+
+#: Ten times what the fastest amplifiers do.
+FASTEST_HZ = 1e7
+
+_DETECTION = "Spike detection"
+_ADVANCED = "Advanced"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Option:
+    """One value that a user may set, from Python, in a grid or on the command line.
+
+    Parameters
+    ----------
+    name
+        The key of a grid; the command line writes it with hyphens.
+    field
+        The field of the parameter class, or the argument of a classifier's constructor.
+    type
+        Of one value: ``bool``, ``int``, ``float``, ``str``, or a ``Literal`` of the choices.
+    default
+        None where it follows from the data or the device.
+    help
+        One sentence: what it is, and in which unit.
+    panel
+        Under which heading the command line's help lists it.
+    several
+        Several values may be given. Of a classifier, they are then chosen from inside every fold.
+    least, most
+        The range of a number, both ends allowed; None for no limit.
+    """
+
+    name: str
+    field: str
+    type: Any
+    default: Any
+    help: str
+    panel: str = "Basic"
+    several: bool = False
+    least: float | None = None
+    most: float | None = None
+
+    @property
+    def choices(self) -> tuple[Any, ...]:
+        """The values of a ``Literal``; none of other types."""
+        return get_args(self.type)
+
+
+def option(default: Any, help: str, **told: Any) -> Any:  # noqa: A002  # typer's and argparse's word
+    """Make a dataclass field that a user may set; `told` is what `Option` takes beside it.
+
+    The option has the field's name and type unless told otherwise.
+    """
+    return field(default=default, metadata={"option": {"help": help, **told}})
+
+
+def options_of(cls: type) -> tuple[Option, ...]:
+    """List what a user may set of a parameter class, in the order of its fields."""
+    hints = get_type_hints(cls)
+    found = []
+    for one in fields(cls):
+        told: Mapping[str, Any] | None = one.metadata.get("option")
+        if told is None:
+            continue
+        default = None if one.default is MISSING else one.default
+        of_field = {"name": one.name, "type": _without_none(hints[one.name])}
+        found.append(Option(**{**of_field, "field": one.name, "default": default, **told}))
+    return tuple(found)
+
+
+def _without_none(hint: Any) -> Any:
+    """Take the type of one value out of ``T | None``."""
+    left = [arg for arg in get_args(hint) if arg is not type(None)]
+    return left[0] if type(None) in get_args(hint) and len(left) == 1 else hint
 
 
 def content_key(value: Any) -> str:
@@ -85,13 +164,29 @@ class Ptsd(_Params):
         The peak-to-peak threshold in microvolts; only with, and required by, ``noise="fixed"``.
     """
 
-    threshold_sd: float = 8.0
-    lifetime_ms: float = 2.0
-    refractory_ms: float = 1.0
-    overshoot_ms: float = 0.5
-    alignment: Alignment = "largest"
-    noise: Noise = "smallest_sd"
-    threshold_uv: float | None = None
+    threshold_sd: float = option(
+        8.0, "Peak-to-peak threshold, in noise standard deviations.", panel=_DETECTION
+    )
+    lifetime_ms: float = option(
+        2.0,
+        "Peak lifetime period: longest time from a peak to its opposite peak.",
+        panel=_DETECTION,
+    )
+    refractory_ms: float = option(
+        1.0, "Refractory period: shortest time between spikes of a channel.", panel=_DETECTION
+    )
+    overshoot_ms: float = option(
+        0.5, "How far the search goes on where the opposite peak lies at its end.", panel=_DETECTION
+    )
+    alignment: Alignment = option(
+        "largest", "Which of a spike's two peaks gives its time.", panel=_DETECTION
+    )
+    noise: Noise = option(
+        "smallest_sd", "How a channel's noise is estimated; fixed: it is not.", panel=_DETECTION
+    )
+    threshold_uv: float | None = option(
+        None, "Peak-to-peak threshold in microvolts, with fixed noise.", panel=_DETECTION
+    )
 
     def __post_init__(self) -> None:
         for name in ("threshold_sd", "lifetime_ms"):
@@ -123,13 +218,75 @@ class HighPass(_Params):
         Filter order, 1 to 8.
     """
 
-    cutoff_hz: float = 300.0
+    cutoff_hz: float = option(
+        300.0,
+        "Cut-off of the high-pass filter; 0: no filter.",
+        name="highpass_hz",
+        panel=_DETECTION,
+    )
     order: int = 2
 
     def __post_init__(self) -> None:
         _check(self, "cutoff_hz", _finite(self.cutoff_hz) and self.cutoff_hz >= 0, "0 or above")
         ok = isinstance(self.order, int) and 1 <= self.order <= 8
         _check(self, "order", ok, "a whole number from 1 to 8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpikeSettings:
+    """How the spikes of a whole store are found; one store, one setting.
+
+    Parameters
+    ----------
+    highpass, ptsd
+        Filter and detection, for voltage.
+    stream
+        Label of the electrode stream, for files with several.
+    sampling_rate_hz
+        For spike files that do not tell their rate; None for the usual 10 kHz.
+    """
+
+    highpass: HighPass = field(default_factory=HighPass)
+    ptsd: Ptsd = field(default_factory=Ptsd)
+    stream: str | None = option(
+        None, "Label of the electrode stream, where a file has several.", panel=_ADVANCED
+    )
+    sampling_rate_hz: float | None = option(
+        None,
+        "Sampling rate of spike files that do not state theirs; 10 kHz if not given.",
+        panel=_ADVANCED,
+    )
+
+    def __post_init__(self) -> None:
+        rate = self.sampling_rate_hz
+        if rate is not None and not (isinstance(rate, int | float) and 0 < rate <= FASTEST_HZ):
+            raise InputError(
+                "SpikeSettings.sampling_rate_hz must be above 0 and at most"
+                f" {FASTEST_HZ:g}, got {rate!r}"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for the store."""
+        return {
+            "highpass": self.highpass.to_json(),
+            "ptsd": self.ptsd.to_json(),
+            "stream": self.stream,
+            "sampling_rate_hz": self.sampling_rate_hz,
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> SpikeSettings:
+        """Build from what `to_json` gave; a missing or unknown name is an error."""
+        parts = {
+            "highpass": HighPass.from_json(values["highpass"]),
+            "ptsd": Ptsd.from_json(values["ptsd"]),
+        }
+        made = cls(**{**values, **parts})
+        if made.to_json() != values:
+            raise InputError(
+                f"SpikeSettings are not complete, a default may have changed: {values}"
+            )
+        return made
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,8 +303,8 @@ class Windows(_Params):
         Bins are counted from the recording's start.
     """
 
-    width_s: float = 120.0
-    stride_s: float = 5.0
+    width_s: float = option(120.0, "Length of a window.", name="window_s")
+    stride_s: float = option(5.0, "Time from the start of one window to that of the next.")
     bin_ms: float = 10.0
 
     def __post_init__(self) -> None:
@@ -183,8 +340,14 @@ class Picture(_Params):
         (the recording's maximum) or a number of spikes per bin. A raster has no such axis.
     """
 
-    kind: PictureKind = "histogram"
-    count_axis: str | float = "window"
+    kind: PictureKind = option(
+        "histogram", "How a window is drawn: spike counts or a raster plot.", name="picture"
+    )
+    count_axis: str | float = option(
+        "window",
+        "Top of the histogram's count axis: window, recording, or spikes per bin.",
+        panel=_ADVANCED,
+    )
 
     def __post_init__(self) -> None:
         choices = get_args(PictureKind)
@@ -216,8 +379,12 @@ class Backbone(_Params):
         Seed of random weights; without meaning otherwise.
     """
 
-    name: str = "efficientnet_b0"
-    weights: str = "imagenet"
+    name: str = option(
+        "efficientnet_b0", "A torchvision network, xception, or timm:NAME.", name="backbone"
+    )
+    weights: str = option(
+        "imagenet", "imagenet, random, or a .safetensors or .pth file.", panel="Basic"
+    )
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -292,3 +459,77 @@ class BurstCriteria(_Params):
         ok = isinstance(self.min_spikes, int) and self.min_spikes >= 2
         _check(self, "min_spikes", ok, "a whole number from 2")
         _check(self, "end_ms", self.end_ms >= self.start_ms, "start_ms or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Compute:
+    """Where and with how much of the machine to compute; no result depends on it but by rounding.
+
+    Parameters
+    ----------
+    device
+        ``auto`` takes a GPU where there is one; ``cpu``; ``cuda``, an error where there is none.
+    precision
+        Of backbones: ``auto`` is 16 bits on a GPU and float32 on the CPU.
+    batch_size
+        Pictures per batch; None for the engine's choice.
+    n_jobs
+        CPU threads; None for all cores.
+    """
+
+    device: Device = option("auto", "Where to compute; auto: a GPU where there is one.")
+    precision: Precision = option(
+        "auto", "Precision of backbones; auto: 16 bits on a GPU, else float32.", panel=_ADVANCED
+    )
+    batch_size: int | None = option(None, "Pictures per batch.", least=1, panel=_ADVANCED)
+    n_jobs: int | None = option(None, "CPU threads; default: all cores.", least=1)
+
+    def __post_init__(self) -> None:
+        for name, choices in (("device", get_args(Device)), ("precision", get_args(Precision))):
+            _check(self, name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
+        for name in ("batch_size", "n_jobs"):
+            value = getattr(self, name)
+            ok = value is None or (isinstance(value, int) and value >= 1)
+            _check(self, name, ok, "a whole number from 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FitOptions:
+    """How a classifier is trained and scored.
+
+    Parameters
+    ----------
+    head
+        Its name.
+    fixed
+        Values of its options that are fixed.
+    tried
+        For its other options, values to choose from inside every fold.
+    group_by
+        What is left out together: ``device``, or a further column of the devices file.
+    merge
+        Classes to merge before training, each ``NAME=A,B,C``.
+    strata
+        A further column of the devices file, within which labels are shuffled.
+    tune
+        Choose what is not fixed inside each fold's training groups; otherwise the classifier's own
+        defaults are taken.
+    permutations
+        Shuffles of the labels for the p-value; None for the classifier's own number.
+    seed
+        Of everything random; equal seeds give equal results.
+    """
+
+    head: str
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    tried: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    group_by: str = option("device", "Column of devices.csv that is left out together.")
+    merge: tuple[str, ...] = option((), "NAME=A,B,C merges classes.", type=str, several=True)
+    strata: str | None = option(
+        None, "Column of devices.csv within which labels are shuffled.", panel=_ADVANCED
+    )
+    tune: bool = option(True, "Choose parameters inside every fold.")
+    permutations: int | None = option(
+        None, "Shuffles of the labels for the p-value.", least=0, panel=_ADVANCED
+    )
+    seed: int = option(0, "Seed of everything random.", least=0, most=2**32 - 1, panel=_ADVANCED)

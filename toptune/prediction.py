@@ -17,11 +17,12 @@ from toptune.errors import InputError, InputErrors, ToptuneError
 from toptune.machine.cuda import Accelerator, accelerator
 from toptune.machine.fingerprint import file_sha256
 from toptune.machine.progress import Progress, Silent
+from toptune.params import SpikeSettings
 from toptune.runs.model import Model, read_model
 from toptune.runs.predictor import Predictor, require_length
 from toptune.runs.verdict_tables import check_target, write_predictions
 from toptune.runs.verdicts import SEEN, Predictions, RecordingPrediction
-from toptune.spikes.finding import SpikeSettings, check_recording, find_spikes
+from toptune.spikes.finding import check_recording, find_spikes
 
 if TYPE_CHECKING:
     from toptune.backbones.engine import Precision

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from toptune.errors import InputError, ToptuneError
-from toptune.extraction import SpikeSettings
 from toptune.features.table import (
     Dropped,
     FeatureTable,
@@ -25,7 +24,7 @@ from toptune.features.table import (
     join_tables,
     match_windows,
 )
-from toptune.params import Picture, Windows
+from toptune.params import Picture, SpikeSettings, Windows
 from toptune.pictures.drawer import window_starts
 from toptune.recordings.trains import Segment, Spikes, SpikeTrains
 from toptune.store.feature_store import FeatureSet, FeatureStore

@@ -23,7 +23,7 @@ from toptune.errors import InputError, ToptuneError
 from toptune.features.describing import ViewParams
 from toptune.features.table import FeatureTable, RecordingInfo
 from toptune.heads import make_head
-from toptune.params import Picture
+from toptune.params import Picture, SpikeSettings
 from toptune.recordings.facts import WeightsSource
 from toptune.runs.model import (
     FORMAT,
@@ -33,7 +33,6 @@ from toptune.runs.model import (
     trained_model,
     write_model,
 )
-from toptune.spikes.finding import SpikeSettings
 
 SCORES = {
     "head": "any", "n_devices": 9, "device_accuracy": 0.75, "device_accuracy_ci95": [0.4, 0.9],

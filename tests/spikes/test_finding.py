@@ -13,8 +13,9 @@ from small_data import install_tiny_backbones, write_data_set, write_mcs
 from toptune.cli.app import main
 from toptune.errors import InputError
 from toptune.machine import cuda
+from toptune.params import SpikeSettings
 from toptune.recordings.spike_npz import read_npz, write_npz
-from toptune.spikes.finding import SpikeSettings, find_spikes
+from toptune.spikes.finding import find_spikes
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

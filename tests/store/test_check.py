@@ -23,9 +23,8 @@ from numpy.typing import NDArray
 from toptune.errors import InputError, ToptuneError
 from toptune.features.table import RecordingInfo
 from toptune.machine.assets import store_contract
-from toptune.params import Picture, Windows, content_key
+from toptune.params import Picture, SpikeSettings, Windows, content_key
 from toptune.recordings.trains import Segment, Spikes, SpikeTrains
-from toptune.spikes.finding import SpikeSettings
 from toptune.store.check import StoreReport, check_store, remove_damaged
 from toptune.store.feature_store import VERSION, FeatureSet, FeatureStore, recording_name
 from toptune.store.groups import SUM, read_attributes, write_attributes

@@ -14,10 +14,9 @@ from small_data import check_attributes, check_store
 from toptune.errors import InputError, StorageError, ToptuneError
 from toptune.features.table import RecordingInfo
 from toptune.machine.assets import store_contract
-from toptune.params import Backbone, Picture, Windows
+from toptune.params import Backbone, Picture, SpikeSettings, Windows
 from toptune.recordings.facts import RecordingFacts, WeightsSource
 from toptune.recordings.trains import Segment, Spikes, SpikeTrains
-from toptune.spikes.finding import SpikeSettings
 from toptune.store import groups as zarr_groups
 from toptune.store.feature_store import FeatureSet, FeatureStore, recording_name
 from toptune.store.groups import read_attributes, write_attributes

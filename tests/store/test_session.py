@@ -13,7 +13,7 @@ import pytest
 from toptune.errors import InputError, StorageError
 from toptune.features.table import RecordingInfo
 from toptune.machine.locks import held
-from toptune.spikes.finding import SpikeSettings
+from toptune.params import SpikeSettings
 from toptune.store.feature_store import FeatureStore
 from toptune.store.session import alone, writing_session
 

@@ -13,9 +13,8 @@ from browser import browser, chromium
 from scipy.stats import binomtest
 
 from toptune.cli.sweep_printing import print_swept, run_line, time_left
-from toptune.params import Backbone, Picture, Windows
+from toptune.params import Backbone, Picture, SpikeSettings, Windows
 from toptune.reports.page import HeatMap, Note, Page, render
-from toptune.spikes.finding import SpikeSettings
 from toptune.sweeps.features import Failure, Throughput
 from toptune.sweeps.grid import Combination, FitOptions, Grid, View
 from toptune.sweeps.paper_figures import paper_figures

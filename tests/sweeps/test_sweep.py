@@ -15,9 +15,9 @@ from small_data import install_tiny_backbones, write_data_set, write_devices
 from toptune import training as fit_module
 from toptune.backbones import engine as features
 from toptune.errors import InputError, InputErrors, ToptuneError
-from toptune.extraction import SpikeSettings, extract
+from toptune.extraction import extract
 from toptune.features import describing
-from toptune.params import Backbone, Picture, Windows
+from toptune.params import Backbone, Picture, SpikeSettings, Windows
 from toptune.recordings.mcs import McsRecording
 from toptune.reports.page import render
 from toptune.spikes import streaming as detection

@@ -95,9 +95,8 @@ def extract(
 ) -> None:
     """Detect spikes, draw windows, describe them, and keep it all in a store."""
     from toptune.cli.printing import print_extracted, watch_extraction
-    from toptune.extraction import SpikeSettings
     from toptune.extraction import extract as run
-    from toptune.params import Backbone, Picture, Windows
+    from toptune.params import Backbone, Picture, SpikeSettings, Windows
 
     highpass, ptsd = detection_params(
         highpass_hz, threshold_sd, lifetime_ms, refractory_ms, overshoot_ms, alignment, noise,

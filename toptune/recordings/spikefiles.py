@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Literal
 
 from toptune.errors import InputError
+from toptune.params import FASTEST_HZ
 from toptune.recordings.peak_trains import PeakKind, read_peak_trains, sniff_peak_folder
 from toptune.recordings.spike_csv import looks_like_spike_csv, read_spike_csv
 from toptune.recordings.spike_npz import looks_like_npz, read_npz, write_npz
-from toptune.recordings.trains import FASTEST_HZ, LONGEST_S, SpikeTrains, check_labels, check_length
+from toptune.recordings.trains import LONGEST_S, SpikeTrains, check_labels, check_length
 
 __all__ = ["SpikeFileKind", "read_npz", "read_spikes", "sniff", "write_npz"]
 

@@ -17,13 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
+from toptune.params import FASTEST_HZ
 
 #: From a recording's first sample to its last, gaps included. Beyond it times are in other units.
 LONGEST_S = 7 * 86_400.0
 # Control characters, halves of characters, line and paragraph separators.
 _UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
-#: Ten times what the fastest amplifiers do.
-FASTEST_HZ = 1e7
 
 
 class Spikes(NamedTuple):

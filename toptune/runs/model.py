@@ -29,10 +29,10 @@ from toptune.features.parameter_views import ParameterParams, read_view_params
 from toptune.features.table import FeatureTable
 from toptune.heads import head_type
 from toptune.heads.calibration import calibrated
+from toptune.params import SpikeSettings
 from toptune.recordings.facts import TrainingFacts, WeightsSource
 from toptune.runs.folder import plain, write_json
 from toptune.runs.novelty import NoveltyLimits, nearness_of, training_limits
-from toptune.spikes.finding import SpikeSettings
 
 FORMAT = 2
 _KIND = "toptune model"

@@ -7,70 +7,18 @@ with what was noticed on the way.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from toptune.errors import InputError
 from toptune.machine.cuda import Accelerator
-from toptune.params import HighPass, Ptsd
+from toptune.params import HighPass, Ptsd, SpikeSettings
 from toptune.recordings.opening import SpikeRecording, VoltageRecording, open_recording
-from toptune.recordings.trains import FASTEST_HZ, Segment, SpikeTrains
+from toptune.recordings.trains import Segment, SpikeTrains
 
 if TYPE_CHECKING:
     from toptune.spikes.ptsd_cuda import DeviceSpikes
     from toptune.spikes.streaming import Detected
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpikeSettings:
-    """How the spikes of a whole store are found; one store, one setting.
-
-    Parameters
-    ----------
-    highpass, ptsd
-        Filter and detection, for voltage.
-    stream
-        Label of the electrode stream, for files with several.
-    sampling_rate_hz
-        For spike files that do not tell their rate; None for the usual 10 kHz.
-    """
-
-    highpass: HighPass = field(default_factory=HighPass)
-    ptsd: Ptsd = field(default_factory=Ptsd)
-    stream: str | None = None
-    sampling_rate_hz: float | None = None
-
-    def __post_init__(self) -> None:
-        rate = self.sampling_rate_hz
-        if rate is not None and not (isinstance(rate, int | float) and 0 < rate <= FASTEST_HZ):
-            raise InputError(
-                "SpikeSettings.sampling_rate_hz must be above 0 and at most"
-                f" {FASTEST_HZ:g}, got {rate!r}"
-            )
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for the store."""
-        return {
-            "highpass": self.highpass.to_json(),
-            "ptsd": self.ptsd.to_json(),
-            "stream": self.stream,
-            "sampling_rate_hz": self.sampling_rate_hz,
-        }
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> SpikeSettings:
-        """Build from what `to_json` gave; a missing or unknown name is an error."""
-        parts = {
-            "highpass": HighPass.from_json(values["highpass"]),
-            "ptsd": Ptsd.from_json(values["ptsd"]),
-        }
-        made = cls(**{**values, **parts})
-        if made.to_json() != values:
-            raise InputError(
-                f"SpikeSettings are not complete, a default may have changed: {values}"
-            )
-        return made
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,7 @@ from typing import Any, NamedTuple
 from toptune.errors import InputError, InputErrors
 from toptune.features.parameter_views import KIND
 from toptune.heads import HEADS
-from toptune.params import Backbone, HighPass, Picture, Ptsd, Windows
-from toptune.spikes.finding import SpikeSettings
+from toptune.params import Backbone, HighPass, Picture, Ptsd, SpikeSettings, Windows
 from toptune.sweeps.grid_options import DETECTION, IN_SECTIONS, NO_MERGE, OPTIONS, OTHERS
 from toptune.sweeps.grid_source import GridSource
 
