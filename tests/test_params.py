@@ -11,11 +11,14 @@ from toptune.params import (
     Compute,
     FitOptions,
     HighPass,
+    Option,
     Picture,
     Ptsd,
     SpikeSettings,
     Windows,
+    command_words,
     options_of,
+    values_of,
 )
 
 ALL = (Backbone, Compute, FitOptions, HighPass, Picture, Ptsd, SpikeSettings, Windows)
@@ -43,3 +46,36 @@ def test_optional_fields_have_the_type_of_one_value() -> None:
     assert found["n_jobs"].type is int
     assert found["device"].choices == ("auto", "cpu", "cuda")
     assert typing.get_origin({o.name: o for o in options_of(Ptsd)}["noise"].type) is typing.Literal
+
+
+def test_command_words_say_only_what_differs_from_the_defaults() -> None:
+    options = [o for cls in (Windows, Backbone, FitOptions) for o in options_of(cls)]
+    defaults = [Windows(), Backbone(), FitOptions(head="mlp")]
+    values = {name: value for made in defaults for name, value in values_of(made).items()}
+    assert command_words(options, values) == []
+    changed = {
+        "window_s": 10.0,
+        "stride_s": 0.1 + 0.2,
+        "backbone": "timm:x y",
+        "merge": ("AB=A,B", "CD=C,D"),
+        "tune": False,
+        "permutations": 0,
+        "strata": None,
+    }
+    assert command_words(options, {**values, **changed}) == [
+        *("--window-s", "10", "--stride-s", "0.30000000000000004", "--backbone", "timm:x y"),
+        *("--merge", "AB=A,B", "--merge", "CD=C,D", "--no-tune", "--permutations", "0"),
+    ]
+
+
+def test_command_words_tell_one_value_from_several() -> None:
+    weights = Option(
+        name="view_weights", field="view_weights", type=tuple, default=None, help=".", several=True
+    )
+    assert command_words([weights], {"view_weights": [(0.5, 0.5), (0.9, 0.1)]}) == [
+        *("--view-weights", "0.5,0.5", "--view-weights", "0.9,0.1"),
+    ]
+    penalty = Option(
+        name="penalty", field="penalty", type=float, default=1e-6, help=".", several=True
+    )
+    assert command_words([penalty], {"penalty": 1e-7}) == ["--penalty", "1e-07"]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Literal, Self, get_args, get_type_hints
 
@@ -91,6 +91,50 @@ def options_of(cls: type) -> tuple[Option, ...]:
         of_field = {"name": one.name, "type": _without_none(hints[one.name])}
         found.append(Option(**{**of_field, "field": one.name, "default": default, **told}))
     return tuple(found)
+
+
+def values_of(params: Any) -> dict[str, Any]:
+    """Give what a parameter object says of each of its options, by the option's name."""
+    return {one.name: getattr(params, one.field) for one in options_of(type(params))}
+
+
+def command_words(options: Iterable[Option], values: Mapping[str, Any]) -> list[str]:
+    """Write values as the words of a command line that sets them.
+
+    Parameters
+    ----------
+    options
+        What may be set, in the order in which it is to be written.
+    values
+        By the option's name. Of an option with `several` values, a list or tuple is that many
+        values. What is not named, is None, or equals its default is left out.
+
+    Returns
+    -------
+    list of str
+        Not yet quoted for a shell.
+    """
+    words: list[str] = []
+    for one in options:
+        value = values.get(one.name, one.default)
+        if value is None or value == one.default:
+            continue
+        flag = one.name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+            continue
+        several = one.several and isinstance(value, list | tuple)
+        for each in value if several else [value]:
+            words += [f"--{flag}", _word(each)]
+    return words
+
+
+def _word(value: Any) -> str:
+    """Write a value as the command line reads it: numbers no longer than needed, but exact."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(_word, value))
+    short = f"{value:g}" if isinstance(value, float) else str(value)
+    return short if not isinstance(value, float) or float(short) == value else repr(value)
 
 
 def _without_none(hint: Any) -> Any:
