@@ -20,11 +20,11 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from toptune.evaluation.evaluate import Units, shuffles
 from toptune.evaluation.folds import leave_one_group_out, refit_each_fold
 from toptune.heads.falkon.classifier import FalkonClassifier
-from toptune.heads.falkon.closed_form import group_rows
 from toptune.heads.falkon.kernel import l2_normalise
 from toptune.heads.falkon.tuning import falkon_candidates, tune_falkon
 from toptune.heads.mlp.classifier import MLPClassifier
 from toptune.heads.mlp.tuning import tune_mlp
+from toptune.heads.rows import group_rows
 
 DEVICES, WINDOWS, FEATURES, CLASSES = 32, 157, 1280, 5
 MLP_EPOCHS = 5

@@ -24,10 +24,10 @@ from toptune.bench_stages import Rows, Sizes, Stages
 from toptune.evaluation.evaluate import Units, shuffles
 from toptune.evaluation.folds import leave_one_group_out
 from toptune.heads.falkon.classifier import FalkonClassifier
-from toptune.heads.falkon.closed_form import group_rows
 from toptune.heads.falkon.kernel import l2_normalise
 from toptune.heads.falkon.tuning import falkon_candidates, tune_falkon
 from toptune.heads.mlp.classifier import MLPClassifier
+from toptune.heads.rows import group_rows
 
 pytestmark = pytest.mark.gpu
 

@@ -16,10 +16,11 @@ from scipy.linalg import LinAlgWarning
 from toptune.evaluation.folds import leave_one_group_out
 from toptune.heads.falkon import nystrom, solvers
 from toptune.heads.falkon.classifier import FalkonClassifier
-from toptune.heads.falkon.closed_form import AllRowsFolds, NystromFolds, group_rows
+from toptune.heads.falkon.closed_form import AllRowsFolds, NystromFolds
 from toptune.heads.falkon.direct import solve_nystrom
 from toptune.heads.falkon.kernel import KernelSum
 from toptune.heads.falkon.torch_direct import TorchDirect
+from toptune.heads.rows import group_rows
 
 Ints = NDArray[np.int64]
 REFERENCE = Path(__file__).parents[3] / "shared" / "data" / "falkon" / "logo_reference.npz"

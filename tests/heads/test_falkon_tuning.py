@@ -16,7 +16,6 @@ from toptune.evaluation.folds import leave_one_group_out
 from toptune.heads import nested
 from toptune.heads.falkon import tuning as falkon_tuning
 from toptune.heads.falkon.classifier import SHARPNESS, FalkonClassifier, one_vs_rest
-from toptune.heads.falkon.closed_form import Grouping, group_rows
 from toptune.heads.falkon.kernel import l2_normalise_views
 from toptune.heads.falkon.pairs import PairwiseTargets
 from toptune.heads.falkon.tuning import (
@@ -27,6 +26,7 @@ from toptune.heads.falkon.tuning import (
     tune_falkon,
 )
 from toptune.heads.nested import NestedScores
+from toptune.heads.rows import Grouping, group_rows
 from toptune.heads.selection import SHARPENINGS, selection_loss, spread_rows
 
 CANDIDATES = (

@@ -9,10 +9,10 @@ import pytest
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.heads.falkon.closed_form import group_rows
 from toptune.heads.logistic import tuning as logistic_tuning
 from toptune.heads.logistic.classifier import LogisticClassifier
 from toptune.heads.logistic.tuning import tune_logistic
+from toptune.heads.rows import group_rows
 from toptune.heads.selection import selection_loss
 
 CANDIDATES = ({"C": 1.0}, {"C": 0.03}, {"C": 8.0})

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from toptune.errors import InputError
 from toptune.heads import make_head
-from toptune.heads.falkon.closed_form import group_rows
 from toptune.heads.mlp import folds as mlp_folds
 from toptune.heads.mlp.classifier import MLPClassifier
 from toptune.heads.mlp.folds import Rows, TrainingFold, Variant, train_folds
 from toptune.heads.mlp.network import Draws, Network, Schedule, StackLearner
+from toptune.heads.rows import group_rows
 
 SCHEDULE = Schedule(
     n_hidden=16, learning_rate=0.005, learning_rate_decay=0.8, batch_size=20, epochs=6

@@ -26,7 +26,7 @@ from toptune.evaluation.folds import leave_one_group_out
 from toptune.heads import nested
 from toptune.heads.falkon import solvers, torch_algebra, torch_folds
 from toptune.heads.falkon.classifier import FalkonClassifier
-from toptune.heads.falkon.closed_form import AllRowsFolds, NystromFolds, group_rows
+from toptune.heads.falkon.closed_form import AllRowsFolds, NystromFolds
 from toptune.heads.falkon.direct import Problem, solve_all_rows, solve_nystrom
 from toptune.heads.falkon.kernel import KernelSum
 from toptune.heads.falkon.pairs import AllRowsPairs, NystromPairs
@@ -35,6 +35,7 @@ from toptune.heads.falkon.torch_direct import labelling_losses as torch_losses
 from toptune.heads.falkon.torch_folds import TorchSystems
 from toptune.heads.falkon.tuning import tune_falkon
 from toptune.heads.nested import NestedScores, Shuffled
+from toptune.heads.rows import group_rows
 from toptune.heads.selection import labelling_losses, unit_weights
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")

@@ -31,13 +31,13 @@ from toptune.evaluation.permutations import (
 )
 from toptune.heads.calibration import calibrate_folds, fit_inverse_temperature
 from toptune.heads.falkon.classifier import FalkonClassifier
-from toptune.heads.falkon.closed_form import Grouping, group_rows
 from toptune.heads.falkon.tuning import tune_falkon
 from toptune.heads.logistic.classifier import LogisticClassifier
 from toptune.heads.logistic.tuning import tune_logistic
 from toptune.heads.mlp.classifier import MLPClassifier
 from toptune.heads.mlp.tuning import held_out_scores_of, tune_mlp
 from toptune.heads.nested import NestedScores, Shuffled
+from toptune.heads.rows import Grouping, group_rows
 
 Candidate = Mapping[str, Any]
 AnyHead = FalkonClassifier | MLPClassifier | LogisticClassifier

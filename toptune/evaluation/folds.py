@@ -25,9 +25,9 @@ from sklearn.base import clone
 
 from toptune.errors import InputErrors
 from toptune.heads.falkon.classifier import FalkonClassifier, probabilities_of
-from toptune.heads.falkon.closed_form import Grouping, group_rows
 from toptune.heads.falkon.kernel import Float64
 from toptune.heads.mlp.classifier import MLPClassifier
+from toptune.heads.rows import Grouping, group_rows
 
 
 class Fold(NamedTuple):

@@ -17,7 +17,7 @@ from toptune.errors import InputErrors
 from toptune.evaluation.folds import group_problems
 from toptune.evaluation.scores import merge_classes
 from toptune.features.table import FeatureTable, RecordingInfo
-from toptune.heads.falkon.closed_form import group_rows
+from toptune.heads.rows import group_rows
 
 
 class Task(NamedTuple):

@@ -19,9 +19,9 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.heads.falkon.closed_form import Grouping
 from toptune.heads.falkon.kernel import Float64
 from toptune.heads.falkon.pairs import Pairs
+from toptune.heads.rows import Grouping
 from toptune.heads.selection import (
     labelling_losses,
     selection_loss,

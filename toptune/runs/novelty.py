@@ -22,10 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import ToptuneError
-from toptune.heads.falkon.classifier import FalkonClassifier
+from toptune.heads.falkon.classifier import FalkonClassifier, kernel_of
 from toptune.heads.falkon.kernel import Centres, KernelSum, l2_normalise_views
 from toptune.heads.logistic.classifier import LogisticClassifier
-from toptune.heads.views import kernel_of
 from toptune.recordings.facts import RecordingFacts
 
 # At 1,280 features 10 MB in float32, and a second for all windows of a usual data set.

@@ -22,12 +22,13 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from toptune.errors import InputError
-from toptune.heads.checks import encode_classes, require_count, require_positive, seed_of
-from toptune.heads.falkon.closed_form import Folds, Grouping
+from toptune.heads.falkon.closed_form import Folds
 from toptune.heads.falkon.direct import Problem
+from toptune.heads.falkon.head import RULES
 from toptune.heads.falkon.kernel import Centres, Float64, KernelSum, l2_normalise_views, product
 from toptune.heads.falkon.solvers import Solver, solver_of
-from toptune.heads.views import kernel_of
+from toptune.heads.rows import Grouping, encode_classes, seed_of, view_sizes_of
+from toptune.heads.rules import check_parameters, is_list, listed
 
 # Rows scored at a time, which bounds the memory of their kernel with the centres.
 _SCORED_ROWS = 1024
@@ -168,9 +169,7 @@ class FalkonClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
 
     def _check(self, X: Any, y: Any) -> tuple[Solver, Problem, NDArray[Any], Float64]:
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
-        require_positive(self, "penalty")
-        if self.n_centres is not None:
-            require_count(self, "n_centres")
+        check_parameters(self, RULES)
         kernel = kernel_of(self, X.shape[1])
         solver = solver_of(self)
         check_classification_targets(y)
@@ -284,6 +283,34 @@ class FalkonClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         head.jitter_ = 0.0
         head.n_iter_ = 0
         return head
+
+
+def kernel_of(classifier: FalkonClassifier, n_features: int) -> KernelSum:
+    """Kernel of a classifier's rows.
+
+    Parameters
+    ----------
+    classifier : FalkonClassifier
+        Its parameters follow `RULES`.
+    n_features : int
+
+    Raises
+    ------
+    InputError
+        Widths or weights that are not one for each view.
+    """
+    sizes = view_sizes_of(classifier, n_features)
+    n_views = len(sizes)
+    width, given = classifier.width, classifier.view_weights
+    widths = listed(width) if is_list(width) else [width] * n_views
+    weights = [1 / n_views] * n_views if given is None else listed(given)
+    for name, values in (("width", widths), ("view_weights", weights)):
+        if len(values) != n_views:
+            raise InputError(
+                f"FalkonClassifier.{name} must have one value a view ({n_views} of view_sizes), "
+                f"got {getattr(classifier, name)!r}"
+            )
+    return KernelSum(tuple(map(float, widths)), tuple(map(float, weights)), sizes)
 
 
 def one_vs_rest(codes: NDArray[np.int64], n_classes: int) -> Float64:

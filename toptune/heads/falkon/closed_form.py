@@ -32,50 +32,7 @@ from toptune.heads.falkon.kernel import (
 )
 from toptune.heads.falkon.memory import kept_bytes
 from toptune.heads.falkon.nystrom import NystromKernel
-
-
-class Grouping(NamedTuple):
-    """Rows brought together by group.
-
-    Attributes
-    ----------
-    groups : (g,) array
-        The distinct groups, sorted.
-    codes : (n,) int64
-        Which of them each row belongs to.
-    order : (n,) int64
-        Rows sorted by group, otherwise as they came.
-    bounds : (g + 1,) int64
-        Group i holds ``order[bounds[i]:bounds[i + 1]]``.
-    """
-
-    groups: NDArray[Any]
-    codes: NDArray[np.int64]
-    order: NDArray[np.int64]
-    bounds: NDArray[np.int64]
-
-    def rows(self, group: int) -> NDArray[np.int64]:
-        """Rows of a group, by its code."""
-        return self.order[self.bounds[group] : self.bounds[group + 1]]
-
-    def part(self, group: int) -> slice:
-        """Where a group's rows lie once rows are sorted by group."""
-        return slice(int(self.bounds[group]), int(self.bounds[group + 1]))
-
-    def restore(self, values: Float64) -> Float64:
-        """Bring rows that are sorted by group back into their own order."""
-        restored = np.empty_like(values)
-        restored[self.order] = values
-        return restored
-
-
-def group_rows(groups: NDArray[Any]) -> Grouping:
-    """Sort rows by group."""
-    names, codes = np.unique(groups, return_inverse=True)
-    codes = codes.astype(np.int64)
-    order = np.argsort(codes, kind="stable").astype(np.int64)
-    bounds = np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=len(names)))])
-    return Grouping(names, codes, order, bounds.astype(np.int64))
+from toptune.heads.rows import Grouping
 
 
 class HeldOutScores(NamedTuple):

@@ -33,11 +33,12 @@ from numpy.typing import NDArray
 from scipy.linalg import LinAlgWarning
 
 from toptune.errors import ToptuneError
-from toptune.heads.falkon.closed_form import Grouping, HeldOutScores, sort_centres
+from toptune.heads.falkon.closed_form import HeldOutScores, sort_centres
 from toptune.heads.falkon.conjugate_gradients import conjugate_gradients
 from toptune.heads.falkon.direct import Solution
 from toptune.heads.falkon.kernel import Float64, KernelSum
 from toptune.heads.falkon.torch_kernel import Iteration, TorchKernel
+from toptune.heads.rows import Grouping
 
 # eps, in units of the rounding of the type: the first as a rule, the others where it must be, as
 # long as they stay small beside the kernel's own values.

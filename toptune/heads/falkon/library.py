@@ -24,11 +24,12 @@ import torch
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.heads.falkon.closed_form import Grouping, HeldOutScores, sort_centres
+from toptune.heads.falkon.closed_form import HeldOutScores, sort_centres
 from toptune.heads.falkon.direct import Solution
 from toptune.heads.falkon.kernel import Float64, KernelSum, product
 from toptune.heads.falkon.nystrom import NystromKernel
 from toptune.heads.falkon.torch_kernel import PRECISIONS, Iteration
+from toptune.heads.rows import Grouping
 
 
 def load_library() -> Any:

@@ -27,8 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import blas, lapack
 
-from toptune.heads.falkon.closed_form import Grouping, HeldOutScores, NystromFolds
+from toptune.heads.falkon.closed_form import HeldOutScores, NystromFolds
 from toptune.heads.falkon.kernel import Cholesky, Float64, cholesky
+from toptune.heads.rows import Grouping
 
 # What holds the scores of inner folds: an array, or a tensor on a device.
 Maps_co = TypeVar("Maps_co", covariant=True)

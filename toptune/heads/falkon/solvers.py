@@ -9,12 +9,10 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from toptune.errors import InputError
-from toptune.heads.checks import check_device, require_count, require_positive
-from toptune.heads.falkon.closed_form import AllRowsFolds, Folds, Grouping, NystromFolds
+from toptune.heads.falkon.closed_form import AllRowsFolds, Folds, NystromFolds
 from toptune.heads.falkon.direct import Problem, Solution, solve_all_rows, solve_nystrom
 from toptune.heads.falkon.kernel import Float64
-
-SOLVERS = ("direct", "iterative", "falkon")
+from toptune.heads.rows import Grouping, check_device
 
 
 class Solver(Protocol):
@@ -96,22 +94,15 @@ class _Torch:
 
 
 def solver_of(head: Any) -> Solver:
-    """Check a head's choice of solver, and build it.
+    """Build the solver that a classifier names; its parameters follow their rules.
 
     Raises
     ------
     InputError
-        An unknown solver, device or precision; one that does not go with the solver; a tolerance
-        or a number of iterations out of range; or no library where it is asked for.
+        An unknown device; a device, a precision or centres that do not go with the solver; or no
+        library where it is asked for.
     """
     name = type(head).__name__
-    if head.solver not in SOLVERS:
-        raise InputError(f"{name}.solver must be {_listed(SOLVERS)}, got {head.solver!r}")
-    if head.precision not in ("float64", "float32"):
-        raise InputError(f"{name}.precision must be float64 or float32, got {head.precision!r}")
-    require_count(head, "max_iterations")
-    if head.tolerance is not None:
-        require_positive(head, "tolerance")
     if head.solver == "direct":
         return _direct(head)
     if head.n_centres is None:
@@ -137,7 +128,3 @@ def _direct(head: Any) -> Solver:
     from toptune.heads.falkon.torch_direct import TorchDirect
 
     return TorchDirect(head.device)
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    return f"{', '.join(names[:-1])} or {names[-1]}"

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from toptune.heads.falkon.closed_form import Folds, Grouping
+from toptune.heads.falkon.closed_form import Folds
 from toptune.heads.falkon.direct import Problem, Solution
 from toptune.heads.falkon.kernel import Float64, KernelSum
 from toptune.heads.falkon.memory import KEPT_SHARE
@@ -23,6 +23,7 @@ from toptune.heads.falkon.torch_algebra import factor, says_when_full, to_device
 from toptune.heads.falkon.torch_folds import AllRowsSystems, TorchSystems
 from toptune.heads.falkon.torch_kernel import Iteration, TorchKernel, free_bytes, gram
 from toptune.heads.nested import Basis, Labelling
+from toptune.heads.rows import Grouping
 from toptune.heads.selection import SHARPENINGS, SURPRISE, spread_rows, unit_weights
 
 

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from toptune.heads.falkon.closed_form import Grouping, HeldOutScores, sort_centres
+from toptune.heads.falkon.closed_form import HeldOutScores, sort_centres
 from toptune.heads.falkon.kernel import Float64, KernelSum
 from toptune.heads.falkon.pairs import pairs_of
 from toptune.heads.falkon.torch_algebra import (
@@ -34,6 +34,7 @@ from toptune.heads.falkon.torch_algebra import (
     to_host,
 )
 from toptune.heads.falkon.torch_kernel import Iteration, TorchKernel, gram
+from toptune.heads.rows import Grouping
 
 # Groups that are left out together, by their codes.
 Groups = tuple[int, ...]

@@ -19,13 +19,14 @@ from sklearn.base import clone
 
 from toptune.errors import InputError
 from toptune.heads.falkon.classifier import SHARPNESS, FalkonClassifier
-from toptune.heads.falkon.closed_form import Grouping, NystromFolds, sort_centres
+from toptune.heads.falkon.closed_form import NystromFolds, sort_centres
 from toptune.heads.falkon.direct import Problem
 from toptune.heads.falkon.kernel import Float64, KernelSum
 from toptune.heads.falkon.memory import kept_bytes
 from toptune.heads.falkon.pairs import AllRowsPairs, NystromPairs, Pairs
 from toptune.heads.falkon.solvers import Direct, solver_of
 from toptune.heads.nested import Labelling, NestedScores, Shuffled, ThreadedJudge, nest
+from toptune.heads.rows import Grouping
 
 # Rows have length 1 and lie 0 to 1.41 apart, whatever the backbone, so the widths are numbers and
 # not learnt from the data. Width and penalty trade off: twice the width with a tenth of the penalty

@@ -17,8 +17,10 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from toptune.errors import InputError
-from toptune.heads.checks import encode_classes, require_positive
 from toptune.heads.falkon.kernel import Float64
+from toptune.heads.logistic.head import RULES
+from toptune.heads.rows import encode_classes
+from toptune.heads.rules import check_parameters
 
 _TENSORS = ("fill", "mean", "scale", "coef", "intercept")
 
@@ -128,7 +130,7 @@ class LogisticClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         X, y = validate_data(
             self, X, y, dtype=[np.float64, np.float32], ensure_all_finite="allow-nan"
         )
-        require_positive(self, "C")
+        check_parameters(self, RULES)
         check_classification_targets(y)
         classes, codes = encode_classes(self, y)
         return X, classes, codes

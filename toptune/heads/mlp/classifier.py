@@ -7,8 +7,6 @@ exponentially, batches of 75, 25 epochs, cross-entropy (Pastore et al.).
 
 from __future__ import annotations
 
-import math
-import numbers
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -21,18 +19,12 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from toptune.errors import InputError
-from toptune.heads.checks import (
-    check_device,
-    encode_classes,
-    require_count,
-    require_positive,
-    seed_of,
-)
-from toptune.heads.falkon.closed_form import Grouping
 from toptune.heads.falkon.kernel import Float64, l2_normalise_views
 from toptune.heads.mlp.folds import Rows, TrainingFold, Variant, fold_scores, one_hot, train_folds
+from toptune.heads.mlp.head import RULES
 from toptune.heads.mlp.network import Network, Schedule
-from toptune.heads.views import view_sizes_of
+from toptune.heads.rows import Grouping, check_device, encode_classes, seed_of, view_sizes_of
+from toptune.heads.rules import check_parameters
 
 
 class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
@@ -163,17 +155,7 @@ class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
         InputError
         """
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
-        require_count(self, "n_hidden", "batch_size", "epochs")
-        require_positive(self, "learning_rate", "learning_rate_decay")
-        if self.learning_rate_decay > 1:
-            raise InputError(
-                f"MLPClassifier.learning_rate_decay must be at most 1, "
-                f"got {self.learning_rate_decay!r}"
-            )
-        if not isinstance(self.weight_decay, numbers.Real) or not 0 <= self.weight_decay < math.inf:
-            raise InputError(
-                f"MLPClassifier.weight_decay must be 0 or above, got {self.weight_decay!r}"
-            )
+        check_parameters(self, RULES)
         view_sizes_of(self, X.shape[1])
         check_device(self)
         check_classification_targets(y)

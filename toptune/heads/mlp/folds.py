@@ -24,10 +24,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from toptune.heads.falkon.closed_form import Grouping
 from toptune.heads.falkon.kernel import Float64
 from toptune.heads.mlp.cpu import CpuLearner
 from toptune.heads.mlp.network import Draws, Network, Schedule, StackLearner
+from toptune.heads.rows import Grouping
 
 Progress = Callable[[int, int], None]
 

@@ -20,8 +20,6 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from toptune.errors import InputError
-from toptune.heads.checks import encode_classes, seed_of
-from toptune.heads.falkon.closed_form import Grouping
 from toptune.heads.falkon.kernel import Float64
 from toptune.heads.mlp.classifier import MLPClassifier
 from toptune.heads.mlp.folds import (
@@ -36,8 +34,8 @@ from toptune.heads.mlp.folds import (
 )
 from toptune.heads.mlp.network import Network
 from toptune.heads.nested import NestedScores
+from toptune.heads.rows import Grouping, encode_classes, seed_of, view_sizes_of
 from toptune.heads.selection import selection_loss
-from toptune.heads.views import view_sizes_of
 
 # Few, since 30 devices mean 465 networks each; the head's own first. Loss of 30 real cultures
 # (six classes, so 1.79 by guessing; MobileNetV2, histograms of 120 s; one seed), by learning-rate

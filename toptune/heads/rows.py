@@ -1,0 +1,124 @@
+"""Rows of features as classifiers need them: by group, by view, by class; and seeds for drawing."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toptune.errors import InputError
+from toptune.heads.rules import is_count, listed
+
+
+class Grouping(NamedTuple):
+    """Rows brought together by group.
+
+    Attributes
+    ----------
+    groups : (g,) array
+        The distinct groups, sorted.
+    codes : (n,) int64
+        Which of them each row belongs to.
+    order : (n,) int64
+        Rows sorted by group, otherwise as they came.
+    bounds : (g + 1,) int64
+        Group i holds ``order[bounds[i]:bounds[i + 1]]``.
+    """
+
+    groups: NDArray[Any]
+    codes: NDArray[np.int64]
+    order: NDArray[np.int64]
+    bounds: NDArray[np.int64]
+
+    def rows(self, group: int) -> NDArray[np.int64]:
+        """Rows of a group, by its code."""
+        return self.order[self.bounds[group] : self.bounds[group + 1]]
+
+    def part(self, group: int) -> slice:
+        """Where a group's rows lie once rows are sorted by group."""
+        return slice(int(self.bounds[group]), int(self.bounds[group + 1]))
+
+    def restore(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Bring rows that are sorted by group back into their own order."""
+        restored = np.empty_like(values)
+        restored[self.order] = values
+        return restored
+
+
+def group_rows(groups: NDArray[Any]) -> Grouping:
+    """Sort rows by group."""
+    names, codes = np.unique(groups, return_inverse=True)
+    codes = codes.astype(np.int64)
+    order = np.argsort(codes, kind="stable").astype(np.int64)
+    bounds = np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=len(names)))])
+    return Grouping(names, codes, order, bounds.astype(np.int64))
+
+
+def view_sizes_of(estimator: Any, n_features: int) -> tuple[int, ...]:
+    """Columns of each of the classifier's views; one view of all columns where it names none.
+
+    Parameters
+    ----------
+    estimator : object
+        With `view_sizes`: None or a sequence of int.
+    n_features : int
+
+    Raises
+    ------
+    InputError
+        Not whole numbers from 1, or not adding up to the number of features.
+    """
+    if estimator.view_sizes is None:
+        return (n_features,)
+    name = f"{type(estimator).__name__}.view_sizes"
+    sizes = listed(estimator.view_sizes)
+    if not sizes or any(not is_count(size) for size in sizes):
+        raise InputError(f"{name} must be whole numbers from 1, got {estimator.view_sizes!r}")
+    if sum(sizes) != n_features:
+        raise InputError(
+            f"{name} adds up to {sum(sizes)}, but the rows have {n_features} features: "
+            f"{estimator.view_sizes!r}"
+        )
+    return tuple(int(size) for size in sizes)
+
+
+def check_device(estimator: Any) -> None:
+    """Refuse a `device` that torch does not know, or does not find here."""
+    import torch
+
+    name = f"{type(estimator).__name__}.device"
+    try:
+        device = torch.device(estimator.device)
+    except (RuntimeError, TypeError):
+        raise InputError(f"{name} must be cpu or cuda, got {estimator.device!r}") from None
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"{name} must be cpu or cuda, got {estimator.device!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"{name} is {estimator.device!r}, but torch finds no such device; use cpu")
+
+
+def encode_classes(estimator: object, y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Find the distinct classes, sorted, and the number of each row's class; at least two."""
+    classes, codes = np.unique(y, return_inverse=True)
+    if len(classes) < 2:
+        raise InputError(
+            f"{type(estimator).__name__} needs at least two classes to tell apart, got one class: "
+            f"{classes[0]!r}"
+        )
+    return classes, codes.astype(np.int64)
+
+
+def seed_of(random_state: Any) -> int:
+    """Make a seed below 2**32 of what scikit-learn calls a random state.
+
+    An int is the seed itself; None draws a fresh one from the operating system; a generator gives
+    its next number. NumPy's and torch's global generators are neither read nor changed.
+    """
+    if isinstance(random_state, np.random.RandomState):
+        return int(random_state.randint(2**32, dtype=np.uint64))
+    if isinstance(random_state, int | np.integer) and random_state < 0:
+        raise InputError(f"random_state must be 0 or above, got {random_state!r}")
+    if isinstance(random_state, int | np.integer):
+        return int(random_state)
+    return int(np.random.default_rng(random_state).integers(2**32))
