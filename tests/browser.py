@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import pytest
+
 # Chromium reads its commands from file descriptor 3 and answers on 4.
 _LAUNCH = (
     "import fcntl, os, sys;"
@@ -32,6 +34,9 @@ def chromium() -> str | None:
     """Path of a Chromium, or None."""
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
     return next((path for name in names if (path := shutil.which(name))), None)
+
+
+needs_chromium = pytest.mark.skipif(chromium() is None, reason="Chromium: not installed")
 
 
 @dataclass

@@ -7,19 +7,14 @@ from collections.abc import Iterator
 import pytest
 import torch
 from hypothesis import settings
-from real_gpu import no_gpu
+
+pytest_plugins = ["needs", "pytester"]
 
 # Numba's first call is slow. Otherwise the profile is that of the place: where CI is set, examples
 # are the same each time, so that a red run means a change and never a draw.
 _PLACE = settings.get_profile(settings.get_current_profile_name())
 settings.register_profile("toptune", _PLACE, deadline=None)
 settings.load_profile("toptune")
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what is marked `gpu` where there is none; with TOPTUNE_GPU=1 it fails."""
-    if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
-        no_gpu("torch sees no GPU")
 
 
 @pytest.fixture(scope="module")

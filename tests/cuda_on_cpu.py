@@ -159,7 +159,7 @@ def build(source: Path, folder: Path, **shapes: int) -> HostKernels:
     """Compile a source with g++ and the shim; skips where there is no g++."""
     compiler = shutil.which("g++")
     if compiler is None:
-        pytest.skip("no g++ to build the kernels with")
+        pytest.skip("g++: builds the kernels for the processor")
     text = source.read_text("utf-8")
     declared = list(DECLARED.finditer(text))
     ends = [*(d.start() for d in declared[1:]), len(text)]

@@ -1,21 +1,11 @@
-"""What tests and benchmarks marked `gpu` do where there is none."""
+"""The GPU of tests and benchmarks."""
 
 from __future__ import annotations
 
-import os
-from typing import NoReturn
-
-import pytest
+from needs import no_gpu
 
 from toptune.errors import InputError
 from toptune.machine.cuda import CudaAccelerator, open_cuda
-
-
-def no_gpu(reason: str) -> NoReturn:
-    """Skip; with TOPTUNE_GPU=1, which says that there is a GPU, fail."""
-    if os.environ.get("TOPTUNE_GPU") == "1":
-        pytest.fail(f"TOPTUNE_GPU=1, but {reason}")
-    pytest.skip(reason)
 
 
 def real_accelerator() -> CudaAccelerator:

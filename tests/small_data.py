@@ -160,7 +160,7 @@ def check_store(path: Path, names: list[str], key: str) -> None:
 
 def check_attributes(kind: str, folder: Path) -> None:
     """Validate one group: ``root``, ``spikes`` or ``features``."""
-    jsonschema = pytest.importorskip("jsonschema")
+    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema: not installed")
     schema = json.loads((store_contract() / "schema.json").read_text("utf-8"))
     narrowed = {**schema, "oneOf": [{"$ref": f"#/$defs/{kind}"}]}
     attributes = json.loads((folder / "zarr.json").read_text("utf-8"))["attributes"]

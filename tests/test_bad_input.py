@@ -132,7 +132,7 @@ def test_a_file_that_may_not_be_read_is_named(
     name: str,
 ) -> None:
     if os.geteuid() == 0:
-        pytest.skip("root may read every file, whatever its permissions")
+        pytest.skip("root: may read every file, whatever its permissions")
     folder = shutil.copytree(good, tmp_path / "work")
     monkeypatch.chdir(folder)
     install_tiny_backbones(monkeypatch)

@@ -18,7 +18,7 @@ DRIVER = Path(__file__).parent / "crash_driver.py"
 KILLS = int(os.environ.get("TOPTUNE_KILLS", "10"))
 SEED = os.environ.get("TOPTUNE_SEED", "0")
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="os.fork: processes are forked")
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,6 @@ def test_processes_share_a_store_and_readers_see_only_what_is_whole(report: dict
 
 def test_full_disks_end_in_one_line_and_nothing_is_lost(report: dict[str, Any]) -> None:
     if report["full disks"] is None:
-        pytest.skip("mounting a small file system needs the rights of root")
+        pytest.skip("root: mounting a small file system needs its rights")
     assert all(tries > 0 for tries in report["full disks"].values())
     assert len(report["full disks"]) == 3

@@ -38,7 +38,7 @@ N_INPUTS = int(os.environ.get("TOPTUNE_FUZZ", "60"))
 SEED = int(os.environ.get("TOPTUNE_FUZZ_SEED", "0"))
 
 pytestmark = pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="limits and peaks of memory are read as on Linux"
+    not sys.platform.startswith("linux"), reason="Linux: limits and peaks of memory are its own"
 )
 
 

@@ -102,7 +102,7 @@ def _hungry() -> list[Case]:
     return [c for c in RECORDINGS if any(word in c.name for word in words)]
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks of memory as on Linux")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux: peaks of memory are its")
 def test_what_claims_much_memory_is_refused_without_taking_it(tmp_path: Path) -> None:
     cases = _hungry()
     assert len(cases) >= 14

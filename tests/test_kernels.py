@@ -85,7 +85,7 @@ def nvrtc() -> Nvrtc:
         if ".alt." not in path.name
     )
     if not found:
-        pytest.skip("no NVRTC: neither torch for CUDA nor the nvidia-cuda-nvrtc wheel is installed")
+        pytest.skip("NVRTC: neither torch for CUDA nor the nvidia-cuda-nvrtc wheel is installed")
     return Nvrtc(found[-1])
 
 
@@ -137,7 +137,7 @@ def test_render_keeps_a_strips_sums_in_registers(nvrtc: Nvrtc) -> None:
 def test_cupy_compiles_the_source_as_it_would_on_a_gpu(
     source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compiler = pytest.importorskip("cupy.cuda.compiler", reason="CuPy is not installed")
+    compiler = pytest.importorskip("cupy.cuda.compiler", reason="CuPy: not installed")
     # All that CuPy asks a GPU for before it compiles is what to compile for.
     monkeypatch.setattr(
         compiler, "_get_arch_for_options_for_nvrtc", lambda arch: (f"-arch=sm_{arch}", "cubin")

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from needs import shared
 from numpy.typing import NDArray
 from torch import nn
 
@@ -22,8 +23,6 @@ from toptune.errors import ToptuneError
 from toptune.params import Backbone, Picture, Windows
 from toptune.pictures.drawer import Drawer
 from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes
-
-MOBILENET = Path(__file__).parents[3] / "shared" / "weights" / "mobilenet_v2.safetensors"
 
 
 def make_trains(seconds: int = 30) -> SpikeTrains:
@@ -104,10 +103,10 @@ def test_openvino_gives_the_features_of_eager_torch(name: str, kind: str) -> Non
     assert_features_agree(found, eager(loaded, pictures))
 
 
-@pytest.mark.skipif(not MOBILENET.exists(), reason="../shared/weights is not here")
 @pytest.mark.parametrize("kind", ["histogram", "raster"])
 def test_openvino_gives_the_features_of_eager_torch_with_trained_weights(kind: str) -> None:
-    loaded = load_backbone(Backbone(name="mobilenet_v2", weights=str(MOBILENET)))
+    weights = shared("weights", "mobilenet_v2.safetensors")
+    loaded = load_backbone(Backbone(name="mobilenet_v2", weights=str(weights)))
     drawer = make_drawer(224, kind)
     pictures = drawer.draw(0, len(drawer))
     found = FeatureEngine(loaded).features(pictures)
@@ -256,9 +255,6 @@ def test_openvino_neither_prints_nor_warns_nor_calls_home(tmp_path: Path) -> Non
 def test_features_on_the_gpu_are_those_of_the_cpu(
     mobilenet: LoadedBackbone, engine: FeatureEngine
 ) -> None:
-    if not torch.cuda.is_available():
-        assert os.environ.get("TOPTUNE_GPU") != "1", "TOPTUNE_GPU=1 but there is no CUDA device"
-        pytest.skip("no CUDA device")
     pictures = make_drawer(224).draw(0, 11)
     expected = engine.features(pictures)
     exact = FeatureEngine(mobilenet, "cuda", precision="float32")

@@ -17,6 +17,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from needs import shared
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -25,10 +26,6 @@ from toptune.backbones.networks import PAPER_BACKBONES, build_network, canonical
 from toptune.backbones.weights import read_weights
 from toptune.errors import InputError, ToptuneError
 from toptune.params import Backbone
-
-SHARED = Path(__file__).parents[3] / "shared"
-MOBILENET = SHARED / "weights" / "mobilenet_v2.safetensors"
-needs_shared = pytest.mark.skipif(not MOBILENET.exists(), reason="../shared is not here")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -128,17 +125,17 @@ PHOTOS = {
 }
 
 
-@needs_shared
 def test_trained_weights_see_what_the_photos_show() -> None:
-    loaded = load_backbone(Backbone(name="mobilenet_v2", weights=str(MOBILENET)))
-    file = read_weights(MOBILENET)
+    weights = shared("weights", "mobilenet_v2.safetensors")
+    loaded = load_backbone(Backbone(name="mobilenet_v2", weights=str(weights)))
+    file = read_weights(weights)
     assert loaded.mean == loaded.std == (0.5, 0.5, 0.5)
     assert loaded.weights_sha256.startswith("f41a8507")
     assert loaded.weights_sha256.endswith("5f01")
-    labels = (SHARED / "photos" / "imagenet_labels.txt").read_text().splitlines()
+    labels = shared("photos", "imagenet_labels.txt").read_text().splitlines()
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (loaded.mean, loaded.std))
     for photo, expected in PHOTOS.items():
-        image = Image.open(SHARED / "photos" / photo).convert("RGB")
+        image = Image.open(shared("photos", photo)).convert("RGB")
         image = image.resize((224, 224), Image.Resampling.BILINEAR)
         pixels = torch.tensor(np.asarray(image), dtype=torch.float32).permute(2, 0, 1) / 255
         with torch.no_grad():
@@ -273,10 +270,10 @@ def test_a_file_that_names_another_network_is_refused(tmp_path: Path) -> None:
         load_backbone(Backbone(name="mobilenet_v2", weights=str(path)))
 
 
-@needs_shared
 def test_the_shared_weights_are_refused_by_another_network() -> None:
+    weights = str(shared("weights", "mobilenet_v2.safetensors"))
     with pytest.raises(InputError, match="weights of 'mobilenet_v2' by its own account, not of"):
-        load_backbone(Backbone(name="efficientnet_b0", weights=str(MOBILENET)))
+        load_backbone(Backbone(name="efficientnet_b0", weights=weights))
 
 
 # --- ImageNet weights ---

@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import gc
 import logging
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from needs import shared
 from numpy.typing import NDArray
 from pictures.test_drawer import fifteen_minutes
 
@@ -26,7 +25,6 @@ from toptune.pictures.drawer import Drawer
 from toptune.pictures.drawer_cuda import InputChannels, PlacedSpikes, Renderer
 
 CPU = torch.device("cpu")
-MOBILENET = Path(__file__).parents[3] / "shared" / "weights" / "mobilenet_v2.safetensors"
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
@@ -175,9 +173,9 @@ def test_the_16_bits_that_are_used_stay_near_float32_and_the_others_do_not(
     assert cosines(far, expected[3:5]).max() < 0.9995
 
 
-@pytest.mark.skipif(not MOBILENET.exists(), reason="../shared/weights is not here")
 def test_trained_weights_in_half_precision_stay_near_float32(grey: torch.Tensor) -> None:
-    loaded = load_backbone(Backbone(name="mobilenet_v2", weights=str(MOBILENET)))
+    weights = shared("weights", "mobilenet_v2.safetensors")
+    loaded = load_backbone(Backbone(name="mobilenet_v2", weights=str(weights)))
     found = TorchNetwork(loaded, CPU, HALF).start(GreyPictures(grey[3:5])).result()
     assert cosines(found, eager(loaded, grey[3:5])).min() > 0.9995
 
@@ -209,9 +207,6 @@ def test_norms_that_are_not_folded_keep_float32(mobilenet: LoadedBackbone) -> No
 
 
 def cuda() -> torch.device:
-    if not torch.cuda.is_available():
-        assert os.environ.get("TOPTUNE_GPU") != "1", "TOPTUNE_GPU=1 but there is no CUDA device"
-        pytest.skip("no CUDA device")
     return torch.device("cuda", torch.cuda.current_device())
 
 

@@ -173,7 +173,7 @@ def test_cupy_that_is_not_there_is_told_how_to_get_it(monkeypatch: pytest.Monkey
 
 
 def test_every_cuda_source_is_compiled_without_a_gpu() -> None:
-    pytest.importorskip("cupy", reason="cupy is not installed")
+    pytest.importorskip("cupy", reason="CuPy: not installed")
     checks = [c for c in doctor_gpu._cupy() if c.name.startswith("NVRTC: ")]
     sources = sorted(path.name for path in assets.kernels().glob("*.cu"))
     assert [c.name.removeprefix("NVRTC: ") for c in checks] == sources
@@ -183,7 +183,7 @@ def test_every_cuda_source_is_compiled_without_a_gpu() -> None:
 def test_a_source_that_does_not_compile_says_where(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    pytest.importorskip("cupy", reason="cupy is not installed")
+    pytest.importorskip("cupy", reason="CuPy: not installed")
     (tmp_path / "bad.cu").write_text('extern "C" __global__ void f() { int x = y; }')
     monkeypatch.setattr(assets, "kernels", lambda: tmp_path)
     (check,) = [c for c in doctor_gpu._cupy() if c.name == "NVRTC: bad.cu"]

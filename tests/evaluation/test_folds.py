@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from needs import shared
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.neighbors import KNeighborsClassifier
@@ -22,7 +21,6 @@ from toptune.heads.rows import group_rows
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
-REFERENCE = Path(__file__).parents[3] / "shared" / "data" / "falkon" / "logo_reference.npz"
 
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -130,9 +128,8 @@ def test_rows_that_occur_twice_in_two_groups_are_handled_exactly() -> None:
     )
 
 
-@pytest.mark.skipif(not REFERENCE.exists(), reason="the falkon library's reference is not here")
 def test_nystrom_folds_equal_the_falkon_library() -> None:
-    with np.load(REFERENCE) as reference:
+    with np.load(shared("data", "falkon", "logo_reference.npz")) as reference:
         X, y, groups, centres = (reference[name] for name in ("X", "y", "group", "centres"))
         width, penalty = float(reference["sigma"]), float(reference["penalty"])
         expected = reference["scores"]

@@ -22,6 +22,7 @@ from burst_data import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from needs import shared
 
 from toptune.features.burst_parameters import (
     NAMES,
@@ -33,7 +34,6 @@ from toptune.params import BurstCriteria, Windows
 from toptune.recordings.opening import SpikeRecording, open_recording
 from toptune.recordings.trains import SpikeTrains
 
-SHARED = Path(__file__).parents[3] / "shared"
 C = BurstCriteria()
 
 
@@ -134,9 +134,7 @@ def test_parameters_follow_their_definitions(trains: SpikeTrains) -> None:
 
 def test_a_real_culture_is_measured_by_the_definitions(tmp_path: Path) -> None:
     """The first 40 s, which hold both silent and bursting electrodes."""
-    archive = SHARED / "data" / "cxhp3d" / "CxHp3D.tar.gz"
-    if not archive.exists():
-        pytest.skip("the real peak trains are not here (../shared/data/cxhp3d)")
+    archive = shared("data", "cxhp3d", "CxHp3D.tar.gz")
     with tarfile.open(archive) as tar:
         members = [m for m in tar if m.name.split("/")[1:2] == ["1_CxHp3D"]]
         tar.extractall(tmp_path, members=members, filter="data")

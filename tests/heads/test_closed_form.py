@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from kernel_cases import Case, cases, naive_kernel, refit
+from needs import shared
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgWarning
 
@@ -23,7 +23,6 @@ from toptune.heads.falkon.torch_direct import TorchDirect
 from toptune.heads.rows import group_rows
 
 Ints = NDArray[np.int64]
-REFERENCE = Path(__file__).parents[3] / "shared" / "data" / "falkon" / "logo_reference.npz"
 
 
 @settings(max_examples=100, deadline=None)
@@ -109,13 +108,12 @@ def test_jitter_is_reported_for_the_folds_that_needed_it() -> None:
 
 @pytest.mark.parametrize("solver", ["direct", "direct in torch", "iterative"])
 @pytest.mark.parametrize("refitted", [False, True])
-@pytest.mark.skipif(not REFERENCE.exists(), reason="the falkon library's reference is not here")
 def test_the_head_gives_the_falkon_librarys_scores(
     solver: str, refitted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if solver == "direct in torch":
         monkeypatch.setattr(solvers, "Direct", lambda: TorchDirect("cpu"))
-    with np.load(REFERENCE) as reference:
+    with np.load(shared("data", "falkon", "logo_reference.npz")) as reference:
         X, y, groups, centres = (reference[name] for name in ("X", "y", "group", "centres"))
         width, penalty = float(reference["sigma"]), float(reference["penalty"])
         expected = reference["scores"]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from needs import shared
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgWarning
 
@@ -27,7 +26,6 @@ from toptune.heads.rows import group_rows
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
-REFERENCE = Path(__file__).parents[3] / "shared" / "data" / "falkon" / "logo_reference.npz"
 
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -75,9 +73,8 @@ def test_iterated_folds_are_those_of_the_closed_form() -> None:
     assert [fold.jitter for fold in iterated.folds] == [0] * 9
 
 
-@pytest.mark.skipif(not REFERENCE.exists(), reason="the falkon library's reference is not here")
 def test_iterated_folds_equal_the_falkon_library() -> None:
-    with np.load(REFERENCE) as reference:
+    with np.load(shared("data", "falkon", "logo_reference.npz")) as reference:
         X, y, groups, centres = (reference[name] for name in ("X", "y", "group", "centres"))
         width, penalty = float(reference["sigma"]), float(reference["penalty"])
         expected = reference["scores"]
@@ -210,9 +207,6 @@ def test_each_column_takes_its_own_steps() -> None:
 
 @pytest.mark.gpu
 def test_a_gpu_gives_the_cpus_scores() -> None:
-    if not torch.cuda.is_available():
-        assert os.environ.get("TOPTUNE_GPU") != "1", "TOPTUNE_GPU=1 but there is no CUDA device"
-        pytest.skip("no CUDA device")
     X, y, device = devices()
     params: dict[str, Any] = {"width": 0.4, "penalty": 1e-6, "n_centres": 60, "solver": "iterative"}
     cpu = leave_one_group_out(FalkonClassifier(**params), X, y, device).scores

@@ -215,7 +215,7 @@ def test_without_the_library_the_error_says_how_to_get_it(monkeypatch: pytest.Mo
             work()
 
 
-@pytest.mark.skipif(not INSTALLED, reason="the falkon library is not installed; docs/falkon.md")
+@pytest.mark.skipif(not INSTALLED, reason="falkon library: not installed, docs/falkon.md")
 def test_the_library_itself_agrees_with_the_direct_solver() -> None:
     X, y, device = data()
     params: dict[str, Any] = {"width": 0.7, "penalty": 1e-3, "n_centres": 12}

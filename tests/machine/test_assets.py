@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of this checkout, built without a network."""
-    pytest.importorskip("hatchling", reason="the build backend is not installed")
+    pytest.importorskip("hatchling", reason="hatchling: not installed")
     out = tmp_path_factory.mktemp("wheel")
     # Straight from the backend: pip would want a network or the build requirements' exact versions.
     program = f"from hatchling.build import build_wheel; build_wheel({str(out)!r})"
@@ -55,7 +55,7 @@ def test_wheel_carries_every_kernel_and_the_whole_contract(wheel: Path) -> None:
         "toptune/reports/templates/page.html",
         "toptune/reports/templates/page.css",
     } <= {*names}
-    assert {"toptune/grids/table1.toml", "toptune/grids/table2.toml"} <= names
+    assert {"toptune/sweeps/grids/table1.toml", "toptune/sweeps/grids/table2.toml"} <= names
     assert not [n for n in names if n.startswith(("tests/", "benchmarks/", "kernels/", "store/"))]
     # Nothing that ran here travels along.
     assert not [n for n in names if "__pycache__" in n or n.endswith((".nbi", ".nbc", ".pyc"))]

@@ -27,7 +27,12 @@ from toptune.machine import cuda
 from toptune.machine.cuda import CudaAccelerator, CudaUploads, accelerator, open_cuda, to_host
 
 PACKAGE = Path(__file__).parents[2] / "toptune"
-ON_DEVICE = ("filters_cuda", "noise_cuda", "spikes_cuda", "detection_cuda")
+ON_DEVICE = (
+    "spikes/filters_cuda",
+    "spikes/noise_cuda",
+    "spikes/ptsd_cuda",
+    "spikes/streaming_cuda",
+)
 
 # --- what the user's word means
 
@@ -121,7 +126,7 @@ def test_asking_the_driver_does_no_harm_where_there_is_none(
 
 @pytest.fixture(scope="module")
 def cupy() -> ModuleType:
-    module: ModuleType = pytest.importorskip("cupy", reason="CuPy is not installed")
+    module: ModuleType = pytest.importorskip("cupy", reason="CuPy: not installed")
     return module
 
 

@@ -142,7 +142,7 @@ def test_a_folder_that_cannot_be_forced_out_is_not_fatal_but_a_broken_disk_is(
         real(descriptor)
 
     if not Path("/proc/self/fd").exists():
-        pytest.skip("needs /proc")
+        pytest.skip("/proc: not on this system")
     monkeypatch.setattr(os, "fsync", no_folders)
     sync_tree(tmp_path / "a")
     code = errno.EIO

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 
 import numpy as np
@@ -365,9 +364,6 @@ def test_windows_that_do_not_exist_are_refused() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("picture", [Picture(), Picture(kind="raster")])
 def test_pictures_on_the_gpu_are_those_of_the_cpu(picture: Picture) -> None:
-    if not torch.cuda.is_available():
-        assert os.environ.get("TOPTUNE_GPU") != "1", "TOPTUNE_GPU=1 but there is no CUDA device"
-        pytest.skip("no CUDA device")
     trains = fifteen_minutes()
     on_cpu = Drawer(trains, Windows(), picture, 224).draw(0, 157)
     on_gpu = Drawer(trains, Windows(), picture, 224, "cuda").draw(0, 157)

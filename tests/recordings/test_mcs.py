@@ -11,6 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from needs import shared
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
@@ -19,16 +20,12 @@ from toptune.recordings.mcs_format import McsChannel, McsStream, mea60_channels
 from toptune.recordings.mcs_writer import McsWriter
 from toptune.recordings.opening import open_recording
 
-SHARED = Path(__file__).parents[3] / "shared"
 RAW = "Data Acquisition (1) Electrode Raw Data"
 
 
 @pytest.fixture
 def real() -> Path:
-    found = sorted((SHARED / "data" / "mcs").glob("*.h5"))
-    if not found:
-        pytest.skip("the real MCS recording is not here (../shared/data/mcs)")
-    return found[0]
+    return sorted(shared("data", "mcs").glob("*.h5"))[0]
 
 
 def channels(n: int, **kwargs: Any) -> tuple[McsChannel, ...]:

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from needs import shared
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
 from toptune.recordings.mcs_format import McsChannel, McsHeader, McsStream, mea60_channels
 from toptune.recordings.mcs_writer import Compressor, McsWriter, chunk_samples
 
-SHARED = Path(__file__).parents[3] / "shared"
 RAW = "Data Acquisition (1) Electrode Raw Data"
 FILTERED = "Filter (1) Filter Data"
 DIGITAL = "Data Acquisition (1) Digital Data"
@@ -73,9 +73,7 @@ def stored(node: Any) -> Stored:
 
 
 def test_written_files_are_stored_like_a_file_of_mcs(tmp_path: Path) -> None:
-    found = sorted((SHARED / "data" / "mcs").glob("*.h5"))
-    if not found:
-        pytest.skip("the real MCS recording is not here (../shared/data/mcs)")
+    found = sorted(shared("data", "mcs").glob("*.h5"))
     channels = linear8(conversion_factor=381470, exponent=-9)
     header = McsHeader(
         date=datetime(2014, 7, 9, 10, 17, 35),

@@ -14,6 +14,7 @@ import scipy.io
 import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from needs import shared
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
@@ -21,8 +22,6 @@ from toptune.recordings.peak_text import read_peak_text
 from toptune.recordings.peak_trains import natural_key
 from toptune.recordings.spikefiles import read_npz, read_spikes, sniff, write_npz
 from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes
-
-SHARED = Path(__file__).parents[3] / "shared"
 
 
 def write_trains(folder: Path, **trains: str) -> Path:
@@ -48,9 +47,7 @@ def sparse_column(n: int, entries: dict[int, float]) -> Any:
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    archive = SHARED / "data" / "cxhp3d" / "CxHp3D.tar.gz"
-    if not archive.exists():
-        pytest.skip("the real peak trains are not here (../shared/data/cxhp3d)")
+    archive = shared("data", "cxhp3d", "CxHp3D.tar.gz")
     folder = tmp_path_factory.mktemp("real")
     with tarfile.open(archive) as tar:
         device = sorted({m.name.split("/")[1] for m in tar if m.isfile()})[0]

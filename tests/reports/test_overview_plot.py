@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
+from needs import shared
 from small_data import write_mcs
 
 from toptune.recordings.spike_npz import write_npz
@@ -16,8 +17,6 @@ from toptune.recordings.trains import Segment, Spikes, SpikeTrains
 from toptune.reports import overview_plot
 from toptune.reports.overview import Overview, overview
 from toptune.reports.overview_plot import draw_overview, envelope
-
-SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=5000))
@@ -97,9 +96,7 @@ def test_dots_lie_on_the_traces_at_the_detected_spikes(
 def test_recording_of_mcs_is_drawn_with_its_over_noisy_electrodes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = list((SHARED / "mcs").glob("*.h5"))
-    if not files:
-        pytest.skip("../shared/data/mcs is not here")
+    files = list(shared("data", "mcs").glob("*.h5"))
     from toptune.params import HighPass
 
     view = overview(files[0], highpass=HighPass(cutoff_hz=0))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import browser, chromium
+from browser import browser, needs_chromium
 from scipy.stats import binom
 from small_data import install_tiny_backbones, write_data_set, write_mcs
 
@@ -32,7 +32,6 @@ from toptune.store.feature_store import FeatureStore
 from toptune.store.tables import table_for
 from toptune.training import fit
 
-needs_browser = pytest.mark.skipif(chromium() is None, reason="no Chromium is installed")
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
@@ -92,7 +91,7 @@ def text_of(path: Path) -> str:
 # --- in a browser
 
 
-@needs_browser
+@needs_chromium
 def test_report_opens_in_a_browser_without_a_request_or_a_complaint(
     made: Path, tmp_path: Path
 ) -> None:
@@ -115,7 +114,7 @@ def test_report_opens_in_a_browser_without_a_request_or_a_complaint(
             assert page.evaluate(f"new Set({ids}).size === {ids}.length")
 
 
-@needs_browser
+@needs_chromium
 def test_browser_notices_what_a_page_asks_for_and_complains_of(tmp_path: Path) -> None:
     # Else the test above could not fail.
     bad = tmp_path / "bad.html"

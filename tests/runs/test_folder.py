@@ -107,7 +107,7 @@ def test_a_failed_write_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
 def test_a_run_is_published_where_files_cannot_be_locked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fcntl = pytest.importorskip("fcntl")
+    fcntl = pytest.importorskip("fcntl", reason="fcntl: not on this system")
 
     def no_locks(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")

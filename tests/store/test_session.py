@@ -149,7 +149,7 @@ def test_an_error_while_writing_lets_go_of_everything(tmp_path: Path) -> None:
 def test_a_file_system_without_locks_is_refused_with_the_way_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fcntl = pytest.importorskip("fcntl")
+    fcntl = pytest.importorskip("fcntl", reason="fcntl: not on this system")
 
     def no_locks(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")

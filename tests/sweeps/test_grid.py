@@ -69,7 +69,7 @@ def test_what_ships_is_found_by_name_and_a_file_of_that_name_comes_first(
 def test_the_documented_grid_is_one(tmp_path: Path) -> None:
     docs = Path(__file__).parents[2] / "docs" / "sweep.md"
     if not docs.is_file():
-        pytest.skip("the documents are not beside these tests")
+        pytest.skip("docs/: not beside these tests")
     text = docs.read_text("utf-8").partition("```toml\n")[2].partition("```")[0]
     (tmp_path / "mobilenet_v2.safetensors").touch()
     grid = read_grid(write(tmp_path, text))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import browser, chromium
+from browser import browser, needs_chromium
 from scipy.stats import binomtest
 
 from toptune.cli.sweep_printing import print_swept, run_line, time_left
@@ -255,7 +255,7 @@ def test_the_command_to_repeat_it_is_whole(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.skipif(chromium() is None, reason="no Chromium is installed")
+@needs_chromium
 def test_report_opens_in_a_browser_without_a_request_or_a_complaint(tmp_path: Path) -> None:
     merged = replace(FALKON, merge=(MERGE,))
     other = outcome(view(), merged, 30, classes=("0E100I", "100E0I", "mixed"))
