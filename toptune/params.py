@@ -13,10 +13,12 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
-from typing import Any, Literal, Self, get_args, get_type_hints
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from typing import Any, Literal, Self, TypeVar, get_args, get_type_hints
 
 from toptune.errors import InputError
+
+T = TypeVar("T")
 
 Alignment = Literal["largest", "negative"]
 Noise = Literal["smallest_sd", "mad", "fixed"]
@@ -80,22 +82,46 @@ def option(default: Any, help: str, **told: Any) -> Any:  # noqa: A002  # typer'
 
 
 def options_of(cls: type) -> tuple[Option, ...]:
-    """List what a user may set of a parameter class, in the order of its fields."""
+    """List what a user may set of a parameter class and of those inside it, in their order."""
     hints = get_type_hints(cls)
-    found = []
+    found: list[Option] = []
     for one in fields(cls):
         told: Mapping[str, Any] | None = one.metadata.get("option")
-        if told is None:
-            continue
-        default = None if one.default is MISSING else one.default
-        of_field = {"name": one.name, "type": _without_none(hints[one.name])}
-        found.append(Option(**{**of_field, "field": one.name, "default": default, **told}))
+        if told is not None:
+            default = None if one.default is MISSING else one.default
+            of_field = {"name": one.name, "type": _without_none(hints[one.name])}
+            found.append(Option(**{**of_field, "field": one.name, "default": default, **told}))
+        elif is_dataclass(hints[one.name]):
+            found += options_of(hints[one.name])
     return tuple(found)
 
 
 def values_of(params: Any) -> dict[str, Any]:
-    """Give what a parameter object says of each of its options, by the option's name."""
-    return {one.name: getattr(params, one.field) for one in options_of(type(params))}
+    """Give what a parameter object, and those inside it, say of each option, by its name."""
+    values: dict[str, Any] = {}
+    for one in fields(params):
+        value = getattr(params, one.name)
+        if "option" in one.metadata:
+            values[one.metadata["option"].get("name", one.name)] = value
+        elif is_dataclass(value):
+            values |= values_of(value)
+    return values
+
+
+def from_options(cls: type[T], values: Mapping[str, Any]) -> T:
+    """Build a parameter object, and those inside it, from values by the options' names.
+
+    What is not named is left at its default; names of other classes' options are passed over.
+    """
+    hints = get_type_hints(cls)
+    made: dict[str, Any] = {}
+    for one in fields(cls):  # type: ignore[arg-type]  # parameter classes are dataclasses
+        if "option" in one.metadata:
+            name = one.metadata["option"].get("name", one.name)
+            made |= {one.name: values[name]} if name in values else {}
+        elif is_dataclass(hints[one.name]):
+            made[one.name] = from_options(hints[one.name], values)
+    return cls(**made)
 
 
 def command_words(options: Iterable[Option], values: Mapping[str, Any]) -> list[str]:
@@ -420,16 +446,16 @@ class Backbone(_Params):
         ``imagenet`` (downloaded and cached by torchvision or timm), ``random`` (seeded), or the
         path of a .safetensors or .pth file.
     seed
-        Seed of random weights; without meaning otherwise.
+        Seed of random weights; of no use with others.
     """
 
     name: str = option(
         "efficientnet_b0", "A torchvision network, xception, or timm:NAME.", name="backbone"
     )
     weights: str = option(
-        "imagenet", "imagenet, random, or a .safetensors or .pth file.", panel="Basic"
+        "imagenet", "Its weights: imagenet, random, or a .safetensors or .pth file."
     )
-    seed: int = 0
+    seed: int = option(0, "Seed of random weights.", least=0, most=2**32 - 1, panel=_ADVANCED)
 
     def __post_init__(self) -> None:
         _check(self, "name", isinstance(self.name, str) and bool(self.name), "a model's name")
