@@ -18,8 +18,7 @@ from toptune.features.table import FeatureTable, View
 from toptune.machine.assets import store_contract
 from toptune.params import Backbone, Picture, SpikeSettings, Windows
 from toptune.recordings.facts import RecordingFacts, TrainingFacts, WeightsSource
-from toptune.recordings.mcs_format import McsChannel, McsStream
-from toptune.recordings.mcs_writer import McsWriter
+from toptune.recordings.simulated.mcs_writer import McsChannel, McsStream, McsWriter
 from toptune.store.feature_store import FeatureSet
 
 RATE_HZ = 10_000

@@ -27,10 +27,9 @@ from bad_recordings import mat73, sparse73
 from fuzzing import SLACK_KIB, Reader, Reply, mutated, mutated_json
 from safetensors.torch import save_file
 
-from toptune.recordings.mcs_format import McsChannel, McsStream
-from toptune.recordings.mcs_writer import McsWriter
+from toptune.recordings.simulated.mcs_writer import McsChannel, McsStream, McsWriter
+from toptune.recordings.spike_csv import read_spike_csv
 from toptune.recordings.spike_npz import write_npz
-from toptune.recordings.spikefiles import read_spikes
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 HERE = Path(__file__).parent
@@ -109,7 +108,7 @@ def csv_seeds(_: Path) -> list[bytes]:
 
 def npz_seeds(folder: Path) -> list[bytes]:
     (folder / "c.csv").write_bytes(csv_seeds(folder)[0])
-    write_npz(read_spikes(folder / "c.csv"), folder / "n.npz")
+    write_npz(read_spike_csv(folder / "c.csv", sampling_rate_hz=10_000), folder / "n.npz")
     with np.load(folder / "n.npz") as arrays:
         np.savez_compressed(folder / "m.npz", **arrays)
     return [(folder / name).read_bytes() for name in ("n.npz", "m.npz")]

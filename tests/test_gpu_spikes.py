@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from array_recording import ArrayRecording
 from cuda_on_cpu import HostAccelerator, Launch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,7 +27,6 @@ from small_data import write_mcs
 
 from toptune.machine.cuda import CudaAccelerator, to_host
 from toptune.params import HighPass, Noise, Ptsd, SpikeSettings
-from toptune.recordings.opening import ArrayRecording
 from toptune.recordings.trains import Segment
 from toptune.spikes import ptsd_cuda as spikes_cuda
 from toptune.spikes import streaming_cuda as detection_cuda

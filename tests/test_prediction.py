@@ -32,8 +32,7 @@ from toptune.params import Backbone, Picture, Windows
 from toptune.prediction import predict
 from toptune.recordings.facts import WeightsSource
 from toptune.recordings.mcs import McsRecording
-from toptune.recordings.mcs_format import McsChannel, McsStream
-from toptune.recordings.mcs_writer import McsWriter
+from toptune.recordings.simulated.mcs_writer import McsChannel, McsStream, McsWriter
 from toptune.recordings.spike_npz import write_npz
 from toptune.recordings.trains import Spikes, SpikeTrains
 from toptune.runs.model import Model, read_model, trained_model, write_model

@@ -19,7 +19,7 @@ from toptune.recordings.opening import open_recording
 from toptune.recordings.simulated.culture import simulate
 from toptune.recordings.simulated.network import EXCITATORY_FRACTIONS, Activity, simulate_activity
 from toptune.recordings.simulated.traces import TYPICAL_TEMPLATE, simulate_traces, template_waveform
-from toptune.recordings.spikefiles import read_npz
+from toptune.recordings.spike_npz import read_npz
 from toptune.spikes.ptsd import detect_spikes
 
 RATE = 10_000.0

@@ -15,10 +15,9 @@ from needs import shared
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.recordings.mcs import McsRecording
-from toptune.recordings.mcs_format import McsChannel, McsStream, mea60_channels
-from toptune.recordings.mcs_writer import McsWriter
+from toptune.recordings.mcs import McsRecording, check_gains, stretches
 from toptune.recordings.opening import open_recording
+from toptune.recordings.simulated.mcs_writer import McsChannel, McsStream, McsWriter, mea60_channels
 
 RAW = "Data Acquisition (1) Electrode Raw Data"
 
@@ -203,11 +202,11 @@ def test_a_stream_computed_from_another_is_not_raw_whatever_its_name(tmp_path: P
 
 def test_an_ambiguous_stream_is_refused_by_name(tmp_path: Path) -> None:
     path = two_streams(tmp_path / "a.h5", "Headstage A", "Headstage B")
-    with pytest.raises(InputError, match=r"choose one of 'Headstage A', 'Headstage B' with"):
+    with pytest.raises(InputError, match=r"choose one of 'Headstage A', 'Headstage B' by `stream`"):
         McsRecording(path)
     with McsRecording(path, stream="b") as recording:
         assert recording.n_samples == 500
-    with pytest.raises(InputError, match="2 electrode stream is named like 'Headstage'"):
+    with pytest.raises(InputError, match="2 electrode streams are named like 'Headstage'"):
         McsRecording(path, stream="Headstage")
     with pytest.raises(InputError, match="no electrode stream is named like 'wrong'"):
         McsRecording(path, stream="wrong")
@@ -260,7 +259,7 @@ def _cut(path: Path) -> None:
         (edit(lambda f: f["Data"].__delitem__("Recording_0")), "holds no Recording_N"),
         (edit(lambda f: _stream(f).create_group("Extra")), "AssertionError"),
         (edit(lambda f: _stream(f).attrs.__setitem__("DataSubType", b"Auxiliary")), "no electrode"),
-        (edit(lambda f: _stream(f).attrs.__setitem__("Label", b"Filter Data")), "--highpass-hz 0"),
+        (edit(lambda f: _stream(f).attrs.__setitem__("Label", b"Filter Data")), "`highpass_hz=0`"),
         (_set_info("Unit", b"Pa"), "in Pa, not in volts"),
         (_set_info("Unit", b"bogus"), "in bogus, not in volts"),
         (_set_info("Tick", 0), "one above 0 is needed"),
@@ -328,3 +327,21 @@ def test_a_file_that_ends_inside_a_chunk_is_found_by_its_index(tmp_path: Path) -
                 stream.truncate(n_bytes)
             with pytest.raises(InputError, match=r"r\.h5: .*the file ends inside a chunk"):
                 recording.check_whole()
+
+
+def test_gains_of_any_sane_size_are_let_through() -> None:
+    check_gains(Path("a.h5"), ("A", "B"), np.array([1e-9, 1e6]), np.array([0.0, -32768.0]))
+
+
+@pytest.mark.parametrize(
+    ("gain", "zero"),
+    [(0.0, 0.0), (-1.0, 0.0), (np.nan, 0.0), (np.inf, 0.0), (1.0, np.nan), (1.0, np.inf)],
+)
+def test_a_gain_that_gives_no_voltage_names_its_electrode(gain: float, zero: float) -> None:
+    with pytest.raises(InputError, match=r"a\.h5: electrode B has a step"):
+        check_gains(Path("a.h5"), ("A", "B"), np.array([1.0, gain]), np.array([0.0, zero]))
+
+
+def test_stretches_are_first_index_length_and_time() -> None:
+    table = np.array([[100, 0, 9], [900, 10, 29]], np.int64)
+    assert stretches(Path("a.h5"), "Recording_0", table, 30) == ((0, 10, 100), (10, 20, 900))

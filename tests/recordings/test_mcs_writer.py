@@ -16,8 +16,15 @@ from needs import shared
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.recordings.mcs_format import McsChannel, McsHeader, McsStream, mea60_channels
-from toptune.recordings.mcs_writer import Compressor, McsWriter, chunk_samples
+from toptune.recordings.simulated.mcs_writer import (
+    Compressor,
+    McsChannel,
+    McsHeader,
+    McsStream,
+    McsWriter,
+    chunk_samples,
+    mea60_channels,
+)
 
 RAW = "Data Acquisition (1) Electrode Raw Data"
 FILTERED = "Filter (1) Filter Data"

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from array_recording import ArrayRecording
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
 from toptune.params import HighPass, Noise, Ptsd
-from toptune.recordings.opening import ArrayRecording
 from toptune.recordings.trains import Segment, Spikes
 from toptune.spikes import streaming as detection
 from toptune.spikes.filters import HighPassFilter

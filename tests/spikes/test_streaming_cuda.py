@@ -7,6 +7,7 @@ from concurrent.futures import Executor
 
 import numpy as np
 import pytest
+from array_recording import ArrayRecording
 from cuda_on_cpu import HostAccelerator, Launch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +15,6 @@ from numpy.typing import NDArray
 
 from toptune.errors import InputError
 from toptune.params import HighPass, Noise, Ptsd
-from toptune.recordings.opening import ArrayRecording
 from toptune.recordings.trains import Segment
 from toptune.spikes import ptsd_cuda as spikes_cuda
 from toptune.spikes import streaming_cuda as detection_cuda

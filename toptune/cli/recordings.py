@@ -121,7 +121,7 @@ def detect(
     as_json: JsonOption = False,
 ) -> None:
     """Find a recording's spikes and write them as NPZ."""
-    from toptune.recordings.spikefiles import write_npz
+    from toptune.recordings.spike_npz import write_npz
     from toptune.reports.overview import overview
 
     check_target(out, overwrite)

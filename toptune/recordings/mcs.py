@@ -1,58 +1,67 @@
-"""Recordings of Multi Channel Systems: HDF5 files of protocol RawData.
+"""MCS HDF5 files of protocol RawData, as microvolts.
 
-A file enters; microvolts leave, with the electrodes' names, the rate and the gaps. McsPyDataTools
-reads the structure; the samples are read in ranges by `toptune.recordings.mcs_chunks`, with each
-channel's own ConversionFactor, Exponent, ADZero and Tick, the reference electrode left out.
+McsPyDataTools reads the structure. It reads tables whole, prints, and asserts on what it does not
+expect, so all that it will read is checked first. The samples are read by `hdf5_chunks`, with each
+channel's own ConversionFactor, Exponent, ADZero and Tick, and without the reference electrode.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.recordings.mcs_checks import (
-    check_different,
-    check_gains,
-    check_rows,
-    check_structure,
-    stretches,
+from toptune.recordings.hdf5_guard import (
+    check_all_heaps,
+    check_heaps,
+    check_links,
+    check_stored,
+    has_variable_text,
 )
-from toptune.recordings.mcs_chunks import ChunkedVoltage
 from toptune.recordings.trains import Segment, check_labels, check_length
+
+if TYPE_CHECKING:
+    from toptune.recordings.hdf5_chunks import ChunkedVoltage
 
 _REFERENCE = re.compile(r"^(ref|reference|gnd|ground)\b", re.IGNORECASE)
 _FILTERED = re.compile(r"filter", re.IGNORECASE)
-# What McsPyDataTools raises on files it does not expect: it asserts, indexes and decodes freely.
+# What McsPyDataTools raises for files it does not expect.
 _SURPRISES = (
     AssertionError, AttributeError, KeyError, IndexError, MemoryError, OSError, OverflowError,
     RuntimeError, TypeError, UnicodeDecodeError, ValueError,
 )  # fmt: skip
+# The most rows of the tables of an analog stream, which are read whole. The largest arrays have
+# 26,400 electrodes; a gap every 12 ms for 20 minutes makes 100,000 stretches.
+_TABLES = {"InfoChannel": 30_000, "ChannelDataTimeStamps": 100_000}
+_TABLE_BYTES = 16 * 2**20
 
 
 def is_mcs(path: Path) -> bool:
-    """Tell by content whether a file is an HDF5 file (what else is wrong, opening it says)."""
+    """Tell by content whether a file is an HDF5 file; opening it tells whether it is MCS's."""
     with path.open("rb") as file:
         return file.read(8) == b"\x89HDF\r\n\x1a\n"
 
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """One Recording_N of the file: its samples, and where they begin among all."""
+    """One Recording_N of the file: its samples, and the index of its first sample among all."""
 
     name: str
     voltage: ChunkedVoltage
     first_sample: int
-    stretches: tuple[tuple[int, int, int], ...]  # first index, samples, microseconds at the first
+    # First index, number of samples, time of the first in microseconds.
+    stretches: tuple[tuple[int, int, int], ...]
     start_us: int
 
 
@@ -62,16 +71,16 @@ class McsRecording:
     Parameters
     ----------
     path
-        An HDF5 file written by MCS's program (or in its format).
+        An HDF5 file written by MCS's program, or in its format.
     stream
-        Label of the electrode stream to read, or an unmistakable part of it; needed where the
-        file has none or several that hold raw data.
+        Label of the electrode stream to read, or a part that no other label has; needed where not
+        exactly one stream holds raw data.
 
     Raises
     ------
     InputError
-        No MCS recording, a damaged one, or no or several streams that could be meant: one line
-        that names them.
+        The file is damaged or not an MCS recording, or not exactly one stream could be meant; the
+        message names the streams.
     """
 
     kind = "mcs"
@@ -124,7 +133,7 @@ class McsRecording:
             if len(matching) != 1:
                 raise InputError(
                     f"{self.path}: {name} has {len(matching)} streams named {label!r}, where one is"
-                    " needed: choose another with --stream"
+                    " needed: choose another by `stream`"
                 )
             voltage = self._read_stream(name, matching[0], first=not parts)
             rows = stretches(self.path, name, matching[0].timestamp_index, voltage.n_samples)
@@ -146,7 +155,7 @@ class McsRecording:
         if units != {"V"}:
             raise InputError(
                 f"{self.path}: stream {stream.label.strip()!r} is in {'/'.join(sorted(units))},"
-                " not in volts: choose an electrode stream with --stream"
+                " not in volts: choose an electrode stream by `stream`"
             )
         ticks = {int(infos[k].get_field("Tick")) for k in used}
         if len(ticks) != 1 or min(ticks) < 1:
@@ -171,14 +180,17 @@ class McsRecording:
         ]
         factor, exponent, zero = np.array(fields)
         with np.errstate(over="ignore", invalid="ignore"):
-            # Exponent is that of volts; microvolts are six orders more.
+            # The exponent is that of volts; a volt is 10**6 microvolts.
             gain_uv = factor * 10.0 ** (exponent + 6)
         check_gains(self.path, electrodes, gain_uv, zero)
+        # Imported here, so that recognising a file does not load compiled code.
+        from toptune.recordings.hdf5_chunks import ChunkedVoltage
+
         return ChunkedVoltage(dataset, self.path, rows, gain_uv, zero)
 
     @property
     def chunk_samples(self) -> int:
-        """Samples that lie together in the file; reading in multiples of it is fastest."""
+        """Samples that are stored together; reading in multiples of it is fastest."""
         return self._parts[0].voltage.chunk_samples
 
     def read_into(self, out: NDArray[np.float32], start: int, pool: Executor | None = None) -> None:
@@ -194,18 +206,18 @@ class McsRecording:
                 part.voltage.read_into(view, low - part.first_sample, pool)
 
     def read(self, start: int, stop: int, pool: Executor | None = None) -> NDArray[np.float32]:
-        """Give samples [start, stop) of all channels: (channels, samples) float32 microvolts."""
+        """Return samples [start, stop) of all channels: (channels, samples) float32 microvolts."""
         out = np.empty((len(self.channel_labels), stop - start), np.float32)
         self.read_into(out, start, pool)
         return out
 
     def chunks(self, n_samples: int | None = None) -> Iterator[NDArray[np.float32]]:
-        """Go through the recording; a chunk never spans a gap.
+        """Yield the recording in order; a chunk never spans a gap.
 
         Parameters
         ----------
         n_samples
-            Most samples a chunk; about a million values where None.
+            The most samples in a chunk; about a million values where None.
 
         Yields
         ------
@@ -219,7 +231,7 @@ class McsRecording:
                 yield self.read(start, min(start + step, end))
 
     def check_whole(self) -> None:
-        """Refuse a file that is cut off, without reading its samples."""
+        """Refuse a truncated file, without reading its samples."""
         for part in self._parts:
             part.voltage.check_whole()
 
@@ -255,7 +267,7 @@ def _open_hdf5(path: Path) -> Any:
 def _mcspy_raw_data(path: Path) -> Any:
     from McsPy import McsData
 
-    # The library prints every stream it meets.
+    # The library prints every stream otherwise.
     McsData.VERBOSE = False
     return McsData.RawData(str(path))
 
@@ -266,7 +278,7 @@ def _analog(recording: Any) -> list[Any]:
 
 
 def _choose_stream(path: Path, name: str, streams: list[Any], wanted: str | None) -> str:
-    """Label of the one electrode stream that is meant; by name, or as the only raw one."""
+    """Return the label of the electrode stream meant: the one named, or the only raw one."""
     electrode = [s for s in streams if s.data_subtype.strip() == "Electrode"]
     labels = [str(s.label).strip() for s in electrode]
     listed = ", ".join(repr(label) for label in labels)
@@ -277,10 +289,8 @@ def _choose_stream(path: Path, name: str, streams: list[Any], wanted: str | None
         exact = [label for label in labels if label == wanted.strip()]
         found = exact or [label for label in labels if wanted.strip().lower() in label.lower()]
         if len(found) != 1:
-            which = "no" if not found else f"{len(found)}"
-            raise InputError(
-                f"{path}: {which} electrode stream is named like {wanted!r}; there are {listed}"
-            )
+            which = f"{len(found)} electrode streams are" if found else "no electrode stream is"
+            raise InputError(f"{path}: {which} named like {wanted!r}; there are {listed}")
         return found[0]
     present = {s.stream_guid for s in streams}
     raw = [
@@ -294,19 +304,19 @@ def _choose_stream(path: Path, name: str, streams: list[Any], wanted: str | None
         listed = ", ".join(repr(label) for label in raw)
         raise InputError(
             f"{path}: {len(raw)} electrode streams could hold the raw data: choose one of {listed}"
-            " with --stream"
+            " by `stream`"
         )
     raise InputError(
-        f"{path}: no electrode stream holds raw data, only {listed}: if a filtered one is meant,"
-        " name it with --stream and turn our filter off with --highpass-hz 0"
+        f"{path}: no electrode stream holds raw data, only {listed}: to use a filtered one, name it"
+        " by `stream` and turn toptune's filter off by `highpass_hz=0`"
     )
 
 
 def _segments(path: Path, parts: list[_Part], sampling_rate_hz: float) -> tuple[Segment, ...]:
-    """Join stretches that follow each other without a gap; time 0 is the first sample's.
+    """Join stretches that follow one another without a gap; time 0 is that of the first sample.
 
-    A Recording_N whose time stamp lies before the end of the one before (some programs count each
-    from 0) starts where that one ended; it is a segment of its own all the same.
+    Some programs count the time of every Recording_N from 0. One that would start before the end of
+    the previous one starts at that end instead, as a segment of its own.
     """
     tick_us = 1e6 / sampling_rate_hz
     segments: list[Segment] = []
@@ -327,10 +337,111 @@ def _segments(path: Path, parts: list[_Part], sampling_rate_hz: float) -> tuple[
                     continue
                 if start_us < end_us:
                     raise InputError(
-                        f"{path}: {part.name}: ChannelDataTimeStamps has samples from"
-                        f" {time_us / 1e6:g} s on that were recorded before those in front of them"
-                        " ended: export the file again"
+                        f"{path}: {part.name}: by ChannelDataTimeStamps the samples from"
+                        f" {time_us / 1e6:g} s on overlap in time with those before: export the"
+                        " file again"
                     )
             segments.append(Segment(part.first_sample + first, count, start_us / 1e6))
             begins_part = False
     return tuple(segments)
+
+
+def check_structure(file: Any, path: Path) -> None:
+    """Check all that McsPyDataTools will read, which it reads unchecked."""
+    check_links(file, path)
+    data = file.get("Data")
+    streams = _groups(data, "Recording_*/AnalogStream/Stream_*")
+    if any(map(has_variable_text, (file, *_groups(data, ""), *streams))):
+        check_all_heaps(path)
+    for stream in streams:
+        for name, rows in _TABLES.items():
+            table = stream.get(name)
+            if not isinstance(table, h5py.Dataset):
+                continue
+            check_stored(table, path, _TABLE_BYTES)
+            check_heaps(table, path)
+            if table.ndim and table.shape[0] > rows:
+                raise InputError(
+                    f"{path}: {table.name} has {table.shape[0]} rows, more than the {rows} that"
+                    " a recording can have: export the file again"
+                )
+        if isinstance(stream.get("ChannelData"), h5py.Dataset):
+            check_stored(stream["ChannelData"], path)
+
+
+def _groups(top: Any, pattern: str) -> list[Any]:
+    """Find the groups below `top` whose path matches; other objects are left to the reader."""
+    found = [top] if isinstance(top, h5py.Group) else []
+    for part in filter(None, pattern.split("/")):
+        names = [(g, n) for g in found for n in g if fnmatchcase(n, part)]
+        found = [g[n] for g, n in names if g.get(n, getclass=True) is h5py.Group]
+    return found
+
+
+def check_rows(path: Path, dataset: Any, rows: list[int]) -> None:
+    """Check that the samples are whole numbers and that InfoChannel describes each row once."""
+    if dataset.ndim != 2 or dataset.dtype.kind not in "iu":
+        raise InputError(
+            f"{path}: {dataset.name} holds {dataset.dtype} of shape {dataset.shape}, where rows of"
+            " whole numbers are needed: export the raw data again"
+        )
+    if sorted(rows) != list(range(dataset.shape[0])):
+        raise InputError(
+            f"{path}: {dataset.name} of shape {dataset.shape} does not fit its InfoChannel, which"
+            f" describes rows {_shortened(rows)}: export the file again"
+        )
+
+
+def check_different(path: Path, infos: list[Any]) -> None:
+    """Refuse two electrodes with the same name on one array; several arrays may share names."""
+    counts = Counter((int(i.get_field("GroupID")), str(i.label).strip()) for i in infos)
+    (group, label), n = counts.most_common(1)[0]
+    if n > 1:
+        raise InputError(
+            f"{path}: {n} electrodes of array {group} are called {label!r}: export the file again"
+        )
+
+
+def check_gains(
+    path: Path, labels: tuple[str, ...], gain_uv: NDArray[np.float64], zero: NDArray[np.float64]
+) -> None:
+    """Check that every electrode's counts can be turned into microvolts."""
+    ok = np.isfinite(gain_uv) & (gain_uv > 0) & np.isfinite(zero)
+    if not ok.all():
+        k = int(np.argmin(ok))
+        raise InputError(
+            f"{path}: electrode {labels[k]} has a step of {gain_uv[k]:g} uV around {zero[k]:g}"
+            " (ConversionFactor, Exponent, ADZero), which gives no voltage: export the file again"
+        )
+
+
+def _shortened(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
+
+
+def stretches(
+    path: Path, name: str, table: NDArray[np.int64], n_samples: int
+) -> tuple[tuple[int, int, int], ...]:
+    """Check the rows of ChannelDataTimeStamps: first time in us, first index, last index.
+
+    Returns first index, number of samples and first time of each.
+    """
+    table = np.asarray(table)
+    if table.ndim != 2 or table.shape[1] != 3:
+        raise InputError(f"{path}: {name}: ChannelDataTimeStamps has shape {table.shape}")
+    if n_samples == 0:
+        raise InputError(f"{path}: {name}: the stream holds no samples")
+    expected = 0
+    for time_us, first, last in table.tolist():
+        if first != expected or last < first or last >= n_samples or time_us < 0:
+            raise InputError(
+                f"{path}: {name}: ChannelDataTimeStamps row ({time_us}, {first}, {last}) does not"
+                f" follow sample {expected} of {n_samples}: the file was not closed properly"
+            )
+        expected = last + 1
+    if expected != n_samples:
+        raise InputError(
+            f"{path}: {name}: ChannelDataTimeStamps end at sample {expected}, the data at"
+            f" {n_samples}: the file was not closed properly"
+        )
+    return tuple((first, last - first + 1, time_us) for time_us, first, last in table.tolist())

@@ -1,25 +1,30 @@
-"""Recordings of every kind, opened by content: voltage or spikes.
+"""Recordings of every format, recognised by content and opened: voltage or spikes.
 
-A path enters. What leaves either gives voltage, (channels, samples) float32 microvolts in ranges
-and chunks, or gives `SpikeTrains` that were detected elsewhere.
+A format is added here, as one entry of `FORMATS`, and in a module of its own beside this one. Its
+module is imported only when a file may be of that format.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
 from toptune.machine.fingerprint import require_regular
-from toptune.recordings.mcs import McsRecording, is_mcs
-from toptune.recordings.spikefiles import read_spikes, sniff
-from toptune.recordings.trains import Segment, SpikeTrains
+from toptune.params import FASTEST_HZ
+from toptune.recordings.trains import LONGEST_S, Segment, SpikeTrains, check_labels, check_length
+
+if TYPE_CHECKING:
+    from toptune.recordings.mcs import McsRecording
+
+#: The rate of most peak trains in circulation: SpyCode's default.
+DEFAULT_SAMPLING_RATE_HZ = 10_000.0
 
 
 class VoltageRecording(Protocol):
@@ -27,7 +32,7 @@ class VoltageRecording(Protocol):
 
     @property
     def path(self) -> Path:
-        """Where it lies, for messages."""
+        """Its file or folder, for messages."""
 
     @property
     def channel_labels(self) -> tuple[str, ...]:
@@ -35,145 +40,266 @@ class VoltageRecording(Protocol):
 
     @property
     def sampling_rate_hz(self) -> float:
-        """Samples a second."""
+        """Samples per second."""
 
     @property
     def segments(self) -> tuple[Segment, ...]:
-        """Stretches between gaps."""
+        """Gap-free stretches, in order."""
 
     @property
     def n_samples(self) -> int:
-        """Samples a channel, over all segments."""
+        """Samples per channel, over all segments."""
 
     @property
     def chunk_samples(self) -> int:
-        """Samples that lie together; reading in multiples of it is fastest."""
+        """Samples that are stored together; reading in multiples of it is fastest."""
 
     def read_into(self, out: NDArray[np.float32], start: int, pool: Executor | None = None) -> None:
         """Fill `out` (channels, samples) float32 with microvolts from sample `start` on."""
 
     def read(self, start: int, stop: int, pool: Executor | None = None) -> NDArray[np.float32]:
-        """Give samples [start, stop): (channels, samples) float32 microvolts."""
+        """Return samples [start, stop): (channels, samples) float32 microvolts."""
 
     def chunks(self, n_samples: int | None = None) -> Iterator[NDArray[np.float32]]:
-        """Go through all samples; a chunk never spans a gap."""
+        """Yield all samples in order; a chunk never spans a gap."""
 
 
-@dataclass(frozen=True)
-class SpikeRecording:
-    """A recording of which only the spikes are at hand.
-
-    Parameters
-    ----------
-    path
-        Peak trains (folder), CSV or NPZ.
-    kind
-        Which of them.
-    sampling_rate_hz
-        Rate for kinds that do not tell; None for the usual 10 kHz.
-    """
-
-    path: Path
-    kind: str
-    sampling_rate_hz: float | None = None
-
-    def trains(self) -> SpikeTrains:
-        """Read the spikes."""
-        return read_spikes(self.path, sampling_rate_hz=self.sampling_rate_hz)
-
-
-@dataclass(frozen=True, eq=False)
-class ArrayRecording:
-    """Voltage in memory, as one gap-free `VoltageRecording`.
+@dataclass(frozen=True, kw_only=True)
+class OpeningOptions:
+    """What a user may say of a recording; each format uses what applies to it.
 
     Parameters
     ----------
-    samples_uv : (channels, samples) float32
-        Microvolts.
-    sampling_rate_hz
-        Samples a second.
-    segments
-        Stretches between gaps; all samples in one where None.
-    path
-        A name for messages.
-    """
-
-    samples_uv: NDArray[np.float32]
-    sampling_rate_hz: float
-    gaps: tuple[Segment, ...] | None = None
-    path: Path = Path("<memory>")
-
-    @property
-    def channel_labels(self) -> tuple[str, ...]:
-        """Channels are numbered."""
-        return tuple(str(k) for k in range(self.samples_uv.shape[0]))
-
-    @property
-    def n_samples(self) -> int:
-        """Samples a channel."""
-        return int(self.samples_uv.shape[1])
-
-    @property
-    def segments(self) -> tuple[Segment, ...]:
-        """Stretches between gaps."""
-        return self.gaps or (Segment(0, self.n_samples, 0.0),)
-
-    @property
-    def chunk_samples(self) -> int:
-        """Any range is as good as any other."""
-        return 1
-
-    def read_into(self, out: NDArray[np.float32], start: int, pool: Executor | None = None) -> None:
-        """Copy microvolts from sample `start` on."""
-        del pool
-        out[...] = self.samples_uv[:, start : start + out.shape[1]]
-
-    def read(self, start: int, stop: int, pool: Executor | None = None) -> NDArray[np.float32]:
-        """Copy samples [start, stop)."""
-        del pool
-        return self.samples_uv[:, start:stop].copy()
-
-    def chunks(self, n_samples: int | None = None) -> Iterator[NDArray[np.float32]]:
-        """Go through all samples; a chunk never spans a gap."""
-        step = n_samples or max(1, 1_000_000 // max(1, self.samples_uv.shape[0]))
-        for segment in self.segments:
-            end = segment.first_sample + segment.n_samples
-            for start in range(segment.first_sample, end, step):
-                yield self.read(start, min(start + step, end))
-
-
-def open_recording(
-    path: Path | str, *, stream: str | None = None, sampling_rate_hz: float | None = None
-) -> McsRecording | SpikeRecording:
-    """Open a recording of any known kind, recognised by its content.
-
-    Parameters
-    ----------
-    path
-        An MCS HDF5 file, a folder of SpyCode peak trains, or spikes as CSV or NPZ.
     stream
-        Label of the electrode stream, for MCS files that have several.
+        Label of the electrode stream, for files that have several.
     sampling_rate_hz
-        For spikes whose file does not tell; 10 kHz where None.
+        For spikes whose file does not state a rate; `DEFAULT_SAMPLING_RATE_HZ` where None.
+    duration_s
+        Length of the recording, for spike files that do not state it; where None, the time of the
+        last spike rounded up to the next whole second.
 
     Raises
     ------
     InputError
-        There is nothing at the path, or nothing known; the message lists what is known.
+        The rate or the duration is out of range.
     """
-    path = Path(path)
+
+    stream: str | None = None
+    sampling_rate_hz: float | None = None
+    duration_s: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, most in (("sampling_rate_hz", FASTEST_HZ), ("duration_s", LONGEST_S)):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= most:
+                raise InputError(f"{name} must be above 0 and at most {most:g}, got {value!r}")
+
+    @property
+    def spike_rate_hz(self) -> float:
+        """Samples per second, for spikes whose file does not state a rate."""
+        given = self.sampling_rate_hz
+        return DEFAULT_SAMPLING_RATE_HZ if given is None else float(given)
+
+
+@dataclass(frozen=True, eq=False)
+class SpikeRecording:
+    """A recording that holds spikes only.
+
+    Parameters
+    ----------
+    path
+        Its file or folder.
+    kind
+        The name of its format.
+    options
+        What the user says of it.
+    reader
+        Reads the spikes.
+    """
+
+    path: Path
+    kind: str
+    options: OpeningOptions
+    reader: Callable[[Path, OpeningOptions], SpikeTrains]
+
+    def trains(self) -> SpikeTrains:
+        """Read the spikes.
+
+        Raises
+        ------
+        InputError
+            The file is faulty, or disagrees with the rate or the duration given.
+        """
+        path, options = self.path, self.options
+        try:
+            trains = self.reader(path, options)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+        check_length(path, trains.segments, trains.sampling_rate_hz)
+        check_labels(path, trains.channel_labels)
+        rate, wanted_s = trains.sampling_rate_hz, options.duration_s
+        if options.sampling_rate_hz is not None and rate != options.sampling_rate_hz:
+            raise InputError(
+                f"{path}: sampled at {rate:g} Hz, not at the {options.sampling_rate_hz:g} Hz given"
+            )
+        if wanted_s is not None and abs(trains.duration_s - wanted_s) * rate >= 1:
+            raise InputError(f"{path}: lasts {trains.duration_s:g} s, not the {wanted_s:g} s given")
+        return trains
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """A format of recordings.
+
+    Parameters
+    ----------
+    description
+        For the message that lists the known formats.
+    is_folder
+        Whether a recording is a folder; otherwise it is a file.
+    recognise
+        Looks at the content and returns the name of the kind, None where it is another format. It
+        reads little, and does not judge whether the rest is sound.
+    open
+        Opens a path of that kind.
+    """
+
+    description: str
+    is_folder: bool = False
+    recognise: Callable[[Path], str | None]
+    open: Callable[[Path, str, OpeningOptions], McsRecording | SpikeRecording]
+
+
+def _recognise_mcs(path: Path) -> str | None:
+    from toptune.recordings.mcs import is_mcs
+
+    return "mcs" if is_mcs(path) else None
+
+
+def _open_mcs(path: Path, _kind: str, options: OpeningOptions) -> McsRecording:
+    from toptune.recordings.mcs import McsRecording
+
+    return McsRecording(path, options.stream)
+
+
+def _recognise_npz(path: Path) -> str | None:
+    from toptune.recordings.spike_npz import looks_like_npz
+
+    return "npz" if looks_like_npz(path) else None
+
+
+def _read_npz(path: Path, _options: OpeningOptions) -> SpikeTrains:
+    from toptune.recordings.spike_npz import read_npz
+
+    return read_npz(path)
+
+
+def _recognise_csv(path: Path) -> str | None:
+    from toptune.recordings.spike_csv import looks_like_spike_csv
+
+    return "csv" if looks_like_spike_csv(path) else None
+
+
+def _read_csv(path: Path, options: OpeningOptions) -> SpikeTrains:
+    from toptune.recordings.spike_csv import read_spike_csv
+
+    return read_spike_csv(
+        path, sampling_rate_hz=options.spike_rate_hz, duration_s=options.duration_s
+    )
+
+
+def _recognise_peak_trains(path: Path) -> str | None:
+    from toptune.recordings.peak_trains import sniff_peak_folder
+
+    return sniff_peak_folder(path)
+
+
+def _read_peak_trains(path: Path, options: OpeningOptions) -> SpikeTrains:
+    from toptune.recordings.peak_trains import read_peak_trains
+
+    return read_peak_trains(path, sampling_rate_hz=options.spike_rate_hz)
+
+
+def _spikes(
+    reader: Callable[[Path, OpeningOptions], SpikeTrains],
+) -> Callable[[Path, str, OpeningOptions], SpikeRecording]:
+    """Open a format that holds spikes only, by what reads them."""
+    return lambda path, kind, options: SpikeRecording(path, kind, options, reader)
+
+
+#: All formats; the first that recognises a path opens it.
+FORMATS = (
+    Format(description="MCS HDF5 files", recognise=_recognise_mcs, open=_open_mcs),
+    Format(
+        description="folders of SpyCode peak trains (.txt or .mat)",
+        is_folder=True,
+        recognise=_recognise_peak_trains,
+        open=_spikes(_read_peak_trains),
+    ),
+    Format(
+        description="spikes as NPZ, as toptune writes them",
+        recognise=_recognise_npz,
+        open=_spikes(_read_npz),
+    ),
+    Format(
+        description="spikes as CSV (time_s,channel)",
+        recognise=_recognise_csv,
+        open=_spikes(_read_csv),
+    ),
+)
+
+
+def recognise(path: Path) -> tuple[Format, str] | None:
+    """Return the format of a file or folder and its kind, by content; None if none is known.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read.
+    """
     try:
-        require_regular(path)
-        if path.is_file() and path.stat().st_size == 0:
-            raise InputError(f"{path}: the file is empty")
-        if path.is_file() and is_mcs(path):
-            return McsRecording(path, stream)
+        for one in FORMATS:
+            if one.is_folder == path.is_dir():
+                kind = one.recognise(path)
+                if kind is not None:
+                    return one, kind
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-    kind = sniff(path)
-    if kind is None:
-        raise InputError(
-            f"{path}: not a recording toptune knows: MCS HDF5 files, folders of SpyCode peak"
-            " trains (.txt or .mat), spikes as CSV (time_s,channel) or NPZ"
-        )
-    return SpikeRecording(path, kind, sampling_rate_hz)
+    return None
+
+
+def open_recording(
+    path: Path | str,
+    *,
+    stream: str | None = None,
+    sampling_rate_hz: float | None = None,
+    duration_s: float | None = None,
+) -> McsRecording | SpikeRecording:
+    """Open a recording of any known format, recognised by its content.
+
+    Parameters
+    ----------
+    path
+        An MCS HDF5 file, a folder of SpyCode peak trains (or one above exactly one such folder),
+        or spikes as CSV or NPZ.
+    stream, sampling_rate_hz, duration_s
+        See `OpeningOptions`. A file that states its rate or duration must agree.
+
+    Raises
+    ------
+    InputError
+        Nothing is at the path, or nothing known; the message lists the known formats.
+    """
+    path = Path(path)
+    options = OpeningOptions(
+        stream=stream, sampling_rate_hz=sampling_rate_hz, duration_s=duration_s
+    )
+    require_regular(path)
+    if path.is_file() and path.stat().st_size == 0:
+        raise InputError(f"{path}: the file is empty")
+    found = recognise(path)
+    if found is None:
+        known = ", ".join(one.description for one in FORMATS)
+        raise InputError(f"{path}: not a recording toptune knows: {known}")
+    one, kind = found
+    return one.open(path, kind, options)

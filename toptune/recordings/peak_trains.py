@@ -1,51 +1,47 @@
-"""Folders of SpyCode peak trains, one text or .mat file an electrode.
+"""Peak trains as SpyCode writes them: a folder with one text or .mat file per electrode.
 
-What enters: a folder whose files are peak trains, or any folder above exactly one such folder,
-and the sampling rate, which these files do not hold.
-What leaves: `SpikeTrains` in samples and microvolts, electrodes in natural order of their labels.
+A text file's first line is ``n_samples 0``; every other line is ``sample_index amplitude_uV``, with
+indices that count from 1 and rise. The .mat form is read by `toptune.recordings.peak_mat`. Neither
+states the sampling rate.
+
+A compiled parser reads plainly written numbers at hundreds of MB/s. At anything else it stops, and
+Python's own ``float`` reads the text again, line by line: it either understands the text or names
+the faulty line. So the fast parser needs no error messages, and accepts nothing that Python would
+refuse.
 """
 
 from __future__ import annotations
 
+import io
+import math
 import os
 import re
+from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import takewhile
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from toptune.errors import InputError
+from toptune.machine.compiling import compiled
 from toptune.recordings.peak_mat import looks_like_mat, read_peak_mat
-from toptune.recordings.peak_text import PeakTrain, looks_like_peak_text, read_peak_text
-from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes
+from toptune.recordings.trains import PeakTrain, Segment, SpikeTrains, natural_key, sort_spikes
 
 PeakKind = Literal["peak_trains_text", "peak_trains_mat"]
-
-_READERS: dict[PeakKind, Callable[[Path], PeakTrain]] = {
-    "peak_trains_text": read_peak_text,
-    "peak_trains_mat": read_peak_mat,
-}
-
 
 # A folder named by mistake may be the whole disk. The largest arrays have 26,400 electrodes.
 _MOST_FILES = 100_000
 
 
-def natural_key(label: str) -> tuple[tuple[int, int | str], ...]:
-    """Sort key by which ``2`` comes before ``10`` and ``A2`` before ``A10``."""
-    parts = re.split(r"(\d+)", label)
-    # Python refuses to read numbers of more than 4,300 digits.
-    return tuple((0, int(p)) if p.isdecimal() and len(p) < 1000 else (1, p) for p in parts if p)
-
-
 def sniff_peak_folder(folder: Path) -> PeakKind | None:
-    """Which kind of peak trains a folder, or one below it, holds; None if none.
+    """Return the kind of peak trains that a folder, or one below it, holds; None if it has none.
 
-    Only contents count: one file that opens like a peak train is enough.
+    Only contents count: one file that begins like a peak train is enough.
     """
     for _, kind in _peak_folders(folder):
         return kind
@@ -60,23 +56,25 @@ def read_peak_trains(path: Path, *, sampling_rate_hz: float) -> SpikeTrains:
     path
         The folder that holds the electrodes' files, or a folder above exactly one such folder.
     sampling_rate_hz
-        Samples a second; peak trains do not tell.
+        Samples per second, which peak trains do not state.
 
     Raises
     ------
     InputError
-        No or several such folders, text and .mat files mixed, a file among them that is no
-        peak train, electrodes of different lengths, or a faulty file (with its line).
+        There is no such folder or more than one, text and .mat files are mixed, a file is not a
+        peak train, or electrodes differ in length. The message names the file, and the line of a
+        text file.
     """
     folder, kind = _the_peak_folder(path)
     files = _electrode_files(folder, kind)
+    read = read_peak_text if kind == "peak_trains_text" else read_peak_mat
     with ThreadPoolExecutor(min(len(files), os.cpu_count() or 1)) as pool:
-        trains = list(pool.map(_READERS[kind], files))
+        trains = list(pool.map(read, files))
     for file, train in zip(files, trains, strict=True):
         if train.n_samples != trains[0].n_samples:
             raise InputError(
                 f"{file}: the recording has {train.n_samples} samples here but "
-                f"{trains[0].n_samples} in {files[0].name}; one folder is one recording"
+                f"{trains[0].n_samples} in {files[0].name}: one folder must hold one recording"
             )
     return _combined(_labels([file.stem for file in files]), trains, sampling_rate_hz)
 
@@ -87,10 +85,10 @@ def _peak_folders(path: Path) -> Iterator[tuple[Path, PeakKind]]:
         seen += len(names) + 1
         if seen > _MOST_FILES:
             raise InputError(
-                f"{path}: more than {_MOST_FILES} files lie in and below this folder: name the"
-                " folder of one recording's electrodes"
+                f"{path}: more than {_MOST_FILES} files are in and below this folder: name the"
+                " folder that holds the electrodes of one recording"
             )
-        # So that the walk, and with it every message, does not depend on the file system.
+        # The order of the walk, and of names in messages, must not depend on the file system.
         subfolders.sort(key=natural_key)
         kind = _kind_of_any(Path(where), sorted(names))
         if kind is not None:
@@ -124,15 +122,15 @@ def _the_peak_folder(path: Path) -> tuple[Path, PeakKind]:
         names = ", ".join(str(folder.relative_to(path)) for folder, _ in found[:3])
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         raise InputError(
-            f"{path}: {len(found)} folders of peak trains lie in here ({names}{more}); name one"
+            f"{path}: there are {len(found)} folders of peak trains in it ({names}{more}): name one"
         )
     return found[0]
 
 
 def _electrode_files(folder: Path, kind: PeakKind) -> list[Path]:
-    """All files that claim to be electrodes: those with a suffix that a peak train has here.
+    """List the files of electrodes: all with the suffixes that recognised peak trains have.
 
-    A damaged electrode must be refused by its reader, so contents cannot decide here.
+    Contents cannot decide, since the reader must refuse a damaged file, not overlook it.
     """
     files = sorted(f for f in folder.iterdir() if f.is_file() and not f.name.startswith("."))
     kinds = {file: _kind(file) for file in files}
@@ -144,7 +142,7 @@ def _electrode_files(folder: Path, kind: PeakKind) -> list[Path]:
 
 
 def _labels(stems: Sequence[str]) -> list[str]:
-    """Electrode labels: what follows the last ``_``; else what the names do not share."""
+    """Label electrodes by what follows the last ``_``, or by what their names do not share."""
     labels = [stem.rsplit("_", 1)[-1] for stem in stems]
     if max(Counter(labels).values()) > 1 or not all(labels):
         first, last = min(stems), max(stems)
@@ -169,3 +167,175 @@ def _combined(labels: list[str], trains: list[PeakTrain], sampling_rate_hz: floa
         segments=(Segment(0, trains[0].n_samples, 0.0),),
         threshold_uv=np.full(len(trains), np.nan, np.float32),
     )
+
+
+_NUMBER = rb"[+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?"
+_FIRST_LINE = re.compile(rb"[ \t]*" + _NUMBER + rb"[ \t]+[+-]?0+(?:\.0*)?(?:[eE][+-]?\d+)?[ \t]*")
+# Long enough for two numbers of any sane width, short enough to read from every file of a folder.
+_HEAD_BYTES = 256
+
+
+def looks_like_peak_text(path: Path) -> bool:
+    """Tell whether a file's first line is ``n_samples 0``: two numbers, the second one zero."""
+    with path.open("rb") as file:
+        line = file.read(_HEAD_BYTES).split(b"\n", 1)[0].rstrip(b"\r")
+    return _FIRST_LINE.fullmatch(line) is not None
+
+
+def read_peak_text(path: Path) -> PeakTrain:
+    """Read one electrode's file.
+
+    Raises
+    ------
+    InputError
+        The file is empty or not text, a line is not two finite numbers, the first line is not
+        ``n_samples 0``, an index is not a whole number from 1 to ``n_samples`` or does not rise,
+        or an amplitude is not above 0. The message names the line.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    values, complete = _parse_fast(data)
+    if not complete:
+        values = _parse_slow(data, path)
+    del data  # as large as the numbers read from it
+    return _checked(values, path)
+
+
+def _parse_fast(data: bytes) -> tuple[NDArray[np.float64], bool]:
+    buffer = np.frombuffer(data, np.uint8)
+    values = np.empty((data.count(b"\n") + 1, 2))
+    n_lines = _parse_bytes(buffer, values, _POWERS)
+    return values[: max(n_lines, 0)], n_lines >= 0
+
+
+# Powers of ten up to 10**22 and whole numbers up to 2**53 are exact in float64, and the product or
+# quotient of two exact numbers is correctly rounded, hence equal to what float() returns (Clinger
+# 1990, "How to read floating point numbers accurately"). Other numbers are left to float().
+_POWERS = 10.0 ** np.arange(23)
+
+
+# The electrodes of a folder are read in threads.
+@compiled()
+def _parse_bytes(data: Any, values: Any, powers: Any) -> int:  # noqa: C901  # a state machine over bytes; cut up it compiles to slower code
+    """Fill `values` (lines, 2); return the number of lines, or -1 at anything unusual."""
+    n = data.size
+    # Blank lines are allowed at the end only.
+    while n > 0 and (data[n - 1] == 10 or data[n - 1] == 13 or data[n - 1] == 32):
+        n -= 1
+    if n == 0:
+        return -1
+    at = 0
+    row = 0
+    while at < n:
+        for column in range(2):
+            while at < n and (data[at] == 32 or data[at] == 9):
+                at += 1
+            mantissa = np.int64(0)
+            n_digits = 0
+            scale = 0
+            point = False
+            while at < n and (48 <= data[at] <= 57 or (data[at] == 46 and not point)):
+                if data[at] == 46:
+                    point = True
+                else:
+                    mantissa = mantissa * 10 + (data[at] - 48)
+                    n_digits += 1
+                    scale -= point
+                at += 1
+            # 15 digits stay below 2**53.
+            if n_digits == 0 or n_digits > 15:
+                return -1
+            if at < n and (data[at] == 101 or data[at] == 69):
+                at += 1
+                negative = False
+                if at < n and (data[at] == 43 or data[at] == 45):
+                    negative = data[at] == 45
+                    at += 1
+                exponent = 0
+                start = at
+                while at < n and 48 <= data[at] <= 57:
+                    exponent = exponent * 10 + (data[at] - 48)
+                    at += 1
+                if at == start or at - start > 3:
+                    return -1
+                scale += -exponent if negative else exponent
+            if scale > 22 or scale < -22:
+                return -1
+            if scale >= 0:
+                values[row, column] = mantissa * powers[scale]
+            else:
+                values[row, column] = mantissa / powers[-scale]
+            if column == 0 and (at >= n or (data[at] != 32 and data[at] != 9)):
+                return -1
+        # Rising indices need ever more digits, so the table cannot outgrow the file by much.
+        if row > 1 and values[row, 0] <= values[row - 1, 0]:
+            return -1
+        while at < n and (data[at] == 32 or data[at] == 9 or data[at] == 13):
+            at += 1
+        if at < n and data[at] != 10:
+            return -1
+        at += 1
+        row += 1
+    return row
+
+
+def _parse_slow(data: bytes, path: Path) -> NDArray[np.float64]:
+    if not data.strip():
+        raise InputError(f"{path}: the file is empty; the first line must be 'n_samples 0'")
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in data[:_HEAD_BYTES]:
+        raise InputError(f"{path}: not plain text (UTF-16?): save it as ASCII or UTF-8")
+    values = array("d")
+    for number, line in enumerate(io.BytesIO(data.rstrip()), 1):
+        # Unpacking raises ValueError where a line does not have exactly two cells.
+        try:
+            first, second = (_number(cell) for cell in line.split())
+        except ValueError:
+            shown = line[:60].decode("utf-8", "replace").strip()
+            raise InputError(
+                f"{path}, line {number}: expected two numbers, got {shown!r}"
+            ) from None
+        values.extend((first, second))
+        # A faulty file is refused here, at the fault, and not read to its end.
+        if number > 2 and not first > values[-4]:
+            _checked(np.frombuffer(values).reshape(-1, 2), path)
+    return np.frombuffer(values).reshape(-1, 2)
+
+
+def _number(cell: bytes) -> float:
+    # float() also accepts 1_000, which no program writes on purpose.
+    if b"_" in cell:
+        raise ValueError(cell)
+    return float(cell)
+
+
+def _checked(values: NDArray[np.float64], path: Path) -> PeakTrain:
+    n, zero = values[0]
+    # Up to 2**53 every whole number is a float64.
+    if not (math.isfinite(n) and 1 <= n < 2**53 and n == int(n) and zero == 0):
+        raise InputError(
+            f"{path}, line 1: the first line must be 'n_samples 0', got '{n:g} {zero:g}'"
+        )
+    index, amplitude = values[1:, 0], values[1:, 1]
+    ok = (index >= 1) & (index <= n) & (index == np.floor(index))
+    ok &= np.isfinite(amplitude) & (amplitude > 0)
+    ok[1:] &= index[1:] > index[:-1]
+    if not ok.all():
+        i = int(np.argmin(ok))
+        before = index[i - 1] if i else 0.0
+        raise InputError(
+            f"{path}, line {i + 2}: {_what_is_wrong(index[i], amplitude[i], before, int(n))}"
+        )
+    return PeakTrain(int(n), index.astype(np.int64) - 1, amplitude.astype(np.float32))
+
+
+def _what_is_wrong(index: float, amplitude: float, before: float, n: int) -> str:
+    if not math.isfinite(index) or index != int(index):
+        return f"a sample index must be a whole number, got {index:g}"
+    if not 1 <= index <= n:
+        return f"sample index {index:.0f} is outside 1..{n}"
+    if not math.isfinite(amplitude) or amplitude <= 0:
+        return f"an amplitude must be a finite number above 0, got {amplitude:g}"
+    kind = "repeats" if index == before else "comes after"
+    return f"sample index {index:.0f} {kind} {before:.0f}; indices must rise"

@@ -20,8 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.recordings.peak_trains import natural_key
-from toptune.recordings.trains import LONGEST_S, Segment, SpikeTrains, sort_spikes
+from toptune.recordings.trains import LONGEST_S, Segment, SpikeTrains, natural_key, sort_spikes
 
 _REQUIRED = ("time_s", "channel")
 _AMPLITUDE = "peak_to_peak_uv"

@@ -7,6 +7,7 @@ and the stretches between gaps with their times in seconds.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -95,6 +96,31 @@ class SpikeTrains:
     def duration_s(self) -> float:
         """Recorded time in seconds, gaps not counted."""
         return self.n_samples / self.sampling_rate_hz
+
+
+class PeakTrain(NamedTuple):
+    """Spikes of one electrode, as a file of that electrode holds them.
+
+    Attributes
+    ----------
+    n_samples
+        Length of the recording.
+    sample : (n,) int64
+        0-based, strictly rising.
+    peak_to_peak_uv : (n,) float32
+        Amplitudes in microvolts.
+    """
+
+    n_samples: int
+    sample: NDArray[np.int64]
+    peak_to_peak_uv: NDArray[np.float32]
+
+
+def natural_key(label: str) -> tuple[tuple[int, int | str], ...]:
+    """Sort key by which ``2`` comes before ``10`` and ``A2`` before ``A10``."""
+    parts = re.split(r"(\d+)", label)
+    # Python refuses to read numbers of more than 4,300 digits.
+    return tuple((0, int(p)) if p.isdecimal() and len(p) < 1000 else (1, p) for p in parts if p)
 
 
 def check_length(path: Path, segments: Sequence[Segment], sampling_rate_hz: float) -> None:

@@ -23,8 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.recordings.mcs_format import McsChannel, McsHeader, McsStream, mea60_channels
-from toptune.recordings.mcs_writer import McsWriter
+from toptune.recordings.simulated.mcs_writer import (
+    McsChannel,
+    McsHeader,
+    McsStream,
+    McsWriter,
+    mea60_channels,
+)
 from toptune.recordings.simulated.network import EXCITATORY_FRACTIONS, Activity, simulate_activity
 from toptune.recordings.simulated.traces import (
     TYPICAL_TEMPLATE,

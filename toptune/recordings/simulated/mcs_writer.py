@@ -1,10 +1,9 @@
-"""Writing MCS HDF5 recordings as the program of Multi Channel Systems lays them out.
+"""MCS HDF5 recordings written as the program of Multi Channel Systems lays them out.
 
-What enters: descriptions of streams and channels, and blocks of ADC counts, (channels, samples)
-int32, so that a recording of any length never lies in memory.
-What leaves: a file of protocol ``RawData`` version 1: groups, attributes, fixed-length padded
-strings, chunk shapes and filters as in a file of MCS's own; microvolts are
-(count - ad_zero) x conversion_factor x 10^(exponent + 6).
+A file has protocol ``RawData`` version 1: groups, attributes, fixed-length padded strings, chunk
+shapes and filters as in files of MCS's own program. Samples are ADC counts, of which
+(count - ad_zero) x conversion_factor x 10^(exponent + 6) are microvolts; they are written block by
+block, so that a recording of any length fits into memory.
 
 Chunks are shuffled and deflated here and handed to HDF5 as they are, since HDF5's own zlib would
 take ten times as long as the simulation itself.
@@ -15,6 +14,7 @@ from __future__ import annotations
 import uuid
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -25,16 +25,163 @@ import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
-from toptune.recordings.mcs_format import McsHeader, McsStream, write_info_channel, write_text
+from toptune.errors import InputError
+
+_ASCII = h5py.string_dtype("ascii")
+_INFO_CHANNEL = np.dtype(
+    [
+        ("ChannelID", "<i4"),
+        ("RowIndex", "<i4"),
+        ("GroupID", "<i4"),
+        ("Label", _ASCII),
+        ("RawDataType", _ASCII),
+        ("Unit", _ASCII),
+        ("Exponent", "<i4"),
+        ("ADZero", "<i4"),
+        ("Tick", "<i8"),
+        ("ConversionFactor", "<i8"),
+        ("HighPassFilterType", _ASCII),
+        ("HighPassFilterCutOffFrequency", _ASCII),
+        ("HighPassFilterOrder", "<i4"),
+        ("LowPassFilterType", _ASCII),
+        ("LowPassFilterCutOffFrequency", _ASCII),
+        ("LowPassFilterOrder", "<i4"),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class McsChannel:
+    """One row of a stream.
+
+    Parameters
+    ----------
+    label
+        The electrode's name; ``Ref`` marks the reference electrode.
+    channel_id
+        The number by which other streams refer to it.
+    conversion_factor, exponent, unit
+        One ADC step is conversion_factor x 10^exponent units. The defaults are an MEA2100's.
+    ad_zero
+        The count at zero volts.
+    group_id
+        Which array of a multi-array amplifier it belongs to.
+    """
+
+    label: str
+    channel_id: int
+    conversion_factor: int = 59605
+    exponent: int = -12
+    unit: str = "V"
+    ad_zero: int = 0
+    group_id: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class McsStream:
+    """An analog stream.
+
+    Parameters
+    ----------
+    label
+        What it is, such as ``Data Acquisition (1) Electrode Raw Data``.
+    channels
+        In the order of the rows.
+    tick_us
+        Microseconds from one sample to the next.
+    sub_type
+        ``Electrode``, ``Auxiliary`` or ``Digital``.
+    source
+        Label of the stream of the same recording that it was computed from; None for acquired data.
+    """
+
+    label: str
+    channels: tuple[McsChannel, ...]
+    tick_us: int = 100
+    sub_type: str = "Electrode"
+    source: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.channels:
+            raise InputError(f"McsStream.channels of {self.label!r} must not be empty")
+        if self.tick_us < 1:
+            raise InputError(f"McsStream.tick_us must be 1 or above, got {self.tick_us}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class McsHeader:
+    """The header of a file; the defaults describe a simulated 60-electrode array.
+
+    `date_text` is written as it is, in any language; ``YYYY-MM-DD`` if None.
+    """
+
+    date_text: str | None = None
+    date: datetime = datetime(2026, 1, 1)
+    mea_name: str = "60MEA200/30iR"
+    mea_layout: str = "60MEA"
+    program_name: str = "toptune simulate"
+    program_version: str = "1"
+    comment: str = ""
+
+
+def _write_info_channel(group: Any, stream: McsStream) -> None:
+    """Write the table by which counts become volts, one row per channel."""
+    rows = [
+        (
+            *(channel.channel_id, row, channel.group_id),
+            *(channel.label, "Int", channel.unit),
+            *(channel.exponent, channel.ad_zero, stream.tick_us, channel.conversion_factor),
+            # No hardware filter, written as the program does.
+            *("", "-1", -1, "", "-1", -1),
+        )
+        for row, channel in enumerate(stream.channels)
+    ]
+    info = group.create_dataset("InfoChannel", data=np.array(rows, _INFO_CHANNEL))
+    info.attrs.create("InfoVersion", 1, dtype=np.int32)
+
+
+def _write_text(node: Any, name: str, text: str, width: int = 0) -> None:
+    """Write a fixed-length string attribute; with a `width`, padded and ended by CR LF."""
+    data = text.encode()
+    if width:
+        data = data.ljust(width) + b"\r\n"
+    kind = h5py.h5t.C_S1.copy()
+    kind.set_size(max(1, len(data)))
+    space = h5py.h5s.create(h5py.h5s.SCALAR)
+    attribute = h5py.h5a.create(node.id, name.encode(), kind, space)
+    attribute.write(np.array(data, f"S{max(1, len(data))}"), kind)
+
+
+def mea60_channels(conversion_factor: int = 59605, ad_zero: int = 0) -> tuple[McsChannel, ...]:
+    """Describe a 60-electrode array: 8 x 8 without the corners, with 15 as the reference.
+
+    A label is the column, then the row, both counted from 1.
+    """
+    labels = [
+        f"{column}{row}"
+        for column in range(1, 9)
+        for row in range(1, 9)
+        if not (column in (1, 8) and row in (1, 8))
+    ]
+    return tuple(
+        McsChannel(
+            label="Ref" if label == "15" else label,
+            channel_id=number,
+            conversion_factor=conversion_factor,
+            ad_zero=ad_zero,
+        )
+        for number, label in enumerate(labels)
+    )
+
 
 Compressor = Literal["isal", "zlib"]
 
-# What the program declares for each of its data sets.
+# As the program declares it for each of its data sets.
 GZIP_LEVEL = 5
 _CHUNK_BYTES = 64 * 1024
 _NO_SOURCE = "00000000-0000-0000-0000-000000000000"
 
-# The same deflate format from both. isal's level 1 is ten times as fast and a fifth larger.
+# Both write the deflate format. isal's level 1 is ten times as fast, and a fifth larger.
 _DEFLATE: dict[Compressor, Callable[[bytes], bytes]] = {
     "isal": lambda data: bytes(isal_zlib.compress(data, 1)),
     "zlib": lambda data: zlib.compress(data, GZIP_LEVEL),
@@ -47,13 +194,13 @@ class McsWriter:
     Parameters
     ----------
     path
-        Where to; must not exist.
+        The file to write, which must not exist.
     header
-        What the file says about itself.
+        Describes the recording.
     identity
-        Names the file's GUIDs: equal names, equal GUIDs.
+        The GUIDs are made from it: equal names give equal GUIDs.
     compressor
-        ``isal`` for speed, ``zlib`` for the very sizes that MCS's program gets.
+        ``isal`` for speed, ``zlib`` for the same compressed sizes as MCS's program.
     """
 
     def __init__(
@@ -92,30 +239,30 @@ class McsWriter:
         number = self._n_recordings
         self._n_recordings += 1
         group = self._file.create_group(f"Data/Recording_{number}")
-        write_text(group, "Comment", comment)
-        write_text(group, "Label", label)
+        _write_text(group, "Comment", comment)
+        _write_text(group, "Label", label)
         group.attrs.create("RecordingID", number, dtype=np.int32)
-        write_text(group, "RecordingType", "")
+        _write_text(group, "RecordingType", "")
         group.attrs.create("TimeStamp", 0, dtype=np.int64)
         recording = RecordingWriter(group, f"{self._identity}/{number}", self._deflate)
         self._open.append(recording)
         return recording
 
     def _write_header(self, header: McsHeader) -> None:
-        write_text(self._file, "McsHdf5ProtocolType", "RawData")
+        _write_text(self._file, "McsHdf5ProtocolType", "RawData")
         self._file.attrs.create("McsHdf5ProtocolVersion", 1, dtype=np.int32)
         data = self._file.create_group("Data")
-        write_text(data, "Comment", header.comment)
-        write_text(data, "Date", header.date_text or f"{header.date:%Y-%m-%d}")
+        _write_text(data, "Comment", header.comment)
+        _write_text(data, "Date", header.date_text or f"{header.date:%Y-%m-%d}")
         since = header.date - datetime(1, 1, 1)  # local time, without zone
         ticks = (since.days * 86_400 + since.seconds) * 10_000_000 + since.microseconds * 10
         data.attrs.create("DateInTicks", ticks, dtype=np.int64)
-        write_text(data, "FileGUID", _guid(self._identity))
-        write_text(data, "MeaLayout", header.mea_layout, 38)
-        write_text(data, "MeaName", header.mea_name, 40)
-        write_text(data, "MeaSN", "")
-        write_text(data, "ProgramName", header.program_name, 36)
-        write_text(data, "ProgramVersion", header.program_version, 33)
+        _write_text(data, "FileGUID", _guid(self._identity))
+        _write_text(data, "MeaLayout", header.mea_layout, 38)
+        _write_text(data, "MeaName", header.mea_name, 40)
+        _write_text(data, "MeaSN", "")
+        _write_text(data, "ProgramName", header.program_name, 36)
+        _write_text(data, "ProgramVersion", header.program_version, 33)
 
 
 class RecordingWriter:
@@ -130,19 +277,19 @@ class RecordingWriter:
     def add_stream(self, stream: McsStream, *, first_time_us: int = 0) -> StreamWriter:
         """Begin the next analog stream, whose first sample was taken at `first_time_us`."""
         group = self._group.create_group(f"AnalogStream/Stream_{len(self._streams)}")
-        write_text(group, "DataSubType", stream.sub_type)
-        write_text(group, "Label", stream.label, 42)
+        _write_text(group, "DataSubType", stream.sub_type)
+        _write_text(group, "Label", stream.label, 42)
         source = _NO_SOURCE if stream.source is None else self._stream_guid(stream.source)
-        write_text(group, "SourceStreamGUID", source)
-        write_text(group, "StreamGUID", self._stream_guid(stream.label))
+        _write_text(group, "SourceStreamGUID", source)
+        _write_text(group, "StreamGUID", self._stream_guid(stream.label))
         group.attrs.create("StreamInfoVersion", 1, dtype=np.int32)
-        write_text(group, "StreamType", "Analog")
+        _write_text(group, "StreamType", "Analog")
         writer = StreamWriter(group, stream, first_time_us, self._deflate)
         self._streams.append(writer)
         return writer
 
     def finish(self) -> None:
-        """Write what is known only at the end."""
+        """Write what is known only at the end: streams' last samples and the duration."""
         for stream in self._streams:
             stream.finish()
         end_us = max((stream.end_us for stream in self._streams), default=0)
@@ -169,9 +316,9 @@ class StreamWriter:
         self._data = _create(group, "ChannelData", (n, 0), np.int32, (n, chunk_samples(n)))
         self._pending = np.empty((n, 0), np.int32)
         self._n_written = 0
-        # first time stamp, first index; the last index is known when the next one begins
+        # First time stamp and first index; the last index is known when the next part begins.
         self._parts = [(first_time_us, 0)]
-        write_info_channel(group, stream)
+        _write_info_channel(group, stream)
 
     @property
     def n_samples(self) -> int:
@@ -180,7 +327,7 @@ class StreamWriter:
 
     @property
     def end_us(self) -> int:
-        """When the next sample would be taken, if there is no gap."""
+        """Time of the next sample if no gap follows, in microseconds."""
         time_us, index = self._parts[-1]
         return time_us + (self.n_samples - index) * self._tick_us
 
@@ -192,7 +339,7 @@ class StreamWriter:
                 f"counts must be int32 of shape ({n}, samples), "
                 f"got {counts.dtype} of shape {counts.shape}"
             )
-        # A copy only where something waits; what remains is copied, since callers reuse blocks.
+        # The rest is copied, since callers reuse blocks; the whole block only if something waits.
         block = np.concatenate([self._pending, counts], axis=1) if self._pending.size else counts
         width = self._data.chunks[1]
         whole = block.shape[1] // width * width
@@ -203,7 +350,7 @@ class StreamWriter:
         self._pending = block[:, whole:].copy()
 
     def gap(self, microseconds: int) -> None:
-        """Let time pass without samples."""
+        """Leave a gap of this length before the next sample."""
         if microseconds < 1:
             raise ValueError(f"a gap must last 1 microsecond or longer, got {microseconds}")
         resumed_us = self.end_us + microseconds
@@ -239,11 +386,11 @@ class StreamWriter:
         )
         stamps[...] = table
         for column, name in enumerate(("FirstTimeStamp", "FirstIndex", "LastIndex")):
-            write_text(stamps, f"Column-{column}", name)
+            _write_text(stamps, f"Column-{column}", name)
 
 
 def chunk_samples(n_channels: int) -> int:
-    """How many samples of each channel MCS's program puts into a chunk of 64 KiB."""
+    """Return the samples per channel that MCS's program puts into a chunk of 64 KiB."""
     return max(1, _CHUNK_BYTES // (4 * n_channels))
 
 

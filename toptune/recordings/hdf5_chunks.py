@@ -1,10 +1,9 @@
-"""Fast reading of chunked int32 HDF5 data: chunks inflated in threads, straight into microvolts.
+"""Fast reading of chunked HDF5 samples, in threads and straight into microvolts.
 
-A two-dimensional (rows, samples) HDF5 dataset enters; (channels, samples) float32 microvolts leave.
-The HDF5 library inflates one chunk after the other behind one lock. Here it only tells where chunks
-lie; threads read them from the file, inflate them with ISA-L, undo HDF5's byte shuffle and scale,
-all without the interpreter's lock. Layouts that MCS does not write (other filters, other types) go
-through the library and give the same values.
+The HDF5 library inflates one chunk after another behind one lock. Here the library only says where
+the chunks are; threads read them from the file, inflate them with ISA-L, undo HDF5's byte shuffle
+and scale the values, all without the interpreter's lock. Data of other types than int32, or with
+other filters, are read by the library and give the same values.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from isal import igzip_lib, isal_zlib
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
+from toptune.machine.compiling import compiled
 from toptune.machine.threads import channel_slices, in_threads
 from toptune.recordings.hdf5_guard import (
     DAMAGE,
@@ -31,11 +30,11 @@ from toptune.recordings.hdf5_guard import (
     filter_codes,
 )
 
-# The library's stub declares its exception as an instance.
+# Raised for damaged data. The stub of isal declares its exception as an instance.
 _DAMAGE: tuple[type[Exception], ...] = (isal_zlib.IsalError, EOFError, ValueError)  # type: ignore[assignment]
 
-# Columns of all channels that are held at once, float32: chunks as wide as a recording are inflated
-# again for each part of it.
+# The most float32 samples of all channels to hold at once. Chunks as wide as a recording are
+# inflated again for each part that is read.
 _MOST_BYTES = 64 * 2**20
 
 
@@ -47,7 +46,7 @@ class _Chunk(NamedTuple):
 
 
 class ChunkedVoltage:
-    """One dataset of raw samples as microvolts, read in any ranges.
+    """A dataset of raw samples, read as microvolts in any ranges.
 
     Parameters
     ----------
@@ -83,7 +82,7 @@ class ChunkedVoltage:
 
     @property
     def chunk_samples(self) -> int:
-        """Samples a chunk of the file holds; reading in multiples of it inflates nothing twice."""
+        """Samples per chunk of the file; reading in multiples of it inflates nothing twice."""
         if not self._dataset.chunks:
             return 4096
         widest = max(1, _MOST_BYTES // (4 * self._rows.size))
@@ -133,16 +132,16 @@ class ChunkedVoltage:
                 for corner in corners[which]:
                     self._read_chunk(fd, corner, channel_of_row, out, start)
 
-            # Few large tasks: a task a chunk would spend as long waiting for the interpreter.
+            # Few large tasks: with a task per chunk, threads would mostly wait for the interpreter.
             in_threads(pool, some, channel_slices(len(corners), pool))
 
     def check_whole(self) -> None:
-        """See that the file does not end inside a chunk, by its index, without reading samples.
+        """Check by the index of chunks, without reading samples, that the file is not truncated.
 
         Raises
         ------
         InputError
-            It does: it is cut off, though its header does not say so.
+            The file ends inside a chunk.
         """
         if not self._fast:
             return
@@ -155,14 +154,14 @@ class ChunkedVoltage:
 
     def _read_index(self) -> dict[tuple[int, int], _Chunk]:
         index: dict[tuple[int, int], _Chunk] = {}
-        # What deflate makes of bytes that cannot shrink is hardly more than them.
+        # Deflate makes incompressible bytes hardly any longer.
         most = 2 * math.prod(self._dataset.chunks) * 4 + 1024
         try:
             stored = chunks_of(self._dataset)
         except DAMAGE as error:
             raise self._damaged(0, str(error)) from None
         for info in stored:
-            if info.filter_mask != 0:  # an optional filter was skipped: the library knows which
+            if info.filter_mask != 0:  # a filter was skipped for this chunk: left to the library
                 self._fast = False
             row, column = info.chunk_offset
             if info.size > most:
@@ -200,7 +199,7 @@ class ChunkedVoltage:
         if not self._deflated:
             plain = stored
         else:
-            # Bounded, so that a hostile chunk cannot ask for more memory than it should hold.
+            # Bounded, so that a malicious chunk cannot take more memory than a chunk holds.
             inflater = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_ZLIB)
             try:
                 plain = inflater.decompress(stored, n_bytes + 1)
@@ -234,7 +233,7 @@ class _Descriptor:
 
 
 def _filters(dataset: Any) -> tuple[bool, bool] | None:
-    """(shuffled, deflated) of a layout the fast way knows; None for any other."""
+    """Return (shuffled, deflated) where this module can read the layout; None otherwise."""
     plain = (
         hasattr(os, "pread")
         and dataset.chunks is not None
@@ -250,7 +249,7 @@ def _filters(dataset: Any) -> tuple[bool, bool] | None:
     return SHUFFLE in codes, DEFLATE in codes
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _scale_chunk(
     raw: NDArray[np.uint8],
     shuffled: bool,
@@ -261,7 +260,10 @@ def _scale_chunk(
     out: NDArray[np.float32],
     column: int,
 ) -> None:
-    """Write a chunk's rows to their channels in `out`, cut to its columns; -1 leaves a row out."""
+    """Write a chunk's rows to their channels in `out`, as far as its columns reach.
+
+    A row whose channel is -1 is left out.
+    """
     values = raw.size // 4
     begin = max(0, -column)
     end = min(step, out.shape[1] - column)
@@ -278,7 +280,7 @@ def _scale_chunk(
             b2 = raw[2 * values + base : 2 * values + base + end - begin]
             b3 = raw[3 * values + base : 3 * values + base + end - begin]
             for t in range(end - begin):
-                # Cast after every step: numba widens integers to 64 bits, which do not vectorise.
+                # Cast at every step: Numba widens integers to 64 bits, which do not vectorise.
                 low = np.uint32(np.uint32(b0[t]) | np.uint32(np.uint32(b1[t]) << np.uint32(8)))
                 high = np.uint32(np.uint32(b2[t]) | np.uint32(np.uint32(b3[t]) << np.uint32(8)))
                 word = np.uint32(low | np.uint32(high << np.uint32(16)))

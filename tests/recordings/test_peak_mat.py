@@ -12,7 +12,7 @@ import scipy.io
 import scipy.sparse
 
 from toptune.errors import InputError
-from toptune.recordings.mat_elements import find_variable
+from toptune.recordings.peak_mat import find_variable
 
 VARIABLES: dict[str, Any] = {
     "a": np.arange(3.0),

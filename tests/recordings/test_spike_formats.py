@@ -18,10 +18,21 @@ from needs import shared
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.recordings.peak_text import read_peak_text
-from toptune.recordings.peak_trains import natural_key
-from toptune.recordings.spikefiles import read_npz, read_spikes, sniff, write_npz
-from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes
+from toptune.recordings.opening import SpikeRecording, open_recording, recognise
+from toptune.recordings.peak_trains import read_peak_text, read_peak_trains
+from toptune.recordings.spike_npz import read_npz, write_npz
+from toptune.recordings.trains import Segment, SpikeTrains, natural_key, sort_spikes
+
+
+def read_spikes(path: Path, **given: float) -> SpikeTrains:
+    opened = open_recording(path, **given)  # type: ignore[arg-type]  # a rate, a duration
+    assert isinstance(opened, SpikeRecording)
+    return opened.trains()
+
+
+def kind_of(path: Path) -> str | None:
+    found = recognise(path)
+    return None if found is None else found[1]
 
 
 def write_trains(folder: Path, **trains: str) -> Path:
@@ -187,14 +198,14 @@ def test_any_folder_above_exactly_one_peak_train_folder_will_do(tmp_path: Path) 
     inner = write_trains(tmp_path / "1_CxCx" / "2020_PeakDetection" / "ptrain", A1="100 0\n1 5\n")
     (tmp_path / "readme.txt").write_text("about these data\n")
     for path in (inner, inner.parent, tmp_path):
-        assert sniff(path) == "peak_trains_text"
+        assert kind_of(path) == "peak_trains_text"
         assert read_spikes(path).channel_labels == ("A1",)
 
 
 def test_several_peak_train_folders_are_refused_by_name(tmp_path: Path) -> None:
     for name in ("d1", "d2"):
         write_trains(tmp_path / name, A1="100 0\n")
-    with pytest.raises(InputError, match=r"2 folders of peak trains .*\(d1, d2\); name one"):
+    with pytest.raises(InputError, match=r"2 folders of peak trains .*\(d1, d2\): name one"):
         read_spikes(tmp_path)
 
 
@@ -203,9 +214,11 @@ def test_several_peak_train_folders_are_refused_by_name(tmp_path: Path) -> None:
 )
 def test_a_folder_without_peak_trains_is_refused(tmp_path: Path, text: str) -> None:
     write_trains(tmp_path, A1=text)
-    assert sniff(tmp_path) is None
-    with pytest.raises(InputError, match="no peak trains in this folder"):
+    assert kind_of(tmp_path) is None
+    with pytest.raises(InputError, match=r"not a recording toptune knows: .*peak trains"):
         read_spikes(tmp_path)
+    with pytest.raises(InputError, match="no peak trains in this folder"):
+        read_peak_trains(tmp_path, sampling_rate_hz=10_000)
 
 
 @pytest.mark.parametrize(
@@ -240,7 +253,7 @@ def test_mat_and_text_give_the_same_spikes(tmp_path: Path) -> None:
         tmp_path / "m" / "p_A1.mat", sparse_column(1000, {2: 5.5, 899: 7.0}), artifact=artifact
     )
     write_mat(tmp_path / "m" / "p_A2.mat", sparse_column(1000, {}))
-    assert sniff(tmp_path / "m") == "peak_trains_mat"
+    assert kind_of(tmp_path / "m") == "peak_trains_mat"
     mat, txt = read_spikes(tmp_path / "m"), read_spikes(text)
     assert_same(mat, txt)
 
@@ -331,7 +344,7 @@ def write_csv(folder: Path, text: str) -> Path:
 
 def test_csv_lines_may_come_in_any_order_and_labels_sort_naturally(tmp_path: Path) -> None:
     path = write_csv(tmp_path, "time_s,channel\n1.5,E10\n0.25,E2\n1.5,E2\n0,E10\n")
-    assert sniff(path) == "csv"
+    assert kind_of(path) == "csv"
     trains = read_spikes(path, sampling_rate_hz=1000)
     assert trains.channel_labels == ("E2", "E10")
     assert trains.spikes.sample.tolist() == [0, 250, 1500, 1500]
@@ -464,7 +477,7 @@ def test_npz_round_trip_is_exact(
     # A name without .npz: kinds are told by content.
     path = tmp_path_factory.mktemp("npz") / "spikes.bin"
     write_npz(trains, path)
-    assert sniff(path) == "npz"
+    assert kind_of(path) == "npz"
     assert_same(read_spikes(path), trains)
     assert [p.name for p in path.parent.iterdir()] == ["spikes.bin"]
 
@@ -558,10 +571,10 @@ def test_files_of_no_known_kind_are_refused(tmp_path: Path) -> None:
     }
     for name, content in cases.items():
         (tmp_path / name).write_bytes(content)
-        assert sniff(tmp_path / name) is None
+        assert kind_of(tmp_path / name) is None
         with pytest.raises(InputError, match=f"{name}: "):
             read_spikes(tmp_path / name)
-    with pytest.raises(InputError, match="No such file"):
+    with pytest.raises(InputError, match="no such file"):
         read_spikes(tmp_path / "nope")
 
 
