@@ -8,7 +8,7 @@ from pathlib import Path
 from toptune.errors import InputError
 from toptune.machine.fingerprint import file_sha256
 from toptune.machine.progress import Progress, Silent
-from toptune.reports.why import WHY, picture_of, write_explanation
+from toptune.reports.why import WHY, draw_explanation, write_explanation
 from toptune.runs.folder import publish, target_problems
 from toptune.runs.model import read_model
 from toptune.runs.occlusion import Explained, Occlusion, explain
@@ -75,7 +75,7 @@ def why(
             predictor, str(path), found.trains, occlusion=occlusion, of_class=of_class,
             notes=notes, stage=watch.stage,
         )  # fmt: skip
-        seen.append(picture_of(predictor, found.trains, explained))
+        seen.append(draw_explanation(predictor, found.trains, explained))
     with publish(out, overwrite=overwrite, kind=WHY) as folder:
         write_explanation(folder, str(model), seen)
     return [one.explained for one in seen]

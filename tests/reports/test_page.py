@@ -143,7 +143,7 @@ def test_page_asks_for_nothing_outside_itself() -> None:
 def test_each_picture_says_what_is_to_be_seen() -> None:
     with pytest.raises(ValueError, match="alt text"):
         Picture(uri=png_uri(b""), alt=" ")
-    with pytest.raises(ValueError, match="holds its pictures itself"):
+    with pytest.raises(ValueError, match="embedded in the page"):
         Picture(uri="https://example.org/x.png", alt="x")
 
 

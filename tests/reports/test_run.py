@@ -21,7 +21,7 @@ from toptune.errors import InputError
 from toptune.extraction import extract
 from toptune.features.table import join_tables
 from toptune.params import Backbone, Picture, Windows
-from toptune.reports.compare import beside_section, compare
+from toptune.reports.compare import compare, comparison_section
 from toptune.reports.devices import devices_section
 from toptune.reports.page import Note, Text, Timeline
 from toptune.reports.run import write_report
@@ -45,7 +45,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Recordings, a store of two feature sets, and runs; look, do not touch."""
     folder = tmp_path_factory.mktemp("made")
     devices = write_data_set(folder)
-    # As unsure a device as can be: silent, and with a name that is no HTML.
+    # A silent device, whose name must be escaped in HTML.
     write_mcs(folder / "r6.h5", seed=6, rate_hz=0)
     with devices.open("a") as file:
         file.write("r6.h5,<b>&dev6,B,b0\n")
@@ -106,7 +106,7 @@ def test_report_opens_in_a_browser_without_a_request_or_a_complaint(
             assert visit.complaints == []
             assert page.evaluate("document.documentElement.scrollWidth") <= width
             # It is really there, with its pictures.
-            assert "devices were recognised" in page.evaluate("document.body.innerText")
+            assert "devices were classified correctly" in page.evaluate("document.body.innerText")
             pictures = "[...document.images]"
             assert page.evaluate(f"{pictures}.length") >= 2 * 7 + 2
             assert page.evaluate(f"{pictures}.every(i => i.naturalWidth > 0 && i.alt)")
@@ -141,13 +141,13 @@ def test_fit_writes_a_report_with_the_activity_of_every_device(made: Path) -> No
     shown = text_of(path)
     metrics = json.loads((made / "raster" / "metrics.json").read_text())
     n_right = round(metrics["device_accuracy"] * 7)
-    assert f"{n_right} of 7 devices were recognised" in shown
-    assert "seeded RANDOM weights" in shown
+    assert f"{n_right} of 7 devices were classified correctly" in shown
+    assert "RANDOM weights" in shown
     assert "<b>&dev6" in shown
     assert "<b>&dev6" not in content
 
 
-def test_wrong_devices_come_first_the_surest_mistake_at_the_top(made: Path) -> None:
+def test_misclassified_devices_come_first_most_confident_errors_first(made: Path) -> None:
     run = read_run(made / "raster")
     timelines = [b for b in devices_section(run, {}).blocks if isinstance(b, Timeline)]
     tones = [b.tone for b in timelines]
@@ -185,11 +185,11 @@ def test_read_back_run_is_what_fit_gave(made: Path) -> None:
 def test_sentence_tells_chance_from_more(made: Path) -> None:
     run = read_run(made / "raster")
     run.metrics.update(device_accuracy_ci95=[0.5, 0.9], chance=0.4)
-    assert "clearly more" in verdict_sentence(run)
+    assert "above chance" in verdict_sentence(run)
     run.metrics.update(chance=0.6)
-    assert "nothing has been shown" in verdict_sentence(run)
+    assert "cannot be told from chance with these 7 devices" in verdict_sentence(run)
     run.metrics.update(chance=0.95)
-    assert "LESS" in verdict_sentence(run)
+    assert "BELOW chance" in verdict_sentence(run)
 
 
 def test_what_speaks_against_a_run_is_said(made: Path) -> None:
@@ -204,17 +204,22 @@ def test_what_speaks_against_a_run_is_said(made: Path) -> None:
     run.metrics["n_windows_without_partner"] = 3
     said = [note.text for note in warnings_of(run)]
     assert "RANDOM" not in " ".join(said)
-    for part in ("no p below 0.20", "Class A lies in one batch only.", "r9", "3 windows have no"):
+    for part in (
+        "p-value is 0.20",
+        "Class A lies in one batch only.",
+        "r9",
+        "3 windows were left out",
+    ):
         assert any(part in text for text in said)
 
 
 def test_run_of_burst_parameters_is_reported_and_can_stand_beside_pictures(made: Path) -> None:
     content = (made / "classic" / "report.html").read_text("utf-8")
     assert content.count("<article") == 7
-    assert "Recordings recognised" in content
+    assert "Recordings classified correctly" in content
     assert "RANDOM" not in content  # it has no backbone
     runs = [read_run(made / "raster"), read_run(made / "classic")]
-    (said,) = (b.text for b in beside_section(runs).blocks if isinstance(b, Text))
+    (said,) = (b.text for b in comparison_section(runs).blocks if isinstance(b, Text))
     assert "95 % intervals" in said
     bare = devices_section(runs[1], {}).blocks
     assert all(not b.tracks for b in bare if isinstance(b, Timeline))
@@ -276,16 +281,16 @@ def test_section_beside_says_which_is_better_and_whether_intervals_overlap(made:
     first, second = read_run(made / "raster"), read_run(made / "raster")
     second.metrics.update(device_accuracy=1.0, device_accuracy_ci95=[0.99, 1.0])
     first.metrics.update(device_accuracy=0.5, device_accuracy_ci95=[0.3, 0.7])
-    said = [b.text for b in beside_section([first, second]).blocks if isinstance(b, Text)]
+    said = [b.text for b in comparison_section([first, second]).blocks if isinstance(b, Text)]
     assert len(said) == 1
     # Both lie in folders of one name, so the paths tell them apart.
-    assert f"{second.path} is better than {first.path}: 50 points" in said[0]
+    assert f"{second.path} has a higher device accuracy than {first.path}, by 50" in said[0]
     assert "do not overlap" in said[0]
 
 
 def test_runs_of_other_classes_are_said_not_to_be_comparable(made: Path) -> None:
     runs = [read_run(made / "raster"), read_run(made / "fused")]
-    notes = [b for b in beside_section(runs).blocks if isinstance(b, Note)]
+    notes = [b for b in comparison_section(runs).blocks if isinstance(b, Note)]
     assert "not scored on the same devices and classes" in notes[0].text
 
 
@@ -309,7 +314,7 @@ def test_store_of_another_run_is_refused_and_a_changed_one_left_out(
     from toptune.reports.run import find_store
 
     assert find_store(work / "raster") is None
-    assert "no pictures of the activity" in caplog.text
+    assert "the report does not show the activity" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,9 @@ def cells(table: ResultTable) -> list[dict[str, str]]:
 # --- tables
 
 
-def test_table_1_has_a_row_a_picture_and_window_and_columns_a_head(tmp_path: Path) -> None:
+def test_table_1_has_a_row_per_picture_and_window_and_columns_per_classifier(
+    tmp_path: Path,
+) -> None:
     (table,) = result_tables(swept(tmp_path, *TABLE_1))
     assert table.header[:2] == ("picture", "window (s)")
     rows = cells(table)
@@ -106,7 +108,7 @@ def test_table_1_has_a_row_a_picture_and_window_and_columns_a_head(tmp_path: Pat
     assert "mlp: not tuned." in table.notes
 
 
-def test_the_papers_figures_stand_beside_its_task_only_and_only_where_known(
+def test_the_papers_figures_are_shown_for_its_task_only_and_only_where_known(
     tmp_path: Path,
 ) -> None:
     (table,) = result_tables(swept(tmp_path, *TABLE_1))
@@ -135,13 +137,13 @@ def test_the_papers_figures_stand_beside_its_task_only_and_only_where_known(
         (view()._replace(windows=Windows(stride_s=60)), FIVE, (), None),
     ],
 )  # fmt: skip
-def test_only_what_the_paper_says_is_said_of_it(
+def test_only_figures_that_the_paper_reports_are_attributed_to_it(
     of: View, classes: Any, merges: Any, expected: Any
 ) -> None:
     assert paper_figures(of, classes, merges) == expected
 
 
-def test_table_2_has_a_row_a_backbone_with_its_size_and_random_weights_are_shouted(
+def test_table_2_has_a_row_per_backbone_with_its_size_and_marks_random_weights(
     tmp_path: Path,
 ) -> None:
     made = swept(
@@ -158,7 +160,7 @@ def test_table_2_has_a_row_a_backbone_with_its_size_and_random_weights_are_shout
     assert "windows of 120 s" in table.caption
     page = render(sweep_page(made))
     assert "RANDOM (seed 0)" in page
-    assert "show that things run" in page
+    assert "for testing only" in page
     print_swept(made)
 
 
@@ -185,7 +187,7 @@ def test_each_task_has_a_table_of_its_own(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.glob("table*.csv")] == ["table.csv"]
 
 
-def test_heads_are_named_as_shortly_as_tells_them_apart() -> None:
+def test_classifiers_are_named_as_shortly_as_distinguishes_them() -> None:
     wide = replace(FALKON, params=(("width", 2.0),))
     assert list(fit_labels([MLP, FALKON]).values()) == ["mlp", "falkon"]
     assert list(fit_labels([MLP, FALKON, wide]).values()) == ["mlp", "falkon", "falkon, width 2"]
@@ -206,7 +208,7 @@ def blocks(page: Page) -> list[Any]:
     return found
 
 
-def test_heat_map_shows_every_picture_and_window_of_each_head(tmp_path: Path) -> None:
+def test_heat_map_shows_every_picture_and_window_of_each_classifier(tmp_path: Path) -> None:
     page = sweep_page(swept(tmp_path, *TABLE_1))
     maps = [b for b in blocks(page) if isinstance(b, HeatMap)]
     assert [m.caption for m in maps] == ["mlp", "falkon"]
@@ -221,7 +223,7 @@ def test_heat_map_shows_every_picture_and_window_of_each_head(tmp_path: Path) ->
         assert (min(shares), max(shares) < 1) == (0.0, True)
 
 
-def test_what_failed_and_what_speaks_against_the_scores_is_shown(tmp_path: Path) -> None:
+def test_failures_and_warnings_are_shown(tmp_path: Path) -> None:
     made = swept(
         tmp_path,
         outcome(view(), FALKON, 20, warnings=["class X lies in one batch only"]),
@@ -232,7 +234,7 @@ def test_what_failed_and_what_speaks_against_the_scores_is_shown(tmp_path: Path)
     page = sweep_page(made)
     notes = [b for b in blocks(page) if isinstance(b, Note)]
     assert any(n.text == "class X lies in one batch only" and n.level == "warning" for n in notes)
-    assert any("picked by these very devices" in n.text for n in notes)
+    assert any("selected on the same devices" in n.text for n in notes)
     html = render(page)
     for text in ("it &lt;broke&gt; &amp; fell", "Table &lt;I&gt;", "dead channels 12", "failed"):
         assert text in html
@@ -243,7 +245,7 @@ def test_what_failed_and_what_speaks_against_the_scores_is_shown(tmp_path: Path)
     assert [r["picture"] for r in cells(table)] == ["histogram", "raster", "burst parameters"]
     assert "FAILED: it <broke> & fell" in run_line(made.outcomes[1])
     nothing = sweep_page(swept(tmp_path, outcome(view(), FALKON, None)))
-    assert "None of the runs" in render(nothing)
+    assert "All runs of this sweep" in render(nothing)
 
 
 def test_the_command_to_repeat_it_is_whole(tmp_path: Path) -> None:

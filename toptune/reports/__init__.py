@@ -1,1 +1,35 @@
-"""Reports."""
+"""Reports: what people look at, as self-contained HTML pages and pictures.
+
+A published run, an explanation or a recording enters. An HTML page leaves, which a browser shows
+offline and in which every text is escaped, or, of a recording, a PNG picture.
+
+`write_report` writes the page of a run (`toptune.reports.run`), `write_explanation` that of an
+explanation (`toptune.reports.why`); `draw_overview` draws what `toptune.reports.overview` finds in
+a recording. All pages are made of the blocks in `toptune.reports.page`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from toptune.reports.overview_plot import draw_overview
+    from toptune.reports.run import find_store, write_report
+    from toptune.reports.why import write_explanation
+
+__all__ = ["draw_overview", "find_store", "write_explanation", "write_report"]
+
+# Imported when first used, since matplotlib and the store take a second to load.
+_HOMES = {
+    "draw_overview": "toptune.reports.overview_plot",
+    "find_store": "toptune.reports.run",
+    "write_explanation": "toptune.reports.why",
+    "write_report": "toptune.reports.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,8 +1,7 @@
-"""Runs beside each other, and which is better, for a report.
+"""The comparison of a run with other runs, as a section of a report.
 
-What enters: runs read back, the reported one first. What leaves: a section of a page with their
-scores in one table, their intervals in one diagram, and for each other run a sentence on which is
-better and whether the difference could be chance.
+It has a table of all scores, a diagram of the confidence intervals and, for each other run, a
+paragraph on which run is better and whether the difference can be told from chance.
 """
 
 from __future__ import annotations
@@ -14,23 +13,38 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
-from toptune.reports.page import Block, Cell, Note, Picture, Section, Table, Text, svg_uri
-from toptune.reports.scores import BLUE, GREY, ORANGE, interval, p_value_text, percent
+from toptune.reports.page import (
+    BLUE,
+    GREY,
+    ORANGE,
+    Block,
+    Cell,
+    Note,
+    Picture,
+    Section,
+    Table,
+    Text,
+    interval,
+    p_value_text,
+    percent,
+    svg_uri,
+)
 from toptune.runs.reading import ReadRun
 
 
 class Paired(NamedTuple):
-    """How two runs differ on the devices that both judged.
+    """How two runs differ on the devices that both classified.
 
     Attributes
     ----------
     n_shared
-        Devices (and labels) in both.
+        Devices (and labels) in both runs.
     only_first, only_second
-        Of them, right in one run only.
+        How many of them are correct in one run only.
     p
-        Exact McNemar test: how often as unequal a split of those devices comes by chance
-        (McNemar 1947, Psychometrika 12:153-157; the binomial form). 1 where there is none.
+        Exact McNemar test: the probability of a split of those devices that is at least as unequal,
+        if both runs were equally good (McNemar 1947, Psychometrika 12:153-157; the binomial form).
+        1 where no device is correct in one run only.
     """
 
     n_shared: int
@@ -45,44 +59,44 @@ def compare(first: ReadRun, second: ReadRun) -> Paired:
     Parameters
     ----------
     first, second
-        The runs; devices with other labels, as where classes are merged, are not shared.
+        The runs. Devices whose labels differ, because classes were merged, are not shared.
     """
-    right = [
+    correct = [
         {(v.device, v.label): v.prediction == v.label for v in run.verdicts}
         for run in (first, second)
     ]
-    shared = right[0].keys() & right[1].keys()
-    only_first = sum(right[0][unit] and not right[1][unit] for unit in shared)
-    only_second = sum(right[1][unit] and not right[0][unit] for unit in shared)
+    shared = correct[0].keys() & correct[1].keys()
+    only_first = sum(correct[0][unit] and not correct[1][unit] for unit in shared)
+    only_second = sum(correct[1][unit] and not correct[0][unit] for unit in shared)
     differ = only_first + only_second
     p = float(binomtest(only_first, differ).pvalue) if differ else 1.0
     return Paired(len(shared), only_first, only_second, p)
 
 
-def beside_section(runs: Sequence[ReadRun]) -> Section:
-    """Put runs beside each other.
+def comparison_section(runs: Sequence[ReadRun]) -> Section:
+    """Compare a run with others.
 
     Parameters
     ----------
     runs
-        The reported run, then the others; two at least.
+        The reported run, then the others; at least two.
     """
     names = run_names(runs)
     blocks: list[Block] = [_table(runs, names), _picture(runs, names)]
     for run, name in zip(runs[1:], names[1:], strict=True):
         blocks += _verdict(runs[0], run, names[0], name)
-    return Section(title="Beside other runs", blocks=tuple(blocks))
+    return Section(title="Comparison with other runs", blocks=tuple(blocks))
 
 
 def run_names(runs: Sequence[ReadRun]) -> list[str]:
-    """Name runs by their folders, by their whole paths where two have one name."""
+    """Name runs by their folders, or by whole paths where two folders have the same name."""
     names = [run.name for run in runs]
     if len(set(names)) == len(names):
         return names
     return [str(Path(run.path)) for run in runs]
 
 
-def _saw(run: ReadRun) -> str:
+def _description(run: ReadRun) -> str:
     return f"{run.metrics['head']} on {' + '.join(view['name'] for view in run.views)}"
 
 
@@ -105,12 +119,15 @@ def _table(runs: Sequence[ReadRun], names: Sequence[str]) -> Table:
                 percent(m["chance"]),
                 "-" if m["permutation_p"] is None else p_value_text(m["permutation_p"]),
                 percent(m["device_ece"]),
-                _saw(run),
+                _description(run),
             )
         )
     return Table(
-        caption="The best share of devices is in bold; each run left its devices out of training",
-        header=("run", "devices", "95 %", "windows", "macro F1", "chance", "p", "ECE", "what"),
+        caption="Accuracy on devices that were left out of training; the highest is in bold",
+        header=(
+            *("run", "devices correct", "95 % interval", "windows correct", "macro F1", "chance"),
+            *("p-value", "ECE of devices", "classifier and features"),
+        ),
         rows=tuple(rows),
         numeric=tuple(range(1, 8)),
     )
@@ -127,7 +144,9 @@ def _picture(runs: Sequence[ReadRun], names: Sequence[str]) -> Picture:
         axes.plot(m["device_accuracy"], row, marker, color=colour, ms=8)
         axes.plot([m["chance"]] * 2, [row - 0.35, row + 0.35], color=GREY, lw=1.4, ls=":")
     axes.set_yticks(range(len(runs)), names)
-    axes.set(xlim=(0, 1), ylim=(len(runs) - 0.4, -0.6), xlabel="share of devices right")
+    axes.set(
+        xlim=(0, 1), ylim=(len(runs) - 0.4, -0.6), xlabel="share of devices classified correctly"
+    )
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     return Picture(
@@ -137,20 +156,21 @@ def _picture(runs: Sequence[ReadRun], names: Sequence[str]) -> Picture:
             f" {interval(*r.metrics['device_accuracy_ci95'])}"
             for name, r in zip(names, runs, strict=True)
         ),
-        caption="Share of devices right with its 95 % Wilson interval; dotted: chance.",
+        caption="Share of devices classified correctly with its 95 % Wilson interval; dotted lines:"
+        " chance.",
         width_px=640,
     )
 
 
 def _verdict(first: ReadRun, second: ReadRun, name: str, other: str) -> Iterator[Block]:
-    """Say which of two runs is better, and whether that could be chance."""
+    """Say which of two runs is better, and whether the difference can be told from chance."""
     pair = compare(first, second)
     whole = len(first.verdicts) == len(second.verdicts) == pair.n_shared
     if not whole:
         yield Note(
-            text=f"{name} and {other} were not scored on the same devices and classes: they share"
-            f" {pair.n_shared}, of {len(first.verdicts)} and {len(second.verdicts)}. Their scores"
-            " are answers to different questions."
+            text=f"{name} and {other} were not scored on the same devices and classes:"
+            f" {pair.n_shared} devices are in both runs, of {len(first.verdicts)} and"
+            f" {len(second.verdicts)}. Their scores cannot be compared directly."
         )
     if not pair.n_shared:
         return
@@ -158,19 +178,21 @@ def _verdict(first: ReadRun, second: ReadRun, name: str, other: str) -> Iterator
     more, less = (name, other) if a["device_accuracy"] >= b["device_accuracy"] else (other, name)
     gap = abs(a["device_accuracy"] - b["device_accuracy"])
     better = (
-        f"{name} and {other} have the same share of devices right."
+        f"{name} and {other} have the same device accuracy."
         if gap == 0
-        else f"{more} is better than {less}: {100 * gap:.0f} points more devices right."
+        else f"{more} has a higher device accuracy than {less}, by {100 * gap:.0f} percentage"
+        " points."
     )
     (low_a, high_a), (low_b, high_b) = a["device_accuracy_ci95"], b["device_accuracy_ci95"]
     overlap = low_a <= high_b and low_b <= high_a
     intervals = f"Their 95 % intervals {'overlap' if overlap else 'do not overlap'}."
     if pair.only_first + pair.only_second == 0:
-        paired = "Device by device they are right on the same ones."
+        paired = "Both classify the same devices correctly."
     else:
-        chance = "could well be chance" if pair.p > 0.05 else "is hardly chance"
+        chance = "cannot be told from chance" if pair.p > 0.05 else "is unlikely to be chance"
         paired = (
-            f"Device by device, {name} alone is right on {pair.only_first}, {other} alone on"
-            f" {pair.only_second}: that {chance} (exact McNemar test, p = {p_value_text(pair.p)})."
+            f"{pair.only_first} devices are classified correctly only by {name}, {pair.only_second}"
+            f" only by {other}: this difference {chance} (exact McNemar test, p ="
+            f" {p_value_text(pair.p)})."
         )
     yield Text(text=f"{better} {intervals} {paired}")

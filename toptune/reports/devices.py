@@ -1,8 +1,7 @@
-"""A row for every recording of a run: its verdict and how its windows voted in time, for a report.
+"""The devices of a run, recording by recording, as a section of a report.
 
-What enters: a run read back, and where there is one its store with the spikes. What leaves: a
-section of a page, the wrong ones first: probability over time, histogram and raster of the whole
-recording over one time axis.
+Each recording has a timeline: the probabilities of its windows and, where the store is at hand, the
+histogram and the raster plot of its spikes. Misclassified devices come first.
 """
 
 from __future__ import annotations
@@ -25,29 +24,29 @@ from toptune.reports.page import (
     Text,
     Timeline,
     Track,
+    percent,
     png_uri,
 )
-from toptune.reports.scores import percent
 from toptune.runs.reading import ReadRun
 
-# More rows than this would make a page nobody scrolls through: the wrong ones come first.
+# More timelines would make the page too long to scroll through.
 MAX_TIMELINES = 64
-# A step longer than this many strides is a gap, and no line is drawn across it.
+# Windows further apart than this many strides are not connected by a line.
 _GAP_STRIDES = 1.5
 _MINUTE_S = 60.0
-_RIGHT = Cell(text="\u2713 right", tone="good")
+_CORRECT = Cell(text="\u2713 correct", tone="good")
 _WRONG = Cell(text="\u2717 wrong", tone="bad")
 
 
 class Drawn(NamedTuple):
-    """What a store adds to a recording's row.
+    """What the store adds to a recording's timeline.
 
     Attributes
     ----------
     thumbnails
-        Of the whole recording.
+        Histogram and raster plot of the whole recording.
     remark
-        What was noticed in it; empty where nothing was.
+        Sentences on dead and over-noisy electrodes; empty where there are none.
     """
 
     thumbnails: Thumbnails
@@ -65,12 +64,12 @@ class _Row(NamedTuple):
 
 
 def shown_recordings(run: ReadRun) -> list[str]:
-    """Name the recordings that get a row of their own, the wrong ones first."""
+    """Name the recordings that have a timeline, those of misclassified devices first."""
     return [row.recording for row in _rows(run)][:MAX_TIMELINES]
 
 
 def devices_section(run: ReadRun, drawn: Mapping[str, Drawn]) -> Section:
-    """Show every device, the wrong ones first.
+    """Show every device, the misclassified ones first.
 
     Parameters
     ----------
@@ -81,71 +80,73 @@ def devices_section(run: ReadRun, drawn: Mapping[str, Drawn]) -> Section:
     """
     rows = _rows(run)
     wrong = run.metrics["n_devices"] - run.n_right
-    lines = "the dashed line is the class it was taken for, the solid one the true class"
     intro = (
-        f"{wrong} of {run.metrics['n_devices']} devices were taken for another class; they come"
-        " first, the surest mistakes at the top."
+        f"{wrong} of {run.metrics['n_devices']} devices were misclassified; they are listed first,"
+        " most confident errors first."
     )
     if _windows(run):
         intro += (
-            f" Probability: how probable the windows around each time make a class; {lines},"
-            " from 0 (bottom) to 1."
+            " Probability: predicted probability of a class in the window around each time, from"
+            " 0 (bottom) to 1 (top). The solid line is the true class, the dashed line the"
+            " predicted class of a misclassified device."
         )
     if drawn:
         one = next(iter(drawn.values())).thumbnails
         intro += (
-            f" Histogram: spikes of all electrodes in {one.histogram_bin_s:g} s. Raster: a row an"
-            " electrode, the darker the more often it fired."
+            f" Histogram: spikes of all electrodes in bins of {one.histogram_bin_s:g} s. Raster:"
+            " one row per electrode; darker where it fired more often."
         )
     blocks: list[Block] = [Text(text=intro)]
     if not drawn:
         blocks.append(
             Text(
-                text="Without the store there are no pictures of the activity: toptune report"
-                f" {run.name} --store STORE draws them.",
+                text="The activity of the recordings is not shown, because the store with their"
+                " spikes was not at hand when this report was written.",
                 quiet=True,
             )
         )
     blocks += [_timeline(run, row, drawn.get(row.recording)) for row in rows[:MAX_TIMELINES]]
     if len(rows) > MAX_TIMELINES:
         left = len(rows) - MAX_TIMELINES
-        blocks.append(Text(text=f"{left} more recordings are in the table only.", quiet=True))
+        blocks.append(Text(text=f"{left} more recordings are only in the table.", quiet=True))
     blocks.append(
-        Details(summary=f"All {len(run.verdicts)} devices as a table", blocks=(_table(run),))
+        Details(summary=f"Table of all {len(run.verdicts)} devices", blocks=(_table(run),))
     )
-    return Section(title="Device by device", blocks=tuple(blocks))
+    return Section(title="Devices", blocks=tuple(blocks))
 
 
 def _rows(run: ReadRun) -> list[_Row]:
-    """List a row a recording: wrong before right, then the more probable verdict first."""
+    """List the recordings: misclassified devices first, then by falling confidence."""
     rows = []
-    for verdict in sorted(run.verdicts, key=lambda v: (_right(v), -_said(run, v), v.device)):
+    for verdict in sorted(
+        run.verdicts, key=lambda v: (_correct(v), -_confidence(run, v), v.device)
+    ):
         mine = (run.windows.device == verdict.device) & (run.windows.label == verdict.label)
-        names = list(dict.fromkeys(run.where.recording[mine].tolist()))
+        names = list(dict.fromkeys(run.origin.recording[mine].tolist()))
         for number, name in enumerate(names, 1):
-            windows = np.flatnonzero(mine & (run.where.recording == name))
+            windows = np.flatnonzero(mine & (run.origin.recording == name))
             rows.append(_Row(verdict, name, number, len(names), windows))
     return rows
 
 
-def _right(verdict: Verdict) -> bool:
+def _correct(verdict: Verdict) -> bool:
     return verdict.prediction == verdict.label
 
 
-def _said(run: ReadRun, verdict: Verdict) -> float:
-    """Probability of the class it was taken for."""
+def _confidence(run: ReadRun, verdict: Verdict) -> float:
+    """Probability of the predicted class."""
     return float(verdict.probabilities[run.classes.index(verdict.prediction)])
 
 
 def _timeline(run: ReadRun, row: _Row, drawn: Drawn | None) -> Timeline:
     v = row.verdict
-    right = _right(v)
+    correct = _correct(v)
     end_s = _end_s(run, row, drawn)
     several = f", recording {row.number} of {row.n_recordings}" if row.n_recordings > 1 else ""
     return Timeline(
         name=v.device + several,
-        badge=f"\u2713 {v.label}" if right else f"\u2717 {v.label}, taken for {v.prediction}",
-        tone="good" if right else "bad",
+        badge=f"\u2713 {v.label}" if correct else f"\u2717 {v.label}, classified as {v.prediction}",
+        tone="good" if correct else "bad",
         text=_sentence(run, v) + (f" {drawn.remark}" if drawn and drawn.remark else ""),
         tracks=(*_probability_tracks(run, row, end_s), *_activity_tracks(v.device, drawn)),
         ticks=tuple(time_ticks(0, end_s)) if end_s > 0 else (),
@@ -158,33 +159,34 @@ def _sentence(run: ReadRun, v: Verdict) -> str:
         if not _windows(run):
             return f"probability of {name} {percent(float(v.probabilities[k]))}"
         return (
-            f"{v.votes[k]} of {v.n_windows} windows say {name}"
-            f" (mean probability {percent(float(v.probabilities[k]))})"
+            f"{v.votes[k]} of {v.n_windows} windows were classified as {name} (mean probability"
+            f" {percent(float(v.probabilities[k]))})"
         )
 
-    said = part(v.prediction) if _right(v) else f"{part(v.prediction)}, {part(v.label)}"
-    return f"{said[:1].upper()}{said[1:]}."
+    names = [v.prediction] if _correct(v) else [v.prediction, v.label]
+    text = ", ".join(part(name) for name in names)
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _end_s(run: ReadRun, row: _Row, drawn: Drawn | None) -> float:
-    """Where the time axis ends: with the recording, or, not known, with the last window."""
+    """End of the time axis: that of the recording or, if unknown, of the last window."""
     if drawn is not None:
         return drawn.thumbnails.duration_s
-    return float(run.where.start_s[row.windows].max()) + _windows(run).get("width_s", 0.0)
+    return float(run.origin.start_s[row.windows].max()) + _windows(run).get("width_s", 0.0)
 
 
 def _windows(run: ReadRun) -> dict[str, float]:
-    """Width and stride of the widest windows; empty where rows are of whole recordings."""
+    """Width and stride of the widest windows; empty where rows are whole recordings."""
     windows = [view["params"]["windows"] for view in run.views if view["params"]["windows"]]
     return max(windows, key=lambda w: float(w["width_s"]), default={})
 
 
 def _probability_tracks(run: ReadRun, row: _Row, end_s: float) -> tuple[Track, ...]:
-    """Draw the windows' probabilities; nothing where one row is the whole recording."""
+    """Draw the windows' probabilities; nothing where rows are whole recordings."""
     v, windows = row.verdict, _windows(run)
     if not windows:
         return ()
-    centre = (run.where.start_s[row.windows] + windows["width_s"] / 2) / end_s
+    centre = (run.origin.start_s[row.windows] + windows["width_s"] / 2) / end_s
     gap = _GAP_STRIDES * windows["stride_s"] / end_s
 
     def lines(name: str, tone: str) -> Iterator[Line]:
@@ -194,7 +196,7 @@ def _probability_tracks(run: ReadRun, row: _Row, end_s: float) -> tuple[Track, .
             yield Line(points=tuple(points), tone="good" if tone == "good" else "bad")
 
     drawn = list(lines(v.label, "good"))
-    if not _right(v):
+    if not _correct(v):
         drawn += lines(v.prediction, "bad")
     truth = run.windows.probabilities[row.windows, run.classes.index(v.label)]
     track = Track(
@@ -215,14 +217,14 @@ def _activity_tracks(device: str, drawn: Drawn | None) -> tuple[Track, ...]:
     return (
         Track(
             name=f"histogram, up to {t.largest_count:,}",
-            alt=f"Spikes of {device} in bins of {t.histogram_bin_s:g} s over"
-            f" {t.duration_s:.0f} s, at most {t.largest_count}",
+            alt=f"Histogram of the spikes of {device} in bins of {t.histogram_bin_s:g} s over"
+            f" {t.duration_s:.0f} s, at most {t.largest_count} per bin",
             uri=png_uri(t.histogram),
             height_px=58,
         ),
         Track(
             name="raster",
-            alt=f"Raster of {device} over {t.duration_s:.0f} s",
+            alt=f"Raster plot of {device} over {t.duration_s:.0f} s",
             uri=png_uri(t.raster),
             height_px=72,
         ),
@@ -230,7 +232,7 @@ def _activity_tracks(device: str, drawn: Drawn | None) -> tuple[Track, ...]:
 
 
 def time_ticks(begin_s: float, end_s: float) -> Iterator[str]:
-    """Write five times from begin to end, in minutes where they are minutes apart."""
+    """Write five times from start to end, in minutes where they are at least a minute apart."""
     minutes = end_s - begin_s >= 4 * _MINUTE_S
     for part in range(5):
         time_s = begin_s + (end_s - begin_s) * part / 4
@@ -239,7 +241,10 @@ def time_ticks(begin_s: float, end_s: float) -> Iterator[str]:
 
 def _table(run: ReadRun) -> Table:
     grouped = run.params["group_by"] != "device"
-    header = ["device", "is", "taken for", "", "windows", "of the true class", "its probability"]
+    header = [
+        *("device", "true class", "predicted class", "", "windows"),
+        *("windows of the true class", "probability of the true class"),
+    ]
     rows: list[tuple[str | Cell, ...]] = []
     for v in run.verdicts:
         k = run.classes.index(v.label)
@@ -248,7 +253,7 @@ def _table(run: ReadRun) -> Table:
                 v.device,
                 v.label,
                 v.prediction,
-                _RIGHT if _right(v) else _WRONG,
+                _CORRECT if _correct(v) else _WRONG,
                 str(v.n_windows),
                 str(v.votes[k]),
                 f"{v.probabilities[k]:.2f}",
@@ -256,7 +261,7 @@ def _table(run: ReadRun) -> Table:
             )
         )
     return Table(
-        caption="By device",
+        caption="Verdict of each device",
         header=(*header, *([run.params["group_by"]] if grouped else [])),
         rows=tuple(rows),
         numeric=(4, 5, 6),

@@ -1,6 +1,7 @@
-"""What a recording holds, at a glance: for `toptune inspect`.
+"""The summary of a recording that `toptune inspect` shows.
 
-A recording enters; its spikes, a summary (JSON-able) and the voltage of its busiest moment leave.
+It holds the header, the thresholds and firing rates, the spikes, and the filtered voltage of the
+busiest 0.2 s.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ _TRACE_S = 0.2
 
 @dataclass(frozen=True, eq=False)
 class Overview:
-    """A recording's spikes and what to say about it.
+    """A recording's spikes and summary.
 
     Parameters
     ----------
     trains
-        Detected, or read where the recording holds spikes.
+        Detected spikes, or those that the recording holds.
     summary
-        JSON-able: header, thresholds and rates.
+        Header, thresholds and rates, as plain values.
     traces_uv : (channels, samples) float32, optional
-        Filtered voltage around the busiest moment, where there is voltage.
+        Filtered voltage of the busiest 0.2 s, where the recording holds voltage.
     traces_from
-        Its first sample.
+        First sample of the traces.
     """
 
     trains: SpikeTrains
@@ -54,16 +55,16 @@ def overview(
     device: str = "auto",
     n_jobs: int | None = None,
 ) -> Overview:
-    """Open a recording, find its spikes and sum it up.
+    """Open a recording, detect its spikes and summarise it.
 
     Parameters
     ----------
     path, stream, sampling_rate_hz
         As for `open_recording`.
     highpass, ptsd, n_jobs
-        As for `detect_recording`; without meaning where the recording holds spikes.
+        As for `detect_recording`; ignored where the recording holds spikes.
     device
-        ``auto``, ``cpu`` or ``cuda``: where to detect.
+        Where spikes are detected: ``auto``, ``cpu`` or ``cuda``.
     """
     recording = open_recording(path, stream=stream, sampling_rate_hz=sampling_rate_hz)
     if isinstance(recording, SpikeRecording):
@@ -113,7 +114,7 @@ def _summary(path: Path, kind: str, trains: SpikeTrains) -> dict[str, Any]:
 def _busiest(
     recording: McsRecording, trains: SpikeTrains, highpass: HighPass
 ) -> tuple[int, NDArray[np.float32]]:
-    """Filter the fifth of a second with the most spikes; its first sample and microvolts."""
+    """Find and filter the 0.2 s with the most spikes; give its first sample and microvolts."""
     from toptune.spikes.filters import HighPassFilter, settling_samples
 
     n = max(1, int(_TRACE_S * trains.sampling_rate_hz))

@@ -1,14 +1,17 @@
-"""The picture of a recording: for `toptune inspect --png`.
+"""The picture of a recording that `toptune inspect` draws, as PNG.
 
-What enters: a recording's spikes, summary and busiest moment. What leaves: a PNG with its raster,
-histogram, rates on the array, thresholds, and a few detected spikes on their traces.
+It shows the raster plot, the histogram, the firing rates on the electrode array, the detection
+thresholds, and filtered traces with the detected spikes.
 """
 
 from __future__ import annotations
 
+import math
+import re
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,19 +20,22 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from toptune.recordings.trains import SpikeTrains, end_s, spike_times_s
-from toptune.reports.electrode_map import place_electrodes
 from toptune.reports.overview import Overview
 
 _TRACES = 5
 _BIN_S = 0.01
 _BUSY_S = 2.0
-# Bars of a histogram that its picture can tell apart.
+# Bars that the histogram's picture can resolve.
 _COLUMNS = 800
-# Below this an electrode is called silent, as in the summary's active channels.
+# Electrodes up to this rate are not counted as active in the summary, and drawn white here.
 _SILENT_HZ = 0.1
 _INK, _SPIKE, _BLUE, _GREY = "#1a1a1a", "#d55e00", "#0072b2", "#8a939c"  # Okabe and Ito's set
-# A raster of more spikes is drawn as thin points: strokes would be one black area.
+# A raster plot of more spikes is drawn with pale points, since strokes would cover everything.
 _MANY_SPIKES = 200_000
+# MCS labels the electrodes of its 8 x 8 arrays (without corners) by column, then row: 12 is in the
+# first column and second row. Some programs put a word before it.
+_TWO_DIGITS = re.compile(r"(?:^|\D)([1-8])([1-8])")
+_LETTER = re.compile(r"([A-Z])(\d{1,2})")
 
 
 def draw_overview(view: Overview, path: Path) -> None:
@@ -40,7 +46,7 @@ def draw_overview(view: Overview, path: Path) -> None:
     view
         From `overview`.
     path
-        Of the PNG.
+        The PNG file.
     """
     figure = Figure(figsize=(13, 9.5), layout="constrained")
     grid = figure.add_gridspec(3, 2, width_ratios=(2.6, 1), height_ratios=(3, 1.9, 2.4))
@@ -60,7 +66,7 @@ def draw_overview(view: Overview, path: Path) -> None:
         f"{Path(s['recording']).name}: {s['n_channels']} electrodes, {s['duration_s']:.1f} s at"
         f" {s['sampling_rate_hz']:g} Hz, {s['n_spikes']:,} spikes"
     )
-    # Told, since matplotlib would guess from the file's name.
+    # The format is given, since matplotlib would guess it from the file's name.
     figure.savefig(path, dpi=110, format="png")
 
 
@@ -77,11 +83,11 @@ def _draw_raster(axes: Axes, trains: SpikeTrains) -> None:
     axes.set(ylabel="electrode, in the file's order", xlim=(0, end_s(trains)))
     axes.set_ylim(len(trains.channel_labels) - 0.5, -0.5)
     _shade_gaps(axes, trains)
-    _title(axes, "every spike" + ("; grey: nothing was stored" if _gaps(trains) else ""))
+    _title(axes, "all spikes" + ("; grey: gaps in the recording" if _gaps(trains) else ""))
 
 
 def _gaps(trains: SpikeTrains) -> list[tuple[float, float]]:
-    """Begin and end of what lies between the segments, in seconds."""
+    """Start and end of the gaps between the segments, in seconds."""
     ends = [s.start_s + s.n_samples / trains.sampling_rate_hz for s in trains.segments]
     return list(zip(ends[:-1], [s.start_s for s in trains.segments[1:]], strict=True))
 
@@ -97,7 +103,7 @@ def _draw_array(figure: Figure, axes: Axes, view: Overview) -> None:
     placed = place_electrodes([c["label"] for c in channels])
     low = max(_SILENT_HZ, float(rates[rates > _SILENT_HZ].min(initial=1.0)))
     norm = LogNorm(low, max(low * 1.01, float(rates.max(initial=low))))
-    # As large as the places allow: points are a seventy-second of an inch.
+    # As large as the positions allow; sizes are in points, 1/72 inch.
     side = max(placed.column.max(), placed.row.max()) + 1
     size = (190 / side) ** 2
     silent = rates <= _SILENT_HZ
@@ -124,8 +130,8 @@ def _draw_array(figure: Figure, axes: Axes, view: Overview) -> None:
     axes.set_axis_off()
     bar = figure.colorbar(heat, ax=axes, shrink=0.75, label="spikes/s")
     bar.outline.set_visible(False)
-    _title(axes, "\n".join(textwrap.wrap(f"rates {placed.how}; white: below {_SILENT_HZ:g}/s"
-                                         f"{_marks_used(view.summary)}", 50)))  # fmt: skip
+    text = f"firing rates, {placed.how}; white: up to {_SILENT_HZ:g}/s{_marks_used(view.summary)}"
+    _title(axes, "\n".join(textwrap.wrap(text, 50, break_on_hyphens=False)))
 
 
 def _marks_used(summary: dict[str, Any]) -> str:
@@ -141,15 +147,15 @@ def _draw_histogram(axes: Axes, trains: SpikeTrains) -> None:
     tops, together = envelope(counts)
     edges_s = np.append(np.arange(len(tops)) * together * _BIN_S, len(counts) * _BIN_S)
     axes.stairs(tops, edges_s, fill=True, color=_INK)
-    axes.set(xlabel="time (s)", ylabel="spikes in 10 ms")
+    axes.set(xlabel="time (s)", ylabel="spikes per 10 ms")
     axes.set_ylim(bottom=0)
     _shade_gaps(axes, trains)
-    fullest = f": the fullest of each {together * _BIN_S:g} s" if together > 1 else ""
-    _title(axes, f"all electrodes together{fullest}")
+    largest = f": largest count in each {together * _BIN_S:g} s" if together > 1 else ""
+    _title(axes, f"spikes of all electrodes{largest}")
 
 
 def envelope(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
-    """Put bins together until a picture can show each: the largest count of each run of bins.
+    """Reduce counts to as many bars as a picture can resolve: the largest of each run of bins.
 
     Parameters
     ----------
@@ -158,9 +164,9 @@ def envelope(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
     Returns
     -------
     tops : (m,) int64
-        `_COLUMNS` at most.
+        At most `_COLUMNS` values.
     together : int
-        Bins in a run; the last may have fewer.
+        Bins in a run; the last run may have fewer.
     """
     together = -(-len(counts) // _COLUMNS)
     return np.maximum.reduceat(counts, np.arange(0, len(counts), together)), together
@@ -182,17 +188,17 @@ def _draw_thresholds(axes: Axes, view: Overview) -> None:
 
 
 def _draw_amplitudes(axes: Axes, trains: SpikeTrains) -> None:
-    """Draw how large the spikes are, where no thresholds are known."""
+    """Draw the amplitudes of the spikes, for recordings without known thresholds."""
     sizes = trains.spikes.peak_to_peak_uv
     sizes = sizes[np.isfinite(sizes)]
     if not len(sizes):
         axes.set_axis_off()
-        axes.text(0.5, 0.5, "neither thresholds nor amplitudes are known", ha="center")
+        axes.text(0.5, 0.5, "thresholds and amplitudes are not known", ha="center")
         return
     top = float(np.quantile(sizes, 0.99))
     axes.hist(sizes, bins=60, range=(0, max(top, 1e-6)), color=_BLUE)
     axes.set(xlabel="\u00b5V, peak to peak", ylabel="spikes")
-    _title(axes, "amplitudes (the largest hundredth left out)")
+    _title(axes, "spike amplitudes (without the largest 1 %)")
 
 
 def _draw_traces(axes: Axes, view: Overview, traces_uv: NDArray[np.float32]) -> None:
@@ -222,13 +228,13 @@ def _draw_traces(axes: Axes, view: Overview, traces_uv: NDArray[np.float32]) -> 
     axes.spines[["top", "right"]].set_visible(False)
     _title(
         axes,
-        "the busiest fifth of a second as it was searched; dots: spikes; bars at the right: the"
-        " threshold",
+        "filtered traces, busiest 0.2 s; dots: detected spikes; bars on the right: detection"
+        " thresholds",
     )
 
 
 def _draw_busiest(axes: Axes, trains: SpikeTrains) -> None:
-    """Draw the busiest seconds of a recording that holds no voltage."""
+    """Draw the busiest seconds of a recording without voltage."""
     times = spike_times_s(trains)
     steps = np.bincount((times / _BUSY_S).astype(np.int64), minlength=1)
     first = int(steps.argmax()) * _BUSY_S
@@ -236,14 +242,14 @@ def _draw_busiest(axes: Axes, trains: SpikeTrains) -> None:
     axes.plot(times[inside], trains.spikes.channel[inside], "|", color=_INK, ms=4, mew=0.6)
     axes.set(xlabel="time (s)", ylabel="electrode", xlim=(first, first + _BUSY_S))
     axes.set_ylim(len(trains.channel_labels) - 0.5, -0.5)
-    _title(axes, f"the busiest {_BUSY_S:g} s; this recording holds spikes and no voltage")
+    _title(axes, f"busiest {_BUSY_S:g} s; this recording holds spikes but no voltage")
 
 
 def _write_facts(axes: Axes, summary: dict[str, Any]) -> None:
-    """Write what the header says, and what is to be known of electrodes."""
+    """Write the header's fields and the conspicuous electrodes."""
     names = ("kind", "array", "program", "date", "stream", "reference", "dead", "over_noisy")
     lines = [
-        f"mean rate  {summary['mean_rate_hz']:.2f} spikes/s an electrode",
+        f"mean rate  {summary['mean_rate_hz']:.2f} spikes/s per electrode",
         f"active  {summary['active_channels']} of {summary['n_channels']} electrodes",
     ]
     for name in names:
@@ -255,3 +261,73 @@ def _write_facts(axes: Axes, summary: dict[str, Any]) -> None:
     axes.set_axis_off()
     axes.text(0, 1, "\n".join(wrapped), va="top", fontsize=9.5, linespacing=1.6,
               transform=axes.transAxes)  # fmt: skip
+
+
+# --- positions of electrodes
+
+
+class ElectrodePositions(NamedTuple):
+    """Positions of electrodes on their array.
+
+    Attributes
+    ----------
+    column, row : (n,) int64
+        Counted from the left and from the top, from 0; no two electrodes share a position.
+    how : str
+        How the positions were found, for the title.
+    known : bool
+        Whether these are positions on the array; otherwise they only show the file's order.
+    """
+
+    column: NDArray[np.int64]
+    row: NDArray[np.int64]
+    how: str
+    known: bool
+
+
+def place_electrodes(labels: Sequence[str]) -> ElectrodePositions:
+    """Find the positions of electrodes from their labels; else arrange them in the file's order.
+
+    Parameters
+    ----------
+    labels
+        Of the electrodes, at least one.
+    """
+    found = _match_all(_TWO_DIGITS, labels)
+    if found is not None:
+        column, row = (np.array([int(m[k]) - 1 for m in found], np.int64) for k in (1, 2))
+        if _distinct(column, row):
+            return ElectrodePositions(
+                column, row, "column and row from the two digits of the labels", True
+            )
+    found = _match_all(_LETTER, labels)
+    if found is not None and len({m[1] for m in found}) > 1:
+        letters = sorted({m[1] for m in found})
+        column = np.array([letters.index(m[1]) for m in found], np.int64)
+        row = np.array([int(m[2]) for m in found], np.int64)
+        row -= row.min()
+        if _distinct(column, row):
+            return ElectrodePositions(
+                column, row, "column and row from the letter and number of the labels", True
+            )
+    width = math.ceil(math.sqrt(len(labels)))
+    order = np.arange(len(labels))
+    return ElectrodePositions(
+        order % width, order // width, "in the file's order: the labels give no positions", False
+    )
+
+
+def _match_all(pattern: re.Pattern[str], labels: Sequence[str]) -> list[re.Match[str]] | None:
+    found = [
+        # The digits end the label; a letter and number are all of it.
+        next((m for m in pattern.finditer(label) if m.end() == len(label)), None)
+        if pattern is _TWO_DIGITS
+        else pattern.fullmatch(label)
+        for label in labels
+    ]
+    matches = [m for m in found if m is not None]
+    return matches if len(matches) == len(labels) else None
+
+
+def _distinct(column: NDArray[np.int64], row: NDArray[np.int64]) -> bool:
+    return len(set(zip(column.tolist(), row.tolist(), strict=True))) == len(column)

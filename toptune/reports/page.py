@@ -1,8 +1,8 @@
-"""Pages that need nothing but themselves: one HTML file, offline, for a screen, a phone or paper.
+"""HTML pages made of blocks: self-contained files for a screen, a phone or paper.
 
-What enters: a page as plain frozen values (text, numbers already written out, pictures as bytes).
-What leaves: HTML, in which every text is escaped and every picture is inside. It has no script, and
-its content security policy forbids any request.
+A page is described by frozen values (texts, numbers as text, pictures as bytes) and rendered by a
+template that escapes every text and embeds every picture. A page has no script, and its content
+security policy forbids requests.
 """
 
 from __future__ import annotations
@@ -18,8 +18,13 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from matplotlib.figure import Figure as MplFigure
 
-# Told apart by lightness and by a word or a line's dashes too, never by colour alone.
+# Never distinguished by colour alone: also by lightness, and by a word or the dashes of a line.
 Tone = Literal["plain", "good", "bad", "quiet", "strong"]
+
+#: Colours of diagrams: those of the page, chosen for colour-blind readers (after Okabe and Ito).
+BLUE, ORANGE, GREY = "#0067a3", "#b84300", "#5a626b"
+# A narrow space that does not break.
+_NARROW = "\u202f"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +34,7 @@ class Text:
     Parameters
     ----------
     text
-        Plain; what looks like HTML is shown as it is.
+        Plain text; HTML in it is escaped.
     quiet
         Small and grey, for remarks.
     """
@@ -41,14 +46,14 @@ class Text:
 
 @dataclass(frozen=True, kw_only=True)
 class Note:
-    """A paragraph that must not be missed.
+    """A highlighted paragraph.
 
     Parameters
     ----------
     text
-        What is to be known.
+        Plain text.
     level
-        ``warning`` or ``note``; the word stands before the text.
+        ``warning`` or ``note``; the word is written before the text.
     """
 
     kind: ClassVar = "note"
@@ -58,7 +63,7 @@ class Note:
 
 @dataclass(frozen=True, kw_only=True)
 class Fact:
-    """One figure with its name, and what belongs to it in small print."""
+    """One figure with its name, and a detail in small print."""
 
     name: str
     value: str
@@ -68,7 +73,7 @@ class Fact:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """Large figures side by side: what a reader should see first."""
+    """Large figures side by side, which a reader should see first."""
 
     kind: ClassVar = "facts"
     facts: tuple[Fact, ...]
@@ -81,7 +86,7 @@ class Cell:
     Parameters
     ----------
     text
-        As it is shown.
+        Plain text.
     tone
         ``good``, ``bad``, ``quiet`` or ``strong``.
     """
@@ -92,16 +97,16 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows under a header; too wide for a phone, it scrolls by itself.
+    """Rows below a header; scrolls sideways where the screen is too narrow.
 
     Parameters
     ----------
     caption
-        What it shows, one sentence.
+        One sentence on what it shows.
     header
         Names of the columns.
     rows
-        As long as the header each; the first cell is the row's name.
+        Each as long as the header; the first cell is the row's name.
     numeric
         Columns that are aligned to the right.
     """
@@ -127,11 +132,11 @@ class Shade:
     text
         Shown large.
     share
-        How dark, 0 to 1.
+        Darkness of the cell, 0 to 1.
     detail
-        Small print below.
+        Small print below the text.
     marked
-        Framed, such as the diagonal of a confusion matrix.
+        Whether the cell is framed, such as the diagonal of a confusion matrix.
     """
 
     text: str
@@ -142,7 +147,7 @@ class Shade:
 
 @dataclass(frozen=True, kw_only=True)
 class HeatMap:
-    """A table whose cells are dark by their value.
+    """A table whose cells are darker the larger their value.
 
     Parameters
     ----------
@@ -151,9 +156,9 @@ class HeatMap:
     rows, columns
         Names.
     cells
-        A tuple a row.
+        One tuple per row.
     row_title, column_title
-        What the names are names of.
+        What rows and columns are, such as ``true class``.
     """
 
     kind: ClassVar = "heat"
@@ -167,18 +172,18 @@ class HeatMap:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """An image inside the page.
+    """An embedded image.
 
     Parameters
     ----------
     uri
         ``data:`` with the bytes; see `svg_uri` and `png_uri`.
     alt
-        What is to be seen, for who cannot see it.
+        Description of the picture, for readers who cannot see it.
     caption
-        Below it.
+        Below the picture.
     width_px
-        Shown no wider than this.
+        Largest width.
     """
 
     kind: ClassVar = "picture"
@@ -189,7 +194,7 @@ class Picture:
 
     def __post_init__(self) -> None:
         if not self.uri.startswith("data:image/"):
-            raise ValueError(f"a page holds its pictures itself, got {self.uri[:40]!r}")
+            raise ValueError(f"pictures are embedded in the page, got {self.uri[:40]!r}")
         if not self.alt.strip():
             raise ValueError("a picture needs an alt text")
 
@@ -219,15 +224,15 @@ class Track:
     name
         What it shows.
     alt
-        What is to be seen, for who cannot see it.
+        Description of the picture, for readers who cannot see it.
     lines
-        Drawn over each other.
+        Lines in one coordinate system.
     uri
-        Of a picture in their place.
+        A picture instead of lines.
     height_px
-        Of the band.
+        Height of the band.
     marks
-        Heights, 0 to 1, of thin rules across it.
+        Heights, 0 to 1, of thin horizontal rules.
     """
 
     name: str
@@ -240,20 +245,20 @@ class Track:
 
 @dataclass(frozen=True, kw_only=True)
 class Timeline:
-    """One thing in time: bands over one common axis, with a headline.
+    """Bands above one time axis, with a headline.
 
     Parameters
     ----------
     name
-        Of the thing.
+        Headline.
     badge, tone
-        A word beside it.
+        A word beside the headline, and how it is shown.
     text
-        A sentence on it.
+        A sentence below the headline.
     tracks
-        From top to bottom.
+        The bands, from top to bottom.
     ticks
-        Along the axis, evenly spaced from its begin to its end.
+        Labels along the axis, evenly spaced from its start to its end.
     """
 
     kind: ClassVar = "timeline"
@@ -267,7 +272,7 @@ class Timeline:
 
 @dataclass(frozen=True, kw_only=True)
 class Code:
-    """What is to be typed or read letter by letter."""
+    """Text in a fixed-width font, such as commands."""
 
     kind: ClassVar = "code"
     text: str
@@ -275,7 +280,7 @@ class Code:
 
 @dataclass(frozen=True, kw_only=True)
 class Details:
-    """What is folded away until wanted."""
+    """Blocks that are hidden until the reader opens them."""
 
     kind: ClassVar = "details"
     summary: str
@@ -284,7 +289,7 @@ class Details:
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Blocks beside each other where there is room."""
+    """Blocks side by side where the screen is wide enough."""
 
     kind: ClassVar = "columns"
     blocks: tuple[Block, ...]
@@ -297,7 +302,7 @@ Block = (
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A heading with what stands under it."""
+    """A heading and the blocks below it."""
 
     title: str
     blocks: tuple[Block, ...]
@@ -312,11 +317,11 @@ class Page:
     title
         Heading and name of the page.
     lead
-        What it says, in a sentence or two.
+        Summary in a sentence or two.
     blocks
-        Before the first section.
+        Blocks before the first section.
     sections
-        In order.
+        The sections, in order.
     footer
         Small print at the end.
     """
@@ -329,43 +334,50 @@ class Page:
 
 
 def render(page: Page) -> str:
-    """Write a page as HTML.
-
-    Parameters
-    ----------
-    page
-        What it shows.
-
-    Returns
-    -------
-    str
-        A whole document, to be written as UTF-8.
-    """
+    """Render a page as an HTML document, to be written as UTF-8."""
     return _environment().get_template("page.html").render(page=page).strip() + "\n"
 
 
 def svg_uri(figure: MplFigure) -> str:
-    """Turn a matplotlib figure into a picture that is sharp at any size.
+    """Turn a matplotlib figure into the URI of an SVG picture.
 
-    The same figure gives the same bytes: no date, and ids that do not depend on the run.
+    Equal figures give equal bytes: there is no date in them, and ids do not depend on the run.
     """
     import matplotlib as mpl
 
     out = io.BytesIO()
-    # As text, not as outlines: a tenth of the size, and found by a search.
+    # Letters as text, not as outlines: a tenth of the size, and a search finds them.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "toptune"}):
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     return "data:image/svg+xml;base64," + base64.b64encode(out.getvalue()).decode("ascii")
 
 
 def png_uri(content: bytes) -> str:
-    """Turn the bytes of a PNG into a picture."""
+    """Turn the bytes of a PNG into the URI of a picture."""
     return "data:image/png;base64," + base64.b64encode(content).decode("ascii")
 
 
 def points_attribute(points: Sequence[tuple[float, float]]) -> str:
-    """Write points as SVG does, in a box 1000 wide and 100 high whose y goes down."""
+    """Write points as SVG does, in a box 1000 wide and 100 high whose y axis points down."""
     return " ".join(f"{1000 * x:.1f},{100 * (1 - y):.1f}" for x, y in points)
+
+
+# --- numbers as text
+
+
+def percent(share: float) -> str:
+    """Write a share in whole per cent."""
+    return f"{100 * share:.0f}{_NARROW}%"
+
+
+def interval(low: float, high: float) -> str:
+    """Write an interval of shares in whole per cent."""
+    return f"{100 * low:.0f} to {100 * high:.0f}{_NARROW}%"
+
+
+def p_value_text(p: float) -> str:
+    """Write a p-value: three digits below 0.1, else two."""
+    return f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
 @cache

@@ -1,7 +1,7 @@
-"""The report of a run: one HTML file that says what was run, how good it is and where it errs.
+"""The report of a run: one HTML file with its scores, its errors and its settings.
 
-What enters: the folder of a run, where wanted its store, whose spikes are drawn, and other runs to
-put beside it. What leaves: report.html in the run's folder, which needs nothing but itself.
+It is written from the run's folder alone. With the run's store it also shows the activity of every
+recording, and with the folders of other runs a comparison.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pathlib import Path
 
 from toptune.errors import InputError
 from toptune.pictures.thumbnails import draw_thumbnails
-from toptune.reports.compare import beside_section
+from toptune.reports.compare import comparison_section
+from toptune.reports.confusion import confusion_section
 from toptune.reports.devices import Drawn, devices_section, shown_recordings
-from toptune.reports.page import Page, Section, Text, render
+from toptune.reports.page import Page, Text, render
 from toptune.reports.scores import (
     calibration_section,
-    confusion_section,
     headline,
     scores_section,
     verdict_sentence,
@@ -40,7 +40,6 @@ def write_report(
     *,
     store: FeatureStore | None = None,
     beside: Sequence[Path | str] = (),
-    extra: Sequence[Section] = (),
     out: Path | None = None,
     going_to: Path | None = None,
     progress: Callable[[str, int, int], None] | None = None,
@@ -52,17 +51,15 @@ def write_report(
     folder
         Of the run.
     store
-        The store the run was fitted on; without it there are no pictures of the activity.
+        The store the run was fitted on; without it the activity is not shown.
     beside
-        Folders of other runs.
-    extra
-        Further sections, after the devices.
+        Folders of other runs to compare with.
     out
         The file to write; report.html in the run's folder where None.
     going_to
-        Where the run's folder will be once it is published, if it is not yet.
+        The run's folder after publication, where it is not published yet.
     progress
-        Told what is being drawn, how much of it is done, and how much there is.
+        Called with the stage, the number of recordings drawn and their total.
 
     Returns
     -------
@@ -72,15 +69,15 @@ def write_report(
     Raises
     ------
     InputError
-        No run, a damaged one, or a store that is not the one the run was fitted on.
+        The folder is no run or a damaged one, or the store is not the one the run was fitted on.
     """
     run = read_run(folder)
     others = [read_run(other) for other in beside]
     target = run.path / NAME if out is None else out
     if going_to is not None:
         run = replace(run, path=going_to)
-    html = render(report_page(run, others, store, extra, progress))
-    # Written aside, so that whoever opens the report sees a whole one.
+    html = render(report_page(run, others, store, progress))
+    # Written under another name first, so that nobody opens half a report.
     aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         aside.write_text(html, "utf-8")
@@ -91,14 +88,14 @@ def write_report(
 
 
 def find_store(folder: Path | str, given: Path | None = None) -> FeatureStore | None:
-    """Open the store of a run: the one that is given, or the one it was fitted on if still there.
+    """Open the store of a run.
 
     Parameters
     ----------
     folder
         Of the run.
     given
-        Where the user says it is; must then be a store.
+        Path of the store. None: the path that the run's params.json names, if the store is there.
     """
     if given is not None:
         return FeatureStore(given)
@@ -110,7 +107,7 @@ def find_store(folder: Path | str, given: Path | None = None) -> FeatureStore | 
         store = FeatureStore(noted)
         refuse_other_store(run, store)
     except InputError as error:
-        _LOG.warning("no pictures of the activity: %s", error)
+        _LOG.warning("the report does not show the activity: %s", error)
         return None
     return store
 
@@ -119,18 +116,16 @@ def report_page(
     run: ReadRun,
     others: Sequence[ReadRun] = (),
     store: FeatureStore | None = None,
-    extra: Sequence[Section] = (),
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Page:
-    """Put a run's report together; see `write_report`."""
+    """Assemble the report of a run; see `write_report`."""
     drawn = {} if store is None else _draw(run, store, progress)
     m = run.metrics
     views = " + ".join(view["name"] for view in run.views)
     sections = [
-        *([beside_section([run, *others])] if others else []),
+        *([comparison_section([run, *others])] if others else []),
         confusion_section(run),
         devices_section(run, drawn),
-        *extra,
         scores_section(run),
         calibration_section(run),
         setup_section(run, "STORE.zarr" if store is None else str(store.path)),
@@ -142,9 +137,9 @@ def report_page(
             headline(run),
             *warnings_of(run),
             Text(
-                text=f"{m['head']} head on {views}: {m['n_windows']} windows of"
-                f" {m['n_devices']} devices. Each {run.params['group_by']} was left out once; all"
-                " numbers are of what was left out.",
+                text=f"Classifier: {m['head']}. Features: {views}; {m['n_windows']} {run.rows_are}"
+                f" of {m['n_devices']} devices. Each {run.params['group_by']} was left out of"
+                " training once, and all scores were computed on what was left out.",
                 quiet=True,
             ),
         ),
@@ -156,7 +151,7 @@ def report_page(
 def _draw(
     run: ReadRun, store: FeatureStore, progress: Callable[[str, int, int], None] | None
 ) -> dict[str, Drawn]:
-    """Draw the recordings that are shown from the store's spikes."""
+    """Draw the recordings that have a timeline."""
     refuse_other_store(run, store)
     names = shown_recordings(run)
     drawn: dict[str, Drawn] = {}
@@ -168,14 +163,14 @@ def _draw(
 
 
 def refuse_other_store(run: ReadRun, store: FeatureStore) -> None:
-    """Refuse a store whose recordings or settings are not those the run was fitted on."""
+    """Refuse a store that does not hold the recordings and settings the run was fitted on."""
     wanted = run.params["features"]
     if store.settings != wanted["settings"]:
         raise InputError(
-            f"{store.path} holds spikes found with other settings than {run.path} was fitted on:"
-            " give the run's own store"
+            f"{store.path} holds spikes detected with other settings than those {run.path} was"
+            " fitted on: give the run's own store"
         )
-    for name in dict.fromkeys(run.where.recording.tolist()):
+    for name in dict.fromkeys(run.origin.recording.tolist()):
         info = store.spikes_info(name)
         if info is None or info["input"]["sha256"] != wanted["inputs"][name]["sha256"]:
             what = "no recording" if info is None else "another recording under the name"
@@ -186,7 +181,7 @@ def refuse_other_store(run: ReadRun, store: FeatureStore) -> None:
 
 
 def _remark(store: FeatureStore, name: str) -> str:
-    """Tell of electrodes that were left out of, or doubtful in, detection."""
+    """List electrodes that were excluded from detection or are doubtful."""
     info = store.spikes_info(name) or {}
     said = [
         f"{word} electrodes: {', '.join(info[key])}."

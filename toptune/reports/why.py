@@ -1,7 +1,6 @@
 """The folder of an explanation: why.html, occlusion.csv, windows.csv and why.json.
 
-What enters: recordings with what spoke for their verdicts. What leaves: files; times in seconds
-since the recording's start, probabilities between 0 and 1.
+Times in the files are seconds since the recording's start, probabilities lie between 0 and 1.
 """
 
 from __future__ import annotations
@@ -29,30 +28,30 @@ from toptune.reports.page import (
     Text,
     Timeline,
     Track,
+    percent,
     png_uri,
     render,
 )
-from toptune.reports.scores import percent
 from toptune.runs.folder import FolderKind, write_csv, write_json
 from toptune.runs.occlusion import Explained, importance
 from toptune.runs.predictor import Predictor
 
 WHY = FolderKind("explanation", "why.json", "toptune why")
 FORMAT = 1
-# Smaller drops than this are drawn small.
+# Axis of the drop: its top is at least this much, so that small drops look small.
 _SMALL_DROP = 0.05
 
 
-class Seen(NamedTuple):
-    """A recording explained, with what is drawn of it.
+class DrawnExplanation(NamedTuple):
+    """An explained recording with its pictures.
 
     Attributes
     ----------
     explained : Explained
     thumbnails : Thumbnails
-        Of the whole recording.
+        Histogram and raster plot of the whole recording.
     pictures : tuple of (str, bytes)
-        What each view's network saw in the strongest window: the view's name, and a PNG.
+        For each view, its kind and the input of its network for the strongest window, as PNG.
     """
 
     explained: Explained
@@ -60,8 +59,10 @@ class Seen(NamedTuple):
     pictures: tuple[tuple[str, bytes], ...]
 
 
-def picture_of(predictor: Predictor, trains: SpikeTrains, explained: Explained) -> Seen:
-    """Draw a recording, and what each network saw in its strongest window."""
+def draw_explanation(
+    predictor: Predictor, trains: SpikeTrains, explained: Explained
+) -> DrawnExplanation:
+    """Draw a recording, and the input of each network for the strongest window."""
     matched = predictor.match(explained.prediction.recording, trains)
     row = explained.rows[explained.strongest]
     pictures = []
@@ -70,11 +71,11 @@ def picture_of(predictor: Predictor, trains: SpikeTrains, explained: Explained) 
             continue
         drawn = describer.draw(trains, [int(matched.rows[number][row])], describer.picture)
         pictures.append((describer.picture.kind, grey_png(1 - drawn[0].cpu().numpy())))
-    return Seen(explained, draw_thumbnails(trains), tuple(pictures))
+    return DrawnExplanation(explained, draw_thumbnails(trains), tuple(pictures))
 
 
 def summary(explained: Explained) -> dict[str, Any]:
-    """Plain values: the verdict, and the stretch without which it is least probable."""
+    """Give, as plain values, the verdict and the gap that lowers its probability most."""
     p = explained.prediction
     window, stretch = np.unravel_index(explained.drop.argmax(), explained.drop.shape)
     return {
@@ -90,9 +91,9 @@ def summary(explained: Explained) -> dict[str, Any]:
     }
 
 
-def write_explanation(folder: Path, model: str, seen: Sequence[Seen]) -> None:
-    """Write the page, the tables and why.json into a folder that is about to be published."""
-    all_explained = [one.explained for one in seen]
+def write_explanation(folder: Path, model: str, drawn: Sequence[DrawnExplanation]) -> None:
+    """Write the page, the tables and why.json into the folder of an explanation."""
+    all_explained = [one.explained for one in drawn]
     write_json(
         folder / WHY.marker,
         {
@@ -114,7 +115,7 @@ def write_explanation(folder: Path, model: str, seen: Sequence[Seen]) -> None:
         ["recording", "start_s", "prediction", "class", "probability"],
         _window_rows(all_explained),
     )
-    (folder / "why.html").write_text(render(why_page(model, seen)), "utf-8")
+    (folder / "why.html").write_text(render(why_page(model, drawn)), "utf-8")
 
 
 def _occlusion_rows(all_explained: Sequence[Explained]) -> Iterator[list[Any]]:
@@ -142,38 +143,39 @@ def _window_rows(all_explained: Sequence[Explained]) -> Iterator[list[Any]]:
 # --- the page
 
 
-def why_page(model: str, seen: Sequence[Seen]) -> Page:
-    """Draw what spoke for each verdict under the recording's activity.
+def why_page(model: str, drawn: Sequence[DrawnExplanation]) -> Page:
+    """Show the evidence for each verdict below the recording's activity.
 
     Parameters
     ----------
     model
-        Its folder, for the reader.
-    seen
-        The recordings.
+        The model's folder, for the reader.
+    drawn
+        The explained recordings.
     """
     return Page(
         title="Why this verdict?",
-        lead="Which windows of a recording, and which seconds in them, spoke for what the model"
-        " says.",
+        lead="Which windows of a recording, and which seconds in them, contributed to the predicted"
+        " class.",
         blocks=(
             Text(
-                text="Below the activity, silence was put in place of some seconds of spikes, from"
-                " begin to end, and every window looked at again. Where the line of the drop"
-                " rises above its rule (no change), the class got less probable without those"
-                " seconds: they spoke for it. Where it falls below, they spoke against it."
+                text="Spikes were removed in a sliding gap, and every window was classified again."
+                " The line below the activity shows the drop in the probability of the class. Where"
+                " it lies above the horizontal rule (no change), the class is less probable without"
+                " the spikes in the gap, so they contributed to it. Where it lies below, they"
+                " contributed to other classes."
             ),
         ),
-        sections=tuple(_section(one) for one in seen),
-        footer=f"Model {model}. Written by toptune {version('toptune')}. What speaks for a"
-        " verdict is what the model looks at, not what makes the networks differ.",
+        sections=tuple(_section(one) for one in drawn),
+        footer=f"Model {model}. Written by toptune {version('toptune')}. This page shows what the"
+        " model uses, which need not be what makes the neuronal networks differ.",
     )
 
 
-def _section(seen: Seen) -> Section:
-    e, p = seen.explained, seen.explained.prediction
+def _section(drawn: DrawnExplanation) -> Section:
+    e, p = drawn.explained, drawn.explained.prediction
     name = p.classes[e.code]
-    said = summary(e)
+    found = summary(e)
     blocks: list[Block] = [Note(text=warning) for warning in p.warnings]
     blocks.append(
         Facts(
@@ -181,25 +183,25 @@ def _section(seen: Seen) -> Section:
                 Fact(
                     name="Verdict",
                     value=p.prediction,
-                    detail=f"{p.votes[p.code]} of {len(p.codes)} windows; mean probability"
-                    f" {percent(p.probability)}",
+                    detail=f"{p.votes[p.code]} of {len(p.codes)} windows classified as it; mean"
+                    f" probability {percent(p.probability)}",
                 ),
                 Fact(
-                    name=f"Spoke most for {name}",
-                    value=f"{said['strongest_stretch_start_s']:g} to"
-                    f" {said['strongest_stretch_start_s'] + e.stretch_s:g} s",
-                    detail=f"without it {name} is {100 * said['largest_drop']:.0f} points less"
-                    " probable in that window",
+                    name=f"Contributed most to {name}",
+                    value=f"{found['strongest_stretch_start_s']:g} to"
+                    f" {found['strongest_stretch_start_s'] + e.stretch_s:g} s",
+                    detail=f"without these spikes the probability of {name} in that window is"
+                    f" {100 * found['largest_drop']:.0f} percentage points lower",
                 ),
             )
         )
     )
-    blocks += [_whole(seen, name), _window(seen, name)]
+    blocks += [_whole(drawn, name), _window(drawn, name)]
     return Section(title=Path(p.recording).name, blocks=tuple(blocks))
 
 
-def _whole(seen: Seen, name: str) -> Timeline:
-    e, p, t = seen.explained, seen.explained.prediction, seen.thumbnails
+def _whole(drawn: DrawnExplanation, name: str) -> Timeline:
+    e, p, t = drawn.explained, drawn.explained.prediction, drawn.thumbnails
     half = _width_s(e) / 2
     time_s, drop = importance(e)
     centres = ((p.start_s + half) / t.duration_s).tolist()
@@ -207,19 +209,19 @@ def _whole(seen: Seen, name: str) -> Timeline:
         name="The whole recording",
         badge=name,
         tone="plain",
-        text=f"{len(e.rows)} windows, each {len(e.offset_s)} times with {e.stretch_s:g} s of"
-        " silence.",
+        text=f"{len(e.rows)} windows, each classified {len(e.offset_s)} times with the spikes of"
+        f" {e.stretch_s:g} s removed.",
         tracks=(
             Track(
                 name=f"histogram, up to {t.largest_count:,}",
-                alt=f"Spikes in bins of {t.histogram_bin_s:g} s",
+                alt=f"Histogram of spikes in bins of {t.histogram_bin_s:g} s",
                 uri=png_uri(t.histogram),
                 height_px=80,
             ),
             _drop_track(time_s / t.duration_s, drop),
             Track(
                 name=f"probability of {name}",
-                alt=f"Probability of {name} of {len(p.codes)} windows",
+                alt=f"Probability of {name} in {len(p.codes)} windows",
                 lines=(
                     Line(
                         points=tuple(
@@ -230,20 +232,25 @@ def _whole(seen: Seen, name: str) -> Timeline:
                 ),
                 marks=(0.5,),
             ),
-            Track(name="raster", alt="Raster", uri=png_uri(t.raster), height_px=80),
+            Track(
+                name="raster",
+                alt="Raster plot of the recording",
+                uri=png_uri(t.raster),
+                height_px=80,
+            ),
         ),
         ticks=tuple(time_ticks(0, t.duration_s)),
     )
 
 
-def _window(seen: Seen, name: str) -> Timeline:
-    e = seen.explained
+def _window(drawn: DrawnExplanation, name: str) -> Timeline:
+    e = drawn.explained
     start = float(e.start_s[e.strongest])
     width = _width_s(e)
     share = e.prediction.probabilities[e.rows[e.strongest], e.code]
     middle = (e.offset_s + e.stretch_s / 2) / width
     return Timeline(
-        name="The surest window, as the network sees it",
+        name="The window of highest confidence, as the input of the network",
         badge=f"{start:g} to {start + width:g} s",
         tone="plain",
         text=f"Probability of {name}: {percent(float(share))}.",
@@ -251,11 +258,11 @@ def _window(seen: Seen, name: str) -> Timeline:
             *(
                 Track(
                     name=kind,
-                    alt=f"The {kind} of this window as the network sees it",
+                    alt=f"The {kind} of this window, the input of the network",
                     uri=png_uri(content),
                     height_px=130,
                 )
-                for kind, content in seen.pictures
+                for kind, content in drawn.pictures
             ),
             _drop_track(middle, e.drop[e.strongest]),
         ),
@@ -264,7 +271,7 @@ def _window(seen: Seen, name: str) -> Timeline:
 
 
 def _width_s(e: Explained) -> float:
-    """Width of the explained windows: the last stretch ends with them."""
+    """Width of the explained windows: the last gap ends with the window."""
     return float(e.offset_s[-1] + e.stretch_s)
 
 
@@ -272,8 +279,9 @@ def _drop_track(place: NDArray[np.float64], drop: NDArray[np.float64]) -> Track:
     low, high = min(0.0, float(drop.min())), max(_SMALL_DROP, float(drop.max()))
     points = zip(place.tolist(), ((drop - low) / (high - low)).tolist(), strict=True)
     return Track(
-        name=f"drop, {100 * low:.0f} to {100 * high:.0f} points",
-        alt=f"Drop in probability without a stretch, from {drop.min():.2f} to {drop.max():.2f}",
+        name=f"drop, {100 * low:.0f} to {100 * high:.0f} percentage points",
+        alt="Drop in probability without the spikes in the gap, from"
+        f" {drop.min():.2f} to {drop.max():.2f}",
         lines=(Line(points=tuple(points), tone="strong"),),
         marks=(-low / (high - low),),
         height_px=80,

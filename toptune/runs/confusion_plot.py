@@ -1,7 +1,6 @@
-"""A picture of two confusion matrices, of devices and of windows, side by side.
+"""The confusion matrices of a run as a picture, confusion.png.
 
-What enters: counts, rows being labels and columns predictions. What leaves: a matplotlib figure
-that needs no display and touches no global state of pyplot.
+The report's own confusion matrices, in HTML, are made in `toptune.reports.confusion`.
 """
 
 from __future__ import annotations
@@ -21,19 +20,20 @@ _PERCENT_CLASSES = 10
 def draw_confusion(
     devices: NDArray[np.int64], windows: NDArray[np.int64], classes: Sequence[str]
 ) -> Figure:
-    """Draw both matrices, coloured by each row's shares, with the counts written in.
+    """Draw both matrices side by side, coloured by each row's shares, with the counts written in.
 
     Parameters
     ----------
     devices, windows : (k, k) int64
+        Rows are true classes, columns predicted ones.
     classes : sequence of k str
 
     Returns
     -------
     matplotlib.figure.Figure
-        With an Agg canvas.
+        With an Agg canvas, which needs no display.
     """
-    # Room for the longest name twice: as a row's label, and slanted under the columns.
+    # Room for the longest name twice: beside its row, and slanted below its column.
     names = 0.08 * max(len(name) for name in classes)
     side = max(2.6, 0.72 * len(classes))
     figure = Figure(figsize=(2 * (side + names) + 2.2, side + names + 1.4), layout="constrained")
@@ -41,7 +41,9 @@ def draw_confusion(
     axes = figure.subplots(1, 2)
     _draw_matrix(axes[0], devices, classes, "Devices")
     _draw_matrix(axes[1], windows, classes, "Windows")
-    bar = figure.colorbar(axes[1].images[0], ax=axes, shrink=0.8, label="share of the true class")
+    bar = figure.colorbar(
+        axes[1].images[0], ax=axes, shrink=0.8, label="share of the true class (row)"
+    )
     bar.outline.set_visible(False)
     return figure
 
@@ -49,7 +51,7 @@ def draw_confusion(
 def _draw_matrix(axes: Axes, counts: NDArray[np.int64], classes: Sequence[str], unit: str) -> None:
     totals = counts.sum(axis=1, keepdims=True)
     shares = counts / np.maximum(totals, 1)
-    # cividis is made to look the same with and without colour-blindness, and in grey.
+    # cividis looks the same with and without colour blindness, and in grey.
     axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
     for row, column in np.ndindex(*counts.shape):
         text = str(counts[row, column])
@@ -60,8 +62,8 @@ def _draw_matrix(axes: Axes, counts: NDArray[np.int64], classes: Sequence[str], 
     ticks = range(len(classes))
     axes.set_xticks(ticks, classes, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(ticks, classes)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-    axes.set_title(f"{unit}: {np.trace(counts)} of {counts.sum()} right")
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    axes.set_title(f"{unit}: {np.trace(counts)} of {counts.sum()} correct")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)

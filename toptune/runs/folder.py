@@ -1,7 +1,7 @@
-"""The folder a run is published as.
+"""Folders of results, and how they are published: completely or not at all.
 
-What enters: results. What leaves: JSON (strict: no NaN) and CSV. A folder is written aside, forced
-out to the disk and renamed when it is complete, so what bears the name of a run is a whole run.
+A folder is written under a temporary name, forced out to the disk and renamed when it is complete.
+JSON files are strict (no NaN), and floats in tables have six significant digits.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _RUN_KIND = "toptune run"
 
 @dataclass(frozen=True)
 class FolderKind:
-    """How a folder that was published is known again, so that nothing else is ever replaced.
+    """How a published folder is recognised, so that no other folder is ever replaced.
 
     Attributes
     ----------
     word : str
-        What it is, for messages.
+        Name of the kind in messages.
     marker : str
-        The JSON file in it whose ``kind`` is `kind`.
+        The JSON file in the folder whose ``kind`` is `kind`.
     kind : str
     """
 
@@ -49,11 +49,11 @@ RUN = FolderKind("run", "params.json", _RUN_KIND)
 
 
 def target_problems(out: Path, *, overwrite: bool, kind: FolderKind = RUN) -> list[str]:
-    """Say why a folder may not be written to `out`; an empty list where it may."""
+    """List the reasons why a folder cannot be written to `out`; empty where it can."""
     settle(out)
     if not out.exists():
         above = next(p for p in (*out.parents, Path("/")) if p.exists())
-        return [] if above.is_dir() else [f"{out}: {above} is no folder; choose another place"]
+        return [] if above.is_dir() else [f"{out}: {above} is no folder; choose another path"]
     if not overwrite:
         return [f"{out} exists; choose another name or pass --overwrite"]
     if not _is_one(out, kind):
@@ -62,7 +62,7 @@ def target_problems(out: Path, *, overwrite: bool, kind: FolderKind = RUN) -> li
 
 
 def require_target(out: Path, *, overwrite: bool, kind: FolderKind = RUN) -> None:
-    """Refuse a place that a folder may not be written to; see `target_problems`."""
+    """Refuse a path that a folder cannot be written to; see `target_problems`."""
     problems = target_problems(out, overwrite=overwrite, kind=kind)
     if problems:
         raise InputError(problems[0])
@@ -78,21 +78,21 @@ def _is_one(folder: Path, kind: FolderKind) -> bool:
 
 @contextmanager
 def publish(out: Path, *, overwrite: bool, kind: FolderKind = RUN) -> Iterator[Path]:
-    """Give a folder to write to, which becomes `out` when the block ends without an error.
+    """Yield a temporary folder, which becomes `out` when the block ends without an error.
 
     Parameters
     ----------
     out : Path
-        Its parents are made.
+        Its parents are created.
     overwrite : bool
-        Replace one of that name and kind.
+        Replace an existing folder of this kind.
     kind : FolderKind
 
     Raises
     ------
     InputError
-        There is something of that name which may not be replaced, though `target_problems` found
-        none before the work: the folder bears another name, which the message tells.
+        Something that must not be replaced was created at `out` meanwhile. The folder is then
+        published under another name, which the message gives.
     StorageError
         The folder cannot be written.
     """
@@ -101,7 +101,7 @@ def publish(out: Path, *, overwrite: bool, kind: FolderKind = RUN) -> Iterator[P
     name = f".{out.name}.{secrets.token_hex(4)}"
     aside, lock = out.parent / f"{name}.partial", out.parent / f"{name}.lock"
     with writing(out), ExitStack() as stack:
-        # It only tells others that this folder is no leftover: nobody else writes into it.
+        # The lock only marks the folder as being written; no other process writes into it.
         with suppress(NoLocksError):
             stack.enter_context(held(lock))
         try:
@@ -117,17 +117,18 @@ def _take_name(aside: Path, out: Path, *, replace: bool) -> None:
     try:
         move_into_place(aside, out, replace=replace)
     except FileExistsError:
-        # What took hours to compute is kept, whoever took its name meanwhile.
+        # Hours of computation are not lost because another process created `out` meanwhile.
         other = out.with_name(f"{out.name}-{secrets.token_hex(2)}")
         move_into_place(aside, other, replace=False)
         raise InputError(f"{out} exists, so this result is in {other}") from None
 
 
 def settle(out: Path) -> None:
-    """Put right what processes that were killed left beside a folder that is to be published.
+    """Clean up what killed processes left beside a folder that is about to be published.
 
-    Where two folders cannot change names at once, one that is being replaced is absent for a
-    moment; had its process died just then, it gets its name back. Whatever else they left goes.
+    Where the system cannot exchange two folders atomically, a folder that is being replaced has
+    another name for a moment. If its process was killed then, the folder gets its name back.
+    Everything else that killed processes left is removed.
     """
     if not out.parent.is_dir():
         return
@@ -135,9 +136,9 @@ def settle(out: Path) -> None:
     found = [(path, m) for path in out.parent.iterdir() if (m := ours.fullmatch(path.name))]
     try:
         dead = [(p, m) for p, m in found if not is_held(out.parent / f"{m[1]}.lock")]
-    except NoLocksError:  # then nobody knows who is dead
+    except NoLocksError:  # then live and dead processes cannot be told apart
         return
-    # The folder that had the name goes before what was to replace it, which may not be whole.
+    # The old folder gets its name back first: what was to replace it may be incomplete.
     for path, _ in sorted(dead, key=lambda one: not one[0].name.endswith(OLD_SUFFIX)):
         if path.name.endswith(OLD_SUFFIX) and not out.exists():
             path.rename(out)
@@ -153,7 +154,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_params(folder: Path, params: dict[str, Any]) -> None:
-    """Write params.json, which is also what marks the folder as a run."""
+    """Write params.json, which also marks the folder as a run."""
     write_json(folder / "params.json", {"kind": _RUN_KIND, "format": FORMAT, **params})
 
 
@@ -167,7 +168,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 
 
 def plain(params: dict[str, Any]) -> dict[str, Any]:
-    """Turn NumPy's numbers and arrays into Python's, and tuples into lists: what JSON knows."""
+    """Convert NumPy's numbers and arrays to Python's and tuples to lists, for JSON."""
     return {k: _plain(v) for k, v in params.items()}
 
 

@@ -1,8 +1,7 @@
-"""A published run read back: for reports, and for putting runs beside each other.
+"""Read a published run, for reports and for comparisons of runs.
 
-What enters: the folder of a run. What leaves: its metrics, parameters and held-out predictions, as
-they were written (shares and probabilities between 0 and 1, times in seconds), checked against each
-other. Nothing is computed anew but what no file holds.
+Metrics, parameters and held-out predictions are given as the run's files hold them, checked against
+each other. Shares and probabilities lie between 0 and 1; times are in seconds.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ from toptune.runs.folder import RUN
 Rows = list[dict[str, str]]
 
 
-class Where(NamedTuple):
-    """Which recording each held-out window is of, and when it starts.
+class WindowOrigins(NamedTuple):
+    """The recording of each held-out window, and the time at which it starts.
 
     Attributes
     ----------
     recording : (n,) str
     start_s : (n,) float64
-        Since the recording's start.
+        Seconds since the recording's start.
     """
 
     recording: NDArray[Any]
@@ -42,22 +41,22 @@ class Where(NamedTuple):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ReadRun:
-    """What a run's folder says.
+    """The contents of a run's folder.
 
     Parameters
     ----------
     path
         The folder.
     metrics, params, environment
-        As the JSON files hold them.
+        The contents of the JSON files.
     windows
         Held-out predictions of every window.
-    where
-        In the same order.
+    origin
+        Recording and start of every window, in the same order.
     verdicts
-        Of every device (and label).
+        Verdict of every device (and label).
     sources
-        Where the weights of each view came from; None where nobody wrote it down.
+        File or seed of each view's weights; None where the run does not say.
     """
 
     path: Path
@@ -65,7 +64,7 @@ class ReadRun:
     params: dict[str, Any]
     environment: dict[str, Any]
     windows: Windows
-    where: Where
+    origin: WindowOrigins
     verdicts: tuple[Verdict, ...]
     sources: tuple[WeightsSource | None, ...]
 
@@ -76,22 +75,28 @@ class ReadRun:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """In the order of the probabilities' columns."""
+        """The classes, in the order of the probabilities' columns."""
         return tuple(str(name) for name in self.windows.classes)
 
     @property
     def views(self) -> tuple[dict[str, Any], ...]:
-        """The feature sets the head saw, as a store describes them."""
+        """The feature sets the classifier was trained on, as a store describes them."""
         return tuple(self.params["features"]["views"])
 
     @property
+    def rows_are(self) -> str:
+        """What a row of the features is: ``windows``, or whole ``recordings``."""
+        has_windows = any(view["params"].get("windows") for view in self.views)
+        return "windows" if has_windows else "recordings"
+
+    @property
     def n_right(self) -> int:
-        """Verdicts that are right."""
+        """Number of devices classified correctly."""
         return sum(v.prediction == v.label for v in self.verdicts)
 
     @cached_property
     def scores(self) -> Scores:
-        """Scored anew from the windows, for what metrics.json has not: reliability, confusions."""
+        """All scores, for what metrics.json does not hold: reliability and confusion matrices."""
         return score(self.windows)
 
 
@@ -106,7 +111,7 @@ def read_run(folder: Path | str) -> ReadRun:
     Raises
     ------
     InputError
-        No run, or files that are missing, cannot be read, or do not belong together.
+        The folder is no run, or files are missing, unreadable or contradict each other.
     """
     folder = Path(folder)
     params = _json(folder / RUN.marker, folder)
@@ -114,7 +119,7 @@ def read_run(folder: Path | str) -> ReadRun:
         raise InputError(f"{folder} is not a run of toptune: give the folder that fit wrote")
     metrics = _json(folder / "metrics.json", folder)
     try:
-        windows, where = _windows(_csv(folder / "windows.csv"), metrics["classes"])
+        windows, origin = _windows(_csv(folder / "windows.csv"), metrics["classes"])
         verdicts = _verdicts(_csv(folder / "devices.csv"), metrics["classes"])
         read = ReadRun(
             path=folder,
@@ -122,7 +127,7 @@ def read_run(folder: Path | str) -> ReadRun:
             params=params,
             environment=_json(folder / "environment.json", folder),
             windows=windows,
-            where=where,
+            origin=origin,
             verdicts=verdicts,
             sources=_sources(_json(folder / "model" / "model.json", folder)),
         )
@@ -130,8 +135,8 @@ def read_run(folder: Path | str) -> ReadRun:
         right, n = metrics["device_accuracy"] * metrics["n_devices"], metrics["n_devices"]
         if len(verdicts) != n or abs(read.n_right - right) > 1e-6 * n:
             raise InputError(
-                f"{folder} is damaged: devices.csv has {read.n_right} of {len(verdicts)} devices"
-                f" right, metrics.json {right:g} of {n}"
+                f"{folder} is damaged: by devices.csv {read.n_right} of {len(verdicts)} devices"
+                f" are classified correctly, by metrics.json {right:g} of {n}"
             )
         _ = read.views
     except (KeyError, TypeError, ValueError) as error:
@@ -183,7 +188,7 @@ def _text(rows: Rows, name: str) -> NDArray[Any]:
     return np.array([row[name] for row in rows], dtype=str)
 
 
-def _windows(rows: Rows, classes: list[str]) -> tuple[Windows, Where]:
+def _windows(rows: Rows, classes: list[str]) -> tuple[Windows, WindowOrigins]:
     windows = Windows(
         label=_text(rows, "label"),
         prediction=_text(rows, "prediction"),
@@ -193,7 +198,7 @@ def _windows(rows: Rows, classes: list[str]) -> tuple[Windows, Where]:
         classes=np.array(classes, dtype=str),
     )
     start_s = np.array([float(row["start_s"]) for row in rows])
-    return windows, Where(_text(rows, "recording"), start_s)
+    return windows, WindowOrigins(_text(rows, "recording"), start_s)
 
 
 def _verdicts(rows: Rows, classes: list[str]) -> tuple[Verdict, ...]:

@@ -1,8 +1,8 @@
-"""The pictures of a sweep's report: accuracy against throughput, and heads beside each other.
+"""The diagrams of a sweep's report: comparison of classifiers, and accuracy against throughput.
 
-What enters: outcomes with scores. What leaves: matplotlib figures as wide as a phone, so that their
-text stays readable there. Colours are told apart by people who see red and green alike (Okabe and
-Ito 2008, https://jfly.uni-koeln.de/color/), and nothing is told by colour alone.
+Figures are as wide as a phone's screen, so that their text is readable there. The colours are those
+of Okabe and Ito (2008, https://jfly.uni-koeln.de/color/) for colour-blind readers, and colour is
+never the only difference.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _INK = "#333333"
 
 
 def view_labels(outcomes: Sequence[Outcome]) -> dict[str, str]:
-    """Name each view, by the key of its features, with what tells it from the others."""
+    """Name each view, by the key of its features, with what distinguishes it from the others."""
     views = {one.facts.key: _parts(one) for one in pictured(outcomes)}
     labels = {}
     for key, parts in views.items():
@@ -46,13 +46,13 @@ def _parts(one: Pictured) -> dict[str, str]:
     }
 
 
-def draw_heads(outcomes: Sequence[Outcome]) -> Figure:
-    """Draw device accuracy with its interval, a row a view, heads beside each other.
+def draw_classifiers(outcomes: Sequence[Outcome]) -> Figure:
+    """Draw device accuracy with its interval: a row for each view, a marker for each classifier.
 
     Parameters
     ----------
     outcomes
-        Of one task, each with scores.
+        Outcomes of one task, each with scores.
     """
     from matplotlib.figure import Figure
 
@@ -60,7 +60,7 @@ def draw_heads(outcomes: Sequence[Outcome]) -> Figure:
     of = fit_labels(o.combination.fit for o in outcomes)
     fits = list(dict.fromkeys(of.values()))
     step = 0.8 / len(fits)
-    # A head needs a line's height to stay apart from the next.
+    # Each classifier needs the height of a line.
     height = 1.3 + len(labels) * max(0.3, 0.16 * len(fits)) + 0.2 * len(fits)
     figure = Figure(figsize=(_WIDTH_IN, height), layout="constrained")
     axes = figure.add_subplot()
@@ -78,12 +78,12 @@ def draw_heads(outcomes: Sequence[Outcome]) -> Figure:
 
 
 def draw_throughput(outcomes: Sequence[Outcome]) -> Figure:
-    """Draw device accuracy against pictures a second.
+    """Draw device accuracy against pictures per second.
 
     Parameters
     ----------
     outcomes
-        Of one task, each with scores; those without pictures are a line across.
+        Outcomes of one task, each with scores; those without pictures are horizontal lines.
     """
     from matplotlib.figure import Figure
 
@@ -106,7 +106,7 @@ def draw_throughput(outcomes: Sequence[Outcome]) -> Figure:
             color=colour,
             ms=6,
             elinewidth=0.7,
-            # A raster is hollow, a histogram filled.
+            # Raster plots are hollow, histograms filled.
             mfc="white" if one.view.picture.kind == "raster" else colour,
         )
     for name in names:
@@ -118,7 +118,7 @@ def draw_throughput(outcomes: Sequence[Outcome]) -> Figure:
         axes.axhline(share, color=_INK, lw=1, ls=":", label=f"{WITHOUT_PICTURES}: {share:.2f}")
     _chance(axes, outcomes, vertical=False)
     axes.set(
-        xscale="log", ylim=(-0.03, 1.03), xlabel="pictures a second", ylabel="accuracy per device"
+        xscale="log", ylim=(-0.03, 1.03), xlabel="pictures per second", ylabel="accuracy per device"
     )
     _plain_log_ticks(axes, [one.facts.throughput.pictures_per_s or 1.0 for one in measured])
     _quiet(axes, "both")
@@ -159,11 +159,13 @@ def _chance(axes: Axes, outcomes: Sequence[Outcome], *, vertical: bool) -> None:
     assert outcomes[0].metrics is not None
     chance = outcomes[0].metrics["chance"]
     draw: Any = axes.axvline if vertical else axes.axhline
-    draw(chance, color=_INK, lw=1, ls=(0, (4, 3)), label=f"always the largest class: {chance:.2f}")
+    draw(
+        chance, color=_INK, lw=1, ls=(0, (4, 3)), label=f"chance (most common class): {chance:.2f}"
+    )
 
 
 def _plain_log_ticks(axes: Axes, rates: Sequence[float]) -> None:
-    """Numbers people read, at 1, 2 and 5 of each decade, around what was measured."""
+    """Label the axis at 1, 2 and 5 of each decade, around the measured rates."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.set_xlim(min(rates) / 1.5, max(rates) * 1.5)

@@ -1,7 +1,4 @@
-"""The report of a sweep: one HTML file with its tables, pictures, failures, and how to repeat it.
-
-What enters: what a sweep made. What leaves: report.html, which needs nothing beside itself.
-"""
+"""The report of a sweep: one HTML file with its tables, diagrams, failures and command."""
 
 from __future__ import annotations
 
@@ -29,7 +26,7 @@ from toptune.reports.page import (
     svg_uri,
 )
 from toptune.sweeps.plan import describe_picture, describe_task, fit_labels
-from toptune.sweeps.plots import draw_heads, draw_throughput, view_labels
+from toptune.sweeps.plots import draw_classifiers, draw_throughput, view_labels
 from toptune.sweeps.results import Outcome, Pictured, Swept, pictured
 from toptune.sweeps.tables import (
     RANDOM_NOTE,
@@ -41,8 +38,8 @@ from toptune.sweeps.tables import (
 )
 
 _BEST = (
-    "The best of many runs looks better than it is: it was picked by these very devices. Where"
-    " intervals overlap, nothing was shown to be better."
+    "The accuracy of the best run is too optimistic, because it was selected on the same devices."
+    " Runs whose intervals overlap cannot be told apart with these devices."
 )
 
 
@@ -52,10 +49,10 @@ def write_report(swept: Swept) -> None:
 
 
 def sweep_page(swept: Swept) -> Page:
-    """Put the report together."""
+    """Assemble the report."""
     sections = [*_task_sections(swept)]
     if swept.done:
-        sections.append(Section(title="Every run", blocks=(_run_table(swept),)))
+        sections.append(Section(title="All runs", blocks=(_run_table(swept),)))
     if swept.failures:
         sections.append(_failures(swept))
     sections.append(_repeat(swept))
@@ -70,11 +67,11 @@ def sweep_page(swept: Swept) -> Page:
 
 def _lead(swept: Swept) -> str:
     if not swept.done:
-        return f"None of the runs of this sweep over {swept.devices.name} could be made."
+        return f"All runs of this sweep over {swept.devices.name} failed."
     metrics = swept.done[0].metrics or {}
     return (
         f"{len(swept.done)} runs on {metrics['n_devices']} devices of {swept.devices.name}; every"
-        " accuracy is of devices that took no part in training."
+        " accuracy was computed on devices that were left out of training."
     )
 
 
@@ -96,11 +93,11 @@ def _first_blocks(swept: Swept) -> Iterator[Block]:
         yield Note(text=note, level="note")
     if swept.notes:
         told = tuple(Text(text=note) for note in swept.notes)
-        yield Details(summary=f"{len(told)} remarks on recordings", blocks=told)
+        yield Details(summary=f"{len(told)} notes on recordings", blocks=told)
 
 
 def _tasks(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
-    """Group outcomes by what is told apart and left out together."""
+    """Group outcomes by their classes and by what is left out together."""
     tasks: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         tasks.setdefault(describe_task(outcome.combination.fit), []).append(outcome)
@@ -116,7 +113,7 @@ def _best(swept: Swept, task: str, done: Sequence[Outcome]) -> Fact:
     return Fact(
         name=f"best accuracy per device{f', {task}' if task else ''}",
         value=f"{m['device_accuracy']:.2f}",
-        detail=f"95 %: {low:.2f} to {high:.2f}; chance {m['chance']:.2f}; {view}, {label}",
+        detail=f"95 % interval {low:.2f} to {high:.2f}; chance {m['chance']:.2f}; {view}, {label}",
     )
 
 
@@ -124,7 +121,7 @@ def _device_accuracy(outcome: Outcome) -> float:
     return float((outcome.metrics or {})["device_accuracy"])
 
 
-# --- a task: what is told apart, and what is left out together
+# --- a task: its classes, and what is left out together
 
 
 def _task_sections(swept: Swept) -> Iterator[Section]:
@@ -139,13 +136,17 @@ def _task_sections(swept: Swept) -> Iterator[Section]:
         maps = tuple(_heat_maps(mine))
         if maps:
             explained = Text(
-                text="Accuracy per device: white is chance or below, full is all right.", quiet=True
+                text="Accuracy per device, from white (chance or below) to the darkest colour (all"
+                " devices correct).",
+                quiet=True,
             )
             yield Section(
                 title=_titled("Pictures and windows", table.task),
                 blocks=(explained, Columns(blocks=maps)),
             )
-        yield Section(title=_titled("Heads beside each other", table.task), blocks=(_heads(mine),))
+        yield Section(
+            title=_titled("Comparison of classifiers", table.task), blocks=(_classifiers(mine),)
+        )
         yield Section(
             title=_titled("Accuracy against throughput", table.task),
             blocks=tuple(_throughput(mine)),
@@ -172,18 +173,18 @@ def _toned(cell: str) -> str | Cell:
 
 
 def _heat_maps(done: Sequence[Outcome]) -> Iterator[HeatMap]:
-    """One map for each head, backbone and stride that was tried on several pictures or windows."""
+    """Give a map for each classifier, backbone and stride with several pictures or windows."""
     labels = fit_labels(o.combination.fit for o in done)
     maps: dict[tuple[str, str, str], list[Pictured]] = {}
     for one in pictured(done):
         network = f"{one.view.backbone.name} {weights_text(one.facts)}"
         stride = f"every {one.view.windows.stride_s:g} s"
         maps.setdefault((labels[one.fit], network, stride), []).append(one)
-    # What all maps share goes without saying.
-    said = [len({names[k] for names in maps}) > 1 for k in range(3)]
+    # A caption names only what differs between the maps.
+    differs = [len({names[k] for names in maps}) > 1 for k in range(3)]
     for names, mine in maps.items():
         if len({(one.view.picture, one.view.windows) for one in mine}) > 1:
-            told = [name for name, wanted in zip(names, said, strict=True) if wanted]
+            told = [name for name, wanted in zip(names, differs, strict=True) if wanted]
             yield _heat_map(", ".join(told) or names[0], mine)
 
 
@@ -213,15 +214,15 @@ def _shade(outcome: Outcome | None) -> Shade:
     )
 
 
-def _heads(done: Sequence[Outcome]) -> Picture:
+def _classifiers(done: Sequence[Outcome]) -> Picture:
     views, fits = view_labels(done), fit_labels(o.combination.fit for o in done)
     told = [
         f"{views[o.view_key]}, {fits[o.combination.fit]}: {_device_accuracy(o):.2f}" for o in done
     ]
     return Picture(
-        uri=svg_uri(draw_heads(done)),
+        uri=svg_uri(draw_classifiers(done)),
         alt="Accuracy per device: " + "; ".join(told),
-        caption="Accuracy per device with its 95 % Wilson interval; the dashed line is chance.",
+        caption="Accuracy per device with its 95 % Wilson interval; dashed line: chance.",
         width_px=620,
     )
 
@@ -234,29 +235,32 @@ def _throughput(done: Sequence[Outcome]) -> Iterator[Block]:
         if one.facts.throughput.pictures_per_s
     }
     if not rates:
-        yield Text(text="Nothing was measured: all features were in the store already.")
+        yield Text(
+            text="Throughput was not measured, because all features were already in the store."
+        )
         return
     views = view_labels(done)
     told = "; ".join(f"{views[key]}: {rate:.0f}" for key, rate in rates.items())
     yield Picture(
         uri=svg_uri(draw_throughput(done)),
-        alt=f"Pictures a second: {told}",
-        caption="Histograms are filled, rasters hollow; bars are 95 % Wilson intervals.",
+        alt=f"Pictures per second: {told}",
+        caption="Filled markers: histograms; hollow markers: raster plots. Bars: 95 % Wilson"
+        " intervals.",
         width_px=620,
     )
     machines = dict.fromkeys(one.facts.throughput.device for one in shown)
     yield Text(
         text=(
-            "Pictures a second, drawn and described, as measured while this sweep extracted them,"
-            f" on {' and '.join(filter(None, machines))}; whatever else the machine did then slowed"
-            " them."
+            "Throughput is the number of pictures per second that were drawn and turned into"
+            f" features during this sweep, on {' and '.join(filter(None, machines))}. Other work on"
+            " the machine lowers it."
         ),
         quiet=True,
     )
     n_missing = sum(one.facts.key not in rates for one in shown)
     if n_missing:
         yield Text(
-            text=f"{n_missing} runs are not shown: their features were in the store already.",
+            text=f"{n_missing} runs are not shown: their features were already in the store.",
             quiet=True,
         )
 
@@ -265,7 +269,10 @@ def _throughput(done: Sequence[Outcome]) -> Iterator[Block]:
 
 
 def _run_table(swept: Swept) -> Details:
-    header = ("run", "per device", "95 %", "per picture", "chance", "p", "pictures/s", "fit s")
+    header = (
+        *("run", "accuracy per device", "95 % interval", "accuracy per picture", "chance"),
+        *("p-value", "pictures/s", "seconds of fit"),
+    )
     rows = []
     for o in swept.done:
         m = o.metrics or {}
@@ -285,25 +292,25 @@ def _run_table(swept: Swept) -> Details:
             )
         )
     table = Table(
-        caption="Each is a folder in runs/, with its windows, devices, model and parameters.",
+        caption="Each run is a folder in runs/, with its report, model and parameters.",
         header=header,
         rows=tuple(rows),
         numeric=tuple(range(1, len(header))),
     )
-    return Details(summary=f"{len(rows)} runs, with intervals, p and seconds", blocks=(table,))
+    return Details(summary=f"Table of all {len(rows)} runs", blocks=(table,))
 
 
 def _failures(swept: Swept) -> Section:
     table = Table(
-        caption="Also in failures.csv. The same command tries again what failed, and only that.",
-        header=("what", "name", "cause"),
+        caption="Also in failures.csv. The same command tries again only what failed.",
+        header=("step", "name", "cause"),
         rows=tuple((f.what, f.name, f.cause) for f in swept.failures),
     )
-    return Section(title="What failed", blocks=(table,))
+    return Section(title="Failures", blocks=(table,))
 
 
 def repeat_command(swept: Swept) -> str:
-    """Give the command that goes on with the sweep, or repeats it elsewhere."""
+    """Give the command that continues the sweep, or repeats it elsewhere."""
     grid = swept.grid
     words = ["toptune", "sweep", str(swept.devices), grid.where]
     words += [word for setting in grid.settings for word in ("--set", setting)]
@@ -315,14 +322,14 @@ def repeat_command(swept: Swept) -> str:
 
 def _repeat(swept: Swept) -> Section:
     return Section(
-        title="How to repeat it",
+        title="How to repeat this sweep",
         blocks=(
             Code(text=repeat_command(swept)),
             Text(
-                text="Spikes, features and runs that are there with the same key are not made"
-                " again; what changed in data or settings is.",
+                text="Spikes, features and runs that exist for the same data and settings are"
+                " reused; everything else is computed.",
                 quiet=True,
             ),
-            Details(summary=f"the grid {swept.grid.name}", blocks=(Code(text=swept.grid.text),)),
+            Details(summary=f"Grid {swept.grid.name}", blocks=(Code(text=swept.grid.text),)),
         ),
     )

@@ -1,8 +1,7 @@
 """The tables of a sweep, in the paper's form: accuracy per picture (mean +- SD), and per device.
 
-What enters: outcomes. What leaves: for each task (what is told apart, what is left out together)
-one table, a row a view and two columns a head, as CSV, Markdown or cells; and one long CSV with a
-row a run.
+Each task (classes, and what is left out together) has one table with a row for each feature set and
+two columns for each classifier, as CSV, Markdown or cells; runs.csv has a row for each run.
 """
 
 from __future__ import annotations
@@ -22,11 +21,8 @@ from toptune.sweeps.paper_figures import SOURCE, paper_figures
 from toptune.sweeps.plan import describe_fit, describe_picture, describe_task, fit_labels
 from toptune.sweeps.results import Outcome, Pictured, Swept, ViewFacts, pictured
 
-RANDOM_NOTE = (
-    "Rows whose weights are RANDOM show that things run, not what a network that was trained on"
-    " ImageNet would see."
-)
-#: Names the row of the head that is trained on spike and burst parameters.
+RANDOM_NOTE = "Rows whose weights are RANDOM are for testing only: their results are meaningless."
+#: Names the row of the classifier that is trained on spike and burst parameters.
 WITHOUT_PICTURES = "burst parameters"
 
 
@@ -37,19 +33,19 @@ class ResultTable:
     Parameters
     ----------
     task
-        What is told apart and left out together, where it is not the plain task.
+        Merged classes and what is left out together; empty for all classes and single devices.
     title
-        Of the sweep, and of the task.
+        Title of the sweep and of the task.
     shared
-        What all rows have in common of backbone, weights, picture and windows.
+        Backbone, weights, picture and windows, as far as all rows have them in common.
     header
         Names of the columns.
     rows
-        As text, as long as the header.
+        Cells as text, as many as the header has.
     n_names
-        How many columns, from the left, name the row.
+        Number of columns, from the left, that name the row.
     notes
-        What belongs below it.
+        Sentences below the table.
     """
 
     task: str
@@ -62,12 +58,12 @@ class ResultTable:
 
     @property
     def caption(self) -> str:
-        """What the numbers are of, one sentence."""
+        """What the table shows, in one sentence."""
         shared = f" ({self.shared})" if self.shared else ""
         return f"{self.title}: accuracy per picture (mean ± SD) and per device{shared}."
 
     def to_csv(self) -> str:
-        """As CSV; what all rows have in common is in a last column."""
+        """Write the table as CSV; what all rows have in common is in the last column."""
         last = ("of all rows",) if self.shared else ()
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -76,7 +72,7 @@ class ResultTable:
         return text.getvalue()
 
     def to_markdown(self) -> str:
-        """As a Markdown table with its caption and notes."""
+        """Write the table as Markdown, with its caption and notes."""
         marks = ["---"] * self.n_names + ["---:"] * (len(self.header) - self.n_names)
         cells = (self.header, tuple(marks), *self.rows)
         lines = ["| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in cells]
@@ -85,7 +81,7 @@ class ResultTable:
 
 
 def result_tables(swept: Swept) -> tuple[ResultTable, ...]:
-    """Make a table of each task."""
+    """Make a table for each task."""
     tasks: dict[str, list[Outcome]] = {}
     for outcome in swept.outcomes:
         tasks.setdefault(describe_task(outcome.combination.fit), []).append(outcome)
@@ -97,7 +93,7 @@ def _table(title: str, task: str, outcomes: Sequence[Outcome]) -> ResultTable:
     by_view: dict[View, list[Pictured]] = {}
     for one in pictured(outcomes):
         by_view.setdefault(one.view, []).append(one)
-    # What needs no pictures has a row of its own, at the end, and its columns there, too.
+    # A classifier that uses no pictures has its own row and columns, at the end.
     without = [o for o in outcomes if o.combination.view is None]
     fits = dict.fromkeys(labels[one.fit] for one in pictured(outcomes))
     fits |= dict.fromkeys(labels[o.combination.fit] for o in without)
@@ -135,9 +131,10 @@ def _notes(
     if scored is not None and scored.metrics is not None:
         m, group = scored.metrics, scored.combination.fit.group_by
         yield (
-            f"Per picture: mean ± SD over {m['n_groups']} left-out {group}s; per device: right"
-            f" majorities of {m['n_devices']}. {len(m['classes'])} classes"
-            f" ({', '.join(m['classes'])}); always naming the largest gets {m['chance']:.2f}."
+            f"Per picture: mean ± SD over {m['n_groups']} folds, each leaving out one {group}; per"
+            f" device: share of {m['n_devices']} devices classified correctly by majority vote."
+            f" {len(m['classes'])} classes ({', '.join(m['classes'])}); always predicting the most"
+            f" common class gives {m['chance']:.2f}."
         )
     labels = fit_labels(o.combination.fit for o in outcomes)
     told = {label: describe_fit(fit, task=False) for fit, label in labels.items()}
@@ -151,7 +148,7 @@ def _notes(
 
 
 def classes_of(outcome: Outcome) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
-    """Give the classes a run told apart, and the classes of each merge."""
+    """Give the classes of a run, and the classes of each merge."""
     assert outcome.metrics is not None
     merges = parse_merges(outcome.combination.fit.merge)
     return tuple(outcome.metrics["classes"]), tuple(merges.values())
@@ -163,12 +160,12 @@ def is_random(facts: ViewFacts) -> bool:
 
 
 def any_random(outcomes: Iterable[Outcome]) -> bool:
-    """Whether any of them comes from random weights."""
+    """Whether any outcome was made with random weights."""
     return any(is_random(one.facts) for one in pictured(outcomes))
 
 
 def weights_text(facts: ViewFacts) -> str:
-    """Name the weights, random ones loudly."""
+    """Name the weights; RANDOM ones in capitals."""
     if is_random(facts):
         return facts.weights.replace("random", "RANDOM", 1)
     return facts.weights.removeprefix("file ")
@@ -190,7 +187,7 @@ def _cells(outcome: Outcome | None) -> tuple[str, str]:
 
 
 def _paper_columns(views: Sequence[View], scored: Outcome | None) -> list[tuple[str, str]]:
-    """Give what the paper says of each view; nothing where it is another task, or of none known."""
+    """Give the paper's figures for each view; nothing for other tasks or where none is known."""
     if scored is None:
         return []
     found = [paper_figures(view, *classes_of(scored)) for view in views]
@@ -203,27 +200,27 @@ def _paper_columns(views: Sequence[View], scored: Outcome | None) -> list[tuple[
 
 
 class _NameColumns:
-    """The columns that name a view: what varies between views.
+    """The columns that name a view: what differs between views.
 
     Attributes
     ----------
     header
-        Of the columns.
+        Names of the columns.
     shared
-        What all views have in common, for people.
+        What all views have in common, as a phrase.
     """
 
     def __init__(self, views: Sequence[tuple[View, ViewFacts]]) -> None:
         rows = [_names(view, facts) for view, facts in views]
         varying = [n for n in rows[0] if len({row[n] for row in rows}) > 1]
-        # Of one view, too, a row needs a name; the size of a network goes with it.
+        # A single view needs a name, too. A backbone's size and weights are listed with it.
         self.header = varying or ["picture"]
         if "backbone" in varying:
             self.header = list(dict.fromkeys(("backbone", "parameters (M)", "weights", *varying)))
         self.shared = _shared({n: v for n, v in rows[0].items() if n not in self.header})
 
     def of(self, view: View, facts: ViewFacts) -> list[str]:
-        """Fill them for a view."""
+        """Give the cells of a view."""
         names = _names(view, facts)
         return [names[column] for column in self.header]
 
@@ -246,7 +243,7 @@ def _shared(names: dict[str, str]) -> str:
         "weights": "weights {}",
         "picture": "{}",
         "window (s)": "windows of {} s",
-        "stride (s)": "a window every {} s",
+        "stride (s)": "one window every {} s",
     }
     return ", ".join(forms[name].format(text) for name, text in names.items())
 
@@ -257,8 +254,8 @@ def _shared(names: dict[str, str]) -> str:
 def write_result_tables(swept: Swept) -> None:
     """Write the tables of a sweep into its folder.
 
-    For each task table.csv (of further ones with the task in the name), table.md with all of them
-    below each other, and runs.csv with a row a run.
+    These are a CSV file for each task (table.csv, further ones with the task in the name), table.md
+    with all tables, and runs.csv with a row for each run.
     """
     tables = result_tables(swept)
     for old in swept.path.glob("table*.csv"):
@@ -287,7 +284,7 @@ _OF_METRICS = (
 
 
 def write_runs(path: Path, outcomes: Sequence[Outcome]) -> None:
-    """Write one row a run, numbers as they are."""
+    """Write one row for each run."""
     header = [
         *("run", "picture", "count_axis", "window_s", "stride_s", "backbone", "parameters"),
         *("features", "weights", "head", "fit", "merge", "group_by", *_OF_METRICS),
