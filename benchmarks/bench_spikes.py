@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from toptune.params import Ptsd
 from toptune.recordings.simulated.traces import simulate_traces
-from toptune.spikes.ptsd import detect_spikes, noise_thresholds
+from toptune.spikes.noise import noise_thresholds
+from toptune.spikes.ptsd import detect_spikes
 
 RATE_HZ = 10_000.0
 SPIKES_HZ = 5.0

@@ -20,7 +20,7 @@ from toptune.recordings.trains import Segment
 from toptune.spikes.filters_cuda import HIGHPASS_BLOCK, DeviceHighPass
 from toptune.spikes.noise_cuda import channel_means, noise_thresholds_on
 from toptune.spikes.ptsd import PtsdSamples
-from toptune.spikes.ptsd_cuda import StretchWalk, sort_device_spikes, walk_segments
+from toptune.spikes.ptsd_cuda import SegmentWalk, sort_device_spikes, walk_segments
 
 pytestmark = pytest.mark.gpu
 
@@ -105,7 +105,7 @@ def test_silence(benchmark: Any, gpu: CudaAccelerator, voltage: DeviceArray) -> 
         limit = gpu.xp.full(channels, 1e6, np.float32)
     timed(
         benchmark, gpu,
-        lambda: StretchWalk(gpu, times, n, mean, limit).decide(voltage, 0, 0, n), voltage,
+        lambda: SegmentWalk(gpu, times, n, mean, limit).decide(voltage, 0, 0, n), voltage,
     )  # fmt: skip
 
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from toptune.machine.cuda import Accelerator
 from toptune.recordings.trains import Spikes
-from toptune.spikes import ptsd_blocks as spikes_cpu
+from toptune.spikes import ptsd_compiled
 from toptune.spikes.ptsd import PtsdSamples, channel_mean, sequential_sum
-from toptune.spikes.ptsd_cuda import StretchWalk, sort_device_spikes
+from toptune.spikes.ptsd_cuda import SegmentWalk, sort_device_spikes
 
 RATE_HZ = 10_000.0
 # Around the samples of a chunk: a kernel that reads outside finds its largest peaks here.
@@ -42,9 +42,9 @@ def means(x: NDArray[np.float32]) -> NDArray[np.float32]:
     """Each channel's mean as `detect_spikes` takes it off."""
     out = np.empty(x.shape[0], np.float32)
     for row, samples in enumerate(x):
-        blocks = -(-samples.size // spikes_cpu.BLOCK)
+        blocks = -(-samples.size // ptsd_compiled.BLOCK)
         low, high, total = np.empty(blocks, "f4"), np.empty(blocks, "f4"), np.empty(blocks)
-        spikes_cpu.block_stats(samples, low, high, total)
+        ptsd_compiled.block_stats(samples, low, high, total)
         out[row] = channel_mean(sequential_sum(total), samples.size, f"channel {row}")
     return out
 
@@ -60,7 +60,7 @@ def streamed(
     """Detect in chunks that end at `cuts` and hold no more than they must."""
     n = x.shape[1]
     asarray = device.xp.asarray
-    walk = StretchWalk(
+    walk = SegmentWalk(
         device, times, n, asarray(means(x)), asarray(threshold), walk_limit=walk_limit
     )
     found = []

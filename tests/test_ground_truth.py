@@ -11,7 +11,8 @@ import pytest
 from toptune.params import HighPass, Ptsd
 from toptune.recordings.simulated.traces import Traces, simulate_traces
 from toptune.spikes.filters import HighPassFilter
-from toptune.spikes.ptsd import detect_spikes, noise_thresholds
+from toptune.spikes.noise import noise_thresholds
+from toptune.spikes.ptsd import detect_spikes
 
 RATE_HZ = 10_000.0
 TOLERANCE = 10  # samples, 1 ms

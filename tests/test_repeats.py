@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 from toptune.backbones import engine as features
 from toptune.extraction import extract
 from toptune.params import Backbone, Picture, Ptsd, SpikeSettings, Windows
-from toptune.spikes import ptsd_blocks as spikes_cpu
+from toptune.spikes import ptsd_compiled
 from toptune.spikes import streaming as detection
 from toptune.store.feature_store import FeatureStore
 from toptune.training import fit
@@ -59,7 +59,7 @@ def test_a_store_is_the_same_bytes_for_any_chunks(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: SpikeSettings
 ) -> None:
     expected = tree(run_extract(made, tmp_path / "one.zarr", spikes=settings, n_jobs=2))
-    monkeypatch.setattr(detection, "_BATCH_VALUES", 4 * spikes_cpu.BLOCK)
+    monkeypatch.setattr(detection, "_BATCH_VALUES", 4 * ptsd_compiled.BLOCK)
     monkeypatch.setattr(features, "_DRAWN_AT_ONCE", 3)
     store = run_extract(made, tmp_path / "two.zarr", spikes=settings, n_jobs=2)
     assert tree(store) == expected

@@ -31,7 +31,8 @@ from toptune.recordings.simulated.culture import simulate
 from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes
 from toptune.spikes.filters import HighPassFilter
 from toptune.spikes.finding import find_spikes
-from toptune.spikes.ptsd import detect_spikes, noise_thresholds
+from toptune.spikes.noise import noise_thresholds
+from toptune.spikes.ptsd import detect_spikes
 
 _RATE_HZ = 10_000.0
 _CHANNELS = 60

@@ -10,13 +10,9 @@ from numpy.typing import NDArray
 
 from toptune.errors import InputError
 from toptune.params import Alignment, Ptsd
-from toptune.spikes.ptsd import (
-    detect_spikes,
-    mad_sd,
-    noise_thresholds,
-    noise_windows,
-)
-from toptune.spikes.ptsd_blocks import BLOCK
+from toptune.spikes.noise import mad_sd, noise_thresholds, noise_windows
+from toptune.spikes.ptsd import detect_spikes
+from toptune.spikes.ptsd_compiled import BLOCK
 
 RATE_HZ = 10_000.0
 

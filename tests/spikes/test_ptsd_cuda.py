@@ -24,7 +24,7 @@ from toptune.errors import InputError
 from toptune.params import Noise, Ptsd
 from toptune.spikes import ptsd_cuda as spikes_cuda
 from toptune.spikes.ptsd import PtsdSamples, detect_spikes
-from toptune.spikes.ptsd_cuda import StretchWalk, detect_spikes_on
+from toptune.spikes.ptsd_cuda import SegmentWalk, detect_spikes_on
 
 
 # Blocks and tiles this small put many of their edges into short recordings.
@@ -227,9 +227,9 @@ def test_samples_beyond_32_bit_indices_are_counted(device: HostAccelerator) -> N
     times = PtsdSamples(20, 10, 5, False)
     limits = np.full(1, 8, np.float32)
     start = 3 * 2**32
-    walk = StretchWalk(device, times, start + 900, np.zeros(1, np.float32), limits)
+    walk = SegmentWalk(device, times, start + 900, np.zeros(1, np.float32), limits)
     got = walk.decide(x, start, start + 1, start + 900)
-    shifted = StretchWalk(device, times, 900, np.zeros(1, np.float32), limits)
+    shifted = SegmentWalk(device, times, 900, np.zeros(1, np.float32), limits)
     expected = shifted.decide(x, 0, 1, 900)
     assert expected.sample.size > 3
     np.testing.assert_array_equal(got.sample - start, expected.sample)

@@ -16,7 +16,8 @@ from toptune.params import HighPass, Noise, Ptsd
 from toptune.recordings.trains import Segment, Spikes
 from toptune.spikes import streaming as detection
 from toptune.spikes.filters import HighPassFilter
-from toptune.spikes.ptsd import detect_spikes, noise_thresholds
+from toptune.spikes.noise import noise_thresholds
+from toptune.spikes.ptsd import detect_spikes
 from toptune.spikes.streaming import Detected, detect_recording
 
 RATE_HZ = 10_000.0
@@ -99,12 +100,12 @@ def test_one_pass_is_enough_and_two_are_where_too_much_would_be_kept(
     assert_same(twice, once.trains.spikes, once.trains.threshold_uv)
 
 
-def test_a_preview_that_was_too_high_costs_a_second_pass_and_no_spike(
+def test_a_preliminary_threshold_that_was_too_high_costs_a_second_pass_and_no_spike(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     x = voltage(1, 3, 80_000)
     expected = by_definition(x, HighPass(), Ptsd())
-    monkeypatch.setattr(detection, "_PREVIEW_MARGIN", 1.5)
+    monkeypatch.setattr(detection, "_PRELIMINARY_MARGIN", 1.5)
     found = detect_recording(ArrayRecording(x, RATE_HZ))
     assert found.passes == 2
     assert_same(found, *expected)

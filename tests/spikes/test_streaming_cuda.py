@@ -150,7 +150,7 @@ def test_a_channel_longer_than_the_memory_is_refused(device: HostAccelerator) ->
     assert detect_recording_on(device, ArrayRecording(voltage(2, 2, 10), RATE_HZ)).found.passes == 1
     device.memory_bytes = 50_000
     with pytest.raises(
-        InputError, match=r"<memory>: a channel of 60000 samples does not fit .* --device cpu"
+        InputError, match=r"<memory>: a channel of 60000 samples does not fit .* `device='cpu'`"
     ):
         detect_recording_on(device, ArrayRecording(voltage(2, 2, 60_000), RATE_HZ))
 

@@ -14,12 +14,12 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from toptune.features.electrodes import ElectrodeTrains
 from toptune.features.interval_valley import count_intervals, find_valley, smooth, whole_samples
+from toptune.machine.compiling import compiled
 from toptune.params import BurstCriteria
 
 # Fewer intervals have no distribution to speak of.
@@ -138,7 +138,7 @@ def log_isi_thresholds(trains: ElectrodeTrains, criteria: BurstCriteria) -> Thre
     return Thresholds(found, used)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _max_interval(
     sample: NDArray[np.int64],
     bounds: NDArray[np.int64],
@@ -178,7 +178,7 @@ def _max_interval(
     return n
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _runs(
     sample: NDArray[np.int64],
     bounds: NDArray[np.int64],

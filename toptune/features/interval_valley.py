@@ -13,11 +13,11 @@ import math
 from functools import lru_cache
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from toptune.features.electrodes import ElectrodeTrains
+from toptune.machine.compiling import compiled
 from toptune.params import BurstCriteria
 
 # Intervals of 0.1 ms to 1000 s, ten bins a decade as in Pasquale et al.; a bin's lower edge stands
@@ -126,7 +126,7 @@ def _smoother(n: int) -> NDArray[np.float64]:
     return S
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _count_intervals(
     sample: NDArray[np.int64],
     bounds: NDArray[np.int64],
@@ -146,7 +146,7 @@ def _count_intervals(
                 counts[train % n_electrodes, at] += 1
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _peaks(y: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Mark bins above both neighbours, the higher of those too near; of equals the first."""
     n = len(y)
@@ -171,7 +171,7 @@ def _peaks(y: NDArray[np.float64]) -> NDArray[np.bool_]:
     return peak
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _valley(
     y: NDArray[np.float64], x: NDArray[np.float64], cutoff: float, void: float
 ) -> tuple[int, bool]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from toptune.features.electrodes import ElectrodeTrains
 from toptune.features.interval_valley import whole_samples
+from toptune.machine.compiling import compiled
 
 # A train whose counts vary less than rounding does not vary.
 _CONSTANT = 1e-12
@@ -100,7 +100,7 @@ def _mean_of_pairs(matrix: NDArray[np.float64], taking_part: NDArray[np.bool_]) 
     return float(matrix[rows, columns][pairs].mean()) if pairs.any() else math.nan
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _tile(
     sample: NDArray[np.int64],
     bounds: NDArray[np.int64],
@@ -121,7 +121,7 @@ def _tile(
                 covered = high
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _meet(
     sample: NDArray[np.int64],
     electrode: NDArray[np.int64],

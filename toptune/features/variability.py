@@ -15,11 +15,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from toptune.features.electrodes import ElectrodeTrains
+from toptune.machine.compiling import compiled
 
 
 class Variability(NamedTuple):
@@ -50,7 +50,7 @@ def interval_variability(trains: ElectrodeTrains) -> Variability:
     return Variability(*measured)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _measure(
     sample: NDArray[np.int64], bounds: NDArray[np.int64], measured: NDArray[np.float64]
 ) -> None:
@@ -77,7 +77,7 @@ def _measure(
             measured[0, electrode] = np.sqrt(squares / n) / mean
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _pairs(sample: NDArray[np.int64]) -> tuple[int, float, float]:
     """Count successive intervals that are not both 0; add up |a - b| / (a + b), and its square."""
     n, shares, squares = 0, 0.0, 0.0

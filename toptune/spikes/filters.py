@@ -1,40 +1,40 @@
-"""High-pass filter with carried state, all channels of a chunk at a time.
+"""Causal high-pass filter that carries its state from chunk to chunk.
 
-Voltage enters and leaves as (channels, samples) float32 in microvolts. Chunks of any length give
-the same samples as the whole, bit for bit: each channel is one recursion in float64, rounded once.
+Chunks of any length give the same samples as the whole, bit for bit: each channel is one recursion
+in float64, rounded to float32 once.
 """
 
 from __future__ import annotations
 
 from concurrent.futures import Executor
 
-import numba
 import numpy as np
 import scipy.signal
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
+from toptune.machine.compiling import compiled
 from toptune.machine.threads import channel_slices, in_threads
 from toptune.params import HighPass
 
-# Channels filtered side by side: one recursion waits for its own last sample, eight of them fill
-# the processor's pipelines (3x faster than one after the other, measured on Zen 3).
+# Channels filtered side by side: a single recursion waits for its own last sample, while eight fill
+# the processor's pipelines (measured on Zen 3: 3 times as fast as one after another).
 _LANES = 8
 
 
 class HighPassFilter:
     """Causal Butterworth high-pass filter over chunks of one gap-free stretch of voltage.
 
-    It starts as if each channel had always had its first value, so that an offset of the amplifier
-    does not look like a step: the first sample is taken off, which a high-pass filter does not
-    notice otherwise. A channel that never moves is exactly 0.
+    It starts as if each channel had always had its first value, so that an amplifier's offset is
+    not filtered as a step: the first sample is subtracted, which changes nothing else for a
+    high-pass filter. A constant channel becomes exactly 0.
 
     Parameters
     ----------
     params
         Cut-off and order; a cut-off of 0 Hz passes samples through unchanged.
     sampling_rate_hz
-        Samples a second.
+        Samples per second.
     n_channels
         Rows of every chunk.
 
@@ -49,10 +49,6 @@ class HighPassFilter:
         self._state: NDArray[np.float64] | None = None
         self.n_channels = n_channels
 
-    def restart(self) -> None:
-        """Forget the past: the next chunk follows a gap."""
-        self._state = None
-
     def apply(
         self,
         samples_uv: NDArray[np.float32],
@@ -64,7 +60,7 @@ class HighPassFilter:
         Parameters
         ----------
         samples_uv : (channels, samples) float32
-            What follows the last chunk.
+            The samples that follow the last chunk.
         out : (channels, samples) float32, optional
             Where to write; may be `samples_uv` itself.
         pool
@@ -125,14 +121,14 @@ def butterworth_sections(params: HighPass, sampling_rate_hz: float) -> NDArray[n
 
 
 def settling_samples(params: HighPass, sampling_rate_hz: float, limit: int) -> int:
-    """How long the filter remembers: samples until its slowest mode has decayed to 1e-6.
+    """Return how many samples it takes until the filter's slowest mode has decayed to 1e-6.
 
     Parameters
     ----------
     params, sampling_rate_hz
         As for `HighPassFilter`.
     limit
-        The largest answer.
+        The largest number to return.
     """
     if params.cutoff_hz == 0:
         return 0
@@ -143,7 +139,7 @@ def settling_samples(params: HighPass, sampling_rate_hz: float, limit: int) -> i
     return limit if slowest >= 1 else min(limit, int(np.log(1e-6) / np.log(slowest)) + 1)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _filter_rows(
     x: NDArray[np.float32],
     out: NDArray[np.float32],
@@ -151,7 +147,7 @@ def _filter_rows(
     state: NDArray[np.float64],
     first: NDArray[np.float64],
 ) -> None:
-    """Direct form II transposed, section after section, as scipy.signal.sosfilt defines it."""
+    """Filter in direct form II transposed, section by section, as `scipy.signal.sosfilt` does."""
     n_rows, n = x.shape
     full = n_rows - n_rows % _LANES
     single = sos.shape[0] == 1
@@ -177,7 +173,7 @@ def _filter_rows(
             out[row, t] = scratch[t]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _filter_lanes(
     x: NDArray[np.float32],
     out: NDArray[np.float32],
@@ -186,7 +182,7 @@ def _filter_lanes(
     first: NDArray[np.float64],
     row: int,
 ) -> None:
-    """Do the same for one section and eight rows from `row` on, side by side."""
+    """Do the same for a single section and eight rows from `row` on, side by side."""
     b0, b1, b2, a1, a2 = section[0], section[1], section[2], section[4], section[5]
     z0 = np.empty(_LANES)
     z1 = np.empty(_LANES)

@@ -1,9 +1,8 @@
-"""The high-pass filter on a GPU, parallel over time, with carried state.
+"""The high-pass filter on a GPU, parallel over time, with state carried from chunk to chunk.
 
-Chunks of voltage, (channels, samples) float32 microvolts on the device, enter and leave, as in
-`toptune.spikes.filters`. Samples may differ from the CPU's in rounding: the state at the start of
+Samples may differ from those of `toptune.spikes.filters` in rounding. The state at the start of
 every block of 128 samples comes from a scan in float64 (kernels/highpass.cu), which changes it by
-some 1e-16 of itself, and then now and then the last bit of a float32.
+about 1e-16 of its value and so, now and then, the last bit of a float32.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from toptune.machine.cuda import THREADS, Accelerator, DeviceArray
 from toptune.params import HighPass
 from toptune.spikes.filters import butterworth_sections
 
-# Chunks of a multiple of this many samples give the samples of the whole, bit for bit.
+# Chunks whose length is a multiple of this give the same samples as the whole, bit for bit.
 HIGHPASS_BLOCK = 128
 _TILE = 64
 
@@ -26,11 +25,11 @@ class DeviceHighPass:
     Parameters
     ----------
     device
-        Where the chunks are.
+        Holds the chunks.
     params
         Cut-off and order; a cut-off of 0 Hz passes samples through unchanged.
     sampling_rate_hz
-        Samples a second.
+        Samples per second.
 
     Raises
     ------
@@ -62,14 +61,14 @@ class DeviceHighPass:
         Parameters
         ----------
         samples_uv : (channels, samples) float32
-            What follows the last chunk, rows contiguous.
+            The samples that follow the last chunk, rows contiguous.
         out : (channels, samples) float32
-            Where to write, rows contiguous; other memory than `samples_uv`.
+            Where to write, rows contiguous; must not overlap `samples_uv`.
 
         Raises
         ------
         ValueError
-            The chunk before had no whole number of blocks, so that its state is not known.
+            The previous chunk was not a whole number of blocks, so that no state follows it.
         """
         channels, n = samples_uv.shape
         if n == 0:
@@ -78,7 +77,7 @@ class DeviceHighPass:
             out[...] = samples_uv
             return
         if self._ended:
-            raise ValueError(f"only a stretch's last chunk may be no multiple of {HIGHPASS_BLOCK}")
+            raise ValueError(f"only the last chunk may be no multiple of {HIGHPASS_BLOCK}")
         self._ended = n % HIGHPASS_BLOCK != 0
         if self._state is None:
             self._state = self._xp.zeros((channels, 2 * self._n_sections), np.float64)
@@ -97,12 +96,12 @@ class DeviceHighPass:
 
 
 def row_pitch(samples: DeviceArray) -> int:
-    """Values from one row to the next of an array whose rows are contiguous.
+    """Return the number of values from one row to the next of an array with contiguous rows.
 
     Raises
     ------
     ValueError
-        The values of a row do not follow one another.
+        Rows are not contiguous.
     """
     if samples.shape[1] > 1 and samples.strides[1] != samples.itemsize:
         raise ValueError(f"rows must be contiguous, got strides {samples.strides}")
@@ -110,7 +109,7 @@ def row_pitch(samples: DeviceArray) -> int:
 
 
 def _after_silence(sos: NDArray[np.float64], n_samples: int) -> NDArray[np.float64]:
-    """(states, states) float64 that takes a state to the one after `n_samples` zeros."""
+    """Return the (states, states) matrix that maps a state to the one after `n_samples` zeros."""
     states = np.eye(2 * len(sos))
     for _ in range(n_samples):
         v = np.zeros(2 * len(sos))

@@ -1,7 +1,6 @@
-"""From a recording of any kind to its spikes: one way, for extraction and for prediction.
+"""From a recording of any format to its spikes, for extraction and prediction alike.
 
-A path and settings enter; `SpikeTrains` leave, detected in the voltage or read from a spike file,
-with what was noticed on the way.
+Spikes are detected in voltage, on the CPU or a GPU, or read where the recording holds spikes only.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What is known of voltage before it is read.
+    """What is known of a recording before its voltage is read.
 
     Parameters
     ----------
     segments
-        Stretches between gaps.
+        Gap-free stretches, in order.
     sampling_rate_hz
-        Samples a second.
+        Samples per second.
     """
 
     segments: tuple[Segment, ...]
@@ -39,20 +38,20 @@ class Header:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FoundSpikes:
-    """A recording's spikes, and what was noticed.
+    """A recording's spikes, and what detection noticed.
 
     Parameters
     ----------
     trains
         The spikes.
     kind
-        Of recording.
+        The recording's format.
     stream
-        Label of the electrode stream; None where spikes were read from a file.
+        Label of the electrode stream; None if spikes were read from a file.
     dead_channels, over_noisy_channels
-        Labels; none where spikes were read from a file.
+        Labels; none if spikes were read from a file.
     on_device
-        The same spikes on the GPU that found them; None where none did.
+        The same spikes on the GPU that found them; None if the CPU did.
     """
 
     trains: SpikeTrains
@@ -64,18 +63,18 @@ class FoundSpikes:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know, a line each."""
+        """What the user should know, one line each."""
         noticed = (("dead", self.dead_channels), ("over-noisy", self.over_noisy_channels))
         return tuple(f"{what} channels {', '.join(who)}" for what, who in noticed if who)
 
 
 def check_recording(path: Path, settings: SpikeSettings) -> Header | None:
-    """Open a recording and see that its spikes can be found; None where it holds spikes only.
+    """Open a recording and check that its spikes can be found; None if it holds spikes only.
 
     Raises
     ------
     InputError
-        It cannot be opened, is cut off, or its sampling rate does not allow the filter's cut-off.
+        It cannot be opened, is truncated, or its sampling rate is too low for the filter's cut-off.
     """
     from toptune.spikes.filters import HighPassFilter
 
@@ -86,7 +85,7 @@ def check_recording(path: Path, settings: SpikeSettings) -> Header | None:
         return None
     with recording:
         recording.check_whole()
-        # Refuses a cut-off that this sampling rate cannot have.
+        # Refuses a cut-off above half the sampling rate.
         HighPassFilter(settings.highpass, recording.sampling_rate_hz, 1)
         return Header(segments=recording.segments, sampling_rate_hz=recording.sampling_rate_hz)
 
@@ -100,7 +99,7 @@ def detect_voltage(
     n_jobs: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Detected, DeviceSpikes | None]:
-    """Detect on the CPU, or on a GPU where one is given.
+    """Detect a recording's spikes on the CPU, or on a GPU if one is given.
 
     Parameters
     ----------
@@ -112,7 +111,7 @@ def detect_voltage(
     Returns
     -------
     Detected, DeviceSpikes
-        The latter are the spikes on the GPU; None without one.
+        The latter are the spikes on the GPU; None on the CPU.
     """
     if device is None:
         from toptune.spikes.streaming import detect_recording
@@ -132,20 +131,20 @@ def find_spikes(
     n_jobs: int | None = None,
     stage: Callable[[str, int, int], None],
 ) -> FoundSpikes:
-    """Detect a recording's spikes, or read them where it holds spikes.
+    """Detect a recording's spikes, or read them if it holds spikes only.
 
     Parameters
     ----------
     path
-        A recording of any kind.
+        A recording of any format.
     settings
-        How.
+        How spikes are detected.
     device
         A GPU to detect on; None for the CPU.
     n_jobs
-        Threads; None for one a core.
+        CPU threads; all cores if None.
     stage
-        Told (what is done, samples done, samples in all) now and then.
+        Called with (what is being done, samples done, samples in all) now and then.
 
     Raises
     ------

@@ -1,10 +1,8 @@
-"""Means and noise estimates of a recording on a GPU.
+"""Means and noise estimates of a recording on a GPU, by the rules of `toptune.spikes.noise`.
 
-A filtered recording, (channels, samples) float32 microvolts on the device, enters; means and
-`Thresholds`, a few numbers a channel, leave, on the host. They follow the rules of
-`toptune.spikes.ptsd` in float64. Sums are added in the CPU's order but for the inside of blocks of
-128 samples; standard deviations in the array module's own, which may change the last of their 53
-bits.
+All is computed in float64. Sums are added in the CPU's order but for the inside of blocks of 128
+samples, and standard deviations in the order of the array module, which may change the last of
+their 53 bits.
 """
 
 from __future__ import annotations
@@ -18,8 +16,9 @@ from toptune.machine.cuda import THREADS, Accelerator, DeviceArray, to_host
 from toptune.params import Ptsd
 from toptune.recordings.trains import Segment
 from toptune.spikes.filters_cuda import row_pitch
-from toptune.spikes.ptsd import Thresholds, channel_mean, noise_windows, thresholds_from
-from toptune.spikes.ptsd_blocks import BLOCK
+from toptune.spikes.noise import Thresholds, noise_windows, thresholds_from
+from toptune.spikes.ptsd import channel_mean
+from toptune.spikes.ptsd_compiled import BLOCK
 
 _TILE = 64
 
@@ -27,18 +26,18 @@ _TILE = 64
 def channel_means(
     device: Accelerator, samples_uv: DeviceArray, segments: Sequence[Segment], names: Sequence[str]
 ) -> NDArray[np.float32]:
-    """Mean of each channel over all segments.
+    """Return each channel's mean over all segments.
 
     Parameters
     ----------
     device
-        Where the samples are.
+        Holds the samples.
     samples_uv : (channels, samples) float32
         The whole recording, rows contiguous.
     segments
-        The stretches that hold all samples.
+        They hold all samples.
     names
-        Of the channels, for messages.
+        Names of the channels, for messages.
 
     Returns
     -------
@@ -76,18 +75,18 @@ def noise_thresholds_on(
     Parameters
     ----------
     device
-        Where the samples are.
+        Holds the samples.
     samples_uv : (channels, samples) float32
         The whole recording, filtered.
     sampling_rate_hz
-        Samples a second.
+        Samples per second.
     ptsd
-        Which estimate, and the factor.
+        The kind of estimate, and the factor.
 
     Returns
     -------
     Thresholds
-        On the host: deviations become thresholds there, in float64, cast once.
+        On the host, where thresholds are computed in float64 and cast once.
     """
     windows = noise_windows(samples_uv.shape[1], sampling_rate_hz)
     smallest = _smallest_sd([samples_uv[:, w] for w in windows], samples_uv.shape[0])
@@ -96,9 +95,9 @@ def noise_thresholds_on(
 
 
 def _smallest_sd(windows: list[DeviceArray], channels: int) -> NDArray[np.float64]:
-    """Smallest sample standard deviation (ddof 1) of each channel; 0 where no window has two."""
+    """Return each channel's smallest sample SD (ddof 1); 0 where no window has two samples."""
     smallest = np.full(channels, np.inf)
-    # Queued all at once, then fetched: 30 numbers a channel.
+    # All are queued before the first is fetched.
     sds = [w.astype(np.float64).std(axis=1, ddof=1) for w in windows if w.shape[1] > 1]
     for sd in sds:
         smallest = np.minimum(smallest, to_host(sd))
@@ -106,7 +105,7 @@ def _smallest_sd(windows: list[DeviceArray], channels: int) -> NDArray[np.float6
 
 
 def _mad_sd(device: Accelerator, samples_uv: DeviceArray) -> NDArray[np.float64]:
-    """MAD / 0.6745 of each channel, a channel at a time: its sorted copy is all that it takes."""
+    """Return each channel's MAD / 0.6745, one at a time to hold only one sorted channel."""
     xp = device.xp
     out = np.empty(samples_uv.shape[0])
     for row, x in enumerate(samples_uv):
@@ -117,6 +116,6 @@ def _mad_sd(device: Accelerator, samples_uv: DeviceArray) -> NDArray[np.float64]
 
 
 def _median(ordered: DeviceArray) -> float:
-    """Median of sorted values; of an even number the middle ones' mean, in their own precision."""
+    """Median of sorted values; for an even number, the mean of the middle two in their own type."""
     n = ordered.size
     return float(np.median(to_host(ordered[(n - 1) // 2 : n // 2 + 1])))

@@ -1,17 +1,20 @@
-"""The walk of PTSD over stretches that may hold spikes, compiled.
+"""PTSD, compiled: statistics of blocks, the exact prune, and the walk over what it leaves.
 
-float32 samples in microvolts enter, with the channel's mean and threshold; sample indices and
-differential amplitudes leave. The definition is the sequential form of Precision Timing Spike
-Detection (Maccione et al. 2009, J. Neurosci. Methods 177:241-249) with Ptsd's rules for ties.
+The definition is the sequential form of Precision Timing Spike Detection (Maccione et al. 2009,
+J. Neurosci. Methods 177:241-249) with the rules of `toptune.params.Ptsd` for ties.
 
-A candidate is accepted only where two samples within its reach (lifetime plus overshoot) differ by
-the threshold. So a span's samples are first marked, all at once and without branches: a peak, and
-a sliding range that spans the threshold. Only marked samples, three a spike, are looked at one by
-one. All of it is in integers that order as the floats do, since compilers vectorise minima of
-integers and not those of floating-point numbers.
+Exact prune. A candidate at sample c reads nothing beyond c + reach (lifetime plus overshoot) and is
+accepted only if two of the samples it reads differ by the threshold. So a block of samples whose
+maximum and minimum, taken over the block and its reach, differ by less holds no spike and is
+skipped. Rejected candidates do not change the walk's only state, the next sample to look at.
 
-Places are unsigned and arrays are whole: an index that might be negative is not vectorised, and
-making a slice of a few dozen samples takes Numba longer than looking at them.
+The walk. A span's samples are first marked, all at once and without branches: a peak, and a sliding
+range that reaches the threshold. Only marked samples, about three per spike, are looked at one by
+one. All of it is done in integers that order as the floats do, since compilers vectorise minima of
+integers but not those of floating-point numbers.
+
+Indices are unsigned and arrays are passed whole: an index that might be negative is not vectorised,
+and making a slice of a few dozen samples takes Numba longer than looking at them.
 """
 
 from __future__ import annotations
@@ -25,23 +28,177 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from toptune.spikes.ptsd_blocks import BLOCK, FINE, blocks_ahead, ordered, spans
+from toptune.machine.compiling import compiled
 
-_LARGEST = np.int32(0x7FFFFFFF)
+# Samples per block: long enough that the statistics run at memory speed, short enough that a spike
+# costs little more than its own neighbourhood (measured: 64 is 40 % slower, 256 no faster).
+BLOCK = 128
+
+# Inside a block that may hold a spike, the same prune is applied to fine blocks, so that little
+# more than the spikes themselves is walked, or kept by streaming.
+FINE = 16
+
+# Relative slack of the prune, which compares float32 samples before the mean is subtracted.
+_SLACK = np.float32(4e-7)
+
+_MAGNITUDE = np.int32(0x7FFFFFFF)
 _SMALLEST = np.int32(-0x80000000)
 
-# Blocks fetched ahead of the one walked: they lie anywhere, and waiting for memory costs as much
-# as a fifth of the walk.
+# Blocks prefetched ahead of the one walked: they are far apart, and waiting for memory would take a
+# fifth of the walk's time.
 _FETCH_AHEAD = 2
-# Integers that a vectorised loop does at a time.
+# Integers per step of a vectorised loop.
 _STEP = np.uint64(32)
 _ONE = np.uint64(1)
-# float32 samples in one line of the cache.
+# float32 samples per cache line.
 _LINE = 16
 
 
+@compiled()
+def blocks_ahead(lifetime: int, overshoot: int, size: int) -> int:
+    """Return how many blocks of `size` a candidate reads after its own; 1 or more."""
+    return max(1, -(-(lifetime + overshoot) // size))
+
+
+@numba.njit(nogil=True, inline="always")
+def ordered(bits: np.int32) -> np.int32:
+    """Map a float's bits to an int32 that orders as the float does; the map is its own inverse."""
+    return np.int32(bits ^ np.int32(np.int32(bits >> np.int32(31)) & _MAGNITUDE))
+
+
+@numba.njit(nogil=True, inline="always")
+def _extremes(bits: NDArray[np.int32], start: int, count: int) -> tuple[np.float32, np.float32]:
+    """Minimum and maximum of `count` floats whose bits begin at bits[start]; none may be NaN."""
+    lo = _MAGNITUDE
+    hi = np.int32(-0x80000000)
+    for i in range(count):
+        key = ordered(bits[start + i])
+        lo = np.int32(key if key < lo else lo)
+        hi = np.int32(key if key > hi else hi)
+    return np.int32(ordered(lo)).view(np.float32), np.int32(ordered(hi)).view(np.float32)
+
+
+@compiled(fastmath={"reassoc"})
+def block_stats(
+    x: NDArray[np.float32],
+    low: NDArray[np.float32],
+    high: NDArray[np.float32],
+    total: NDArray[np.float64],
+) -> None:
+    """Minimum, maximum and sum of each block of `BLOCK` samples; the last block may be short.
+
+    NaN and infinity show up in `total`. It is the same for every chunking, because blocks start at
+    multiples of `BLOCK` and only this function adds up their samples.
+    """
+    bits = x.view(np.int32)
+    full = x.size // BLOCK
+    for b in range(full):
+        start = b * BLOCK
+        low[b], high[b] = _extremes(bits, start, BLOCK)
+        added = 0.0
+        for i in range(BLOCK):
+            added += np.float64(x[start + i])
+        total[b] = added
+    if full < low.size:
+        low[full], high[full] = _extremes(bits, full * BLOCK, x.size - full * BLOCK)
+        added = 0.0
+        for i in range(full * BLOCK, x.size):
+            added += np.float64(x[i])
+        total[full] = added
+
+
+@compiled()
+def _fine_extremes(
+    x: NDArray[np.float32],
+    first: int,
+    last: int,
+    low: NDArray[np.float32],
+    high: NDArray[np.float32],
+) -> int:
+    """Find the extremes of the fine blocks [first, last) of x that exist; return their number."""
+    bits = x.view(np.int32)
+    last = min(last, -(-x.size // FINE))
+    for f in range(first, last):
+        start = f * FINE
+        if start + FINE <= x.size:
+            low[f - first], high[f - first] = _extremes(bits, start, FINE)
+        else:
+            low[f - first], high[f - first] = _extremes(bits, start, x.size - start)
+    return last - first
+
+
+@compiled()
+def may_hold_spike(
+    low: NDArray[np.float32],
+    high: NDArray[np.float32],
+    b: int,
+    reach_blocks: int,
+    mean: np.float32,
+    threshold: np.float32,
+) -> bool:
+    """Tell whether a block and its reach span the threshold; if not, it holds no spike."""
+    lo, hi = low[b], high[b]
+    for k in range(b + 1, min(b + reach_blocks + 1, low.size)):
+        lo = min(lo, low[k])
+        hi = max(hi, high[k])
+    return spans(lo, hi, mean, threshold)
+
+
+@compiled()
+def spans(lo: np.float32, hi: np.float32, mean: np.float32, threshold: np.float32) -> bool:
+    """Tell whether samples in [lo, hi], less the mean, may differ by the threshold."""
+    slack = _SLACK * (abs(lo) + abs(hi) + abs(mean))
+    return bool(hi - lo + slack >= threshold)
+
+
+@compiled()
+def keep_blocks(
+    x: NDArray[np.float32],
+    low: NDArray[np.float32],
+    high: NDArray[np.float32],
+    first_fine: int,
+    begin: int,
+    end: int,
+    lifetime: int,
+    overshoot: int,
+    mean: np.float32,
+    threshold: np.float32,
+    ids: NDArray[np.int64],
+    kept: NDArray[np.float32],
+) -> int:
+    """Copy out the fine blocks of x that a walk may need; return their number.
+
+    x starts with fine block `first_fine` of the segment; low and high are its blocks' extremes.
+    The blocks [begin, end) are decided; the others are context. A fine block that may hold a spike
+    at `threshold` is kept together with the one before it and those that its reach enters.
+    """
+    ahead = blocks_ahead(lifetime, overshoot, BLOCK)
+    fine_ahead = blocks_ahead(lifetime, overshoot, FINE)
+    n_fine = -(-x.size // FINE)
+    per_block = BLOCK // FINE
+    fine_low = np.empty(per_block + fine_ahead, np.float32)
+    fine_high = np.empty_like(fine_low)
+    wanted = np.zeros(n_fine + per_block + fine_ahead, np.bool_)
+    for b in range(low.size):
+        if not may_hold_spike(low, high, b, ahead, mean, threshold):
+            continue
+        first = b * per_block
+        known = _fine_extremes(x, first, first + fine_low.size, fine_low, fine_high)
+        for f in range(min(per_block, known)):
+            if may_hold_spike(fine_low[:known], fine_high[:known], f, fine_ahead, mean, threshold):
+                wanted[max(first + f - 1, 0) : first + f + fine_ahead + 1] = True
+    count = 0
+    for f in range(begin * per_block, min(end * per_block, n_fine)):
+        if wanted[f]:
+            ids[count] = first_fine + f
+            size = min(FINE, x.size - f * FINE)
+            kept[count * FINE : count * FINE + size] = x[f * FINE : f * FINE + size]
+            count += 1
+    return count
+
+
 class Rule(NamedTuple):
-    """What decides on spikes in one channel: times in samples, mean and threshold in microvolts."""
+    """The rule for spikes of one channel: times in samples, mean and threshold in microvolts."""
 
     lifetime: int
     refractory: int
@@ -52,16 +209,16 @@ class Rule(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Where the walk stands and what it found.
+    """State of the walk over a channel, and the spikes it found.
 
     Attributes
     ----------
     state : (2,) int64
-        Next sample to look at, and spikes found.
+        The next sample to look at, and the number of spikes found.
     sample : (k,) int64
-        Room for the spikes' samples.
+        Their samples; the rest is room for more.
     uv : (k,) float32
-        Room for their peak-to-peak amplitudes.
+        Their peak-to-peak amplitudes in microvolts.
     """
 
     state: NDArray[np.int64]
@@ -70,14 +227,14 @@ class Found(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Memory that spans of at most `BLOCK` samples are marked in.
+    """Working memory for marking a span of at most `BLOCK` samples.
 
     Attributes
     ----------
     values : (m,) float32
-        Samples from one before the span, the mean taken off.
+        Samples from the one before the span on, less the mean.
     keys : (5 m,) int32
-        The same as integers that order alike, then sliding minima and maxima, twice.
+        The same as integers that order alike, then two pairs of sliding minima and maxima.
     marks : (BLOCK + 8,) uint8
         1 for a peak whose reach spans the threshold.
     words : (BLOCK / 8 + 1,) int64
@@ -91,7 +248,7 @@ class Scratch(NamedTuple):
 
     @classmethod
     def for_reach(cls, reach: int) -> Scratch:
-        """Make room for candidates that see `reach` samples ahead."""
+        """Make memory for candidates that read `reach` samples ahead."""
         size = BLOCK + reach + 2 + int(_STEP)
         marks = np.empty(BLOCK + 8, np.uint8)
         return cls(
@@ -101,7 +258,7 @@ class Scratch(NamedTuple):
 
 @intrinsic
 def _fetch(_: Any, array: Any, index: Any) -> Any:  # noqa: ARG001  # numba matches the signature
-    """Ask the processor to fetch array[index] into its cache, without waiting for it."""
+    """Prefetch array[index] into the processor's cache, without waiting for it."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         data = context.make_array(signature.args[0])(context, builder, args[0]).data
@@ -118,9 +275,9 @@ def _fetch(_: Any, array: Any, index: Any) -> Any:  # noqa: ARG001  # numba matc
     return types.void(array, types.intp), generate
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _first_smallest(keys: NDArray[np.int32], start: np.uint64, last: np.uint64) -> np.uint64:
-    """First place of the smallest among keys[start .. last]."""
+    """Return the first index of the smallest of keys[start .. last]."""
     low, place = keys[start], start
     for i in range(start + _ONE, last + _ONE):
         if keys[i] < low:
@@ -128,9 +285,9 @@ def _first_smallest(keys: NDArray[np.int32], start: np.uint64, last: np.uint64) 
     return place
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _first_largest(keys: NDArray[np.int32], start: np.uint64, last: np.uint64) -> np.uint64:
-    """First place of the largest among keys[start .. last]."""
+    """Return the first index of the largest of keys[start .. last]."""
     high, place = keys[start], start
     for i in range(start + _ONE, last + _ONE):
         if keys[i] > high:
@@ -138,27 +295,27 @@ def _first_largest(keys: NDArray[np.int32], start: np.uint64, last: np.uint64) -
     return place
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _centre(
     x: NDArray[np.float32], start: np.uint64, count: np.uint64, mean: np.float32, scratch: Scratch
 ) -> None:
-    """Take the mean off x[start : start + count]; the integers order as the floats do."""
+    """Subtract the mean from x[start : start + count]; make integers that order as the result."""
     values, keys = scratch.values, scratch.keys
     for i in range(count):
-        # Adding 0 makes -0 to 0: as integers they would differ.
+        # Adding 0 turns -0 into 0, from which it would differ as an integer.
         v = np.float32((x[start + i] - mean) + np.float32(0))
         values[i] = v
         keys[i] = ordered(np.float32(v).view(np.int32))
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _slide(
     keys: NDArray[np.int32], row: np.uint64, width: np.uint64, count: np.uint64
 ) -> tuple[np.uint64, np.uint64]:
-    """Minimum and maximum of keys[1 + i : 1 + i + width] for i < count.
+    """Find the minimum and maximum of keys[1 + i : 1 + i + width] for i < count.
 
-    Windows grow fourfold from pass to pass. `keys` are rows of `row` integers: the keys, then room
-    for two pairs of minima and maxima. Returns where the minima and the maxima begin.
+    Windows grow fourfold from pass to pass. `keys` has five rows of `row` integers: the keys, then
+    two pairs of minima and maxima. Returns where the final minima and maxima begin.
     """
     low, high = _ONE, _ONE
     low_out = row
@@ -169,7 +326,7 @@ def _slide(
         first = min(known, second)
         high_out = low_out + row
         size -= third
-        # Up to whole steps: what lies behind is never read, and the rest would go one by one.
+        # Up to whole steps, since a remainder would be computed one by one; the excess is not read.
         whole = (size + _STEP - _ONE) // _STEP * _STEP
         for i in range(whole):
             a, b = low + i, high + i
@@ -181,17 +338,17 @@ def _slide(
     return low, high
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _mark(
     scratch: Scratch, low: np.uint64, high: np.uint64, count: np.uint64, threshold: np.float32
 ) -> None:
-    """Mark peaks whose reach spans the threshold; eight marks behind the last are 0."""
+    """Mark peaks whose reach spans the threshold; the eight marks after the last are 0."""
     values, keys, marks = scratch.values, scratch.keys, scratch.marks
     for i in range(count):
-        # Without its sign a float's bits order as its absolute value does.
-        before = np.float32(values[i]).view(np.int32) & _LARGEST
-        size = np.float32(values[i + _ONE]).view(np.int32) & _LARGEST
-        after = np.float32(values[i + np.uint64(2)]).view(np.int32) & _LARGEST
+        # Without the sign bit, a float's bits order as its absolute value does.
+        before = np.float32(values[i]).view(np.int32) & _MAGNITUDE
+        size = np.float32(values[i + _ONE]).view(np.int32) & _MAGNITUDE
+        after = np.float32(values[i + np.uint64(2)]).view(np.int32) & _MAGNITUDE
         lo = np.int32(ordered(keys[low + i])).view(np.float32)
         hi = np.int32(ordered(keys[high + i])).view(np.float32)
         marks[i] = (size > before) & (size >= after) & (hi - lo >= threshold)
@@ -199,7 +356,7 @@ def _mark(
         marks[i] = 0
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _peaks(
     keys: NDArray[np.int32],
     c: np.uint64,
@@ -208,10 +365,10 @@ def _peaks(
     lifetime: np.uint64,
     overshoot: np.uint64,
 ) -> tuple[np.uint64, np.uint64]:
-    """Places of start peak and opposite, from a peak at keys[c] with `left` samples behind it."""
+    """Find start and opposite peak, by index, of the peak at keys[c] that `left` samples follow."""
     window = min(lifetime, left)
     edge = c + window
-    # On the window's edge the opposite peak may go on; the start peak is not looked for again.
+    # An opposite peak on the window's edge may lie beyond it; the start peak is not searched again.
     longer = window + overshoot
     if up:
         e = _first_smallest(keys, c, edge)
@@ -226,7 +383,7 @@ def _peaks(
     return s, e
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def walk_span(
     x: NDArray[np.float32],
     shift: int,
@@ -237,10 +394,10 @@ def walk_span(
     found: Found,
     scratch: Scratch,
 ) -> bool:
-    """Walk samples [begin, end) of a stretch of n samples, at most `BLOCK` of them.
+    """Walk samples [begin, end), at most `BLOCK`, of a segment of n samples.
 
-    `x[i - shift]` is sample i; everything from begin-1 to end+reach must be in x. Returns False
-    when the found arrays are full: make them larger and call again, nothing is lost.
+    `x[i - shift]` is sample i; x must hold all samples from begin - 1 to end + reach. Returns False
+    when the arrays of `found` are full: enlarge them and call again, nothing is lost.
     """
     first = max(found.state[0], begin)
     last = min(end, n - 1)
@@ -251,7 +408,7 @@ def walk_span(
     there = min(count + width - 1, n - first)
     values, keys, words = scratch.values, scratch.keys, scratch.words
     _centre(x, np.uint64(first - 1 - shift), np.uint64(there + 1), rule.mean, scratch)
-    # The record's end truncates windows: repeating its last sample adds no other extreme.
+    # The segment's end truncates windows: repeating its last sample adds no new extreme.
     for i in range(there + 1, count + width):
         keys[i] = keys[there]
     low, high = _slide(keys, np.uint64(values.size), np.uint64(width), np.uint64(count))
@@ -280,7 +437,7 @@ def walk_span(
         if d < rule.threshold:
             i += 1
             continue
-        # A tie of absolute values goes to the later peak.
+        # Of two equal absolute values, the later peak counts.
         start_dates = xs < xe if rule.negative else abs(xs) > abs(xe)
         opposite = np.int64(e) - 1
         ts = np.int64(s if start_dates else e) - 1
@@ -293,7 +450,7 @@ def walk_span(
     return True
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _choose_blocks(
     low: NDArray[np.float32],
     high: NDArray[np.float32],
@@ -301,7 +458,7 @@ def _choose_blocks(
     rule: Rule,
     chosen: NDArray[np.int64],
 ) -> int:
-    """List the blocks that, with the `ahead` after them, span the threshold; tell how many."""
+    """List the blocks that, with the `ahead` after them, span the threshold; return how many."""
     lo, hi = low.copy(), high.copy()
     for k in range(1, min(ahead, low.size - 1) + 1):
         stop = low.size - k
@@ -315,12 +472,12 @@ def _choose_blocks(
     return count
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _reach_spans(
     x: NDArray[np.float32], start: int, stop: int, low: np.float32, high: np.float32, rule: Rule
 ) -> bool:
-    """Tell whether a block with extremes low and high, and x[start : stop] of its reach, span."""
-    lo, hi = _LARGEST, _SMALLEST
+    """Tell whether a block's extremes and x[start : stop], its reach, span the threshold."""
+    lo, hi = _MAGNITUDE, _SMALLEST
     for i in range(np.uint64(start), np.uint64(stop)):
         key = ordered(np.float32(x[i]).view(np.int32))
         lo = np.int32(key if key < lo else lo)
@@ -331,7 +488,7 @@ def _reach_spans(
     return spans(low, high, rule.mean, rule.threshold)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def walk_row(
     x: NDArray[np.float32],
     low: NDArray[np.float32],
@@ -341,10 +498,10 @@ def walk_row(
     scratch: Scratch,
     chosen: NDArray[np.int64],
 ) -> bool:
-    """Walk a whole stretch held in memory, skipping blocks that cannot hold a spike.
+    """Walk a whole segment in memory, skipping blocks that cannot hold a spike.
 
-    low, high : (blocks,) extremes of `block_stats`; chosen : (blocks + 1,) scratch. Returns as
-    `walk_span` does.
+    `low` and `high` (blocks,) are the extremes of `block_stats`; `chosen` (blocks + 1,) is working
+    memory. Returns as `walk_span` does.
     """
     reach = rule.lifetime + rule.overshoot
     n = x.size
@@ -360,7 +517,7 @@ def walk_row(
         end = (b + 1) * BLOCK
         if end <= found.state[0]:
             continue
-        # Most blocks are here for a spike of the next one that their own reach does not enter.
+        # Most of these blocks were chosen for a spike in the next block beyond their own reach.
         if not _reach_spans(x, min(end, n), min(end + reach, n), low[b], high[b], rule):
             continue
         if not walk_span(x, 0, n, max(b * BLOCK, 1), end, rule, found, scratch):
@@ -368,7 +525,7 @@ def walk_row(
     return True
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def walk_kept(
     ids: NDArray[np.int64],
     kept: NDArray[np.float32],
@@ -378,17 +535,17 @@ def walk_kept(
     found: Found,
     scratch: Scratch,
 ) -> bool:
-    """Walk the fine blocks that `keep_blocks` kept of a stretch of n samples, up to block `stop`.
+    """Walk the fine blocks that `keep_blocks` kept of a segment of n samples, below block `stop`.
 
-    ids : (k,) ascending block numbers; kept : (k * FINE,) their samples. A block is walked where
-    its neighbours are there too: `keep_blocks` keeps those of every block that may hold a spike.
+    `ids` (k,) are ascending block numbers, `kept` (k * FINE,) their samples. A block is walked only
+    if its neighbours were kept too, as `keep_blocks` does for every block that may hold a spike.
     Returns as `walk_span` does.
     """
     ahead = blocks_ahead(rule.lifetime, rule.overshoot, FINE)
     last_block = -(-n // FINE) - 1
     i = 0
     while i < ids.size and ids[i] < stop:
-        # A run of blocks that may be walked, as many as make a span.
+        # A run of blocks that can be walked, at most one span.
         run = 0
         while run < BLOCK // FINE and i + run < ids.size and ids[i + run] < stop:
             at = i + run

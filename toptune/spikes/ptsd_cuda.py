@@ -1,8 +1,7 @@
-"""PTSD on a GPU: the parallel form of kernels/ptsd.cu, chunk by chunk with carried state.
+"""PTSD on a GPU in the parallel form of kernels/ptsd.cu, chunk by chunk with carried state.
 
-(channels, samples) float32 microvolts on the device enter, filtered, with means and thresholds;
-`DeviceSpikes` leave, on the device too: exactly the CPU's on the same samples, however the chunks
-are cut. Only counts visit the host.
+The spikes are exactly those of the CPU for the same samples, however the chunks are cut, and stay
+on the device; only counts are copied to the host.
 """
 
 from __future__ import annotations
@@ -26,11 +25,12 @@ if TYPE_CHECKING:
     import torch
 
 PTSD_SHAPES = {"PTSD_BLOCK": 32, "PTSD_TILE": 128}
-# Candidates between two heads that one thread walks; longer segments take pointer doubling.
+# The most candidates from one head to the next that one thread walks; longer runs are walked by
+# pointer doubling.
 WALK_LIMIT = 256
-# Candidates of a chunk held at once, at some 50 bytes each: chunks with more are cut in half.
+# The most candidates of a chunk, at about 50 bytes each; a chunk with more is cut in half.
 MOST_CANDIDATES = 1 << 23
-# Values (channels x samples) a chunk; what detection keeps of one is less than a byte each.
+# Values (channels x samples) per chunk; detection needs less than a byte for each.
 CHUNK_VALUES = 1 << 27
 
 
@@ -56,9 +56,9 @@ class DeviceSpikes(NamedTuple):
         return Spikes(*(to_host(part) for part in self))
 
     def to_torch(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Give (sample, channel, peak_to_peak_uv) as tensors in the same memory, by DLPack.
+        """Return (sample, channel, peak_to_peak_uv) as tensors that share this memory, by DLPack.
 
-        They are for the torch stream that was the current one when the spikes were found.
+        Use them on the torch stream that was current when the spikes were found.
         """
         from torch.utils.dlpack import from_dlpack
 
@@ -66,21 +66,21 @@ class DeviceSpikes(NamedTuple):
         return sample, channel, uv
 
 
-class StretchWalk:
-    """The walk over one gap-free stretch of all channels, and its state between chunks.
+class SegmentWalk:
+    """The walk over one segment of all channels, and its state between chunks.
 
     Parameters
     ----------
     device
-        Where the samples are.
+        Holds the samples.
     times
         Detection times in samples.
     n_samples
-        Length of the stretch.
+        Length of the segment.
     mean_uv, threshold_uv : (channels,) float32
-        On the device. An infinite threshold finds nothing.
+        On the device. With an infinite threshold nothing is found.
     walk_limit
-        Segments of more candidates take pointer doubling; the spikes do not depend on it.
+        Longer runs of candidates are walked by pointer doubling; the spikes do not depend on it.
     """
 
     def __init__(
@@ -103,20 +103,20 @@ class StretchWalk:
         self._resume = self._xp.ones(mean_uv.size, np.int64)
 
     def decide(self, samples: DeviceArray, first: int, begin: int, end: int) -> DeviceSpikes:
-        """Find the spikes whose candidates lie in [begin, end), which follows the last chunk's.
+        """Find the spikes whose candidates lie in [begin, end), which follows the previous chunk.
 
         Parameters
         ----------
         samples : (channels, held) float32
-            Samples from `first` on, rows contiguous: all from begin-1 to end-1+lifetime+overshoot,
-            as far as the stretch has them.
+            Samples from `first` on, rows contiguous: all from begin - 1 to
+            end - 1 + lifetime + overshoot, as far as the segment has them.
         first, begin, end
-            Samples of the stretch.
+            Sample indices in the segment.
 
         Returns
         -------
         DeviceSpikes
-            By channel, then sample; samples count from the stretch's start.
+            By channel, then sample; samples count from the segment's start.
         """
         end = min(end, self._n)
         if begin >= end:
@@ -140,7 +140,7 @@ class StretchWalk:
         return DeviceSpikes(made.dated[chosen], made.channel[chosen], made.uv[chosen])
 
     def _evaluate(self, chunk: _Chunk) -> tuple[DeviceArray, DeviceArray]:
-        """Bits of the accepted candidates, and how many there are up to each tile's end."""
+        """Mark accepted candidates by bits, and count them up to each tile's end."""
         xp, launch = self._xp, self._kernels.launch
         block, tile = (self._kernels.shapes[k] for k in ("PTSD_BLOCK", "PTSD_TILE"))
         lifetime, _, overshoot, _ = self._times
@@ -178,7 +178,7 @@ class StretchWalk:
         return made
 
     def _select(self, made: _Candidates) -> DeviceArray:
-        """(m,) uint8, 1 where a candidate is a spike."""
+        """Decide which candidates are spikes: (m,) uint8, 1 for a spike."""
         xp, launch, m = self._xp, self._kernels.launch, made.sample.size
         lifetime, refractory, overshoot, _ = self._times
         head, selected = xp.empty(m, np.uint8), xp.empty(m, np.uint8)
@@ -187,7 +187,7 @@ class StretchWalk:
             overshoot, head,
         )  # fmt: skip
         heads = xp.flatnonzero(head)
-        # The first candidate is a head, so the segments are all there is between heads.
+        # The first candidate is a head, so every candidate belongs to a run that begins at a head.
         longest = int(xp.diff(heads, append=xp.asarray([m], heads.dtype)).max())
         if longest <= self._walk_limit:
             launch("ptsd_walk", m, m, made.sample, made.next, head, selected)
@@ -205,7 +205,7 @@ class StretchWalk:
 
 
 class _Chunk(NamedTuple):
-    """A chunk as the kernels take it."""
+    """A chunk, in the order of the kernels' arguments."""
 
     samples: DeviceArray
     pitch: int
@@ -217,7 +217,7 @@ class _Chunk(NamedTuple):
 
 
 class _Candidates(NamedTuple):
-    """Accepted candidates, in the order that ptsd_peaks takes them."""
+    """Accepted candidates, in the order of the arguments of ptsd_peaks."""
 
     sample: DeviceArray
     channel: DeviceArray
@@ -234,16 +234,16 @@ def walk_segments(
     mean_uv: NDArray[np.float32],
     threshold_uv: NDArray[np.float32],
 ) -> list[DeviceSpikes]:
-    """Find the spikes of a recording on the device, in chunks that bound what they take.
+    """Find the spikes of a recording on the device, in chunks that bound the memory needed.
 
     Parameters
     ----------
     device
-        Where the samples are.
+        Holds the samples.
     samples_uv : (channels, samples) float32
         The whole recording, filtered, rows contiguous.
     segments
-        Stretches between gaps: the walk starts anew in each.
+        The walk restarts in each.
     times
         Detection times in samples.
     mean_uv, threshold_uv : (channels,) float32
@@ -252,7 +252,7 @@ def walk_segments(
     Returns
     -------
     list of DeviceSpikes
-        By chunk; samples count over the recording.
+        One per chunk; samples count over the recording.
     """
     xp = device.xp
     mean, threshold = (xp.asarray(a, np.float32) for a in (mean_uv, threshold_uv))
@@ -261,7 +261,7 @@ def walk_segments(
     for segment in segments:
         n = segment.n_samples
         part = samples_uv[:, segment.first_sample : segment.first_sample + n]
-        walk = StretchWalk(device, times, n, mean, threshold)
+        walk = SegmentWalk(device, times, n, mean, threshold)
         for begin, end in itertools.pairwise([*range(0, n, step), n]):
             spikes = walk.decide(part, 0, begin, end)
             found.append(spikes._replace(sample=spikes.sample + segment.first_sample))
@@ -271,7 +271,7 @@ def walk_segments(
 def sort_device_spikes(
     device: Accelerator, parts: Iterable[DeviceSpikes], n_channels: int
 ) -> DeviceSpikes:
-    """Put chunks' spikes into the order that `DeviceSpikes` promises."""
+    """Merge the chunks' spikes into the order of `DeviceSpikes`."""
     xp = device.xp
     kinds = (np.int64, np.int32, np.float32)
     empty = DeviceSpikes(*(xp.empty(0, kind) for kind in kinds))
@@ -293,13 +293,13 @@ def detect_spikes_on(
     Parameters
     ----------
     device
-        Where; `CudaAccelerator` outside tests.
+        The GPU.
     samples_uv : (channels, samples) float32
         The whole recording in microvolts, filtered as wanted, rows contiguous.
     sampling_rate_hz, ptsd
         As for `detect_spikes`.
     thresholds_uv : (channels,) float32, optional
-        Peak-to-peak thresholds, on the host; estimated from the noise where None.
+        Peak-to-peak thresholds, on the host; estimated from the noise if None.
 
     Returns
     -------

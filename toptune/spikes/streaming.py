@@ -1,16 +1,16 @@
-"""Spikes of a whole recording, read in chunks: bounded memory for any length.
+"""Spike detection in a recording that is read in chunks, in bounded memory for any length.
 
-Chunks of raw microvolts enter, `SpikeTrains` leave. One pass usually does it all: it filters, sums,
-gathers the noise windows, and keeps the few blocks of samples that could hold a spike. Means and
-thresholds are known only at the end; then the kept blocks are walked. Which blocks to keep is told
-by thresholds previewed from the noise windows alone, lowered by a margin. Should the preview have
-been too high, or the kept blocks too many, a second pass with the exact values walks as it reads.
-Either way the spikes are those of `detect_spikes` on the whole filtered recording, bit for bit.
+Usually one pass is enough. It filters, sums, gathers the noise windows, and keeps the few blocks of
+samples that could hold a spike. Means and thresholds are known only at its end; then the kept
+blocks are walked. Which blocks are kept is decided by preliminary thresholds, estimated from the
+noise windows alone and lowered by a margin. If these turn out too high, or too many blocks are
+kept, a second pass with the exact values walks as it reads. Either way the spikes are those of
+`detect_spikes` on the whole filtered recording, bit for bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -22,45 +22,36 @@ from toptune.machine.threads import channel_slices, in_threads, thread_pool
 from toptune.params import HighPass, Ptsd
 from toptune.recordings.opening import VoltageRecording
 from toptune.recordings.trains import SpikeTrains
-from toptune.spikes import ptsd_blocks as spikes_cpu
 from toptune.spikes.filters import HighPassFilter, settling_samples
-from toptune.spikes.ptsd import (
-    ChannelWalk,
-    PtsdSamples,
-    Thresholds,
-    channel_mean,
-    mad_sd,
-    merge_channels,
-    noise_windows,
-    smallest_sd,
-    thresholds_from,
-)
-from toptune.spikes.ptsd_blocks import BLOCK, FINE
+from toptune.spikes.noise import Thresholds, mad_sd, noise_windows, smallest_sd, thresholds_from
+from toptune.spikes.ptsd import ChannelWalk, PtsdSamples, channel_mean, merge_channels
+from toptune.spikes.ptsd_compiled import BLOCK, FINE, block_stats, blocks_ahead, keep_blocks
 
-# Values (channels x samples) a batch: raw and filtered together stay within a processor's cache.
+# Values (channels x samples) per batch, so that raw and filtered samples fit into the cache.
 _BATCH_VALUES = 2_000_000
-# Kept samples may take this much before a second pass takes over.
+# The most memory for kept blocks; with more, a second pass is made.
 _KEEP_BYTES = 512 * 2**20
-# Filtered channels held whole, for the median.
+# The most memory for filtered channels held whole, for the median.
 _WHOLE_BYTES = 768 * 2**20
-# The preview sees the filter's memory cut off; a tenth is far more than that costs.
-_PREVIEW_MARGIN = 0.9
+# The preliminary estimate cuts off the filter's memory; that matters far less than a tenth.
+_PRELIMINARY_MARGIN = 0.9
 
-Progress = Callable[[int, int], None]
+#: Called with (samples done, samples in all).
+OnSamples = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
 class Detected:
-    """What detection found in a recording.
+    """The spikes detected in a recording.
 
     Parameters
     ----------
     trains
-        The spikes and where they lie.
+        The spikes.
     noise
         Thresholds, and which channels are dead or over-noisy.
     passes
-        How often the recording was read.
+        How many times the recording was read.
     """
 
     trains: SpikeTrains
@@ -74,20 +65,20 @@ def detect_recording(
     ptsd: Ptsd | None = None,
     *,
     n_jobs: int | None = None,
-    progress: Progress | None = None,
+    progress: OnSamples | None = None,
 ) -> Detected:
     """Filter a recording and find its spikes, chunk by chunk.
 
-    The filter and the detector restart at every gap; noise and means are the recording's.
+    The filter and the detector restart after every gap; noise and means are of the whole recording.
 
     Parameters
     ----------
     recording
         Raw voltage; read once, rarely twice.
     highpass, ptsd
-        Filter and detection; their defaults where None.
+        Filter and detection; their defaults if None.
     n_jobs
-        Threads; None for one a core. The spikes do not depend on it.
+        CPU threads; all cores if None. The spikes do not depend on it.
     progress
         Called with (samples done, samples in all) after each batch.
 
@@ -103,7 +94,7 @@ def detect_recording(
 
 
 class _Job:
-    """One recording's detection: what its passes share."""
+    """Detection in one recording: what its passes share."""
 
     def __init__(
         self,
@@ -111,7 +102,7 @@ class _Job:
         highpass: HighPass,
         ptsd: Ptsd,
         pool: Executor | None,
-        progress: Progress | None,
+        progress: OnSamples | None,
     ) -> None:
         self.recording = recording
         self.highpass = highpass
@@ -127,9 +118,10 @@ class _Job:
 
     def run(self) -> Detected:
         mad = self._mad() if self.ptsd.noise == "mad" else None
-        preview = self._preview() if mad is None else mad
-        guess = thresholds_from(self.ptsd, preview, preview).threshold_uv * _PREVIEW_MARGIN
-        first = _Pass(self, np.zeros(self.n_channels, np.float32), guess.astype(np.float32))
+        preliminary = self._preliminary_sd() if mad is None else mad
+        guess = thresholds_from(self.ptsd, preliminary, preliminary).threshold_uv
+        guess = (guess * _PRELIMINARY_MARGIN).astype(np.float32)
+        first = _Pass(self, np.zeros(self.n_channels, np.float32), guess)
         first.read()
         smallest = smallest_sd(first.noise)
         noise = thresholds_from(self.ptsd, smallest, smallest if mad is None else mad)
@@ -151,13 +143,13 @@ class _Job:
         return Detected(trains, noise, self.passes)
 
     def filtered(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Give samples [start, stop) of one segment, filtered from `start` on."""
+        """Return samples [start, stop) of one segment, filtered from `start` on."""
         raw = self.recording.read(start, stop, self.pool)
         fresh = HighPassFilter(self.highpass, self.recording.sampling_rate_hz, self.n_channels)
         return fresh.apply(raw, raw, self.pool)
 
-    def _preview(self) -> NDArray[np.float64]:
-        """Smallest SD of the noise windows, each filtered with only a little of its past."""
+    def _preliminary_sd(self) -> NDArray[np.float64]:
+        """Estimate the smallest SD from noise windows filtered with little of their past."""
         limit = 5 * (self.windows[0].stop - self.windows[0].start)
         settle = settling_samples(self.highpass, self.recording.sampling_rate_hz, limit)
         views = []
@@ -171,13 +163,13 @@ class _Job:
         return smallest_sd(views) if views else np.zeros(self.n_channels)
 
     def _mad(self) -> NDArray[np.float64]:
-        """MAD of the filtered channels: the median needs a channel whole, so groups of channels."""
+        """Estimate the MAD of the filtered channels, in groups: the median needs whole channels."""
         n = self.recording.n_samples
         group = min(self.n_channels, _WHOLE_BYTES // (4 * max(n, 1)))
         if group < 1:
             raise InputError(
-                f"{self.recording.path}: a channel of {n} samples is too long for the median that"
-                " noise='mad' needs: use noise='smallest_sd'"
+                f"{self.recording.path}: a channel of {n} samples is too long for the median of"
+                " `noise='mad'`: use `noise='smallest_sd'`"
             )
         out = np.empty(self.n_channels)
         for begin in range(0, self.n_channels, group):
@@ -202,7 +194,7 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Filtered samples; `start` counts over the recording, `is_last` of its segment."""
+    """Filtered samples from `start` on; `is_last` marks the last batch of a segment."""
 
     samples: NDArray[np.float32]
     start: int
@@ -211,14 +203,14 @@ class _Batch:
 
 
 class _Batches:
-    """Filtered batches of a recording, in order; one buffer, overwritten by the next batch."""
+    """Filtered batches of a recording, in order; each overwrites the buffer of the one before."""
 
     def __init__(self, job: _Job) -> None:
         self._job = job
         step = job.recording.chunk_samples
         self.size = max(1, _BATCH_VALUES // (job.n_channels * step)) * step
 
-    def __iter__(self):  # type: ignore[no-untyped-def]  # Iterator[_Batch]
+    def __iter__(self) -> Iterator[_Batch]:
         job = self._job
         recording = job.recording
         buffer = np.empty((job.n_channels, self.size), np.float32)
@@ -227,7 +219,7 @@ class _Batches:
             end = segment.first_sample + segment.n_samples
             start = segment.first_sample
             while start < end:
-                # Up to the next multiple, so that after an odd start batches meet chunks' edges.
+                # Up to the next multiple, so that batches end where chunks of the file do.
                 stop = min(end, (start // self.size + 1) * self.size)
                 samples = buffer[:, : stop - start]
                 recording.read_into(samples, start, job.pool)
@@ -239,7 +231,7 @@ class _Batches:
 
 
 class _ChannelSpikes:
-    """Spikes of one channel, stretch after stretch, in samples of the recording."""
+    """Spikes of one channel, segment by segment, in samples of the recording."""
 
     def __init__(self) -> None:
         self._samples: list[NDArray[np.int64]] = []
@@ -270,16 +262,16 @@ class _Kept:
 
 
 class _Pass:
-    """One reading of the recording: sums, noise windows, kept blocks; walks at once if told so.
+    """One pass over the recording: sums, noise windows, kept blocks and, if asked for, the walk.
 
     Parameters
     ----------
     job
-        What is read.
+        The recording and its settings.
     means, thresholds_uv : (channels,) float32
-        What decides which blocks are kept; exact where `walk` is set.
+        They decide which blocks are kept, and must be exact if `walk` is set.
     walk
-        Walk blocks as soon as they are kept, and keep them no longer.
+        Walk blocks as soon as possible, and keep them no longer.
     """
 
     def __init__(
@@ -307,7 +299,7 @@ class _Pass:
         self._job.passes += 1
         context = 0
         size = _Batches(self._job).size
-        ahead = spikes_cpu.blocks_ahead(self._job.times.lifetime, self._job.times.overshoot, BLOCK)
+        ahead = blocks_ahead(self._job.times.lifetime, self._job.times.overshoot, BLOCK)
         room = (2 * ahead + 3) * BLOCK
         buffer = np.empty((self._job.n_channels, room + size), np.float32)
         held = first_block = done = 0
@@ -320,7 +312,7 @@ class _Pass:
             buffer[:, held : held + n] = batch.samples
             self._gather_noise(batch)
             held += n
-            # Blocks are decided once all that their reach enters has come.
+            # A block is decided once its whole reach has been read.
             whole = -(-held // BLOCK) if batch.is_last else held // BLOCK
             decided = whole if batch.is_last else max(done, whole - ahead - 1)
             visible = held if batch.is_last else whole * BLOCK
@@ -333,7 +325,7 @@ class _Pass:
             done = decided - context
 
     def walk(self, means: NDArray[np.float32], thresholds_uv: NDArray[np.float32]) -> None:
-        """Walk all kept blocks with the exact means and thresholds."""
+        """Walk all kept blocks, with the exact means and thresholds."""
         segments = self._job.recording.segments
 
         def one(channel: int) -> None:
@@ -359,7 +351,7 @@ class _Pass:
                 ]
 
     def _decide(self, x: NDArray[np.float32], first_block: int, begin: int, end: int) -> None:
-        """Sum the blocks [begin, end) of x and keep what may hold a spike."""
+        """Sum the blocks [begin, end) of x, and keep those that may hold a spike."""
         if end <= begin:
             return
         per_block = BLOCK // FINE
@@ -373,14 +365,14 @@ class _Pass:
             samples = np.empty(ids.size * FINE, np.float32)
             added = 0
             for channel in range(rows.start, rows.stop):
-                spikes_cpu.block_stats(x[channel], low, high, sums)
-                # One after the other, as `sequential_sum` adds the blocks of a whole recording.
+                block_stats(x[channel], low, high, sums)
+                # One after another, as `sequential_sum` adds the blocks of a whole recording.
                 self.total[channel] = np.concatenate(
                     [self.total[channel : channel + 1], sums[begin:end]]
                 ).cumsum()[-1]
                 if self.overflowed:
                     continue
-                count = spikes_cpu.keep_blocks(
+                count = keep_blocks(
                     x[channel], low, high, first_block * per_block, begin, end,
                     times.lifetime, times.overshoot, self._means[channel],
                     self.thresholds_uv[channel], ids, samples,
@@ -398,18 +390,18 @@ class _Pass:
             self._kept = [[_Kept() for _ in k] for k in self._kept]
 
     def _end_batch(self, batch: _Batch) -> None:
-        """Walk what was kept so far, but for the tail whose neighbours are still to come."""
+        """Walk the blocks kept so far, except the last ones, whose neighbours are not read yet."""
         if not self._walk_now:
             return
         segment = self._job.recording.segments[batch.segment]
-        ahead = spikes_cpu.blocks_ahead(self._job.times.lifetime, self._job.times.overshoot, FINE)
+        ahead = blocks_ahead(self._job.times.lifetime, self._job.times.overshoot, FINE)
 
         def one(channel: int) -> None:
             kept, walker = self._kept[-1][channel], self._walks[channel]
             ids, samples = kept.joined()
             stop = _ALL if batch.is_last else (int(ids[-1]) - ahead + 1 if ids.size else 0)
             walker.walk_kept(ids, samples, stop, segment.n_samples, self._means[channel])
-            # The block before the first unwalked one is still needed for its last sample.
+            # The last sample of the block before the first unwalked one is still needed.
             left = max(0, int(np.searchsorted(ids, stop)) - 1)
             kept.ids, kept.samples = [ids[left:]], [samples[left * FINE :]]
             if batch.is_last:
@@ -419,4 +411,5 @@ class _Pass:
         in_threads(self._job.pool, one, range(self._job.n_channels))
 
 
+# Walk without an upper limit.
 _ALL = 2**62

@@ -1,16 +1,15 @@
-"""Spikes of a whole recording on a GPU: read, uploaded, filtered, held there, and walked.
+"""Spike detection in a whole recording on a GPU.
 
-Chunks of raw microvolts enter, spikes leave, on the device. The host reads a chunk while the one
-before travels on a stream of its own and the one before that is filtered. The filtered recording
-stays in device memory, so that noise and means are exact before the first spike is looked for.
-Where it does not fit, groups of channels that do are done one after the other, and the file is read
-once a group. Given the same filtered samples, the spikes are those of the CPU.
+The host reads a chunk while the previous one is uploaded on a stream of its own and the one before
+is filtered. The filtered recording stays in device memory, so that noise and means are exact before
+the first spike is searched. A recording that does not fit is processed in groups of channels, and
+read once per group. For the same filtered samples the spikes are those of the CPU.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -23,30 +22,29 @@ from toptune.params import HighPass, Ptsd
 from toptune.recordings.opening import VoltageRecording
 from toptune.recordings.trains import SpikeTrains
 from toptune.spikes.filters_cuda import HIGHPASS_BLOCK, DeviceHighPass
+from toptune.spikes.noise import Thresholds
 from toptune.spikes.noise_cuda import channel_means, noise_thresholds_on
-from toptune.spikes.ptsd import PtsdSamples, Thresholds
+from toptune.spikes.ptsd import PtsdSamples
 from toptune.spikes.ptsd_cuda import DeviceSpikes, sort_device_spikes, walk_segments
-from toptune.spikes.streaming import Detected
+from toptune.spikes.streaming import Detected, OnSamples
 
-# Values (channels x samples) a chunk: large enough for the GPU, small enough that reading the first
-# and computing the last, which nothing overlaps, do not count.
+# Values (channels x samples) per chunk: enough to occupy the GPU, and so few that reading the first
+# chunk and computing the last, which overlap with nothing, take no noticeable time.
 _CHUNK_VALUES = 4_000_000
-# Of the free memory, what the filtered recording may take; detection takes some of the rest.
+# The share of free memory that the filtered recording may take; detection needs some of the rest.
 _HELD_SHARE = 0.6
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
 class DetectedOnDevice:
-    """What detection on a GPU found in a recording.
+    """The spikes that a GPU detected in a recording.
 
     Parameters
     ----------
     spikes
         The spikes, on the device.
     found
-        The same on the host, with thresholds and what was noticed.
+        The same spikes on the host, with thresholds.
     """
 
     spikes: DeviceSpikes
@@ -60,22 +58,22 @@ def detect_recording_on(
     ptsd: Ptsd | None = None,
     *,
     n_jobs: int | None = None,
-    progress: Progress | None = None,
+    progress: OnSamples | None = None,
 ) -> DetectedOnDevice:
     """Filter a recording and find its spikes on the device.
 
-    The filter and the detector restart at every gap; noise and means are the recording's.
+    The filter and the detector restart after every gap; noise and means are of the whole recording.
 
     Parameters
     ----------
     device
-        Where; `toptune.machine.cuda.accelerator` opens it.
+        The GPU, opened by `toptune.machine.cuda.accelerator`.
     recording
-        Raw voltage; read once, or once a group of channels where not all fit.
+        Raw voltage; read once, or once per group of channels where not all fit.
     highpass, ptsd
-        Filter and detection; their defaults where None.
+        Filter and detection; their defaults if None.
     n_jobs
-        Threads that read; None for one a core.
+        Threads that read; all cores if None.
     progress
         Called with (samples done, samples in all) after each chunk.
 
@@ -91,7 +89,7 @@ def detect_recording_on(
 
 
 class _Job:
-    """One recording's detection."""
+    """Detection in one recording."""
 
     def __init__(
         self,
@@ -100,7 +98,7 @@ class _Job:
         highpass: HighPass,
         ptsd: Ptsd,
         pool: Executor | None,
-        progress: Progress | None,
+        progress: OnSamples | None,
     ) -> None:
         self.device = device
         self.recording = recording
@@ -133,14 +131,14 @@ class _Job:
         return DetectedOnDevice(spikes_all, Detected(trains, noise, len(groups)))
 
     def _groups(self) -> list[slice]:
-        """Channels whose filtered samples fit into the device's memory together."""
+        """Group the channels so that a group's filtered samples fit into the device's memory."""
         room = _room(self.device, 2 * 4 * self._buffer_values())
         n = self.recording.n_samples
         size = min(self.n_channels, room // (4 * max(n, 1)))
         if size < 1:
             raise InputError(
                 f"{self.recording.path}: a channel of {n} samples does not fit into the free memory"
-                " of the GPU: free some, or use --device cpu"
+                " of the GPU: free some, or use `device='cpu'`"
             )
         count = math.ceil(self.n_channels / size)
         size = math.ceil(self.n_channels / count)
@@ -158,7 +156,7 @@ class _Job:
         return spikes, noise
 
     def _filtered(self, rows: slice) -> DeviceArray:
-        """Read the recording; (rows, samples) of it filtered, on the device."""
+        """Read and filter some channels of the recording; (rows, samples) on the device."""
         shape = (rows.stop - rows.start, self.recording.n_samples)
         held = self.device.xp.empty(shape, np.float32)
         with self.device.uploads(self._buffer_values()) as uploads:
@@ -182,7 +180,7 @@ class _Job:
         return self.n_channels * min(self._step(), max(self.recording.n_samples, 1))
 
     def _step(self) -> int:
-        """Choose a chunk's samples: whole blocks of the filter and, if possible, of the file."""
+        """Choose a chunk's length: whole blocks of the filter and, if possible, of the file."""
         most = max(1, _CHUNK_VALUES // self.n_channels)
         whole = math.lcm(HIGHPASS_BLOCK, self.recording.chunk_samples)
         unit = whole if whole <= most else HIGHPASS_BLOCK
@@ -195,12 +193,12 @@ class _Job:
 
 
 def _room(device: Accelerator, buffers_bytes: int) -> int:
-    """Bytes that the filtered recording may take."""
+    """Return the bytes that the filtered recording may take."""
     return int(_HELD_SHARE * device.free_bytes()) - buffers_bytes
 
 
 def _joined(noises: list[Thresholds]) -> Thresholds:
-    """Put the groups' channels one after the other."""
+    """Concatenate the groups' channels."""
     return Thresholds(
         np.concatenate([n.threshold_uv for n in noises]),
         np.concatenate([n.noise_sd_uv for n in noises]),

@@ -8,12 +8,12 @@ ended.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import ToptuneError
 from toptune.heads.falkon.kernel import Float64
+from toptune.machine.compiling import compiled
 
 # Newton's decrement, relative to the number of rows, at which w is the minimum within rounding:
 # steps converge quadratically, so the error is far below it.
@@ -61,7 +61,7 @@ def log_odds(
     return scores
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _all_log_odds(
     train: Float64, codes: NDArray[np.int64], C: Float64, rows: Float64, scores: Float64
 ) -> bool:
@@ -89,7 +89,7 @@ def _all_log_odds(
     return True
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _newton(Z: Float64, y: Float64, ridge: float, w: Float64) -> bool:
     """Minimise sum of log-losses + ridge / 2 x |w[1:]|^2 from w on, in place."""
     d, n = Z.shape
@@ -116,7 +116,7 @@ def _newton(Z: Float64, y: Float64, ridge: float, w: Float64) -> bool:
     return False
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+@compiled(fastmath={"reassoc", "contract"})
 def _linear(Z: Float64, w: Float64) -> Float64:
     f = np.zeros(Z.shape[1])
     for a in range(len(w)):
@@ -125,7 +125,7 @@ def _linear(Z: Float64, w: Float64) -> Float64:
     return f
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+@compiled(fastmath={"reassoc", "contract"})
 def _loss(Z: Float64, y: Float64, ridge: float, w: Float64) -> float:
     f = _linear(Z, w)
     value = 0.5 * ridge * float((w[1:] * w[1:]).sum())
@@ -134,7 +134,7 @@ def _loss(Z: Float64, y: Float64, ridge: float, w: Float64) -> float:
     return value
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+@compiled(fastmath={"reassoc", "contract"})
 def _derivatives(
     Z: Float64,
     y: Float64,
@@ -167,7 +167,7 @@ def _derivatives(
             H[a, a] += ridge
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+@compiled(fastmath={"reassoc", "contract"})
 def _factor(H: Float64) -> bool:
     """Cholesky's factorisation of H, in place of its lower triangle."""
     for i in range(len(H)):
@@ -184,7 +184,7 @@ def _factor(H: Float64) -> bool:
     return True
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+@compiled(fastmath={"reassoc", "contract"})
 def _solve(L: Float64, b: Float64, x: Float64) -> None:
     """Solve L L' x = b."""
     d = len(b)

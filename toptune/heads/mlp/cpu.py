@@ -13,13 +13,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from toptune.heads.mlp.network import BETAS, EPSILON, Network, Schedule
+from toptune.machine.compiling import compiled
 
 Float32 = NDArray[np.float32]
 
@@ -94,7 +94,7 @@ def _adam_constants(schedule: Schedule, epoch: int, n_steps: int) -> tuple[np.fl
     )
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"}, error_model="numpy")
+@compiled(fastmath={"reassoc", "contract"}, error_model="numpy")
 def _between_layers(
     hidden: Float32,
     targets: Float32,
@@ -146,7 +146,7 @@ def _between_layers(
             g_b1[0, j] += row[j]
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
+@compiled(fastmath={"contract"}, error_model="numpy")
 def _move(
     weights: Float32,
     gradient: Float32,

@@ -18,9 +18,10 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from toptune.machine.compiling import compiled
 
 # The paper's classes by their excitatory fraction.
 EXCITATORY_FRACTIONS = {
@@ -154,10 +155,11 @@ def _populations(rng: np.random.Generator, fraction: float, n_steps: int) -> NDA
     n_warm = round(_WARM_UP_S / _STEP_S)
     noise = rng.standard_normal((n_warm + n_steps, 2))
     activity = np.empty_like(noise)
-    _integrate_compiled(np.array(couplings), noise, activity)
+    _integrate(np.array(couplings), noise, activity)
     return activity[n_warm:]
 
 
+@compiled()
 def _integrate(
     couplings: NDArray[np.float64], noise: NDArray[np.float64], out: NDArray[np.float64]
 ) -> None:
@@ -179,10 +181,6 @@ def _integrate(
         i += _STEP_S / tau_i * (input_i * input_i / (1 + input_i * input_i) - i)
         out[t, 0] = e
         out[t, 1] = i
-
-
-# nogil: devices are simulated in threads.
-_integrate_compiled = numba.njit(nogil=True, cache=True)(_integrate)
 
 
 def _bursts(

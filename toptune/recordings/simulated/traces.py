@@ -11,11 +11,11 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
+from toptune.machine.compiling import compiled
 from toptune.recordings.trains import Spikes, sort_spikes
 
 # An autoregressive process of order 2: amplifier noise with more power at low frequencies.
@@ -149,7 +149,7 @@ def voltage_blocks(
         angle = 2 * np.pi * _HUM_HZ * time_s
         mains = np.stack([np.sin(angle), np.cos(angle)]).astype(np.float32)
         drift = _drift_uv(electrodes, phases[:, 1], time_s[::_DRIFT_STEP])
-        _colour_compiled(block, state, gain, mains, hum, drift)
+        _colour(block, state, gain, mains, hum, drift)
         _add_spikes(block, placed, start)
         yield block
 
@@ -238,6 +238,7 @@ def _ar_sd() -> float:
     return math.sqrt((1 - b) / ((1 + b) * ((1 - b) ** 2 - a**2)))
 
 
+@compiled()
 def _colour(
     block: NDArray[np.float32],
     state: NDArray[np.float64],
@@ -260,9 +261,6 @@ def _colour(
         state[channel, 1] = before
 
 
-_colour_compiled = numba.njit(nogil=True, cache=True)(_colour)
-
-
 def _drift_uv(
     electrodes: Electrodes, phases: NDArray[np.float64], time_s: NDArray[np.float64]
 ) -> NDArray[np.float32]:
@@ -274,7 +272,7 @@ def _drift_uv(
 def _add_spikes(block: NDArray[np.float32], placed: PlacedSpikes, start: int) -> None:
     length = placed.waveforms_uv.shape[1]
     low, high = np.searchsorted(placed.sample, [start - length, start + block.shape[1] + length])
-    _stamp_compiled(
+    _stamp(
         block,
         placed.sample[low:high] - placed.peak_at - start,
         placed.channel[low:high],
@@ -283,6 +281,7 @@ def _add_spikes(block: NDArray[np.float32], placed: PlacedSpikes, start: int) ->
     )
 
 
+@compiled()
 def _stamp(
     block: NDArray[np.float32],
     first: NDArray[np.int64],
@@ -294,6 +293,3 @@ def _stamp(
     for i in range(len(first)):
         for k in range(max(0, -first[i]), min(waveforms.shape[1], block.shape[1] - first[i])):
             block[channel[i], first[i] + k] += waveforms[shape[i], k]
-
-
-_stamp_compiled = numba.njit(nogil=True, cache=True)(_stamp)
