@@ -24,8 +24,9 @@ from toptune.bench_stages import Rows, Sizes, Stages
 from toptune.evaluation.evaluate import Units, shuffles
 from toptune.evaluation.folds import leave_one_group_out
 from toptune.heads.falkon.classifier import FalkonClassifier
+from toptune.heads.falkon.head import falkon_candidates
 from toptune.heads.falkon.kernel import l2_normalise
-from toptune.heads.falkon.tuning import falkon_candidates, tune_falkon
+from toptune.heads.falkon.tuning import tune_falkon
 from toptune.heads.mlp.classifier import MLPClassifier
 from toptune.heads.rows import group_rows
 
@@ -88,7 +89,7 @@ def test_falkon_tuned_and_permuted(benchmark: BenchmarkFixture, rows: Rows, devi
     head = FalkonClassifier(device=device)
     widths = (0.25, 0.5, 1.0, 2.0, 4.0) if benchmark.enabled else (0.5, 1.0)
     penalties = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2) if benchmark.enabled else (1e-4, 1e-3)
-    candidates = falkon_candidates((rows.X.shape[1],), widths=widths, penalties=penalties)
+    candidates = falkon_candidates(1, widths=widths, penalties=penalties)
     units = Units.of(rows.device, rows.label)
     shuffled = shuffles(units, 1000 if benchmark.enabled else 20, 0)
     assert shuffled is not None

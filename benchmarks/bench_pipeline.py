@@ -14,7 +14,7 @@ import pytest
 from toptune.backbones.engine import FeatureEngine, describe
 from toptune.backbones.loading import load_backbone
 from toptune.evaluation.folds import leave_one_group_out
-from toptune.heads import make_head
+from toptune.heads import head_of
 from toptune.params import Backbone, Picture, Windows
 from toptune.pictures.drawer import Drawer
 from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes
@@ -58,7 +58,7 @@ def test_spikes_to_scores(benchmark: Any, head: str, request: pytest.FixtureRequ
             for trains in recordings
         ]
         groups = np.repeat(np.arange(n_devices), [len(x) for x in features])
-        made = make_head(head, {"random_state": 0})
+        made = head_of(head).make({"random_state": 0})
         found = leave_one_group_out(made, np.concatenate(features), groups % 5, groups)
         return float(np.mean(found.predictions == groups % 5))
 

@@ -25,7 +25,7 @@ from toptune.evaluation.scores import Windows as HeldOut
 from toptune.evaluation.scores import score
 from toptune.extraction import extract
 from toptune.features.table import FeatureTable, join_tables
-from toptune.heads import make_head
+from toptune.heads import head_of
 from toptune.machine import cuda
 from toptune.machine.fingerprint import file_sha256
 from toptune.params import Backbone, Picture, Windows
@@ -80,8 +80,8 @@ def train(store: FeatureStore, table: FeatureTable, head: str, folder: Path) -> 
     label = np.array([table.recordings[row].label for row in table.recording])
     device = np.array([table.recordings[row].device for row in table.recording])
     params = HEADS[head] | {"view_sizes": table.view_sizes}
-    estimator = make_head(head, params).fit(table.features, label)
-    folds = leave_one_group_out(make_head(head, params), table.features, label, device)
+    estimator = head_of(head).make(params).fit(table.features, label)
+    folds = leave_one_group_out(head_of(head).make(params), table.features, label, device)
     scores = score(
         HeldOut(label, folds.predictions, folds.probabilities, device, device, folds.classes)
     )

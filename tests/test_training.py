@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from toptune import training as fit_module
 from toptune.errors import InputError, InputErrors, StorageError
 from toptune.evaluation.folds import leave_one_group_out
 from toptune.features.table import FeatureTable, RecordingInfo
-from toptune.heads import make_head
+from toptune.heads.base import Head
+from toptune.heads.catalogue import head_of
 from toptune.heads.falkon import memory
 from toptune.heads.falkon.classifier import FalkonClassifier
 from toptune.runs.model import load_model, read_model
@@ -150,11 +151,13 @@ def test_the_model_is_trained_on_all_devices_and_predicts_as_before(
     table = make_table()
     fitted = []
 
-    def remember(name: str, params: dict[str, Any]) -> Any:
-        fitted.append(make_head(name, params))
+    make = Head.make
+
+    def remember(self: Head, params: Mapping[str, Any]) -> Any:
+        fitted.append(make(self, params))
         return fitted[-1]
 
-    monkeypatch.setattr(fit_module, "make_head", remember)
+    monkeypatch.setattr(Head, "make", remember)
     result = fit(table, head, tmp_path / "run", device="cpu")
     model = read_model(result.path / "model")
     assert (model.head, model.provenance) == (head, table.provenance)
@@ -552,7 +555,7 @@ def test_the_device_is_resolved_for_the_solvers_arithmetic(monkeypatch: pytest.M
             ("falkon", iterative),
             ("mlp", {}),
         ]
-        return [fit_module._head_device(head, params, device) for head, params in heads]
+        return [head_of(head).device(device, params) for head, params in heads]
 
     assert resolved("auto") == ["cuda", "cuda", "cuda"]
     # Float64 at a 64th of the rate: the processor is faster, unless the user insists.
@@ -570,11 +573,14 @@ def test_centres_are_planned_for_the_devices_memory(monkeypatch: pytest.MonkeyPa
     from toptune.heads.falkon import torch_kernel
 
     monkeypatch.setattr(torch_kernel, "free_bytes", lambda _: 8 * 2**30)
-    assert fit_module._plan(5024, "cuda").n_centres is None
-    plan = fit_module._plan(12_000, "cuda")
+    falkon = head_of("falkon")
+    params, _ = falkon.prepare({}, n_rows=5024, view_sizes=(8,), device="cuda")
+    assert params == {"n_centres": None}
+    params, note = falkon.prepare({}, n_rows=12_000, view_sizes=(8,), device="cuda")
     # 8 GiB: four matrices of 11,585 rows fill half.
-    assert plan.n_centres == 4000
-    assert "8.0 GiB of memory are at hand, enough for 11585" in plan.reason
+    assert params == {"n_centres": 4000}
+    assert note is not None
+    assert "8.0 GiB of memory are at hand, enough for 11585" in note
 
 
 def test_a_report_that_fails_loses_nothing(

@@ -11,7 +11,6 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import numpy as np
 from sklearn.base import clone
 
 from toptune.errors import InputError, InputErrors, StorageError
-from toptune.evaluation.evaluate import Evaluation, Units, evaluate, evaluation_problems, shuffles
+from toptune.evaluation.evaluate import Evaluation, Units, evaluate, shuffles
 from toptune.evaluation.folds import FoldResults
 from toptune.evaluation.metrics import describe_metrics, score_task
 from toptune.evaluation.permutations import Permutations
@@ -27,30 +26,16 @@ from toptune.evaluation.scores import Scores, parse_merges
 from toptune.evaluation.task import Task, read_task, table_problems
 from toptune.features.parameter_views import KIND, ParameterParams
 from toptune.features.table import FeatureTable, RecordingInfo, View
-from toptune.heads import make_head
-from toptune.heads.falkon.memory import GPU_MATRICES, NYSTROM_CENTRES, CentrePlan, plan_centres
-from toptune.heads.falkon.tuning import falkon_candidates
-from toptune.heads.logistic.tuning import LOGISTIC_CANDIDATES
-from toptune.heads.mlp.tuning import MLP_CANDIDATES
-from toptune.machine.device import float64_device, torch_device
+from toptune.heads.base import Head
+from toptune.heads.catalogue import head_of
 from toptune.machine.environment import describe_environment
 from toptune.params import content_key
 from toptune.recordings.facts import TrainingFacts
 from toptune.reports.run import write_report
 from toptune.runs.folder import plain, publish, target_problems, write_json, write_params
 from toptune.runs.model import trained_model, write_model
-from toptune.runs.tables import write_confusion, write_parameters, write_tables
+from toptune.runs.tables import write_confusion, write_model_tables, write_tables
 from toptune.store.feature_store import FeatureStore
-
-# What tuning chooses, by head.
-TUNED = {
-    "falkon": ("width", "penalty", "view_weights"),
-    "mlp": ("learning_rate_decay", "weight_decay"),
-    "parameters": ("C",),
-}
-# Falkon's cost hardly more than the folds; each of the others trains all folds anew, which takes
-# the small fits of the parameters head half a second and an MLP minutes.
-PERMUTATIONS = {"falkon": 1000, "mlp": 0, "parameters": 200}
 
 _LOG = logging.getLogger(__name__)
 
@@ -172,6 +157,7 @@ def fit(
     )
     task = job.task
     found = evaluate(
+        job.head,
         clone(job.estimator),
         table.features,
         task.label,
@@ -218,8 +204,7 @@ def fit(
         write_json(folder / "environment.json", describe_environment(trained_on))
         write_tables(folder, task, table.start_s, found, scores)
         write_confusion(folder, scores)
-        if head == KIND:
-            write_parameters(folder, table, estimator)
+        write_model_tables(folder, table, job.head, estimator)
         write_model(folder / "model", model)
         _report(folder, out, store, progress)
     return RunResult(out, scores, found, metrics)
@@ -266,7 +251,7 @@ def fit_problems(
     params = ParameterParams()
     views = (
         (View(params.description, content_key(params.to_json()), 1, params.to_json()),)
-        if head == KIND
+        if head_of(head).uses == "recordings"
         else ()
     )
     table = FeatureTable(
@@ -297,6 +282,7 @@ def fit_problems(
 class _Job:
     """What has been checked and is to be done."""
 
+    head: Head
     task: Task
     merges: Mapping[str, tuple[str, ...]]
     estimator: Any
@@ -325,139 +311,62 @@ def _checked(
     """Check everything that can be checked without training, and tell all problems at once."""
     problems = [] if out is None else target_problems(out, overwrite=overwrite)
     merges: dict[str, tuple[str, ...]] = {}
-    estimator: Any = None
-    centres = None
+    one, estimator, centres = None, None, None
     candidates: tuple[Mapping[str, Any], ...] = ()
     try:
         merges = parse_merges(merge)
     except InputErrors as error:
         problems += error.problems
     try:
-        where = _head_device(head, head_params, device)
-        centres = _add_defaults(head, head_params, table, where)
-        estimator = _build_head(head, head_params, seed, where)
-        candidates = _candidates(head, head_params, table.view_sizes, grid, tune=tune)
+        one = head_of(head)
+        where = one.device(device, head_params)
+        head_params, centres = one.prepare(
+            head_params, n_rows=len(table.features), view_sizes=table.view_sizes, device=where
+        )
+        estimator = _build(one, head_params, seed, where)
+        candidates = one.candidates(head_params, grid, len(table.view_sizes), tune=tune)
     except InputError as error:
         problems.append(str(error))
-    problems += table_problems(table, may_be_undefined=head == KIND) + _kind_problems(head, table)
+    problems += table_problems(table, may_be_undefined=one is not None and one.uses == "recordings")
+    if one is not None:
+        problems += _rows_problems(one, table)
     task = read_task(table, group_by, merges, problems, strata=strata)
     units = Units.of(task.device, task.label)
     shuffled = None
-    if not problems:
+    if not problems and one is not None:
         try:
             n_groups = len(np.unique(task.group))
             n = permutations
             if n is None:
-                n = _default_permutations(head, estimator, n_groups)
+                n = one.default_permutations(estimator, n_groups)
             shuffled = shuffles(units, n, seed, task.stratum)
-            problems += evaluation_problems(estimator, n_groups, len(candidates), n > 0)
+            problems += one.problems(estimator, n_groups, len(candidates), permuted=n > 0)
         except InputError as error:
             problems.append(str(error))
-    if problems:
+    if problems or one is None:
         raise InputErrors(problems)
-    return _Job(task, merges, estimator, candidates, centres, units, shuffled)
+    return _Job(one, task, merges, estimator, candidates, centres, units, shuffled)
 
 
-def _head_device(head: str, params: Mapping[str, Any], device: str) -> str:
-    """Resolve the device: Falkon's direct solver works in float64, all others need not."""
-    if head == KIND:
-        if device == "cuda":
-            raise InputError("the parameters head works on the CPU, not on cuda")
-        return "cpu"
-    direct = head == "falkon" and params.get("solver", "direct") == "direct"
-    return float64_device(device) if direct else torch_device(device)
-
-
-def _add_defaults(
-    head: str, head_params: dict[str, Any], table: FeatureTable, device: str
-) -> str | None:
-    """Fill in what follows from the table; for Falkon, say why it takes as many centres."""
-    if len(table.view_sizes) > 1:
-        head_params.setdefault("view_sizes", table.view_sizes)
-    if head != "falkon" or "n_centres" in head_params:
-        return None
-    plan = _plan(len(table.features), device)
-    if plan.n_centres is None and head_params.get("solver", "direct") != "direct":
-        head_params["n_centres"] = min(NYSTROM_CENTRES, len(table.features))
-        return (
-            f"{head_params['n_centres']} of {len(table.features)} windows are Nystrom centres,"
-            " as the solver needs"
-        )
-    head_params["n_centres"] = plan.n_centres
-    return plan.reason
-
-
-def _plan(n_rows: int, device: str) -> CentrePlan:
-    """Decide by the memory of the device that is to work."""
-    if device == "cpu":
-        return plan_centres(n_rows)
-    import torch
-
-    from toptune.heads.falkon.torch_kernel import free_bytes
-
-    return plan_centres(n_rows, free_bytes(torch.device(device)), n_matrices=GPU_MATRICES)
-
-
-def _kind_problems(head: str, table: FeatureTable) -> list[str]:
+def _rows_problems(head: Head, table: FeatureTable) -> list[str]:
     """Say whether a head and a table are not made for each other."""
     whole = any(
         view.params.get("kind") == KIND and not view.params["windows"] for view in table.views
     )
-    if whole == (head == KIND):
+    if whole == (head.uses == "recordings"):
         return []
     return [
-        "the parameters head is trained on burst parameters of whole recordings, and no other head"
-        " is"
+        f"the {head.name} head is trained on features of windows, and these are burst parameters of"
+        " whole recordings"
+        if whole
+        else f"the {head.name} head is trained on burst parameters of whole recordings, and these"
+        " are features of windows"
     ]
 
 
-def _default_permutations(head: str, estimator: Any, n_groups: int) -> int:
-    """Permutations where they cost little: not where each trains every fold anew."""
-    closed_form = n_groups > 2 and getattr(estimator, "solver", "direct") == "direct"
-    return PERMUTATIONS[head] if closed_form else 0
-
-
-def _build_head(head: str, params: dict[str, Any], seed: int, device: str) -> Any:
-    for name in {"random_state", "device"} & set(params):
+def _build(head: Head, params: Mapping[str, Any], seed: int, device: str) -> Any:
+    of_run = {"random_state": seed, "device": device}
+    for name in sorted(set(of_run) & set(params)):
         raise InputError(f"the head's {name} is set by the run's seed and device, not by itself")
-    if head == KIND:
-        return make_head(head, params)
-    return make_head(head, {**params, "random_state": seed, "device": device})
-
-
-def _candidates(
-    head: str,
-    fixed: Mapping[str, Any],
-    view_sizes: Sequence[int],
-    grid: Mapping[str, Sequence[Any]],
-    *,
-    tune: bool,
-) -> tuple[Mapping[str, Any], ...]:
-    """List what is to be chosen from; one candidate without a value where nothing is."""
-    tuned = [name for name in TUNED[head] if name not in fixed]
-    for name, offer in grid.items():
-        if name not in TUNED[head]:
-            raise InputError(f"{name} of the {head} head is not tuned: give one value")
-        if name in fixed or not tune:
-            raise InputError(f"{name} is both fixed and to be chosen from {list(offer)}")
-    if not tune or not tuned:
-        return ({},)
-    # A fixed value is a candidate's only one, which says the same as not naming it.
-    values: dict[str, Sequence[Any]] = {n: [fixed[n]] for n in TUNED[head] if n in fixed}
-    values.update(grid)
-    if head == "falkon":
-        return falkon_candidates(
-            view_sizes,
-            widths=values.get("width"),
-            penalties=values.get("penalty"),
-            view_weights=values.get("view_weights"),
-        )
-    known = LOGISTIC_CANDIDATES if head == KIND else MLP_CANDIDATES
-    if not values:
-        return known
-    offered: dict[str, Sequence[Any]] = {
-        name: values.get(name) or sorted({c[name] for c in known}) for name in TUNED[head]
-    }
-    return tuple(
-        dict(zip(offered, combination, strict=True)) for combination in product(*offered.values())
-    )
+    given = {name: value for name, value in of_run.items() if head.accepts(name)}
+    return head.make({**params, **given})

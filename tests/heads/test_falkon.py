@@ -16,7 +16,7 @@ from sklearn.kernel_ridge import KernelRidge
 from sklearn.utils.estimator_checks import check_estimator
 
 from toptune.errors import InputError, ToptuneError
-from toptune.heads import make_head
+from toptune.heads import head_of
 from toptune.heads.falkon.classifier import FalkonClassifier
 from toptune.heads.falkon.kernel import (
     KernelSum,
@@ -271,16 +271,16 @@ def test_a_matrix_no_jitter_can_save_is_an_error() -> None:
 def test_parameters_out_of_range_are_named(params: dict[str, Any], message: str) -> None:
     X, y = blobs(20, 3, 2)
     with pytest.raises(InputError, match=message):
-        make_head("falkon", params).fit(X, y)
+        head_of("falkon").make(params).fit(X, y)
 
 
 def test_unknown_heads_and_parameters_are_refused() -> None:
     with pytest.raises(
         InputError, match="there is no head 'svm'; there are mlp, falkon, parameters"
     ):
-        make_head("svm", {})
+        head_of("svm").make({})
     with pytest.raises(InputError, match="falkon head has no parameter 'sigma'; it has width"):
-        make_head("falkon", {"sigma": 1})
+        head_of("falkon").make({"sigma": 1})
 
 
 def test_tensors_bring_the_head_back() -> None:

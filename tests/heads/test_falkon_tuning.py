@@ -16,15 +16,10 @@ from toptune.evaluation.folds import leave_one_group_out
 from toptune.heads import nested
 from toptune.heads.falkon import tuning as falkon_tuning
 from toptune.heads.falkon.classifier import SHARPNESS, FalkonClassifier, one_vs_rest
+from toptune.heads.falkon.head import PENALTIES, WIDTHS, default_view_weights, falkon_candidates
 from toptune.heads.falkon.kernel import l2_normalise_views
 from toptune.heads.falkon.pairs import PairwiseTargets
-from toptune.heads.falkon.tuning import (
-    PENALTIES,
-    WIDTHS,
-    default_view_weights,
-    falkon_candidates,
-    tune_falkon,
-)
+from toptune.heads.falkon.tuning import tune_falkon
 from toptune.heads.nested import NestedScores
 from toptune.heads.rows import Grouping, group_rows
 from toptune.heads.selection import SHARPENINGS, selection_loss, spread_rows
@@ -264,7 +259,7 @@ def test_features_that_only_identify_the_device_score_at_chance(
     for seed in range(5):
         labels = np.random.default_rng(seed).permutation(np.arange(n_devices) % 4)
         y = labels[group]
-        found, _ = tune_falkon(head, X, y, group_rows(group), group, falkon_candidates(sizes))
+        found, _ = tune_falkon(head, X, y, group_rows(group), group, falkon_candidates(len(sizes)))
         accuracies.append((found.scores.argmax(axis=1) == y).mean())
     # Whatever leaks lets 24 of 24 be right; chance is 6, and leaving one out makes its own class
     # the rarest of the training devices, so that blind guessing does worse than chance.
@@ -284,7 +279,7 @@ def test_folds_in_blocks_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_kernels_that_do_not_fit_are_evaluated_again(monkeypatch: pytest.MonkeyPatch) -> None:
     data = make_data(2, [3, 5, 4, 6, 2])
     head = FalkonClassifier(view_sizes=(2, 3))
-    candidates = falkon_candidates((2, 3), penalties=(1e-3, 1e-2))
+    candidates = falkon_candidates(2, penalties=(1e-3, 1e-2))
     args = (head, data.X, data.y, data.grouping, data.unit, candidates)
     kept, _ = tune_falkon(*args)
     monkeypatch.setattr(falkon_tuning, "kept_bytes", lambda: 0)
@@ -293,13 +288,13 @@ def test_kernels_that_do_not_fit_are_evaluated_again(monkeypatch: pytest.MonkeyP
 
 
 def test_candidates_are_every_combination() -> None:
-    one = falkon_candidates((7,))
+    one = falkon_candidates(1)
     assert len(one) == len(WIDTHS) * len(PENALTIES)
     assert all(set(c) == {"width", "penalty"} for c in one)
-    two = falkon_candidates((7, 3), widths=(0.4,), penalties=(1e-5, 1e-4))
+    two = falkon_candidates(2, widths=(0.4,), penalties=(1e-5, 1e-4))
     assert len(two) == 10
     assert {c["view_weights"] for c in two} >= {(1.0, 0.0), (0.0, 1.0), (0.5, 0.5)}
-    fixed = falkon_candidates((7, 3), widths=(1,), penalties=(1,), view_weights=((0.3, 0.7),))
+    fixed = falkon_candidates(2, widths=(1,), penalties=(1,), view_weights=((0.3, 0.7),))
     assert fixed == ({"width": 1.0, "penalty": 1.0, "view_weights": (0.3, 0.7)},)
 
 
@@ -314,7 +309,7 @@ def test_weights_add_up_and_leave_views_out(n_views: int) -> None:
 
 def test_weights_of_another_number_of_views_are_refused() -> None:
     with pytest.raises(InputError, match=r"\(0.5, 0.5\) must have one value for each feature set"):
-        falkon_candidates((7,), view_weights=[(1.0,), (0.5, 0.5)])
+        falkon_candidates(1, view_weights=[(1.0,), (0.5, 0.5)])
 
 
 def test_too_many_views_are_refused() -> None:

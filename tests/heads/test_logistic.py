@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 from toptune.errors import InputError, ToptuneError
-from toptune.heads import make_head
+from toptune.heads import head_of
 from toptune.heads.logistic.classifier import LogisticClassifier, Standardiser, probabilities_of
 from toptune.heads.logistic.folds import log_odds
 
@@ -123,7 +123,7 @@ def test_a_penalty_out_of_range_is_refused(C: object) -> None:
 
 def test_tensors_bring_the_head_back_or_say_what_is_wrong() -> None:
     X, y = rows_with_gaps(0)
-    head = make_head("parameters", {"C": 0.2}).fit(X, y)
+    head = head_of("parameters").make({"C": 0.2}).fit(X, y)
     tensors, classes = head.to_tensors(), np.array(list("ABCD"))
     again = LogisticClassifier.from_tensors(tensors, {"C": 0.2}, classes)
     np.testing.assert_array_equal(again.class_scores(X), head.class_scores(X))

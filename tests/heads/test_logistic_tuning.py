@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from toptune.errors import InputError
 from toptune.heads.logistic import tuning as logistic_tuning
 from toptune.heads.logistic.classifier import LogisticClassifier
+from toptune.heads.logistic.head import LOGISTIC_CANDIDATES
 from toptune.heads.logistic.tuning import tune_logistic
 from toptune.heads.rows import group_rows
 from toptune.heads.selection import selection_loss
@@ -114,7 +115,9 @@ def test_what_identifies_the_device_and_nothing_else_scores_at_chance() -> None:
     group = np.repeat(np.arange(24), 3)
     y = np.array(list("abc"))[group % 3]
     X = np.eye(24)[group] + 0.01 * np.random.default_rng(0).standard_normal((72, 24))
-    nested, _ = tune_logistic(LogisticClassifier(), X, y, group_rows(group), group)
+    nested, _ = tune_logistic(
+        LogisticClassifier(), X, y, group_rows(group), group, LOGISTIC_CANDIDATES
+    )
     right = np.array(list("abc"))[nested.scores.argmax(axis=1)] == y
     assert right.mean() <= 0.45
     seen = LogisticClassifier(C=10.0).fit(X, y).predict(X) == y

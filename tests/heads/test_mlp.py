@@ -16,7 +16,7 @@ from sklearn.utils.estimator_checks import check_estimator
 from torch import Tensor
 
 from toptune.errors import InputError
-from toptune.heads import make_head
+from toptune.heads import head_of
 from toptune.heads.mlp import folds as mlp_folds
 from toptune.heads.mlp.classifier import MLPClassifier
 from toptune.heads.mlp.folds import Rows, TrainingFold, Variant, train_folds
@@ -316,7 +316,7 @@ def test_paper_schedule_learns_separable_classes_of_a_backbones_size() -> None:
 def test_parameters_out_of_range_are_named(params: dict[str, Any], message: str) -> None:
     X, y = data(20)
     with pytest.raises(InputError, match=message):
-        make_head("mlp", params).fit(X.numpy(), y.numpy())
+        head_of("mlp").make(params).fit(X.numpy(), y.numpy())
 
 
 def test_tensors_bring_the_head_back() -> None:

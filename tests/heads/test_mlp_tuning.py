@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from toptune.errors import InputError
 from toptune.heads.mlp import tuning as mlp_tuning
 from toptune.heads.mlp.classifier import MLPClassifier
+from toptune.heads.mlp.head import MLP_CANDIDATES
 from toptune.heads.mlp.network import Draws
-from toptune.heads.mlp.tuning import MLP_CANDIDATES, held_out_scores_of, tune_mlp
+from toptune.heads.mlp.tuning import held_out_scores_of, tune_mlp
 from toptune.heads.nested import NestedScores
 from toptune.heads.rows import group_rows
 from toptune.heads.selection import selection_loss

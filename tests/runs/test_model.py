@@ -22,7 +22,7 @@ from small_data import make_facts, make_provenance, make_view
 from toptune.errors import InputError, ToptuneError
 from toptune.features.describing import ViewParams
 from toptune.features.table import FeatureTable, RecordingInfo
-from toptune.heads import make_head
+from toptune.heads import head_of
 from toptune.params import Picture, SpikeSettings
 from toptune.recordings.facts import WeightsSource
 from toptune.runs.model import (
@@ -75,7 +75,7 @@ def labels(table: FeatureTable) -> NDArray[Any]:
 
 def make_model(head: str = "falkon", **changes: Any) -> Model:
     table = make_table()
-    estimator = make_head(head, HEADS[head]).fit(table.features, labels(table))
+    estimator = head_of(head).make(HEADS[head]).fit(table.features, labels(table))
     model = trained_model(
         head,
         estimator,
@@ -181,7 +181,7 @@ def test_parts_that_do_not_fit_make_no_model(changes: dict[str, Any], message: s
 
 def test_a_table_of_unknown_features_makes_no_model() -> None:
     table = make_table()
-    estimator = make_head("falkon", HEADS["falkon"]).fit(table.features, labels(table))
+    estimator = head_of("falkon").make(HEADS["falkon"]).fit(table.features, labels(table))
     for bare in (replace(table, views=()), replace(table, provenance={})):
         with pytest.raises(ToptuneError, match="does not say what made its features"):
             trained_model(

@@ -14,16 +14,18 @@ from numpy.typing import NDArray
 
 from toptune.errors import ToptuneError
 from toptune.heads.falkon.classifier import FalkonClassifier
+from toptune.heads.falkon.head import FalkonHead
 from toptune.heads.falkon.kernel import KernelSum
 from toptune.heads.logistic.classifier import LogisticClassifier
+from toptune.heads.logistic.head import LogisticHead
 from toptune.heads.mlp.classifier import MLPClassifier
+from toptune.heads.mlp.head import MLPHead
+from toptune.heads.nearness import Nearness
 from toptune.recordings.facts import RecordingFacts
 from toptune.runs.novelty import (
-    Nearness,
     NoveltyLimits,
     Range,
     judge,
-    nearness_of,
     reference_rows,
     training_limits,
 )
@@ -47,7 +49,7 @@ def test_rows_of_parameters_are_compared_as_they_are_and_nan_lies_at_0() -> None
     rng = np.random.default_rng(1)
     rows = rng.random((12, 4)).astype(np.float32)
     rows[rng.random(rows.shape) < 0.2] = np.nan
-    nearness = nearness_of(LogisticClassifier(), (4,))
+    nearness = LogisticHead().nearness(LogisticClassifier(), (4,))
     assert not nearness.normalise
     filled = np.nan_to_num(rows, nan=0.0)
     expected = [max(naive_kernel(x, z, nearness) for z in filled[6:]) for x in filled[:6]]
@@ -99,13 +101,13 @@ def test_falkon_lends_its_kernel_and_the_mlp_a_plain_one() -> None:
     falkon = FalkonClassifier(
         width=(0.3, 0.8), view_sizes=(3, 2), view_weights=(0.25, 0.75), normalise=False
     )
-    assert nearness_of(falkon, (3, 2)) == Nearness(
+    assert FalkonHead().nearness(falkon, (3, 2)) == Nearness(
         KernelSum((0.3, 0.8), (0.25, 0.75), (3, 2)), normalise=False
     )
-    assert nearness_of(FalkonClassifier(width=0.7), (5,)) == Nearness(
+    assert FalkonHead().nearness(FalkonClassifier(width=0.7), (5,)) == Nearness(
         KernelSum((0.7,), (1.0,), (5,))
     )
-    assert nearness_of(MLPClassifier(view_sizes=(3, 2)), (3, 2)) == Nearness(
+    assert MLPHead().nearness(MLPClassifier(view_sizes=(3, 2)), (3, 2)) == Nearness(
         KernelSum((0.5, 0.5), (0.5, 0.5), (3, 2))
     )
 

@@ -209,7 +209,7 @@ def test_burst_parameters_are_fitted_once_for_all_pictures_and_that_is_said(tmp_
         ("permutations = true", "permutations: takes a whole number, got True"),
         ("permutations = -1", "permutations: takes a whole number from 0, got -1"),
         ("merge = 'A,B'", "line 1: merge: --merge 'A,B' is not of the form NAME=A,B,C"),
-        ("width = 'wide'", "width: takes a number, got 'wide'"),
+        ("width = 'wide'", "width: FalkonClassifier.width must be above 0, got 'wide'"),
         ("width = -1.0", "line 1: width: FalkonClassifier.width must be above 0, got -1.0"),
         ("n_centres = 0", "n_centres: FalkonClassifier.n_centres must be a whole number from 1"),
         ("solver = 'fast'", "line 1: solver: "),

@@ -1,16 +1,8 @@
-"""Leave-one-group-out: every row scored by a model that has not seen its group.
+"""Leave-one-group-out: every row scored by a classifier that has not seen its group.
 
-What enters: a head (or any scikit-learn classifier), rows of features, labels, and the group of
-each row, as a rule its device. What leaves: scores, probabilities and predictions of every row,
-in the rows' order.
-
-How the folds are computed depends on the head's type, and on nothing else:
-
-- `FalkonClassifier`: in closed form from one factorisation, exact (`falkon.closed_form`).
-  The ridge is penalty x rows of the whole data set in every fold, and Nystrom centres are drawn
-  once: a fold does without those of its group.
-- `MLPClassifier`: all folds trained together (`toptune.heads.mlp.folds`).
-- any other classifier, subclasses of these two included: a clone fitted per fold.
+How the folds are computed depends on the classifier's type: `FalkonClassifier` has them in closed
+form, `MLPClassifier` trains all of them together, each third head as it says (`toptune.heads`), and
+any other classifier, subclasses of these included, is fitted anew for every fold.
 """
 
 from __future__ import annotations
@@ -20,14 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
 from sklearn.base import clone
 
 from toptune.errors import InputErrors
-from toptune.heads.falkon.classifier import FalkonClassifier, probabilities_of
+from toptune.heads.catalogue import head_for
 from toptune.heads.falkon.kernel import Float64
-from toptune.heads.mlp.classifier import MLPClassifier
-from toptune.heads.rows import Grouping, group_rows
+from toptune.heads.refitting import HeldOut, refit_folds
+from toptune.heads.rows import Grouping, LabelledRows, group_rows
 
 
 class Fold(NamedTuple):
@@ -77,13 +68,6 @@ class FoldResults:
     folds: tuple[Fold, ...]
 
 
-class _Scored(NamedTuple):
-    scores: Float64
-    probabilities: Float64
-    predictions: NDArray[Any]
-    jitter: Float64
-
-
 def leave_one_group_out(head: Any, X: Any, y: Any, groups: Any) -> FoldResults:
     """Score every row by a model trained without its group.
 
@@ -106,16 +90,8 @@ def leave_one_group_out(head: Any, X: Any, y: Any, groups: Any) -> FoldResults:
         Lengths that differ, fewer than two groups, or a class that lives in one group only: its
         fold could not know it.
     """
-    X, y, groups = np.asarray(X), np.asarray(y), np.asarray(groups)
-    grouping = _checked_grouping(X, y, groups)
-    classes = np.unique(y)
-    if type(head) is FalkonClassifier:
-        scored = _falkon(clone(head), X, y, grouping, classes)
-    elif type(head) is MLPClassifier:
-        scored = _mlp(clone(head), X, y, grouping, classes)
-    else:
-        scored = _refit(head, X, y, grouping, classes)
-    return _results(scored, grouping, classes)
+    rows = _checked_rows(X, y, groups)
+    return fold_results(head_for(head).held_out(clone(head), rows), rows)
 
 
 def refit_each_fold(head: Any, X: Any, y: Any, groups: Any) -> FoldResults:
@@ -124,13 +100,12 @@ def refit_each_fold(head: Any, X: Any, y: Any, groups: Any) -> FoldResults:
     A `FalkonClassifier` then draws centres, and takes its ridge, from each fold's training rows.
     Parameters, results and errors are those of `leave_one_group_out`.
     """
+    rows = _checked_rows(X, y, groups)
+    return fold_results(refit_folds(head, rows), rows)
+
+
+def _checked_rows(X: Any, y: Any, groups: Any) -> LabelledRows:
     X, y, groups = np.asarray(X), np.asarray(y), np.asarray(groups)
-    grouping = _checked_grouping(X, y, groups)
-    classes = np.unique(y)
-    return _results(_refit(head, X, y, grouping, classes), grouping, classes)
-
-
-def _checked_grouping(X: NDArray[Any], y: NDArray[Any], groups: NDArray[Any]) -> Grouping:
     if not len(X) == len(y) == len(groups) or y.ndim != 1 or groups.ndim != 1:
         raise InputErrors(
             [
@@ -142,7 +117,7 @@ def _checked_grouping(X: NDArray[Any], y: NDArray[Any], groups: NDArray[Any]) ->
     problems = group_problems(y, grouping)
     if problems:
         raise InputErrors(problems)
-    return grouping
+    return LabelledRows(X, y, grouping, grouping.codes)
 
 
 def group_problems(y: NDArray[Any], grouping: Grouping) -> list[str]:
@@ -167,104 +142,27 @@ def group_problems(y: NDArray[Any], grouping: Grouping) -> list[str]:
     return problems
 
 
-def _falkon(
-    head: FalkonClassifier,
-    X: NDArray[Any],
-    y: NDArray[Any],
-    grouping: Grouping,
-    classes: NDArray[Any],
-) -> _Scored:
-    folds, Y = head.fold_factors(X, y, grouping)
-    held_out = folds.held_out_scores(Y)
-    best = held_out.scores.argmax(axis=1)
-    return _Scored(
-        held_out.scores, probabilities_of(held_out.scores), classes[best], held_out.jitter
-    )
-
-
-def _mlp(
-    head: MLPClassifier,
-    X: NDArray[Any],
-    y: NDArray[Any],
-    grouping: Grouping,
-    classes: NDArray[Any],
-) -> _Scored:
-    scores = head.held_out_scores(X, y, grouping)
-    best = scores.argmax(axis=1)
-    return _Scored(scores, softmax(scores, axis=1), classes[best], np.zeros(len(grouping.groups)))
-
-
-def _refit(
-    head: Any, X: NDArray[Any], y: NDArray[Any], grouping: Grouping, classes: NDArray[Any]
-) -> _Scored:
-    scores = np.empty((len(y), len(classes)))
-    probabilities = np.empty_like(scores)
-    predictions = np.empty_like(y)
-    jitter = np.zeros(len(grouping.groups))
-    for fold in range(len(grouping.groups)):
-        train, test = grouping.codes != fold, grouping.rows(fold)
-        fitted = clone(head).fit(X[train], y[train])
-        scores[test], probabilities[test] = _scores_of(fitted, X[test])
-        predictions[test] = fitted.predict(X[test])
-        jitter[fold] = getattr(fitted, "jitter_", 0.0)
-    return _Scored(scores, probabilities, predictions, jitter)
-
-
-def _scores_of(fitted: Any, X: NDArray[Any]) -> tuple[Float64, Float64]:
-    """Scores and probabilities (n, k) of any classifier.
-
-    One without a decision function is scored by its probabilities, one without probabilities
-    gets the softmax of its decision function.
-    """
-    if not hasattr(fitted, "decision_function"):
-        probabilities = fitted.predict_proba(X)
-        return probabilities, probabilities
-    scores = fitted.decision_function(X)
-    if scores.ndim == 1:
-        scores = np.stack([-scores, scores], axis=1)
-    if hasattr(fitted, "predict_proba"):
-        return scores, fitted.predict_proba(X)
-    return scores, softmax(scores, axis=1)
-
-
-def _results(scored: _Scored, grouping: Grouping, classes: NDArray[Any]) -> FoldResults:
-    return FoldResults(
-        classes,
-        scored.scores,
-        scored.probabilities,
-        scored.predictions,
-        grouping.codes,
-        _list_folds(grouping, scored.jitter),
-    )
-
-
-def fold_results(
-    scores: Float64,
-    probabilities: Float64,
-    grouping: Grouping,
-    classes: NDArray[Any],
-    jitter: Float64,
-) -> FoldResults:
-    """Name the class with the largest score in every row.
+def fold_results(held_out: HeldOut, rows: LabelledRows) -> FoldResults:
+    """Put together what leaving out each group gives.
 
     Parameters
     ----------
-    scores, probabilities : (n, k) float64
-    grouping : Grouping
-        Of the n rows.
-    classes : (k,) array
-        Sorted.
-    jitter : (g,) float64
+    held_out : HeldOut
+    rows : LabelledRows
     """
-    predictions = classes[scores.argmax(axis=1)]
-    return FoldResults(
-        classes, scores, probabilities, predictions, grouping.codes, _list_folds(grouping, jitter)
+    codes = rows.grouping.codes
+    sizes = np.bincount(codes)
+    folds = tuple(
+        Fold(group, int(len(codes) - size), int(size), float(added))
+        for group, size, added in zip(
+            rows.grouping.groups.tolist(), sizes, held_out.jitter, strict=True
+        )
     )
-
-
-def _list_folds(grouping: Grouping, jitter: Float64) -> tuple[Fold, ...]:
-    sizes = np.bincount(grouping.codes)
-    return tuple(
-        Fold(group, int(len(grouping.codes) - size), int(size), float(added))
-        for group, size, added in zip(grouping.groups.tolist(), sizes, jitter, strict=True)
+    return FoldResults(
+        np.unique(rows.y),
+        held_out.scores,
+        held_out.probabilities,
+        held_out.predictions,
+        codes,
+        folds,
     )

@@ -1,56 +1,29 @@
-"""The trainable tops: scikit-learn classifiers on a frozen backbone's features or on parameters.
+"""Trainable classifiers on rows of features: Falkon, an MLP, logistic regression, and third ones.
 
-What enters: a head's name and its parameters. What leaves: a head, not fitted, or its type.
+Rows of features enter, from a frozen backbone or from burst parameters, each with its label and
+the group it is left out with. A fitted scikit-learn classifier leaves, and what leaving groups out
+says of it: held-out scores, what was chosen inside the folds, calibrated probabilities.
+
+A head (`base.Head`) says of its classifier what a user may set and how it is tuned, tested and
+kept; `catalogue` finds heads by name. Everything above this package asks the head and knows no
+classifier by its type.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from toptune.errors import InputError
+if TYPE_CHECKING:
+    from toptune.heads.base import Head
+    from toptune.heads.catalogue import head_for, head_of, heads, register
+else:
 
-HEADS = ("mlp", "falkon", "parameters")
-
-
-def head_type(name: str) -> Any:
-    """Look up a head's class; imported only now, since importing torch takes a second."""
-    if name == "mlp":
-        from toptune.heads.mlp.classifier import MLPClassifier
-
-        return MLPClassifier
-    if name == "falkon":
-        from toptune.heads.falkon.classifier import FalkonClassifier
-
-        return FalkonClassifier
-    if name == "parameters":
-        from toptune.heads.logistic.classifier import LogisticClassifier
-
-        return LogisticClassifier
-    raise InputError(f"there is no head {name!r}; there are {', '.join(HEADS)}")
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module 'toptune.heads' has no attribute {name!r}")
+        home = "base" if name == "Head" else "catalogue"
+        return getattr(import_module(f"toptune.heads.{home}"), name)
 
 
-def make_head(name: str, params: Mapping[str, Any]) -> Any:
-    """Build a head that is not fitted.
-
-    Parameters
-    ----------
-    name : str
-        ``mlp``, ``falkon`` or ``parameters``.
-    params : mapping of str to value
-        Of the head's constructor.
-
-    Raises
-    ------
-    InputError
-        An unknown head, or a parameter it does not have.
-    """
-    cls = head_type(name)
-    known = list(inspect.signature(cls).parameters)
-    unknown = sorted(set(params) - set(known))
-    if unknown:
-        raise InputError(
-            f"the {name} head has no parameter {unknown[0]!r}; it has {', '.join(known)}"
-        )
-    return cls(**params)
+__all__ = ["Head", "head_for", "head_of", "heads", "register"]

@@ -55,6 +55,26 @@ def group_rows(groups: NDArray[Any]) -> Grouping:
     return Grouping(names, codes, order, bounds.astype(np.int64))
 
 
+class LabelledRows(NamedTuple):
+    """Rows of features, and who each belongs to.
+
+    Attributes
+    ----------
+    X : (n, d) float32 or float64
+    y : (n,) labels
+    grouping : Grouping
+        What is left out together.
+    unit : (n,) int64
+        What carries one label and counts once: a device and label, numbered from 0; each lies in
+        one group.
+    """
+
+    X: NDArray[np.floating[Any]]
+    y: NDArray[Any]
+    grouping: Grouping
+    unit: NDArray[np.int64]
+
+
 def view_sizes_of(estimator: Any, n_features: int) -> tuple[int, ...]:
     """Columns of each of the classifier's views; one view of all columns where it names none.
 

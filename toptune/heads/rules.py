@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from toptune.errors import InputError
+from toptune.params import Option
 
 Rule = Callable[[str, Any], None]
 
@@ -83,6 +84,24 @@ def optional(rule: Rule) -> Rule:
             rule(name, value)
 
     return with_none
+
+
+def rule_of(option: Option) -> Rule:
+    """Make the rule that an option's type and range stand for."""
+    if option.choices:
+        return one_of(*option.choices)
+
+    def rule(name: str, value: Any) -> None:
+        kinds = {bool: bool, int: numbers.Integral, float: numbers.Real}
+        kind = kinds.get(option.type, option.type)
+        if not isinstance(value, kind) or (isinstance(value, bool) and option.type is not bool):
+            raise InputError(f"{name} must be of type {option.type.__name__}, got {value!r}")
+        if option.least is not None and value < option.least:
+            raise InputError(f"{name} must be {option.least:g} or above, got {value!r}")
+        if option.most is not None and value > option.most:
+            raise InputError(f"{name} must be at most {option.most:g}, got {value!r}")
+
+    return rule
 
 
 def check_parameters(estimator: Any, rules: Mapping[str, Rule]) -> None:

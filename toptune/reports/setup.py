@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from toptune.errors import InputError
 from toptune.features.parameter_views import KIND
-from toptune.heads import make_head
+from toptune.heads.catalogue import head_of
 from toptune.params import Backbone, BurstCriteria, HighPass, Picture, Ptsd, Windows
 from toptune.recordings.facts import WeightsSource
 from toptune.reports.page import Block, Code, Details, Section, Table, Text
@@ -202,7 +202,7 @@ def _view_defaults() -> dict[str, Any]:
 
 def _head_defaults(head: str) -> dict[str, Any]:
     try:
-        defaults: dict[str, Any] = make_head(head, {}).get_params()
+        defaults: dict[str, Any] = head_of(head).make({}).get_params()
     except InputError:  # of a later toptune: then all its parameters are told
         return {}
     return defaults
@@ -240,21 +240,8 @@ def _tried(run: ReadRun) -> dict[str, list[Any]]:
 
 def _default_candidates(run: ReadRun) -> list[dict[str, Any]]:
     """List what tuning chooses from unless told otherwise."""
-    # Imported now, since they take torch.
-    if run.params["head"] == "falkon":
-        from toptune.heads.falkon.tuning import falkon_candidates
-
-        sizes = [view["n_columns"] for view in run.views]
-        return [_listed(c) for c in falkon_candidates(sizes)]
-    if run.params["head"] == "mlp":
-        from toptune.heads.mlp.tuning import MLP_CANDIDATES
-
-        return [_listed(c) for c in MLP_CANDIDATES]
-    if run.params["head"] == KIND:
-        from toptune.heads.logistic.tuning import LOGISTIC_CANDIDATES
-
-        return [_listed(c) for c in LOGISTIC_CANDIDATES]
-    return list(run.params["candidates"])
+    head = head_of(run.params["head"])
+    return [_listed(one) for one in head.candidates({}, {}, len(run.views), tune=True)]
 
 
 def _listed(candidate: Any) -> dict[str, Any]:
@@ -299,7 +286,7 @@ def _fit_options(run: ReadRun) -> list[str]:
     params = run.params
     words = ["--head", params["head"]]
     for view in run.views:
-        if params["head"] != KIND:
+        if head_of(params["head"]).uses == "pictures":
             words += ["--features", view["name"] if _is_measured(view) else view["key"][:8]]
     if params["group_by"] != "device":
         words += ["--group-by", params["group_by"]]

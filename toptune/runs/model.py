@@ -27,12 +27,12 @@ from toptune.errors import InputError, ToptuneError
 from toptune.features.describing import ViewParams
 from toptune.features.parameter_views import ParameterParams, read_view_params
 from toptune.features.table import FeatureTable
-from toptune.heads import head_type
 from toptune.heads.calibration import calibrated
+from toptune.heads.catalogue import head_of
 from toptune.params import SpikeSettings
 from toptune.recordings.facts import TrainingFacts, WeightsSource
 from toptune.runs.folder import plain, write_json
-from toptune.runs.novelty import NoveltyLimits, nearness_of, training_limits
+from toptune.runs.novelty import NoveltyLimits, training_limits
 
 FORMAT = 2
 _KIND = "toptune model"
@@ -72,7 +72,7 @@ class Model:
     Parameters
     ----------
     head
-        ``mlp`` or ``falkon``.
+        Its name.
     estimator
         Fitted; its classes are strings.
     provenance
@@ -177,7 +177,7 @@ def trained_model(
     Parameters
     ----------
     head : str
-        ``mlp`` or ``falkon``.
+        Its name.
     estimator : classifier
         Fitted on all of `table.features`.
     table : FeatureTable
@@ -197,7 +197,7 @@ def trained_model(
     """
     if not table.views or "settings" not in table.provenance:
         raise ToptuneError("the table does not say what made its features")
-    nearness = nearness_of(estimator, table.view_sizes)
+    nearness = head_of(head).nearness(estimator, table.view_sizes)
     return Model(
         head=head,
         estimator=estimator,
@@ -315,7 +315,7 @@ def _parse(description: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> Mod
     sources = description["weights"]
     return Model(
         head=head["name"],
-        estimator=head_type(head["name"]).from_tensors(learnt, params, classes),
+        estimator=head_of(head["name"]).read(learnt, params, classes),
         provenance=description["provenance"],
         weights=tuple(None if source is None else WeightsSource(**source) for source in sources),
         inverse_temperature=description["inverse_temperature"],

@@ -15,16 +15,14 @@ squared distance of two points is 2 - 2 k (Schoelkopf 2000, NIPS 13).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import ToptuneError
-from toptune.heads.falkon.classifier import FalkonClassifier, kernel_of
-from toptune.heads.falkon.kernel import Centres, KernelSum, l2_normalise_views
-from toptune.heads.logistic.classifier import LogisticClassifier
+from toptune.heads.nearness import Nearness
 from toptune.recordings.facts import RecordingFacts
 
 # At 1,280 features 10 MB in float32, and a second for all windows of a usual data set.
@@ -35,103 +33,6 @@ SHARE_BEYOND = 0.01
 SHARE_OF_WINDOWS = 0.5
 # How far beyond the range of training a recording's mean firing rate may lie.
 RATE_FACTOR = 1.5
-# Where parameters lie that a recording does not have.
-UNDEFINED = 0.0
-# The kernel of a head that has none; FalkonClassifier says where the number comes from.
-PLAIN_WIDTH = 0.5
-
-_ROWS_AT_ONCE = 4096
-
-
-@dataclass(frozen=True)
-class Nearness:
-    """How near two rows of features are: a head's kernel, after its normalisation.
-
-    Attributes
-    ----------
-    kernel : KernelSum
-        Its weights sum to 1.
-    normalise : bool
-        Whether rows are divided by their length first, view by view.
-    """
-
-    kernel: KernelSum
-    normalise: bool = True
-
-    @classmethod
-    def plain(cls, view_sizes: Sequence[int]) -> Nearness:
-        """Gaussians of a fixed width on normalised rows, all views alike: for heads without one."""
-        n = len(view_sizes)
-        return cls(KernelSum((PLAIN_WIDTH,) * n, (1 / n,) * n, tuple(view_sizes)))
-
-    def largest(
-        self,
-        features: NDArray[np.float32],
-        reference: NDArray[np.float32],
-        apart: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
-    ) -> NDArray[np.float64]:
-        """Find how near each row comes to the nearest reference row.
-
-        Parameters
-        ----------
-        features : (n, d) float32
-        reference : (m, d) float32
-        apart : ((n,) int64, (m,) int64), optional
-            A number for each row of both; rows of equal numbers are not compared.
-
-        Returns
-        -------
-        (n,) float64
-            The largest value of the kernel; 0 where a row is compared with none.
-        """
-        centres = Centres(self.kernel, self._rows(reference))
-        largest = np.empty(len(features))
-        for first in range(0, len(features), _ROWS_AT_ONCE):
-            part = slice(first, first + _ROWS_AT_ONCE)
-            values = centres.kernel_of(self._rows(features[part]))
-            if apart is not None:
-                values[apart[0][part, None] == apart[1]] = 0
-            largest[part] = values.max(axis=1)
-        return largest
-
-    def _rows(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        if not self.normalise:
-            return np.where(np.isnan(features), UNDEFINED, features).astype(np.float32)
-        rows: NDArray[np.float32] = l2_normalise_views(features, self.kernel.view_sizes)
-        return rows
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {
-            "widths": list(self.kernel.widths),
-            "weights": list(self.kernel.weights),
-            "view_sizes": list(self.kernel.view_sizes),
-            "normalise": self.normalise,
-        }
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Nearness:
-        """Build from what `to_json` gave."""
-        names = ("widths", "weights", "view_sizes")
-        return cls(KernelSum(*(tuple(values[name]) for name in names)), values["normalise"])
-
-
-def nearness_of(estimator: Any, view_sizes: Sequence[int]) -> Nearness:
-    """Take a head's own kernel where it has one, a plain one elsewhere.
-
-    Parameters
-    ----------
-    estimator : classifier
-        A head, fitted or not.
-    view_sizes : sequence of int
-        Columns of each view of its rows.
-    """
-    if isinstance(estimator, LogisticClassifier):
-        # Scaled parameters: their length says how much is going on.
-        return replace(Nearness.plain(view_sizes), normalise=False)
-    if isinstance(estimator, FalkonClassifier):
-        return Nearness(kernel_of(estimator, sum(view_sizes)), estimator.normalise)
-    return Nearness.plain(view_sizes)
 
 
 class Range(NamedTuple):

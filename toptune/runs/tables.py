@@ -22,7 +22,7 @@ from toptune.evaluation.task import Task
 from toptune.features.burst_parameters import NAMES
 from toptune.features.parameter_views import in_units
 from toptune.features.table import FeatureTable
-from toptune.heads.logistic.classifier import LogisticClassifier
+from toptune.heads.base import Head
 from toptune.runs.confusion_plot import draw_confusion
 from toptune.runs.folder import write_csv
 
@@ -70,36 +70,34 @@ def write_tables(
     )
 
 
-def write_parameters(folder: Path, table: FeatureTable, head: LogisticClassifier) -> None:
-    """Write what the parameters head was trained on, and what it makes of it.
+def write_model_tables(folder: Path, table: FeatureTable, head: Head, estimator: Any) -> None:
+    """Write what burst parameters were trained on, and what the head tells of the final model.
 
-    parameters.csv has a row a recording, in the parameters' units, empty where one is not defined.
-    coefficients.csv has a row a parameter: by how much a class's log-odds against the others rise
-    with one SD of it, in the model of all devices.
+    parameters.csv has a row a recording, in the parameters' units, empty where one is not defined;
+    it is there where rows are whole recordings.
 
     Parameters
     ----------
     folder : Path
     table : FeatureTable
-        Of whole recordings.
-    head : LogisticClassifier
-        Fitted on it.
+    head : Head
+    estimator : classifier
+        The head's, fitted on the table.
     """
-    values = in_units(table.features)
-    infos = [table.recordings[row] for row in table.recording]
-    write_csv(
-        folder / "parameters.csv",
-        ["recording", "device", "label", *NAMES],
-        (
-            [info.name, info.device, info.label, *("" if math.isnan(v) else v for v in row)]
-            for info, row in zip(infos, values.tolist(), strict=True)
-        ),
-    )
-    write_csv(
-        folder / "coefficients.csv",
-        ["parameter", *(str(name) for name in head.classes_)],
-        ([name, *row] for name, row in zip(NAMES, head.coef_.T.tolist(), strict=True)),
-    )
+    columns = NAMES if head.uses == "recordings" else ()
+    if columns:
+        values = in_units(table.features)
+        infos = [table.recordings[row] for row in table.recording]
+        write_csv(
+            folder / "parameters.csv",
+            ["recording", "device", "label", *columns],
+            (
+                [info.name, info.device, info.label, *("" if math.isnan(v) else v for v in row)]
+                for info, row in zip(infos, values.tolist(), strict=True)
+            ),
+        )
+    for name, (header, rows) in head.tables(estimator, columns).items():
+        write_csv(folder / name, header, rows)
 
 
 def write_confusion(folder: Path, scores: Scores) -> None:

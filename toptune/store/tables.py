@@ -15,6 +15,7 @@ from toptune.errors import InputError
 from toptune.features.describing import Described
 from toptune.features.parameter_views import KIND, ParameterDescriber, ParameterParams
 from toptune.features.table import FeatureTable, View, join_tables
+from toptune.heads.catalogue import head_of
 from toptune.machine.threads import in_threads, thread_pool
 from toptune.params import Windows, content_key
 from toptune.store.feature_store import VERSION, FeatureStore
@@ -104,7 +105,8 @@ def _inputs(store: FeatureStore, allow_incomplete: bool) -> dict[str, dict[str, 
         first = f", first {missing[0]}" if missing else ""
         raise InputError(
             f"{store.path}: {len(missing)} of {len(infos)} recordings have no spikes{first}: run"
-            " extract again, it goes on where it stopped, or fit the rest with --allow-incomplete"
+            " extract again, it goes on where it stopped, or fit the rest with"
+            " `allow_incomplete=True`"
         )
     return {name: info["input"] for name, info in infos.items() if info is not None}
 
@@ -148,11 +150,11 @@ def table_for(
     def read(words: str | None) -> FeatureTable:
         return store.table(store.choose(words), allow_incomplete=allow_incomplete)
 
-    if head == KIND:
+    if head_of(head).uses == "recordings":
         if features:
             raise InputError(
-                "--features chooses pictures' features; --head parameters is trained on burst"
-                " parameters of whole recordings: leave --features out"
+                f'`features` chooses features of windows; `head="{head}"` is trained on burst'
+                " parameters of whole recordings: leave `features` out"
             )
         return measure(ParameterParams())
     asked = [_WORDS.fullmatch(words.strip().lower()) for words in features]
@@ -180,8 +182,8 @@ def _windows(store: FeatureStore, match: re.Match[str], beside: list[FeatureTabl
     known = {Windows.from_json(s.params["windows"]) for s in store.feature_sets()}
     if len(known) > 1:
         raise InputError(
-            f"{store.path} has features of several windows: say which, as in --features"
-            f" '{KIND} 30 s every 5 s'"
+            f"{store.path} has features of several windows: say which, as in"
+            f" `features=['{KIND} 30 s every 5 s']`"
         )
     return known.pop() if known else Windows()
 
@@ -190,4 +192,4 @@ def _number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise InputError(f"--features: {text!r} is not a number of seconds") from None
+        raise InputError(f"`features`: {text!r} is not a number of seconds") from None

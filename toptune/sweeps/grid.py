@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from toptune.errors import InputError, InputErrors
 from toptune.features.parameter_views import KIND
-from toptune.heads import HEADS
+from toptune.heads.catalogue import heads
 from toptune.params import Backbone, HighPass, Picture, Ptsd, SpikeSettings, Windows
 from toptune.sweeps.grid_options import DETECTION, IN_SECTIONS, NO_MERGE, OPTIONS, OTHERS
 from toptune.sweeps.grid_source import GridSource
@@ -172,12 +172,12 @@ class _Axes:
         for key, value in values.items():
             if key == "title":
                 self._take_title(value)
-            elif key in HEADS and isinstance(value, dict):
+            elif key in heads() and isinstance(value, dict):
                 self.of_head[key] = self._section(key, value)
             elif key in OPTIONS:
                 self.common[key] = self._axis(key, value, "")
             else:
-                self._unknown(self.source.place(key), key, ("title", *OPTIONS, *HEADS))
+                self._unknown(self.source.place(key), key, ("title", *OPTIONS, *heads()))
 
     def _take_title(self, value: Any) -> None:
         if not isinstance(value, str):

@@ -10,13 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from toptune.errors import InputError
 from toptune.evaluation.scores import parse_merges
-from toptune.heads import HEADS, make_head
+from toptune.heads.catalogue import head_of, heads
 from toptune.params import Backbone, HighPass, Picture, Ptsd, Windows
-from toptune.training import TUNED
 
 #: Key of a table of weights for backbones that are not named in it.
 OTHERS = "others"
@@ -62,8 +59,8 @@ def _text(value: Any) -> None:
 
 
 def _head(value: Any) -> None:
-    if value not in HEADS:
-        raise InputError(f"takes {' or '.join(HEADS)}, got {value!r}")
+    if value not in heads():
+        raise InputError(f"takes {' or '.join(heads())}, got {value!r}")
 
 
 def _count(value: Any) -> None:
@@ -99,16 +96,12 @@ def _noise(value: Any) -> None:
 
 
 def _of_head(head: str, name: str) -> Option:
-    """Give an option of a head, checked by the head itself on rows that do not matter."""
+    """Give an option of a head, checked by the classifier's own rule."""
 
     def check(value: Any) -> None:
-        if isinstance(value, bool | str) and name != "solver":
-            raise InputError(f"takes a number, got {value!r}")
-        made = make_head(head, {name: value})
-        rows, labels = np.eye(4, dtype=np.float32), np.array(["a", "b", "a", "b"])
-        (made.problem if head == "falkon" else made.check)(rows, labels)
+        head_of(head).check_option(name, value)
 
-    return Option(check=check, head=head, several=name in TUNED[head])
+    return Option(check=check, head=head, several=name in head_of(head).tuned)
 
 
 #: Options of extraction, of fitting and of the heads, in this order.

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from toptune.errors import InputError
-from toptune.heads import HEADS
+from toptune.heads.catalogue import heads
 
 
 def shipped_grids() -> tuple[str, ...]:
@@ -102,7 +102,7 @@ class GridSource:
                 problems.append(str(error))
                 continue
             for key, value in changed.items():
-                if key in HEADS and isinstance(value, dict) and isinstance(values.get(key), dict):
+                if key in heads() and isinstance(value, dict) and isinstance(values.get(key), dict):
                     values[key] |= value
                 else:
                     values[key] = _from_here(key, value)

@@ -1,12 +1,15 @@
-"""The head ``falkon``: rules of its classifier's parameters."""
+"""The head ``falkon``: what may be set and tried, and what it does in closed form."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import product as combinations_of
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from toptune.errors import InputError
+from toptune.heads.base import Candidate, Head, Progress
 from toptune.heads.rules import (
     Rule,
     above_0,
@@ -16,6 +19,17 @@ from toptune.heads.rules import (
     optional,
     whole_from_1,
 )
+from toptune.params import Option
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from toptune.heads.falkon.memory import CentrePlan
+    from toptune.heads.nearness import Nearness
+    from toptune.heads.nested import NestedScores, Shuffled
+    from toptune.heads.refitting import HeldOut
+    from toptune.heads.rows import LabelledRows
 
 Solver = Literal["direct", "iterative", "falkon"]
 SolverPrecision = Literal["float64", "float32"]
@@ -46,3 +60,260 @@ RULES: Mapping[str, Rule] = {
     "tolerance": optional(above_0),
     "max_iterations": whole_from_1,
 }
+
+# Rows have length 1 and lie 0 to 1.41 apart, whatever the backbone, so the widths are numbers and
+# not learnt from the data. Width and penalty trade off: twice the width with a tenth of the penalty
+# is nearly the same model. On 30 real cultures finer or wider grids chose no better.
+WIDTHS = (0.5, 1.0, 2.0)
+PENALTIES = (1e-6, 1e-5, 1e-4)
+# With several views the weights matter more than the width.
+FUSED_WIDTHS = (1.0,)
+
+_PANEL = "Falkon"
+OPTIONS = (
+    Option(
+        name="width",
+        field="width",
+        type=float,
+        default=None,
+        help="Standard deviation of the Gaussian kernel; rows have length 1.",
+        panel=_PANEL,
+        several=True,
+    ),
+    Option(
+        name="penalty",
+        field="penalty",
+        type=float,
+        default=None,
+        help="Ridge penalty per training window.",
+        panel=_PANEL,
+        several=True,
+    ),
+    Option(
+        name="view_weights",
+        field="view_weights",
+        type=tuple[float, ...],
+        default=None,
+        help="Weights of several feature sets, such as 0.5,0.5; they add up to 1.",
+        panel=_PANEL,
+        several=True,
+    ),
+    Option(
+        name="n_centres",
+        field="n_centres",
+        type=int,
+        default=None,
+        help="Nystrom centres; default: all windows, where memory allows.",
+        panel=_PANEL,
+        least=1,
+    ),
+    Option(
+        name="solver",
+        field="solver",
+        type=Solver,
+        default="direct",
+        help="direct: closed form; iterative: conjugate gradients; falkon: the library.",
+        panel=_PANEL,
+    ),
+)
+
+
+def falkon_candidates(
+    n_views: int,
+    *,
+    widths: Sequence[float] | None = None,
+    penalties: Sequence[float] | None = None,
+    view_weights: Sequence[Sequence[float]] | None = None,
+) -> tuple[dict[str, Any], ...]:
+    """List every combination of widths, penalties and weights of the views.
+
+    Parameters
+    ----------
+    n_views : int
+    widths, penalties : sequence of float, optional
+        Default: `WIDTHS` (`FUSED_WIDTHS` for several views) and `PENALTIES`.
+    view_weights : sequence of sequence of float, optional
+        Default: see `default_view_weights`.
+
+    Returns
+    -------
+    tuple of dict
+        Values of `FalkonClassifier`'s constructor. Those that share kernels follow each other.
+
+    Raises
+    ------
+    InputError
+        Weights of another number of views.
+    """
+    widths = widths or (WIDTHS if n_views == 1 else FUSED_WIDTHS)
+    weights = view_weights or default_view_weights(n_views)
+    for weight in weights:
+        if len(weight) != n_views:
+            raise InputError(
+                f"view_weights {tuple(weight)} must have one value for each feature set, of which"
+                f" there are {n_views}"
+            )
+    listed = []
+    for width, weight, penalty in combinations_of(widths, weights, penalties or PENALTIES):
+        candidate: dict[str, Any] = {"width": float(width), "penalty": float(penalty)}
+        if n_views > 1:
+            candidate["view_weights"] = tuple(float(w) for w in weight)
+        listed.append(candidate)
+    return tuple(listed)
+
+
+def default_view_weights(n_views: int) -> tuple[tuple[float, ...], ...]:
+    """Weights that tuning tries: two views in quarters, more of them in equal parts.
+
+    Of three views or more every subset is tried, each of its views weighing the same; so a view can
+    be left out, and one alone can win.
+
+    Raises
+    ------
+    InputError
+        More than five views: that would be 63 subsets and more.
+    """
+    if n_views == 2:
+        return tuple((share / 4, 1 - share / 4) for share in range(5))
+    if n_views > 5:
+        raise InputError(
+            f"weights of {n_views} feature sets are too many to try: fuse five at most, or give"
+            " `view_weights`"
+        )
+    subsets = [
+        [bool(number >> view & 1) for view in range(n_views)] for number in range(1, 2**n_views)
+    ]
+    return tuple(tuple(taken / sum(subset) for taken in subset) for subset in subsets)
+
+
+class FalkonHead(Head):
+    """Kernel ridge regression, with folds, nested folds and permutations in closed form."""
+
+    name = "falkon"
+    title = "Falkon"
+    estimator = "toptune.heads.falkon.classifier:FalkonClassifier"
+    options = OPTIONS
+    rules = RULES
+    devices = ("cpu", "cuda")
+
+    def combinations(
+        self, values: Mapping[str, Sequence[Any]], n_views: int
+    ) -> tuple[Candidate, ...]:
+        """See `Head`."""
+        return falkon_candidates(
+            n_views,
+            widths=values.get("width"),
+            penalties=values.get("penalty"),
+            view_weights=values.get("view_weights"),
+        )
+
+    def device(self, requested: str, params: Mapping[str, Any]) -> str:
+        """See `Head`; the direct solver works in float64, the others need not."""
+        from toptune.machine.device import float64_device, torch_device
+
+        direct = params.get("solver", "direct") == "direct"
+        return float64_device(requested) if direct else torch_device(requested)
+
+    def prepare(
+        self, params: Mapping[str, Any], *, n_rows: int, view_sizes: Sequence[int], device: str
+    ) -> tuple[dict[str, Any], str | None]:
+        """See `Head`; the note says why it takes as many centres."""
+        from toptune.heads.falkon.memory import NYSTROM_CENTRES
+
+        filled, _ = super().prepare(params, n_rows=n_rows, view_sizes=view_sizes, device=device)
+        if "n_centres" in filled:
+            return filled, None
+        plan = _plan(n_rows, device)
+        if plan.n_centres is None and filled.get("solver", "direct") != "direct":
+            filled["n_centres"] = min(NYSTROM_CENTRES, n_rows)
+            return filled, (
+                f"{filled['n_centres']} of {n_rows} windows are Nystrom centres, as the solver"
+                " needs"
+            )
+        filled["n_centres"] = plan.n_centres
+        return filled, plan.reason
+
+    def problems(
+        self, estimator: Any, n_groups: int, n_candidates: int, *, permuted: bool
+    ) -> list[str]:
+        """See `Head`."""
+        found = super().problems(estimator, n_groups, n_candidates, permuted=permuted)
+        if n_candidates > 1 and estimator.solver != "direct":
+            found.append(
+                f"the solver {estimator.solver} fits one fold at a time, so tuning would take a fit"
+                " for every pair of devices and setting: give fixed values with `tune=False`, or"
+                ' take `solver="direct"`'
+            )
+        if permuted and (n_groups < 3 or estimator.solver != "direct"):
+            found.append(
+                'Falkon\'s permutations need three groups and `solver="direct"`: leave them out'
+                " with `permutations=0`"
+            )
+        return found
+
+    def default_permutations(self, estimator: Any, n_groups: int) -> int:
+        """See `Head`: in closed form they cost hardly more than the folds."""
+        return 1000 if self.nests(estimator, n_groups, 1) else 0
+
+    def held_out(self, estimator: Any, rows: LabelledRows) -> HeldOut:
+        """See `Head`: all folds from one factorisation, exactly (`falkon.closed_form`).
+
+        The ridge is penalty x rows of the whole data set in every fold, and Nystrom centres are
+        drawn once: a fold does without those of its group.
+        """
+        import numpy as np
+
+        from toptune.heads.falkon.classifier import probabilities_of
+        from toptune.heads.refitting import HeldOut
+
+        folds, Y = estimator.fold_factors(rows.X, rows.y, rows.grouping)
+        scores, jitter = folds.held_out_scores(Y)
+        predictions = np.unique(rows.y)[scores.argmax(axis=1)]
+        return HeldOut(scores, probabilities_of(scores), predictions, jitter)
+
+    def nests(self, estimator: Any, n_groups: int, n_candidates: int) -> bool:
+        """See `Head`: always where there are closed forms."""
+        del n_candidates
+        return bool(estimator.solver == "direct") and n_groups > 2
+
+    def nested(
+        self,
+        estimator: Any,
+        rows: LabelledRows,
+        candidates: Sequence[Candidate],
+        shuffled: NDArray[np.int64] | None,
+        progress: Progress | None,
+    ) -> tuple[NestedScores, Shuffled | None]:
+        """See `Head`."""
+        from toptune.heads.falkon.tuning import tune_falkon
+
+        return tune_falkon(
+            estimator,
+            rows.X,
+            rows.y,
+            rows.grouping,
+            rows.unit,
+            candidates,
+            shuffled=shuffled,
+            progress=None if progress is None else partial(progress, "settings"),
+        )
+
+    def nearness(self, estimator: Any, view_sizes: Sequence[int]) -> Nearness:
+        """See `Head`: the classifier's own kernel."""
+        from toptune.heads.falkon.classifier import kernel_of
+        from toptune.heads.nearness import Nearness
+
+        return Nearness(kernel_of(estimator, sum(view_sizes)), estimator.normalise)
+
+
+def _plan(n_rows: int, device: str) -> CentrePlan:
+    """Decide by the memory of the device that is to work."""
+    from toptune.heads.falkon.memory import GPU_MATRICES, plan_centres
+
+    if device == "cpu":
+        return plan_centres(n_rows)
+    import torch
+
+    from toptune.heads.falkon.torch_kernel import free_bytes
+
+    return plan_centres(n_rows, free_bytes(torch.device(device)), n_matrices=GPU_MATRICES)

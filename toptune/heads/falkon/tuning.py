@@ -10,7 +10,6 @@ centres a pair of groups (Nystrom); see `toptune.heads.falkon.pairs` and `toptun
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import product as combinations_of
 from typing import Any
 
 import numpy as np
@@ -28,88 +27,10 @@ from toptune.heads.falkon.solvers import Direct, solver_of
 from toptune.heads.nested import Labelling, NestedScores, Shuffled, ThreadedJudge, nest
 from toptune.heads.rows import Grouping
 
-# Rows have length 1 and lie 0 to 1.41 apart, whatever the backbone, so the widths are numbers and
-# not learnt from the data. Width and penalty trade off: twice the width with a tenth of the penalty
-# is nearly the same model. On 30 real cultures finer or wider grids chose no better.
-WIDTHS = (0.5, 1.0, 2.0)
-PENALTIES = (1e-6, 1e-5, 1e-4)
-# With several views the weights matter more than the width.
-FUSED_WIDTHS = (1.0,)
-
 # An inner fold leaves out the outer group and one more.
 _GROUPS_AT_ONCE = 2
 
 Candidate = Mapping[str, Any]
-
-
-def falkon_candidates(
-    view_sizes: Sequence[int],
-    *,
-    widths: Sequence[float] | None = None,
-    penalties: Sequence[float] | None = None,
-    view_weights: Sequence[Sequence[float]] | None = None,
-) -> tuple[dict[str, Any], ...]:
-    """List every combination of widths, penalties and weights of the views.
-
-    Parameters
-    ----------
-    view_sizes : sequence of int
-        Columns of each view.
-    widths, penalties : sequence of float, optional
-        Default: `WIDTHS` (`FUSED_WIDTHS` for several views) and `PENALTIES`.
-    view_weights : sequence of sequence of float, optional
-        Default: see `default_view_weights`.
-
-    Returns
-    -------
-    tuple of dict
-        Values of `FalkonClassifier`'s constructor. Those that share kernels follow each other.
-
-    Raises
-    ------
-    InputError
-        Weights of another number of views.
-    """
-    n_views = len(view_sizes)
-    widths = widths or (WIDTHS if n_views == 1 else FUSED_WIDTHS)
-    weights = view_weights or default_view_weights(n_views)
-    for weight in weights:
-        if len(weight) != n_views:
-            raise InputError(
-                f"view_weights {tuple(weight)} must have one value for each feature set, of which"
-                f" there are {n_views}"
-            )
-    listed = []
-    for width, weight, penalty in combinations_of(widths, weights, penalties or PENALTIES):
-        candidate: dict[str, Any] = {"width": float(width), "penalty": float(penalty)}
-        if n_views > 1:
-            candidate["view_weights"] = tuple(float(w) for w in weight)
-        listed.append(candidate)
-    return tuple(listed)
-
-
-def default_view_weights(n_views: int) -> tuple[tuple[float, ...], ...]:
-    """Weights that tuning tries: two views in quarters, more of them in equal parts.
-
-    Of three views or more every subset is tried, each of its views weighing the same; so a view can
-    be left out, and one alone can win.
-
-    Raises
-    ------
-    InputError
-        More than five views: that would be 63 subsets and more.
-    """
-    if n_views == 2:
-        return tuple((share / 4, 1 - share / 4) for share in range(5))
-    if n_views > 5:
-        raise InputError(
-            f"weights of {n_views} feature sets are too many to try: fuse five at most, or give "
-            "--view-weights"
-        )
-    subsets = [
-        [bool(number >> view & 1) for view in range(n_views)] for number in range(1, 2**n_views)
-    ]
-    return tuple(tuple(taken / sum(subset) for taken in subset) for subset in subsets)
 
 
 def tune_falkon(

@@ -1,9 +1,108 @@
-"""The head ``parameters``: rules of its classifier's parameters."""
+"""The head ``parameters``: logistic regression on burst parameters of whole recordings."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
+from toptune.heads.base import Candidate, Head, Progress, Table
 from toptune.heads.rules import Rule, above_0
+from toptune.params import Option
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from toptune.heads.nearness import Nearness
+    from toptune.heads.nested import NestedScores, Shuffled
+    from toptune.heads.rows import LabelledRows
 
 RULES: Mapping[str, Rule] = {"C": above_0}
+
+# A decade apart, from a model that says little more than how common a class is to one that follows
+# its training rows closely; columns have SD 1, so the numbers mean the same for any data.
+LOGISTIC_CANDIDATES: tuple[Candidate, ...] = tuple({"C": C} for C in (0.01, 0.1, 1.0, 10.0))
+
+OPTIONS = (
+    Option(
+        name="C",
+        field="C",
+        type=float,
+        default=None,
+        help="Inverse penalty of the logistic regression.",
+        panel="Logistic regression on burst parameters",
+        several=True,
+    ),
+)
+
+
+class LogisticHead(Head):
+    """Logistic regression on few and meaningful numbers, one row a recording."""
+
+    name = "parameters"
+    title = "Logistic regression on burst parameters"
+    estimator = "toptune.heads.logistic.classifier:LogisticClassifier"
+    options = OPTIONS
+    rules = RULES
+    defaults = LOGISTIC_CANDIDATES
+    uses = "recordings"
+
+    def problems(
+        self, estimator: Any, n_groups: int, n_candidates: int, *, permuted: bool
+    ) -> list[str]:
+        """See `Head`."""
+        found = super().problems(estimator, n_groups, n_candidates, permuted=permuted)
+        if permuted and n_groups < 3:
+            found.append(
+                f"permutations of the {self.name} head need three groups: leave them out with"
+                " `permutations=0`"
+            )
+        return found
+
+    def default_permutations(self, estimator: Any, n_groups: int) -> int:
+        """See `Head`: each trains all folds anew, half a second for 200."""
+        return 200 if self.nests(estimator, n_groups, 1) else 0
+
+    def nests(self, estimator: Any, n_groups: int, n_candidates: int) -> bool:
+        """See `Head`: always, the fits are small."""
+        del estimator, n_candidates
+        return n_groups > 2
+
+    def nested(
+        self,
+        estimator: Any,
+        rows: LabelledRows,
+        candidates: Sequence[Candidate],
+        shuffled: NDArray[np.int64] | None,
+        progress: Progress | None,
+    ) -> tuple[NestedScores, Shuffled | None]:
+        """See `Head`."""
+        from toptune.heads.logistic.tuning import tune_logistic
+
+        return tune_logistic(
+            estimator,
+            rows.X,
+            rows.y,
+            rows.grouping,
+            rows.unit,
+            candidates,
+            shuffled=shuffled,
+            progress=None if progress is None else partial(progress, "labellings"),
+        )
+
+    def nearness(self, estimator: Any, view_sizes: Sequence[int]) -> Nearness:
+        """See `Head`: rows keep their length, which says how active a culture is."""
+        from dataclasses import replace
+
+        return replace(super().nearness(estimator, view_sizes), normalise=False)
+
+    def tables(self, estimator: Any, columns: Sequence[str]) -> dict[str, Table]:
+        """See `Head`.
+
+        coefficients.csv has a row a parameter: by how much a class's log-odds against the others
+        rise with one standard deviation of it.
+        """
+        header = ["parameter", *(str(name) for name in estimator.classes_)]
+        lines = zip(columns, estimator.coef_.T.tolist(), strict=True)
+        return {"coefficients.csv": Table(header, [[name, *values] for name, values in lines])}

@@ -27,12 +27,6 @@ from toptune.heads.rows import Grouping
 from toptune.heads.selection import labelling_losses, selection_loss, spread_rows, unit_weights
 from toptune.machine.threads import in_threads, thread_pool
 
-# A decade apart, from a model that says little more than how common a class is to one that follows
-# its training rows closely; columns have SD 1, so the numbers mean the same for any data.
-LOGISTIC_CANDIDATES: tuple[Mapping[str, float], ...] = tuple(
-    {"C": C} for C in (0.01, 0.1, 1.0, 10.0)
-)
-
 # What the inner scores of the labellings that are done together may take.
 _INNER_BYTES = 2**27
 # Few enough that progress is seen to move.
@@ -54,7 +48,7 @@ def tune_logistic(
     y: Any,
     grouping: Grouping,
     unit: NDArray[np.int64],
-    candidates: Sequence[Candidate] = LOGISTIC_CANDIDATES,
+    candidates: Sequence[Candidate],
     *,
     shuffled: NDArray[np.int64] | None = None,
     progress: Callable[[int, int], None] | None = None,

@@ -34,20 +34,8 @@ from toptune.heads.mlp.folds import (
 )
 from toptune.heads.mlp.network import Network
 from toptune.heads.nested import NestedScores
+from toptune.heads.refitting import choose
 from toptune.heads.rows import Grouping, encode_classes, seed_of, view_sizes_of
-from toptune.heads.selection import selection_loss
-
-# Few, since 30 devices mean 465 networks each; the head's own first. Loss of 30 real cultures
-# (six classes, so 1.79 by guessing; MobileNetV2, histograms of 120 s; one seed), by learning-rate
-# decay 0.95 and 0.8: 2.52 and 1.88 without weight decay, 1.79 and 1.61 with 0.03, 1.54 and 1.48
-# with 0.1. 0.3 gave 1.46 (0.8 only), but 9 devices right instead of 12 to 14. With a sixth of the
-# windows, weight decays up to 0.01 changed the share of wrong windows by a hundredth at most.
-MLP_CANDIDATES: tuple[Mapping[str, float], ...] = (
-    {"learning_rate_decay": 0.95, "weight_decay": 0.0},
-    {"learning_rate_decay": 0.8, "weight_decay": 0.0},
-    {"learning_rate_decay": 0.95, "weight_decay": 0.1},
-    {"learning_rate_decay": 0.8, "weight_decay": 0.1},
-)
 
 # Rows that the lists of training rows may hold at a time, 8 bytes each.
 _LISTED_ROWS = 2**25
@@ -70,7 +58,7 @@ def tune_mlp(
     y: Any,
     grouping: Grouping,
     unit: NDArray[np.int64],
-    candidates: Sequence[Mapping[str, Any]] = MLP_CANDIDATES,
+    candidates: Sequence[Mapping[str, Any]],
     *,
     progress: Progress | None = None,
 ) -> NestedScores:
@@ -128,7 +116,7 @@ def tune_mlp(
             folds = [without(grouping, groups, seed) for groups in left_out]
             use = _Scorer(rows, grouping, left_out, numbers, scores)
             train_folds(rows, folds, variants, use, progress=count.onwards())
-    return _choose(scores, codes, unit, grouping)
+    return choose(scores.outer, scores.inner, codes, unit, grouping)
 
 
 def held_out_scores_of(
@@ -253,25 +241,3 @@ class _Count:
                 self._progress(self._done, self._total)
 
         return watch
-
-
-def _choose(
-    scores: _Scores, codes: NDArray[np.int64], unit: NDArray[np.int64], grouping: Grouping
-) -> NestedScores:
-    loss = np.array(
-        [[selection_loss(fold, codes, unit) for fold in candidate] for candidate in scores.inner]
-    )
-    final_loss = np.array([selection_loss(outer, codes, unit) for outer in scores.outer])
-    choice = loss.argmin(axis=0)
-    final_choice = int(final_loss.argmin())
-    n_groups = len(choice)
-    return NestedScores(
-        loss=loss,
-        final_loss=final_loss,
-        choice=choice,
-        final_choice=final_choice,
-        scores=scores.outer[choice[grouping.codes], np.arange(len(codes))],
-        inner_scores=scores.inner[choice, np.arange(n_groups)],
-        final_scores=scores.outer[final_choice],
-        jitter=np.zeros(n_groups),
-    )

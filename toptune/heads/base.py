@@ -1,0 +1,397 @@
+"""What toptune knows of a head: its options, and how its classifier is tuned, tested and kept.
+
+A head is a small object without state beside a scikit-learn classifier. `Head` itself serves any
+classifier by fitting it anew for every fold; a head overrides what it can do faster, and what
+differs. Nothing here imports NumPy, torch or scikit-learn before it is needed, so that command
+lines and grids can ask heads for their options at no cost.
+
+The classifier of a head has, beside scikit-learn's `fit`, `predict`, `predict_proba`,
+`get_params` and `set_params`:
+
+- ``class_scores(X)``: (n, k) float64, whatever the number of classes; the largest is predicted;
+- ``to_tensors()``: what was learnt, as arrays by name;
+- ``from_tensors(tensors, params, classes)``: the way back, a class method.
+
+Arguments `random_state`, `device` and `view_sizes` of its constructor, where it has them, are set
+by the run.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
+from itertools import product
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from toptune.errors import InputError
+from toptune.heads.rules import Rule, rule_of
+from toptune.params import Option
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from toptune.heads.nearness import Nearness
+    from toptune.heads.nested import NestedScores, Shuffled
+    from toptune.heads.refitting import HeldOut
+    from toptune.heads.rows import LabelledRows
+
+Candidate = Mapping[str, Any]
+#: Told what is going on, how much of it is done, and how much there is.
+Progress = Callable[[str, int, int], None]
+
+
+class Table(NamedTuple):
+    """A CSV file of a run.
+
+    Attributes
+    ----------
+    header : sequence of str
+    rows : sequence of sequences
+    """
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+
+class Head:
+    """A classifier as toptune sees it.
+
+    Attributes
+    ----------
+    name : str
+        By which it is chosen.
+    title : str
+        For people.
+    estimator : str
+        Where its scikit-learn classifier is: ``module:Class``.
+    options : tuple of Option
+        What a user may set. Those with `several` can be chosen inside every fold.
+    rules : mapping of str to callable
+        Rules of the constructor's arguments; an option without one follows its type and range.
+    defaults : tuple of mapping
+        What tuning chooses from unless told otherwise.
+    uses : str
+        What a row is: ``pictures``, features of windows, or ``recordings``, burst parameters of
+        whole recordings, NaN where one is not defined.
+    devices : tuple of str
+        Where it can compute: ``cpu``, ``cuda``.
+    """
+
+    name: str
+    title: str
+    estimator: str
+    options: tuple[Option, ...] = ()
+    rules: Mapping[str, Rule] = {}  # a class overrides it, nobody changes it
+    defaults: tuple[Candidate, ...] = ({},)
+    uses: Literal["pictures", "recordings"] = "pictures"
+    devices: tuple[str, ...] = ("cpu",)
+
+    @property
+    def tuned(self) -> tuple[str, ...]:
+        """Arguments of the constructor that tuning may choose."""
+        return tuple(one.field for one in self.options if one.several)
+
+    def estimator_type(self) -> Any:
+        """Import the classifier's class."""
+        module, _, name = self.estimator.partition(":")
+        return getattr(import_module(module), name)
+
+    def accepts(self, argument: str) -> bool:
+        """Whether the classifier's constructor has an argument."""
+        return argument in inspect.signature(self.estimator_type()).parameters
+
+    # --- before there is any data
+
+    def check_option(self, name: str, value: Any) -> None:
+        """Refuse a value that the classifier would refuse when it is fitted.
+
+        Parameters
+        ----------
+        name : str
+            Of an option, or of an argument of the constructor.
+        value : any
+
+        Raises
+        ------
+        InputError
+            The value is out of range. Names that are unknown here are left to `make`.
+        """
+        listed = {one.name: one for one in self.options}
+        field = listed[name].field if name in listed else name
+        rule = self.rules.get(field)
+        if rule is None and name in listed:
+            rule = rule_of(listed[name])
+        if rule is not None:
+            rule(f"{self.estimator.partition(':')[2]}.{field}", value)
+
+    def candidates(
+        self,
+        fixed: Mapping[str, Any],
+        tried: Mapping[str, Sequence[Any]],
+        n_views: int,
+        *,
+        tune: bool,
+    ) -> tuple[Candidate, ...]:
+        """List what is to be chosen from; one candidate without a value where nothing is.
+
+        Parameters
+        ----------
+        fixed : mapping of str to value
+            Arguments of the constructor that are given.
+        tried : mapping of str to sequence
+            Arguments that are to be chosen from several values.
+        n_views : int
+            How many feature sets lie side by side in the rows.
+        tune : bool
+
+        Raises
+        ------
+        InputError
+            A value to choose from where there is nothing to choose.
+        """
+        for name, values in tried.items():
+            if name not in self.tuned:
+                raise InputError(f"{name} of the {self.name} head is not tuned: give one value")
+            if name in fixed or not tune:
+                raise InputError(f"{name} is both fixed and to be chosen from {list(values)}")
+        if not tune or all(name in fixed for name in self.tuned):
+            return ({},)
+        # A fixed value is a candidate's only one, which says the same as not naming it.
+        given: dict[str, Sequence[Any]] = {n: [fixed[n]] for n in self.tuned if n in fixed}
+        return self.combinations({**given, **tried}, n_views)
+
+    def combinations(
+        self,
+        values: Mapping[str, Sequence[Any]],
+        n_views: int,  # noqa: ARG002  # of use where views have weights
+    ) -> tuple[Candidate, ...]:
+        """List all combinations of given values and, for arguments not named, of the defaults.
+
+        Parameters
+        ----------
+        values : mapping of str to sequence
+        n_views : int
+        """
+        if not values:
+            return self.defaults
+        offered = {
+            name: values.get(name) or sorted({c[name] for c in self.defaults if name in c})
+            for name in self.tuned
+        }
+        offered = {name: offer for name, offer in offered.items() if offer}
+        return tuple(
+            dict(zip(offered, combination, strict=True))
+            for combination in product(*offered.values())
+        )
+
+    def device(self, requested: str, params: Mapping[str, Any]) -> str:  # noqa: ARG002  # Falkon's depends on its solver
+        """Resolve ``auto``, ``cpu`` or ``cuda`` to where the classifier computes.
+
+        Raises
+        ------
+        InputError
+            It cannot compute there, or there is no such device.
+        """
+        if "cuda" in self.devices:
+            from toptune.machine.device import torch_device
+
+            return torch_device(requested)
+        if requested == "cuda":
+            raise InputError(f"the {self.name} head works on the CPU, not on cuda")
+        return "cpu"
+
+    # --- from rows to a classifier
+
+    def prepare(
+        self,
+        params: Mapping[str, Any],
+        *,
+        n_rows: int,  # noqa: ARG002  # Falkon's centres depend on it
+        view_sizes: Sequence[int],
+        device: str,  # noqa: ARG002  # and on the device's memory
+    ) -> tuple[dict[str, Any], str | None]:
+        """Fill in what follows from the rows.
+
+        Returns
+        -------
+        params : dict
+        note : str or None
+            Why, in one line for people.
+        """
+        filled = dict(params)
+        if len(view_sizes) > 1 and self.accepts("view_sizes"):
+            filled.setdefault("view_sizes", tuple(view_sizes))
+        return filled, None
+
+    def make(self, params: Mapping[str, Any]) -> Any:
+        """Build a classifier that is not fitted.
+
+        Raises
+        ------
+        InputError
+            An argument that its constructor does not have.
+        """
+        cls = self.estimator_type()
+        known = list(inspect.signature(cls).parameters)
+        unknown = sorted(set(params) - set(known))
+        if unknown:
+            raise InputError(
+                f"the {self.name} head has no parameter {unknown[0]!r}; it has {', '.join(known)}"
+            )
+        return cls(**params)
+
+    def read(
+        self, tensors: dict[str, NDArray[Any]], params: dict[str, Any], classes: NDArray[Any]
+    ) -> Any:
+        """Build the fitted classifier whose ``to_tensors`` and ``get_params`` were written.
+
+        Raises
+        ------
+        InputError
+            The tensors are not those of this head, or do not fit together.
+        """
+        return self.estimator_type().from_tensors(tensors, params, classes)
+
+    # --- leaving groups out
+
+    def problems(
+        self, estimator: Any, n_groups: int, n_candidates: int, *, permuted: bool
+    ) -> list[str]:
+        """Say what stands against tuning and permutations; an empty list where nothing does.
+
+        Parameters
+        ----------
+        estimator : classifier
+            Not fitted.
+        n_groups, n_candidates : int
+        permuted : bool
+            Labels are to be shuffled.
+        """
+        del estimator, permuted  # other heads look at them
+        if n_candidates > 1 and n_groups < 3:
+            return [
+                f"tuning inside a fold needs three groups, there are {n_groups}: give fixed values"
+                " with `tune=False`"
+            ]
+        return []
+
+    def default_permutations(self, estimator: Any, n_groups: int) -> int:
+        """How many shuffles of the labels are made unless told otherwise."""
+        del estimator, n_groups  # other heads look at them
+        return 0
+
+    def held_out(self, estimator: Any, rows: LabelledRows) -> HeldOut:
+        """Score every row by a classifier trained without the row's group.
+
+        Parameters
+        ----------
+        estimator : classifier
+            Not fitted.
+        rows : LabelledRows
+        """
+        from toptune.heads.refitting import refit_folds
+
+        return refit_folds(estimator, rows)
+
+    def held_out_of_labellings(
+        self, estimator: Any, rows: LabelledRows, labellings: NDArray[Any]
+    ) -> Iterator[NDArray[np.float64]]:
+        """Give held-out scores for other labels of the same rows, one labelling after the other.
+
+        Parameters
+        ----------
+        estimator : classifier
+            Not fitted.
+        rows : LabelledRows
+        labellings : (r, n) labels
+            All of the same classes.
+
+        Yields
+        ------
+        (n, k) float64
+            Classes in their sorted order.
+        """
+        for labels in labellings:
+            yield self.held_out(estimator, rows._replace(y=labels)).scores
+
+    def nests(self, estimator: Any, n_groups: int, n_candidates: int) -> bool:
+        """Whether folds inside folds are computed, so that scores can be calibrated."""
+        del estimator, n_groups  # other heads look at them
+        return n_candidates > 1
+
+    def tune(
+        self,
+        estimator: Any,
+        rows: LabelledRows,
+        candidates: Sequence[Candidate],
+        progress: Callable[[int, int], None] | None,
+    ) -> NestedScores:
+        """Leave each group out once, with the candidate chosen among the other groups.
+
+        Parameters
+        ----------
+        estimator : classifier
+            Not fitted, and not changed.
+        rows : LabelledRows
+            Of three groups or more.
+        candidates : sequence of mapping
+            Values of the constructor.
+        progress : callable, optional
+            Told how many models are trained, and of how many.
+        """
+        from toptune.heads.refitting import tune_by_refitting
+
+        return tune_by_refitting(estimator, rows, candidates, progress)
+
+    def nested(
+        self,
+        estimator: Any,
+        rows: LabelledRows,
+        candidates: Sequence[Candidate],
+        shuffled: NDArray[np.int64] | None,
+        progress: Progress | None,
+    ) -> tuple[NestedScores, Shuffled | None]:
+        """Do the same for the observed and for shuffled labels.
+
+        Parameters
+        ----------
+        estimator, rows, candidates
+            As for `tune`.
+        shuffled : (r, u) int64, optional
+            Further labellings: the class of each unit, numbered in the sorted order of the classes.
+        progress : callable, optional
+
+        Returns
+        -------
+        NestedScores
+            Of the observed labels.
+        Shuffled or None
+            Its first line is of the observed labels, the others of `shuffled`.
+        """
+        from toptune.heads.refitting import tune_each_labelling
+
+        return tune_each_labelling(self.tune, estimator, rows, candidates, shuffled, progress)
+
+    # --- the fitted classifier
+
+    def nearness(self, estimator: Any, view_sizes: Sequence[int]) -> Nearness:
+        """Say how alike two rows are, for telling recordings unlike those of training."""
+        del estimator  # a kernel of its own is another head's
+        from toptune.heads.nearness import Nearness
+
+        return Nearness.plain(view_sizes)
+
+    def tables(self, estimator: Any, columns: Sequence[str]) -> dict[str, Table]:
+        """Give tables of the run that tell of the model of all devices, by file name.
+
+        Parameters
+        ----------
+        estimator : classifier
+            Fitted.
+        columns : sequence of str
+            Names of the rows' columns; empty where they have none.
+        """
+        del estimator, columns  # other heads have something to tell
+        return {}

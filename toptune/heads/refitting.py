@@ -1,0 +1,227 @@
+"""Folds, nested folds and shuffled labels of any classifier, by fitting it anew each time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+from sklearn.base import clone
+
+from toptune.errors import InputError
+from toptune.heads.base import Candidate, Progress
+from toptune.heads.nested import NestedScores, Shuffled
+from toptune.heads.rows import Grouping, LabelledRows
+from toptune.heads.selection import selection_loss
+
+if TYPE_CHECKING:
+    from toptune.heads.falkon.kernel import Float64
+
+Tune = Callable[
+    [Any, LabelledRows, Sequence[Candidate], Callable[[int, int], None] | None], NestedScores
+]
+
+
+class HeldOut(NamedTuple):
+    """What classifiers say of rows whose groups they have not seen.
+
+    Attributes
+    ----------
+    scores, probabilities : (n, k) float64
+        Classes in their sorted order.
+    predictions : (n,) labels
+    jitter : (g,) float64
+        What a closed form had to add to the diagonal of its matrix in each fold; 0 as a rule.
+    """
+
+    scores: Float64
+    probabilities: Float64
+    predictions: NDArray[Any]
+    jitter: Float64
+
+
+def refit_folds(estimator: Any, rows: LabelledRows) -> HeldOut:
+    """Fit a clone without each group, one after the other."""
+    X, y, grouping, _ = rows
+    classes = np.unique(y)
+    scores = np.empty((len(y), len(classes)))
+    probabilities = np.empty_like(scores)
+    predictions = np.empty_like(y)
+    jitter = np.zeros(len(grouping.groups))
+    for fold in range(len(grouping.groups)):
+        train, test = grouping.codes != fold, grouping.rows(fold)
+        fitted = clone(estimator).fit(X[train], y[train])
+        scores[test], probabilities[test] = _scores_of(fitted, X[test], classes)
+        predictions[test] = fitted.predict(X[test])
+        jitter[fold] = getattr(fitted, "jitter_", 0.0)
+    return HeldOut(scores, probabilities, predictions, jitter)
+
+
+def _scores_of(fitted: Any, X: NDArray[Any], classes: NDArray[Any]) -> tuple[Float64, Float64]:
+    """Scores and probabilities (n, k) of any classifier.
+
+    One without scores is scored by its probabilities, one without probabilities gets the softmax
+    of its scores.
+    """
+    if hasattr(fitted, "class_scores"):
+        scores = fitted.class_scores(X)
+    elif hasattr(fitted, "decision_function"):
+        scores = fitted.decision_function(X)
+    else:
+        scores = fitted.predict_proba(X)
+    if scores.ndim == 1:
+        scores = np.stack([-scores, scores], axis=1)
+    known = np.searchsorted(classes, fitted.classes_)
+    scores = _of_all_classes(scores, known, len(classes))
+    if not hasattr(fitted, "predict_proba"):
+        return scores, softmax(scores, axis=1)
+    probabilities = np.zeros_like(scores)
+    probabilities[:, known] = fitted.predict_proba(X)
+    return scores, probabilities
+
+
+def _of_all_classes(scores: Float64, known: NDArray[np.int64], n_classes: int) -> Float64:
+    """Score classes that no training row had below all others, by as much as those differ."""
+    if len(known) == n_classes:
+        return scores
+    lowest = scores.min(axis=1) - np.ptp(scores, axis=1)
+    every = np.repeat(lowest[:, None], n_classes, axis=1)
+    every[:, known] = scores
+    return every
+
+
+def tune_by_refitting(
+    estimator: Any,
+    rows: LabelledRows,
+    candidates: Sequence[Candidate],
+    progress: Callable[[int, int], None] | None = None,
+) -> NestedScores:
+    """Choose a candidate inside each fold's training groups, and score the fold by it.
+
+    A model trained without groups g and h serves twice: as fold h inside outer fold g, and the
+    other way round.
+
+    Parameters
+    ----------
+    estimator : classifier
+        Not fitted, and not changed.
+    rows : LabelledRows
+        Of three groups or more; every training set must hold two classes.
+    candidates : sequence of mapping
+        Values of the constructor. Each costs g (g + 1) / 2 fits.
+    progress : callable, optional
+        Told how many models are fitted, and of how many.
+
+    Raises
+    ------
+    InputError
+        Fewer than three groups.
+    """
+    X, y, grouping, unit = rows
+    n_groups = len(grouping.groups)
+    if n_groups < 3:
+        raise InputError(f"tuning inside the folds needs three groups, got {n_groups}")
+    classes, codes = np.unique(y, return_inverse=True)
+    outer = np.empty((len(candidates), len(y), len(classes)))
+    inner = np.full((len(candidates), n_groups, len(y), len(classes)), np.nan, np.float32)
+    left_out = [*((g,) for g in range(n_groups)), *combinations(range(n_groups), 2)]
+    n_done = 0
+    for number, candidate in enumerate(candidates):
+        tried = clone(estimator).set_params(**candidate)
+        for groups in left_out:
+            train = ~np.isin(grouping.codes, groups)
+            fitted = clone(tried).fit(X[train], y[train])
+            for group in groups:
+                own = grouping.rows(group)
+                scores = _scores_of(fitted, X[own], classes)[0]
+                if len(groups) == 1:
+                    outer[number, own] = scores
+                for other in set(groups) - {group}:
+                    inner[number, other, own] = scores
+            n_done += 1
+            if progress is not None:
+                progress(n_done, len(candidates) * len(left_out))
+    return choose(outer, inner, codes.astype(np.int64), unit, grouping)
+
+
+def choose(
+    outer: Float64,
+    inner: NDArray[np.float32],
+    codes: NDArray[np.int64],
+    unit: NDArray[np.int64],
+    grouping: Grouping,
+) -> NestedScores:
+    """Choose the candidate of every fold by the scores of its inner folds.
+
+    Parameters
+    ----------
+    outer : (p, n, k) float64
+        Of each candidate: scores of every row by the model without its group.
+    inner : (p, g, n, k) float32
+        The same without group g as well; NaN in rows of g.
+    codes, unit : (n,) int64
+        Class and unit of each row.
+    grouping : Grouping
+    """
+    loss = np.array(
+        [[selection_loss(fold, codes, unit) for fold in candidate] for candidate in inner]
+    )
+    final_loss = np.array([selection_loss(scores, codes, unit) for scores in outer])
+    choice, final_choice = loss.argmin(axis=0), int(final_loss.argmin())
+    n_groups = len(choice)
+    return NestedScores(
+        loss=loss,
+        final_loss=final_loss,
+        choice=choice,
+        final_choice=final_choice,
+        scores=outer[choice[grouping.codes], np.arange(len(codes))],
+        inner_scores=inner[choice, np.arange(n_groups)],
+        final_scores=outer[final_choice],
+        jitter=np.zeros(n_groups),
+    )
+
+
+def tune_each_labelling(
+    tune: Tune,
+    estimator: Any,
+    rows: LabelledRows,
+    candidates: Sequence[Candidate],
+    shuffled: NDArray[np.int64] | None,
+    progress: Progress | None,
+) -> tuple[NestedScores, Shuffled | None]:
+    """Tune for the observed labels, then anew for each shuffle; see `Head.nested`."""
+
+    def watched(what: str) -> Callable[[int, int], None] | None:
+        return None if progress is None else lambda done, total: progress(what, done, total)
+
+    nested = tune(estimator, rows, candidates, watched("models"))
+    if shuffled is None:
+        return nested, None
+    classes = np.unique(rows.y)
+    scores = [nested.scores]
+    for number, labels in enumerate(shuffled):
+        what = watched(f"models of shuffle {number + 1} of {len(shuffled)}")
+        relabelled = rows._replace(y=classes[labels[rows.unit]])
+        scores.append(tune(estimator, relabelled, candidates, what).scores)
+    return nested, verdicts_of(scores, rows.unit)
+
+
+def verdicts_of(scores: Sequence[Float64], unit: NDArray[np.int64]) -> Shuffled:
+    """Classes of rows and mean scores of units, of each labelling's held-out scores.
+
+    Parameters
+    ----------
+    scores : sequence of (n, k) float64
+        A labelling each.
+    unit : (n,) int64
+        Unit of each row, numbered from 0 without gaps.
+    """
+    sizes = np.bincount(unit)[:, None]
+    predicted = np.stack([of_rows.argmax(axis=1) for of_rows in scores])
+    sums = np.zeros((len(scores), len(sizes), scores[0].shape[1]))
+    for line, of_rows in zip(sums, scores, strict=True):
+        np.add.at(line, unit, of_rows)
+    return Shuffled(predicted.astype(np.int16), (sums / sizes).astype(np.float32))
