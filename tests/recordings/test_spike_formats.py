@@ -440,7 +440,7 @@ def spike_trains(draw: st.DrawFn) -> SpikeTrains:
     )
     threshold = draw(
         st.lists(
-            st.floats(0, 1e3, width=32) | st.just(np.nan),
+            st.floats(0, 1e3, width=32) | st.sampled_from([np.nan, np.inf]),
             min_size=len(labels),
             max_size=len(labels),
         )
@@ -515,6 +515,8 @@ def test_npz_without_segments_is_one_segment(tmp_path: Path) -> None:
         ({"peak_to_peak_uv": np.array([-1, 1.0])}, r"peak_to_peak_uv\[0\] is -1"),
         ({"peak_to_peak_uv": np.array(["a", "b"])}, "must be a list of 2 numbers"),
         ({"threshold_uv": np.zeros(3)}, "threshold_uv must be a list of 2 numbers"),
+        ({"threshold_uv": np.array([1, -np.inf])}, r"threshold_uv\[1\] is -inf, but must be"),
+        ({"threshold_uv": np.array([1, 1e300])}, r"threshold_uv\[1\] is 1e\+300, but must be"),
         ({"channel_labels": np.array(["A", "A"])}, "different names"),
         ({"channel_labels": np.array([1, 2])}, "list of names"),
         ({"sampling_rate_hz": 0.0}, "sampling_rate_hz must be finite and above 0"),

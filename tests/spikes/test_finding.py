@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from cuda_on_cpu import HostAccelerator, Launch
@@ -133,3 +134,17 @@ def test_a_missing_gpu_ends_every_command_with_one_line_and_no_file(
     assert printed.out == ""
     assert printed.err == "error: spikes on a GPU need CuPy: pip install toptune[gpu]\n"
     assert not list(tmp_path.glob("s.*"))
+
+
+def test_what_detect_writes_of_a_recording_with_a_dead_channel_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recording, out = write_mcs(tmp_path / "a.h5", seed=4), tmp_path / "a.npz"
+    with h5py.File(recording, "r+") as file:
+        file["Data/Recording_0/AnalogStream/Stream_0/ChannelData"][2] = 0
+    assert toptune(monkeypatch, "detect", recording, "-o", out) == 0
+    assert read_npz(out).threshold_uv[2] == np.inf
+    capsys.readouterr()
+    assert toptune(monkeypatch, "inspect", out, "--json") == 0
+    channels = json.loads(capsys.readouterr().out)["channels"]
+    assert [c["threshold_uv"] is None for c in channels] == [False, False, True, False]

@@ -1,10 +1,9 @@
 """Spikes in toptune's own NPZ form, as ``toptune detect`` and ``toptune simulate`` write them.
 
-What enters and leaves: `SpikeTrains`. The file holds, per spike, ``sample`` (int64),
-``channel`` (int32) and ``peak_to_peak_uv`` (float32; NaN if unknown); per channel
-``channel_labels`` and ``threshold_uv`` (float32; NaN where none was used); ``sampling_rate_hz`` and
-``duration_s``; and ``segments`` (k, 3) of first_sample, n_samples, start_s, which a reader takes to
-be one segment if absent.
+The file holds, per spike, ``sample`` (int64), ``channel`` (int32) and ``peak_to_peak_uv`` (float32;
+NaN if unknown); per channel ``channel_labels`` and ``threshold_uv`` (float32; NaN if none was used,
+infinite for a dead channel); ``sampling_rate_hz`` and ``duration_s``; and optionally ``segments``
+(k, 3) of first_sample, n_samples, start_s. Without it, the recording is one segment.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ _NAMES = (
     "threshold_uv",
 )
 _OPTIONAL = "segments"
-# What arrays may take beyond four times their file, where they are compressed.
+# The most that compressed arrays may take beyond four times the file's size.
 _ROOM_BYTES = 64 * 2**20
 
 
 def looks_like_npz(path: Path) -> bool:
-    """Whether a file is an archive that holds an array called ``sample``."""
+    """Tell whether a file is an archive that holds an array called ``sample``."""
     with path.open("rb") as file:
         if file.read(4) != b"PK\x03\x04":
             return False
@@ -44,17 +43,17 @@ def looks_like_npz(path: Path) -> bool:
         with zipfile.ZipFile(path) as archive:
             return "sample.npy" in archive.namelist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error, OverflowError):
-        # Cut short: numpy writes names before the contents, so the first array still shows.
+        # Truncated: the name of the first array stands before its contents, at the file's start.
         with path.open("rb") as file:
             return b".npy" in file.read(64)
 
 
 def write_npz(trains: SpikeTrains, path: Path) -> None:
-    """Write spikes so that `read_npz` returns them exactly; the file appears when complete."""
+    """Write spikes so that `read_npz` returns them exactly; the file appears once complete."""
     path = Path(path)
     part = path.with_name(path.name + ".part")
     spikes = trains.spikes
-    # An open file, since numpy appends .npz to names.
+    # An open file, since numpy would append .npz to a name.
     with part.open("wb") as file:
         np.savez(
             file,
@@ -76,7 +75,8 @@ def read_npz(path: Path) -> SpikeTrains:
     Raises
     ------
     InputError
-        Not such a file, damaged, an array missing or not known, or a value out of its range.
+        The file is damaged or of another kind, an array is missing or unknown, or a value is out of
+        range.
     """
     path = Path(path)
     arrays = _load(path)
@@ -94,7 +94,7 @@ def read_npz(path: Path) -> SpikeTrains:
         channel_labels=labels,
         sampling_rate_hz=rate,
         segments=segments,
-        threshold_uv=_microvolts(path, arrays, "threshold_uv", len(labels)),
+        threshold_uv=_microvolts(path, arrays, "threshold_uv", len(labels), infinite=True),
     )
 
 
@@ -105,14 +105,14 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
             return {name: _array(archive, info) for name, info in members.items()}
     except InputError:
         raise
-    # numpy and zipfile have many errors for files that are damaged or hold objects.
+    # numpy and zipfile raise many kinds of errors for files that are damaged or hold objects.
     except Exception as error:
         text = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: not a readable NPZ file ({text}): write it again") from error
 
 
 def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """Members by the arrays' names, seen to be those that belong here before any is read."""
+    """Return the members by the arrays' names; refuse unknown or missing ones unread."""
     listed = archive.infolist()
     members = {info.filename.removesuffix(".npy"): info for info in listed}
     unknown = [n for n in members if n not in (*_NAMES, _OPTIONAL)]
@@ -124,7 +124,7 @@ def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]
         raise InputError(f"{path}: no array {', '.join(missing)} in this NPZ file")
     if len(members) < len(listed):
         raise InputError(f"{path}: an array is in this NPZ file twice: write it again")
-    # zipfile reads no more of a member than its directory promises.
+    # zipfile reads no more of a member than the archive's directory says.
     promised = sum(info.file_size for info in listed)
     most = 4 * path.stat().st_size + _ROOM_BYTES
     if promised > most:
@@ -142,7 +142,7 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
             version, np.lib.format.read_array_header_2_0
         )
         shape, _, dtype = read_header(stream)
-    # An array takes the memory that its header asks for before a byte of it is read.
+    # NumPy allocates what the header claims before it reads any data.
     if dtype.hasobject or dtype.fields or math.prod(shape) * dtype.itemsize > info.file_size:
         raise ValueError(f"{info.filename} is {dtype} of shape {shape} in {info.file_size} bytes")
     with archive.open(info) as stream:
@@ -183,18 +183,24 @@ def _indices(
 
 
 def _microvolts(
-    path: Path, arrays: dict[str, NDArray[Any]], name: str, length: int
+    path: Path,
+    arrays: dict[str, NDArray[Any]],
+    name: str,
+    length: int,
+    *,
+    infinite: bool = False,
 ) -> NDArray[np.float32]:
     array = arrays[name]
     if array.shape != (length,) or array.dtype.kind not in "iuf":
         raise InputError(f"{path}: {name} must be a list of {length} numbers")
     with np.errstate(over="ignore"):
         values = array.astype(np.float32)
-    # NaN stands for unknown, and so for none.
-    bad = (values < 0) | np.isinf(values)
+    # NaN, which stands for unknown, is let through; so is infinity where it marks a dead channel.
+    bad = (values < 0) | (np.isinf(values) & ~(infinite & np.isinf(array)))
     if bad.any():
         i = int(np.argmax(bad))
-        raise InputError(f"{path}: {name}[{i}] is {array[i]:g}, not a finite number from 0 up")
+        rule = "from 0 up" if infinite else "finite and from 0 up"
+        raise InputError(f"{path}: {name}[{i}] is {array[i]:g}, but must be {rule}")
     return values
 
 
@@ -213,7 +219,7 @@ def _segments(
         raise InputError(f"{path}: segments hold a number of samples that is not whole")
     if not np.array_equal(first, np.concatenate([[0.0], np.cumsum(length)[:-1]])):
         raise InputError(f"{path}: segments must follow one another from sample 0 on")
-    # Half a sample: start_s is a rounded decimal in some writers.
+    # Half a sample of tolerance, since some programs round start_s.
     if np.any(np.diff(start) < length[:-1] / rate - 0.5 / rate):
         raise InputError(f"{path}: segments overlap in time")
     if abs(length.sum() / rate - duration_s) > 0.5 / rate:
