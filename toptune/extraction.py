@@ -165,7 +165,9 @@ def extract(
     batch = _Batch(listed, job, keep_going=keep_going)
     batch.refuse(opened.refused)
     # Only now, so that what is refused above leaves the disk as it was.
-    with writing_session(store, spikes.to_json(), batch.infos, anew=overwrite) as session:
+    with writing_session(
+        store, spikes.to_json(), batch.infos, devices_file=listed.path, anew=overwrite
+    ) as session:
         return batch.run(session)
 
 

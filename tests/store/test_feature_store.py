@@ -216,6 +216,21 @@ def test_table_follows_the_devices_file_not_the_folder(store: FeatureStore) -> N
     np.testing.assert_array_equal(table.features, expected)
 
 
+def test_store_knows_its_devices_file_also_when_both_were_moved(
+    store: FeatureStore, tmp_path: Path
+) -> None:
+    assert store.devices_file is None  # as in a store of an earlier version
+    devices = store.path.parent / "tables" / "devices.csv"
+    store.list_recordings(listed("a", "b"), devices)
+    assert FeatureStore(store.path).devices_file == devices.resolve()
+    moved = shutil.copytree(store.path, tmp_path / "moved" / store.path.name)
+    moved_to = (tmp_path / "moved" / "tables" / "devices.csv").resolve()
+    assert FeatureStore(moved).devices_file == moved_to
+    # A list without a file keeps the one that is known.
+    store.list_recordings(listed("b"))
+    assert FeatureStore(store.path).devices_file == devices.resolve()
+
+
 def test_table_refuses_an_extraction_that_was_not_finished(store: FeatureStore) -> None:
     store.list_recordings(listed("a", "b", "c"))
     with pytest.raises(InputError, match=r"1 of 3 recordings have no features .*first c: run ext"):

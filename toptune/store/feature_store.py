@@ -51,6 +51,8 @@ FORMAT = "toptune"
 VERSION = 1
 #: Begins the names of what is being written, in a store and beside it.
 ASIDE = ".writing-"
+# The root's attribute that says where the devices file is.
+_DEVICES = "devices_file"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,14 +158,24 @@ class FeatureStore:
             ) from None
         return infos
 
-    def list_recordings(self, recordings: tuple[RecordingInfo, ...]) -> None:
-        """Write down what the devices file lists; later reads follow it."""
+    @property
+    def devices_file(self) -> Path | None:
+        """The devices file of the last extraction; None in stores of an earlier toptune."""
+        noted = self._attributes.get(_DEVICES)
+        return Path(os.path.normpath(self.path.resolve() / noted)) if noted else None
+
+    def list_recordings(
+        self, recordings: tuple[RecordingInfo, ...], devices_file: Path | None = None
+    ) -> None:
+        """Write down what the devices file lists, and where it is; later reads follow it."""
         entries = [
             {"name": r.name, "device": r.device, "label": r.label, "columns": r.columns}
             for r in recordings
         ]
-        if entries != self._attributes["recordings"]:
-            changed = {**self._attributes, "recordings": entries}
+        changed = {**self._attributes, "recordings": entries}
+        if devices_file is not None:
+            changed[_DEVICES] = _relative(devices_file.resolve(), self.path.resolve())
+        if changed != self._attributes:
             with writing(self.path):
                 replace_attributes(self.path, changed)
             self._attributes = changed
@@ -537,7 +549,17 @@ def _checked_root(path: Path, attributes: dict[str, Any]) -> dict[str, Any]:
     for name, kind in (("settings", dict), ("recordings", list)):
         if not isinstance(attributes.get(name), kind):
             raise InputError(f"{path}: its {name} are damaged: extract into a new store")
+    if not isinstance(attributes.get(_DEVICES, ""), str):
+        raise InputError(f"{path}: its {_DEVICES} is damaged: extract into a new store")
     return attributes
+
+
+def _relative(path: Path, folder: Path) -> str:
+    """Write a path relative to a folder, so that both may be moved together."""
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:  # on another drive
+        return path.as_posix()
 
 
 def _refuse_damage(path: Path) -> dict[str, Any]:

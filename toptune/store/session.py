@@ -59,7 +59,12 @@ class StoreSession:
 
 @contextmanager
 def writing_session(
-    path: Path, settings: dict[str, Any], listed: tuple[RecordingInfo, ...], *, anew: bool = False
+    path: Path,
+    settings: dict[str, Any],
+    listed: tuple[RecordingInfo, ...],
+    *,
+    devices_file: Path | None = None,
+    anew: bool = False,
 ) -> Iterator[StoreSession]:
     """Open a store for writing, beside other processes that list the same recordings.
 
@@ -73,6 +78,8 @@ def writing_session(
         Of detection, JSON-able.
     listed
         What the devices file lists.
+    devices_file
+        Its path, which the store records for reports.
     anew
         Put an empty store in the place of one that is there.
 
@@ -99,7 +106,7 @@ def writing_session(
             _remove_leftovers(real, {token for token, _ in others})
             store = _open(path, settings, anew=anew)
             store.writer = token
-            store.list_recordings(listed)
+            store.list_recordings(listed, devices_file)
         yield StoreSession(store, locks)
     _tidy(locks)
 

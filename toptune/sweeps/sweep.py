@@ -188,7 +188,10 @@ class _Sweep:
             self.out.mkdir(parents=True, exist_ok=True)
         self._write_state("under way")
         with writing_session(
-            self.store_path, self.grid.spikes.to_json(), self.infos
+            self.store_path,
+            self.grid.spikes.to_json(),
+            self.infos,
+            devices_file=self.devices.path,
         ) as self.session:
             self.store = self.session.store
             for view in self.grid.views:
