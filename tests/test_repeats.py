@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from toptune.backbones import engine as features
 from toptune.extraction import extract
-from toptune.params import Backbone, Picture, Ptsd, SpikeSettings, Windows
+from toptune.params import Backbone, FitOptions, Picture, Ptsd, SpikeSettings, Windows
 from toptune.spikes import ptsd_compiled
 from toptune.spikes import streaming as detection
 from toptune.store.feature_store import FeatureStore
@@ -79,8 +79,8 @@ def test_features_keep_within_rounding_for_any_batch_size(
     ("head", "options"),
     [
         ("falkon", {"permutations": 20}),
-        ("falkon", {"permutations": 5, "head_params": {"n_centres": 10}}),
-        ("mlp", {"permutations": 1, "head_params": {"epochs": 2}, "tune": False}),
+        ("falkon", {"permutations": 5, "fixed": {"n_centres": 10}}),
+        ("mlp", {"permutations": 1, "fixed": {"epochs": 2}, "tune": False}),
     ],
 )
 def test_a_run_is_the_same_bytes_again_and_its_verdicts_on_any_number_of_threads(
@@ -90,10 +90,12 @@ def test_a_run_is_the_same_bytes_again_and_its_verdicts_on_any_number_of_threads
     table = store.table(store.choose())
     facts = store.training_facts(table)
 
+    fitting = FitOptions(head=head, seed=3, **options)
+
     def run(name: str, threads: int) -> Any:
         with threadpool_limits(threads):
             # Of one name, which the report tells.
-            return fit(table, head, tmp_path / name / "run", facts=facts, seed=3, **options)
+            return fit(table, fitting, tmp_path / name / "run", facts=facts)
 
     once, again, wide = run("once", 1), run("again", 1), run("wide", 2)
     assert tree(once.path) == tree(again.path)

@@ -23,6 +23,7 @@ from toptune.heads.base import Head
 from toptune.heads.catalogue import head_of
 from toptune.heads.falkon import memory
 from toptune.heads.falkon.classifier import FalkonClassifier
+from toptune.params import FitOptions
 from toptune.runs.model import load_model, read_model
 from toptune.training import RunResult
 
@@ -70,7 +71,9 @@ def make_table(seed: int = 0) -> FeatureTable:
 def fit(table: FeatureTable, head: str, out: Path, **options: Any) -> RunResult:
     """Fit without tuning and permutations, which have tests of their own, unless told otherwise."""
     options = {"facts": make_facts(table), "tune": False, "permutations": 0, **options}
-    return fit_module.fit(table, head, out, **options)
+    names = set(FitOptions.__dataclass_fields__) & set(options)
+    of_fit = {name: options.pop(name) for name in sorted(names)}
+    return fit_module.fit(table, FitOptions(head=head, **of_fit), out, **options)
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
@@ -89,7 +92,7 @@ def read_json(path: Path) -> Any:
 def test_a_run_holds_what_was_promised_and_its_files_agree(head: str, tmp_path: Path) -> None:
     table = make_table()
     params = {"epochs": 40, "learning_rate": 0.005} if head == "mlp" else {}
-    result = fit(table, head, tmp_path / "deep" / "run", head_params=params, seed=3, device="cpu")
+    result = fit(table, head, tmp_path / "deep" / "run", fixed=params, seed=3, device="cpu")
     assert {path.name for path in result.path.iterdir()} == FILES
     assert [path.name for path in result.path.parent.iterdir()] == ["run"]
 
@@ -181,7 +184,7 @@ def test_equal_seeds_give_equal_files_but_for_the_time(head: str, tmp_path: Path
     def run(name: str, seed: int) -> dict[str, Any]:
         # The report tells the folder's name.
         out = tmp_path / name / "run"
-        path = fit(make_table(), head, out, head_params=params, seed=seed).path
+        path = fit(make_table(), head, out, fixed=params, seed=seed).path
         files: dict[str, Any] = {
             str(file.relative_to(path)): file.read_bytes()
             for file in path.rglob("*")
@@ -189,7 +192,7 @@ def test_equal_seeds_give_equal_files_but_for_the_time(head: str, tmp_path: Path
         }
         files["metrics.json"] = read_json(path / "metrics.json")
         del files["metrics.json"]["seconds"]
-        report, n_times = re.subn(rb"fit took [\d.]+ s", b"", files["report.html"])
+        report, n_times = re.subn(rb"scoring took [\d.]+ s", b"", files["report.html"])
         assert n_times == 1
         return {**files, "report.html": report}
 
@@ -308,13 +311,13 @@ def only(table: FeatureTable, labels: str) -> FeatureTable:
         (lambda t: t, {"merge": ["X=A,Q"]}, "cannot merge class 'Q'"),
         (lambda t: t, {"merge": ["A,B"]}, "not of the form NAME=A,B,C"),
         (lambda t: t, {"head": "svm"}, "there is no head 'svm'"),
-        (lambda t: t, {"head_params": {"gamma": 1}}, "no parameter 'gamma'"),
-        (lambda t: t, {"head_params": {"random_state": 1}}, "set by the run's seed"),
+        (lambda t: t, {"fixed": {"gamma": 1}}, "no parameter 'gamma'"),
+        (lambda t: t, {"fixed": {"random_state": 1}}, "set by the run's seed"),
         (lambda t: t, {"device": "gpu"}, "device must be auto, cpu or cuda, got 'gpu'"),
         (lambda t: t, {"head": "mlp", "device": "abacus"}, "got 'abacus'"),
         (lambda t: t, {"strata": "div", "permutations": 9}, "recording rec00 has no div"),
-        (lambda t: t, {"tune": True, "grid": {"n_centres": [9, 12]}}, "n_centres of the falkon"),
-        (lambda t: t, {"grid": {"width": [0.5, 1.0]}}, "width is both fixed and to be chosen"),
+        (lambda t: t, {"tune": True, "tried": {"n_centres": [9, 12]}}, "n_centres of the falkon"),
+        (lambda t: t, {"tried": {"width": [0.5, 1.0]}}, "width is both fixed and to be chosen"),
         (lambda t: t, {"permutations": -1}, "permutations must be"),
     ],
 )
@@ -336,7 +339,7 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     table = change(with_nan(make_table()), 3, label="")
     with pytest.raises(InputErrors) as refused:
-        fit(table, "falkon", tmp_path / "run", merge=["A"], head_params={"sigma": 1})
+        fit(table, "falkon", tmp_path / "run", merge=["A"], fixed={"sigma": 1})
     text = "\n".join(refused.value.problems)
     assert len(refused.value.problems) == 5
     for part in ("exists", "NAME=A,B,C", "'sigma'", "rec04", "rec03 has no label"):
@@ -430,7 +433,7 @@ def make_fused(seed: int = 0) -> FeatureTable:
 def test_a_tuned_run_says_what_was_chosen_where_and_how_it_was_tested(tmp_path: Path) -> None:
     grid = {"width": [0.3, 1.0], "penalty": [1e-4, 1e-2]}
     table = make_table()
-    result = fit(table, "falkon", tmp_path / "run", tune=True, grid=grid, permutations=49)
+    result = fit(table, "falkon", tmp_path / "run", tune=True, tried=grid, permutations=49)
     metrics = read_json(result.path / "metrics.json")
     assert metrics["calibrated"]
     tuning = metrics["tuning"]
@@ -455,15 +458,13 @@ def test_a_tuned_run_says_what_was_chosen_where_and_how_it_was_tested(tmp_path: 
 
 def test_fixed_values_are_not_tuned(tmp_path: Path) -> None:
     fixed = {"width": 0.7, "penalty": 1e-3}
-    result = fit(
-        make_table(), "falkon", tmp_path / "run", tune=True, head_params=fixed, permutations=9
-    )
+    result = fit(make_table(), "falkon", tmp_path / "run", tune=True, fixed=fixed, permutations=9)
     assert result.metrics["tuning"] is None
     assert result.metrics["permutations"]["parameters"] == "fixed beforehand"
     assert "chosen_width" not in read_csv(result.path / "folds.csv")[0]
     one = fit(
-        make_table(), "falkon", tmp_path / "one", tune=True, head_params={"width": 0.7},
-        grid={"penalty": [1e-4, 1e-3]},
+        make_table(), "falkon", tmp_path / "one", tune=True, fixed={"width": 0.7},
+        tried={"penalty": [1e-4, 1e-3]},
     )  # fmt: skip
     chosen = read_csv(one.path / "folds.csv")
     assert {row["chosen_width"] for row in chosen} == {"0.7"}
@@ -499,7 +500,7 @@ def test_fused_feature_sets_are_weighed_inside_the_folds(tmp_path: Path) -> None
     # The second view is noise: the folds see it.
     assert metrics["tuning"]["final"]["view_weights"][0] >= 0.5
     assert len(metrics["features"]) == 2
-    alone = fit(make_table(), "falkon", tmp_path / "alone", tune=True, grid={"width": [1.0, 0.9]})
+    alone = fit(make_table(), "falkon", tmp_path / "alone", tune=True, tried={"width": [1.0, 0.9]})
     assert metrics["device_accuracy"] >= alone.metrics["device_accuracy"] - 0.1
     weights = {row["chosen_view_weights"] for row in read_csv(result.path / "folds.csv")}
     assert all(sum(map(float, text.split(","))) == pytest.approx(1) for text in weights)
@@ -509,16 +510,14 @@ def test_fused_feature_sets_are_weighed_inside_the_folds(tmp_path: Path) -> None
 def test_an_mlp_is_tuned_and_tested_by_training_anew(tmp_path: Path) -> None:
     small = {"epochs": 4, "learning_rate": 0.005, "n_hidden": 8}
     tuned = fit(
-        make_fused(), "mlp", tmp_path / "tuned", tune=True, head_params=small, device="cpu",
-        grid={"learning_rate_decay": [1.0, 0.5]}, permutations=2,
+        make_fused(), "mlp", tmp_path / "tuned", tune=True, fixed=small, device="cpu",
+        tried={"learning_rate_decay": [1.0, 0.5]}, permutations=2,
     )  # fmt: skip
     assert tuned.metrics["tuning"]["n_candidates"] == 4
     assert tuned.metrics["calibrated"]
     assert tuned.metrics["permutations"]["parameters"] == "chosen anew under every shuffle"
     assert tuned.metrics["permutation_p"] in (1 / 3, 2 / 3, 1)
-    plain = fit(
-        make_fused(), "mlp", tmp_path / "plain", head_params=small, device="cpu", permutations=19
-    )
+    plain = fit(make_fused(), "mlp", tmp_path / "plain", fixed=small, device="cpu", permutations=19)
     assert not plain.metrics["calibrated"]
     assert plain.metrics["permutations"]["parameters"] == "fixed beforehand"
     assert plain.metrics["permutation_p"] >= 0.05
@@ -528,17 +527,17 @@ def test_an_mlp_is_tuned_and_tested_by_training_anew(tmp_path: Path) -> None:
 def test_the_iterative_solver_takes_fixed_values_only(tmp_path: Path) -> None:
     with pytest.raises(InputErrors, match="the solver iterative fits one fold at a time"):
         fit(
-            make_table(), "falkon", tmp_path / "run", head_params={"solver": "iterative"},
+            make_table(), "falkon", tmp_path / "run", fixed={"solver": "iterative"},
             tune=True,
         )  # fmt: skip
-    result = fit_module.fit(
-        make_table(), "falkon", tmp_path / "run", facts=make_facts(make_table()), tune=False,
-        head_params={"solver": "iterative", "n_centres": 30, "penalty": 1e-3},
+    result = fit(
+        make_table(), "falkon", tmp_path / "run", permutations=None,
+        fixed={"solver": "iterative", "n_centres": 30, "penalty": 1e-3},
     )  # fmt: skip
     assert result.metrics["permutation_p"] is None
     assert not result.metrics["calibrated"]
     direct = fit(
-        make_table(), "falkon", tmp_path / "direct", head_params={"n_centres": 30, "penalty": 1e-3}
+        make_table(), "falkon", tmp_path / "direct", fixed={"n_centres": 30, "penalty": 1e-3}
     )
     np.testing.assert_allclose(result.folds.scores, direct.folds.scores, atol=1e-5)
 
@@ -590,6 +589,6 @@ def test_a_report_that_fails_loses_nothing(
         raise ValueError("no font")
 
     monkeypatch.setattr(fit_module, "write_report", failing)
-    result = fit(make_table(), "falkon", tmp_path / "run", head_params={"n_centres": 20})
+    result = fit(make_table(), "falkon", tmp_path / "run", fixed={"n_centres": 20})
     assert (result.path / "model" / "model.json").exists()
     assert "run is published without its report.html (no font): toptune report" in caplog.text

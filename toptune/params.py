@@ -603,3 +603,7 @@ class FitOptions:
         None, "Shuffles of the labels for the p-value.", least=0, panel=_ADVANCED
     )
     seed: int = option(0, "Seed of everything random.", least=0, most=2**32 - 1, panel=_ADVANCED)
+
+    def __hash__(self) -> int:
+        # Mappings have no hash; equal options agree in the rest as well.
+        return hash((self.head, self.group_by, self.merge, self.strata, self.tune))

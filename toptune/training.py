@@ -1,15 +1,14 @@
-"""Train a head, score it by leaving out whole groups, and publish the run.
+"""Train a classifier, score it by leaving out whole groups, and publish the run.
 
-What enters: a table of features, the head's name and parameters. What leaves: a folder with scores,
-held-out predictions, pictures, parameters, the environment, and the model trained on all devices.
-Nothing is trained before everything has been checked.
+The run is a folder with scores, held-out predictions, pictures, parameters, the environment, and
+the model trained on all devices. Nothing is trained before everything has been checked.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +23,12 @@ from toptune.evaluation.metrics import describe_metrics, score_task
 from toptune.evaluation.permutations import Permutations
 from toptune.evaluation.scores import Scores, parse_merges
 from toptune.evaluation.task import Task, read_task, table_problems
-from toptune.features.parameter_views import KIND, ParameterParams
-from toptune.features.table import FeatureTable, RecordingInfo, View
-from toptune.heads.base import Head
-from toptune.heads.catalogue import head_of
+from toptune.features.parameter_views import KIND
+from toptune.features.table import FeatureTable, RecordingInfo
+from toptune.heads.base import Candidate, Head, Progress
+from toptune.heads.catalogue import head_of, heads
 from toptune.machine.environment import describe_environment
-from toptune.params import content_key
+from toptune.params import FitOptions
 from toptune.recordings.facts import TrainingFacts
 from toptune.reports.run import write_report
 from toptune.runs.folder import plain, publish, target_problems, write_json, write_params
@@ -38,8 +37,6 @@ from toptune.runs.tables import write_confusion, write_model_tables, write_table
 from toptune.store.feature_store import FeatureStore
 
 _LOG = logging.getLogger(__name__)
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -70,58 +67,32 @@ class RunResult:
 
 def fit(
     table: FeatureTable,
-    head: str,
+    options: FitOptions,
     out: Path,
     *,
     facts: TrainingFacts,
-    group_by: str = "device",
-    merge: Iterable[str] = (),
-    head_params: Mapping[str, Any] | None = None,
-    tune: bool = True,
-    grid: Mapping[str, Sequence[Any]] | None = None,
-    permutations: int | None = None,
-    strata: str | None = None,
-    seed: int = 0,
     device: str = "auto",
     overwrite: bool = False,
     store: FeatureStore | None = None,
     progress: Progress | None = None,
 ) -> RunResult:
-    """Score a head by leaving out each group once, train it on all rows, and write the run.
+    """Score a classifier by leaving out each group once, train it on all rows, and write the run.
 
     Parameters
     ----------
     table : FeatureTable
-        Of one feature set, or of several joined.
-    head : str
-        ``mlp``, ``falkon`` or ``parameters``; the last is trained on burst parameters of whole
-        recordings (`toptune.store.tables.table_for`).
+        Of one feature set, or of several joined; of burst parameters of whole recordings for a
+        head that uses those (`toptune.store.tables.table_for`).
+    options : FitOptions
+        The seed, the device and the views must not be among its fixed values: they are the run's
+        and the table's.
     out : Path
         Folder of the run; must not exist, unless `overwrite` and it is a run.
     facts : TrainingFacts
         Of the same table, from `FeatureStore.training_facts`.
-    group_by : str
-        What is left out together: ``device``, or a further column of the devices file.
-    merge : iterable of str
-        Classes to merge before training, each ``NAME=A,B,C``.
-    head_params : mapping of str to value, optional
-        Of the head's constructor; what is given here is fixed, and not tuned. The seed and the
-        device are given by `seed` and `device`, the views by the table.
-    tune : bool
-        Choose what is not fixed inside each fold's training groups; otherwise the head's own
-        defaults are taken.
-    grid : mapping of str to sequence, optional
-        Values to choose from, by parameter; the head's default grid for parameters not named.
-    permutations : int, optional
-        Shuffles of the labels for the p-value. Default: 1,000 for Falkon's direct solver, 200 for
-        the parameters head, none for what takes long to train every fold anew.
-    strata : str, optional
-        A further column of the devices file, within which labels are shuffled.
-    seed : int
-        The head's random state; equal seeds give equal results.
     device : str
-        Where heads train: ``auto``, ``cpu`` or ``cuda``. Of a GPU that torch finds, ``auto`` makes
-        use for the MLP and Falkon's iterative solvers; for the direct solver only where its
+        Where the classifier trains: ``auto``, ``cpu`` or ``cuda``. ``auto`` takes a GPU that torch
+        finds for the MLP and Falkon's iterative solvers; for the direct solver only where the GPU's
         float64 is at full rate (`toptune.machine.device.float64_device`).
     overwrite : bool
     store : FeatureStore, optional
@@ -140,41 +111,30 @@ def fit(
     """
     start = time.perf_counter()
     out = Path(out)
-    job = _checked(
-        table,
-        head,
-        out,
-        group_by=group_by,
-        merge=merge,
-        head_params=dict(head_params or {}),
-        tune=tune,
-        grid=grid or {},
-        permutations=permutations,
-        strata=strata,
-        seed=seed,
-        device=device,
-        overwrite=overwrite,
-    )
-    task = job.task
+    problems = target_problems(out, overwrite=overwrite)
+    design = _Design.of(options, table.recordings, device, problems, table)
+    if problems or design is None:
+        raise InputErrors(problems)
+    task = design.task
     found = evaluate(
-        job.head,
-        clone(job.estimator),
+        design.head,
+        clone(design.estimator),
         table.features,
         task.label,
         task.group,
-        job.units,
-        job.candidates,
-        job.shuffled,
+        design.units,
+        design.candidates,
+        design.shuffled,
         progress=progress,
     )
     folds = found.folds
     scores = score_task(task, folds.classes, folds.predictions, folds.probabilities)
-    estimator = job.estimator.set_params(**found.final)
+    estimator = design.estimator.set_params(**found.final)
     estimator.fit(table.features, task.label)
-    metrics = describe_metrics(head, task, table, scores, found)
-    metrics["centres"] = job.centres
+    metrics = describe_metrics(options.head, task, table, scores, found)
+    metrics["centres"] = design.note
     model = trained_model(
-        head,
+        options.head,
         estimator,
         table,
         facts,
@@ -185,29 +145,37 @@ def fit(
     metrics["seconds"] = round(time.perf_counter() - start, 3)
     with publish(out, overwrite=overwrite) as folder:
         write_json(folder / "metrics.json", metrics)
-        write_params(
-            folder,
-            {
-                "head": head,
-                "head_params": plain(estimator.get_params()),
-                "candidates": [plain(dict(candidate)) for candidate in job.candidates],
-                "seed": seed,
-                "group_by": group_by,
-                "merge": {name: list(members) for name, members in job.merges.items()},
-                "permutations": 0 if job.shuffled is None else len(job.shuffled.labels),
-                "strata": strata,
-                "store": None if store is None else str(store.path.resolve()),
-                "features": table.provenance,
-            },
-        )
+        write_params(folder, _describe(options, design, estimator, table, store))
         trained_on = getattr(estimator, "device", "cpu")
         write_json(folder / "environment.json", describe_environment(trained_on))
         write_tables(folder, task, table.start_s, found, scores)
         write_confusion(folder, scores)
-        write_model_tables(folder, table, job.head, estimator)
+        write_model_tables(folder, table, design.head, estimator)
         write_model(folder / "model", model)
         _report(folder, out, store, progress)
     return RunResult(out, scores, found, metrics)
+
+
+def _describe(
+    options: FitOptions,
+    design: _Design,
+    estimator: Any,
+    table: FeatureTable,
+    store: FeatureStore | None,
+) -> dict[str, Any]:
+    """Put together params.json."""
+    return {
+        "head": options.head,
+        "head_params": plain(estimator.get_params()),
+        "candidates": [plain(dict(candidate)) for candidate in design.candidates],
+        "seed": options.seed,
+        "group_by": options.group_by,
+        "merge": {name: list(members) for name, members in design.merges.items()},
+        "permutations": 0 if design.shuffled is None else len(design.shuffled.labels),
+        "strata": options.strata,
+        "store": None if store is None else str(store.path.resolve()),
+        "features": table.provenance,
+    }
 
 
 def _report(folder: Path, out: Path, store: FeatureStore | None, progress: Progress | None) -> None:
@@ -225,18 +193,7 @@ def _report(folder: Path, out: Path, store: FeatureStore | None, progress: Progr
 
 
 def fit_problems(
-    recordings: Sequence[RecordingInfo],
-    head: str,
-    *,
-    group_by: str = "device",
-    merge: Iterable[str] = (),
-    head_params: Mapping[str, Any] | None = None,
-    tune: bool = True,
-    grid: Mapping[str, Sequence[Any]] | None = None,
-    permutations: int | None = None,
-    strata: str | None = None,
-    seed: int = 0,
-    device: str = "auto",
+    recordings: Sequence[RecordingInfo], options: FitOptions, *, device: str = "auto"
 ) -> list[str]:
     """Say what stands against `fit` whatever the features; known before there are any.
 
@@ -244,129 +201,113 @@ def fit_problems(
     ----------
     recordings : sequence of RecordingInfo
         All that are listed. That one is too short for a window shows later.
-    head, group_by, merge, head_params, tune, grid, permutations, strata, seed, device
+    options : FitOptions
+    device : str
         As for `fit`.
     """
-    n = len(recordings)
-    params = ParameterParams()
-    views = (
-        (View(params.description, content_key(params.to_json()), 1, params.to_json()),)
-        if head_of(head).uses == "recordings"
-        else ()
-    )
-    table = FeatureTable(
-        np.ones((n, 1), np.float32), np.zeros(n), np.arange(n), tuple(recordings), {}, views
-    )
-    try:
-        _checked(
-            table,
-            head,
-            None,
-            group_by=group_by,
-            merge=merge,
-            head_params=dict(head_params or {}),
-            tune=tune,
-            grid=grid or {},
-            permutations=permutations,
-            strata=strata,
-            seed=seed,
-            device=device,
-            overwrite=False,
-        )
-    except InputErrors as error:
-        return list(error.problems)
-    return []
+    problems: list[str] = []
+    _Design.of(options, recordings, device, problems)
+    return problems
 
 
 @dataclass(frozen=True)
-class _Job:
-    """What has been checked and is to be done."""
+class _Design:
+    """What is to be trained and scored, and how; checked.
+
+    Its task and units are those of the table's windows, or of whole recordings where there is no
+    table yet.
+    """
 
     head: Head
-    task: Task
-    merges: Mapping[str, tuple[str, ...]]
     estimator: Any
-    candidates: tuple[Mapping[str, Any], ...]
-    centres: str | None
+    candidates: tuple[Candidate, ...]
+    note: str | None
+    merges: Mapping[str, tuple[str, ...]]
+    task: Task
     units: Units
     shuffled: Permutations | None
 
-
-def _checked(
-    table: FeatureTable,
-    head: str,
-    out: Path | None,
-    *,
-    group_by: str,
-    merge: Iterable[str],
-    head_params: dict[str, Any],
-    tune: bool,
-    grid: Mapping[str, Sequence[Any]],
-    permutations: int | None,
-    strata: str | None,
-    seed: int,
-    device: str,
-    overwrite: bool,
-) -> _Job:
-    """Check everything that can be checked without training, and tell all problems at once."""
-    problems = [] if out is None else target_problems(out, overwrite=overwrite)
-    merges: dict[str, tuple[str, ...]] = {}
-    one, estimator, centres = None, None, None
-    candidates: tuple[Mapping[str, Any], ...] = ()
-    try:
-        merges = parse_merges(merge)
-    except InputErrors as error:
-        problems += error.problems
-    try:
-        one = head_of(head)
-        where = one.device(device, head_params)
-        head_params, centres = one.prepare(
-            head_params, n_rows=len(table.features), view_sizes=table.view_sizes, device=where
-        )
-        estimator = _build(one, head_params, seed, where)
-        candidates = one.candidates(head_params, grid, len(table.view_sizes), tune=tune)
-    except InputError as error:
-        problems.append(str(error))
-    problems += table_problems(table, may_be_undefined=one is not None and one.uses == "recordings")
-    if one is not None:
-        problems += _rows_problems(one, table)
-    task = read_task(table, group_by, merges, problems, strata=strata)
-    units = Units.of(task.device, task.label)
-    shuffled = None
-    if not problems and one is not None:
+    @classmethod
+    def of(
+        cls,
+        options: FitOptions,
+        recordings: Sequence[RecordingInfo],
+        device: str,
+        problems: list[str],
+        table: FeatureTable | None = None,
+    ) -> _Design | None:
+        """Check everything that can be checked without training; what is wrong is added."""
+        merges: dict[str, tuple[str, ...]] = {}
         try:
-            n_groups = len(np.unique(task.group))
-            n = permutations
-            if n is None:
-                n = one.default_permutations(estimator, n_groups)
-            shuffled = shuffles(units, n, seed, task.stratum)
-            problems += one.problems(estimator, n_groups, len(candidates), permuted=n > 0)
+            merges = parse_merges(options.merge)
+        except InputErrors as error:
+            problems += error.problems
+        made = _classifier(options, device, problems, table)
+        if table is not None:
+            problems += _table_problems(options, table)
+        row = np.arange(len(recordings)) if table is None else table.recording
+        task = read_task(recordings, row, options.group_by, merges, problems, strata=options.strata)
+        units = Units.of(task.device, task.label)
+        if made is None or problems:
+            return None
+        head, estimator, candidates, note = made
+        n_groups = len(np.unique(task.group))
+        n = options.permutations
+        if n is None:
+            n = head.default_permutations(estimator, n_groups)
+        try:
+            shuffled = shuffles(units, n, options.seed, task.stratum)
         except InputError as error:
             problems.append(str(error))
-    if problems or one is None:
-        raise InputErrors(problems)
-    return _Job(one, task, merges, estimator, candidates, centres, units, shuffled)
+            return None
+        problems += head.problems(estimator, n_groups, len(candidates), permuted=n > 0)
+        return cls(head, estimator, candidates, note, merges, task, units, shuffled)
 
 
-def _rows_problems(head: Head, table: FeatureTable) -> list[str]:
-    """Say whether a head and a table are not made for each other."""
+def _classifier(
+    options: FitOptions, device: str, problems: list[str], table: FeatureTable | None
+) -> tuple[Head, Any, tuple[Candidate, ...], str | None] | None:
+    """Build the classifier that is not fitted, and list what its tuning chooses from."""
+    try:
+        head = head_of(options.head)
+        params, note = dict(options.fixed), None
+        where = head.device(device, params)
+        of_run = {"random_state": options.seed, "device": where}
+        for name in sorted(set(of_run) & set(params)):
+            raise InputError(
+                f"the head's {name} is set by the run's seed and device, not by itself"
+            )
+        for name, values in {**{n: [v] for n, v in params.items()}, **options.tried}.items():
+            for value in values:
+                head.check_option(name, value)
+        n_views = 1
+        if table is not None:
+            n_views = len(table.view_sizes)
+            params, note = head.prepare(
+                params,
+                n_rows=len(table.features),
+                view_sizes=table.view_sizes,
+                device=where,
+            )
+        given = {name: value for name, value in of_run.items() if head.accepts(name)}
+        estimator = head.make({**params, **given})
+        candidates = head.candidates(params, options.tried, n_views, tune=options.tune)
+    except InputError as error:
+        problems.append(str(error))
+        return None
+    return head, estimator, candidates, note
+
+
+def _table_problems(options: FitOptions, table: FeatureTable) -> list[str]:
+    """Say what is wrong with the features, and whether the head is made for them."""
+    head = heads().get(options.head)
+    of_recordings = head is not None and head.uses == "recordings"
+    problems = table_problems(table, may_be_undefined=of_recordings)
     whole = any(
         view.params.get("kind") == KIND and not view.params["windows"] for view in table.views
     )
-    if whole == (head.uses == "recordings"):
-        return []
-    return [
-        f"the {head.name} head is trained on features of windows, and these are burst parameters of"
-        " whole recordings"
-        if whole
-        else f"the {head.name} head is trained on burst parameters of whole recordings, and these"
-        " are features of windows"
-    ]
-
-
-def _build(head: Head, params: Mapping[str, Any], seed: int, device: str) -> Any:
-    of_run = {"random_state": seed, "device": device}
-    for name in sorted(set(of_run) & set(params)):
-        raise InputError(f"the head's {name} is set by the run's seed and device, not by itself")
-    given = {name: value for name, value in of_run.items() if head.accepts(name)}
-    return head.make({**params, **given})
+    if head is None or whole == of_recordings:
+        return problems
+    windows, bursts = "features of windows", "burst parameters of whole recordings"
+    used, given = (bursts, windows) if of_recordings else (windows, bursts)
+    return [*problems, f"the {head.name} head is trained on {used}, and these are {given}"]

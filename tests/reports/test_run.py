@@ -20,7 +20,7 @@ from toptune.cli.app import main
 from toptune.errors import InputError
 from toptune.extraction import extract
 from toptune.features.table import join_tables
-from toptune.params import Backbone, Picture, Windows
+from toptune.params import Backbone, FitOptions, Picture, Windows
 from toptune.reports.compare import compare, comparison_section
 from toptune.reports.devices import devices_section
 from toptune.reports.page import Note, Text, Timeline
@@ -62,22 +62,27 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         store = FeatureStore(folder / "s.zarr")
         tables = [store.table(store.choose(words)) for words in ("histogram", "raster")]
         joined = join_tables(tables)
-        options: dict[str, Any] = {"store": store, "permutations": 40, "seed": 5}
+        common: dict[str, Any] = {"permutations": 40, "seed": 5}
         fit(
             joined,
-            "falkon",
+            FitOptions(
+                head="falkon",
+                tried={"penalty": (1e-4, 1e-3)},
+                fixed={"width": 0.7},
+                merge=("AC=A,C",),
+                **common,
+            ),
             folder / "fused",
             facts=store.training_facts(joined),
-            grid={"penalty": [1e-4, 1e-3]},
-            head_params={"width": 0.7},
-            merge=["AC=A,C"],
-            **options,
+            store=store,
         )
         facts = store.training_facts(tables[1])
-        fit(tables[1], "falkon", folder / "raster", facts=facts, tune=False, **options)
+        untuned = FitOptions(head="falkon", tune=False, **common)
+        fit(tables[1], untuned, folder / "raster", facts=facts, store=store)
         classic = table_for(store, "parameters")
         facts = store.training_facts(classic)
-        fit(classic, "parameters", folder / "classic", facts=facts, **options)
+        of_bursts = FitOptions(head="parameters", **common)
+        fit(classic, of_bursts, folder / "classic", facts=facts, store=store)
     return folder
 
 

@@ -18,7 +18,7 @@ from toptune.errors import InputError
 from toptune.extraction import extract
 from toptune.features.describing import Describer, LazyEngine
 from toptune.features.parameter_views import ParameterDescriber
-from toptune.params import Backbone, Picture, Windows
+from toptune.params import Backbone, FitOptions, Picture, Windows
 from toptune.recordings.spike_npz import write_npz
 from toptune.recordings.trains import Segment, Spikes, SpikeTrains, sort_spikes
 from toptune.runs.model import read_model
@@ -59,7 +59,8 @@ def fused(tmp_path_factory: pytest.TempPathFactory) -> Path:
         store = FeatureStore(folder / "s.zarr")
         table = table_for(store, "falkon", ("histogram", "raster", "parameters 2 s every 0.5 s"))
         facts = store.training_facts(table)
-        fit(table, "falkon", folder / "run", facts=facts, tune=False, permutations=0)
+        fitting = FitOptions(head="falkon", tune=False, permutations=0)
+        fit(table, fitting, folder / "run", facts=facts)
     return folder
 
 
@@ -164,7 +165,8 @@ def bursts(tmp_path_factory: pytest.TempPathFactory) -> Path:
         store = FeatureStore(folder / "s.zarr")
         table = store.table(store.choose())
         facts = store.training_facts(table)
-        fit(table, "falkon", folder / "run", facts=facts, tune=False, permutations=0)
+        fitting = FitOptions(head="falkon", tune=False, permutations=0)
+        fit(table, fitting, folder / "run", facts=facts)
     return folder
 
 
@@ -297,7 +299,8 @@ def test_model_of_whole_recordings_has_nothing_to_explain(fused: Path, tmp_path:
     store = FeatureStore(fused / "s.zarr")
     table = table_for(store, "parameters")
     facts = store.training_facts(table)
-    fit(table, "parameters", tmp_path / "run", facts=facts, tune=False, permutations=0)
+    options = FitOptions(head="parameters", tune=False, permutations=0)
+    fit(table, options, tmp_path / "run", facts=facts)
     predictor = Predictor(read_model(tmp_path / "run" / "model"), device="cpu", n_jobs=1)
     trains = store.read_spikes(store.recordings[0].name)
     assert len(predictor.predict("r", trains).codes) == 1

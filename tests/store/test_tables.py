@@ -20,7 +20,7 @@ from toptune.features.burst_parameters import NAMES, recording_parameters
 from toptune.features.parameter_views import ParameterDescriber, ParameterParams
 from toptune.features.table import FeatureTable
 from toptune.heads.logistic.classifier import LogisticClassifier
-from toptune.params import Backbone, Picture, Windows
+from toptune.params import Backbone, FitOptions, Picture, Windows
 from toptune.prediction import predict
 from toptune.recordings.spike_npz import write_npz
 from toptune.recordings.trains import SpikeTrains
@@ -77,8 +77,16 @@ def store(made: Path) -> FeatureStore:
     return FeatureStore(made / "s.zarr")
 
 
-def run(store: FeatureStore, table: FeatureTable, head: str, out: Path, **options: Any) -> Path:
-    return fit(table, head, out, facts=store.training_facts(table), **options).path
+def run(
+    store: FeatureStore,
+    table: FeatureTable,
+    head: str,
+    out: Path,
+    device: str = "cpu",
+    **options: Any,
+) -> Path:
+    fitting = FitOptions(head=head, **options)
+    return fit(table, fitting, out, facts=store.training_facts(table), device=device).path
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
@@ -215,9 +223,9 @@ def test_the_classic_head_is_scored_and_written_as_the_others(
 
 def test_fixed_and_tried_penalties(store: FeatureStore, tmp_path: Path) -> None:
     table = table_for(store, "parameters")
-    fixed = run(store, table, "parameters", tmp_path / "a", head_params={"C": 0.5}, permutations=0)
+    fixed = run(store, table, "parameters", tmp_path / "a", fixed={"C": 0.5}, permutations=0)
     assert json.loads((fixed / "params.json").read_text())["head_params"] == {"C": 0.5}
-    tried = run(store, table, "parameters", tmp_path / "b", grid={"C": [0.2, 2.0]}, permutations=0)
+    tried = run(store, table, "parameters", tmp_path / "b", tried={"C": [0.2, 2.0]}, permutations=0)
     assert {row["chosen_C"] for row in read_csv(tried / "folds.csv")} <= {"0.2", "2"}
     plain = run(store, table, "parameters", tmp_path / "c", tune=False, permutations=0)
     assert json.loads((plain / "metrics.json").read_text())["tuning"] is None
@@ -312,8 +320,7 @@ def test_a_fused_model_measures_parameters_anew(
     table = table_for(store, head, ["histogram", "parameters"])
     few = {"epochs": 60, "learning_rate": 0.01} if head == "mlp" else {}
     out = run(
-        store, table, head, tmp_path / "run", tune=False, permutations=0, head_params=few,
-        device="cpu",
+        store, table, head, tmp_path / "run", tune=False, permutations=0, fixed=few,
     )  # fmt: skip
     result = predict(out / "model", [made / f"r{k}.npz" for k in range(N_DEVICES + 1)])
     check(result, out / "model", table)

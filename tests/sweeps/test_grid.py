@@ -8,7 +8,7 @@ import pytest
 
 from toptune.backbones.networks import PAPER_BACKBONES
 from toptune.errors import InputError, InputErrors
-from toptune.params import Backbone, Picture, Windows
+from toptune.params import Backbone, FitOptions, Picture, Windows
 from toptune.sweeps.grid import Grid, View, read_grid
 from toptune.sweeps.grid_options import OPTIONS
 from toptune.sweeps.grid_source import shipped_grids
@@ -86,27 +86,27 @@ def test_an_empty_grid_is_the_defaults(tmp_path: Path) -> None:
     grid = read_grid(write(tmp_path, ""))
     (one,) = grid.combinations
     assert grid.views == (View(Windows(), Picture(), Backbone()),)
-    assert (one.fit.head, one.fit.params, one.fit.tune) == ("falkon", (), True)
+    assert (one.fit.head, one.fit.fixed, one.fit.tune) == ("falkon", {}, True)
 
 
 def test_a_list_is_an_axis_and_a_list_in_a_list_is_tried_inside_the_folds(tmp_path: Path) -> None:
     grid = read_grid(
         write(tmp_path, "width = [0.5, [0.5, 1.0]]\npenalty = 1e-5\nmerge = ['none', ['X=A,B']]")
     )
-    fits = [(c.fit.params, c.fit.tried, c.fit.merge) for c in grid.combinations]
-    fixed, tried = (("penalty", 1e-5),), (("width", (0.5, 1.0)),)
+    fits = [c.fit for c in grid.combinations]
+    fixed, tried = {"penalty": 1e-5}, {"width": (0.5, 1.0)}
     assert fits == [
-        ((("width", 0.5), *fixed), (), ()),
-        (fixed, tried, ()),
-        ((("width", 0.5), *fixed), (), ("X=A,B",)),
-        (fixed, tried, ("X=A,B",)),
+        FitOptions(head="falkon", fixed={"width": 0.5, **fixed}),
+        FitOptions(head="falkon", fixed=fixed, tried=tried),
+        FitOptions(head="falkon", fixed={"width": 0.5, **fixed}, merge=("X=A,B",)),
+        FitOptions(head="falkon", fixed=fixed, tried=tried, merge=("X=A,B",)),
     ]
 
 
 def test_a_section_is_for_its_head_only(tmp_path: Path) -> None:
     text = "head = ['mlp', 'falkon']\npermutations = 9\n[mlp]\nepochs = [3, 5]\ntune = false\n"
     fits = [c.fit for c in read_grid(write(tmp_path, text)).combinations]
-    assert [(f.head, dict(f.params), f.tune, f.permutations) for f in fits] == [
+    assert [(f.head, f.fixed, f.tune, f.permutations) for f in fits] == [
         ("mlp", {"epochs": 3}, False, 9),
         ("mlp", {"epochs": 5}, False, 9),
         ("falkon", {}, True, 9),
@@ -129,7 +129,7 @@ def test_settings_stand_above_the_file(tmp_path: Path, monkeypatch: pytest.Monke
     grid = read_grid(path, ["window_s=30", "picture=raster", "mlp.epochs=[7]", "mlp.tune=false"])
     (one,) = grid.combinations
     assert drawn(grid) == [("raster", "window", 30.0)]
-    assert (dict(one.fit.params), one.fit.tune) == ({"epochs": 7}, False)
+    assert (one.fit.fixed, one.fit.tune) == ({"epochs": 7}, False)
     # A file named on the command line lies where the user is, not where the grid is.
     monkeypatch.chdir(tmp_path)
     Path("w.pth").touch()
@@ -164,7 +164,7 @@ def test_rasters_do_not_vary_with_the_count_axis_and_that_is_said(tmp_path: Path
 
 def test_heads_do_not_vary_with_each_others_options_and_that_is_said(tmp_path: Path) -> None:
     grid = read_grid(write(tmp_path, "head = ['mlp', 'falkon']\nepochs = [3, 5]\nwidth = 1.0\n"))
-    assert [(c.fit.head, dict(c.fit.params)) for c in grid.combinations] == [
+    assert [(c.fit.head, c.fit.fixed) for c in grid.combinations] == [
         ("mlp", {"epochs": 3}),
         ("mlp", {"epochs": 5}),
         ("falkon", {"width": 1.0}),

@@ -13,10 +13,10 @@ from browser import browser, needs_chromium
 from scipy.stats import binomtest
 
 from toptune.cli.sweep_printing import print_swept, run_line, time_left
-from toptune.params import Backbone, Picture, SpikeSettings, Windows
+from toptune.params import Backbone, FitOptions, Picture, SpikeSettings, Windows
 from toptune.reports.page import HeatMap, Note, Page, render
 from toptune.sweeps.features import Failure, Throughput
-from toptune.sweeps.grid import Combination, FitOptions, Grid, View
+from toptune.sweeps.grid import Combination, Grid, View
 from toptune.sweeps.paper_figures import paper_figures
 from toptune.sweeps.plan import fit_labels
 from toptune.sweeps.report import repeat_command, sweep_page, write_report
@@ -188,7 +188,7 @@ def test_each_task_has_a_table_of_its_own(tmp_path: Path) -> None:
 
 
 def test_classifiers_are_named_as_shortly_as_distinguishes_them() -> None:
-    wide = replace(FALKON, params=(("width", 2.0),))
+    wide = replace(FALKON, fixed={"width": 2.0})
     assert list(fit_labels([MLP, FALKON]).values()) == ["mlp", "falkon"]
     assert list(fit_labels([MLP, FALKON, wide]).values()) == ["mlp", "falkon", "falkon, width 2"]
     # A merge is another task, not another head.

@@ -17,7 +17,7 @@ from toptune.backbones import engine as features
 from toptune.errors import InputError, InputErrors, ToptuneError
 from toptune.extraction import extract
 from toptune.features import describing
-from toptune.params import Backbone, Picture, SpikeSettings, Windows
+from toptune.params import Backbone, FitOptions, Picture, SpikeSettings, Windows
 from toptune.recordings.mcs import McsRecording
 from toptune.reports.page import render
 from toptune.spikes import streaming as detection
@@ -147,9 +147,9 @@ def done(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
         seen["compiled"].append(loaded.name)
         return real_engine(loaded, *args, **kwargs)
 
-    def fit(table: Any, head: str, out: Path, **kwargs: Any) -> Any:
+    def fit(table: Any, options: FitOptions, out: Path, **kwargs: Any) -> Any:
         seen["fitted"].append(out.name)
-        return real_fit(table, head, out, **kwargs)
+        return real_fit(table, options, out, **kwargs)
 
     monkeypatch.setattr(detection, "detect_recording", detect)
     monkeypatch.setattr(sweep_features, "begin_views", describe)
@@ -197,8 +197,8 @@ def test_every_run_is_what_extract_and_fit_give(whole: Swept, tmp_path: Path) ->
         table = store.table(found.feature_set)
         params = {"epochs": 2} if options.head == "mlp" else {"width": 1.0, "penalty": 1e-5}
         expected = fit_module.fit(
-            table, options.head, tmp_path / outcome.name, facts=store.training_facts(table),
-            head_params=params, tune=False, permutations=0,
+            table, FitOptions(head=options.head, fixed=params, tune=False, permutations=0),
+            tmp_path / outcome.name, facts=store.training_facts(table),
         )  # fmt: skip
         got = dict(read_json(whole.path / "runs" / outcome.name / "metrics.json"))
         assert {**got, "seconds": 0} == {**expected.metrics, "seconds": 0}
@@ -478,10 +478,12 @@ def test_merges_and_groups_are_tasks_of_their_own(swept: Path, tmp_path: Path) -
     # The same as fit gives from the same store.
     store = FeatureStore(swept / "out" / "store.zarr")
     table = store.table(store.choose("raster 2 s every"))
-    expected = fit_module.fit(
-        table, "falkon", tmp_path / "run", facts=store.training_facts(table), merge=["BC=B,C"],
-        head_params={"width": 1.0, "penalty": 1e-5}, tune=False, permutations=0,
-    ).metrics  # fmt: skip
+    fitting = FitOptions(
+        head="falkon", merge=("BC=B,C",), fixed={"width": 1.0, "penalty": 1e-5}, tune=False,
+        permutations=0,
+    )  # fmt: skip
+    facts = store.training_facts(table)
+    expected = fit_module.fit(table, fitting, tmp_path / "run", facts=facts).metrics
     assert {**merged, "seconds": 0} == {**expected, "seconds": 0}
     html = render(sweep_report.sweep_page(made))
     assert "class C lies in one batch only, b2" in html
@@ -550,10 +552,9 @@ def test_burst_parameters_are_fitted_once_beside_all_pictures(
     assert [o.combination.view is None for o in made.outcomes] == [True, False, False]
     store = FeatureStore(swept / "out" / "store.zarr")
     table = table_for(store, "parameters")
-    expected = fit_module.fit(
-        table, "parameters", tmp_path / "run", facts=store.training_facts(table),
-        merge=["AB=A,B"], head_params={"C": 1.0}, permutations=0,
-    ).metrics  # fmt: skip
+    plain = FitOptions(head="parameters", merge=("AB=A,B",), fixed={"C": 1.0}, permutations=0)
+    facts = store.training_facts(table)
+    expected = fit_module.fit(table, plain, tmp_path / "run", facts=facts).metrics
     got = made.outcomes[0].metrics
     assert got is not None
     assert {**got, "seconds": 0} == {**expected, "seconds": 0}

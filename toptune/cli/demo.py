@@ -13,7 +13,7 @@ from typing import Any
 
 from toptune.errors import InputError
 from toptune.extraction import extract
-from toptune.params import Backbone, Picture, Windows
+from toptune.params import Backbone, FitOptions, Picture, Windows
 from toptune.recordings.simulated.culture import simulate
 from toptune.store.feature_store import FeatureStore
 from toptune.training import fit
@@ -115,12 +115,12 @@ def run_demo(
     table = opened.table(done.feature_set)
     facts = opened.training_facts(table)
     metrics = {}
-    for head in ("falkon", "mlp"):
+    # Tuning the MLP trains a network for every pair of cultures, which is no demonstration.
+    for head, tune in (("falkon", True), ("mlp", False)):
         begin(head, f"leaving each culture out once: {head}")
-        # Tuning the MLP trains a network for every pair of cultures, which is no demonstration.
         run = fit(
-            table, head, folder / f"run-{head}", facts=facts, seed=seed, tune=head == "falkon",
-            store=opened,
+            table, FitOptions(head=head, seed=seed, tune=tune), folder / f"run-{head}",
+            facts=facts, store=opened,
         )  # fmt: skip
         metrics[head] = run.metrics
         end(head)

@@ -22,6 +22,7 @@ from toptune.cli.options import (
     print_json,
 )
 from toptune.errors import InputError
+from toptune.params import FitOptions
 
 
 def fit(
@@ -114,8 +115,8 @@ def fit(
         },
         Head.parameters: {"C": inverse_penalty},
     }
-    for other, options in given.items():
-        for name, value in options.items():
+    for other, its_own in given.items():
+        for name, value in its_own.items():
             if other is not head and value:
                 option = "--" + name.replace("_", "-")
                 raise InputError(f"{option} belongs to --head {other.value}, not {head.value}")
@@ -128,17 +129,19 @@ def fit(
     # Before burst parameters are measured, which may take a minute.
     require_target(out, overwrite=overwrite)
     opened = FeatureStore(store)
-    fixed, grid = _fixed_and_tried(given[head])
+    fixed, tried = _fixed_and_tried(given[head])
+    options = FitOptions(
+        head=head.value, fixed=fixed, tried=tried, group_by=group_by, merge=tuple(merge or ()),
+        tune=tune, permutations=permutations, strata=strata, seed=seed,
+    )  # fmt: skip
     with watch_steps() as progress:
         table = table_for(
             opened, head.value, features or (), allow_incomplete=allow_incomplete,
             progress=progress,
         )  # fmt: skip
         result = run(
-            table, head.value, out, facts=opened.training_facts(table), group_by=group_by,
-            merge=merge or (), head_params=fixed, tune=tune, grid=grid, permutations=permutations,
-            strata=strata, seed=seed, device=device.value, overwrite=overwrite, store=opened,
-            progress=progress,
+            table, options, out, facts=opened.training_facts(table), device=device.value,
+            overwrite=overwrite, store=opened, progress=progress,
         )  # fmt: skip
     if as_json:
         print_json(result.metrics)
@@ -195,13 +198,13 @@ def _weights(text: str) -> tuple[float, ...]:
         raise InputError(f"--view-weights {text!r} is not of the form 0.5,0.5") from None
 
 
-def _fixed_and_tried(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+def _fixed_and_tried(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, tuple[Any, ...]]]:
     """Tell options with one value, which are fixed, from those with several, which are tried."""
     fixed: dict[str, Any] = {}
-    tried: dict[str, list[Any]] = {}
+    tried: dict[str, tuple[Any, ...]] = {}
     for name, value in given.items():
         if isinstance(value, list) and len(value) > 1:
-            tried[name] = value
+            tried[name] = tuple(value)
         elif isinstance(value, list) and value:
             fixed[name] = value[0]
         elif value is not None and value != []:

@@ -21,16 +21,16 @@ from toptune.heads.rows import group_rows
 
 
 class Task(NamedTuple):
-    """Who each window belongs to, (n_windows,) str each.
+    """Who each row belongs to: a window, or a whole recording.
 
     Attributes
     ----------
-    recording, device : (n_windows,) str
-    label : (n_windows,) str
+    recording, device : (n,) str
+    label : (n,) str
         As trained on: merged where classes are.
-    group : (n_windows,) str
+    group : (n,) str
         What is left out together.
-    stratum : (n_windows,) str or None
+    stratum : (n,) str or None
         Within which permutations shuffle labels.
     warnings : tuple of str
         What does not stand against training, but against believing the scores; one line each.
@@ -74,18 +74,21 @@ def table_problems(table: FeatureTable, *, may_be_undefined: bool = False) -> li
 
 
 def read_task(
-    table: FeatureTable,
+    recordings: Sequence[RecordingInfo],
+    recording: NDArray[np.int64],
     group_by: str,
     merges: Mapping[str, tuple[str, ...]],
     problems: list[str],
     *,
     strata: str | None = None,
 ) -> Task:
-    """Give every window its device, label, group and stratum.
+    """Give every row its device, label, group and stratum.
 
     Parameters
     ----------
-    table : FeatureTable
+    recordings : sequence of RecordingInfo
+    recording : (n,) int64
+        Which of them each row is of.
     group_by : str
         ``device``, or a further column of the devices file.
     merges : mapping of str to tuple of str
@@ -95,10 +98,10 @@ def read_task(
     strata : str, optional
         A further column, within which permutations shuffle labels.
     """
-    used = np.unique(table.recording).tolist()
-    infos = [table.recordings[row] for row in used]
+    used = np.unique(recording).tolist()
+    infos = [recordings[row] for row in used]
     labels, groups = read_labels(infos, group_by, merges, problems, strata=strata)
-    row = np.searchsorted(used, table.recording)
+    row = np.searchsorted(used, recording)
     return Task(
         np.array([info.name for info in infos], dtype=str)[row],
         np.array([info.device for info in infos], dtype=str)[row],

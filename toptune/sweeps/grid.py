@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from toptune.errors import InputError, InputErrors
-from toptune.features.parameter_views import KIND
-from toptune.heads.catalogue import heads
-from toptune.params import Backbone, HighPass, Picture, Ptsd, SpikeSettings, Windows
+from toptune.heads.catalogue import head_of, heads
+from toptune.params import Backbone, FitOptions, HighPass, Picture, Ptsd, SpikeSettings, Windows
 from toptune.sweeps.grid_options import DETECTION, IN_SECTIONS, NO_MERGE, OPTIONS, OTHERS
 from toptune.sweeps.grid_source import GridSource
 
@@ -35,34 +34,6 @@ _DEFAULTS: dict[str, Any] = {
     "tune": True,
     "permutations": None,
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class FitOptions:
-    """How a head is trained and scored; as for `toptune.training.fit`.
-
-    Parameters
-    ----------
-    head
-        Its name.
-    params
-        (name, value) of what is fixed.
-    tried
-        (name, values) of what is chosen from inside the folds.
-    merge
-        Each ``NAME=A,B,C``.
-    group_by, strata, tune, permutations
-        As for `fit`.
-    """
-
-    head: str
-    params: tuple[tuple[str, Any], ...] = ()
-    tried: tuple[tuple[str, tuple[Any, ...]], ...] = ()
-    merge: tuple[str, ...] = ()
-    group_by: str = "device"
-    strata: str | None = None
-    tune: bool = True
-    permutations: int | None = None
 
 
 class View(NamedTuple):
@@ -245,8 +216,8 @@ class _Axes:
             owner = OPTIONS[key].head
             if owner is not None and owner not in heads:
                 self._useless(key, f"it belongs to the head {owner}, which no combination has")
-        if all(head == KIND for head in heads):
-            self._useless("head", f"{KIND} alone needs no sweep: toptune fit --head {KIND}")
+        if not any(_uses_pictures(head) for head in heads):
+            self._useless("head", f"{heads[0]} alone needs no sweep: toptune fit does it")
         if "count_axis" in self.common and "histogram" not in self.values("picture"):
             self._useless("count_axis", "a raster has no count axis")
         named = {n for w in self.values("weights") if isinstance(w, dict) for n in w}
@@ -269,7 +240,7 @@ class _Axes:
         fits = dict.fromkeys(fit for head in self.values("head") for fit in self._fits(head))
         for fit in fits:
             if fit.tried and not fit.tune:
-                tried = ", ".join(name for name, _ in fit.tried)
+                tried = ", ".join(fit.tried)
                 self.problems.append(
                     f"{self.source.shown}: {tried} of {fit.head} has values to be tried inside the"
                     " folds, but tune is false"
@@ -284,12 +255,12 @@ class _Axes:
             settings=self.source.settings,
             spikes=spikes,
             combinations=(
-                *(Combination(view=None, fit=fit) for fit in fits if fit.head == KIND),
+                *(Combination(view=None, fit=fit) for fit in fits if not _uses_pictures(fit.head)),
                 *(
                     Combination(view=view, fit=fit)
                     for view in views
                     for fit in fits
-                    if fit.head != KIND
+                    if _uses_pictures(fit.head)
                 ),
             ),
             notes=tuple(self._notes(len(drawn), len(views))),
@@ -329,8 +300,8 @@ class _Axes:
             common = {name: chosen.pop(name) for name in shared[1:]}
             yield FitOptions(
                 head=head,
-                params=tuple((k, v) for k, v in chosen.items() if not isinstance(v, list)),
-                tried=tuple((k, tuple(v)) for k, v in chosen.items() if isinstance(v, list)),
+                fixed={k: v for k, v in chosen.items() if not isinstance(v, list)},
+                tried={k: tuple(v) for k, v in chosen.items() if isinstance(v, list)},
                 merge=tuple(m for m in merges if m != NO_MERGE),
                 **common,
             )
@@ -342,12 +313,17 @@ class _Axes:
                 " has no count axis, and a backbone takes its own weights from a table"
             )
         heads = self.values("head")
-        if KIND in heads:
-            yield f"the head {KIND} uses no pictures: it is fitted once for all of them"
+        for head in heads:
+            if not _uses_pictures(head):
+                yield f"the head {head} uses no pictures: it is fitted once for all of them"
         for key, values in self.common.items():
             owner = OPTIONS[key].head
             if owner is not None and len(values) > 1 and len(heads) > 1:
                 yield f"{key} belongs to the head {owner}: the others do not vary with it"
+
+
+def _uses_pictures(head: str) -> bool:
+    return head_of(head).uses == "pictures"
 
 
 def _spike_settings(values: Mapping[str, Any]) -> SpikeSettings:

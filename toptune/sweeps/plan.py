@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from toptune.features.table import RecordingInfo
-from toptune.params import content_key
+from toptune.params import FitOptions, content_key
 from toptune.runs.folder import FORMAT
-from toptune.sweeps.grid import FitOptions, View
+from toptune.sweeps.grid import View
 
 _DEFAULT_FIT = {"group_by": "device", "strata": None, "tune": True, "permutations": None}
 
@@ -44,8 +44,8 @@ def describe_fit(fit: FitOptions, *, task: bool = True) -> str:
     task
         Whether to say what the task is, too: merged classes and what is left out together.
     """
-    told = [fit.head, *(f"{name} {_shown(value)}" for name, value in fit.params)]
-    told += [f"{name} of {_shown(values)}" for name, values in fit.tried]
+    told = [fit.head, *(f"{name} {_shown(value)}" for name, value in fit.fixed.items())]
+    told += [f"{name} of {_shown(values)}" for name, values in fit.tried.items()]
     if not fit.tune:
         told.append("not tuned")
     if fit.permutations is not None:
@@ -119,7 +119,16 @@ def run_key(
         {
             "recordings": [asdict(recording) for recording in recordings],
             "features": dict(features),
-            "fit": asdict(fit),
+            "fit": {
+                "head": fit.head,
+                "params": list(fit.fixed.items()),
+                "tried": list(fit.tried.items()),
+                "merge": fit.merge,
+                "group_by": fit.group_by,
+                "strata": fit.strata,
+                "tune": fit.tune,
+                "permutations": fit.permutations,
+            },
             "seed": seed,
             "format": FORMAT,
         }

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from toptune.machine.progress import Progress
+from toptune.params import FitOptions
 from toptune.sweeps.features import Failure, Throughput
-from toptune.sweeps.grid import Combination, FitOptions, Grid, View
+from toptune.sweeps.grid import Combination, Grid, View
 
 
 class SweepWatch(Progress, Protocol):

@@ -11,26 +11,28 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from toptune.errors import InputError, InputErrors, ToptuneError
 from toptune.extraction import list_devices, open_recordings, refuse_store
 from toptune.extraction_job import Extraction, load_engine
 from toptune.features.parameter_views import KIND, ParameterParams
+from toptune.heads.catalogue import head_of
 from toptune.machine.cuda import accelerator
 from toptune.machine.durable import write_whole, writing
 from toptune.machine.environment import describe_environment
 from toptune.machine.locks import held
-from toptune.params import Backbone, content_key
+from toptune.params import Backbone, FitOptions, content_key
 from toptune.pictures.drawer import window_starts
 from toptune.recordings.devices import DevicesFile, read_devices
 from toptune.runs.folder import FolderKind, target_problems, write_csv
 from toptune.store.session import writing_session
-from toptune.store.tables import table_for
+from toptune.store.tables import parameter_table
 from toptune.sweeps.features import Failure, ViewJob, attempt, describe_all, find_all_spikes
-from toptune.sweeps.grid import Combination, FitOptions, Grid, View
+from toptune.sweeps.grid import Combination, Grid, View
 from toptune.sweeps.plan import Forecast, run_key, run_name
 from toptune.sweeps.results import Outcome, SweepWatch, Swept, ViewFacts
 from toptune.training import fit, fit_problems
@@ -162,23 +164,14 @@ class _Sweep:
         return [
             problem
             for one in fits
-            for problem in fit_problems(self.infos, one.head, **self._options(one))
+            for problem in fit_problems(
+                self.infos, replace(one, seed=self.seed), device=self._head_device(one.head)
+            )
         ]
 
-    def _options(self, options: FitOptions) -> dict[str, Any]:
-        """As `fit` takes them."""
-        return {
-            "group_by": options.group_by,
-            "merge": options.merge,
-            "head_params": dict(options.params),
-            "tune": options.tune,
-            "grid": dict(options.tried),
-            "permutations": options.permutations,
-            "strata": options.strata,
-            "seed": self.seed,
-            # Burst parameters are the one thing that no GPU is asked for.
-            "device": "auto" if options.head == KIND else self.device,
-        }
+    def _head_device(self, head: str) -> str:
+        """Give the sweep's device, unless a head cannot compute there."""
+        return self.device if self.device in ("auto", *head_of(head).devices) else "auto"
 
     # --- the work
 
@@ -291,7 +284,7 @@ class _Sweep:
 
     def _without_pictures(self) -> None:
         # Measured when first needed, which may be never, and once for all.
-        table = cache(lambda: table_for(self.store, KIND, n_jobs=self.n_jobs))
+        table = cache(lambda: parameter_table(self.store, ParameterParams(), n_jobs=self.n_jobs))
         for combination in self.grid.combinations:
             if combination.view is None:
                 self._end(self._fit(None, combination, table), KIND)
@@ -342,12 +335,12 @@ class _Sweep:
         rows = table()
         fit(
             rows,
-            options.head,
+            replace(options, seed=self.seed),
             folder,
             facts=self.store.training_facts(rows),
+            device=self._head_device(options.head),
             store=self.store,
             progress=self.watch.stage,
-            **self._options(options),
         )
 
     def _facts(self, job: ViewJob) -> ViewFacts:

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from toptune.evaluation.scores import parse_merges
+from toptune.params import FitOptions
 from toptune.runs.folder import write_csv
-from toptune.sweeps.grid import FitOptions, View
+from toptune.sweeps.grid import View
 from toptune.sweeps.paper_figures import SOURCE, paper_figures
 from toptune.sweeps.plan import describe_fit, describe_picture, describe_task, fit_labels
 from toptune.sweeps.results import Outcome, Pictured, Swept, ViewFacts, pictured
