@@ -23,10 +23,10 @@ from toptune.backbones.engine import FeatureEngine, Precision
 from toptune.backbones.loading import LoadedBackbone, load_backbone
 from toptune.backbones.networks import PAPER_BACKBONES
 from toptune.features.describing import Begun, Described, Describer, LazyEngine, begin_views
-from toptune.machine.cuda_launch import cupy_launch
+from toptune.machine.cuda import torch_kernels
 from toptune.params import Backbone, Picture, Windows
 from toptune.pictures.drawer import Drawer
-from toptune.pictures.drawer_cuda import InputChannels, PlacedSpikes, Renderer
+from toptune.pictures.drawer_cuda import CudaBinnedSpikes, CudaDrawer, InputChannels
 from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes
 
 pytestmark = pytest.mark.gpu
@@ -134,14 +134,14 @@ def mean_and_std() -> tuple[Sequence[float], Sequence[float]]:
 @pytest.mark.parametrize("kind", ["histogram", "raster"])
 @pytest.mark.parametrize("placing", [False, True], ids=["drawing alone", "from spikes"])
 def test_kernels(benchmark: Any, device: torch.device, kind: str, placing: bool) -> None:
-    launch = cupy_launch("render.cu", device.index)
+    launch = torch_kernels("render", device.index).launch
     channels = InputChannels.of(((1.0, 0.0), (0.0, 1.0)), device)
     batch = torch.zeros(157, 2, 224, 224, dtype=torch.float16, device=device)
     batch = batch.contiguous(memory_format=torch.channels_last)
 
-    def made() -> Renderer:
-        placed = PlacedSpikes(recording(), 10.0, device, launch)
-        return Renderer(placed, Windows(), PICTURES[kind], 224)
+    def made() -> CudaDrawer:
+        placed = CudaBinnedSpikes(recording(), 10.0, device, launch)
+        return CudaDrawer(placed, Windows(), PICTURES[kind], 224)
 
     once = made()
 

@@ -156,7 +156,7 @@ def test_bad_input_is_refused_before_anything_is_measured() -> None:
     with pytest.raises(InputError, match="name at least one backbone"):
         bench(backbones=(), step=steps.append)
     if not torch.cuda.is_available():
-        with pytest.raises(InputError, match="torch sees no GPU"):
+        with pytest.raises(InputError, match="torch finds no GPU"):
             bench(device="cuda", step=steps.append)
     assert steps == []
     with pytest.raises(InputError, match=r"Sizes\.pictures must be above 0, got 0"):

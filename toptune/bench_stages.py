@@ -24,7 +24,7 @@ from toptune.heads.falkon.classifier import FalkonClassifier
 from toptune.heads.mlp.classifier import MLPClassifier
 from toptune.machine.threads import in_threads, thread_pool
 from toptune.params import Backbone, HighPass, Picture, Ptsd, SpikeSettings, Windows
-from toptune.pictures.drawings import Drawings
+from toptune.pictures.drawer import Drawers
 from toptune.recordings.mcs import McsRecording
 from toptune.recordings.opening import open_recording
 from toptune.recordings.simulated.culture import simulate
@@ -203,7 +203,7 @@ class Stages:
         picture = Picture.from_json({**Picture().to_json(), "kind": kind})
 
         def draw() -> float:
-            made = Drawings(self.trains).drawer(_WINDOWS, picture, size, self._device)
+            made = Drawers(self.trains).drawer(_WINDOWS, picture, size, self._device)
             pictures = made.draw(0, len(made))
             self._wait()
             return float(len(pictures))
@@ -216,7 +216,7 @@ class Stages:
 
         loaded = load_backbone(Backbone(name=backbone, weights="random"))
         engine = FeatureEngine(loaded, self._device, n_threads=self._n_jobs)
-        drawings = Drawings(self.trains)
+        drawings = Drawers(self.trains)
         drawer = drawings.drawer(_WINDOWS, Picture(), engine.input_size, self._device)
         pictures = drawer.draw(0, len(drawer))
 

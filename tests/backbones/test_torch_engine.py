@@ -19,10 +19,10 @@ from toptune.backbones.engine import HALF
 from toptune.backbones.loading import LoadedBackbone, load_backbone
 from toptune.backbones.torch_engine import GreyPictures, TorchNetwork, even_batch, fitting_batch
 from toptune.errors import ToptuneError
-from toptune.machine.cuda_launch import cupy_launch
+from toptune.machine.cuda import torch_kernels
 from toptune.params import Backbone, Picture, Windows
 from toptune.pictures.drawer import Drawer
-from toptune.pictures.drawer_cuda import InputChannels, PlacedSpikes, Renderer
+from toptune.pictures.drawer_cuda import CudaBinnedSpikes, CudaDrawer, InputChannels
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -253,10 +253,10 @@ def test_windows_go_from_spikes_to_features_without_leaving_the_gpu(
     mobilenet: LoadedBackbone,
 ) -> None:
     device, trains, windows = cuda(), fifteen_minutes(), Windows()
-    placed = PlacedSpikes(trains, 10.0, device, cupy_launch("render.cu", device.index))
+    placed = CudaBinnedSpikes(trains, 10.0, device, torch_kernels("render", device.index).launch)
     network = TorchNetwork(mobilenet, device, HALF)
     for picture in (Picture(), Picture(kind="raster")):
-        found = network.start(Renderer(placed, windows, picture, 224)).result()
+        found = network.start(CudaDrawer(placed, windows, picture, 224)).result()
         assert found.shape == (157, 1280)
         grey = Drawer(trains, windows, picture, 224).draw(60, 66)
         assert cosines(found[60:66], eager(mobilenet, grey)).min() > 0.9995

@@ -13,7 +13,7 @@ from toptune.errors import ToptuneError
 from toptune.features.describing import Described, Describer, LazyEngine, describe_views
 from toptune.params import Backbone, Picture, Windows
 from toptune.pictures import bins as binning
-from toptune.pictures import drawings
+from toptune.pictures import drawer
 from toptune.pictures.drawer import Drawer
 from toptune.recordings.trains import SpikeTrains
 
@@ -76,7 +76,7 @@ def test_spikes_are_put_into_bins_once_for_each_length_of_bin(
             made.append(bin_ms)
             super().__init__(trains, bin_ms, device)
 
-    monkeypatch.setattr(drawings, "BinnedSpikes", Counting)
+    monkeypatch.setattr(drawer, "BinnedSpikes", Counting)
     describe_views(trains, describers, unwatched)
     assert made == [10.0, 20.0]
 

@@ -25,8 +25,8 @@ from toptune.features.table import (
     match_windows,
 )
 from toptune.params import Picture, SpikeSettings, Windows
-from toptune.pictures.drawer import window_starts
 from toptune.recordings.trains import Segment, Spikes, SpikeTrains
+from toptune.recordings.windows import window_starts
 from toptune.store.feature_store import FeatureSet, FeatureStore
 
 

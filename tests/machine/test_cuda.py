@@ -63,8 +63,8 @@ def test_cuda_without_cupy_says_what_to_install() -> None:
     with pytest.raises(InputError) as caught:
         accelerator("cuda")
     assert str(caught.value) == (
-        "spikes on a GPU need CuPy (No module named 'cupy'): pip install toptune[gpu], or use"
-        " --device cpu"
+        "detecting spikes on a GPU needs CuPy (No module named 'cupy'): pip install toptune[gpu],"
+        " or use `device='cpu'`"
     )
 
 
@@ -75,7 +75,7 @@ def test_auto_says_that_a_gpu_is_left_idle(
     monkeypatch.setattr(cuda, "driver_sees_gpu", lambda: True)
     with caplog.at_level(logging.WARNING):
         assert accelerator("auto") is None
-    assert "found on the CPU, although a GPU is here: spikes on a GPU need CuPy" in caplog.text
+    assert "on the CPU, although there is a GPU: detecting spikes on a GPU needs" in caplog.text
 
 
 def test_auto_is_silent_where_there_is_no_gpu(
@@ -92,7 +92,7 @@ class NoDriverError(RuntimeError):
 
 @pytest.mark.parametrize(
     ("cupy_sees", "torch_sees", "cause"),
-    [(None, True, "no driver"), (0, True, "there is none"), (1, False, "torch sees none")],
+    [(None, True, "no driver"), (0, True, "CuPy finds none"), (1, False, "torch finds none")],
 )
 def test_cuda_without_a_gpu_says_who_misses_it(
     monkeypatch: pytest.MonkeyPatch, cupy_sees: int | None, torch_sees: bool, cause: str
@@ -107,7 +107,7 @@ def test_cuda_without_a_gpu_says_who_misses_it(
     for name in ("cupy", "cupyx"):
         monkeypatch.setitem(sys.modules, name, fake)
     monkeypatch.setattr("torch.cuda.is_available", lambda: torch_sees)
-    with pytest.raises(InputError, match=rf"{cause}.* --device cpu.*pip install toptune\[gpu\]"):
+    with pytest.raises(InputError, match=rf"{cause}.* `device='cpu'`.*pip install toptune\[gpu\]"):
         open_cuda()
 
 
@@ -242,7 +242,7 @@ def test_a_full_gpu_is_one_clear_error(cupy: ModuleType) -> None:
     )
     fake = SimpleNamespace(cuda=parts)
     made = CudaAccelerator(fake, fake, SimpleNamespace(cuda=memory))  # type: ignore[arg-type]  # what stands for modules
-    with pytest.raises(ToptuneError, match=r"no 300 MiB left .* --device cpu"):
+    with pytest.raises(ToptuneError, match=r"no 300 MiB left .* `device='cpu'`"):
         made._take(300 * 2**20, 0)
 
 

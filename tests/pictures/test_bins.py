@@ -12,8 +12,9 @@ from pictures.test_drawer import make_trains, naive_bins, recordings
 
 from toptune.errors import InputError
 from toptune.params import Windows
-from toptune.pictures.bins import BinnedSpikes, Stretches
+from toptune.pictures.bins import BinnedSpikes
 from toptune.recordings.trains import SpikeTrains
+from toptune.recordings.windows import SegmentBins
 
 
 @settings(deadline=None, max_examples=60)
@@ -30,12 +31,12 @@ def test_counts_and_electrodes_of_every_bin_are_the_definitions(
     assert binned.counted.counts.tolist() == sorted(set(counts.values()))
     pairs = Counter(zip(binned.fired.bin.tolist(), binned.fired.electrode.tolist(), strict=True))
     assert pairs == Counter({(b, e) for b, channels in enumerate(bins) for e in channels})
-    assert binned.stretches.total == len(bins)
+    assert binned.segment_bins.total == len(bins)
 
 
 def test_stretches_hold_whole_bins_only() -> None:
     trains = make_trains([], [], n_channels=1, rate_hz=250, lengths=[9, 2, 5])
-    stretches = Stretches.of(trains, 10.0)
+    stretches = SegmentBins.of(trains, 10.0)
     assert stretches.per_bin == 2.5
     assert stretches.n_bins.tolist() == [3, 0, 2]
     assert stretches.offset.tolist() == [0, 3, 3]

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from toptune.errors import InputError
 from toptune.params import Picture, Windows
-from toptune.pictures.drawer import Drawer, window_starts
+from toptune.pictures.drawer import Drawer
 from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes
+from toptune.recordings.windows import window_starts
 
 
 def make_trains(

@@ -25,10 +25,10 @@ from toptune.backbones.engine import HALF
 from toptune.backbones.loading import LoadedBackbone
 from toptune.backbones.torch_engine import TorchNetwork
 from toptune.errors import InputError
-from toptune.machine.cuda_launch import Launch, cupy_launch
+from toptune.machine.cuda import Launch, torch_kernels
 from toptune.params import Picture, Windows
 from toptune.pictures.drawer import Drawer
-from toptune.pictures.drawer_cuda import InputChannels, PlacedSpikes, Renderer, ResidentSpikes
+from toptune.pictures.drawer_cuda import CudaBinnedSpikes, CudaDrawer, InputChannels, ResidentSpikes
 from toptune.recordings.trains import SpikeTrains
 
 CPU = torch.device("cpu")
@@ -72,8 +72,8 @@ def eight_bytes(argument: torch.Tensor | int | float) -> int:
 
 def renderer(
     launch: Launch, trains: SpikeTrains, windows: Windows, picture: Picture, size: int
-) -> Renderer:
-    return Renderer(PlacedSpikes(trains, windows.bin_ms, CPU, launch), windows, picture, size)
+) -> CudaDrawer:
+    return CudaDrawer(CudaBinnedSpikes(trains, windows.bin_ms, CPU, launch), windows, picture, size)
 
 
 @settings(deadline=None, max_examples=60)
@@ -197,11 +197,11 @@ def test_spikes_placed_once_serve_windows_and_pictures(kernels: HostKernels) -> 
         shim(kernel, threads, *arguments)
 
     trains = RECORDING
-    placed = PlacedSpikes(trains, 10.0, CPU, launch)
+    placed = CudaBinnedSpikes(trains, 10.0, CPU, launch)
     for picture in (HISTOGRAM, RASTER):
         for width_s in (10.0, 30.0):
             windows = Windows(width_s=width_s)
-            drawn = Renderer(placed, windows, picture, 20).draw(3, 5)
+            drawn = CudaDrawer(placed, windows, picture, 20).draw(3, 5)
             expected = Drawer(trains, windows, picture, 20).draw(3, 5)
             torch.testing.assert_close(drawn, expected, atol=1e-6, rtol=0)
     # One launch a batch of windows, whatever their number, and one for the spikes.
@@ -246,15 +246,15 @@ def test_what_cannot_be_drawn_is_refused(kernels: HostKernels) -> None:
     launch = on_cpu(kernels)
     outside = make_trains([100], [0], n_channels=2, rate_hz=1000, lengths=[100])
     with pytest.raises(InputError, match="sample 100 lies outside the recording's 100 samples"):
-        PlacedSpikes(outside, 10.0, CPU, launch)
+        CudaBinnedSpikes(outside, 10.0, CPU, launch)
     trains = make_trains([5], [0], n_channels=2, rate_hz=1000, lengths=[100])
-    placed = PlacedSpikes(trains, 10.0, CPU, launch)
+    placed = CudaBinnedSpikes(trains, 10.0, CPU, launch)
     windows = Windows(width_s=0.1, stride_s=0.1)
     with pytest.raises(ValueError, match="size must be 1 or more, got 0"):
-        Renderer(placed, windows, HISTOGRAM, 0)
+        CudaDrawer(placed, windows, HISTOGRAM, 0)
     with pytest.raises(ValueError, match=r"bins of 10\.0 ms, not 20\.0 ms"):
-        Renderer(placed, Windows(width_s=0.1, stride_s=0.1, bin_ms=20.0), HISTOGRAM, 8)
-    made = Renderer(placed, windows, HISTOGRAM, 8)
+        CudaDrawer(placed, Windows(width_s=0.1, stride_s=0.1, bin_ms=20.0), HISTOGRAM, 8)
+    made = CudaDrawer(placed, windows, HISTOGRAM, 8)
     for first, last in [(0, 2), (-1, 1), (1, 0)]:
         with pytest.raises(IndexError, match="there are 1"):
             made.draw(first, last)
@@ -280,8 +280,8 @@ def cuda() -> torch.device:
 @pytest.mark.parametrize("width_s", [120.0, 10.0])
 def test_the_gpu_draws_what_the_cpu_draws(picture: Picture, width_s: float) -> None:
     device, windows, trains = cuda(), Windows(width_s=width_s), fifteen_minutes()
-    launch = cupy_launch("render.cu", device.index)
-    made = Renderer(PlacedSpikes(trains, 10.0, device, launch), windows, picture, 224)
+    launch = torch_kernels("render", device.index).launch
+    made = CudaDrawer(CudaBinnedSpikes(trains, 10.0, device, launch), windows, picture, 224)
     expected = Drawer(trains, windows, picture, 224).draw(0, len(made))
     torch.testing.assert_close(made.draw(0, len(made)).cpu(), expected, atol=1e-6, rtol=0)
     channels = InputChannels.of(CHANNELS[1], device)
@@ -297,7 +297,7 @@ def test_the_gpu_draws_what_the_cpu_draws(picture: Picture, width_s: float) -> N
 @pytest.mark.gpu
 def test_drawing_on_the_gpu_keeps_the_order_of_torchs_stream() -> None:
     device, trains = cuda(), fifteen_minutes()
-    launch = cupy_launch("render.cu", device.index)
+    launch = torch_kernels("render", device.index).launch
     expected = Drawer(trains, Windows(), HISTOGRAM, 224).draw(0, 157)
     side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     with torch.cuda.stream(side):
@@ -305,7 +305,7 @@ def test_drawing_on_the_gpu_keeps_the_order_of_torchs_stream() -> None:
         slow = torch.rand(4000, 4000, device=device)
         for _ in range(20):
             slow = slow @ slow / 4000
-        made = Renderer(PlacedSpikes(trains, 10.0, device, launch), Windows(), HISTOGRAM, 224)
+        made = CudaDrawer(CudaBinnedSpikes(trains, 10.0, device, launch), Windows(), HISTOGRAM, 224)
         drawn = made.draw(0, 157).clone()
     side.synchronize()
     torch.testing.assert_close(drawn.cpu(), expected, atol=1e-6, rtol=0)
@@ -313,11 +313,11 @@ def test_drawing_on_the_gpu_keeps_the_order_of_torchs_stream() -> None:
 
 def test_spikes_that_are_on_the_device_are_placed_from_there(kernels: HostKernels) -> None:
     launch = on_cpu(kernels)
-    expected = PlacedSpikes(RECORDING, 10.0, CPU, launch)
+    expected = CudaBinnedSpikes(RECORDING, 10.0, CPU, launch)
     spikes = RECORDING.spikes
     resident = ResidentSpikes(torch.tensor(spikes.sample), torch.tensor(spikes.channel))
     # Other spikes on the host, as many: they must not be looked at.
     silent = replace(RECORDING, spikes=spikes._replace(sample=np.zeros_like(spikes.sample)))
-    placed = PlacedSpikes(silent, 10.0, CPU, launch, resident)
+    placed = CudaBinnedSpikes(silent, 10.0, CPU, launch, resident)
     assert torch.equal(placed.count, expected.count)
     assert torch.equal(placed.fired, expected.fired)

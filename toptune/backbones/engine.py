@@ -20,7 +20,7 @@ from toptune.backbones.torch_engine import GreyPictures, TorchNetwork
 from toptune.errors import InputError, ToptuneError
 from toptune.machine.threads import usable_cores
 from toptune.pictures.drawer import Drawer
-from toptune.pictures.drawer_cuda import Renderer
+from toptune.pictures.drawer_cuda import CudaDrawer
 
 Precision = Literal["auto", "float32", "half"]
 
@@ -216,7 +216,7 @@ class FeatureEngine:
         return Underway(lambda: features, self.name)
 
     def start(
-        self, drawer: Drawer | Renderer, progress: Callable[[int], object] | None = None
+        self, drawer: Drawer | CudaDrawer, progress: Callable[[int], object] | None = None
     ) -> Underway:
         """Draw and describe all windows of a recording, few at a time.
 
@@ -226,7 +226,7 @@ class FeatureEngine:
         Parameters
         ----------
         drawer
-            Draws at the engine's input size, on its device: a `Drawer`, and a `Renderer` on CUDA.
+            Draws at the engine's input size, on its device: a `Drawer`, and a `CudaDrawer` on CUDA.
         progress
             Called after each batch with the number of windows it held.
 
@@ -241,7 +241,7 @@ class FeatureEngine:
             raise ValueError(
                 f"pictures are {drawer.size} pixels wide, {self.name} takes {self.input_size}"
             )
-        if self._torch is not None and isinstance(drawer, Renderer):
+        if self._torch is not None and isinstance(drawer, CudaDrawer):
             return Underway(self._torch.start(drawer, progress).result, self.name)
         features = np.empty((len(drawer), self.n_features), dtype=np.float32)
         for first in range(0, len(drawer), _DRAWN_AT_ONCE):
@@ -253,7 +253,7 @@ class FeatureEngine:
 
 
 def describe(
-    drawer: Drawer | Renderer,
+    drawer: Drawer | CudaDrawer,
     engine: FeatureEngine,
     progress: Callable[[int], object] | None = None,
 ) -> NDArray[np.float32]:

@@ -295,9 +295,9 @@ def begin_views(
     Begun
         Its `result` is in the order of `describers`.
     """
-    from toptune.pictures.drawings import Drawings
+    from toptune.pictures.drawer import Drawers
 
-    drawings = Drawings(trains, resident)
+    drawings = Drawers(trains, resident)
     drawers = [
         drawings.drawer(d.windows, d.picture, d.engine.loaded.input_size, d.engine.device)
         for d in describers

@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.params import Windows
-from toptune.pictures.bins import Stretches, check_spikes
-from toptune.pictures.drawer import WindowStarts, window_starts
-from toptune.recordings.trains import SpikeTrains
+from toptune.recordings.trains import SpikeTrains, check_spikes
+from toptune.recordings.windows import SegmentBins, WindowStarts, window_starts
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -149,7 +148,7 @@ class WindowedTrains:
         self._spikes = _Sorted(trains)
         self._starts: WindowStarts = window_starts(trains, windows)
         self._width_bins = windows.width_bins
-        stretches = Stretches.of(trains, windows.bin_ms)
+        stretches = SegmentBins.of(trains, windows.bin_ms)
         self._per_bin = stretches.per_bin
         self.start_s = self._starts.start_s
         s = self._spikes

@@ -1,17 +1,18 @@
-"""A GPU for the stages before drawing: CuPy's arrays, the kernels of kernels/, pinned uploads.
+"""The GPU: kernels of kernels/ for CuPy's arrays and torch's tensors, arrays, pinned uploads.
 
-What enters: the user's word (``auto``, ``cpu`` or ``cuda``). What leaves: an `Accelerator`, or None
-for the CPU. The stages take array module, kernels and uploads from the accelerator they are given,
-so that the same host code also runs on NumPy with the kernels built for the processor. CuPy takes
-its memory from torch's pool and works on torch's stream: neither waits for, nor starves, the other.
+Spike detection takes the array module, kernels and uploads from the `Accelerator` that it is given,
+so that the same host code also runs on NumPy with kernels built for the processor. CuPy allocates
+from torch's memory pool and works on torch's stream, so that neither waits for the other or takes
+its memory.
 """
 
 from __future__ import annotations
 
 import ctypes
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from types import ModuleType, TracebackType
 from typing import Any, Protocol, Self, TypeAlias
 
@@ -23,18 +24,41 @@ from toptune.machine import assets
 
 # numpy.ndarray or cupy.ndarray; CuPy has no types.
 DeviceArray: TypeAlias = Any
+# An array of either kind, a torch tensor, an int or a float.
+KernelArgument: TypeAlias = Any
 
 INSTALL = "pip install toptune[gpu]"
 
-# Exact kernels: as the CPU computes, products are rounded before they are added.
-COMPILER_OPTIONS = ("--std=c++17", "--fmad=false")
+_LANGUAGE = ("--std=c++17",)
+# As on the CPU, products are rounded before they are added, so that results are equal.
+COMPILER_OPTIONS = (*_LANGUAGE, "--fmad=false")
 
-# A block of threads; tiles of kernels that share memory are made for it.
+# Threads per block of spike detection, for which its shared memory is laid out; and of drawing.
 THREADS = 128
-# More blocks than any GPU holds at once; grid-stride loops do the rest.
+_DRAWING_THREADS = 256
+# More blocks than any GPU runs at once; the kernels' grid-stride loops do the rest.
 _MOST_BLOCKS = 1 << 16
+_MOST_DRAWING_BLOCKS = 1 << 20
 
 _LOG = logging.getLogger(__name__)
+
+
+class Launch(Protocol):
+    """Queues kernels of one source."""
+
+    def __call__(self, name: str, threads: int, /, *arguments: KernelArgument) -> None:
+        """Queue a kernel.
+
+        Parameters
+        ----------
+        name
+            The kernel's name in the source.
+        threads
+            How many threads have work; the kernel does all of it with any number.
+        arguments
+            As the kernel declares them: arrays and contiguous tensors as pointers, int as 64-bit
+            integers, float as doubles.
+        """
 
 
 class Kernels(Protocol):
@@ -42,27 +66,28 @@ class Kernels(Protocol):
 
     @property
     def shapes(self) -> Mapping[str, int]:
-        """What was #defined."""
+        """The values that were #defined."""
 
-    def launch(self, name: str, threads: int, *arguments: DeviceArray | int) -> None:
-        """Queue a kernel that has work for `threads` threads; ints pass as 64-bit values."""
+    @property
+    def launch(self) -> Launch:
+        """Queues a kernel."""
 
 
 class Uploads(Protocol):
-    """Two buffers that take turns: one is filled while the other travels to the device."""
+    """Two buffers that take turns: one is filled while the other is copied to the device."""
 
     def host(self, n_channels: int, n_samples: int) -> NDArray[np.float32]:
-        """Give memory to fill, (channels, samples) float32; waits until it is free."""
+        """Return memory to fill, (channels, samples) float32, once it is free."""
 
     def send(self) -> DeviceArray:
-        """Start to copy what `host` gave; the device's copy, for work queued from now on."""
+        """Start to copy the memory; return the copy on the device, for work queued from now on."""
 
     def used(self) -> None:
-        """Tell that all work on what `send` gave is queued."""
+        """Declare that all work on the copy is queued."""
 
 
 class Accelerator(Protocol):
-    """Where arrays live and kernels run."""
+    """A device that holds arrays and runs kernels."""
 
     @property
     def xp(self) -> ModuleType:
@@ -72,28 +97,28 @@ class Accelerator(Protocol):
         """Compile kernels/`source`.cu for some shapes, once."""
 
     def free_bytes(self) -> int:
-        """Memory that can still be taken."""
+        """Return the bytes of memory that can still be allocated."""
 
     def uploads(self, n_values: int) -> AbstractContextManager[Uploads]:
         """Make upload buffers of `n_values` float32 values each."""
 
     def active(self) -> AbstractContextManager[None]:
-        """Allocate and launch on this accelerator for a while."""
+        """Allocate and launch on this device inside the context."""
 
 
 def accelerator(device: str) -> Accelerator | None:
-    """Resolve the user's word; None is the CPU.
+    """Open the device on which spikes are detected; None is the CPU.
 
     Parameters
     ----------
     device
-        ``auto`` takes a GPU if there is one, and says so where it cannot be used; ``cpu`` and
-        ``cuda`` mean what they say.
+        ``cpu``; ``cuda``; or ``auto``, which takes a GPU if there is one, and warns if that GPU
+        cannot be used.
 
     Raises
     ------
     InputError
-        The device is unknown, or ``cuda`` is asked for and CuPy or a GPU is missing.
+        The device is unknown, or ``cuda`` is given and CuPy or a GPU is missing.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise InputError(f"device must be auto, cpu or cuda, got {device!r}")
@@ -104,12 +129,12 @@ def accelerator(device: str) -> Accelerator | None:
     try:
         return open_cuda()
     except InputError as error:
-        _LOG.warning("spikes are found on the CPU, although a GPU is here: %s", error)
+        _LOG.warning("spikes are detected on the CPU, although there is a GPU: %s", error)
         return None
 
 
 def driver_sees_gpu() -> bool:
-    """Ask NVIDIA's driver for a GPU, which takes no heavy import."""
+    """Ask NVIDIA's driver whether there is a GPU, without importing CuPy or torch."""
     for name in ("libcuda.so.1", "nvcuda.dll"):
         try:
             driver = ctypes.CDLL(name)
@@ -127,7 +152,7 @@ def open_cuda() -> CudaAccelerator:
     Raises
     ------
     InputError
-        CuPy is not installed or does not work, or there is no GPU that it and torch see.
+        CuPy is not installed or does not work, or CuPy and torch do not both find a GPU.
     """
     try:
         import cupy
@@ -135,27 +160,27 @@ def open_cuda() -> CudaAccelerator:
     except ImportError as error:
         cause = " ".join(str(error).split())
         raise InputError(
-            f"spikes on a GPU need CuPy ({cause}): {INSTALL}, or use --device cpu"
+            f"detecting spikes on a GPU needs CuPy ({cause}): {INSTALL}, or use `device='cpu'`"
         ) from None
     import torch
 
     try:
         found = int(cupy.cuda.runtime.getDeviceCount())
-        cause = "there is none"
+        cause = "CuPy finds none"
     except cupy.cuda.runtime.CUDARuntimeError as error:
         found, cause = 0, str(error)
     if found and not torch.cuda.is_available():
-        found, cause = 0, "torch sees none: it may be a build without CUDA"
+        found, cause = 0, "torch finds none: it may be a build without CUDA"
     if not found:
         raise InputError(
-            f"spikes on a GPU need one that CuPy and torch see ({cause}): use --device cpu, or see"
-            f" to the driver; {INSTALL} brings the rest"
+            f"detecting spikes on a GPU needs one that CuPy and torch find ({cause}): use"
+            f" `device='cpu'`, or check NVIDIA's driver; {INSTALL} installs the rest"
         )
     return CudaAccelerator(cupy, cupyx, torch)
 
 
 class CudaAccelerator:
-    """The current GPU, by CuPy, in torch's memory and on torch's stream.
+    """The current GPU, used by CuPy in torch's memory and on torch's stream.
 
     Parameters
     ----------
@@ -183,7 +208,7 @@ class CudaAccelerator:
         return self._compiled[key]
 
     def free_bytes(self) -> int:
-        """Memory that the driver has left, and that torch holds and does not use."""
+        """Return the free bytes: those of the driver, and those that torch holds unused."""
         free, _ = self._torch.cuda.mem_get_info()
         cached = self._torch.cuda.memory_reserved() - self._torch.cuda.memory_allocated()
         return int(free + cached)
@@ -194,7 +219,7 @@ class CudaAccelerator:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Work in torch's memory and on torch's stream for a while."""
+        """Work in torch's memory and on torch's stream inside the context."""
         cuda, torch_cuda = self._cupy.cuda, self._torch.cuda
         stream = cuda.Stream.from_external(_Stream(torch_cuda.current_stream().cuda_stream))
         device = cuda.Device(torch_cuda.current_device())
@@ -207,8 +232,8 @@ class CudaAccelerator:
             return int(self._torch.cuda.caching_allocator_alloc(n_bytes, device, stream))
         except self._torch.cuda.OutOfMemoryError:
             raise ToptuneError(
-                f"the GPU has no {n_bytes / 2**20:.0f} MiB left to find spikes with: free some of"
-                " its memory, or use --device cpu"
+                f"the GPU has no {n_bytes / 2**20:.0f} MiB left to detect spikes: free some of its"
+                " memory, or use `device='cpu'`"
             ) from None
 
     def _give_back(self, pointer: int, _device: int) -> None:
@@ -216,7 +241,7 @@ class CudaAccelerator:
 
 
 class _Stream:
-    """A stream as CUDA's stream protocol hands it over; older torch streams do not speak it."""
+    """A stream by CUDA's stream protocol, which the streams of older torch versions lack."""
 
     def __init__(self, pointer: int) -> None:
         self._pointer = pointer
@@ -226,7 +251,7 @@ class _Stream:
 
 
 class CudaKernels:
-    """Kernels compiled by NVRTC when the first is launched; CuPy caches the machine code.
+    """Kernels compiled by NVRTC when the first is launched; CuPy keeps the machine code on disk.
 
     Parameters
     ----------
@@ -235,27 +260,101 @@ class CudaKernels:
     source
         Name of the file in kernels/, without ``.cu``.
     shapes
-        What to #define.
+        Values to #define.
+    options
+        For the compiler.
+    threads_per_block, most_blocks
+        How the grid is cut.
+    context
+        Makes the context in which kernels are launched; by default that of the caller.
     """
 
-    def __init__(self, cupy: ModuleType, source: str, shapes: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        cupy: ModuleType,
+        source: str,
+        shapes: Mapping[str, int],
+        *,
+        options: tuple[str, ...] = COMPILER_OPTIONS,
+        threads_per_block: int = THREADS,
+        most_blocks: int = _MOST_BLOCKS,
+        context: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self.shapes = dict(shapes)
+        self._threads_per_block = threads_per_block
+        self._most_blocks = most_blocks
+        self._context = context
         code = (assets.kernels() / f"{source}.cu").read_text("utf-8")
         defines = tuple(f"-D{name}={value}" for name, value in self.shapes.items())
-        self._module = cupy.RawModule(code=code, options=COMPILER_OPTIONS + defines)
+        self._module = cupy.RawModule(code=code, options=options + defines)
 
-    def launch(self, name: str, threads: int, *arguments: DeviceArray | int) -> None:
-        """Queue a kernel on the current stream."""
-        blocks = min(max(1, -(-threads // THREADS)), _MOST_BLOCKS)
-        values = tuple(np.int64(a) if isinstance(a, int) else a for a in arguments)
-        self._module.get_function(name)((blocks,), (THREADS,), values)
+    def launch(self, name: str, threads: int, /, *arguments: KernelArgument) -> None:
+        """Queue a kernel; see `Launch`."""
+        blocks = min(max(1, -(-threads // self._threads_per_block)), self._most_blocks)
+        values = tuple(map(_kernel_argument, arguments))
+        with self._context():
+            self._module.get_function(name)((blocks,), (self._threads_per_block,), values)
+
+
+def _kernel_argument(argument: KernelArgument) -> Any:
+    """Give an argument the width that kernels declare; CuPy takes its own arrays as they are."""
+    if isinstance(argument, int):
+        return np.int64(argument)
+    if isinstance(argument, float):
+        return np.float64(argument)
+    return np.uint64(argument.data_ptr()) if hasattr(argument, "data_ptr") else argument
+
+
+@cache
+def torch_kernels(source: str, device_index: int) -> CudaKernels:
+    """Compile the kernels that draw, for torch's tensors on a GPU.
+
+    They run in torch's current stream on that GPU, and so keep their order with torch's own work
+    without waiting for it.
+
+    Parameters
+    ----------
+    source
+        Name of the file in kernels/, without ``.cu``.
+    device_index
+        Index of the GPU.
+
+    Raises
+    ------
+    ToptuneError
+        CuPy is not installed.
+    """
+    try:
+        import cupy
+    except ImportError as error:
+        raise ToptuneError(
+            "drawing on a GPU needs CuPy: pip install 'toptune[gpu]', or use `device='cpu'`"
+        ) from error
+    import torch
+
+    @contextmanager
+    def on_torchs_stream() -> Iterator[None]:
+        pointer = torch.cuda.current_stream(device_index).cuda_stream
+        with cupy.cuda.Device(device_index), cupy.cuda.Stream.from_external(_Stream(pointer)):
+            yield
+
+    with cupy.cuda.Device(device_index):
+        return CudaKernels(
+            cupy,
+            source,
+            {},
+            options=_LANGUAGE,
+            threads_per_block=_DRAWING_THREADS,
+            most_blocks=_MOST_DRAWING_BLOCKS,
+            context=on_torchs_stream,
+        )
 
 
 class CudaUploads:
     """Two pinned buffers and their copies on the device, with a stream that only copies.
 
-    Events keep the order: a pinned buffer is filled again only after its copy has been made, and
-    the copy on the device is overwritten only after what was queued on it has run.
+    Events keep the order: a pinned buffer is refilled only after it has been copied, and the copy
+    on the device is overwritten only after the work queued on it has run.
 
     Parameters
     ----------
@@ -264,7 +363,7 @@ class CudaUploads:
     empty_pinned
         `cupyx.empty_pinned`.
     n_values
-        float32 values a buffer.
+        float32 values per buffer.
     """
 
     def __init__(self, cupy: ModuleType, empty_pinned: Any, n_values: int) -> None:
@@ -272,25 +371,25 @@ class CudaUploads:
         self._stream = cupy.cuda.Stream(non_blocking=True)
         self._pinned = [empty_pinned((n_values,), np.float32) for _ in range(2)]
         self._device = [cupy.empty((n_values,), np.float32) for _ in range(2)]
-        # Blocking ones let the processor's core inflate chunks while the host waits.
+        # With blocking events, the processor's core inflates chunks while the host waits.
         self._copied, self._used = (
             [cupy.cuda.Event(block=True, disable_timing=True) for _ in range(2)] for _ in range(2)
         )
-        # Memory from the pool may still be read by what was queued before.
+        # Work queued before may still read memory that the pool has given out again.
         for event in self._used:
             event.record(self._now())
         self._turn = 0
         self._shape = (0, 0)
 
     def host(self, n_channels: int, n_samples: int) -> NDArray[np.float32]:
-        """Give pinned memory to fill; waits until its last copy has been made."""
+        """Return pinned memory to fill, once it has been copied."""
         self._copied[self._turn].synchronize()
         self._shape = (n_channels, n_samples)
         filled: NDArray[np.float32] = self._pinned[self._turn][: n_channels * n_samples]
         return filled.reshape(self._shape)
 
     def send(self) -> DeviceArray:
-        """Copy on the stream of its own; the current stream waits for it, the host does not."""
+        """Copy on a separate stream, for which the current stream waits but not the host."""
         k = self._turn
         size = self._shape[0] * self._shape[1]
         self._stream.wait_event(self._used[k])
@@ -302,7 +401,7 @@ class CudaUploads:
         return copy.reshape(self._shape)
 
     def used(self) -> None:
-        """Let the next turn's copy wait for what is queued now."""
+        """Let the next copy into this buffer wait for the work queued now."""
         self._used[self._turn].record(self._now())
         self._turn = 1 - self._turn
 
@@ -318,11 +417,11 @@ class CudaUploads:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # Pinned memory goes back to its pool, which knows nothing of streams.
+        # Pinned memory goes back to its pool, which takes no account of streams.
         self._stream.synchronize()
 
 
 def to_host(array: DeviceArray) -> NDArray[Any]:
-    """Copy an array of any array module to the host; one that is there stays as it is."""
+    """Copy an array of either array module to the host; a NumPy array is returned as it is."""
     copied: NDArray[Any] = array if isinstance(array, np.ndarray) else array.get()
     return copied

@@ -1,84 +1,34 @@
-"""Draw the sliding windows of a recording as square pictures.
+"""The sliding windows of a recording drawn as square pictures.
 
-What enters: the spikes of one recording (sample indices), window and picture parameters, the side
-S of the picture in pixels, a torch device. What leaves: float32 tensors (windows, S, S) on that
-device, 1 = white, 0 = black, row 0 = top of the picture; and each window's start in seconds.
-
-How it is drawn. A picture's column is a run of bins, and every pixel is a mean over that run, so a
-picture needs only how many bins of each column show each *level*: for the histogram a level is a
-spike count that occurs, for the raster an electrode that fired. Those shares come from one table
-of running totals at the columns' edges, whatever the windows' overlap, and the picture is one
-matrix product: (coverage of a pixel row by a level) x (share of the column's bins at that level).
-No loop runs over windows, bins or spikes, and the same code runs on every device; on CUDA
-`rendering` draws the same pictures in one launch.
+A picture's column is a run of bins, and a pixel is a mean over that run. So a picture needs only
+the number of bins in each column that show each *level*: for the histogram a level is a spike count
+that occurs, for the raster an electrode that fired. These shares come from one table of running
+totals at the columns' edges, however much windows overlap, and the picture is one matrix product:
+(coverage of a pixel row by a level) x (share of the column's bins at that level). No loop runs over
+windows, bins or spikes. The code runs on every torch device; on CUDA, `drawer_cuda` draws the same
+pictures in one launch.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from toptune.params import Picture, Windows
-from toptune.pictures.bins import BinnedSpikes, Stretches
+from toptune.pictures.bins import BinnedSpikes
 from toptune.recordings.trains import SpikeTrains
+from toptune.recordings.windows import window_bins, window_starts
 
-# What the temporaries of one block of windows may take, so that memory does not grow with a batch.
+if TYPE_CHECKING:
+    from toptune.pictures.drawer_cuda import CudaBinnedSpikes, CudaDrawer, ResidentSpikes
+
+# The most memory for the intermediate arrays of one block of windows, whatever the batch.
 _BLOCK_BYTES = 64 * 2**20
 
 
-class WindowStarts(NamedTuple):
-    """Where the windows of a recording begin, in order of time.
-
-    Attributes
-    ----------
-    segment : (n,) int64
-        The segment that holds the window; no window spans two.
-    first_bin : (n,) int64
-        The window's first bin, counted from its segment's start.
-    start_s : (n,) float64
-        Seconds from the recording's start to the window's.
-    """
-
-    segment: NDArray[np.int64]
-    first_bin: NDArray[np.int64]
-    start_s: NDArray[np.float64]
-
-
-def window_starts(trains: SpikeTrains, windows: Windows) -> WindowStarts:
-    """Place the whole windows of a recording: (duration - width) / stride + 1 in each segment.
-
-    Parameters
-    ----------
-    trains
-        Only its segments and sampling rate matter.
-    windows
-        Width, stride and bin.
-
-    Returns
-    -------
-    WindowStarts
-        Empty where no segment is as long as a window.
-    """
-    n_bins = Stretches.of(trains, windows.bin_ms).n_bins
-    n_windows = np.maximum((n_bins - windows.width_bins) // windows.stride_bins + 1, 0)
-    segment = np.repeat(np.arange(len(n_bins)), n_windows)
-    within = np.arange(len(segment)) - np.repeat(np.cumsum(n_windows) - n_windows, n_windows)
-    segment_start_s = np.array([s.start_s for s in trains.segments], dtype=np.float64)
-    return WindowStarts(
-        segment, within * windows.stride_bins, segment_start_s[segment] + within * windows.stride_s
-    )
-
-
-def window_bins(starts: WindowStarts, stretches: Stretches) -> NDArray[np.int64]:
-    """First bin of each window, counted through all segments, (n,) int64."""
-    return stretches.offset[starts.segment] + starts.first_bin
-
-
 class Drawer:
-    """Draws any slice of a recording's windows.
+    """Draws any slice of a recording's windows, in torch's operations.
 
     Parameters
     ----------
@@ -91,9 +41,9 @@ class Drawer:
     size
         Side S of the pictures in pixels, 1 or more.
     device
-        Where the pictures are made and stay.
+        Where the pictures are drawn and stay.
     binned
-        The recording's spikes in bins of the windows' length, where they are already, on `device`.
+        The recording's spikes in bins of the windows' bin length, on `device`; made if None.
 
     Attributes
     ----------
@@ -112,19 +62,20 @@ class Drawer:
 
     Notes
     -----
-    A spike's bin is ``floor((sample - first sample of the segment) / samples per bin)``; what is
-    left of a segment after its last whole bin is not drawn. A bin belongs to the column its start
-    falls in: ``floor(bin * S / bins)``. Where there are fewer bins than columns and none starts in
-    a column, the column shows the bin that covers it: ``floor(column * bins / S)``.
+    A spike's bin is ``floor((sample - first sample of the segment) / samples per bin)``; samples
+    after a segment's last whole bin are not drawn. A bin belongs to the column in which it starts:
+    ``floor(bin * S / bins)``. If no bin starts in a column, because there are fewer bins than
+    columns, the column shows the bin that covers it: ``floor(column * bins / S)``.
 
     Histogram: with h spikes in a bin, over all channels, and A the top of the count axis, the
     pixel in row j from the bottom is as dark as the mean of ``clip(h * S / A - j, 0, 1)`` over its
-    column's bins; this is the area of the bar chart inside the pixel. Bars above A are cut. A
+    column's bins, which is the area of the bar chart inside the pixel. Bars above A are cut off. A
     picture whose count axis would end at 0 is white.
 
-    Raster: electrode e of E, 0 at the top, has the rows from ``e * S / E`` to ``(e + 1) * S / E``,
-    silent or not; a mark is one bin wide and as high as the band. The pixel is as dark as the sum
-    over electrodes of (part of the row inside the band) x (darkness of the electrode's marks).
+    Raster: electrode e of E, with 0 at the top, has the band of rows from ``e * S / E`` to
+    ``(e + 1) * S / E``, silent or not; a mark is one bin wide and as high as the band. A pixel is
+    as dark as the sum over electrodes of (part of the row inside the band) x (darkness of the
+    electrode's marks).
     """
 
     def __init__(
@@ -145,7 +96,7 @@ class Drawer:
         starts = window_starts(trains, windows)
         self.start_s = starts.start_s
         # From here on bins are counted through all segments; windows stay inside their own.
-        self._window_bin = torch.as_tensor(window_bins(starts, binned.stretches))
+        self._window_bin = torch.as_tensor(window_bins(starts, binned.segment_bins))
         self._column = _column_edges(windows.width_bins, size)
         if picture.kind == "histogram":
             self._bin, self._level, self._counts = binned.counted
@@ -175,12 +126,12 @@ class Drawer:
         Raises
         ------
         IndexError
-            There are no such windows.
+            The recording has no such windows.
         """
         if not 0 <= first <= last <= len(self):
             raise IndexError(f"windows {first} to {last} asked for, there are {len(self)}")
         pictures = torch.empty((last - first, self.size, self.size), device=self.device)
-        # Four arrays of (windows, S, levels) in 4 bytes a value live at once.
+        # Four arrays of (windows, S, levels), 4 bytes a value, exist at once.
         block = max(1, _BLOCK_BYTES // (16 * self.size * max(1, self._n_levels)))
         for at in range(first, last, block):
             end = min(at + block, last)
@@ -202,13 +153,13 @@ class Drawer:
             coverage = self._bands.expand(n, self.size, levels)
         white = torch.ones((), device=self.device).expand_as(out)
         torch.baddbmm(white, coverage, share.transpose(1, 2), alpha=-1, out=out)
-        out.clamp_(0, 1)  # the product's rounding may leave -1e-7
+        out.clamp_(0, 1)  # rounding may give -1e-7
 
     def _running_totals(self, window_bin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Count, for each level, the bins that show it before every column edge of these windows.
+        """Count, for each level, the bins before every column edge of these windows that show it.
 
-        Returns the totals, (edges, levels) int32, and the row in them of each window's columns'
-        starts and ends, (windows, 2, S).
+        Returns the totals, (edges, levels) int32, and for each window the rows of the totals at
+        which its columns start and end, (windows, 2, S).
         """
         begin, end = int(window_bin[0]), int(window_bin[-1] + self._column[1, -1])
         edge_bin = (window_bin[:, None, None] - begin + self._column).to(self.device)
@@ -218,7 +169,7 @@ class Drawer:
         n_edges = int(row[-1]) + 1
         inside = torch.tensor([begin, end], dtype=self._bin.dtype, device=self.device)
         lo, hi = torch.searchsorted(self._bin, inside).tolist()
-        # What lies between edge k and the next counts from edge k + 1 on.
+        # Bins between edge k and the next one count from edge k + 1 on.
         cell = (row[self._bin[lo:hi].long() - begin] + 1) * self._n_levels + self._level[lo:hi]
         totals = torch.zeros(n_edges * self._n_levels, dtype=torch.int32, device=self.device)
         totals.scatter_add_(0, cell, torch.ones_like(cell, dtype=torch.int32))
@@ -226,27 +177,27 @@ class Drawer:
         return totals, row[edge_bin]
 
     def _bar_coverage(self, shown: torch.Tensor) -> torch.Tensor:
-        """How much of each pixel row, top first, the bar of each count covers.
+        """Compute how much of each pixel row, top first, the bar of each count covers.
 
-        `shown` is (windows, levels), whether the window has a bin of that count; the result is
+        `shown` (windows, levels) tells whether the window has a bin of that count. Returns
         (windows, S, levels) float32.
         """
         top = self._axis_top(shown)
         height = self._counts.to(torch.float64) * self.size / top
         whole = height.floor()
-        # Split, because height - row in float32 would lose the fraction of tall pictures.
+        # In two parts, because height - row in float32 would lose the fraction in tall pictures.
         whole, part = whole.float()[:, None], (height - whole).float()[:, None]
         row = torch.arange(self.size - 1, -1, -1, dtype=torch.float32, device=self.device)
         coverage = (whole - row[:, None]).add_(part).clamp_(0, 1)
         return coverage.expand(len(shown), -1, -1)
 
     def _axis_top(self, shown: torch.Tensor) -> torch.Tensor:
-        """Top of the count axis, (windows, 1) float64, or (1, 1) where all windows share it."""
+        """Top of the count axis, (windows, 1) float64, or (1, 1) if all windows share it."""
         axis = self._picture.count_axis
         if isinstance(axis, str) and self._n_levels == 0:
-            top = torch.ones(1)  # nothing is drawn, on whatever axis
+            top = torch.ones(1)  # nothing is drawn, whatever the axis
         elif axis == "window":
-            # Where the window is empty nothing is drawn either; 1 only avoids 0 / 0.
+            # In an empty window nothing is drawn; 1 only avoids 0 / 0.
             top = (self._counts * shown).amax(1).clamp(min=1)
         elif axis == "recording":
             top = self._counts[-1:]
@@ -255,18 +206,84 @@ class Drawer:
         return top.to(self.device, torch.float64)[:, None]
 
 
-def _marks(share: torch.Tensor) -> torch.Tensor:
-    """Darkness of an electrode's marks in a column, from the share of the column's bins with one.
+class Drawers:
+    """The drawers of one recording, on any device; those of one bin length share binned spikes.
 
-    The one place where this is decided: the share itself is exact area coverage; ``share > 0``
-    would make any spike as visible as a burst.
+    Parameters
+    ----------
+    trains
+        The recording's spikes.
+    resident
+        The same spikes on the current GPU, if they were detected there.
+    """
+
+    def __init__(self, trains: SpikeTrains, resident: ResidentSpikes | None = None) -> None:
+        self._trains = trains
+        self._resident = resident
+        self._binned: dict[float, BinnedSpikes] = {}
+        self._binned_on_cuda: dict[tuple[str, float], CudaBinnedSpikes] = {}
+
+    def drawer(
+        self, windows: Windows, picture: Picture, size: int, device: str
+    ) -> Drawer | CudaDrawer:
+        """Return the drawer of some windows on the device where their features are computed.
+
+        Parameters
+        ----------
+        windows, picture
+            Which windows, and how they are drawn.
+        size
+            Side of the pictures in pixels.
+        device
+            ``cpu``, or ``cuda`` with or without an index.
+
+        Raises
+        ------
+        InputError
+            A spike lies outside the recording or on a channel it does not have.
+        ToptuneError
+            CuPy, which launches CUDA kernels, is not installed.
+        """
+        if device == "cpu":
+            return self._on_cpu(windows, picture, size)
+        return self._on_cuda(windows, picture, size, device)
+
+    def _on_cpu(self, windows: Windows, picture: Picture, size: int) -> Drawer:
+        bin_ms = windows.bin_ms
+        if bin_ms not in self._binned:
+            self._binned[bin_ms] = BinnedSpikes(self._trains, bin_ms, "cpu")
+        return Drawer(self._trains, windows, picture, size, "cpu", self._binned[bin_ms])
+
+    def _on_cuda(self, windows: Windows, picture: Picture, size: int, device: str) -> CudaDrawer:
+        from toptune.machine.cuda import torch_kernels
+        from toptune.pictures.drawer_cuda import CudaBinnedSpikes, CudaDrawer
+
+        key = (device, windows.bin_ms)
+        if key not in self._binned_on_cuda:
+            index = torch.device(device).index
+            index = torch.cuda.current_device() if index is None else index
+            target = torch.device("cuda", index)
+            resident = self._resident
+            if resident is not None and resident.sample.device != target:
+                resident = None
+            self._binned_on_cuda[key] = CudaBinnedSpikes(
+                self._trains, key[1], target, torch_kernels("render", index).launch, resident
+            )
+        return CudaDrawer(self._binned_on_cuda[key], windows, picture, size)
+
+
+def _marks(share: torch.Tensor) -> torch.Tensor:
+    """Darkness of an electrode's marks in a column, from the share of its bins that have a mark.
+
+    The share itself is exact area coverage; ``share > 0`` would make any spike as visible as a
+    burst. Only this function decides it.
     """
     return share
 
 
 def _column_edges(n_bins: int, size: int) -> torch.Tensor:
-    """First bin of each column and the one after its last, (2, S) int64, within the window."""
-    edge = -(-torch.arange(size + 1) * n_bins // size)  # ceiling: the bins that start in it
+    """First bin of each column and the bin after its last, within the window, (2, S) int64."""
+    edge = -(-torch.arange(size + 1) * n_bins // size)  # rounded up: the bins that start in it
     first, end = edge[:-1], edge[1:]
     covering = torch.arange(size) * n_bins // size
     none = first == end
@@ -274,9 +291,9 @@ def _column_edges(n_bins: int, size: int) -> torch.Tensor:
 
 
 def _band_coverage(n_channels: int, size: int) -> torch.Tensor:
-    """How much of each pixel row, top first, lies in each electrode's band, (S, E) float32."""
+    """Part of each pixel row, top first, inside each electrode's band, (S, E) float32."""
     row = torch.arange(size)[:, None] * n_channels
     band = torch.arange(n_channels) * size
-    # In units of 1 / (S x E) of the picture, so that it is exact until the last division.
+    # In units of 1 / (S x E) of the picture, so that all but the last division is exact.
     overlap = torch.minimum(row + n_channels, band + size) - torch.maximum(row, band)
     return (overlap.clamp(min=0) / max(1, n_channels)).float()

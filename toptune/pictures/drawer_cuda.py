@@ -1,15 +1,13 @@
-"""Draw the sliding windows of a recording by CUDA kernels, into a network's input.
+"""The sliding windows of a recording drawn by CUDA kernels, straight into a network's input.
 
-What enters: the spikes of one recording, window and picture parameters, and what launches the
-kernels of kernels/render.cu. What leaves: pictures, the same as those of `windows.Drawer`, in a
-batch that a network takes: channels last, in 32 or 16 bits. One launch draws any number of
-windows, and nothing waits for the device.
+The pictures are those of `toptune.pictures.drawer.Drawer`, in a batch as a network takes it:
+channels last, in 32 or 16 bits. One launch of kernels/render.cu draws any number of windows, and
+the host never waits for the device.
 
-Kernels rather than torch's operations, because of what the latter move and wait for: a matrix
-product of shares and coverages needs, for each window, S x levels values of both, read and written
-several times in about twenty launches, and asks the device how many levels and edges there are. The
-kernels read the spikes' counts (4 bytes a bin) or marks (1 bit a bin and electrode), and write the
-batch.
+Torch's operations would move more and wait more: a matrix product of shares and coverages needs
+S x levels values of both for each window, reads and writes them several times in about twenty
+launches, and asks the device for the numbers of levels and edges. The kernels read the spike counts
+(4 bytes per bin) or marks (1 bit per bin and electrode) and write the batch.
 """
 
 from __future__ import annotations
@@ -22,19 +20,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from toptune.machine.cuda_launch import Launch
+from toptune.machine.cuda import Launch
 from toptune.params import Picture, Windows
-from toptune.pictures.bins import Stretches, check_spikes
-from toptune.pictures.drawer import window_bins, window_starts
-from toptune.recordings.trains import SpikeTrains
+from toptune.recordings.trains import SpikeTrains, check_spikes
+from toptune.recordings.windows import SegmentBins, window_bins, window_starts
 
-# Pixels of a column that a thread makes; only a hint of how many threads are of use.
+# Pixels of a column per thread; it only suggests how many threads are useful.
 _ROWS = 16
 _TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
 
 class InputChannels(NamedTuple):
-    """What the channels of a network's input hold: darkness * scale + shift.
+    """The content of a network's input channels: darkness * scale + shift.
 
     Attributes
     ----------
@@ -47,13 +44,13 @@ class InputChannels(NamedTuple):
 
     @classmethod
     def of(cls, channels: tuple[tuple[float, float], ...], device: torch.device) -> InputChannels:
-        """Bring (scale, shift) of each channel to a device."""
+        """Copy (scale, shift) of each channel to a device."""
         scale, shift = torch.tensor(channels, dtype=torch.float32).T.contiguous().to(device)
         return cls(scale, shift)
 
 
 def _upload(values: NDArray[np.int64] | NDArray[np.int32], device: torch.device) -> torch.Tensor:
-    """Copy to a device; from pinned memory, since from other memory it would wait for its work."""
+    """Copy to a device from pinned memory; a copy from other memory would wait for the device."""
     tensor = torch.tensor(values)
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
@@ -61,7 +58,7 @@ def _upload(values: NDArray[np.int64] | NDArray[np.int32], device: torch.device)
 
 
 class ResidentSpikes(NamedTuple):
-    """Spikes that are on a device already, because they were found there.
+    """Spikes on the device where they were detected.
 
     Attributes
     ----------
@@ -73,8 +70,8 @@ class ResidentSpikes(NamedTuple):
     channel: torch.Tensor
 
 
-class PlacedSpikes:
-    """A recording's spikes in bins, on a device; windows and pictures share it.
+class CudaBinnedSpikes:
+    """A recording's spikes in bins of one length, on a device; windows and pictures share it.
 
     Parameters
     ----------
@@ -83,20 +80,20 @@ class PlacedSpikes:
     bin_ms
         Length of a bin.
     device
-        Where to.
+        Where the bins are computed and stay.
     launch
         Launches the kernels of render.cu on that device.
     resident
-        The same spikes where they are on the device already; uploaded where None.
+        The same spikes if they are on the device already; uploaded if None.
 
     Attributes
     ----------
     trains, bin_ms, device, launch
         As given.
-    stretches
-        Where the bins lie.
+    segment_bins
+        The bins of each segment.
     count : (bins,) int32
-        Spikes of each bin, over all channels.
+        Spikes per bin, over all channels.
     fired : (channels, words) int32
         Bit b of word k of a channel tells whether it fired in bin 32 k + b.
 
@@ -116,10 +113,10 @@ class PlacedSpikes:
     ) -> None:
         check_spikes(trains)
         self.trains, self.bin_ms, self.device, self.launch = trains, bin_ms, device, launch
-        self.stretches = Stretches.of(trains, bin_ms)
-        first_sample, n_bins, offset, per_bin = self.stretches
-        words = -(-self.stretches.total // 32)
-        self.count = torch.zeros(self.stretches.total, dtype=torch.int32, device=device)
+        self.segment_bins = SegmentBins.of(trains, bin_ms)
+        first_sample, n_bins, offset, per_bin = self.segment_bins
+        words = -(-self.segment_bins.total // 32)
+        self.count = torch.zeros(self.segment_bins.total, dtype=torch.int32, device=device)
         shape = (len(trains.channel_labels), words)
         self.fired = torch.zeros(shape, dtype=torch.int32, device=device)
         n = len(trains.spikes.sample)
@@ -135,17 +132,17 @@ class PlacedSpikes:
 
     @cached_property
     def highest(self) -> torch.Tensor:
-        """The largest count of a bin, () int32; 0 where there is no bin."""
+        """The largest count of a bin, () int32; 0 if there is no bin."""
         return torch.cat([self.count, self.count.new_zeros(1)]).amax()
 
 
-class Renderer:
-    """Draws any slice of a recording's windows; the pictures are defined at `windows.Drawer`.
+class CudaDrawer:
+    """Draws any slice of a recording's windows; `Drawer` defines the pictures.
 
     Parameters
     ----------
-    placed
-        The recording's spikes in bins of the windows' length.
+    binned
+        The recording's spikes in bins of the windows' bin length.
     windows
         Width, stride and bin.
     picture
@@ -161,17 +158,19 @@ class Renderer:
         As given.
     """
 
-    def __init__(self, placed: PlacedSpikes, windows: Windows, picture: Picture, size: int) -> None:
+    def __init__(
+        self, binned: CudaBinnedSpikes, windows: Windows, picture: Picture, size: int
+    ) -> None:
         if size < 1:
             raise ValueError(f"size must be 1 or more, got {size}")
-        if placed.bin_ms != windows.bin_ms:
-            raise ValueError(f"spikes lie in bins of {placed.bin_ms} ms, not {windows.bin_ms} ms")
+        if binned.bin_ms != windows.bin_ms:
+            raise ValueError(f"spikes lie in bins of {binned.bin_ms} ms, not {windows.bin_ms} ms")
         self.size = size
-        self.device = placed.device
-        self._placed, self._windows, self._picture = placed, windows, picture
-        starts = window_starts(placed.trains, windows)
+        self.device = binned.device
+        self._binned, self._windows, self._picture = binned, windows, picture
+        starts = window_starts(binned.trains, windows)
         self.start_s = starts.start_s
-        bins = window_bins(starts, placed.stretches)
+        bins = window_bins(starts, binned.segment_bins)
         self._window_bin = _upload(bins, self.device)
         if picture.kind == "histogram":
             self._top = self._axis_tops()
@@ -180,23 +179,23 @@ class Renderer:
         return len(self.start_s)
 
     def render(self, first: int, last: int, out: torch.Tensor, channels: InputChannels) -> None:
-        """Draw windows `first` up to, not including, `last` into a batch; returns at once.
+        """Draw windows `first` up to, not including, `last` into a batch; only queue the work.
 
         Parameters
         ----------
         first, last
             A slice of the windows, ``0 <= first <= last <= len(self)``.
         out : (last - first, channels, S, S) float32, float16 or bfloat16
-            Channels last in memory, on the device; overwritten.
+            The batch, channels last in memory, on the device; overwritten.
         channels
-            What `out`'s channels hold.
+            The content of its channels.
 
         Raises
         ------
         IndexError
-            There are no such windows.
+            The recording has no such windows.
         ValueError
-            `out` is none of these.
+            `out` has another shape, type or layout.
         """
         if not 0 <= first <= last <= len(self):
             raise IndexError(f"windows {first} to {last} asked for, there are {len(self)}")
@@ -210,21 +209,21 @@ class Renderer:
             )
         if n == 0:
             return
-        placed = self._placed
+        binned = self._binned
         target = (_TYPES[out.dtype], shape[1], channels.scale, channels.shift, out)
         threads = n * -(-size // _ROWS) * size
         windows = (n, self._window_bin[first:last], self._windows.width_bins, size)
         if self._picture.kind == "histogram":
             top = self._top[first:last]
-            placed.launch("render_histogram", threads, *windows, placed.count, top, *target)
+            binned.launch("render_histogram", threads, *windows, binned.count, top, *target)
         else:
-            electrodes, words = placed.fired.shape
-            placed.launch(
-                "render_raster", threads, *windows, electrodes, words, placed.fired, *target
+            electrodes, words = binned.fired.shape
+            binned.launch(
+                "render_raster", threads, *windows, electrodes, words, binned.fired, *target
             )
 
     def draw(self, first: int, last: int) -> torch.Tensor:
-        """Draw windows as grey values in [0, 1], (last - first, S, S) float32, 1 = white."""
+        """Draw windows in grey values from 0 to 1 (white), (last - first, S, S) float32."""
         grey = InputChannels.of(((-1.0, 1.0),), self.device)
         shape = (max(last - first, 0), 1, self.size, self.size)
         pictures = torch.empty(shape, device=self.device, memory_format=torch.channels_last)
@@ -232,13 +231,13 @@ class Renderer:
         return pictures[:, 0]
 
     def _axis_tops(self) -> torch.Tensor:
-        """Top of each window's count axis, (n_windows,) float64."""
+        """Return the top of each window's count axis, (n_windows,) float64."""
         axis = self._picture.count_axis
         n = len(self)
         if axis == "window":
             top = self._window_tops()
         elif axis == "recording":
-            top = self._placed.highest.expand(n)
+            top = self._binned.highest.expand(n)
         else:
             top = torch.full((n,), float(axis), dtype=torch.float64, device=self.device)
         return top.to(torch.float64).contiguous()
@@ -246,12 +245,12 @@ class Renderer:
     def _window_tops(self) -> torch.Tensor:
         """Find the largest count in each window, (n_windows,) int32."""
         width, stride = self._windows.width_bins, self._windows.stride_bins
-        # Windows begin and end at multiples of this, from their stretch's start.
+        # Windows begin and end at multiples of this, counted from their segment's start.
         step = math.gcd(width, stride)
         tops = []
-        for n_bins, offset in zip(*self._placed.stretches[1:3], strict=True):
+        for n_bins, offset in zip(*self._binned.segment_bins[1:3], strict=True):
             if n_bins >= width:
-                whole = self._placed.count[offset : offset + n_bins - n_bins % step]
+                whole = self._binned.count[offset : offset + n_bins - n_bins % step]
                 of_step = whole.view(-1, step).amax(1)
                 tops.append(of_step.unfold(0, width // step, stride // step).amax(1))
-        return torch.cat(tops) if tops else self._placed.count.new_empty(0)
+        return torch.cat(tops) if tops else self._binned.count.new_empty(0)

@@ -1,9 +1,7 @@
-"""A whole recording at a glance: its histogram and raster as small PNG images.
+"""A whole recording at a glance: its histogram and its raster as small PNG images.
 
-What enters: the spikes of one recording. What leaves: two images, dark on white, time from left to
-right over the whole recording, drawn by the same drawer as the windows. Bins are coarser than a
-window's 10 ms, since a column of the image is seconds long: of hundreds of bins a column a burst
-in one of them would be too pale to see.
+They are drawn as windows are, with coarser bins than the usual 10 ms: a column of the image is
+seconds long, and a burst in one of its hundreds of bins would be too pale to see.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ from toptune.pictures.drawer import Drawer
 from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes, spike_times_s
 
 WIDTH, HEIGHT = 720, 120
-# About one bin a column for bars that are whole, ten for marks that stay apart.
+# About one bin per column, so that bars are solid, and ten, so that marks stay separate.
 _HISTOGRAM_BINS, _RASTER_BINS = 1_000, 10_000
 _GREYS = 16
 
@@ -36,7 +34,7 @@ class Thumbnails(NamedTuple):
     histogram_bin_s : float
         Width of the histogram's bins in seconds.
     largest_count : int
-        Spikes in its fullest bin, which is as high as the image.
+        Spikes in its fullest bin, whose bar is as high as the image.
     duration_s : float
         From the recording's start to its end, gaps included.
     """
@@ -59,7 +57,7 @@ def draw_thumbnails(trains: SpikeTrains) -> Thumbnails:
     whole = without_gaps(trains)
     bin_ms = _bin_ms(whole, _HISTOGRAM_BINS)
     histogram = _draw(whole, "histogram", bin_ms)
-    # The square root lets a lone spike in a column be seen beside a burst.
+    # The square root makes a single spike visible beside a burst.
     raster = np.sqrt(_draw(whole, "raster", _bin_ms(whole, _RASTER_BINS)))
     bins = whole.spikes.sample // (whole.sampling_rate_hz * bin_ms / 1000)
     return Thumbnails(
@@ -72,10 +70,10 @@ def draw_thumbnails(trains: SpikeTrains) -> Thumbnails:
 
 
 def without_gaps(trains: SpikeTrains) -> SpikeTrains:
-    """Put spikes where they are in time, in one segment: where nothing was stored is silence."""
+    """Place spikes by their times in a single segment, in which gaps are silent."""
     times_s, rate = spike_times_s(trains), trains.sampling_rate_hz
     last = trains.segments[-1]
-    # From the start of time to the end of the last segment.
+    # From time 0 to the end of the last segment.
     n_samples = round(last.start_s * rate) + last.n_samples
     sample = np.minimum(np.rint(times_s * rate).astype(np.int64), n_samples - 1)
     return SpikeTrains(
@@ -88,12 +86,12 @@ def without_gaps(trains: SpikeTrains) -> SpikeTrains:
 
 
 def _bin_ms(trains: SpikeTrains, n_bins: int) -> float:
-    """Whole tens of milliseconds, so that there are about `n_bins`; 10 ms at least."""
+    """Choose a bin length in whole tens of milliseconds that gives about `n_bins` bins."""
     return max(1, round(trains.duration_s * 100 / n_bins)) * 10.0
 
 
 def _draw(trains: SpikeTrains, kind: str, bin_ms: float) -> NDArray[np.float32]:
-    """Darkness (`HEIGHT`, `WIDTH`) of the whole recording."""
+    """Draw the whole recording; its darkness, (`HEIGHT`, `WIDTH`)."""
     n_bins = max(1, math.floor(trains.duration_s * 1000 / bin_ms))
     width_s = n_bins * bin_ms / 1000
     windows = Windows(width_s=width_s, stride_s=width_s, bin_ms=bin_ms)
@@ -101,7 +99,7 @@ def _draw(trains: SpikeTrains, kind: str, bin_ms: float) -> NDArray[np.float32]:
     if not len(drawer):  # shorter than a bin
         return np.zeros((HEIGHT, WIDTH), np.float32)
     picture = 1 - drawer.draw(0, 1)[0].numpy()
-    # Coverage of a row as high as several is the mean of theirs.
+    # The coverage of a row as high as several rows is the mean of theirs.
     rows: NDArray[np.float32] = picture.reshape(HEIGHT, WIDTH // HEIGHT, WIDTH).mean(axis=1)
     return rows
 

@@ -161,6 +161,29 @@ def check_labels(path: Path, labels: Sequence[str]) -> None:
             )
 
 
+def check_spikes(trains: SpikeTrains) -> None:
+    """Refuse spikes outside the recording, or on channels that it does not have.
+
+    Raises
+    ------
+    InputError
+        Names the sample or the channel.
+    """
+    sample, channel = trains.spikes.sample, trains.spikes.channel
+    if len(sample) == 0:
+        return
+    low, high, n = int(sample.min()), int(sample.max()), trains.n_samples
+    if low < 0 or high >= n:
+        raise InputError(
+            f"a spike at sample {low if low < 0 else high} lies outside the recording's {n} samples"
+        )
+    low, high, n = int(channel.min()), int(channel.max()), len(trains.channel_labels)
+    if low < 0 or high >= n:
+        raise InputError(
+            f"a spike is on channel {low if low < 0 else high}, the recording has {n} channels"
+        )
+
+
 def check_trains(where: Path, trains: SpikeTrains) -> None:
     """Refuse spikes that are out of order or range, which compiled code would not look at.
 

@@ -25,9 +25,9 @@ from toptune.errors import InputError
 from toptune.features.describing import Describer
 from toptune.features.parameter_views import ParameterDescriber
 from toptune.params import Picture, Windows
-from toptune.pictures.bins import Stretches
-from toptune.pictures.drawer import Drawer, window_starts
+from toptune.pictures.drawer import Drawer
 from toptune.recordings.trains import Spikes, SpikeTrains
+from toptune.recordings.windows import SegmentBins, window_starts
 from toptune.runs.predictor import Matched, Predictor
 from toptune.runs.verdicts import RecordingPrediction
 
@@ -253,7 +253,7 @@ class _Blanking:
         firsts = np.array([s.first_sample for s in trains.segments])
         self.spike_segment = np.searchsorted(firsts, trains.spikes.sample, side="right") - 1
         since = trains.spikes.sample - firsts[self.spike_segment]
-        self.spike_bin = np.floor(since / Stretches.of(trains, lead.bin_ms).per_bin).astype(
+        self.spike_bin = np.floor(since / SegmentBins.of(trains, lead.bin_ms).per_bin).astype(
             np.int64
         )
 

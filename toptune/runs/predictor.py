@@ -118,7 +118,7 @@ class Predictor:
         InputError
             No window fits into the recording.
         """
-        from toptune.pictures.drawer import window_starts
+        from toptune.recordings.windows import window_starts
 
         require_length(name, trains.segments, trains.sampling_rate_hz, self.model)
         windows = [d.windows for d in self.describers if d.windows is not None]

@@ -26,8 +26,8 @@ from toptune.machine.durable import write_whole, writing
 from toptune.machine.environment import describe_environment
 from toptune.machine.locks import held
 from toptune.params import Backbone, FitOptions, content_key
-from toptune.pictures.drawer import window_starts
 from toptune.recordings.devices import DevicesFile, read_devices
+from toptune.recordings.windows import window_starts
 from toptune.runs.folder import FolderKind, target_problems, write_csv
 from toptune.store.session import writing_session
 from toptune.store.tables import parameter_table

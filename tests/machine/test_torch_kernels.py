@@ -1,4 +1,4 @@
-"""Launching kernels: what can be seen without a GPU."""
+"""Launching kernels on torch's tensors: what can be seen without a GPU."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from toptune.errors import ToptuneError
-from toptune.machine.cuda_launch import cupy_launch
+from toptune.machine.cuda import torch_kernels
 
 
 def test_missing_cupy_is_an_error_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)
-    with pytest.raises(ToptuneError, match=r"need CuPy: pip install 'toptune\[gpu\]'"):
-        cupy_launch("render.cu", 0)
+    with pytest.raises(ToptuneError, match=r"needs CuPy: pip install 'toptune\[gpu\]'"):
+        torch_kernels("render", 0)
 
 
 class _CupyOfTheTest:
@@ -63,13 +63,13 @@ def test_kernels_run_in_torchs_stream_on_its_device_with_pointers_of_its_tensors
     fake = _CupyOfTheTest()
     monkeypatch.setitem(sys.modules, "cupy", fake)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda index: Stream() if index == 3 else 0)
-    cupy_launch.cache_clear()
+    torch_kernels.cache_clear()
     try:
         tensor = torch.zeros(5)
-        cupy_launch("render.cu", 3)("render_place", 1000, tensor, 7, 2.5)
-        cupy_launch("render.cu", 3)("render_place", 2**40)
+        torch_kernels("render", 3).launch("render_place", 1000, tensor, 7, 2.5)
+        torch_kernels("render", 3).launch("render_place", 2**40)
     finally:
-        cupy_launch.cache_clear()
+        torch_kernels.cache_clear()
     assert ("stream", (0, 77)) in fake.noted
     assert {entry[1] for entry in fake.noted if entry[0] == "device"} == {3}  # type: ignore[index]
     launches = [entry for entry in fake.noted if entry[0] == "render_place"]  # type: ignore[index]
