@@ -15,7 +15,7 @@ from small_data import install_tiny_backbones
 from toptune import bench as module
 from toptune.bench import STUDY, BenchResult, Stage, _measure, _Plan, bench
 from toptune.bench_stages import Sizes, Stages
-from toptune.cli.check_tables import print_bench
+from toptune.cli.bench import print_bench
 from toptune.errors import InputError, ToptuneError
 
 SIZES = Sizes(recording_s=2, pictures=3, devices=5 * 2, windows_a_device=4, features=12, epochs=2)

@@ -8,8 +8,8 @@ from pathlib import Path
 from toptune.errors import InputError
 from toptune.machine.fingerprint import file_sha256
 from toptune.machine.progress import Progress, Silent
-from toptune.reports.why import WHY, draw_explanation, write_explanation
-from toptune.runs.folder import publish, target_problems
+from toptune.reports.why import draw_explanation, write_explanation
+from toptune.runs.folder import WHY, publish, target_problems
 from toptune.runs.model import read_model
 from toptune.runs.occlusion import Explained, Occlusion, explain
 from toptune.runs.predictor import Predictor

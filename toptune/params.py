@@ -12,9 +12,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
+import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
-from typing import Any, Literal, Self, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
 
 from toptune.errors import InputError
 
@@ -70,7 +72,7 @@ class Option:
     @property
     def choices(self) -> tuple[Any, ...]:
         """The values of a ``Literal``; none of other types."""
-        return get_args(self.type)
+        return get_args(self.type) if get_origin(self.type) is Literal else ()
 
 
 def option(default: Any, help: str, **told: Any) -> Any:  # noqa: A002  # typer's and argparse's word
@@ -122,6 +124,24 @@ def from_options(cls: type[T], values: Mapping[str, Any]) -> T:
         elif is_dataclass(hints[one.name]):
             made[one.name] = from_options(hints[one.name], values)
     return cls(**made)
+
+
+def parse_setting(setting: str) -> dict[str, Any]:
+    """Read ``KEY=VALUE``, the value as in TOML; text may go without quotes.
+
+    Raises
+    ------
+    InputError
+        It is not of that form.
+    """
+    key, equals, value = setting.partition("=")
+    if not equals or not re.fullmatch(r"\s*[\w.]+\s*", key):
+        raise InputError(f"{setting!r} is not of the form KEY=VALUE")
+    try:
+        return tomllib.loads(f"{key} = {value}")
+    except tomllib.TOMLDecodeError:
+        quoted = value.strip().replace("\\", "\\\\").replace('"', '\\"')
+        return tomllib.loads(f'{key} = "{quoted}"')
 
 
 def command_words(options: Iterable[Option], values: Mapping[str, Any]) -> list[str]:
@@ -239,23 +259,29 @@ class Ptsd(_Params):
     )
     lifetime_ms: float = option(
         2.0,
-        "Peak lifetime period: longest time from a peak to its opposite peak.",
+        "Peak lifetime period, in ms: longest time between the two peaks of a spike.",
         panel=_DETECTION,
     )
     refractory_ms: float = option(
-        1.0, "Refractory period: shortest time between spikes of a channel.", panel=_DETECTION
+        1.0,
+        "Refractory period, in ms: shortest time between spikes of a channel.",
+        panel=_DETECTION,
     )
     overshoot_ms: float = option(
-        0.5, "How far the search goes on where the opposite peak lies at its end.", panel=_DETECTION
+        0.5,
+        "Extension of the search, in ms, where the second peak lies at its end.",
+        panel=_DETECTION,
     )
     alignment: Alignment = option(
         "largest", "Which of a spike's two peaks gives its time.", panel=_DETECTION
     )
     noise: Noise = option(
-        "smallest_sd", "How a channel's noise is estimated; fixed: it is not.", panel=_DETECTION
+        "smallest_sd",
+        "How a channel's noise is estimated; fixed: threshold_uv is used instead.",
+        panel=_DETECTION,
     )
     threshold_uv: float | None = option(
-        None, "Peak-to-peak threshold in microvolts, with fixed noise.", panel=_DETECTION
+        None, "Peak-to-peak threshold, in microvolts, where noise is fixed.", panel=_DETECTION
     )
 
     def __post_init__(self) -> None:
@@ -271,9 +297,10 @@ class Ptsd(_Params):
         _check(self, "noise", self.noise in choices, f"one of {', '.join(choices)}")
         if self.noise == "fixed":
             value = self.threshold_uv
-            _check(self, "threshold_uv", _finite(value) and value > 0, "above 0 with noise='fixed'")  # type: ignore[operator]  # _finite refuses None
+            ok = value is not None and _finite(value) and value > 0
+            _check(self, "threshold_uv", ok, "above 0 with `noise='fixed'`")
         else:
-            _check(self, "threshold_uv", self.threshold_uv is None, "None unless noise='fixed'")
+            _check(self, "threshold_uv", self.threshold_uv is None, "None unless `noise='fixed'`")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -290,7 +317,7 @@ class HighPass(_Params):
 
     cutoff_hz: float = option(
         300.0,
-        "Cut-off of the high-pass filter; 0: no filter.",
+        "Cut-off frequency of the high-pass filter, in Hz; 0: no filter.",
         name="highpass_hz",
         panel=_DETECTION,
     )
@@ -323,7 +350,7 @@ class SpikeSettings:
     )
     sampling_rate_hz: float | None = option(
         None,
-        "Sampling rate of spike files that do not state theirs; 10 kHz if not given.",
+        "Sampling rate, in Hz, of spike files that do not state theirs; 10,000 if not given.",
         panel=_ADVANCED,
     )
 
@@ -373,8 +400,8 @@ class Windows(_Params):
         Bins are counted from the recording's start.
     """
 
-    width_s: float = option(120.0, "Length of a window.", name="window_s")
-    stride_s: float = option(5.0, "Time from the start of one window to that of the next.")
+    width_s: float = option(120.0, "Length of a window, in seconds.", name="window_s")
+    stride_s: float = option(5.0, "Time between the starts of successive windows, in seconds.")
     bin_ms: float = 10.0
 
     def __post_init__(self) -> None:
@@ -415,7 +442,7 @@ class Picture(_Params):
     )
     count_axis: str | float = option(
         "window",
-        "Top of the histogram's count axis: window, recording, or spikes per bin.",
+        "Maximum of the histogram's count axis: window, recording, or spikes per bin.",
         panel=_ADVANCED,
     )
 
@@ -450,10 +477,12 @@ class Backbone(_Params):
     """
 
     name: str = option(
-        "efficientnet_b0", "A torchvision network, xception, or timm:NAME.", name="backbone"
+        "efficientnet_b0",
+        "Network that describes pictures: of torchvision, xception, or timm:NAME.",
+        name="backbone",
     )
     weights: str = option(
-        "imagenet", "Its weights: imagenet, random, or a .safetensors or .pth file."
+        "imagenet", "Weights of the network: imagenet, random, or a .safetensors or .pth file."
     )
     seed: int = option(0, "Seed of random weights.", least=0, most=2**32 - 1, panel=_ADVANCED)
 
@@ -551,8 +580,10 @@ class Compute:
     precision: Precision = option(
         "auto", "Precision of backbones; auto: 16 bits on a GPU, else float32.", panel=_ADVANCED
     )
-    batch_size: int | None = option(None, "Pictures per batch.", least=1, panel=_ADVANCED)
-    n_jobs: int | None = option(None, "CPU threads; default: all cores.", least=1)
+    batch_size: int | None = option(
+        None, "Pictures per batch; chosen by device if not given.", least=1, panel=_ADVANCED
+    )
+    n_jobs: int | None = option(None, "Number of CPU threads; all cores if not given.", least=1)
 
     def __post_init__(self) -> None:
         for name, choices in (("device", get_args(Device)), ("precision", get_args(Precision))):
@@ -593,16 +624,29 @@ class FitOptions:
     head: str
     fixed: Mapping[str, Any] = field(default_factory=dict)
     tried: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    group_by: str = option("device", "Column of devices.csv that is left out together.")
-    merge: tuple[str, ...] = option((), "NAME=A,B,C merges classes.", type=str, several=True)
+    group_by: str = option("device", "Column of devices.csv whose values are left out together.")
+    merge: tuple[str, ...] = option(
+        (), "Merge classes before training: NAME=A,B,C; may be repeated.", type=str, several=True
+    )
     strata: str | None = option(
-        None, "Column of devices.csv within which labels are shuffled.", panel=_ADVANCED
+        None, "Column of devices.csv; labels are shuffled only within its values.", panel=_ADVANCED
     )
-    tune: bool = option(True, "Choose parameters inside every fold.")
+    tune: bool = option(
+        True, "Choose parameters inside every fold, or take the classifier's defaults."
+    )
     permutations: int | None = option(
-        None, "Shuffles of the labels for the p-value.", least=0, panel=_ADVANCED
+        None,
+        "Number of label shuffles for the p-value; 0: none; by classifier if not given.",
+        least=0,
+        panel=_ADVANCED,
     )
-    seed: int = option(0, "Seed of everything random.", least=0, most=2**32 - 1, panel=_ADVANCED)
+    seed: int = option(
+        0,
+        "Seed of all random numbers; equal seeds give equal results.",
+        least=0,
+        most=2**32 - 1,
+        panel=_ADVANCED,
+    )
 
     def __hash__(self) -> int:
         # Mappings have no hash; equal options agree in the rest as well.

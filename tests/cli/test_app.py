@@ -234,7 +234,7 @@ def test_fit_of_an_unfinished_store_needs_a_word_and_says_so(folder: Path, run: 
     ran = run(*arguments, "--merge", "AB=A,B", "--permutations", "0", "--allow-incomplete")
     assert ran.code == 0
     name = features.parent.name
-    assert f"1 listed recordings have no features and are not in these numbers: {name}" in ran.out
+    assert f"1 listed recordings have no features and are not in these scores: {name}" in ran.out
     metrics = json.loads((folder / "run" / "metrics.json").read_text())
     assert (metrics["missing_recordings"], metrics["n_devices"]) == ([name], 5)
     params = json.loads((folder / "run" / "params.json").read_text())
@@ -331,9 +331,9 @@ MOBILENET = ("--backbone", "mobilenet_v2", "--weights")
         (nothing, ("--backbone", "mobilenet_v"), ("no backbone 'mobilenet_v'", "mobilenet_v2")),
         (nothing, (*MOBILENET, "no.pth"), ("no.pth",)),
         (weights_of_another_network, (*MOBILENET, "w.safetensors"), ("w.safetensors", "resnet18")),
-        (nothing, ("--window-s", "0"), ("Windows.width_s must be above 0, got 0.0",)),
-        (nothing, ("--count-axis", "tall"), ("Picture.count_axis must be", "'tall'")),
-        (nothing, ("--noise", "fixed"), ("Ptsd.threshold_uv", "None")),
+        (nothing, ("--window-s", "0"), ("--window-s must be above 0, got 0.0",)),
+        (nothing, ("--count-axis", "tall"), ("--count-axis must be window,", "'tall'")),
+        (nothing, ("--noise", "fixed"), ("--threshold-uv must be above 0 with --noise fixed",)),
         (nothing, ("--highpass-hz", "5000"), ("line 2", "5000")),
     ],
 )
@@ -463,7 +463,10 @@ def test_the_classic_head_stands_beside_the_pictures(made: Path, tmp_path: Path,
     fit = ("fit", made / "s.zarr", "-o", out)
     ran = run(*fit, "--head", "parameters", "--permutations", "5")
     assert ran.code == 0
-    assert "4 settings were tried inside every fold; the model of all devices has C" in ran.out
+    assert (
+        "4 settings were tried inside every fold; the model trained on all devices uses C"
+        in ran.out
+    )
     metrics = read_json(out / "metrics.json")
     assert (metrics["n_devices"], metrics["n_windows"]) == (6, 6)
     ran = run("predict", out / "model", made / "r2.h5", "--json")

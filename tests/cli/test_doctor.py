@@ -16,9 +16,8 @@ import pytest
 import torch
 
 from toptune.backbones.networks import PAPER_BACKBONES
-from toptune.cli import doctor, doctor_check, doctor_gpu, doctor_machine, doctor_weights
-from toptune.cli.check_tables import print_report
-from toptune.cli.doctor_check import Check, Report
+from toptune.cli import doctor
+from toptune.cli.doctor import Check, Report, print_report
 from toptune.errors import ToptuneError
 from toptune.machine import assets
 
@@ -70,7 +69,7 @@ def test_a_package_that_cannot_be_imported_is_missing(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     break_import(monkeypatch, name, OSError("libfoo.so.3: cannot open\nshared object file"))
-    found = {check.name.lower(): check for check in doctor_machine._packages()}
+    found = {check.name.lower(): check for check in doctor._packages()}
     broken = found["mcspydatatools" if name == "McsPy" else name]
     assert broken.state == "missing"
     assert "it cannot be imported: libfoo.so.3: cannot open shared object file" in broken.found
@@ -90,7 +89,7 @@ def test_a_package_that_is_too_old_or_not_there_is_missing(monkeypatch: pytest.M
     monkeypatch.setattr(metadata, "version", version)
     wanted = ["zarr>=3.1.3", "numba>=0.60", "isal>=1.7", "cupy-cuda13x>=14; extra == 'gpu'"]
     monkeypatch.setattr(metadata, "requires", lambda _: wanted)
-    found = list(doctor_machine._packages())
+    found = list(doctor._packages())
     assert [check.state for check in found] == ["missing", "ok", "missing"]
     assert found[0].found == "3.1.2, which is not >=3.1.3"
     assert found[0].remedy == "pip install --upgrade 'zarr>=3.1.3'"
@@ -99,7 +98,7 @@ def test_a_package_that_is_too_old_or_not_there_is_missing(monkeypatch: pytest.M
 
 def test_without_packaging_that_is_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     break_import(monkeypatch, "packaging.requirements")
-    (check,) = doctor_machine._packages()
+    (check,) = doctor._packages()
     assert (check.name, check.state, check.remedy) == (
         "packaging",
         "missing",
@@ -115,7 +114,7 @@ def test_files_that_lack_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         raise ToptuneError("this installation of toptune lacks its kernels/ folder")
 
     monkeypatch.setattr(assets, "kernels", lost)
-    checks = list(doctor_machine._assets())
+    checks = list(doctor._assets())
     assert only(checks, "store/").found.endswith("but without schema.json, golden.zarr")
     assert only(checks, "kernels/").found.endswith("lacks its kernels/ folder")
     assert {check.state for check in checks} == {"missing"}
@@ -131,7 +130,7 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]) -> No
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (60 * 2**30, 80 * 2**30))
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(doctor_gpu, "driver_version", lambda: "580.65.06")
+    monkeypatch.setattr(doctor, "driver_version", lambda: "580.65.06")
 
 
 @pytest.mark.parametrize(
@@ -142,7 +141,7 @@ def test_a_gpu_is_described(
     monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], float64: str
 ) -> None:
     fake_gpu(monkeypatch, capability)
-    checks = list(doctor_gpu._torch_gpu())
+    checks = list(doctor._torch_gpu())
     assert {check.state for check in checks} == {"ok"}
     described = only(checks, "GPU").found
     assert "Some GPU, compute capability" in described
@@ -153,8 +152,8 @@ def test_a_gpu_is_described(
 def test_torch_without_cuda_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", None)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    monkeypatch.setattr(doctor_gpu, "driver_version", lambda: "580.65.06")
-    checks = list(doctor_gpu._torch_gpu())
+    monkeypatch.setattr(doctor, "driver_version", lambda: "580.65.06")
+    checks = list(doctor._torch_gpu())
     remedy = only(checks, "torch for CUDA").remedy
     assert remedy is not None
     assert "--index-url https://download.pytorch.org/whl/cu" in remedy
@@ -166,7 +165,7 @@ def test_torch_without_cuda_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatc
 
 def test_cupy_that_is_not_there_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     break_import(monkeypatch, "cupy")
-    (check,) = doctor_gpu._cupy()
+    (check,) = doctor._cupy()
     assert (check.state, check.found) == ("absent", "No module named 'cupy'")
     assert check.remedy is not None
     assert re.fullmatch(r"pip install 'cupy-cuda\d+x\[ctk\]>=[\d.]+'", check.remedy)
@@ -174,7 +173,7 @@ def test_cupy_that_is_not_there_is_told_how_to_get_it(monkeypatch: pytest.Monkey
 
 def test_every_cuda_source_is_compiled_without_a_gpu() -> None:
     pytest.importorskip("cupy", reason="CuPy: not installed")
-    checks = [c for c in doctor_gpu._cupy() if c.name.startswith("NVRTC: ")]
+    checks = [c for c in doctor._cupy() if c.name.startswith("NVRTC: ")]
     sources = sorted(path.name for path in assets.kernels().glob("*.cu"))
     assert [c.name.removeprefix("NVRTC: ") for c in checks] == sources
     assert [c.found for c in checks if c.state != "ok"] == []
@@ -186,20 +185,20 @@ def test_a_source_that_does_not_compile_says_where(
     pytest.importorskip("cupy", reason="CuPy: not installed")
     (tmp_path / "bad.cu").write_text('extern "C" __global__ void f() { int x = y; }')
     monkeypatch.setattr(assets, "kernels", lambda: tmp_path)
-    (check,) = [c for c in doctor_gpu._cupy() if c.name == "NVRTC: bad.cu"]
+    (check,) = [c for c in doctor._cupy() if c.name == "NVRTC: bad.cu"]
     assert check.state == "absent"
     assert 'identifier "y" is undefined' in check.found
 
 
 def test_the_driver_is_asked_of_nvidia_smi(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert doctor_gpu.driver_version() is None
+    assert doctor.driver_version() is None
     program = tmp_path / "nvidia-smi"
     program.write_text(f"#!{sys.executable}\nprint('580.65.06')\nprint('580.65.06')\n")
     program.chmod(0o755)
-    assert doctor_gpu.driver_version() == "580.65.06"
+    assert doctor.driver_version() == "580.65.06"
     program.write_text(f"#!{sys.executable}\nprint('NVML: failed')\nraise SystemExit(9)\n")
-    assert doctor_gpu.driver_version() is None
+    assert doctor.driver_version() is None
 
 
 # --- weights
@@ -207,7 +206,7 @@ def test_the_driver_is_asked_of_nvidia_smi(monkeypatch: pytest.MonkeyPatch, tmp_
 
 def test_weights_in_the_caches_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    checks = {check.name: check for check in doctor_weights._weights()}
+    checks = {check.name: check for check in doctor._weights()}
     assert set(PAPER_BACKBONES) < set(checks)
     assert checks["cache of torchvision"].found == str(tmp_path)
     assert checks["mobilenet_v2"].state == "absent"
@@ -215,13 +214,13 @@ def test_weights_in_the_caches_are_found(monkeypatch: pytest.MonkeyPatch, tmp_pa
     # The file that torchvision itself would look for.
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "mobilenet_v2-b0353104.pth").touch()
-    checks = {check.name: check for check in doctor_weights._weights()}
+    checks = {check.name: check for check in doctor._weights()}
     assert checks["mobilenet_v2"].state == "ok"
     assert checks["mobilenet_v2"].remedy is None
 
 
 def test_the_command_that_fetches_weights_is_python_that_calls_the_product() -> None:
-    command = doctor_weights._fetch("mobilenet_v2")
+    command = doctor._fetch("mobilenet_v2")
     program = command.partition('"')[2].removesuffix('"')
     assert compile(program, "", "exec")
     # All but the download.
@@ -283,12 +282,11 @@ def test_the_exit_code_says_whether_the_cpu_path_is_complete(
 def test_json_is_pure_whatever_a_library_prints(tmp_path: Path) -> None:
     (tmp_path / "falkon.py").write_text("print('hello from a library')\n")
     program = (
-        "import sys; from toptune import cli, doctor, doctor_gpu, doctor_machine, doctor_weights\n"
-        "doctor_gpu.LOOKS = doctor_weights.LOOKS = ()\n"
-        "doctor_machine.LOOKS = (doctor_machine._toptune, doctor_machine._falkon)\n"
+        "import sys; from toptune.cli import app, doctor\n"
+        "doctor.LOOKS = (doctor._toptune, doctor._falkon)\n"
         f"sys.path.insert(0, {str(tmp_path)!r})\n"
         "sys.argv = ['toptune', 'doctor', '--json']\n"
-        "cli.main()"
+        "app.main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
@@ -304,4 +302,4 @@ def test_nothing_of_the_report_is_a_surprise_to_its_schema(here: Report) -> None
     assert json.loads(json.dumps(told)) == told
     assert {check["part"] for check in told["checks"]} <= {"cpu", "gpu", "weights", "extra"}
     assert [c for c in told["checks"] if c["state"] == "ok" and c["remedy"]] == []
-    assert doctor_check.version_of("no-such-package") is None
+    assert doctor.version_of("no-such-package") is None

@@ -222,7 +222,7 @@ def test_burst_parameters_are_fitted_once_for_all_pictures_and_that_is_said(tmp_
         ("window_s = [10, 60, 10.0]", "line 1: window_s: 10.0 is listed twice"),
         ("threshold_sd = [8, 7]", "line 1: threshold_sd: takes one value, since spikes are found"),
         ("noise = 'loud'", "line 1: noise: Ptsd.noise must be one of smallest_sd, mad, fixed"),
-        ("threshold_uv = 40", "Ptsd.threshold_uv must be None unless noise='fixed'"),
+        ("threshold_uv = 40", "Ptsd.threshold_uv must be None unless `noise='fixed'`"),
         ("sampling_rate_hz = 0", "sampling_rate_hz: takes a number above 0, got 0"),
         ("title = 3", "line 1: title: takes text, got 3"),
         ("width = [[0.5, 1.0]]\ntune = false", "width of falkon has values to be tried inside the"),

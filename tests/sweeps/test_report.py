@@ -12,7 +12,8 @@ import pytest
 from browser import browser, needs_chromium
 from scipy.stats import binomtest
 
-from toptune.cli.sweep_printing import print_swept, run_line, time_left
+from toptune.cli.progress import run_line, time_left
+from toptune.cli.sweeping import print_swept
 from toptune.params import Backbone, FitOptions, Picture, SpikeSettings, Windows
 from toptune.reports.page import HeatMap, Note, Page, render
 from toptune.sweeps.features import Failure, Throughput

@@ -1,8 +1,8 @@
 """The command line: a command parses, calls one function, prints.
 
 Results go to stdout (as JSON alone with --json), everything else to stderr. Exit codes: 0 done,
-1 failed, 2 wrong usage or input, 3 some recordings failed and were listed. Heavy modules are
-imported inside the commands, so that --help answers at once.
+1 failed, 2 wrong usage or input, 3 some recordings failed and were listed. Commands check what they
+are given before they import what they work with, so that --help and refusals answer at once.
 """
 
 from __future__ import annotations
@@ -14,23 +14,47 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from toptune.cli import checking, extracting, recordings, reporting, sweeping, training
-from toptune.cli.options import say
+from toptune.cli import (
+    bench,
+    demo,
+    doctor,
+    extracting,
+    recordings,
+    reporting,
+    sweeping,
+    training,
+)
+from toptune.cli.flags import in_flags
+from toptune.cli.options import BASIC
+from toptune.cli.printing import say
 from toptune.errors import ToptuneError
+
+
+class _Command(TyperCommand):
+    """A command whose --help stands among its basic options."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        option: Any = super().get_help_option(ctx)
+        option.rich_help_panel = BASIC
+        return option
+
 
 app = typer.Typer(
     name="toptune",
     help="Tell from micro-electrode-array recordings which kind of neuronal network made them.",
+    epilog="Example: toptune demo",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 # In the order of --help: that of the flow.
 for command in (
-    extracting.demo,
+    demo.demo,
     recordings.simulate,
     recordings.inspect,
     recordings.detect,
@@ -40,10 +64,34 @@ for command in (
     sweeping.sweep,
     reporting.report,
     reporting.why,
-    checking.doctor,
-    checking.bench,
+    doctor.doctor,
+    bench.bench,
 ):
-    app.command()(command)
+    app.command(cls=_Command, epilog=f"Example: {command.example}")(command.run)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"toptune {version('toptune')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None: ...
+
+
+class _InFlags(logging.Formatter):
+    """Let warnings of the library name flags."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return in_flags(super().format(record))
 
 
 def main() -> None:
@@ -52,7 +100,9 @@ def main() -> None:
     The first Ctrl-C ends the work and tidies up; a second one ends the process at once, which
     nothing that was published minds.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_InFlags("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
         with _interrupt_once():
             app()

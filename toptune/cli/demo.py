@@ -1,7 +1,4 @@
-"""The whole job on simulated cultures, offline: simulate, extract, fit both heads.
-
-A folder's name enters; a store, two runs and their scores leave.
-"""
+"""The command that does the whole job on simulated cultures, offline: demo."""
 
 from __future__ import annotations
 
@@ -9,22 +6,60 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
+
+from toptune.cli.options import N_JOBS, SEED, AsJson, command
+from toptune.cli.paths import require_weights
+from toptune.cli.printing import print_json, print_scores, say, tell
 from toptune.errors import InputError
-from toptune.extraction import extract
 from toptune.params import Backbone, FitOptions, Picture, Windows
-from toptune.recordings.simulated.culture import simulate
-from toptune.store.feature_store import FeatureStore
-from toptune.training import fit
 
 N_DEVICES = 20
 SECONDS = 60.0
-# Short recordings want short windows that overlap much, and random weights an axis that keeps the
-# bursts' height; MobileNetV2 is the fastest of the paper's backbones.
+# Short recordings need short windows with much overlap, and random weights need a count axis that
+# shows how high the bursts are; MobileNetV2 is the fastest of the paper's backbones.
 WINDOWS = Windows(width_s=30, stride_s=1)
 PICTURE = Picture(count_axis=40.0)
 BACKBONE = "mobilenet_v2"
+_RANDOM_WEIGHTS = (
+    "These features come from a network with seeded RANDOM weights: the demo needs no download."
+    " With ImageNet's weights: toptune demo --weights imagenet --out demo-imagenet (needs the"
+    " internet once), or --weights FILE."
+)
+
+
+@command("toptune demo")
+def demo(
+    out: Annotated[Path, typer.Option(help="New folder to write into.")] = Path("toptune-demo"),
+    weights: Annotated[
+        str, typer.Option(help="Weights of the network: random, imagenet or a file.")
+    ] = "random",
+    seed: Annotated[int, SEED] = 0,
+    n_jobs: Annotated[int | None, N_JOBS] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Simulate cultures, extract, fit two classifiers, print their scores: 2 minutes, offline."""
+    require_weights(weights)
+    result = run_demo(
+        out, weights=weights, seed=seed, n_jobs=n_jobs, step=lambda text: say(f"... {text}")
+    )
+    if as_json:
+        print_json({"folder": str(out), "seconds": result.seconds, "metrics": result.metrics})
+    else:
+        _print_demo(result, weights)
+
+
+def _print_demo(result: DemoResult, weights: str) -> None:
+    """Print what the demonstration found, and how to go on."""
+    print_scores(result.metrics)
+    steps = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.seconds.items())
+    tell(f"{steps}; everything is in {result.folder}/")
+    for head in result.metrics:
+        tell(f"report: {result.folder / f'run-{head}' / 'report.html'}")
+    if weights == "random":
+        tell(_RANDOM_WEIGHTS)
 
 
 @dataclass(frozen=True)
@@ -56,7 +91,7 @@ def run_demo(
     n_jobs: int | None = None,
     step: Callable[[str], None] = lambda _: None,
 ) -> DemoResult:
-    """Simulate cultures, extract features and fit both heads.
+    """Simulate cultures, extract features and fit Falkon and the MLP.
 
     Parameters
     ----------
@@ -65,18 +100,22 @@ def run_demo(
     weights
         ``random`` (seeded, needs no download), ``imagenet`` or a file, for MobileNetV2.
     seed
-        Of simulation, random weights and heads.
+        Of simulation, random weights and classifiers.
     n_devices, seconds
         Size of the simulated data set.
     n_jobs
-        Threads; None for one a core.
+        CPU threads; None for all cores.
     step
         Called with a line of text as each step begins.
     """
-    from toptune.machine.threads import usable_cores
-
     if folder.exists():
         raise InputError(f"{folder} exists already: remove it or choose another folder with --out")
+    from toptune.extraction import extract
+    from toptune.machine.threads import usable_cores
+    from toptune.recordings.simulated.culture import simulate
+    from toptune.store.feature_store import FeatureStore
+    from toptune.training import fit
+
     took: dict[str, float] = {}
     began = time.perf_counter()
 

@@ -1,122 +1,94 @@
-"""Commands from recordings to features: extract, and demo, which goes on to scores."""
+"""The command from recordings to features: extract."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from toptune.cli.options import (
-    AlignmentChoice,
-    AlignmentOption,
-    Device,
-    DeviceOption,
-    FixedOption,
-    HighpassOption,
-    JobsOption,
-    JsonOption,
-    LifetimeOption,
-    NoiseChoice,
-    NoiseOption,
-    OvershootOption,
-    PictureChoice,
-    PrecisionChoice,
-    PrecisionOption,
-    RateOption,
-    RefractoryOption,
-    SeedOption,
-    StreamOption,
-    ThresholdOption,
-    count_axis_of,
-    detection_params,
-    print_json,
-    say,
-)
+from toptune.cli.options import AsJson, DevicesCsv, KeepGoing, command
+from toptune.cli.paths import require_weights
+from toptune.cli.printing import print_json, tell
+from toptune.params import Backbone, Compute, Picture, SpikeSettings, Windows
+from toptune.recordings.devices import read_devices
+
+if TYPE_CHECKING:
+    from toptune.extraction import Extracted
 
 
-def demo(
-    out: Annotated[Path, typer.Option(help="A new folder.")] = Path("toptune-demo"),
-    weights: Annotated[str, typer.Option(help="random, imagenet or a file.")] = "random",
-    seed: SeedOption = 0,
-    n_jobs: JobsOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Simulate cultures, extract, fit both heads, print a table: under 2 minutes, offline."""
-    from toptune.cli.demo import run_demo
-    from toptune.cli.printing import print_demo
-
-    result = run_demo(
-        out, weights=weights, seed=seed, n_jobs=n_jobs, step=lambda text: say(f"... {text}")
-    )
-    if as_json:
-        print_json({"folder": str(out), "seconds": result.seconds, "metrics": result.metrics})
-    else:
-        print_demo(result, weights)
-
-
+@command("toptune extract recordings/devices.csv --store study.zarr --window-s 30")
 def extract(
-    devices: Annotated[Path, typer.Argument(help="CSV: recording,device,label.")],
-    store: Annotated[Path, typer.Option(help="The store to make or go on with (*.zarr).")],
-    picture: Annotated[PictureChoice, typer.Option()] = PictureChoice.histogram,
-    window_s: Annotated[float, typer.Option("--window-s", help="Length of a window.")] = 120.0,
-    stride_s: Annotated[float, typer.Option("--stride-s", help="Between windows' starts.")] = 5.0,
-    backbone: Annotated[
-        str, typer.Option(help="A torchvision model, xception, or timm:NAME.")
-    ] = "efficientnet_b0",
-    weights: Annotated[
-        str, typer.Option(help="imagenet, random, or a .safetensors/.pth file.")
-    ] = "imagenet",
-    count_axis: Annotated[
-        str, typer.Option(help="Top of the histogram: window, recording or a number.")
-    ] = "window",
-    highpass_hz: HighpassOption = 300.0,
-    threshold_sd: ThresholdOption = 8.0,
-    lifetime_ms: LifetimeOption = 2.0,
-    refractory_ms: RefractoryOption = 1.0,
-    overshoot_ms: OvershootOption = 0.5,
-    alignment: AlignmentOption = AlignmentChoice.largest,
-    noise: NoiseOption = NoiseChoice.smallest_sd,
-    threshold_uv: FixedOption = None,
-    stream: StreamOption = None,
-    sampling_rate_hz: RateOption = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures a batch.")] = None,
-    keep_going: Annotated[
-        bool, typer.Option("--keep-going", help="List failing recordings and go on.")
-    ] = False,
+    devices: DevicesCsv,
+    store: Annotated[
+        Path, typer.Option(help="Store to make or to go on with; its name ends in .zarr.")
+    ],
+    windows: Windows,
+    picture: Picture,
+    backbone: Backbone,
+    spikes: SpikeSettings,
+    machine: Compute,
+    keep_going: KeepGoing = False,
     resume: Annotated[
         bool, typer.Option("--resume/--overwrite", help="Go on with a store, or start it anew.")
     ] = True,
-    device: DeviceOption = Device.auto,
-    precision: PrecisionOption = PrecisionChoice.auto,
-    n_jobs: JobsOption = None,
-    seed: SeedOption = 0,
-    as_json: JsonOption = False,
+    as_json: AsJson = False,
 ) -> None:
     """Detect spikes, draw windows, describe them, and keep it all in a store."""
-    from toptune.cli.printing import print_extracted, watch_extraction
+    read_devices(devices)
+    _require_store(store, spikes, resume=resume)
+    require_weights(backbone.weights)
+    from toptune.cli.progress import watch_recordings
     from toptune.extraction import extract as run
-    from toptune.params import Backbone, Picture, SpikeSettings, Windows
 
-    highpass, ptsd = detection_params(
-        highpass_hz, threshold_sd, lifetime_ms, refractory_ms, overshoot_ms, alignment, noise,
-        threshold_uv,
-    )  # fmt: skip
-    settings = SpikeSettings(
-        highpass=highpass, ptsd=ptsd, stream=stream, sampling_rate_hz=sampling_rate_hz
-    )
-    drawn = Picture(kind=picture.value, count_axis=count_axis_of(count_axis))
-    described = Backbone(name=backbone, weights=weights, seed=seed)
-    sliding = Windows(width_s=window_s, stride_s=stride_s)
-    with watch_extraction() as progress:
+    with watch_recordings() as progress:
         result = run(
-            devices, store, windows=sliding, picture=drawn, backbone=described, spikes=settings,
-            device=device.value, precision=precision.value, batch_size=batch_size, n_jobs=n_jobs,
-            keep_going=keep_going, overwrite=not resume, progress=progress,
-        )  # fmt: skip
+            devices,
+            store,
+            windows=windows,
+            picture=picture,
+            backbone=backbone,
+            spikes=spikes,
+            device=machine.device,
+            precision=machine.precision,
+            batch_size=machine.batch_size,
+            n_jobs=machine.n_jobs,
+            keep_going=keep_going,
+            overwrite=not resume,
+            progress=progress,
+        )
     if as_json:
         print_json(result.to_json())
     else:
-        print_extracted(result)
+        _print_extracted(result)
     if result.failed:
         raise typer.Exit(3)
+
+
+def _require_store(path: Path, spikes: SpikeSettings, *, resume: bool) -> None:
+    """Refuse what is no store, or a store whose spikes were found otherwise."""
+    if path.exists():
+        from toptune.store.feature_store import FeatureStore
+        from toptune.store.session import refuse_other_settings
+
+        FeatureStore(path)
+        if resume:
+            refuse_other_settings(path, spikes.to_json())
+
+
+def _print_extracted(result: Extracted) -> None:
+    """Print what an extraction did, and the next command."""
+    tell(
+        f"{result.done} recordings extracted ({result.spikes_reused} with spikes from the store),"
+        f" {result.reused} were there already: {result.n_windows} windows"
+    )
+    tell(f"features: {result.feature_set.description} [{result.feature_set.key[:8]}]")
+    for note in result.notes:
+        tell(f"note: {note}")
+    if result.too_short:
+        tell(f"shorter than a window, skipped: {', '.join(result.too_short)}")
+    for recording, cause in result.failed:
+        tell(f"failed: {recording}: {cause}")
+    if result.failed:
+        tell(f"the failures are listed in {result.store.with_suffix('.failures.csv')}")
+    tell(f"next: toptune fit {result.store} --head falkon -o run-falkon")

@@ -3,45 +3,42 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from toptune.cli.options import (
-    AlignmentChoice,
-    AlignmentOption,
-    Device,
-    DeviceOption,
-    FixedOption,
-    HighpassOption,
-    JobsOption,
-    JsonOption,
-    LifetimeOption,
-    NoiseChoice,
-    NoiseOption,
-    OvershootOption,
-    RateOption,
-    RefractoryOption,
-    SeedOption,
-    StreamOption,
-    ThresholdOption,
-    check_target,
-    detection_params,
-    print_json,
+    N_JOBS,
+    SEED,
+    ARecording,
+    AsJson,
+    Machine,
+    Overwrite,
+    command,
 )
+from toptune.cli.paths import require_new_file, require_recordings
+from toptune.cli.printing import print_json, tell
+from toptune.errors import InputError
+from toptune.params import Compute, SpikeSettings
 
 
+@command("toptune simulate recordings --devices 10 --seconds 120")
 def simulate(
-    directory: Annotated[Path, typer.Argument(help="A folder to write into.")],
-    devices: Annotated[int, typer.Option(min=1, help="Cultures to simulate.")] = 10,
-    seconds: Annotated[float, typer.Option(help="Length of each recording.")] = 120.0,
-    seed: SeedOption = 0,
-    n_jobs: JobsOption = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files.")] = False,
-    as_json: JsonOption = False,
+    directory: Annotated[Path, typer.Argument(help="Folder to write into.")],
+    devices: Annotated[int, typer.Option(min=1, help="Number of cultures to simulate.")] = 10,
+    seconds: Annotated[float, typer.Option(help="Length of each recording, in seconds.")] = 120.0,
+    seed: Annotated[int, SEED] = 0,
+    n_jobs: Annotated[int | None, N_JOBS] = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write MCS recordings of simulated networks, their true spikes, and devices.csv."""
-    from toptune.cli.printing import watch_count
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"{directory} is no folder; choose another place")
+    table = directory / "devices.csv"
+    if table.exists() and not overwrite:
+        raise InputError(f"{table} is already there; choose another folder or overwrite it")
+    from toptune.cli.progress import watch_count
     from toptune.machine.threads import usable_cores
     from toptune.recordings.simulated.culture import simulate as run
 
@@ -58,87 +55,89 @@ def simulate(
     if as_json:
         print_json({"devices": str(path), "n_devices": devices, "seconds": seconds, "seed": seed})
     else:
-        typer.echo(f"{devices} recordings of {seconds:g} s; next: toptune extract {path}")
+        tell(f"{devices} recordings of {seconds:g} s; next: toptune extract {path}")
 
 
+@command("toptune inspect recordings/device00.h5 --png overview.png")
 def inspect(
-    recording: Annotated[Path, typer.Argument(help="A recording of any kind.")],
-    png: Annotated[Path | None, typer.Option(help="Draw the recording into this PNG.")] = None,
-    highpass_hz: HighpassOption = 300.0,
-    threshold_sd: ThresholdOption = 8.0,
-    lifetime_ms: LifetimeOption = 2.0,
-    refractory_ms: RefractoryOption = 1.0,
-    overshoot_ms: OvershootOption = 0.5,
-    alignment: AlignmentOption = AlignmentChoice.largest,
-    noise: NoiseOption = NoiseChoice.smallest_sd,
-    threshold_uv: FixedOption = None,
-    stream: StreamOption = None,
-    sampling_rate_hz: RateOption = None,
-    device: DeviceOption = Device.auto,
-    n_jobs: JobsOption = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the PNG.")] = False,
-    as_json: JsonOption = False,
+    recording: ARecording,
+    spikes: SpikeSettings,
+    machine: Machine,
+    png: Annotated[Path | None, typer.Option(help="PNG file to draw the recording into.")] = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Show a recording's header, channels, thresholds and rates."""
-    from toptune.cli.printing import print_overview
-    from toptune.reports.overview import overview
-    from toptune.reports.overview_plot import draw_overview
+    """Show a recording's header, channels, thresholds and firing rates."""
+    if png is not None:
+        require_new_file(png, overwrite=overwrite)
+    view = _overview(recording, spikes, machine)
+    if png is not None:
+        from toptune.reports.overview_plot import draw_overview
 
-    if png is not None:
-        check_target(png, overwrite)
-    highpass, ptsd = detection_params(
-        highpass_hz, threshold_sd, lifetime_ms, refractory_ms, overshoot_ms, alignment, noise,
-        threshold_uv,
-    )  # fmt: skip
-    view = overview(
-        recording, highpass=highpass, ptsd=ptsd, stream=stream, sampling_rate_hz=sampling_rate_hz,
-        device=device.value, n_jobs=n_jobs,
-    )  # fmt: skip
-    if png is not None:
         draw_overview(view, png)
     if as_json:
         print_json(view.summary)
     else:
-        print_overview(view.summary)
+        _print_overview(view.summary)
 
 
+@command("toptune detect recordings/device00.h5 -o spikes.npz")
 def detect(
-    recording: Annotated[Path, typer.Argument(help="A recording of any kind.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Where to write, as NPZ.")],
-    highpass_hz: HighpassOption = 300.0,
-    threshold_sd: ThresholdOption = 8.0,
-    lifetime_ms: LifetimeOption = 2.0,
-    refractory_ms: RefractoryOption = 1.0,
-    overshoot_ms: OvershootOption = 0.5,
-    alignment: AlignmentOption = AlignmentChoice.largest,
-    noise: NoiseOption = NoiseChoice.smallest_sd,
-    threshold_uv: FixedOption = None,
-    stream: StreamOption = None,
-    sampling_rate_hz: RateOption = None,
-    device: DeviceOption = Device.auto,
-    n_jobs: JobsOption = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
-    as_json: JsonOption = False,
+    recording: ARecording,
+    out: Annotated[Path, typer.Option("-o", "--out", help="NPZ file to write.")],
+    spikes: SpikeSettings,
+    machine: Machine,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
 ) -> None:
     """Find a recording's spikes and write them as NPZ."""
+    require_new_file(out, overwrite=overwrite)
+    view = _overview(recording, spikes, machine)
     from toptune.recordings.spike_npz import write_npz
-    from toptune.reports.overview import overview
 
-    check_target(out, overwrite)
-    highpass, ptsd = detection_params(
-        highpass_hz, threshold_sd, lifetime_ms, refractory_ms, overshoot_ms, alignment, noise,
-        threshold_uv,
-    )  # fmt: skip
-    view = overview(
-        recording, highpass=highpass, ptsd=ptsd, stream=stream, sampling_rate_hz=sampling_rate_hz,
-        device=device.value, n_jobs=n_jobs,
-    )  # fmt: skip
     write_npz(view.trains, out)
     summary = {k: v for k, v in view.summary.items() if k != "channels"}
     if as_json:
         print_json({**summary, "out": str(out)})
     else:
-        typer.echo(
+        tell(
             f"{summary['n_spikes']} spikes on {summary['n_channels']} channels in"
             f" {summary['duration_s']:.1f} s -> {out}"
         )
+
+
+def _overview(recording: Path, spikes: SpikeSettings, machine: Compute) -> Any:
+    """Detect the spikes of a recording that is there."""
+    require_recordings([recording])
+    from toptune.reports.overview import overview
+
+    return overview(
+        recording,
+        highpass=spikes.highpass,
+        ptsd=spikes.ptsd,
+        stream=spikes.stream,
+        sampling_rate_hz=spikes.sampling_rate_hz,
+        device=machine.device,
+        n_jobs=machine.n_jobs,
+    )
+
+
+def _print_overview(summary: dict[str, Any]) -> None:
+    """Print a recording's header and a row per channel."""
+    from rich.console import Console
+    from rich.table import Table
+
+    for name, value in summary.items():
+        if name not in ("channels", "segments"):
+            shown = ", ".join(map(str, value)) or "none" if isinstance(value, list) else value
+            shown = f"{shown:.6g}" if isinstance(shown, float) else shown
+            tell(f"{name:>18}  {shown}")
+    stretches = [f"{s['n_samples']} samples from {s['start_s']:g} s" for s in summary["segments"]]
+    tell(f"{'segments':>18}  {'; '.join(stretches)}")
+    table = Table()
+    for column in ("channel", "spikes", "rate (1/s)", "threshold (uV)"):
+        table.add_column(column, justify="right")
+    for c in summary["channels"]:
+        threshold = "-" if c["threshold_uv"] is None else f"{c['threshold_uv']:.1f}"
+        table.add_row(c["label"], str(c["spikes"]), f"{c['rate_hz']:.2f}", threshold)
+    Console().print(table)

@@ -7,30 +7,47 @@ from typing import Annotated
 
 import typer
 
-from toptune.cli.options import Device, DeviceOption, JobsOption, JsonOption, print_json
-from toptune.errors import InputError
+from toptune.cli.options import (
+    ADVANCED,
+    AsJson,
+    ModelFolder,
+    MovedWeights,
+    Only,
+    Overwrite,
+    Recordings,
+    command,
+)
+from toptune.cli.paths import require_model, require_parent, require_recordings, require_run
+from toptune.cli.printing import print_json, tell
+from toptune.params import Compute
 
 
+@command("toptune report run --beside run-mlp")
 def report(
     run: Annotated[Path, typer.Argument(help="The folder of a run.")],
     store: Annotated[
         Path | None,
-        typer.Option(help="The run's store, whose spikes are drawn; fit's if not set."),
+        typer.Option(
+            help="Store whose spikes are drawn, if it is no longer where the run was fitted."
+        ),
     ] = None,
     beside: Annotated[
         list[Path] | None, typer.Option(help="Another run to compare with; may be repeated.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="The HTML file; RUN/report.html if not set.")
+        Path | None,
+        typer.Option("-o", "--out", help="HTML file to write; RUN/report.html if not given."),
     ] = None,
-    as_json: JsonOption = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Write a run's report: one HTML file, for any browser, offline."""
-    from toptune.cli.printing import watch_steps
+    """Write a run's report: one HTML file for any browser, offline."""
+    if out is not None:
+        require_parent(out)
+    for folder in (run, *(beside or ())):
+        require_run(folder)
+    from toptune.cli.progress import watch_steps
     from toptune.reports.run import find_store, write_report
 
-    if out is not None and not out.parent.is_dir():
-        raise InputError(f"{out}: there is no folder {out.parent}")
     with watch_steps() as progress:
         path = write_report(
             run, store=find_store(run, store), beside=beside or (), out=out, progress=progress
@@ -38,53 +55,75 @@ def report(
     if as_json:
         print_json({"report": str(path), "bytes": path.stat().st_size})
     else:
-        typer.echo(f"report: {path}")
+        tell(f"report: {path}")
 
 
+@command("toptune why run/model recordings/device00.h5 -o why")
 def why(
-    model: Annotated[Path, typer.Argument(help="The model folder of a run.")],
-    recordings: Annotated[list[Path], typer.Argument(help="Recordings of any kind.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="A new folder for why.html and tables.")],
+    model: ModelFolder,
+    recordings: Recordings,
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="New folder for why.html and its tables.")
+    ],
+    machine: Annotated[Compute, Only(("device", "batch_size", "n_jobs"))],
     of_class: Annotated[
-        str | None, typer.Option("--class", help="What to explain; the verdict if not set.")
+        str | None,
+        typer.Option("--class", help="Class to explain; the predicted class if not given."),
     ] = None,
     stretch_s: Annotated[
         float | None,
-        typer.Option("--stretch-s", help="Seconds silenced at a time; a twelfth of a window."),
+        typer.Option(
+            "--stretch-s",
+            help="Length of the gap without spikes, in seconds; 1/12 of a window if not given.",
+            rich_help_panel=ADVANCED,
+        ),
     ] = None,
     step_s: Annotated[
-        float | None, typer.Option("--step-s", help="How far they move on; half of them.")
+        float | None,
+        typer.Option(
+            "--step-s",
+            help="How far the gap moves at a time, in seconds; half its length if not given.",
+            rich_help_panel=ADVANCED,
+        ),
     ] = None,
-    weights: Annotated[
-        list[Path] | None, typer.Option(help="Backbone weights that have moved; may be repeated.")
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures a batch.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an explanation.")] = False,
-    device: DeviceOption = Device.auto,
-    n_jobs: JobsOption = None,
-    as_json: JsonOption = False,
+    weights: MovedWeights = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Show which windows, and which seconds in them, spoke for a verdict."""
-    from toptune.cli.printing import watch_extraction
+    """Show which windows, and which seconds in them, contributed to a verdict."""
+    from toptune.runs.folder import WHY, require_target
+
+    require_target(out, overwrite=overwrite, kind=WHY)
+    require_model(model)
+    require_recordings(recordings)
+    from toptune.cli.progress import watch_recordings
     from toptune.explanation import why as run
     from toptune.reports.why import summary
     from toptune.runs.occlusion import Occlusion
 
     occlusion = Occlusion(stretch_s=stretch_s, step_s=step_s)
-    with watch_extraction() as progress:
+    with watch_recordings() as progress:
         explained = run(
-            model, recordings, out, of_class=of_class, occlusion=occlusion, weights=weights or (),
-            device=device.value, n_jobs=n_jobs, batch_size=batch_size, overwrite=overwrite,
+            model,
+            recordings,
+            out,
+            of_class=of_class,
+            occlusion=occlusion,
+            weights=weights or (),
+            device=machine.device,
+            n_jobs=machine.n_jobs,
+            batch_size=machine.batch_size,
+            overwrite=overwrite,
             progress=progress,
-        )  # fmt: skip
+        )
     found = [summary(one) for one in explained]
     if as_json:
         print_json({"out": str(out), "recordings": found})
         return
     for one in found:
         begin = one["strongest_stretch_start_s"]
-        typer.echo(
+        tell(
             f"{one['recording']}: {one['prediction']}; {begin:g} to {begin + one['stretch_s']:g} s"
-            f" spoke most for {one['class']} ({one['largest_drop']:+.2f})"
+            f" contributed most to {one['class']} ({one['largest_drop']:+.2f})"
         )
-    typer.echo(f"to be looked at: {out / 'why.html'}")
+    tell(f"report: {out / 'why.html'}")

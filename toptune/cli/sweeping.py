@@ -3,53 +3,65 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from toptune.cli.options import (
-    Device,
-    DeviceOption,
-    JobsOption,
-    JsonOption,
-    SeedOption,
-    print_json,
-)
+from toptune.cli.options import SEED, AsJson, DevicesCsv, Machine, command
+from toptune.cli.printing import print_json, tell
+from toptune.recordings.devices import read_devices
+
+if TYPE_CHECKING:
+    from toptune.sweeps.results import Swept
 
 
+@command("toptune sweep recordings/devices.csv table1 -o sweep --set window_s=30")
 def sweep(
-    devices: Annotated[Path, typer.Argument(help="CSV: recording,device,label.")],
+    devices: DevicesCsv,
     grid: Annotated[
-        str, typer.Argument(help="A TOML file, or table1 or table2, which ship with toptune.")
+        str, typer.Argument(help="TOML file, or table1 or table2, which come with toptune.")
     ],
     out: Annotated[
-        Path, typer.Option("-o", "--out", help="A new folder, or that of a sweep to go on with.")
+        Path,
+        typer.Option("-o", "--out", help="New folder, or that of a sweep to go on with."),
     ],
+    machine: Machine,
     settings: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
-            help="KEY=VALUE above the grid's, as in TOML: stride_s=60, window_s=[120,10]; repeat.",
+            metavar="KEY=VALUE",
+            help="Use this value, written as in TOML, instead of the grid's; may be repeated.",
         ),
     ] = None,
-    device: DeviceOption = Device.auto,
-    n_jobs: JobsOption = None,
-    seed: SeedOption = 0,
-    as_json: JsonOption = False,
+    seed: Annotated[int, SEED] = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Extract, fit and score every combination of a grid: the paper's tables, or your own."""
-    from toptune.cli.sweep_printing import print_swept, watch_sweep
-    from toptune.machine.durable import writing
     from toptune.sweeps.grid import read_grid
+
+    read = read_grid(grid, settings or (), seed=seed)
+    read_devices(devices)
+    from toptune.runs.folder import SWEEP, require_target
+
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        require_target(out, overwrite=True, kind=SWEEP)
+    from toptune.cli.progress import watch_sweep
+    from toptune.machine.durable import writing
     from toptune.sweeps.report import write_report
     from toptune.sweeps.sweep import sweep as run
     from toptune.sweeps.tables import write_result_tables
 
-    read = read_grid(grid, settings or (), seed=seed)
     with watch_sweep() as watch:
         result = run(
-            devices, read, out, device=device.value, n_jobs=n_jobs, seed=seed, watch=watch
-        )  # fmt: skip
+            devices,
+            read,
+            out,
+            device=machine.device,
+            n_jobs=machine.n_jobs,
+            seed=seed,
+            watch=watch,
+        )
         with writing(out):
             write_result_tables(result)
             write_report(result)
@@ -59,3 +71,28 @@ def sweep(
         print_swept(result)
     if result.failures:
         raise typer.Exit(3)
+
+
+def print_swept(swept: Swept) -> None:
+    """Print the tables, what to know of them, and where everything is."""
+    from toptune.sweeps.plan import describe_task
+    from toptune.sweeps.tables import RANDOM_NOTE, any_random, result_tables
+
+    for table in result_tables(swept) if swept.done else ():
+        tell(table.to_markdown())
+    if not swept.done and any_random(swept.outcomes):
+        tell(RANDOM_NOTE)
+    for task in dict.fromkeys(describe_task(o.combination.fit) for o in swept.done):
+        mine = [o for o in swept.done if describe_task(o.combination.fit) == task]
+        warnings = [w for o in mine for w in (o.metrics or {}).get("warnings", [])]
+        for warning in dict.fromkeys(warnings):
+            tell(f"warning: {warning}")
+    for note in swept.notes:
+        tell(f"note: {note}")
+    for failure in swept.failures:
+        tell(f"failed: {failure.what} {failure.name}: {failure.cause}")
+    n_reused = sum(o.reused for o in swept.outcomes)
+    tell(
+        f"{len(swept.done)} of {len(swept.outcomes)} runs are there ({n_reused} were before);"
+        f" {swept.seconds:.0f} s; report: {swept.path / 'report.html'}"
+    )

@@ -2,86 +2,137 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_origin
 
 import typer
 
+from toptune.cli.flags import flag
 from toptune.cli.options import (
-    Device,
-    DeviceOption,
-    Head,
-    JobsOption,
-    JsonOption,
-    PrecisionChoice,
-    PrecisionOption,
-    RateOption,
-    SeedOption,
-    Solver,
-    StreamOption,
-    print_json,
+    ADVANCED,
+    AsJson,
+    KeepGoing,
+    ModelFolder,
+    MovedWeights,
+    Only,
+    Overwrite,
+    Recordings,
+    command,
+    typer_parameter,
 )
+from toptune.cli.paths import require_model, require_recordings
+from toptune.cli.printing import print_json, print_scores, tell
 from toptune.errors import InputError
-from toptune.params import FitOptions
+from toptune.heads.base import Head
+from toptune.heads.catalogue import BUILT_IN, head_of
+from toptune.params import Compute, FitOptions, Option, SpikeSettings, options_of, parse_setting
+
+if TYPE_CHECKING:
+    from toptune.runs.verdicts import Predictions
 
 
+class _FitChoice:
+    """What `fit` takes: options of every fit, and those of toptune's own classifiers."""
+
+    def parameters(self) -> Iterable[inspect.Parameter]:
+        yield from map(typer_parameter, options_of(FitOptions))
+        listed = {one.name: one for head in BUILT_IN for one in head.options}
+        for one in listed.values():
+            more = " Repeat it to choose inside every fold." if one.several else ""
+            yield typer_parameter(replace(one, help=one.help + more))
+
+    def fields(self) -> Iterable[tuple[str, Option]]:
+        return [(h.estimator.partition(":")[2], one) for h in BUILT_IN for one in h.options]
+
+    def build(self, given: Mapping[str, Any], by_user: Collection[str]) -> FitOptions:
+        head = head_of(given["head"])
+        # A value is fixed only where the user gives it, and is refused with another classifier.
+        values = {
+            one.name: _of_head(head, owner, one, given[one.name])
+            for owner in BUILT_IN
+            for one in owner.options
+            if one.name in by_user
+        }
+        for setting in given["settings"] or ():
+            values |= _setting(head, setting)
+        fixed: dict[str, Any] = {}
+        tried: dict[str, tuple[Any, ...]] = {}
+        for one in (one for one in head.options if one.name in values):
+            several = one.several and len(values[one.name]) > 1
+            listed = values[one.name] if one.several else [values[one.name]]
+            for value in listed:
+                head.check_option(one.name, value)
+            if several:
+                tried[one.field] = tuple(listed)
+            else:
+                fixed[one.field] = listed[0]
+        shared = {o.field: given[o.name] for o in options_of(FitOptions)}
+        shared["merge"] = tuple(shared["merge"] or ())
+        return FitOptions(head=head.name, fixed=fixed, tried=tried, **shared)
+
+
+def _of_head(head: Head, owner: Head, one: Option, value: Any) -> Any:
+    """Give what a user set of a classifier's option."""
+    if one.name not in {o.name for o in head.options}:
+        raise InputError(f"{flag(one.name)} belongs to --head {owner.name}, not {head.name}")
+    if owner is not head or get_origin(one.type) is not tuple:
+        return value
+    return [_numbers(one, text) for text in value]
+
+
+def _numbers(one: Option, text: str) -> tuple[float, ...]:
+    """Read numbers between commas."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"{flag(one.name)} {text!r} is not of the form 0.5,0.5") from None
+
+
+def _setting(head: Head, setting: str) -> dict[str, Any]:
+    """Read KEY=VALUE for a classifier's option."""
+    ((name, value),) = parse_setting(setting).items()
+    listed = {one.name: one for one in head.options}
+    if name not in listed:
+        raise InputError(
+            f"--set {setting}: --head {head.name} has no option {name}; it has {', '.join(listed)}"
+        )
+    one = listed[name]
+    inner = value[0] if isinstance(value, list) and value else value
+    is_list = isinstance(inner if get_origin(one.type) is tuple else value, list)
+    return {name: value if is_list or not one.several else [value]}
+
+
+@command("toptune fit study.zarr --head falkon -o run")
 def fit(
     store: Annotated[Path, typer.Argument(help="A store made by extract.")],
-    head: Annotated[Head, typer.Option(help="What to train on the features.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="A new folder for the run.")],
-    group_by: Annotated[
-        str, typer.Option(help="Column of devices.csv that is left out together.")
-    ] = "device",
-    merge: Annotated[
-        list[str] | None, typer.Option(help="NAME=A,B,C merges classes; may be repeated.")
-    ] = None,
+    head: Annotated[
+        str,
+        typer.Option(
+            help=f"Classifier to train: {', '.join(head.name for head in BUILT_IN)}, or one that an"
+            " installed package adds."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="New folder for the run.")],
+    options: Annotated[FitOptions, _FitChoice()],
+    machine: Annotated[Compute, Only(("device",))],
     features: Annotated[
         list[str] | None,
         typer.Option(
-            help="Which features, where the store has several; repeated: fuse them. 'parameters':"
-            " burst parameters of the same windows."
+            help="Feature set to train on, where the store has several; repeat it to fuse several."
+            " 'parameters': burst parameters of the same windows."
         ),
     ] = None,
-    tune: Annotated[
-        bool, typer.Option("--tune/--no-tune", help="Choose parameters inside every fold.")
-    ] = True,
-    width: Annotated[
-        list[float] | None,
-        typer.Option(help="Falkon: SD of the Gaussian. One value fixes it, several are tried."),
-    ] = None,
-    penalty: Annotated[
-        list[float] | None, typer.Option(help="Falkon: ridge per row; one or several.")
-    ] = None,
-    view_weights: Annotated[
+    settings: Annotated[
         list[str] | None,
-        typer.Option(help="Falkon, fused features: weights such as 0.5,0.5; one or several."),
-    ] = None,
-    n_centres: Annotated[
-        int | None, typer.Option(help="Falkon: Nystrom centres; all rows if they fit.")
-    ] = None,
-    solver: Annotated[Solver | None, typer.Option(help="Falkon; see docs/falkon.md.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="MLP.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="MLP.")] = None,
-    learning_rate_decay: Annotated[
-        list[float] | None,
-        typer.Option(help="MLP: factor from epoch to epoch; one or several."),
-    ] = None,
-    weight_decay: Annotated[
-        list[float] | None, typer.Option(help="MLP: L2 penalty; one or several.")
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="MLP.")] = None,
-    inverse_penalty: Annotated[
-        list[float] | None,
-        typer.Option("--C", help="Parameters: C of the logistic regression; one or several."),
-    ] = None,
-    permutations: Annotated[
-        int | None,
         typer.Option(
-            min=0, help="Shuffles for the p-value: 1000 Falkon, 200 parameters, 0 the MLP."
+            "--set",
+            metavar="KEY=VALUE",
+            help="Set any option of the classifier, with a value as in TOML; may be repeated.",
+            rich_help_panel=ADVANCED,
         ),
-    ] = None,
-    strata: Annotated[
-        str | None, typer.Option(help="Column of devices.csv within which labels are shuffled.")
     ] = None,
     allow_incomplete: Annotated[
         bool,
@@ -89,124 +140,103 @@ def fit(
             "--allow-incomplete", help="Leave out recordings without features, and say so."
         ),
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run.")] = False,
-    device: Annotated[
-        Device,
-        typer.Option(help="auto takes a GPU; for Falkon's direct solver one with fast float64."),
-    ] = Device.auto,
-    seed: SeedOption = 0,
-    as_json: JsonOption = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Train a head, leaving each device out once, and score it."""
-    given: dict[Head, dict[str, Any]] = {
-        Head.falkon: {
-            "width": width,
-            "penalty": penalty,
-            "view_weights": [_weights(text) for text in view_weights or ()],
-            "n_centres": n_centres,
-            "solver": None if solver is None else solver.value,
-        },
-        Head.mlp: {
-            "epochs": epochs,
-            "learning_rate": learning_rate,
-            "learning_rate_decay": learning_rate_decay,
-            "weight_decay": weight_decay,
-            "batch_size": batch_size,
-        },
-        Head.parameters: {"C": inverse_penalty},
-    }
-    for other, its_own in given.items():
-        for name, value in its_own.items():
-            if other is not head and value:
-                option = "--" + name.replace("_", "-")
-                raise InputError(f"{option} belongs to --head {other.value}, not {head.value}")
-    from toptune.cli.printing import print_scores, watch_steps
+    """Train a classifier on a store's features, and score it by leaving each device out once."""
+    del head, settings  # they are in the options
     from toptune.runs.folder import require_target
-    from toptune.store.feature_store import FeatureStore
-    from toptune.store.tables import table_for
-    from toptune.training import fit as run
 
     # Before burst parameters are measured, which may take a minute.
     require_target(out, overwrite=overwrite)
+    from toptune.store.feature_store import FeatureStore
+
     opened = FeatureStore(store)
-    fixed, tried = _fixed_and_tried(given[head])
-    options = FitOptions(
-        head=head.value, fixed=fixed, tried=tried, group_by=group_by, merge=tuple(merge or ()),
-        tune=tune, permutations=permutations, strata=strata, seed=seed,
-    )  # fmt: skip
+    from toptune.cli.progress import watch_steps
+    from toptune.store.tables import table_for
+    from toptune.training import fit as run
+
     with watch_steps() as progress:
         table = table_for(
-            opened, head.value, features or (), allow_incomplete=allow_incomplete,
+            opened,
+            options.head,
+            features or (),
+            allow_incomplete=allow_incomplete,
             progress=progress,
-        )  # fmt: skip
+        )
         result = run(
-            table, options, out, facts=opened.training_facts(table), device=device.value,
-            overwrite=overwrite, store=opened, progress=progress,
-        )  # fmt: skip
+            table,
+            options,
+            out,
+            facts=opened.training_facts(table),
+            device=machine.device,
+            overwrite=overwrite,
+            store=opened,
+            progress=progress,
+        )
     if as_json:
         print_json(result.metrics)
     else:
-        print_scores({head.value: result.metrics})
-        typer.echo(f"run: {result.path}; to be looked at: {result.path / 'report.html'}")
+        print_scores({options.head: result.metrics})
+        tell(f"run: {result.path}; report: {result.path / 'report.html'}")
 
 
+@command("toptune predict run/model recordings/device00.h5 -o predictions")
 def predict(
-    model: Annotated[Path, typer.Argument(help="The model folder of a run.")],
-    recordings: Annotated[list[Path], typer.Argument(help="Recordings of any kind.")],
+    model: ModelFolder,
+    recordings: Recordings,
+    spikes: Annotated[SpikeSettings, Only(("stream", "sampling_rate_hz"))],
+    machine: Compute,
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="A new folder for windows.csv and verdicts.")
+        Path | None, typer.Option("-o", "--out", help="New folder for windows.csv and verdicts.")
     ] = None,
-    weights: Annotated[
-        list[Path] | None, typer.Option(help="Backbone weights that have moved; may be repeated.")
-    ] = None,
-    stream: StreamOption = None,
-    sampling_rate_hz: RateOption = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures a batch.")] = None,
-    keep_going: Annotated[
-        bool, typer.Option("--keep-going", help="List failing recordings and go on.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a prediction.")] = False,
-    device: DeviceOption = Device.auto,
-    precision: PrecisionOption = PrecisionChoice.auto,
-    n_jobs: JobsOption = None,
-    as_json: JsonOption = False,
+    weights: MovedWeights = None,
+    keep_going: KeepGoing = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Say which class each recording looks like, and what speaks against trusting it."""
-    from toptune.cli.printing import print_predictions, watch_extraction
+    """Predict the class of each recording, and say what speaks against trusting it."""
+    require_model(model)
+    if out is not None:
+        from toptune.runs.folder import PREDICTIONS, require_target
+
+        require_target(out, overwrite=overwrite, kind=PREDICTIONS)
+    if not keep_going:
+        require_recordings(recordings)
+    from toptune.cli.progress import watch_recordings
     from toptune.prediction import predict as run
 
-    with watch_extraction() as progress:
+    with watch_recordings() as progress:
         result = run(
-            model, recordings, weights=weights or (), stream=stream,
-            sampling_rate_hz=sampling_rate_hz, device=device.value, precision=precision.value,
-            n_jobs=n_jobs, batch_size=batch_size, out=out, overwrite=overwrite,
-            keep_going=keep_going, progress=progress,
-        )  # fmt: skip
+            model,
+            recordings,
+            weights=weights or (),
+            stream=spikes.stream,
+            sampling_rate_hz=spikes.sampling_rate_hz,
+            device=machine.device,
+            precision=machine.precision,
+            n_jobs=machine.n_jobs,
+            batch_size=machine.batch_size,
+            out=out,
+            overwrite=overwrite,
+            keep_going=keep_going,
+            progress=progress,
+        )
     if as_json:
         print_json(result.to_json())
     else:
-        print_predictions(result)
+        _print_predictions(result)
     if result.failed:
         raise typer.Exit(3)
 
 
-def _weights(text: str) -> tuple[float, ...]:
-    """Read numbers between commas."""
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(f"--view-weights {text!r} is not of the form 0.5,0.5") from None
-
-
-def _fixed_and_tried(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, tuple[Any, ...]]]:
-    """Tell options with one value, which are fixed, from those with several, which are tried."""
-    fixed: dict[str, Any] = {}
-    tried: dict[str, tuple[Any, ...]] = {}
-    for name, value in given.items():
-        if isinstance(value, list) and len(value) > 1:
-            tried[name] = tuple(value)
-        elif isinstance(value, list) and value:
-            fixed[name] = value[0]
-        elif value is not None and value != []:
-            fixed[name] = value
-    return fixed, tried
+def _print_predictions(result: Predictions) -> None:
+    """Print a verdict per recording, and what speaks against it."""
+    for one in result.recordings:
+        unlike = ", UNLIKE anything in training" if one.unlike_training else ""
+        tell(f"{one.recording}: {one.prediction} (probability {one.probability:.2f}){unlike}")
+        for warning in one.warnings:
+            tell(f"  warning: {warning}")
+    for name, cause in result.failed:
+        tell(f"{name}: failed: {cause}")
+    tell(result.caution)

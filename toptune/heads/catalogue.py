@@ -20,7 +20,9 @@ from toptune.heads.mlp.head import MLPHead
 GROUP = "toptune.heads"
 
 _LOG = logging.getLogger(__name__)
-_known: dict[str, Head] = {head.name: head for head in (MLPHead(), FalkonHead(), LogisticHead())}
+#: toptune's own.
+BUILT_IN: tuple[Head, ...] = (MLPHead(), FalkonHead(), LogisticHead())
+_known: dict[str, Head] = {head.name: head for head in BUILT_IN}
 
 
 def heads() -> dict[str, Head]:

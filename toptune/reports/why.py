@@ -32,11 +32,10 @@ from toptune.reports.page import (
     png_uri,
     render,
 )
-from toptune.runs.folder import FolderKind, write_csv, write_json
+from toptune.runs.folder import WHY, write_csv, write_json
 from toptune.runs.occlusion import Explained, importance
 from toptune.runs.predictor import Predictor
 
-WHY = FolderKind("explanation", "why.json", "toptune why")
 FORMAT = 1
 # Axis of the drop: its top is at least this much, so that small drops look small.
 _SMALL_DROP = 0.05

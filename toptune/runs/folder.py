@@ -46,6 +46,9 @@ class FolderKind:
 
 
 RUN = FolderKind("run", "params.json", _RUN_KIND)
+PREDICTIONS = FolderKind("prediction", "predictions.json", "toptune predictions")
+WHY = FolderKind("explanation", "why.json", "toptune why")
+SWEEP = FolderKind("sweep", "sweep.json", "toptune sweep")
 
 
 def target_problems(out: Path, *, overwrite: bool, kind: FolderKind = RUN) -> list[str]:

@@ -14,10 +14,9 @@ from typing import Any
 from toptune.errors import InputError
 from toptune.machine.environment import describe_environment
 from toptune.machine.fingerprint import file_sha256
-from toptune.runs.folder import FolderKind, publish, target_problems, write_csv, write_json
+from toptune.runs.folder import PREDICTIONS, publish, target_problems, write_csv, write_json
 from toptune.runs.verdicts import Predictions
 
-PREDICTIONS = FolderKind("prediction", "predictions.json", "toptune predictions")
 FORMAT = 1
 
 

@@ -28,7 +28,7 @@ from toptune.machine.locks import held
 from toptune.params import Backbone, FitOptions, content_key
 from toptune.recordings.devices import DevicesFile, read_devices
 from toptune.recordings.windows import window_starts
-from toptune.runs.folder import FolderKind, target_problems, write_csv
+from toptune.runs.folder import SWEEP, target_problems, write_csv
 from toptune.store.session import writing_session
 from toptune.store.tables import parameter_table
 from toptune.sweeps.features import Failure, ViewJob, attempt, describe_all, find_all_spikes
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from toptune.features.describing import LazyEngine
     from toptune.features.table import FeatureTable
 
-SWEEP = FolderKind("sweep", "sweep.json", "toptune sweep")
 FORMAT = 1
 
 

@@ -1,19 +1,73 @@
-"""What a sweep shows: bars and the time left on a terminal, a line a run anywhere, by rich."""
+"""Progress bars on a terminal, by rich, on stderr."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
-from toptune.sweeps.plan import describe_fit, describe_picture, describe_task
-from toptune.sweeps.results import Outcome, Swept
-from toptune.sweeps.tables import RANDOM_NOTE, any_random, result_tables
+if TYPE_CHECKING:
+    from toptune.sweeps.results import Outcome
 
 
-class _Watch:
+@contextmanager
+def watch_count(what: str, total: int) -> Iterator[Callable[[object], None]]:
+    """Show a bar that each call moves by one."""
+    with _bar() as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda _: bar.advance(task)
+
+
+@contextmanager
+def watch_steps() -> Iterator[Callable[[str, int, int], None]]:
+    """Show one bar that goes through steps."""
+    with _bar() as bar:
+        task = bar.add_task("", total=None, visible=False)
+
+        def step(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total, visible=True)
+
+        yield step
+
+
+class _RecordingsWatch:
+    """Two bars: recordings, and the stage inside the present one."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._all: TaskID | None = None
+        self._stage = bar.add_task("", total=None, visible=False)
+
+    def recording(self, number: int, total: int, name: str) -> None:
+        if self._all is None:
+            self._all = self._bar.add_task("", total=total)
+        self._bar.update(self._all, completed=number - 1, description=name[-40:])
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        self._bar.update(
+            self._stage, description=f"  {name}", completed=done, total=total, visible=True
+        )
+
+
+@contextmanager
+def watch_recordings() -> Iterator[_RecordingsWatch]:
+    """Show how work goes on from recording to recording."""
+    with _bar() as bar:
+        yield _RecordingsWatch(bar)
+
+
+class _SweepWatch:
     """Bars for pictures, runs and what is going on; a line to stderr for each run that ends."""
 
     def __init__(self, bar: Progress) -> None:
@@ -61,6 +115,13 @@ class _Watch:
         )
 
 
+@contextmanager
+def watch_sweep() -> Iterator[_SweepWatch]:
+    """Show a sweep's progress: bars on a terminal, and a line per run anywhere."""
+    with _bar(TextColumn("{task.fields[extra]}"), width=24) as bar:
+        yield _SweepWatch(bar)
+
+
 def time_left(seconds: float, whole: bool) -> str:
     """Say how long the rest takes, no finer than is known."""
     if seconds < 60:
@@ -74,6 +135,8 @@ def time_left(seconds: float, whole: bool) -> str:
 
 def run_line(outcome: Outcome) -> str:
     """One line on a run that ended."""
+    from toptune.sweeps.plan import describe_fit, describe_picture
+
     view, fit = outcome.combination.view, describe_fit(outcome.combination.fit)
     what = fit
     if view is not None:
@@ -89,44 +152,14 @@ def run_line(outcome: Outcome) -> str:
     return f"{what}: {scores}" + (" (was there already)" if outcome.reused else "")
 
 
-@contextmanager
-def watch_sweep() -> Iterator[_Watch]:
-    """Show a sweep's progress: bars on a terminal, and a line a run on stderr."""
+def _bar(*columns: ProgressColumn, width: int = 40) -> Progress:
     console = Console(stderr=True)
-    with Progress(
+    return Progress(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=width),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[extra]}"),
+        *(columns or (TimeRemainingColumn(),)),
         console=console,
         transient=True,
         disable=not console.is_terminal,
-    ) as bar:
-        yield _Watch(bar)
-
-
-def print_swept(swept: Swept) -> None:
-    """Print the tables, what to know of them, and where everything is."""
-    console = Console()
-
-    def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-    for table in result_tables(swept) if swept.done else ():
-        say(table.to_markdown())
-    if not swept.done and any_random(swept.outcomes):
-        say(RANDOM_NOTE)
-    for task in dict.fromkeys(describe_task(o.combination.fit) for o in swept.done):
-        mine = [o for o in swept.done if describe_task(o.combination.fit) == task]
-        warnings = [w for o in mine for w in (o.metrics or {}).get("warnings", [])]
-        for warning in dict.fromkeys(warnings):
-            say(f"warning: {warning}")
-    for note in swept.notes:
-        say(f"note: {note}")
-    for failure in swept.failures:
-        say(f"failed: {failure.what} {failure.name}: {failure.cause}")
-    n_reused = sum(o.reused for o in swept.outcomes)
-    say(
-        f"{len(swept.done)} of {len(swept.outcomes)} runs are there ({n_reused} were before);"
-        f" {swept.seconds:.0f} s; report: {swept.path / 'report.html'}"
     )
