@@ -1,7 +1,7 @@
-"""Where the files lie that are no Python: CUDA sources and the store's contract.
+"""The files that are not Python: CUDA sources and the description of the store's layout.
 
-Nothing enters. What leaves: folders. A wheel carries them inside the package, as toptune/_assets;
-a checkout, or an editable install of one, has them beside the package.
+A wheel carries them inside the package, as toptune/_assets; a checkout, or an editable installation
+of one, has them beside the package.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def kernels() -> Path:
-    """Folder of the CUDA C sources (``*.cu``)."""
+    """Return the folder of the CUDA C sources (``*.cu``)."""
     return _folder("kernels")
 
 
 def store_contract() -> Path:
-    """Folder of the store's contract: ``LAYOUT.md``, ``schema.json`` and ``golden.zarr``."""
+    """Return the folder with ``LAYOUT.md``, ``schema.json`` and ``golden.zarr``."""
     return _folder("store")
 
 

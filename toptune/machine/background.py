@@ -1,8 +1,7 @@
-"""Writing in a thread of its own, beside the work on what comes next.
+"""Writing in a background thread, while the next recording is being processed.
 
-What enters: pieces of writing, each with the name of what it belongs to. What leaves: their errors,
-each with that name. One thread, and at most one piece waiting or under way: so little is held in
-memory, and a store has one writer.
+There is one thread, and at most one task pending or running, so that little is held in memory and a
+store has a single writer.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ _LOG = logging.getLogger(__name__)
 
 
 class Failed(NamedTuple):
-    """A piece of writing that failed.
+    """A task that failed.
 
     Attributes
     ----------
     owner : str
-        What it belonged to.
+        What it wrote for.
     error : BaseException
-        Why.
+        The error.
     """
 
     owner: str
@@ -32,39 +31,39 @@ class Failed(NamedTuple):
 
 
 class BackgroundWriter:
-    """A thread that writes; leaving the context waits for it, however the context is left."""
+    """A thread that writes; leaving the context waits for it, even after an error."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="toptune-writer")
-        self._under_way: tuple[str, Future[None]] | None = None
+        self._running: tuple[str, Future[None]] | None = None
         self._failed: list[Failed] = []
 
     def submit(self, owner: str, write: Callable[[], None]) -> None:
-        """Begin a piece of writing, once the one before is through.
+        """Start a task, once the previous one is done.
 
         Parameters
         ----------
         owner
-            What it belongs to, for its error.
+            What it writes for, to name in its error.
         write
-            Writes.
+            The task.
         """
         self.wait()
-        self._under_way = (owner, self._pool.submit(write))
+        self._running = (owner, self._pool.submit(write))
 
     def wait(self) -> None:
-        """Wait until everything is written, or has failed."""
-        if self._under_way is None:
+        """Wait until all tasks are done or have failed."""
+        if self._running is None:
             return
-        owner, future = self._under_way
+        owner, future = self._running
         error = future.exception()
-        self._under_way = None
+        self._running = None
         if error is not None:
             self._failed.append(Failed(owner, error))
 
     def take_failures(self) -> list[Failed]:
-        """Give the errors of what is through, each once."""
-        if self._under_way is not None and self._under_way[1].done():
+        """Return the failures of tasks that are done, each once."""
+        if self._running is not None and self._running[1].done():
             self.wait()
         taken, self._failed = self._failed, []
         return taken
@@ -79,5 +78,8 @@ class BackgroundWriter:
         traceback: TracebackType | None,
     ) -> None:
         self._pool.shutdown(wait=True)
-        for owner, failure in self.take_failures():  # an error on the way out hides no other
+        for (
+            owner,
+            failure,
+        ) in self.take_failures():  # not raised: it would hide the error that left the context
             _LOG.error("%s failed: %s", owner, failure)

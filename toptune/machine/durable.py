@@ -1,8 +1,7 @@
-"""Files and folders that are whole or not there: after a kill, on a full disk, without power.
+"""Files and folders that are complete or absent: after a kill, a full disk or a loss of power.
 
-Contents and finished folders enter, and stand under their names when the call returns. What is on
-disk is forced out before a name points at it, and the name before anything builds on it; otherwise
-a machine that loses power may keep the name and lose the bytes.
+Content is forced to the disk before a name points at it, and the name before anything relies on it;
+otherwise a machine that loses power may keep the name and lose the content.
 """
 
 from __future__ import annotations
@@ -20,23 +19,23 @@ from pathlib import Path
 
 from toptune.errors import StorageError
 
-# Waiting for the disk needs no processor; files forced out side by side share its journal's turns.
+# Waiting for the disk takes no processor time, and files forced out together share its journal.
 _SYNC_THREADS = 8
-# Folders of some network file systems cannot be forced out; their servers do it themselves.
+# Some network file systems cannot sync folders; their servers do it themselves.
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS}
-# What renameat2 says where the system or the file system cannot exchange two names.
+# Errors of renameat2 if the system or the file system cannot exchange two names.
 _NO_EXCHANGE = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 @contextmanager
 def writing(place: Path) -> Iterator[None]:
-    """Turn what the system says of failed writes into one line with the way out.
+    """Turn errors of writing into one line that says how to go on.
 
     Raises
     ------
     StorageError
-        The block met an `OSError`.
+        An `OSError` was raised inside the context.
     """
     try:
         yield
@@ -45,16 +44,16 @@ def writing(place: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             way_out = "make room and run the same command again"
         else:
-            way_out = "see to it and run the same command again"
+            way_out = "fix that and run the same command again"
         raise StorageError(
             f"{place} cannot be written ({cause}): {way_out}; what was published is kept"
         ) from error
 
 
 def sync(path: Path) -> None:
-    """Force a file or a folder's names out to the disk."""
+    """Force a file, or the names in a folder, to the disk."""
     is_folder = path.is_dir()
-    if is_folder and os.name == "nt":  # Windows opens no folders; it writes their names through
+    if is_folder and os.name == "nt":  # Windows cannot open folders, and writes names at once
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -67,7 +66,7 @@ def sync(path: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Force out all files of a folder, then all folders' names, the innermost first."""
+    """Force all files of a folder to the disk, then the names in all folders, innermost first."""
     found = sorted(folder.rglob("*"), reverse=True)
     with ThreadPoolExecutor(_SYNC_THREADS, thread_name_prefix="toptune-sync") as pool:
         list(pool.map(sync, [path for path in found if not path.is_dir()]))
@@ -78,7 +77,7 @@ def sync_tree(folder: Path) -> None:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file, in place of one of that name: readers see the old one or the new one."""
+    """Write a file or replace it; a reader sees either the old content or the new."""
     data = content.encode() if isinstance(content, str) else content
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
@@ -93,31 +92,31 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 def move_into_place(aside: Path, place: Path, *, replace: bool) -> None:
-    """Give a finished folder its name; one that has it already is taken out whole, and removed.
+    """Move a finished folder to its final name; one of that name is replaced as a whole.
 
     Parameters
     ----------
     aside
-        On the same file system as `place`; gone when this returns.
+        The finished folder, on the same file system as `place`.
     place
-        The name.
+        The final name.
     replace
-        Whether a folder may stand there.
+        Whether to replace a folder of that name.
 
     Raises
     ------
     FileExistsError
-        `place` is taken and not to be replaced.
+        `place` exists and must not be replaced.
     """
     sync_tree(aside)
     if replace and place.exists():
         _swap(aside, place)
         sync(place.parent)
-        # Only now, so that a loss of power leaves the one or the other.
+        # Removed last, so that a loss of power leaves either the old folder or the new.
         shutil.rmtree(aside, ignore_errors=True)
         return
     try:
-        # An empty folder would be replaced in silence.
+        # Renaming would silently replace an empty folder.
         if place.exists():
             raise FileExistsError(errno.EEXIST, "exists already", str(place))
         aside.rename(place)
@@ -129,7 +128,7 @@ def move_into_place(aside: Path, place: Path, *, replace: bool) -> None:
 
 
 def _swap(aside: Path, place: Path) -> None:
-    """Let two folders change their names, at once where the system can."""
+    """Swap the names of two folders, in one step if the system can."""
     if exchange(aside, place):
         return
     old = aside.with_name(f"{aside.name}{OLD_SUFFIX}")
@@ -142,15 +141,15 @@ def _swap(aside: Path, place: Path) -> None:
     old.rename(aside)
 
 
-#: Ends the name of what was moved out of the way where two names cannot be exchanged at once.
+#: Suffix of a folder moved out of the way where two names cannot be exchanged in one step.
 OLD_SUFFIX = ".old"
 
 
 def exchange(a: Path, b: Path) -> bool:
-    """Let two names change their meaning at once; False where the system cannot.
+    """Exchange two names in one step; return False if the system cannot.
 
-    Linux's renameat2(2) with RENAME_EXCHANGE, which local file systems know and most network file
-    systems do not.
+    It is Linux's renameat2(2) with RENAME_EXCHANGE, which local file systems support and most
+    network file systems do not.
     """
     if not sys.platform.startswith("linux"):
         return False

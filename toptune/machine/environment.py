@@ -1,7 +1,4 @@
-"""Where a result was computed.
-
-What enters: the name of the torch device. What leaves: a JSON-able description, without times.
-"""
+"""A description of the machine and the packages that computed a result."""
 
 from __future__ import annotations
 
@@ -34,13 +31,13 @@ def describe_environment(device: str) -> dict[str, Any]:
     Parameters
     ----------
     device : str
-        What torch computed on, such as ``cpu`` or ``cuda``.
+        The torch device, such as ``cpu`` or ``cuda``.
 
     Returns
     -------
     dict
-        python, platform, cpu, cpus, torch_threads, device, device_name, packages (null where a
-        package is not installed).
+        JSON-able, without times: python, platform, cpu, cpus, torch_threads, device, device_name,
+        packages (None for a package that is not installed).
     """
     import torch
 
@@ -65,7 +62,7 @@ def _version(package: str) -> str | None:
 
 
 def _cpu_name() -> str:
-    # platform.processor() is empty or only the architecture on Linux.
+    # On Linux platform.processor() is empty or only the architecture.
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text("utf-8").splitlines():

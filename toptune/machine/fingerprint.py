@@ -1,7 +1,4 @@
-"""Files told apart by content, and by size and time as long as those stay.
-
-A file or folder enters; a sha256 (64 hex digits) or a stamp (JSON-able) leaves.
-"""
+"""Files and folders identified by their content, or quickly by sizes and modification times."""
 
 from __future__ import annotations
 
@@ -11,42 +8,38 @@ from typing import Any
 
 from toptune.errors import InputError
 
-_HASH_BLOCK = 2**20
-
 
 def file_sha256(path: Path) -> str:
-    """sha256 of a file's bytes; of a folder, that of its files' names and sha256s in order."""
-    digest = hashlib.sha256()
+    """Return the sha256 of a file's bytes, or of a folder's sorted file names and their sha256s."""
     if path.is_dir():
+        digest = hashlib.sha256()
         for file in sorted(p for p in path.rglob("*") if p.is_file()):
             digest.update(f"{file.relative_to(path).as_posix()}\0{file_sha256(file)}\n".encode())
         return digest.hexdigest()
     with path.open("rb") as stream:
-        while block := stream.read(_HASH_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def stamp_of(path: Path) -> list[list[Any]]:
-    """Sizes and modification times: as long as they stay, the bytes are taken to be the same."""
+    """Return names, sizes and modification times; while these stay, so does the content."""
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     return [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]
 
 
 def require_regular(path: Path, *, folder: bool = True) -> None:
-    """Refuse what is neither a file nor a folder: reading a pipe or a device never ends.
+    """Refuse what is neither a file nor a folder, since reading a pipe or a device may never end.
 
     Parameters
     ----------
     path
-        What a user named.
+        A path given by the user.
     folder
-        Whether a folder will do.
+        Whether a folder is allowed.
 
     Raises
     ------
     InputError
-        Nothing is there, or something else, or no such name can be.
+        Nothing is at the path, something else is, or the name is impossible.
     """
     try:
         there = path.exists()

@@ -1,8 +1,8 @@
-"""Locks between processes, on one machine or several that share a file system.
+"""Locks between processes, on one machine or on several that share a file system.
 
-The path of a lock file enters; while a lock is held no other process holds one on that path. The
-system lets go of a lock when its process ends, however it ends, so that nothing stays locked. The
-lock file stays and means nothing by itself.
+While a process holds the lock on a path, no other process can. The system releases the lock when
+the process ends, in whatever way, so that nothing stays locked. The lock file remains, and means
+nothing by itself.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from toptune.errors import InputError
 from toptune.machine.durable import writing
 
-# Of these, network file systems give the first where their server's lock service is not running.
+# Network file systems raise the first of these if their server's lock service is not running.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL}
 
 
@@ -28,26 +28,26 @@ class NoLocksError(InputError):
 
 @contextmanager
 def held(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold a lock for a while.
+    """Hold a lock inside the context.
 
     Parameters
     ----------
     path
-        Of the lock file; its folder is made.
+        The lock file; its folder is created.
     wait
-        Until another process lets go; otherwise False is given when it is held.
+        Whether to wait until another process releases the lock.
 
     Yields
     ------
     bool
-        Whether it is held by us.
+        Whether this process holds the lock; always True with `wait`.
 
     Raises
     ------
     NoLocksError
-        The file system has no locks.
+        The file system does not support locks.
     StorageError
-        The lock file cannot be made.
+        The lock file cannot be created.
     """
     lock = _acquire(path, wait=wait)
     if lock is None:
@@ -60,7 +60,7 @@ def held(path: Path, *, wait: bool = True) -> Iterator[bool]:
 
 
 def is_held(path: Path) -> bool:
-    """Whether another process, or another lock of this one, holds a lock on a lock file."""
+    """Tell whether another process, or another lock of this process, holds a lock."""
     if not path.exists():
         return False
     with held(path, wait=False) as ours:
@@ -68,10 +68,10 @@ def is_held(path: Path) -> bool:
 
 
 def _acquire(path: Path, *, wait: bool) -> FileLock | None:
-    # What one thread has claimed another may finish, and let go of.
+    # The thread that releases the lock may be another than the one that acquired it.
     lock = FileLock(path, thread_local=False)
     with writing(path), warnings.catch_warnings():
-        # The library would go on with files as locks, which a killed process leaves locked.
+        # The library would fall back on the existence of a file, which a killed process leaves.
         warnings.filterwarnings("error", "flock not supported")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -89,7 +89,7 @@ def _acquire(path: Path, *, wait: bool) -> FileLock | None:
 
 def _no_locks(path: Path, cause: str) -> NoLocksError:
     return NoLocksError(
-        f"{path.parent}: this file system cannot lock files ({cause}), so two processes could spoil"
-        " each other's work: write to a local disk and copy the result when it is complete, or have"
+        f"{path.parent}: this file system cannot lock files ({cause}), so two processes could"
+        " overwrite each other's work: write to a local disk and copy the complete result, or have"
         " the network file system mounted with locks"
     )

@@ -1,7 +1,7 @@
-"""Threads over channels or chunks: compiled code releases the interpreter, so threads are enough.
+"""Threads over channels or chunks; compiled code releases the interpreter, so threads suffice.
 
-Work goes to an executor that the caller owns; without one it runs here and now. Results never
-depend on the number of threads, because every item is computed alone.
+Work goes to a pool that the caller owns; without a pool it is done at once. Results never depend on
+the number of threads, because every item is computed by itself.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 
 def usable_cores() -> int:
-    """Processor cores that this process may use."""
+    """Return the number of processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -25,12 +25,12 @@ def usable_cores() -> int:
 
 @contextmanager
 def thread_pool(n_jobs: int | None = None) -> Iterator[Executor | None]:
-    """Give threads for a while.
+    """Provide a pool of threads inside the context; None for a single thread.
 
     Parameters
     ----------
     n_jobs
-        How many; None for one a usable core. One gives None: nothing to spread over.
+        Number of threads; all usable cores if None.
     """
     n_jobs = usable_cores() if n_jobs is None else n_jobs
     if n_jobs == 1:
@@ -43,14 +43,14 @@ def thread_pool(n_jobs: int | None = None) -> Iterator[Executor | None]:
 def in_threads(
     pool: Executor | None, work: Callable[[Item], Result], items: Iterable[Item]
 ) -> list[Result]:
-    """Do `work` on every item and wait; the results keep the items' order."""
+    """Do `work` on every item and wait; results are in the order of the items."""
     if pool is None:
         return [work(item) for item in items]
     return list(pool.map(work, items))
 
 
 def channel_slices(n: int, pool: Executor | None, multiple: int = 1) -> list[slice]:
-    """Cut `n` channels into slices whose starts are multiples of `multiple`, one a thread or so."""
+    """Cut `n` channels into about one slice per thread, at multiples of `multiple`."""
     workers = getattr(pool, "_max_workers", 1)
     size = -(-n // workers)
     size = max(multiple, -(-size // multiple) * multiple)
