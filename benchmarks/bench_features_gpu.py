@@ -19,13 +19,14 @@ import numpy as np
 import pytest
 import torch
 
-from toptune.backbones.engine import FeatureEngine, Precision
+from toptune.backbones.engine import FeatureEngine
 from toptune.backbones.loading import LoadedBackbone, load_backbone
 from toptune.backbones.networks import PAPER_BACKBONES
-from toptune.features.describing import Begun, Described, Describer, LazyEngine, begin_views
+from toptune.features.extractor import FeatureRows, PendingFeatures, start_features, unwatched
+from toptune.features.picture_features import PictureExtractor
 from toptune.machine.cuda import torch_kernels
-from toptune.params import Backbone, Picture, Windows
-from toptune.pictures.drawer import Drawer
+from toptune.params import Backbone, Picture, Precision, Windows
+from toptune.pictures.drawer import Drawer, Drawers
 from toptune.pictures.drawer_cuda import CudaBinnedSpikes, CudaDrawer, InputChannels
 from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes
 
@@ -163,40 +164,35 @@ def test_torch_operations(benchmark: Any, device: torch.device, kind: str) -> No
 # --- from spikes to features
 
 
-def describe_all(views: Sequence[Describer]) -> list[list[Described]]:
-    """Begin each recording before the one before it is waited for, as extraction does."""
-
-    def unwatched(_name: str, _done: int, _total: int) -> None:
-        pass
-
-    before: Begun | None = None
-    described = []
+def extract_all(views: Sequence[PictureExtractor]) -> list[list[FeatureRows]]:
+    """Start each recording before the one before it is waited for, as extraction does."""
+    before: list[PendingFeatures] = []
+    found = []
     for seed in range(N_DEVICES):
-        begun = begin_views(recording(seed), views, unwatched)
-        if before is not None:
-            described.append(before.result())
-        before = begun
-    assert before is not None
-    return [*described, before.result()]
+        started = start_features(Drawers(recording(seed)), views, unwatched)
+        if before:
+            found.append([pending.result() for pending in before])
+        before = started
+    return [*found, [pending.result() for pending in before]]
 
 
 @pytest.mark.benchmark(group="from spikes of 32 devices to features on the GPU")
 def test_5024_pictures_by_efficientnet_b0(benchmark: Any, device: torch.device) -> None:
-    views = [Describer(Windows(), Picture(), LazyEngine(backbone(), str(device)))]
-    found = timed(benchmark, 5024, lambda: describe_all(views))
+    views = [PictureExtractor(Windows(), Picture(), FeatureEngine(backbone(), str(device)))]
+    found = timed(benchmark, 5024, lambda: extract_all(views))
     assert sum(len(view.features) for views in found for view in views) == 5024
 
 
 @pytest.mark.benchmark(group="from spikes of 32 devices to features on the GPU")
 def test_six_backbones_two_pictures_four_windows(benchmark: Any, device: torch.device) -> None:
-    engines = [LazyEngine(backbone(name), str(device)) for name in PAPER_BACKBONES]
+    engines = [FeatureEngine(backbone(name), str(device)) for name in PAPER_BACKBONES]
     views = [
-        Describer(Windows(width_s=width_s), picture, engine)
+        PictureExtractor(Windows(width_s=width_s), picture, engine)
         for engine in engines
         for picture in PICTURES.values()
         for width_s in WIDTHS_S
     ]
     per_device = sum(round((900 - width_s) / 5) + 1 for width_s in WIDTHS_S)
     pictures = N_DEVICES * per_device * len(PICTURES) * len(engines)
-    found = timed(benchmark, pictures, lambda: describe_all(views), rounds=1)
+    found = timed(benchmark, pictures, lambda: extract_all(views), rounds=1)
     assert sum(len(view.features) for views in found for view in views) == pictures

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from toptune.bench_stages import Rows, Sizes, Stages
+from toptune.bench import Rows, Sizes, Stages
 from toptune.evaluation.evaluate import Units, shuffles
 from toptune.evaluation.folds import leave_one_group_out
 from toptune.heads.falkon.classifier import FalkonClassifier

@@ -25,9 +25,8 @@ from small_data import (
 from toptune.backbones.engine import Computed, FeatureEngine
 from toptune.errors import InputError, InputErrors, StorageError, ToptuneError
 from toptune.extraction import Extracted, extract
-from toptune.features.describing import LazyEngine
 from toptune.machine.fingerprint import file_sha256
-from toptune.params import Backbone, HighPass, Picture, Ptsd, SpikeSettings, Windows
+from toptune.params import Backbone, Compute, HighPass, Picture, Ptsd, SpikeSettings, Windows
 from toptune.pictures.drawer import Drawer
 from toptune.recordings.mcs import McsRecording
 from toptune.recordings.spike_npz import write_npz
@@ -112,10 +111,10 @@ def test_store_obeys_the_schema(made: Path) -> None:
 def test_what_is_published_is_not_done_again(
     folder: Path, detected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_engine(*_: object) -> None:
+    def no_network(*_: object) -> None:
         raise AssertionError("a complete store needs no compiled backbone")
 
-    monkeypatch.setattr("toptune.backbones.engine.FeatureEngine", no_engine)
+    monkeypatch.setattr("toptune.backbones.engine.OpenVinoNetwork", no_network)
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
     result = again(folder)
     assert (result.done, result.reused, result.n_windows) == (0, 6, 42)
@@ -299,7 +298,6 @@ def test_all_bad_recordings_are_told_at_once(folder: Path) -> None:
         ({"backbone": Backbone(name="efficientnet_b00")}, "no backbone 'efficientnet_b00'"),
         ({"spikes": SpikeSettings(highpass=HighPass(cutoff_hz=5000))}, "line 2: .*5000 Hz"),
         ({"spikes": SpikeSettings(stream="Filter")}, rf"line 2: .*{RAW[:4]}"),
-        ({"device": "tpu"}, "device must be auto, cpu or cuda, got 'tpu'"),
     ],
 )
 def test_bad_settings_leave_the_disk_as_it_was(
@@ -359,24 +357,22 @@ def test_a_mixture_is_refused_before_anything_is_computed(
 ) -> None:
     store = FeatureStore(folder / "s.zarr")
     shutil.rmtree(store.path / recording_name("r3.h5") / "features")
-    monkeypatch.setattr(LazyEngine, "computed", Computed("cuda:some GPU", "float16", "torch"))
+    monkeypatch.setattr(FeatureEngine, "computed", Computed("cuda:some GPU", "float16", "torch"))
 
     def computing(*_: Any) -> Any:
         pytest.fail("features are computed that may not be written")
 
-    monkeypatch.setattr("toptune.extraction_job.begin_views", computing)
+    monkeypatch.setattr("toptune.extraction.start_features", computing)
     with pytest.raises(InputError, match="precision"):
         again(folder)
 
 
 def test_half_precision_is_refused_on_the_cpu_before_any_work(folder: Path) -> None:
     before = sorted(folder.rglob("*"))
-    with pytest.raises(InputError, match="--precision half is for --device cuda"):
-        again(folder, device="cpu", precision="half", overwrite=True)
-    with pytest.raises(InputError, match="precision must be one of auto, float32, half"):
-        again(folder, precision="double")
+    with pytest.raises(InputError, match='`precision="half"` is for `device="cuda"`'):
+        again(folder, compute=Compute(device="cpu", precision="half"), overwrite=True)
     assert sorted(folder.rglob("*")) == before
-    assert again(folder, precision="float32").reused == 6
+    assert again(folder, compute=Compute(precision="float32")).reused == 6
 
 
 def test_features_that_cannot_be_written_fail_their_own_recording(

@@ -28,7 +28,7 @@ from toptune.features.table import FeatureTable, join_tables
 from toptune.heads import head_of
 from toptune.machine import cuda
 from toptune.machine.fingerprint import file_sha256
-from toptune.params import Backbone, Picture, Windows
+from toptune.params import Backbone, Compute, Picture, Windows
 from toptune.prediction import predict
 from toptune.recordings.facts import WeightsSource
 from toptune.recordings.mcs import McsRecording
@@ -492,8 +492,8 @@ def test_no_recording_or_one_twice_is_refused(made: Path, other: str) -> None:
 
 
 def test_half_precision_is_refused_on_the_cpu(made: Path) -> None:
-    with pytest.raises(InputError, match="--precision half is for --device cuda"):
-        predict(made / "mlp", made / "r0.h5", device="cpu", precision="half")
+    with pytest.raises(InputError, match='`precision="half"` is for `device="cuda"`'):
+        predict(made / "mlp", made / "r0.h5", compute=Compute(device="cpu", precision="half"))
 
 
 def test_a_stream_can_be_named_where_recordings_have_several(made: Path, tmp_path: Path) -> None:
@@ -519,7 +519,7 @@ def test_weights_are_taken_from_where_they_were_or_where_told(made: Path, tmp_pa
     for k, weights in enumerate((gone, (None,))):
         moved = changed(made / "filed", tmp_path / f"moved{k}", weights=weights)
         place = "an unknown place" if k else "gone.pth"
-        with pytest.raises(InputError, match=rf"weights.pth weights \(sha256 .*{place}.*--weights"):
+        with pytest.raises(InputError, match=rf"weights.pth weights \(sha256 .*{place}.*`weights`"):
             predict(moved, made / "r0.h5")
         other_name = tmp_path / "other_name.pth"
         other_name.write_text("11")
@@ -599,8 +599,8 @@ def test_spikes_are_found_on_the_device_that_is_asked_for(
     # torch stays on the processor: only the spikes are looked at.
     monkeypatch.setattr("toptune.machine.device.torch_device", lambda _: "cpu")
     path = write_mcs(tmp_path / "new.h5", seed=77)
-    on_cpu = predict(made / "falkon", path, device="cpu").recordings[0]
+    on_cpu = predict(made / "falkon", path, compute=Compute(device="cpu")).recordings[0]
     assert not device.launched
-    on_gpu = predict(made / "falkon", path, device="cuda").recordings[0]
+    on_gpu = predict(made / "falkon", path, compute=Compute(device="cuda")).recordings[0]
     assert "ptsd_evaluate" in device.launched
     np.testing.assert_array_equal(on_gpu.scores, on_cpu.scores)

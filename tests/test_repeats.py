@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from toptune.backbones import engine as features
 from toptune.extraction import extract
-from toptune.params import Backbone, FitOptions, Picture, Ptsd, SpikeSettings, Windows
+from toptune.params import Backbone, Compute, FitOptions, Picture, Ptsd, SpikeSettings, Windows
 from toptune.spikes import ptsd_compiled
 from toptune.spikes import streaming as detection
 from toptune.store.feature_store import FeatureStore
@@ -38,7 +38,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_data(folder)
     with pytest.MonkeyPatch.context() as monkeypatch:
         install_tiny_backbones(monkeypatch)
-        run_extract(folder, folder / "s.zarr", n_jobs=1)
+        run_extract(folder, folder / "s.zarr", compute=Compute(n_jobs=1))
     return folder
 
 
@@ -51,17 +51,21 @@ def run_extract(folder: Path, store: Path, **options: Any) -> Path:
 def test_a_store_is_the_same_bytes_for_any_number_of_threads(
     made: Path, tmp_path: Path, n_jobs: int
 ) -> None:
-    assert tree(run_extract(made, tmp_path / "s.zarr", n_jobs=n_jobs)) == tree(made / "s.zarr")
+    assert tree(run_extract(made, tmp_path / "s.zarr", compute=Compute(n_jobs=n_jobs))) == tree(
+        made / "s.zarr"
+    )
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_a_store_is_the_same_bytes_for_any_chunks(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: SpikeSettings
 ) -> None:
-    expected = tree(run_extract(made, tmp_path / "one.zarr", spikes=settings, n_jobs=2))
+    expected = tree(
+        run_extract(made, tmp_path / "one.zarr", spikes=settings, compute=Compute(n_jobs=2))
+    )
     monkeypatch.setattr(detection, "_BATCH_VALUES", 4 * ptsd_compiled.BLOCK)
     monkeypatch.setattr(features, "_DRAWN_AT_ONCE", 3)
-    store = run_extract(made, tmp_path / "two.zarr", spikes=settings, n_jobs=2)
+    store = run_extract(made, tmp_path / "two.zarr", spikes=settings, compute=Compute(n_jobs=2))
     assert tree(store) == expected
 
 
@@ -69,7 +73,9 @@ def test_a_store_is_the_same_bytes_for_any_chunks(
 def test_features_keep_within_rounding_for_any_batch_size(
     made: Path, tmp_path: Path, batch_size: int
 ) -> None:
-    store = FeatureStore(run_extract(made, tmp_path / "s.zarr", batch_size=batch_size))
+    store = FeatureStore(
+        run_extract(made, tmp_path / "s.zarr", compute=Compute(batch_size=batch_size))
+    )
     expected = FeatureStore(made / "s.zarr")
     got, there = store.table(store.choose()), expected.table(expected.choose())
     np.testing.assert_allclose(got.features, there.features, rtol=1e-5, atol=1e-6)
@@ -110,7 +116,7 @@ def test_a_run_is_the_same_bytes_again_and_its_verdicts_on_any_number_of_threads
 def test_the_picture_and_its_seed_decide_not_the_order_of_work(made: Path, tmp_path: Path) -> None:
     # A store that had another feature set first holds the same numbers.
     folder = tmp_path / "s.zarr"
-    run_extract(made, folder, picture=Picture(kind="raster"), n_jobs=2)
-    run_extract(made, folder, n_jobs=2)
+    run_extract(made, folder, picture=Picture(kind="raster"), compute=Compute(n_jobs=2))
+    run_extract(made, folder, compute=Compute(n_jobs=2))
     expected = tree(made / "s.zarr")
     assert {p: s for p, s in tree(folder).items() if p in expected} == expected

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from toptune.errors import InputError
-from toptune.machine.fingerprint import file_sha256
-from toptune.machine.progress import Progress, Silent
+from toptune.errors import InputErrors
+from toptune.features.recordings import RecordingBatch, SpikeFinder, one_line
+from toptune.machine.progress import ProgressReporter, SilentReporter
+from toptune.params import Compute
 from toptune.reports.why import draw_explanation, write_explanation
-from toptune.runs.folder import WHY, publish, target_problems
+from toptune.runs.folder import WHY, publish, require_target
 from toptune.runs.model import read_model
 from toptune.runs.occlusion import Explained, Occlusion, explain
-from toptune.runs.predictor import Predictor
-from toptune.runs.verdicts import SEEN
-from toptune.spikes.finding import find_spikes
+from toptune.runs.predictor import Paths, Predictor, check_named, find_recording, list_paths
 
 
 def why(
     model: Path | str,
-    recordings: Sequence[Path | str],
+    recordings: Paths,
     out: Path | str,
     *,
     of_class: str | None = None,
     occlusion: Occlusion | None = None,
-    weights: Sequence[Path] = (),
-    device: str = "auto",
-    n_jobs: int | None = None,
-    batch_size: int | None = None,
+    weights: Paths = (),
+    compute: Compute | None = None,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: ProgressReporter | None = None,
 ) -> list[Explained]:
     """Explain a model's verdicts on recordings of any kind, and write the folder.
 
@@ -38,19 +34,19 @@ def why(
     model
         The ``model`` folder of a run.
     recordings
-        Paths.
+        One path or several.
     out
         A new folder.
     of_class
         What to explain; each recording's verdict where None.
     occlusion
-        How the blank stretch slides.
-    weights, device, n_jobs, batch_size
+        How the gap without spikes slides.
+    weights, compute
         As for `predict`.
     overwrite
         Replace an explanation in `out`.
     progress
-        Watches.
+        Shows the progress.
 
     Raises
     ------
@@ -58,24 +54,24 @@ def why(
         As for `predict` and `explain`.
     """
     out = Path(out)
-    problems = target_problems(out, overwrite=overwrite, kind=WHY)
-    if problems:
-        raise InputError(problems[0])
-    watch = progress or Silent()
+    require_target(out, overwrite=overwrite, kind=WHY)
+    compute, progress = compute or Compute(), progress or SilentReporter()
     read = read_model(model)
-    predictor = Predictor(read, weights, device=device, n_jobs=n_jobs, batch_size=batch_size)
+    paths = list_paths(recordings)
+    opened = check_named(paths, read, read.spikes)
+    if opened.refused:
+        raise InputErrors([one_line(error) for error in opened.refused.values()])
+    finder = SpikeFinder(read.spikes, compute, voltage=opened.voltage)
+    predictor = Predictor(read, list_paths(weights), compute)
+    batch = RecordingBatch([str(path) for path in paths], keep_going=False, progress=progress)
     seen = []
-    for number, path in enumerate(recordings, 1):
-        watch.recording(number, len(recordings), str(path))
-        found = find_spikes(Path(path), read.spikes, n_jobs=n_jobs, stage=watch.stage)
-        notes = list(found.notes)
-        if file_sha256(Path(path)) in read.training_inputs:
-            notes.insert(0, SEEN)
-        explained = explain(
-            predictor, str(path), found.trains, occlusion=occlusion, of_class=of_class,
-            notes=notes, stage=watch.stage,
-        )  # fmt: skip
-        seen.append(draw_explanation(predictor, found.trains, explained))
+    for path in paths:
+        with batch.working_on(str(path), path):
+            found = find_recording(path, finder, read, progress.stage)
+            explained = explain(
+                predictor, found, occlusion=occlusion, of_class=of_class, stage=progress.stage
+            )
+            seen.append(draw_explanation(predictor, found.trains, explained))
     with publish(out, overwrite=overwrite, kind=WHY) as folder:
         write_explanation(folder, str(model), seen)
     return [one.explained for one in seen]

@@ -1,8 +1,7 @@
-"""From a devices file to a store full of features.
+"""Extraction: the spikes and features of every listed recording, published in a store.
 
-What enters: a devices file and parameters. What leaves: published spikes and features of every
-recording, and a list of what was done, reused, too short or failed. What is published with the same
-key is not done again; spikes are shared by all windows, pictures and backbones.
+What is published with the same key is not done again; spikes are shared by all windows, pictures
+and backbones. Several processes may extract into one store, and then share the recordings out.
 """
 
 from __future__ import annotations
@@ -10,29 +9,43 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Generator, Iterable
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from toptune.errors import InputError, InputErrors, StorageError, ToptuneError
-from toptune.extraction_job import Extraction, load_engine
+from toptune.errors import InputError, InputErrors
+from toptune.features.extractor import FeatureRows, PendingFeatures, StageReporter, start_features
+from toptune.features.picture_features import (
+    BackboneIdentity,
+    PictureExtractor,
+    PictureFeatureParams,
+    load_engine,
+)
+from toptune.features.recordings import (
+    Preflight,
+    RecordingBatch,
+    SpikeFinder,
+    check_recordings,
+    drawers_of,
+)
 from toptune.features.table import RecordingInfo
 from toptune.machine.background import BackgroundWriter
-from toptune.machine.cuda import accelerator
 from toptune.machine.durable import write_whole, writing
-from toptune.machine.progress import Progress, Silent
-from toptune.params import Backbone, Picture, SpikeSettings, Windows
+from toptune.machine.fingerprint import file_sha256, stamp_of
+from toptune.machine.progress import ProgressReporter, SilentReporter
+from toptune.params import Backbone, Compute, Picture, SpikeSettings, Windows, content_key
 from toptune.recordings.devices import DeviceRow, DevicesFile, read_devices
-from toptune.spikes.finding import check_recording
-from toptune.store.feature_store import FeatureSet, FeatureStore, recording_name
+from toptune.recordings.facts import WeightsSource
+from toptune.recordings.trains import SpikeTrains, check_trains
+from toptune.store.feature_store import VERSION, FeatureSet, FeatureStore, recording_name
 from toptune.store.session import StoreSession, refuse_other_settings, writing_session
 
 if TYPE_CHECKING:
-    from toptune.backbones.engine import Precision
-
-__all__ = ["Extracted", "SpikeSettings", "extract"]
+    from toptune.backbones.engine import FeatureEngine
+    from toptune.pictures.drawer import Drawers
 
 _LOG = logging.getLogger(__name__)
 
@@ -95,13 +108,10 @@ def extract(
     picture: Picture | None = None,
     backbone: Backbone | None = None,
     spikes: SpikeSettings | None = None,
-    device: str = "auto",
-    precision: Precision = "auto",
-    batch_size: int | None = None,
-    n_jobs: int | None = None,
+    compute: Compute | None = None,
     keep_going: bool = False,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: ProgressReporter | None = None,
 ) -> Extracted:
     """Bring the features of every listed recording into a store.
 
@@ -113,62 +123,132 @@ def extract(
         A store to go on with, or a new folder.
     windows, picture, backbone, spikes
         What to extract; the defaults of their classes where None.
-    device
-        ``auto``, ``cpu`` or ``cuda``, for spikes and features.
-    precision
-        In which backbones compute: ``auto`` is 16 bits on CUDA and float32 on the CPU.
-    batch_size
-        Pictures a batch; the engine's choice where None.
-    n_jobs
-        Threads; None for one a core.
+    compute
+        Where and with how much of the machine.
     keep_going
         Go on after a recording that cannot be opened or fails, and list it; otherwise its error
         ends the extraction. What was published stays in either case.
     overwrite
         Start the store anew; the old one is removed when everything has been checked.
     progress
-        Watches.
+        Shows the progress.
 
     Raises
     ------
     InputError
         Problems with the devices file or any recording's header (all at once, before any work), an
-        unknown backbone, weights that do not fit, or a store whose spikes were found otherwise, or
-        into which another process is extracting other recordings.
+        unknown backbone, weights that do not fit, or a store whose spikes were found with other
+        settings, or into which another process is extracting other recordings.
     StorageError
         The store cannot be written.
     """
     listed = read_devices(Path(devices))
-    spikes = spikes or SpikeSettings()
+    spikes, compute = spikes or SpikeSettings(), compute or Compute()
+    backbone, progress = backbone or Backbone(), progress or SilentReporter()
     store = Path(store)
     refuse_store(store, spikes, overwrite=overwrite)
-    opened = open_recordings(listed, spikes)
+    opened = check_listed(listed, spikes)
     if opened.refused and (not keep_going or len(opened.refused) == len(listed.rows)):
-        raise InputErrors(opened.problems(listed))
-    backbone = backbone or Backbone()
-    spike_device = accelerator(device) if opened.voltage else None
-    job = Extraction(
-        spikes,
-        windows or Windows(),
-        picture or Picture(),
-        backbone,
-        load_engine(
-            backbone, device=device, precision=precision, batch_size=batch_size, n_jobs=n_jobs
-        ),
-        spike_device,
-        n_jobs,
-        progress or Silent(),
-    )
+        raise InputErrors(problems_of(listed, opened))
+    finder = SpikeFinder(spikes, compute, voltage=opened.voltage)
+    engine = load_engine(backbone, compute)
     for warning in listed.thin_classes:
         _LOG.warning("%s (fine here; fit refuses it, unless classes are merged)", warning)
-        job.notes.append(warning)
-    batch = _Batch(listed, job, keep_going=keep_going)
+    batch = RecordingBatch(
+        [row.written for row in listed.rows], keep_going=keep_going, progress=progress
+    )
     batch.refuse(opened.refused)
+    infos = list_devices(listed)
     # Only now, so that what is refused above leaves the disk as it was.
     with writing_session(
-        store, spikes.to_json(), batch.infos, devices_file=listed.path, anew=overwrite
+        store, spikes.to_json(), infos, devices_file=listed.path, anew=overwrite
     ) as session:
-        return batch.run(session)
+        spikes_of = StoredSpikes(session.store, finder, progress.stage)
+        features = StoredFeatures(
+            session.store, windows or Windows(), picture or Picture(), backbone, engine,
+            progress.stage,
+        )  # fmt: skip
+        return _run(listed, batch, session, spikes_of, features)
+
+
+def _run(
+    devices: DevicesFile,
+    batch: RecordingBatch,
+    session: StoreSession,
+    spikes_of: StoredSpikes,
+    features: StoredFeatures,
+) -> Extracted:
+    """Extract every recording that is left; features are written beside the next recording."""
+    windows_of: dict[str, int] = {}
+    reused = spikes_reused = 0
+    with closing(_shared_out(devices, batch, session)) as work, BackgroundWriter() as writer:
+        for row, claim in work:
+            with batch.working_on(row.written, row.recording):
+                spikes = spikes_of.update(row)
+                published = features.published(spikes)
+                if published is not None:
+                    windows_of[row.written] = published
+                    reused += 1
+                else:
+                    spikes_reused += spikes.reused
+                    pending = features.start(spikes)
+                    windows_of[row.written] = len(pending.start_s)
+                    # Waits for a GPU and writes while the next recording is read and computed.
+                    taken = claim.pop_all()
+                    writer.submit(row.written, partial(_write, features, spikes, pending, taken))
+            _settle(batch, writer)
+        writer.wait()
+        _settle(batch, writer)
+    failed = batch.failed
+    for written, _ in failed:
+        windows_of.pop(written, None)
+    _write_failures(session.store.path.with_suffix(".failures.csv"), failed)
+    return Extracted(
+        store=session.store.path,
+        feature_set=features.feature_set,
+        done=len(batch.names) - len(failed) - reused,
+        reused=reused,
+        spikes_reused=spikes_reused,
+        too_short=tuple(name for name in batch.names if windows_of.get(name) == 0),
+        failed=failed,
+        n_windows=sum(windows_of.values()),
+        notes=(*devices.thin_classes, *spikes_of.notes),
+    )
+
+
+def _write(
+    features: StoredFeatures, spikes: PublishedSpikes, pending: PendingFeatures, claim: ExitStack
+) -> None:
+    with claim:
+        features.write(spikes, pending.result())
+
+
+def _shared_out(
+    devices: DevicesFile, batch: RecordingBatch, session: StoreSession
+) -> Generator[tuple[DeviceRow, ExitStack], None, None]:
+    """Go through the recordings, claiming each; first those no other process is busy with.
+
+    Whoever takes a claim over releases it; otherwise it is released when the next one is asked for.
+    """
+    wanted = set(batch.left)
+    left = [row for row in devices.rows if row.written in wanted]
+    for wait in (False, True):
+        busy = []
+        for row in left:
+            if wait:
+                _LOG.warning("waiting for another process that works on %s", row.written)
+            with ExitStack() as claim:
+                if claim.enter_context(session.claim(recording_name(row.written), wait=wait)):
+                    yield row, claim
+                else:
+                    busy.append(row)
+        left = busy
+
+
+def _settle(batch: RecordingBatch, writer: BackgroundWriter) -> None:
+    """Treat errors of writing as those of the recordings that were written."""
+    for written, error in writer.take_failures():
+        batch.fail(written, error)
 
 
 def refuse_store(path: Path, spikes: SpikeSettings, *, overwrite: bool = False) -> None:
@@ -185,36 +265,18 @@ def refuse_store(path: Path, spikes: SpikeSettings, *, overwrite: bool = False) 
             refuse_other_settings(path, spikes.to_json())
 
 
-class Opened(NamedTuple):
-    """What opening every recording showed.
-
-    Attributes
-    ----------
-    refused : list of (DeviceRow, ToptuneError)
-        Recordings that cannot be opened, with the reason.
-    voltage : bool
-        Whether any of the others holds voltage.
-    """
-
-    refused: list[tuple[DeviceRow, ToptuneError]]
-    voltage: bool
-
-    def problems(self, devices: DevicesFile) -> list[str]:
-        """Tell each refusal with its line."""
-        return [f"{devices.path}, line {row.line}: {error}" for row, error in self.refused]
+def check_listed(devices: DevicesFile, spikes: SpikeSettings) -> Preflight:
+    """Open every listed recording, before any work."""
+    return check_recordings({row.written: row.recording for row in devices.rows}, spikes)
 
 
-def open_recordings(devices: DevicesFile, spikes: SpikeSettings) -> Opened:
-    """Open every recording, before any work."""
-    refused: list[tuple[DeviceRow, ToptuneError]] = []
-    voltage = False
-    for row in devices.rows:
-        try:
-            with _reading(row):
-                voltage |= check_recording(row.recording, spikes) is not None
-        except ToptuneError as error:
-            refused.append((row, error))
-    return Opened(refused, voltage)
+def problems_of(devices: DevicesFile, opened: Preflight) -> list[str]:
+    """List what was refused, each with its line of the devices file."""
+    return [
+        f"{devices.path}, line {row.line}: {opened.refused[row.written]}"
+        for row in devices.rows
+        if row.written in opened.refused
+    ]
 
 
 def list_devices(devices: DevicesFile) -> tuple[RecordingInfo, ...]:
@@ -222,108 +284,6 @@ def list_devices(devices: DevicesFile) -> tuple[RecordingInfo, ...]:
     return tuple(
         RecordingInfo(recording_name(r.written), r.device, r.label, r.columns) for r in devices.rows
     )
-
-
-class _Batch:
-    """All listed recordings, shared with other processes that extract the same."""
-
-    def __init__(self, devices: DevicesFile, job: Extraction, *, keep_going: bool) -> None:
-        self.devices = devices
-        self.infos = list_devices(devices)
-        self.job = job
-        self.keep_going = keep_going
-        self.failed: dict[str, str] = {}
-        self.windows_of: dict[str, int] = {}
-
-    def refuse(self, refused: Iterable[tuple[DeviceRow, ToptuneError]]) -> None:
-        """List recordings that could not be opened, before anything is done."""
-        for row, error in refused:
-            self._list(row.written, error)
-
-    def run(self, session: StoreSession) -> Extracted:
-        job = self.job
-        job.store = session.store
-        # Closed at once also after an error, so that no claim outlives it; the writer before them.
-        with closing(self._shared_out(session)) as work, BackgroundWriter() as job.writer:
-            for row, name in work:
-                try:
-                    with _reading(row):
-                        self.windows_of[row.written] = job.one(row, name)
-                except ToptuneError as error:
-                    self._failed(row.written, error)
-                self._settle(job.writer)
-            job.writer.wait()
-            self._settle(job.writer)
-        order = [row.written for row in self.devices.rows]
-        failed = tuple((r, self.failed[r]) for r in order if r in self.failed)
-        _write_failures(session.store.path.with_suffix(".failures.csv"), failed)
-        return Extracted(
-            store=session.store.path,
-            feature_set=job.feature_set,
-            done=len(order) - len(failed) - job.reused,
-            reused=job.reused,
-            spikes_reused=job.spikes_reused,
-            too_short=tuple(r for r in order if self.windows_of.get(r) == 0),
-            failed=failed,
-            n_windows=sum(self.windows_of.values()),
-            notes=tuple(job.notes),
-        )
-
-    def _shared_out(self, session: StoreSession) -> Generator[tuple[DeviceRow, str], None, None]:
-        """Go through the recordings, claiming each; first those no other process is busy with."""
-        rows = zip(self.devices.rows, self.infos, strict=True)
-        left = [(row, info.name) for row, info in rows if row.written not in self.failed]
-        number = len(self.infos) - len(left)
-        for wait in (False, True):
-            busy = []
-            for row, name in left:
-                if wait:
-                    _LOG.warning("waiting for another process that works on %s", row.written)
-                # Whoever writes the recording in the background takes the claim over.
-                with ExitStack() as self.job.claim:
-                    if not self.job.claim.enter_context(session.claim(name, wait=wait)):
-                        busy.append((row, name))
-                        continue
-                    number += 1
-                    self.job.progress.recording(number, len(self.infos), row.written)
-                    yield row, name
-            left = busy
-
-    def _settle(self, writer: BackgroundWriter) -> None:
-        """Treat errors of writing as those of the recordings that were written."""
-        for written, error in writer.take_failures():
-            self._failed(written, error)
-
-    def _failed(self, written: str, error: BaseException) -> None:
-        """List a recording as failed where told to go on; otherwise, or on a defect, raise."""
-        # Where one recording could not be stored, no other could be either.
-        fatal = isinstance(error, StorageError) or not isinstance(error, ToptuneError)
-        if fatal or not self.keep_going:
-            raise error
-        self.windows_of.pop(written, None)
-        self._list(written, error)
-
-    def _list(self, written: str, error: BaseException) -> None:
-        self.failed[written] = " ".join(str(error).split())
-        _LOG.error("%s failed: %s", written, self.failed[written])
-
-
-@contextmanager
-def _reading(row: DeviceRow) -> Iterator[None]:
-    """Let what a bad recording raises, foreseen or not, be that recording's failure."""
-    try:
-        yield
-    except ToptuneError:
-        raise
-    except OSError as error:
-        raise InputError(f"{row.recording}: cannot be read ({error.strerror or error})") from error
-    except Exception as error:
-        # A batch of hours must not end at one file that a reader stumbles over.
-        _LOG.debug("%s", row.recording, exc_info=True)
-        raise ToptuneError(
-            f"{row.recording}: failed unexpectedly ({type(error).__name__}: {error}); please report"
-            " this with the recording"
-        ) from error
 
 
 def _write_failures(path: Path, failed: Iterable[tuple[str, str]]) -> None:
@@ -335,3 +295,262 @@ def _write_failures(path: Path, failed: Iterable[tuple[str, str]]) -> None:
         text = io.StringIO()
         csv.writer(text).writerows(rows)
         write_whole(path, text.getvalue())
+
+
+# --- one recording
+
+
+class PublishedSpikes:
+    """Spikes of a recording that are in the store.
+
+    Parameters
+    ----------
+    row
+        The recording.
+    store
+        Where they are.
+    key
+        Theirs.
+    source
+        What they were found in: name, sha256, stamp.
+    reused
+        They were there already.
+    drawers
+        The spikes themselves, if they were found just now; otherwise they are read when needed.
+
+    Attributes
+    ----------
+    name
+        Of the recording in the store.
+    row, key, source, reused
+        As given.
+    """
+
+    def __init__(
+        self,
+        row: DeviceRow,
+        store: FeatureStore,
+        key: str,
+        source: dict[str, Any],
+        *,
+        reused: bool,
+        drawers: Drawers | None = None,
+    ) -> None:
+        self.row = row
+        self.name = recording_name(row.written)
+        self.key = key
+        self.source = source
+        self.reused = reused
+        self._store = store
+        self._found = drawers
+
+    @cached_property
+    def drawers(self) -> Drawers:
+        """The spikes, for extractors."""
+        if self._found is not None:
+            return self._found
+        from toptune.pictures.drawer import Drawers
+
+        return Drawers(self._store.read_spikes(self.name))
+
+
+class StoredSpikes:
+    """Brings recordings' spikes into a store, unless they are there already.
+
+    Parameters
+    ----------
+    store
+        Open for writing.
+    finder
+        Finds them.
+    stage
+        Shows the progress.
+    keep
+        Keep what is found in memory until `forget`, for further passes over the recordings.
+
+    Attributes
+    ----------
+    notes
+        What a user should know of single recordings: dead or over-noisy channels.
+    """
+
+    def __init__(
+        self, store: FeatureStore, finder: SpikeFinder, stage: StageReporter, *, keep: bool = False
+    ) -> None:
+        self._store = store
+        self._finder = finder
+        self._stage = stage
+        self._keep = keep
+        self._kept: dict[str, tuple[str, SpikeTrains]] = {}
+        self.notes: list[str] = []
+
+    def update(self, row: DeviceRow) -> PublishedSpikes:
+        """Bring one recording's spikes up to date."""
+        name = recording_name(row.written)
+        info = self._store.spikes_info(name)
+        source = _source_of(row, info)
+        key = content_key(
+            {
+                "input": source["sha256"],
+                "settings": self._finder.settings.to_json(),
+                "version": VERSION,
+            }
+        )
+        if info is not None and info["key"] == key:
+            drawers = self._again(name, key)
+            return PublishedSpikes(row, self._store, key, source, reused=True, drawers=drawers)
+        if info is not None:
+            _LOG.warning("%s changed since it was extracted: doing it again", row.written)
+        drawers = self._find(row, name, key, source)
+        return PublishedSpikes(row, self._store, key, source, reused=False, drawers=drawers)
+
+    def read(self, name: str) -> SpikeTrains:
+        """Give a recording's spikes that are up to date, from memory where they are kept."""
+        return self._kept[name][1] if name in self._kept else self._store.read_spikes(name)
+
+    def forget(self) -> None:
+        """Keep nothing any longer."""
+        self._kept.clear()
+        self._keep = False
+
+    def _again(self, name: str, key: str) -> Drawers | None:
+        """Give spikes that an earlier pass found; None where they are to be read."""
+        kept_key, trains = self._kept.get(name, (None, None))
+        if trains is None or kept_key != key:
+            return None
+        from toptune.pictures.drawer import Drawers
+
+        return Drawers(trains)
+
+    def _find(self, row: DeviceRow, name: str, key: str, source: dict[str, Any]) -> Drawers:
+        """Find a recording's spikes and publish them."""
+        found = self._finder.find(row.recording, self._stage)
+        # The key says which bytes the spikes came from: those that were hashed.
+        if stamp_of(row.recording) != source["stamp"]:
+            raise InputError(
+                f"{row.recording}: the file changed while it was read: run extract again when"
+                " nothing writes to it"
+            )
+        info: dict[str, Any] = {"key": key, "stamp": source["stamp"], "kind": found.kind}
+        info["versions"] = _versions("toptune", "numpy", "numba", "h5py")
+        info["input"] = {k: source[k] for k in ("recording", "sha256")}
+        if found.stream is not None:
+            info["stream"] = found.stream
+            info["dead_channels"] = list(found.dead_channels)
+            info["over_noisy_channels"] = list(found.over_noisy_channels)
+        self.notes += [f"{row.written}: {note}" for note in found.notes]
+        self._store.write_spikes(name, found.trains, info)
+        # As when they are read back, which happens in other processes only.
+        check_trains(self._store.path / name / "spikes", found.trains)
+        if self._keep:
+            self._kept[name] = (key, found.trains)
+        return drawers_of(found)
+
+
+def _source_of(row: DeviceRow, info: dict[str, Any] | None) -> dict[str, Any]:
+    """Fingerprint of the input; hashed anew only where size or time of a file changed."""
+    stamp = stamp_of(row.recording)
+    if info is not None and info["stamp"] == stamp:
+        return {**info["input"], "stamp": stamp}
+    return {"recording": row.written, "sha256": file_sha256(row.recording), "stamp": stamp}
+
+
+class StoredFeatures:
+    """Brings features of one kind of picture into a store, one recording after the other.
+
+    Parameters
+    ----------
+    store
+        Open for writing.
+    windows, picture, backbone
+        What to extract.
+    engine
+        The backbone, loaded; several kinds may share it.
+    stage
+        Shows the progress.
+
+    Attributes
+    ----------
+    feature_set
+        What is extracted.
+    engine
+        As given.
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        windows: Windows,
+        picture: Picture,
+        backbone: Backbone,
+        engine: FeatureEngine,
+        stage: StageReporter,
+    ) -> None:
+        self._store = store
+        self._backbone = backbone
+        self._extractor = PictureExtractor(windows, picture, engine)
+        self._stage = stage
+        self.engine = engine
+        identity = BackboneIdentity.of(engine.loaded, backbone)
+        params = PictureFeatureParams(windows=windows, picture=picture, backbone=identity)
+        self.feature_set = FeatureSet.of(params.to_json())
+
+    def published(self, spikes: PublishedSpikes) -> int | None:
+        """Count the windows of features that are published and up to date; None without them."""
+        info = self._store.features_info(spikes.name, self.feature_set.key)
+        if info is None or info["key"] != self._key(spikes):
+            return None
+        return int(info["n_windows"])
+
+    def start(self, spikes: PublishedSpikes) -> PendingFeatures:
+        """Start to compute the features of a recording."""
+        # Before they are computed, not only before they are written.
+        self._store.refuse_mixture(self.feature_set, self._computed())
+        drawers = spikes.drawers
+        (pending,) = start_features(drawers, [self._extractor], self._stage)
+        if not len(pending.start_s):
+            _LOG.warning(
+                "%s lasts %.1f s, less than a window of %g s: skipped",
+                spikes.row.written, drawers.trains.duration_s, self._extractor.windows.width_s,
+            )  # fmt: skip
+        return pending
+
+    def write(self, spikes: PublishedSpikes, features: FeatureRows) -> None:
+        """Publish the features of a recording."""
+        info = {
+            "key": self._key(spikes),
+            "n_windows": len(features.start_s),
+            "input": {k: spikes.source[k] for k in ("recording", "sha256")},
+            "versions": _versions("toptune", "torch", "torchvision", "timm", "openvino"),
+            **self._computed(),
+            "weights": _weights_source(self._backbone).to_json(),
+        }
+        self._store.write_features(
+            spikes.name,
+            # An array without rows is stored with one column.
+            features.features if len(features.features) else features.features[:, :1],
+            features.start_s,
+            self.feature_set,
+            info,
+        )
+
+    def _key(self, spikes: PublishedSpikes) -> str:
+        return content_key({"spikes": spikes.key, "features": self.feature_set.key})
+
+    def _computed(self) -> dict[str, dict[str, str]]:
+        return {"computed": self.engine.computed.to_json()}
+
+
+def _weights_source(backbone: Backbone) -> WeightsSource:
+    """Where prediction finds the same weights again; the keys know them by their sha256."""
+    if backbone.weights == "imagenet":
+        return WeightsSource()
+    if backbone.weights == "random":
+        return WeightsSource(seed=backbone.seed)
+    return WeightsSource(path=str(Path(backbone.weights).resolve()))
+
+
+def _versions(*programs: str) -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in programs}

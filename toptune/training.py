@@ -23,7 +23,7 @@ from toptune.evaluation.metrics import describe_metrics, score_task
 from toptune.evaluation.permutations import Permutations
 from toptune.evaluation.scores import Scores, parse_merges
 from toptune.evaluation.task import Task, read_task, table_problems
-from toptune.features.parameter_views import KIND
+from toptune.features.burst_features import KIND
 from toptune.features.table import FeatureTable, RecordingInfo
 from toptune.heads.base import Candidate, Head, Progress
 from toptune.heads.catalogue import head_of, heads

@@ -146,7 +146,7 @@ def test_no_pictures_give_no_rows(engine: FeatureEngine) -> None:
 def test_torch_computes_the_same_batch_by_batch(mobilenet: LoadedBackbone) -> None:
     pictures = make_drawer(224).draw(0, 5)
     network = TorchNetwork(mobilenet, torch.device("cpu"), torch.float32, 2)
-    found = network.start(GreyPictures(pictures)).result()
+    found = network.start(GreyPictures(pictures))()
     np.testing.assert_allclose(found, eager(mobilenet, pictures), rtol=0, atol=1e-5)
 
 

@@ -84,7 +84,7 @@ def test_batches_of_any_size_give_the_features_of_eager_torch(
 ) -> None:
     network, source = TorchNetwork(mobilenet, CPU, torch.float32, batch_size), Recording(grey)
     told: list[int] = []
-    found = network.start(source, told.append).result()
+    found = network.start(source, told.append)()
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
     assert [b - a for a, b in source.asked] == told == sizes
@@ -92,7 +92,7 @@ def test_batches_of_any_size_give_the_features_of_eager_torch(
 
 def test_no_pictures_give_no_rows(mobilenet: LoadedBackbone) -> None:
     network = TorchNetwork(mobilenet, CPU, torch.float32)
-    assert network.start(GreyPictures(torch.empty(0, 224, 224))).result().shape == (0, 1280)
+    assert network.start(GreyPictures(torch.empty(0, 224, 224)))().shape == (0, 1280)
 
 
 class LittleMemory(torch.nn.Module):
@@ -119,7 +119,7 @@ def test_batches_are_halved_where_memory_runs_out_and_nothing_is_done_twice_or_l
     network._module = LittleMemory(network._module, 2)
     told: list[int] = []
     with caplog.at_level(logging.WARNING):
-        found = network.start(source, told.append).result()
+        found = network.start(source, told.append)()
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
     assert network.batch_size == 2
     assert sum(told) == 7
@@ -165,7 +165,7 @@ def test_the_16_bits_that_are_used_stay_near_float32_and_the_others_do_not(
     mobilenet: LoadedBackbone, grey: torch.Tensor, expected: NDArray[np.float32]
 ) -> None:
     near, far = (
-        TorchNetwork(mobilenet, CPU, dtype).start(GreyPictures(grey[3:5])).result()
+        TorchNetwork(mobilenet, CPU, dtype).start(GreyPictures(grey[3:5]))()
         for dtype in (HALF, torch.bfloat16)
     )
     assert near.dtype == np.float32
@@ -176,7 +176,7 @@ def test_the_16_bits_that_are_used_stay_near_float32_and_the_others_do_not(
 def test_trained_weights_in_half_precision_stay_near_float32(grey: torch.Tensor) -> None:
     weights = shared("weights", "mobilenet_v2.safetensors")
     loaded = load_backbone(Backbone(name="mobilenet_v2", weights=str(weights)))
-    found = TorchNetwork(loaded, CPU, HALF).start(GreyPictures(grey[3:5])).result()
+    found = TorchNetwork(loaded, CPU, HALF).start(GreyPictures(grey[3:5]))()
     assert cosines(found, eager(loaded, grey[3:5])).min() > 0.9995
 
 
@@ -199,7 +199,7 @@ def test_norms_that_are_not_folded_keep_float32(mobilenet: LoadedBackbone) -> No
     module = _NormFirst().eval().requires_grad_(False)
     loaded = dataclasses.replace(mobilenet, module=module, n_features=5, input_size=9)
     grey = torch.rand(4, 9, 9)
-    found = TorchNetwork(loaded, CPU, HALF).start(GreyPictures(grey)).result()
+    found = TorchNetwork(loaded, CPU, HALF).start(GreyPictures(grey))()
     assert cosines(found, eager(loaded, grey)).min() > 0.999
 
 
@@ -222,17 +222,17 @@ def test_graphs_replay_what_eager_runs_gave(
     device = cuda()
     network = TorchNetwork(mobilenet, device, dtype, 64)
     source = GreyPictures(grey.to(device))
-    first = network.start(source).result()
+    first = network.start(source)()
     assert all(p.graph is None for p in network._prepared.values())
-    replayed = [network.start(source).result() for _ in range(3)]
+    replayed = [network.start(source)() for _ in range(3)]
     assert all(p.graph is not None for p in network._prepared.values())
     for features in (first, *replayed):
         assert cosines(features, expected).min() > least
     np.testing.assert_array_equal(replayed[1], replayed[0])
     # Another source in the same buffers, of another length, and then the first again.
-    flipped = network.start(GreyPictures(grey.flip(0)[:5].to(device))).result()
+    flipped = network.start(GreyPictures(grey.flip(0)[:5].to(device)))()
     assert cosines(flipped, expected[::-1][:5]).min() > least
-    np.testing.assert_array_equal(network.start(source).result(), replayed[0])
+    np.testing.assert_array_equal(network.start(source)(), replayed[0])
 
 
 @pytest.mark.gpu
@@ -244,8 +244,8 @@ def test_several_networks_queue_behind_one_another(
     source = GreyPictures(grey.to(device))
     for _ in range(3):
         begun = [network.start(source) for network in networks]
-        for download in begun:
-            assert cosines(download.result(), expected).min() > 0.9995
+        for wait in begun:
+            assert cosines(wait(), expected).min() > 0.9995
 
 
 @pytest.mark.gpu
@@ -256,7 +256,7 @@ def test_windows_go_from_spikes_to_features_without_leaving_the_gpu(
     placed = CudaBinnedSpikes(trains, 10.0, device, torch_kernels("render", device.index).launch)
     network = TorchNetwork(mobilenet, device, HALF)
     for picture in (Picture(), Picture(kind="raster")):
-        found = network.start(CudaDrawer(placed, windows, picture, 224)).result()
+        found = network.start(CudaDrawer(placed, windows, picture, 224))()
         assert found.shape == (157, 1280)
         grey = Drawer(trains, windows, picture, 224).draw(60, 66)
         assert cosines(found[60:66], eager(mobilenet, grey)).min() > 0.9995
@@ -275,7 +275,7 @@ def test_real_memory_that_runs_out_halves_the_batch(
     torch.cuda.set_per_process_memory_fraction((held + 1.5e9) / total, device)
     try:
         network = TorchNetwork(mobilenet, device, torch.float32, 256)
-        found = network.start(GreyPictures(many)).result()
+        found = network.start(GreyPictures(many))()
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, device)
     assert network.batch_size is not None

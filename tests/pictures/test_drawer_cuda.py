@@ -233,7 +233,7 @@ def test_spikes_become_the_features_of_eager_torch_by_kernels_and_folded_network
     )  # fmt: skip
     windows = Windows(width_s=10.0)
     made = renderer(on_cpu(kernels), RECORDING, windows, picture, 33)
-    found = TorchNetwork(loaded, CPU, dtype, 64).start(made).result()
+    found = TorchNetwork(loaded, CPU, dtype, 64).start(made)()
     grey = Drawer(RECORDING, windows, picture, 33).draw(0, len(made))
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (loaded.mean, loaded.std))
     expected = loaded.module((grey[:, None] - mean) / std).numpy()

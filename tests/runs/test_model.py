@@ -20,7 +20,7 @@ from scipy.special import softmax
 from small_data import make_facts, make_provenance, make_view
 
 from toptune.errors import InputError, ToptuneError
-from toptune.features.describing import ViewParams
+from toptune.features.picture_features import PictureFeatureParams
 from toptune.features.table import FeatureTable, RecordingInfo
 from toptune.heads import head_of
 from toptune.params import Picture, SpikeSettings
@@ -233,8 +233,8 @@ def test_golden_models_of_format_2_are_read_with_the_numbers_of_their_making(
     assert golden.toptune_version == "0.1.0"
     first, second = golden.views
     assert (first.n_features, second.n_features) == (3, 2)
-    assert isinstance(first.params, ViewParams)
-    assert isinstance(second.params, ViewParams)
+    assert isinstance(first.params, PictureFeatureParams)
+    assert isinstance(second.params, PictureFeatureParams)
     assert first.params.picture == Picture()
     assert second.params.picture == Picture(kind="raster")
     assert (first.params.windows.width_s, second.params.windows.width_s) == (2.0, 4.0)

@@ -16,19 +16,20 @@ from small_data import install_tiny_backbones, write_data_set
 from toptune.cli.app import main
 from toptune.errors import InputError
 from toptune.extraction import extract
-from toptune.features.describing import Describer, LazyEngine
-from toptune.features.parameter_views import ParameterDescriber
-from toptune.params import Backbone, FitOptions, Picture, Windows
+from toptune.features.extractor import FeatureExtractor
+from toptune.features.picture_features import PictureExtractor
+from toptune.params import Backbone, Compute, FitOptions, Picture, Windows
 from toptune.recordings.spike_npz import write_npz
 from toptune.recordings.trains import Segment, Spikes, SpikeTrains, sort_spikes
 from toptune.runs.model import read_model
 from toptune.runs.occlusion import Explained, Occlusion, _apart, _stretches, explain, importance
-from toptune.runs.predictor import Predictor
+from toptune.runs.predictor import FoundRecording, Predictor
 from toptune.store.feature_store import FeatureStore
 from toptune.store.tables import table_for
 from toptune.training import fit
 
 TINY = Backbone(name="tiny", weights="random", seed=3)
+CPU = Compute(device="cpu", n_jobs=1)
 RATE_HZ = 10_000.0
 Capture = pytest.CaptureFixture[str]
 
@@ -80,38 +81,35 @@ def silenced(trains: SpikeTrains, begin_s: float, end_s: float) -> SpikeTrains:
     )
 
 
-def describer_on_axis(
-    describer: Describer | ParameterDescriber, trains: SpikeTrains
-) -> Describer | ParameterDescriber:
+def on_axis(extractor: FeatureExtractor, trains: SpikeTrains) -> FeatureExtractor:
     """The count axis of the whole recording, as a number."""
-    if isinstance(describer, ParameterDescriber) or describer.picture.kind == "raster":
-        return describer
+    if not isinstance(extractor, PictureExtractor) or extractor.picture.kind == "raster":
+        return extractor
     top = float(np.bincount(trains.spikes.sample // 100).max())
-    engine: LazyEngine = describer.engine
-    return Describer(describer.windows, Picture(count_axis=top), engine)
+    return PictureExtractor(extractor.windows, Picture(count_axis=top), extractor.engine)
 
 
 def test_occlusion_equals_silencing_redrawing_and_predicting_one_by_one(fused: Path) -> None:
     store = FeatureStore(fused / "s.zarr")
     trains = store.read_spikes(store.recordings[1].name)
-    predictor = Predictor(read_model(fused / "run" / "model"), device="cpu", n_jobs=1)
+    predictor = Predictor(read_model(fused / "run" / "model"), compute=CPU)
     code = 1
     got = explain(
-        predictor, "r", trains, of_class=predictor.model.classes[code],
+        predictor, FoundRecording.of("r", trains), of_class=predictor.model.classes[code],
         occlusion=Occlusion(stretch_s=0.8, step_s=0.7),
     )  # fmt: skip
     np.testing.assert_allclose(got.offset_s, [0, 0.7, 1.4, 2.1, 2.2])
     # Tiles of 3 s from the start, the last window, and the surest.
     assert {0.0, 3.0, 5.0} <= set(got.start_s.tolist())
-    naive = Predictor(read_model(fused / "run" / "model"), device="cpu", n_jobs=1)
-    naive.describers = tuple(describer_on_axis(d, trains) for d in naive.describers)
-    whole = predictor.model.probabilities(naive.features("r", trains, lambda *_: None).features)
+    naive = Predictor(read_model(fused / "run" / "model"), compute=CPU)
+    naive.extractors = tuple(on_axis(e, trains) for e in naive.extractors)
+    whole = predictor.model.probabilities(naive.features(FoundRecording.of("r", trains)).features)
     np.testing.assert_allclose(got.prediction.probabilities, whole, atol=1e-5)
     for i, row in enumerate(got.rows.tolist()):
         for j, offset in enumerate(got.offset_s.tolist()):
             begin = got.prediction.start_s[row] + offset
             blanked = silenced(trains, begin, begin + 0.8)
-            features = naive.features("r", blanked, lambda *_: None).features[[row]]
+            features = naive.features(FoundRecording.of("r", blanked)).features[[row]]
             expected = predictor.model.probabilities(features)[0, code]
             assert got.probability[i, j] == pytest.approx(expected, abs=1e-5)
             assert got.drop[i, j] == pytest.approx(whole[row, code] - expected, abs=2e-5)
@@ -174,9 +172,11 @@ def bursts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_occlusion_points_to_the_one_burst_that_makes_the_class(
     bursts: Path, burst_s: float
 ) -> None:
-    predictor = Predictor(read_model(bursts / "run" / "model"), device="cpu", n_jobs=1)
+    predictor = Predictor(read_model(bursts / "run" / "model"), compute=CPU)
     trains = burst_trains(77, burst_s)
-    got = explain(predictor, "new", trains, occlusion=Occlusion(stretch_s=0.4, step_s=0.2))
+    got = explain(
+        predictor, FoundRecording.of("new", trains), occlusion=Occlusion(stretch_s=0.4, step_s=0.2)
+    )
     assert got.prediction.classes[got.code] == "burst"
     blank = got.start_s[:, None] + got.offset_s
     whole_burst = (blank <= burst_s) & (blank + 0.4 >= burst_s + 0.1)
@@ -190,8 +190,12 @@ def test_occlusion_points_to_the_one_burst_that_makes_the_class(
 
 
 def test_importance_is_the_mean_of_the_stretches_over_a_time(bursts: Path) -> None:
-    predictor = Predictor(read_model(bursts / "run" / "model"), device="cpu", n_jobs=1)
-    got = explain(predictor, "new", burst_trains(5, 3.0), occlusion=Occlusion(stretch_s=0.5))
+    predictor = Predictor(read_model(bursts / "run" / "model"), compute=CPU)
+    got = explain(
+        predictor,
+        FoundRecording.of("new", burst_trains(5, 3.0)),
+        occlusion=Occlusion(stretch_s=0.5),
+    )
     time_s, mean_drop = importance(got)
     for at, value in zip(time_s.tolist(), mean_drop.tolist(), strict=True):
         over = [
@@ -301,16 +305,16 @@ def test_model_of_whole_recordings_has_nothing_to_explain(fused: Path, tmp_path:
     facts = store.training_facts(table)
     options = FitOptions(head="parameters", tune=False, permutations=0)
     fit(table, options, tmp_path / "run", facts=facts)
-    predictor = Predictor(read_model(tmp_path / "run" / "model"), device="cpu", n_jobs=1)
+    predictor = Predictor(read_model(tmp_path / "run" / "model"), compute=CPU)
     trains = store.read_spikes(store.recordings[0].name)
-    assert len(predictor.predict("r", trains).codes) == 1
+    assert len(predictor.predict(FoundRecording.of("r", trains)).codes) == 1
     with pytest.raises(InputError, match="burst parameters of whole recordings"):
-        explain(predictor, "r", trains)
+        explain(predictor, FoundRecording.of("r", trains))
 
 
 def test_explained_windows_are_named_by_their_starts(bursts: Path) -> None:
-    predictor = Predictor(read_model(bursts / "run" / "model"), device="cpu", n_jobs=1)
-    got: Explained = explain(predictor, "new", burst_trains(5, 3.0))
+    predictor = Predictor(read_model(bursts / "run" / "model"), compute=CPU)
+    got: Explained = explain(predictor, FoundRecording.of("new", burst_trains(5, 3.0)))
     assert got.start_s[got.strongest] == got.prediction.start_s[got.rows[got.strongest]]
     shares = got.prediction.probabilities[:, got.code]
     assert shares[got.rows[got.strongest]] == shares.max()

@@ -16,8 +16,8 @@ from small_data import install_tiny_backbones
 
 from toptune.errors import InputError, InputErrors
 from toptune.extraction import extract
+from toptune.features.burst_features import BurstExtractor, BurstFeatureParams
 from toptune.features.burst_parameters import NAMES, recording_parameters
-from toptune.features.parameter_views import ParameterDescriber, ParameterParams
 from toptune.features.table import FeatureTable
 from toptune.heads.logistic.classifier import LogisticClassifier
 from toptune.params import Backbone, FitOptions, Picture, Windows
@@ -104,14 +104,14 @@ def test_a_table_holds_one_row_a_recording_and_says_how(store: FeatureStore) -> 
     assert table.recording.tolist() == list(range(N_DEVICES + 1))
     assert {told[2] for told in seen} == {N_DEVICES + 1}
     assert seen[-1][:2] == ("burst parameters", N_DEVICES + 1)
-    assert table.provenance["features"] == ParameterParams().to_json()
+    assert table.provenance["features"] == BurstFeatureParams().to_json()
     beside = store.table(store.choose()).provenance
     assert {k: table.provenance[k] for k in ("settings", "inputs")} == {
         k: beside[k] for k in ("settings", "inputs")
     }
-    describer = ParameterDescriber(ParameterParams())
+    extractor = BurstExtractor(BurstFeatureParams())
     for row, info in enumerate(store.recordings):
-        alone = describer.describe(store.read_spikes(info.name), lambda *_: None)
+        alone = extractor.measure(store.read_spikes(info.name))
         np.testing.assert_array_equal(table.features[row], alone.features[0])
 
 
@@ -330,7 +330,7 @@ def test_a_fused_model_measures_parameters_anew(
 
 
 def test_a_model_of_another_version_is_refused(store: FeatureStore, tmp_path: Path) -> None:
-    table = parameter_table(store, ParameterParams())
+    table = parameter_table(store, BurstFeatureParams())
     model = run(store, table, "parameters", tmp_path / "run", permutations=0) / "model"
     text = (model / "model.json").read_text()
     (model / "model.json").write_text(text.replace('"version": 1,', '"version": 9,'))

@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 from small_data import install_tiny_backbones, write_data_set, write_devices
 
+from toptune import extraction
 from toptune import training as fit_module
 from toptune.backbones import engine as features
+from toptune.backbones.openvino_engine import OpenVinoNetwork
 from toptune.errors import InputError, InputErrors, ToptuneError
 from toptune.extraction import extract
-from toptune.features import describing
+from toptune.features.extractor import start_features
 from toptune.params import Backbone, FitOptions, Picture, SpikeSettings, Windows
 from toptune.recordings.mcs import McsRecording
 from toptune.reports.page import render
@@ -25,7 +27,6 @@ from toptune.spikes.finding import find_spikes
 from toptune.spikes.streaming import detect_recording
 from toptune.store.feature_store import FeatureStore
 from toptune.store.tables import table_for
-from toptune.sweeps import features as sweep_features
 from toptune.sweeps import report as sweep_report
 from toptune.sweeps import sweep as sweep_module
 from toptune.sweeps import tables as sweep_tables
@@ -132,7 +133,7 @@ def swept(whole: Swept, tmp_path: Path) -> Path:
 def done(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
     """What is detected, described, compiled and fitted from here on."""
     seen: dict[str, list[str]] = {"detected": [], "described": [], "compiled": [], "fitted": []}
-    real_describe, real_engine = describing.begin_views, features.FeatureEngine
+    real_start, real_network = start_features, OpenVinoNetwork
     real_fit = fit_module.fit
 
     def detect(recording: McsRecording, *args: Any, **kwargs: Any) -> Any:
@@ -141,19 +142,19 @@ def done(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
 
     def describe(*args: Any, **kwargs: Any) -> Any:
         seen["described"].append("")
-        return real_describe(*args, **kwargs)
+        return real_start(*args, **kwargs)
 
-    def engine(loaded: Any, *args: Any, **kwargs: Any) -> Any:
+    def network(loaded: Any, *args: Any, **kwargs: Any) -> Any:
         seen["compiled"].append(loaded.name)
-        return real_engine(loaded, *args, **kwargs)
+        return real_network(loaded, *args, **kwargs)
 
     def fit(table: Any, options: FitOptions, out: Path, **kwargs: Any) -> Any:
         seen["fitted"].append(out.name)
         return real_fit(table, options, out, **kwargs)
 
     monkeypatch.setattr(detection, "detect_recording", detect)
-    monkeypatch.setattr(sweep_features, "begin_views", describe)
-    monkeypatch.setattr(features, "FeatureEngine", engine)
+    monkeypatch.setattr(extraction, "start_features", describe)
+    monkeypatch.setattr(features, "OpenVinoNetwork", network)
     monkeypatch.setattr(sweep_module, "fit", fit)
     return seen
 
@@ -240,7 +241,7 @@ def test_what_is_there_is_not_done_again(
     assert [o.metrics for o in again.done] == [o.metrics for o in whole.done]
 
 
-@pytest.mark.parametrize(("place", "number"), [("fit", 0), ("fit", 3), ("begin_views", 7)])
+@pytest.mark.parametrize(("place", "number"), [("fit", 0), ("fit", 3), ("start_features", 7)])
 def test_a_killed_sweep_goes_on_and_ends_like_an_uninterrupted_one(
     fresh: Path,
     whole: Swept,
@@ -249,7 +250,7 @@ def test_a_killed_sweep_goes_on_and_ends_like_an_uninterrupted_one(
     place: str,
     number: int,
 ) -> None:
-    module, seen = (sweep_module, "fitted") if place == "fit" else (sweep_features, "described")
+    module, seen = (sweep_module, "fitted") if place == "fit" else (extraction, "described")
     real = getattr(module, place)
 
     def killed(*args: Any, **kwargs: Any) -> Any:
@@ -368,14 +369,14 @@ def test_a_sweep_killed_before_its_folder_was_marked_goes_on(fresh: Path) -> Non
 def test_features_that_fail_stop_only_their_runs(
     fresh: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = describing.begin_views
+    real = start_features
 
-    def failing(trains: Any, describers: Any, *rest: Any) -> Any:
-        if describers[0].picture.kind == "raster":
+    def failing(drawers: Any, extractors: Any, *rest: Any) -> Any:
+        if extractors[0].picture.kind == "raster":
             raise ToptuneError("a picture is broken")
-        return real(trains, describers, *rest)
+        return real(drawers, extractors, *rest)
 
-    monkeypatch.setattr(sweep_features, "begin_views", failing)
+    monkeypatch.setattr(extraction, "start_features", failing)
     made = run(fresh, grid_of(fresh))
     kinds = [
         (one.view.picture.kind, one.outcome.metrics is None) for one in pictured(made.outcomes)

@@ -8,7 +8,8 @@ computes them: OpenVINO on the CPU, in float32; torch on CUDA, in 16 bits unless
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
+from functools import cached_property
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -19,10 +20,9 @@ from toptune.backbones.openvino_engine import OpenVinoNetwork
 from toptune.backbones.torch_engine import GreyPictures, TorchNetwork
 from toptune.errors import InputError, ToptuneError
 from toptune.machine.threads import usable_cores
+from toptune.params import Precision
 from toptune.pictures.drawer import Drawer
 from toptune.pictures.drawer_cuda import CudaDrawer
-
-Precision = Literal["auto", "float32", "half"]
 
 # Pictures in one inference. On the CPU a small batch stays in cache: with a stream a thread 2 and
 # 4 were the fastest of 1, 2, 4, 8, 16 for EfficientNetB0 and DenseNet121.
@@ -60,34 +60,6 @@ class Computed(NamedTuple):
         return self._asdict()
 
 
-class Underway:
-    """Features that are being computed.
-
-    Parameters
-    ----------
-    wait
-        Gives them, (n, d) float32, once they are there.
-    name
-        Of the backbone.
-    """
-
-    def __init__(self, wait: Callable[[], NDArray[np.float32]], name: str) -> None:
-        self._wait = wait
-        self._name = name
-
-    def result(self) -> NDArray[np.float32]:
-        """Wait for them, (n, d) float32; a `ToptuneError` where one is not finite."""
-        features = self._wait()
-        finite = np.isfinite(features).all(axis=1)
-        if not finite.all():
-            raise ToptuneError(
-                f"{self._name} gave features that are not finite for {np.count_nonzero(~finite)} of"
-                f" {len(features)} pictures; its weights or the pictures are broken, or too large"
-                " for 16 bits, where --precision float32 helps"
-            )
-        return features
-
-
 def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:
     """Say in which type a backbone runs.
 
@@ -107,22 +79,12 @@ def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype
         choices = ", ".join(get_args(Precision))
         raise InputError(f"precision must be one of {choices}, got {precision!r}")
     if precision == "half" and device.type != "cuda":
-        raise InputError("--precision half is for --device cuda; on the CPU it would be slower")
+        raise InputError('`precision="half"` is for `device="cuda"`: on the CPU it would be slower')
     return HALF if device.type == "cuda" and precision != "float32" else torch.float32
 
 
-def computed_by(device: torch.device | str, precision: Precision) -> Computed:
-    """Say what computes features there, in that precision; see `resolve_precision`."""
-    device = torch.device(device)
-    dtype = resolve_precision(precision, device)
-    if device.type == "cpu":
-        return Computed("cpu", "float32", "openvino")
-    name = f"{device.type}:{torch.cuda.get_device_name(device)}"
-    return Computed(name, str(dtype).removeprefix("torch."), "torch")
-
-
 class FeatureEngine:
-    """A backbone made ready on a device.
+    """A backbone on a device, compiled when first needed.
 
     Parameters
     ----------
@@ -140,10 +102,10 @@ class FeatureEngine:
 
     Attributes
     ----------
+    loaded, device, precision
+        As given.
     input_size, n_features
         Side S of the pictures and length d of the features.
-    device
-        As given.
 
     Raises
     ------
@@ -164,17 +126,34 @@ class FeatureEngine:
         for name, value in (("batch_size", batch_size), ("n_threads", n_threads)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be 1 or more, got {value}")
+        self.loaded = loaded
         self.device = torch.device(device)
+        self.precision: Precision = precision
         self.name = loaded.name
         self.input_size = loaded.input_size
         self.n_features = loaded.n_features
-        dtype = resolve_precision(precision, self.device)
-        self._torch: TorchNetwork | None = None
+        self._dtype = resolve_precision(precision, self.device)
+        self._batch_size = batch_size
+        self._n_threads = n_threads
+
+    @property
+    def computed(self) -> Computed:
+        """What a store says of the features: where and how precisely they are computed."""
         if self.device.type == "cpu":
-            batch_size = batch_size or _CPU_BATCH
-            self._openvino = OpenVinoNetwork(loaded, batch_size, n_threads or usable_cores())
-        else:
-            self._torch = TorchNetwork(loaded, self.device, dtype, batch_size)
+            return Computed("cpu", "float32", "openvino")
+        name = f"{self.device.type}:{torch.cuda.get_device_name(self.device)}"
+        return Computed(name, str(self._dtype).removeprefix("torch."), "torch")
+
+    def compile(self) -> None:
+        """Compile the network now, so that the first picture does not wait for it."""
+        _ = self._network
+
+    @cached_property
+    def _network(self) -> OpenVinoNetwork | TorchNetwork:
+        if self.device.type == "cpu":
+            threads = self._n_threads or usable_cores()
+            return OpenVinoNetwork(self.loaded, self._batch_size or _CPU_BATCH, threads)
+        return TorchNetwork(self.loaded, self.device, self._dtype, self._batch_size)
 
     def features(self, pictures: torch.Tensor) -> NDArray[np.float32]:
         """Describe pictures.
@@ -207,17 +186,14 @@ class FeatureEngine:
             raise ValueError(f"pictures are on {pictures.device}, the engine on {self.device}")
         if len(pictures) == 0:
             return np.empty((0, self.n_features), dtype=np.float32)
-        return self._begin(pictures).result()
-
-    def _begin(self, pictures: torch.Tensor) -> Underway:
-        if self._torch is not None:
-            return Underway(self._torch.start(GreyPictures(pictures)).result, self.name)
-        features = self._openvino(pictures)
-        return Underway(lambda: features, self.name)
+        network = self._network
+        if isinstance(network, TorchNetwork):
+            return self._finite(network.start(GreyPictures(pictures))())
+        return self._finite(network(pictures))
 
     def start(
         self, drawer: Drawer | CudaDrawer, progress: Callable[[int], object] | None = None
-    ) -> Underway:
+    ) -> Callable[[], NDArray[np.float32]]:
         """Draw and describe all windows of a recording, few at a time.
 
         On CUDA the work is only queued, and other work may be queued behind it. On the CPU it is
@@ -230,6 +206,12 @@ class FeatureEngine:
         progress
             Called after each batch with the number of windows it held.
 
+        Returns
+        -------
+        callable
+            Waits for the features and gives them, (windows, d) float32. It raises a `ToptuneError`
+            where one of them is not finite.
+
         Raises
         ------
         ValueError
@@ -241,15 +223,27 @@ class FeatureEngine:
             raise ValueError(
                 f"pictures are {drawer.size} pixels wide, {self.name} takes {self.input_size}"
             )
-        if self._torch is not None and isinstance(drawer, CudaDrawer):
-            return Underway(self._torch.start(drawer, progress).result, self.name)
+        network = self._network
+        if isinstance(network, TorchNetwork) and isinstance(drawer, CudaDrawer):
+            wait = network.start(drawer, progress)
+            return lambda: self._finite(wait())
         features = np.empty((len(drawer), self.n_features), dtype=np.float32)
         for first in range(0, len(drawer), _DRAWN_AT_ONCE):
             last = min(first + _DRAWN_AT_ONCE, len(drawer))
             features[first:last] = self.features(drawer.draw(first, last))
             if progress is not None:
                 progress(last - first)
-        return Underway(lambda: features, self.name)
+        return lambda: features
+
+    def _finite(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        finite = np.isfinite(features).all(axis=1)
+        if not finite.all():
+            raise ToptuneError(
+                f"{self.name} gave features that are not finite for {np.count_nonzero(~finite)} of"
+                f" {len(features)} pictures; its weights or the pictures are broken, or too large"
+                ' for 16 bits, where `precision="float32"` helps'
+            )
+        return features
 
 
 def describe(
@@ -264,4 +258,4 @@ def describe(
     (n_windows, d) float32
         One row a window; no rows where no window fits.
     """
-    return engine.start(drawer, progress).result()
+    return engine.start(drawer, progress)()

@@ -68,30 +68,6 @@ class GreyPictures:
         out.copy_(darkness * scale + shift)
 
 
-class Download:
-    """Features on their way to main memory.
-
-    Parameters
-    ----------
-    features : (n, d) float32
-        In main memory once `arrived` has come to pass.
-    arrived
-        None where they are there already.
-    """
-
-    def __init__(self, features: torch.Tensor, arrived: torch.cuda.Event | None = None) -> None:
-        self._features = features
-        self._arrived = arrived
-
-    def result(self) -> NDArray[np.float32]:
-        """Wait for them."""
-        features: NDArray[np.float32] = self._features.numpy()
-        if self._arrived is None:
-            return features
-        self._arrived.synchronize()
-        return features.copy()  # pinned memory is scarce: the next download wants it
-
-
 @dataclass(eq=False)
 class _Prepared:
     """A batch of one size: its input, and from the second use on a CUDA graph and its output."""
@@ -150,7 +126,9 @@ class TorchNetwork:
             self._pool = torch.cuda.graph_pool_handle()
 
     @torch.inference_mode()
-    def start(self, source: Source, progress: Callable[[int], object] | None = None) -> Download:
+    def start(
+        self, source: Source, progress: Callable[[int], object] | None = None
+    ) -> Callable[[], NDArray[np.float32]]:
         """Queue the work on all pictures of a source.
 
         Parameters
@@ -159,6 +137,11 @@ class TorchNetwork:
             Of pictures.
         progress
             Called after each batch, on CUDA once it is queued, with the number of its pictures.
+
+        Returns
+        -------
+        callable
+            Waits for the features and gives them, (n, d) float32 in main memory.
 
         Raises
         ------
@@ -270,9 +253,9 @@ class TorchNetwork:
         _LOG.info("%s: %.0f MB a picture, %d a batch", self._name, taken / _PROBE / 1e6, size)
         return size
 
-    def _download(self, features: torch.Tensor) -> Download:
+    def _download(self, features: torch.Tensor) -> Callable[[], NDArray[np.float32]]:
         if not self._on_cuda:
-            return Download(features)
+            return features.numpy
         self._side.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._side):
             # Pinned, since copies to other memory make the host wait.
@@ -281,7 +264,14 @@ class TorchNetwork:
             features.record_stream(self._side)
             arrived = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
             arrived.record(self._side)
-        return Download(host, arrived)
+
+        def wait() -> NDArray[np.float32]:
+            arrived.synchronize()
+            # Pinned memory is scarce: the next download wants it.
+            copied: NDArray[np.float32] = host.numpy().copy()
+            return copied
+
+        return wait
 
 
 def even_batch(n: int, most: int) -> int:

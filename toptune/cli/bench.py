@@ -31,10 +31,9 @@ def bench(
 
     names = backbone or ["efficientnet_b0"]
     result = run(
-        device=machine.device,
+        compute=machine,
         backbones=names,
         quick=quick,
-        n_jobs=machine.n_jobs,
         step=lambda name: say(f"... {name}"),
     )
     here = describe_environment(next(s.device for s in result.stages if s.name == names[0]))

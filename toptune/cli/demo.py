@@ -14,7 +14,7 @@ from toptune.cli.options import N_JOBS, SEED, AsJson, command
 from toptune.cli.paths import require_weights
 from toptune.cli.printing import print_json, print_scores, say, tell
 from toptune.errors import InputError
-from toptune.params import Backbone, FitOptions, Picture, Windows
+from toptune.params import Backbone, Compute, FitOptions, Picture, Windows
 
 N_DEVICES = 20
 SECONDS = 60.0
@@ -147,7 +147,7 @@ def run_demo(
         windows=WINDOWS,
         picture=PICTURE,
         backbone=Backbone(name=BACKBONE, weights=weights, seed=seed),
-        n_jobs=n_jobs,
+        compute=Compute(n_jobs=n_jobs),
     )
     end("extract")
     opened = FeatureStore(store)

@@ -110,9 +110,7 @@ def why(
             of_class=of_class,
             occlusion=occlusion,
             weights=weights or (),
-            device=machine.device,
-            n_jobs=machine.n_jobs,
-            batch_size=machine.batch_size,
+            compute=machine,
             overwrite=overwrite,
             progress=progress,
         )

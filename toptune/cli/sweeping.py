@@ -57,8 +57,7 @@ def sweep(
             devices,
             read,
             out,
-            device=machine.device,
-            n_jobs=machine.n_jobs,
+            compute=machine,
             seed=seed,
             watch=watch,
         )

@@ -1,22 +1,22 @@
-"""Who watches long work: told which recording is under way and how far, asked nothing."""
+"""Who watches long work: told which recording is worked on, and how far it is."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
 
-class Progress(Protocol):
-    """What watches work on recordings; every call may be ignored."""
+class ProgressReporter(Protocol):
+    """Shows the progress of work on recordings; every call may be ignored."""
 
     def recording(self, number: int, total: int, name: str) -> None:
         """Note that recording `number` of `total` begins."""
 
     def stage(self, name: str, done: int, total: int) -> None:
-        """Note that inside it `done` of `total` samples or windows of a stage are through."""
+        """Note that in a stage of its work `done` of `total` samples or windows are done."""
 
 
-class Silent:
-    """Nobody watches."""
+class SilentReporter:
+    """Shows nothing."""
 
     def recording(self, number: int, total: int, name: str) -> None:
         """Ignore."""

@@ -215,10 +215,15 @@ class Drawers:
         The recording's spikes.
     resident
         The same spikes on the current GPU, if they were detected there.
+
+    Attributes
+    ----------
+    trains
+        As given.
     """
 
     def __init__(self, trains: SpikeTrains, resident: ResidentSpikes | None = None) -> None:
-        self._trains = trains
+        self.trains = trains
         self._resident = resident
         self._binned: dict[float, BinnedSpikes] = {}
         self._binned_on_cuda: dict[tuple[str, float], CudaBinnedSpikes] = {}
@@ -251,8 +256,8 @@ class Drawers:
     def _on_cpu(self, windows: Windows, picture: Picture, size: int) -> Drawer:
         bin_ms = windows.bin_ms
         if bin_ms not in self._binned:
-            self._binned[bin_ms] = BinnedSpikes(self._trains, bin_ms, "cpu")
-        return Drawer(self._trains, windows, picture, size, "cpu", self._binned[bin_ms])
+            self._binned[bin_ms] = BinnedSpikes(self.trains, bin_ms, "cpu")
+        return Drawer(self.trains, windows, picture, size, "cpu", self._binned[bin_ms])
 
     def _on_cuda(self, windows: Windows, picture: Picture, size: int, device: str) -> CudaDrawer:
         from toptune.machine.cuda import torch_kernels
@@ -267,7 +272,7 @@ class Drawers:
             if resident is not None and resident.sample.device != target:
                 resident = None
             self._binned_on_cuda[key] = CudaBinnedSpikes(
-                self._trains, key[1], target, torch_kernels("render", index).launch, resident
+                self.trains, key[1], target, torch_kernels("render", index).launch, resident
             )
         return CudaDrawer(self._binned_on_cuda[key], windows, picture, size)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from toptune.errors import InputError
-from toptune.features.parameter_views import KIND
+from toptune.features.burst_features import KIND
 from toptune.heads.catalogue import head_of
 from toptune.params import Backbone, BurstCriteria, HighPass, Picture, Ptsd, Windows
 from toptune.recordings.facts import WeightsSource

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.features.describing import Describer
 from toptune.pictures.thumbnails import Thumbnails, draw_thumbnails, grey_png
 from toptune.recordings.trains import SpikeTrains
 from toptune.reports.devices import time_ticks
@@ -65,11 +64,11 @@ def draw_explanation(
     matched = predictor.match(explained.prediction.recording, trains)
     row = explained.rows[explained.strongest]
     pictures = []
-    for number, describer in enumerate(predictor.describers):
-        if not isinstance(describer, Describer):
-            continue
-        drawn = describer.draw(trains, [int(matched.rows[number][row])], describer.picture)
-        pictures.append((describer.picture.kind, grey_png(1 - drawn[0].cpu().numpy())))
+    for number, extractor in enumerate(predictor.extractors):
+        drawn = extractor.picture_of(trains, int(matched.rows[number][row]))
+        if drawn is not None:
+            kind, grey = drawn
+            pictures.append((kind, grey_png(1 - grey)))
     return DrawnExplanation(explained, draw_thumbnails(trains), tuple(pictures))
 
 

@@ -24,8 +24,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from toptune.errors import InputError, ToptuneError
-from toptune.features.describing import ViewParams
-from toptune.features.parameter_views import ParameterParams, read_view_params
+from toptune.features.extractor import FeatureParams, read_feature_params
 from toptune.features.table import FeatureTable
 from toptune.heads.calibration import calibrated
 from toptune.heads.catalogue import head_of
@@ -61,7 +60,7 @@ class ModelView:
 
     name: str
     n_features: int
-    params: ViewParams | ParameterParams
+    params: FeatureParams
     weights: WeightsSource | None
 
 
@@ -138,7 +137,7 @@ class Model:
             ModelView(
                 name=view["name"],
                 n_features=view["n_columns"],
-                params=read_view_params(view["params"]),
+                params=read_feature_params(view["params"]),
                 weights=source,
             )
             for view, source in listed

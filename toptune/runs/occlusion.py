@@ -1,41 +1,35 @@
-"""Why a model says what it says: which windows spoke for a verdict, and which part of a window.
+"""Why a model gives a verdict: which windows contributed to it, and which seconds of a window.
 
-What enters: a predictor and a recording's spikes. What leaves: how much less probable the verdict's
-class gets when the spikes of a short stretch are taken away, for stretches all over the recording
-(seconds since its start; probabilities between 0 and 1).
+The spikes of a short stretch are taken away, for stretches all over the recording, and every window
+that holds the stretch is judged again: how much less probable does the verdict's class get?
 
 This is occlusion (Zeiler & Fergus 2014, Visualizing and understanding convolutional networks, ECCV)
-over time: not a grey square over pixels, but silence for some seconds, drawn and described by the
-very code that made the model's features. On a histogram whose count axis is each window's own
-maximum, taking away the highest burst lets the others grow: that is what the model would see. The
-count axis `recording` stays where it was.
+over time: spikes are removed in a sliding gap instead of pixels in a grey square, and the rest is
+drawn and described by the very code that made the model's features. On a histogram whose count axis
+is each window's own maximum, the other bursts grow when the highest one is taken away: that is what
+the model would see. The count axis `recording` stays where it was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.features.describing import Describer
-from toptune.features.parameter_views import ParameterDescriber
-from toptune.params import Picture, Windows
-from toptune.pictures.drawer import Drawer
+from toptune.features.extractor import FeatureExtractor, StageReporter, unwatched
+from toptune.params import Windows
 from toptune.recordings.trains import Spikes, SpikeTrains
 from toptune.recordings.windows import SegmentBins, window_starts
-from toptune.runs.predictor import Matched, Predictor
+from toptune.runs.predictor import FoundRecording, Matched, Predictor
 from toptune.runs.verdicts import RecordingPrediction
 
 # Stretches in a window's width, and by how much of itself each moves on.
 _STRETCHES = 12
 _STEPS = 2
-# Pictures described at a time: enough to fill every thread of the engine.
-_PICTURES_AT_ONCE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,30 +129,24 @@ def importance(explained: Explained) -> tuple[NDArray[np.float64], NDArray[np.fl
 
 def explain(
     predictor: Predictor,
-    name: str,
-    trains: SpikeTrains,
+    recording: FoundRecording,
     *,
     occlusion: Occlusion | None = None,
     of_class: str | None = None,
-    notes: Sequence[str] = (),
-    stage: Callable[[str, int, int], None] = lambda *_: None,
+    stage: StageReporter = unwatched,
 ) -> Explained:
-    """Judge a recording, and find what spoke for a class.
+    """Judge a recording, and find what contributed to a class.
 
     Parameters
     ----------
     predictor
         The model.
-    name
-        Of the recording.
-    trains
+    recording
         Its spikes, found with the model's settings.
     occlusion
-        How the blank stretch slides.
+        How the gap slides.
     of_class
         What to explain; the verdict where None.
-    notes
-        Warnings that come before the model's own.
     stage
         Told what is being done, how much of it is done, and how much there is.
 
@@ -170,21 +158,21 @@ def explain(
     classes = predictor.model.classes
     if of_class is not None and of_class not in classes:
         raise InputError(f"the model knows no class {of_class!r}; it knows {', '.join(classes)}")
-    matched = predictor.match(name, trains)
-    lead = predictor.describers[matched.lead].windows
+    matched = predictor.match(recording.name, recording.trains)
+    lead = predictor.extractors[matched.lead].windows
     if lead is None:
         raise InputError(
             "the model looks at burst parameters of whole recordings: there are no windows to"
             " explain; parameters.csv of its run tells what it weighs"
         )
     stretch, offsets = _stretches(occlusion or Occlusion(), lead.width_bins, lead.bin_ms / 1000)
-    prediction = predictor.predict(name, trains, notes, stage)
+    prediction = predictor.predict(recording, stage)
     code = prediction.code if of_class is None else classes.index(of_class)
     tiles = _tiles(matched.start_s, lead.width_s)
     best = int(prediction.probabilities[:, code].argmax())
     rows = np.unique([*tiles, best]).astype(np.int64)
-    job = _Blanking(predictor, trains, matched, lead, rows, stretch, offsets)
-    features = job.features(stage)
+    gaps = _Gaps(predictor.extractors, recording.trains, matched, lead, rows, stretch, offsets)
+    features = gaps.features(stage)
     shape = (len(rows), len(offsets))
     return Explained(
         prediction=prediction,
@@ -225,12 +213,12 @@ def _tiles(start_s: NDArray[np.float64], width_s: float) -> list[int]:
     return sorted({*rows, len(start_s) - 1})
 
 
-class _Blanking:
-    """Windows of one recording, drawn and described without a stretch of their spikes."""
+class _Gaps:
+    """Windows of one recording without a stretch of their spikes, for every stretch."""
 
     def __init__(
         self,
-        predictor: Predictor,
+        extractors: Sequence[FeatureExtractor],
         trains: SpikeTrains,
         matched: Matched,
         lead: Windows,
@@ -238,7 +226,7 @@ class _Blanking:
         stretch: int,
         offsets: NDArray[np.int64],
     ) -> None:
-        self.describers = predictor.describers
+        self.extractors = extractors
         self.trains = trains
         self.matched = matched
         self.rows = rows
@@ -248,7 +236,7 @@ class _Blanking:
         of_lead = matched.rows[matched.lead][rows]
         self.segment, self.first_bin = starts.segment[of_lead], starts.first_bin[of_lead]
         # Views' windows match within half a stride: so far may one stick out of its leading one.
-        reach = max(d.windows.stride_s for d in self.describers if d.windows is not None)
+        reach = max(e.windows.stride_s for e in extractors if e.windows is not None)
         self.apart = _apart(matched.start_s[rows], lead.width_s + reach)
         firsts = np.array([s.first_sample for s in trains.segments])
         self.spike_segment = np.searchsorted(firsts, trains.spikes.sample, side="right") - 1
@@ -257,61 +245,36 @@ class _Blanking:
             np.int64
         )
 
-    def features(self, stage: Callable[[str, int, int], None]) -> NDArray[np.float32]:
-        """Describe every window without every stretch, (windows x stretches, d)."""
+    def features(self, stage: StageReporter) -> NDArray[np.float32]:
+        """Compute the features of every window without every stretch, (windows x stretches, d)."""
         columns = [
-            self._of_view(number, describer, stage)
-            if isinstance(describer, Describer)
-            else self._measured(number, describer)
-            for number, describer in enumerate(self.describers)
+            self._of_view(extractor, self.matched.rows[number][self.rows], stage)
+            for number, extractor in enumerate(self.extractors)
         ]
         return np.concatenate(columns, axis=1)
 
-    def _measured(self, number: int, describer: ParameterDescriber) -> NDArray[np.float32]:
-        """Measure the burst parameters of every window without every stretch."""
-        rows = self.matched.rows[number][self.rows]
-        shape = (len(self.rows), len(self.offsets), describer.params.n_columns)
-        found = np.empty(shape, np.float32)
-        for group in self.apart:
-            for column, offset in enumerate(self.offsets.tolist()):
-                described = describer.describe(self._without(group, offset), lambda *_: None)
-                found[group, column] = described.features[rows[group]]
-        return found.reshape(-1, shape[2])
-
     def _of_view(
-        self, number: int, describer: Describer, stage: Callable[[str, int, int], None]
+        self, extractor: FeatureExtractor, rows: NDArray[np.int64], stage: StageReporter
     ) -> NDArray[np.float32]:
         total = len(self.rows) * len(self.offsets)
-        found: NDArray[np.float32] | None = None
-        waiting: list[torch.Tensor] = []
-        places: list[int] = []
+        found = np.empty((total, extractor.n_columns), np.float32)
+        places = np.concatenate([
+            group * len(self.offsets) + column
+            for group in self.apart
+            for column in range(len(self.offsets))
+        ])  # fmt: skip
         done = 0
-        for at, pictures in self._pictures(number, describer):
-            waiting.append(pictures)
-            places += at
-            if len(places) < min(_PICTURES_AT_ONCE, total - done):
-                continue
-            described = describer.describe_pictures(torch.cat(waiting))
-            if found is None:
-                found = np.empty((total, described.shape[1]), np.float32)
-            found[places] = described
-            done += len(places)
-            waiting, places = [], []
+        for part in extractor.extract_variants(self.trains, self._variants(rows), total):
+            found[places[done : done + len(part)]] = part
+            done += len(part)
             stage("occlusion", done, total)
-        assert found is not None  # there is a window, and a stretch in it
         return found
 
-    def _pictures(
-        self, number: int, describer: Describer
-    ) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """Draw windows far from each other together, each without its stretch."""
-        picture = kept_axis(describer, self.trains)
-        rows = self.matched.rows[number][self.rows]
+    def _variants(self, rows: NDArray[np.int64]) -> Iterator[tuple[SpikeTrains, list[int]]]:
+        """Take a stretch each out of windows that are far from each other, together."""
         for group in self.apart:
-            for column in range(len(self.offsets)):
-                trains = self._without(group, int(self.offsets[column]))
-                at = [int(k) * len(self.offsets) + column for k in group]
-                yield at, describer.draw(trains, rows[group].tolist(), picture)
+            for offset in self.offsets.tolist():
+                yield self._without(group, offset), rows[group].tolist()
 
     def _without(self, group: NDArray[np.int64], offset: int) -> SpikeTrains:
         """Take the spikes of one stretch out of each window of a group."""
@@ -326,23 +289,6 @@ class _Blanking:
         s = self.trains.spikes
         kept = Spikes(s.sample[keep], s.channel[keep], s.peak_to_peak_uv[keep])
         return replace(self.trains, spikes=kept)
-
-
-def kept_axis(describer: Describer, trains: SpikeTrains) -> Picture:
-    """Picture of a view whose count axis does not move when spikes are taken away.
-
-    Parameters
-    ----------
-    describer
-        Of the view.
-    trains
-        The whole recording.
-    """
-    picture = describer.picture
-    if picture.count_axis != "recording":
-        return picture
-    top = Drawer(trains, describer.windows, picture, 1).largest_count
-    return replace(picture, count_axis=float(max(1, top)))
 
 
 def _apart(start_s: NDArray[np.float64], distance_s: float) -> list[NDArray[np.int64]]:

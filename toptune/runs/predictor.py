@@ -1,13 +1,13 @@
 """A trained model with its backbones, ready to judge any number of recordings by their spikes.
 
-A model and, where weights have moved, their files enter. For the spikes of a recording a verdict
-leaves, with every window's scores and probabilities. The backbones have the very weights, by
-sha256, that described the training recordings.
+The backbones have the very weights, by sha256, that described the training recordings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,30 +16,105 @@ from numpy.typing import NDArray
 
 from toptune.errors import InputError, InputErrors
 from toptune.evaluation.scores import majority
-from toptune.features.describing import (
-    BackboneIdentity,
-    Described,
-    Describer,
-    LazyEngine,
-    ViewParams,
-    describe_views,
+from toptune.features.extractor import (
+    FeatureExtractor,
+    FeatureRows,
+    StageReporter,
+    start_features,
+    unwatched,
 )
-from toptune.features.parameter_views import ParameterDescriber, ParameterParams
+from toptune.features.picture_features import BackboneIdentity, check_precision, engine_for
+from toptune.features.recordings import Preflight, SpikeFinder, check_recordings, drawers_of
 from toptune.features.table import leading_kind, match_windows
 from toptune.machine.fingerprint import file_sha256
-from toptune.machine.progress import Silent
-from toptune.params import Backbone
+from toptune.params import Backbone, Compute, SpikeSettings
 from toptune.recordings.facts import RecordingFacts, WeightsSource
 from toptune.recordings.trains import Segment, SpikeTrains
 from toptune.runs.model import Model, ModelView
 from toptune.runs.novelty import Novelty, judge
-from toptune.runs.verdicts import RecordingPrediction
+from toptune.runs.verdicts import SEEN, RecordingPrediction
+from toptune.spikes.finding import Header
 
 if TYPE_CHECKING:
-    from toptune.backbones.engine import Precision
+    from toptune.backbones.engine import FeatureEngine
     from toptune.backbones.loading import LoadedBackbone
+    from toptune.pictures.drawer import Drawers
 
-_unwatched = Silent().stage
+Paths = Path | str | Sequence[Path | str]
+
+
+def list_paths(paths: Paths) -> list[Path]:
+    """Give a list of one path, too: the letters of a single name are no paths."""
+    return [Path(paths)] if isinstance(paths, Path | str) else [Path(path) for path in paths]
+
+
+# --- recordings
+
+
+def check_named(paths: Sequence[Path], model: Model, settings: SpikeSettings) -> Preflight:
+    """Open all recordings that are to be judged, before any work.
+
+    Raises
+    ------
+    InputError
+        There is none, or one is named twice.
+    """
+    if not paths:
+        raise InputError("there is no recording to predict: name at least one")
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise InputError("a recording is named twice: name each once")
+
+    def require(name: str, header: Header) -> None:
+        require_length(name, header.segments, header.sampling_rate_hz, model)
+
+    return check_recordings({str(path): path for path in paths}, settings, require)
+
+
+@dataclass(frozen=True, eq=False)
+class FoundRecording:
+    """A recording whose spikes were found.
+
+    Parameters
+    ----------
+    name
+        As it was named, for the result and for messages.
+    drawers
+        Its spikes, found with the model's settings.
+    notes
+        Warnings that come before the model's own.
+    sha256
+        Of the recording's bytes; None where it is no file.
+    """
+
+    name: str
+    drawers: Drawers
+    notes: tuple[str, ...] = ()
+    sha256: str | None = None
+
+    @property
+    def trains(self) -> SpikeTrains:
+        """Its spikes."""
+        return self.drawers.trains
+
+    @classmethod
+    def of(cls, name: str, trains: SpikeTrains) -> FoundRecording:
+        """Name spikes that are in memory."""
+        from toptune.pictures.drawer import Drawers
+
+        return cls(name, Drawers(trains))
+
+
+def find_recording(
+    path: Path, finder: SpikeFinder, model: Model, stage: StageReporter
+) -> FoundRecording:
+    """Open a recording and find its spikes; a note says if the model was trained on it."""
+    found = finder.find(path, stage)
+    sha256 = file_sha256(path)
+    seen = (SEEN,) if sha256 in model.training_inputs else ()
+    return FoundRecording(str(path), drawers_of(found), (*seen, *found.notes), sha256)
+
+
+# --- windows and verdicts
 
 
 class Matched(NamedTuple):
@@ -67,48 +142,38 @@ class Predictor:
     ----------
     model
         As read.
-    weights, device, precision, n_jobs, batch_size
-        As for `predict`.
+    weights
+        Files of backbones' weights that have moved since the training.
+    compute
+        Where and with how much of the machine.
 
     Attributes
     ----------
     model
         As given.
-    describers
+    extractors
         Of the model's views.
     """
 
     def __init__(
-        self,
-        model: Model,
-        weights: Sequence[Path] = (),
-        *,
-        device: str = "auto",
-        precision: Precision = "auto",
-        n_jobs: int | None = None,
-        batch_size: int | None = None,
+        self, model: Model, weights: Sequence[Path] = (), compute: Compute | None = None
     ) -> None:
-        from toptune.machine.device import torch_device
-
         self.model = model
-        self.describers = describers(
-            model.views, weights, torch_device(device), batch_size, n_jobs, precision
-        )
+        self.extractors = _Engines(model.views, weights, compute or Compute()).extractors()
 
-    def features(
-        self, name: str, trains: SpikeTrains, stage: Callable[[str, int, int], None]
-    ) -> Described:
-        """Describe a recording's windows as the training windows were, views side by side.
+    def features(self, recording: FoundRecording, stage: StageReporter = unwatched) -> FeatureRows:
+        """Compute a recording's features as those of training were, views side by side.
 
         Raises
         ------
         InputError
             No window fits into the recording.
         """
-        matched = self.match(name, trains)
-        parts = [part.features for part in _describe(trains, self.describers, stage)]
+        matched = self.match(recording.name, recording.trains)
+        pending = start_features(recording.drawers, self.extractors, stage)
+        parts = [one.result().features for one in pending]
         columns = [part[rows] for part, rows in zip(parts, matched.rows, strict=True)]
-        return Described(np.concatenate(columns, axis=1), matched.start_s)
+        return FeatureRows(np.concatenate(columns, axis=1), matched.start_s)
 
     def match(self, name: str, trains: SpikeTrains) -> Matched:
         """Place the windows that the head gets rows of; spikes do not matter.
@@ -121,7 +186,7 @@ class Predictor:
         from toptune.recordings.windows import window_starts
 
         require_length(name, trains.segments, trains.sampling_rate_hz, self.model)
-        windows = [d.windows for d in self.describers if d.windows is not None]
+        windows = [e.windows for e in self.extractors if e.windows is not None]
         if not windows:  # one row of burst parameters, of the whole recording
             start_s = np.array([trains.segments[0].start_s])
             return Matched((np.zeros(1, dtype=np.int64),), 0, start_s)
@@ -134,69 +199,32 @@ class Predictor:
         return Matched(rows, lead, starts[lead][rows[lead]])
 
     def predict(
-        self,
-        name: str,
-        trains: SpikeTrains,
-        notes: Sequence[str] = (),
-        stage: Callable[[str, int, int], None] = _unwatched,
+        self, recording: FoundRecording, stage: StageReporter = unwatched
     ) -> RecordingPrediction:
-        """Judge a recording by its spikes.
-
-        Parameters
-        ----------
-        name
-            Of the recording, for the result and for messages.
-        trains
-            Its spikes, found with the model's settings.
-        notes
-            Warnings that come before the model's own.
-        stage
-            Watches.
-        """
-        features, start_s = self.features(name, trains, stage)
-        facts = RecordingFacts.of(name, trains)
-        return verdict_of(self.model, facts, features, start_s, notes)
-
-
-def verdict_of(
-    model: Model,
-    facts: RecordingFacts,
-    features: NDArray[np.float32],
-    start_s: NDArray[np.float64],
-    notes: Sequence[str] = (),
-) -> RecordingPrediction:
-    """Let a recording's windows vote.
-
-    Parameters
-    ----------
-    model : Model
-    facts : RecordingFacts
-        Of the recording.
-    features : (n, d) float32
-        Of its windows, at least one.
-    start_s : (n,) float64
-    notes : sequence of str
-        Warnings that come before the model's own.
-    """
-    scores = model.class_scores(features)
-    codes = scores.argmax(axis=1)
-    probabilities = model.probabilities(features)
-    votes = np.bincount(codes, minlength=len(model.classes))
-    mean = probabilities.mean(axis=0)
-    novelty: Novelty = judge(features, facts, model.novelty)
-    return RecordingPrediction(
-        facts=facts,
-        classes=model.classes,
-        start_s=start_s,
-        scores=scores,
-        probabilities=probabilities,
-        codes=codes,
-        votes=votes,
-        mean_probabilities=mean,
-        code=majority(votes, mean),
-        novelty=novelty,
-        warnings=(*notes, *novelty.warnings),
-    )
+        """Judge a recording by its spikes: let its windows vote."""
+        features, start_s = self.features(recording, stage)
+        model = self.model
+        facts = RecordingFacts.of(recording.name, recording.trains)
+        scores = model.class_scores(features)
+        codes = scores.argmax(axis=1)
+        probabilities = model.probabilities(features)
+        votes = np.bincount(codes, minlength=len(model.classes))
+        mean = probabilities.mean(axis=0)
+        novelty: Novelty = judge(features, facts, model.novelty)
+        return RecordingPrediction(
+            facts=facts,
+            classes=model.classes,
+            start_s=start_s,
+            scores=scores,
+            probabilities=probabilities,
+            codes=codes,
+            votes=votes,
+            mean_probabilities=mean,
+            code=majority(votes, mean),
+            novelty=novelty,
+            warnings=(*recording.notes, *novelty.warnings),
+            sha256=recording.sha256,
+        )
 
 
 def require_length(
@@ -216,71 +244,48 @@ def require_length(
         )
 
 
-def _describe(
-    trains: SpikeTrains,
-    describers: Sequence[Describer | ParameterDescriber],
-    stage: Callable[[str, int, int], None],
-) -> list[Described]:
-    """Describe all views that are pictures in one pass, and measure the others."""
-    pictures = [describer for describer in describers if isinstance(describer, Describer)]
-    drawn = iter(describe_views(trains, pictures, stage))
-    return [
-        next(drawn) if isinstance(describer, Describer) else describer.describe(trains, stage)
-        for describer in describers
-    ]
+# --- backbones
 
 
-def describers(
-    views: Sequence[ModelView],
-    weights: Sequence[Path],
-    device: str,
-    batch_size: int | None = None,
-    n_jobs: int | None = None,
-    precision: Precision = "auto",
-) -> tuple[Describer | ParameterDescriber, ...]:
-    """Make the describer of each view; views of one backbone share it, parameters need none.
+class _Engines:
+    """The backbones of a model's views, each loaded once."""
 
-    Parameters
-    ----------
-    views
-        Of a model.
-    weights
-        Files to be taken in place of those whose paths the model knows, each where its sha256
-        belongs.
-    device, batch_size, n_jobs, precision
-        As for `FeatureEngine`.
+    def __init__(
+        self, views: Sequence[ModelView], weights: Sequence[Path], compute: Compute
+    ) -> None:
+        from toptune.machine.device import torch_device
 
-    Raises
-    ------
-    InputError
-        A file that is no view's, weights that cannot be found, or others than in training.
-    """
-    given = _by_sha256(views, weights)
-    import torch
+        self._views = views
+        self._given = _by_sha256(views, weights)
+        self._compute = compute
+        self._device = torch_device(compute.device)
+        self._made: dict[BackboneIdentity, FeatureEngine] = {}
+        check_precision(compute, self._device)
 
-    from toptune.backbones.engine import resolve_precision
+    def extractors(self) -> tuple[FeatureExtractor, ...]:
+        """Make the extractor of each view.
 
-    resolve_precision(precision, torch.device(device))
-    engines: dict[BackboneIdentity, LazyEngine] = {}
-    made: list[Describer | ParameterDescriber] = []
-    for view in views:
-        params = view.params
-        if isinstance(params, ParameterParams):
-            made.append(ParameterDescriber(params))
-            continue
-        identity = params.backbone
-        if identity not in engines:
-            source = _params(params, view.weights, given)
-            loaded = _load(source, identity)
-            engines[identity] = LazyEngine(loaded, device, batch_size, n_jobs, precision)
-        made.append(Describer(params.windows, params.picture, engines[identity]))
-    return tuple(made)
+        Raises
+        ------
+        InputError
+            Weights that cannot be found, or others than in training.
+        """
+        return tuple(
+            view.params.extractor(partial(self._engine, source=view.weights))
+            for view in self._views
+        )
+
+    def _engine(self, identity: BackboneIdentity, source: WeightsSource | None) -> FeatureEngine:
+        if identity not in self._made:
+            loaded = _load(_find_weights(identity, source, self._given), identity)
+            self._made[identity] = engine_for(loaded, self._compute, self._device)
+        return self._made[identity]
 
 
 def _by_sha256(views: Sequence[ModelView], weights: Sequence[Path]) -> dict[str, Path]:
     """Tell the given files by content, and refuse those of no view."""
-    backbones = [view.params.backbone for view in views if isinstance(view.params, ViewParams)]
-    needed = {backbone.sha256: backbone for backbone in backbones}
+    backbones = [view.params.backbone for view in views]
+    needed = {backbone.sha256: backbone for backbone in backbones if backbone is not None}
     given: dict[str, Path] = {}
     problems = []
     for path in weights:
@@ -290,20 +295,23 @@ def _by_sha256(views: Sequence[ModelView], weights: Sequence[Path]) -> dict[str,
         sha256 = file_sha256(path)
         given[sha256] = path
         if sha256 not in needed:
-            wanted = " or ".join(_told(identity) for identity in needed.values()) or "no weights"
+            wanted = (
+                " or ".join(_describe(identity) for identity in needed.values()) or "no weights"
+            )
             problems.append(f"{path} (sha256 {sha256[:16]}) is not what the model needs: {wanted}")
     if problems:
         raise InputErrors(problems)
     return given
 
 
-def _told(identity: BackboneIdentity) -> str:
+def _describe(identity: BackboneIdentity) -> str:
     return f"{identity.name} with {identity.weights} weights (sha256 {identity.sha256[:16]})"
 
 
-def _params(params: ViewParams, source: WeightsSource | None, given: dict[str, Path]) -> Backbone:
-    """Where to take a view's weights from."""
-    identity = params.backbone
+def _find_weights(
+    identity: BackboneIdentity, source: WeightsSource | None, given: dict[str, Path]
+) -> Backbone:
+    """Say where a view's weights are to be taken from."""
     if identity.sha256 in given:
         return Backbone(name=identity.name, weights=str(given[identity.sha256]))
     if identity.weights == "imagenet":
@@ -311,14 +319,15 @@ def _params(params: ViewParams, source: WeightsSource | None, given: dict[str, P
     if identity.weights == "random":
         if source is None or source.seed is None:
             raise InputError(
-                f"the model does not know the seed of {_told(identity)}: extract into a new store"
-                " and fit again"
+                f"the model does not know the seed of {_describe(identity)}: extract into a new"
+                " store and fit again"
             )
         return Backbone(name=identity.name, weights="random", seed=source.seed)
     if source is None or source.path is None or not Path(source.path).is_file():
         place = "an unknown place" if source is None or source.path is None else source.path
         raise InputError(
-            f"the model needs {_told(identity)}, not found at {place}: give the file by --weights"
+            f"the model needs {_describe(identity)}, not found at {place}: name the file by"
+            " `weights`"
         )
     return Backbone(name=identity.name, weights=source.path)
 
@@ -330,8 +339,8 @@ def _load(params: Backbone, wanted: BackboneIdentity) -> LoadedBackbone:
     here = BackboneIdentity.of(loaded, params)
     if here.sha256 != wanted.sha256:
         raise InputError(
-            f"the model needs {_told(wanted)}, but {params.weights} is now sha256"
-            f" {here.sha256[:16]}: give the right file by --weights"
+            f"the model needs {_describe(wanted)}, but {params.weights} is now sha256"
+            f" {here.sha256[:16]}: name the right file by `weights`"
         )
     for name in ("mean", "std", "input_size"):
         if getattr(here, name) != getattr(wanted, name):

@@ -19,8 +19,8 @@ from toptune.evaluation.evaluate import Evaluation
 from toptune.evaluation.folds import FoldResults
 from toptune.evaluation.scores import Scores
 from toptune.evaluation.task import Task
+from toptune.features.burst_features import in_units
 from toptune.features.burst_parameters import NAMES
-from toptune.features.parameter_views import in_units
 from toptune.features.table import FeatureTable
 from toptune.heads.base import Head
 from toptune.runs.confusion_plot import draw_confusion

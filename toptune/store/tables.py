@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from toptune.errors import InputError
-from toptune.features.describing import Described
-from toptune.features.parameter_views import KIND, ParameterDescriber, ParameterParams
+from toptune.features.burst_features import KIND, BurstExtractor, BurstFeatureParams
+from toptune.features.extractor import FeatureRows
 from toptune.features.table import FeatureTable, View, join_tables
 from toptune.heads.catalogue import head_of
 from toptune.machine.threads import in_threads, thread_pool
@@ -29,7 +29,7 @@ Progress = Callable[[str, int, int], None]
 
 def parameter_table(
     store: FeatureStore,
-    params: ParameterParams,
+    params: BurstFeatureParams,
     *,
     allow_incomplete: bool = False,
     n_jobs: int | None = None,
@@ -41,7 +41,7 @@ def parameter_table(
     ----------
     store : FeatureStore
         With spikes of every recording; it needs no features.
-    params : ParameterParams
+    params : BurstFeatureParams
     allow_incomplete : bool
         Leave recordings without spikes out, instead of refusing.
     n_jobs : int, optional
@@ -55,16 +55,16 @@ def parameter_table(
         A recording has no published spikes, or none is as long as a window.
     """
     inputs = _inputs(store, allow_incomplete)
-    describer = ParameterDescriber(params)
+    extractor = BurstExtractor(params)
     done = 0
 
-    def measure(name: str) -> Described:
+    def measure(name: str) -> FeatureRows:
         nonlocal done
-        described = describer.describe(store.read_spikes(name), lambda *_: None)
+        rows = extractor.measure(store.read_spikes(name))
         done += 1
         if progress is not None:
             progress("burst parameters", done, len(inputs))
-        return described
+        return rows
 
     missing = [r.name for r in store.recordings if r.name not in inputs]
     listed = [r for r in store.recordings if r.name in inputs]
@@ -142,7 +142,7 @@ def table_for(
         Words that name no feature set or several, sets that do not fit together, or missing spikes.
     """
 
-    def measure(params: ParameterParams) -> FeatureTable:
+    def measure(params: BurstFeatureParams) -> FeatureTable:
         return parameter_table(
             store, params, allow_incomplete=allow_incomplete, n_jobs=n_jobs, progress=progress
         )
@@ -156,7 +156,7 @@ def table_for(
                 f'`features` chooses features of windows; `head="{head}"` is trained on burst'
                 " parameters of whole recordings: leave `features` out"
             )
-        return measure(ParameterParams())
+        return measure(BurstFeatureParams())
     asked = [_WORDS.fullmatch(words.strip().lower()) for words in features]
     if not any(asked):
         return join_tables([read(words) for words in features or (None,)])
@@ -164,7 +164,7 @@ def table_for(
     for place, match in enumerate(asked):
         if match is not None:
             windows = _windows(store, match, list(tables.values()))
-            tables[place] = measure(ParameterParams(windows=windows))
+            tables[place] = measure(BurstFeatureParams(windows=windows))
     return join_tables([tables[place] for place in range(len(features))])
 
 

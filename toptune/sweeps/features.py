@@ -1,8 +1,7 @@
 """Features of all pictures and windows of a sweep, a backbone at a time.
 
-What enters: a devices file, a store and views that share a backbone. What leaves: published
-features, what failed, and how fast pictures were described. Each recording is gone through once for
-all views of a backbone, which is compiled once; this is the one place that decides so.
+Each recording is gone through once for all views of a backbone, which is compiled once; this is the
+one place that decides so. What fails is listed, and how fast pictures were described is measured.
 """
 
 from __future__ import annotations
@@ -14,21 +13,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from toptune.errors import StorageError, ToptuneError
-from toptune.extraction_job import Extraction
-from toptune.features.describing import Begun, Describer, LazyEngine, begin_views
+from toptune.extraction import PublishedSpikes, StoredFeatures, StoredSpikes
+from toptune.features.recordings import one_line
 from toptune.machine.durable import write_whole, writing
-from toptune.machine.progress import Progress
-from toptune.recordings.devices import DevicesFile
-from toptune.recordings.trains import SpikeTrains
+from toptune.machine.progress import ProgressReporter
+from toptune.recordings.devices import DeviceRow, DevicesFile
 from toptune.store.feature_store import recording_name
 from toptune.store.session import StoreSession
 from toptune.sweeps.grid import View
-
-if TYPE_CHECKING:
-    from toptune.pictures.drawer_cuda import ResidentSpikes
 
 _LOG = logging.getLogger(__name__)
 
@@ -85,18 +80,16 @@ class Throughput:
 
 
 class ViewJob:
-    """One view of a sweep: its extraction, and how fast it went.
+    """One view of a sweep: its features, and how fast they were made.
 
     Parameters
     ----------
     view
         What is drawn and what describes it.
-    extraction
-        Of that view.
-    engine
-        The backbone, shared.
+    features
+        Of that view, in the store.
     measured
-        File in which its throughput is kept.
+        Folder in which throughputs are kept.
     device
         Where pictures are described, for people.
     took
@@ -104,44 +97,45 @@ class ViewJob:
 
     Attributes
     ----------
+    view, features
+        As given.
+    key, description
+        Of the features.
     failed
         Recordings whose features could not be made, with the cause.
+    throughput
+        As measured so far.
     """
 
     def __init__(
         self,
         view: View,
-        extraction: Extraction,
-        engine: LazyEngine,
+        features: StoredFeatures,
         measured: Path,
         device: str,
         took: Callable[[View, int, float], None],
     ) -> None:
         self.view = view
-        self.extraction = extraction
-        self.key = extraction.feature_set.key
+        self.features = features
+        self.key = features.feature_set.key
+        self.description = features.feature_set.description
         self.failed: list[tuple[str, str]] = []
-        self.throughput = Throughput.read(measured)
-        self._measured = measured
+        self._measured = measured / f"{self.key}.json"
         self._device = device
         self._tell = took
-        self._engine = engine
-        extraction.begin = self._begin
+        self.throughput = Throughput.read(self._measured)
 
-    def _begin(
-        self,
-        trains: SpikeTrains,
-        describers: Sequence[Describer],
-        stage: Callable[[str, int, int], None],
-        resident: ResidentSpikes | None = None,
-    ) -> Begun:
-        """Describe, and measure how long that takes; so it waits for the features."""
-        self._engine.get()  # compiled once for all views: no part of what a picture takes
+    def update(self, spikes: PublishedSpikes) -> None:
+        """Bring the features of one recording up to date, and measure how long that takes."""
+        if self.features.published(spikes) is not None:
+            return
+        # Neither is part of what a picture takes: all views share both.
+        self.features.engine.compile()
+        _ = spikes.drawers
         begin = time.perf_counter()
-        begun = begin_views(trains, describers, stage, resident)
-        pictures = sum(len(described.features) for described in begun.result())
-        self._took(pictures, time.perf_counter() - begin)
-        return begun
+        rows = self.features.start(spikes).result()
+        self._took(len(rows.features), time.perf_counter() - begin)
+        self.features.write(spikes, rows)
 
     def _took(self, pictures: int, seconds: float) -> None:
         if pictures:
@@ -153,30 +147,46 @@ class ViewJob:
 
 
 def find_all_spikes(
-    devices: DevicesFile, extraction: Extraction, session: StoreSession, progress: Progress
+    devices: DevicesFile, spikes_of: StoredSpikes, session: StoreSession, progress: ProgressReporter
 ) -> Iterator[Failure]:
     """Bring the spikes of all recordings into the store; yields what failed."""
-    for number, row in enumerate(devices.rows, 1):
-        progress.recording(number, len(devices.rows), row.written)
-        name = recording_name(row.written)
-        with session.claim(name, wait=True):
-            cause = attempt(partial(extraction.spikes_of, row, name))
+    for row in _claimed(devices, session, progress):
+        cause = attempt(partial(spikes_of.update, row))
         if cause is not None:
             yield Failure("recording", row.written, cause)
 
 
-def describe_all(
-    devices: DevicesFile, jobs: Sequence[ViewJob], session: StoreSession, progress: Progress
+def extract_all(
+    devices: DevicesFile,
+    jobs: Sequence[ViewJob],
+    spikes_of: StoredSpikes,
+    session: StoreSession,
+    progress: ProgressReporter,
 ) -> None:
     """Bring the features of all views of one backbone into the store; failures stay in the jobs."""
+
+    def update(row: DeviceRow) -> None:
+        spikes = spikes_of.update(row)
+        for job in jobs:
+            cause = attempt(partial(job.update, spikes))
+            if cause is not None:
+                job.failed.append((row.written, cause))
+
+    for row in _claimed(devices, session, progress):
+        cause = attempt(partial(update, row))
+        if cause is not None:
+            for job in jobs:
+                job.failed.append((row.written, cause))
+
+
+def _claimed(
+    devices: DevicesFile, session: StoreSession, progress: ProgressReporter
+) -> Iterator[DeviceRow]:
+    """Go through the recordings, claiming each until the next one is asked for."""
     for number, row in enumerate(devices.rows, 1):
         progress.recording(number, len(devices.rows), row.written)
-        name = recording_name(row.written)
-        with session.claim(name, wait=True):
-            for job in jobs:
-                cause = attempt(partial(job.extraction.one, row, name))
-                if cause is not None:
-                    job.failed.append((row.written, cause))
+        with session.claim(recording_name(row.written), wait=True):
+            yield row
 
 
 def attempt(work: Callable[[], object]) -> str | None:
@@ -186,9 +196,9 @@ def attempt(work: Callable[[], object]) -> str | None:
     except StorageError:
         raise  # nothing else could be written either
     except ToptuneError as error:
-        return " ".join(str(error).split())
+        return one_line(error)
     except Exception as error:  # noqa: BLE001  # told, with its traceback
         # Whatever it is, the rest of a long sweep goes on; the traceback says where to look.
         _LOG.exception("unforeseen")
-        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return f"{type(error).__name__}: {one_line(error)}"
     return None

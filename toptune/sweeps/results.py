@@ -1,8 +1,4 @@
-"""What a sweep tells: while it works, and when it is done.
-
-What enters: scores and measurements. What leaves: frozen results, and the calls that whoever
-watches may answer; times in seconds.
-"""
+"""What a sweep reports: while it works, and when it is done. Times are in seconds."""
 
 from __future__ import annotations
 
@@ -11,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from toptune.machine.progress import Progress
+from toptune.machine.progress import ProgressReporter
 from toptune.params import FitOptions
 from toptune.sweeps.features import Failure, Throughput
 from toptune.sweeps.grid import Combination, Grid, View
 
 
-class SweepWatch(Progress, Protocol):
-    """What watches a sweep; every call may be ignored."""
+class SweepReporter(ProgressReporter, Protocol):
+    """Shows the progress of a sweep; every call may be ignored."""
 
     def begin(self, n_pictures: int, n_runs: int) -> None:
         """Note how many pictures are to be described and how many runs to be made."""

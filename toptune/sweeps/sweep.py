@@ -1,9 +1,8 @@
 """A sweep: every combination of a grid, extracted, fitted and scored, in one folder.
 
-What enters: a devices file and a checked grid. What leaves in the folder: one store, a run for each
-combination, what failed, and the outcome of all. Spikes are found once, features once a view, runs
-once: what is there with the key that is wanted is not made again, so a sweep that was stopped goes
-on. A failure stops only what needs what failed.
+The folder holds one store, a run for each combination, a list of what failed, and the outcome of
+all. Spikes are found once, features once per view, runs once: what is there with the wanted key is
+not made again, so a sweep that was stopped goes on. A failure stops only what depends on it.
 """
 
 from __future__ import annotations
@@ -17,28 +16,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toptune.errors import InputError, InputErrors, ToptuneError
-from toptune.extraction import list_devices, open_recordings, refuse_store
-from toptune.extraction_job import Extraction, load_engine
-from toptune.features.parameter_views import KIND, ParameterParams
+from toptune.extraction import (
+    StoredFeatures,
+    StoredSpikes,
+    check_listed,
+    list_devices,
+    problems_of,
+    refuse_store,
+)
+from toptune.features.burst_features import KIND, BurstFeatureParams
+from toptune.features.picture_features import load_engine
+from toptune.features.recordings import SpikeFinder
 from toptune.heads.catalogue import head_of
-from toptune.machine.cuda import accelerator
 from toptune.machine.durable import write_whole, writing
 from toptune.machine.environment import describe_environment
 from toptune.machine.locks import held
-from toptune.params import Backbone, FitOptions, content_key
+from toptune.params import Backbone, Compute, FitOptions, content_key
 from toptune.recordings.devices import DevicesFile, read_devices
 from toptune.recordings.windows import window_starts
 from toptune.runs.folder import SWEEP, target_problems, write_csv
 from toptune.store.session import writing_session
 from toptune.store.tables import parameter_table
-from toptune.sweeps.features import Failure, ViewJob, attempt, describe_all, find_all_spikes
+from toptune.sweeps.features import Failure, ViewJob, attempt, extract_all, find_all_spikes
 from toptune.sweeps.grid import Combination, Grid, View
 from toptune.sweeps.plan import Forecast, run_key, run_name
-from toptune.sweeps.results import Outcome, SweepWatch, Swept, ViewFacts
+from toptune.sweeps.results import Outcome, SweepReporter, Swept, ViewFacts
 from toptune.training import fit, fit_problems
 
 if TYPE_CHECKING:
-    from toptune.features.describing import LazyEngine
+    from toptune.backbones.engine import FeatureEngine
     from toptune.features.table import FeatureTable
 
 FORMAT = 1
@@ -49,10 +55,9 @@ def sweep(
     grid: Grid,
     out: Path | str,
     *,
-    device: str = "auto",
-    n_jobs: int | None = None,
+    compute: Compute | None = None,
     seed: int = 0,
-    watch: SweepWatch,
+    watch: SweepReporter,
 ) -> Swept:
     """Extract, fit and score every combination of a grid.
 
@@ -64,14 +69,13 @@ def sweep(
         From `read_grid`.
     out
         A new folder, or that of a sweep, which goes on: with another grid, too.
-    device
-        Where spikes are found, pictures described and heads trained: ``auto``, ``cpu`` or ``cuda``.
-    n_jobs
-        Threads; one a core where None.
+    compute
+        Where spikes are found, pictures described and classifiers trained, and with how much of the
+        machine.
     seed
-        Of the heads.
+        Of the classifiers.
     watch
-        Watches.
+        Shows the progress.
 
     Raises
     ------
@@ -80,7 +84,8 @@ def sweep(
         the folder or its store: all at once, before any work.
     """
     begin = time.perf_counter()
-    job = _Sweep(Path(devices), grid, Path(out), device, n_jobs, seed, watch)
+    compute = compute or Compute()
+    job = _Sweep(Path(devices), grid, Path(out), compute, seed, watch)
     job.check()
     job.run()
     return Swept(
@@ -91,7 +96,7 @@ def sweep(
         failures=tuple(job.failures),
         notes=(*grid.notes, *job.notes),
         seed=seed,
-        device=device,
+        device=compute.device,
         seconds=time.perf_counter() - begin,
     )
 
@@ -104,20 +109,18 @@ class _Sweep:
         devices: Path,
         grid: Grid,
         out: Path,
-        device: str,
-        n_jobs: int | None,
+        compute: Compute,
         seed: int,
-        watch: SweepWatch,
+        watch: SweepReporter,
     ) -> None:
         self.devices_path = devices
         self.grid = grid
         self.out = out
-        self.device = device
-        self.n_jobs = n_jobs
+        self.compute = compute
         self.seed = seed
         self.watch = watch
         self.forecast = Forecast()
-        self.engines: dict[Backbone, LazyEngine] = {}
+        self.engines: dict[Backbone, FeatureEngine] = {}
         self.jobs: dict[View, ViewJob] = {}
         self.outcomes: list[Outcome] = []
         self.failures: list[Failure] = []
@@ -133,11 +136,11 @@ class _Sweep:
         try:
             self.devices: DevicesFile = read_devices(self.devices_path)
             self.infos = list_devices(self.devices)
-            opened = open_recordings(self.devices, self.grid.spikes)
-            problems += opened.problems(self.devices)
+            opened = check_listed(self.devices, self.grid.spikes)
+            problems += problems_of(self.devices, opened)
             problems += self._fit_problems()
             refuse_store(self.store_path, self.grid.spikes)
-            self.spike_device = accelerator(self.device) if opened.voltage else None
+            self.finder = SpikeFinder(self.grid.spikes, self.compute, voltage=opened.voltage)
         except InputErrors as error:
             problems += error.problems
         except InputError as error:
@@ -145,9 +148,7 @@ class _Sweep:
         self.watch.doing("loading backbones")
         for backbone in dict.fromkeys(view.backbone for view in self.grid.views):
             try:
-                self.engines[backbone] = load_engine(
-                    backbone, device=self.device, n_jobs=self.n_jobs
-                )
+                self.engines[backbone] = load_engine(backbone, self.compute)
             except ToptuneError as error:
                 problems.append(str(error))
         if problems:
@@ -170,7 +171,8 @@ class _Sweep:
 
     def _head_device(self, head: str) -> str:
         """Give the sweep's device, unless a head cannot compute there."""
-        return self.device if self.device in ("auto", *head_of(head).devices) else "auto"
+        device = self.compute.device
+        return device if device in ("auto", *head_of(head).devices) else "auto"
 
     # --- the work
 
@@ -186,35 +188,26 @@ class _Sweep:
             devices_file=self.devices.path,
         ) as self.session:
             self.store = self.session.store
+            # Kept, since the plan and every backbone need them again.
+            self.spikes_of = StoredSpikes(self.store, self.finder, self.watch.stage, keep=True)
             for view in self.grid.views:
                 self.jobs[view] = self._job(view)
             self._work()
 
     def _job(self, view: View) -> ViewJob:
         engine = self.engines[view.backbone]
-        extraction = Extraction(
-            self.grid.spikes,
-            view.windows,
-            view.picture,
-            view.backbone,
-            engine,
-            self.spike_device,
-            self.n_jobs,
-            self.watch,
+        features = StoredFeatures(
+            self.store, view.windows, view.picture, view.backbone, engine, self.watch.stage
         )
-        extraction.store = self.store
-        measured = self.out / "measured" / f"{extraction.feature_set.key}.json"
-        where = describe_environment(engine.device)
-        return ViewJob(
-            view, extraction, engine, measured, where["device_name"] or where["cpu"], self._took
-        )
+        where = describe_environment(str(engine.device))
+        name = where["device_name"] or where["cpu"]
+        return ViewJob(view, features, self.out / "measured", name, self._took)
 
     def _work(self) -> None:
         """Spikes first, then backbone by backbone features and runs; what failed is written."""
         self.watch.doing("spikes")
-        first = next(iter(self.jobs.values())).extraction
-        self.failures += find_all_spikes(self.devices, first, self.session, self.watch)
-        self.notes += first.notes
+        self.failures += find_all_spikes(self.devices, self.spikes_of, self.session, self.watch)
+        self.notes += self.spikes_of.notes
         if self.failures:
             self.notes.append(
                 "Nothing was fitted: correct the recordings that failed, or take their lines out of"
@@ -231,7 +224,7 @@ class _Sweep:
 
     def _plan(self) -> None:
         """Count what is to be done; only now, since windows depend on the recordings' lengths."""
-        trains = {info.name: self.store.read_spikes(info.name) for info in self.infos}
+        trains = {info.name: self.spikes_of.read(info.name) for info in self.infos}
         n_pictures = 0
         for job in self.jobs.values():
             missing = [
@@ -252,7 +245,7 @@ class _Sweep:
 
         Without a view it is trained on what is measured of the spikes.
         """
-        keys = {} if job is not None else {KIND: content_key(ParameterParams().to_json())}
+        keys = {} if job is not None else {KIND: content_key(BurstFeatureParams().to_json())}
         for info in self.infos:
             made = (
                 self.store.spikes_info(info.name)
@@ -273,27 +266,31 @@ class _Sweep:
 
     def _backbone(self, jobs: Sequence[ViewJob]) -> None:
         self.watch.doing(f"{jobs[0].view.backbone.name}: features")
-        describe_all(self.devices, jobs, self.session, self.watch)
+        extract_all(self.devices, jobs, self.spikes_of, self.session, self.watch)
+        if jobs[0].view.backbone == list(self.engines)[-1]:
+            self.spikes_of.forget()  # before runs, which want the memory
         self.forecast.finished(_label(jobs[0].view.backbone))
         for job in jobs:
             for recording, cause in job.failed:
-                name = f"{job.extraction.feature_set.description} of {recording}"
+                name = f"{job.description} of {recording}"
                 self.failures.append(Failure("features", name, cause))
             self._fits(job)
 
     def _without_pictures(self) -> None:
         # Measured when first needed, which may be never, and once for all.
-        table = cache(lambda: parameter_table(self.store, ParameterParams(), n_jobs=self.n_jobs))
+        table = cache(
+            lambda: parameter_table(self.store, BurstFeatureParams(), n_jobs=self.compute.n_jobs)
+        )
         for combination in self.grid.combinations:
             if combination.view is None:
                 self._end(self._fit(None, combination, table), KIND)
 
     def _fits(self, job: ViewJob) -> None:
         # Read when first needed, too.
-        table = cache(lambda: self.store.table(job.extraction.feature_set))
+        table = cache(lambda: self.store.table(job.features.feature_set))
         for combination in self.grid.combinations:
             if combination.view == job.view:
-                described = job.extraction.feature_set.description
+                described = job.description
                 self._end(self._fit(job, combination, table), described)
 
     def _end(self, outcome: Outcome, what: str) -> None:
@@ -374,7 +371,7 @@ class _Sweep:
                 "settings": list(self.grid.settings),
             },
             "seed": self.seed,
-            "device": self.device,
+            "device": self.compute.device,
             "runs": [o.name for o in self.outcomes if o.metrics is not None],
             "failures": [f._asdict() for f in self.failures],
         }

@@ -10,7 +10,8 @@ from small_data import install_tiny_backbones
 from toptune.backbones import loading as backbones
 from toptune.backbones.engine import FeatureEngine
 from toptune.errors import ToptuneError
-from toptune.features.describing import Described, Describer, LazyEngine, describe_views
+from toptune.features.extractor import FeatureRows, extract_features
+from toptune.features.picture_features import PictureExtractor
 from toptune.params import Backbone, Picture, Windows
 from toptune.pictures import bins as binning
 from toptune.pictures import drawer
@@ -36,38 +37,34 @@ def trains() -> SpikeTrains:
 
 
 @pytest.fixture
-def describers(monkeypatch: pytest.MonkeyPatch) -> list[Describer]:
+def extractors(monkeypatch: pytest.MonkeyPatch) -> list[PictureExtractor]:
     install_tiny_backbones(monkeypatch)
     engines = {
-        name: LazyEngine(backbones.load_backbone(Backbone(name=name, weights="random")), "cpu")
+        name: FeatureEngine(backbones.load_backbone(Backbone(name=name, weights="random")), "cpu")
         for name in ("tiny", "tiny_two")
     }
-    return [Describer(windows, picture, engines[name]) for windows, picture, name in VIEWS]
-
-
-def unwatched(_name: str, _done: int, _total: int) -> None:
-    pass
+    return [PictureExtractor(windows, picture, engines[name]) for windows, picture, name in VIEWS]
 
 
 def test_views_together_are_bit_for_bit_what_each_is_alone(
-    trains: SpikeTrains, describers: list[Describer]
+    trains: SpikeTrains, extractors: list[PictureExtractor]
 ) -> None:
-    together = describe_views(trains, describers, unwatched)
+    together = extract_features(trains, extractors)
     assert [d.features.shape for d in together] == [(7, 12), (15, 16), (7, 12), (0, 12)]
-    for describer, described in zip(describers, together, strict=True):
-        alone = describer.describe(trains, unwatched)
+    for extractor, described in zip(extractors, together, strict=True):
+        (alone,) = extract_features(trains, [extractor])
         np.testing.assert_array_equal(described.features, alone.features)
         np.testing.assert_array_equal(described.start_s, alone.start_s)
     # By the stages one by one, with spikes of their own.
-    loaded = describers[0].engine.loaded
-    drawer = Drawer(trains, describers[0].windows, describers[0].picture, loaded.input_size)
+    loaded = extractors[0].engine.loaded
+    drawer = Drawer(trains, extractors[0].windows, extractors[0].picture, loaded.input_size)
     expected = FeatureEngine(loaded).features(drawer.draw(0, 7))
     np.testing.assert_array_equal(together[0].features, expected)
     np.testing.assert_array_equal(together[0].start_s, np.arange(7.0))
 
 
 def test_spikes_are_put_into_bins_once_for_each_length_of_bin(
-    trains: SpikeTrains, describers: list[Describer], monkeypatch: pytest.MonkeyPatch
+    trains: SpikeTrains, extractors: list[PictureExtractor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[float] = []
 
@@ -77,37 +74,37 @@ def test_spikes_are_put_into_bins_once_for_each_length_of_bin(
             super().__init__(trains, bin_ms, device)
 
     monkeypatch.setattr(drawer, "BinnedSpikes", Counting)
-    describe_views(trains, describers, unwatched)
+    extract_features(trains, extractors)
     assert made == [10.0, 20.0]
 
 
 def test_progress_counts_the_windows_of_all_views(
-    trains: SpikeTrains, describers: list[Describer]
+    trains: SpikeTrains, extractors: list[PictureExtractor]
 ) -> None:
     told: list[tuple[str, int, int]] = []
-    describe_views(trains, describers, lambda *what: told.append(what))
+    extract_features(trains, extractors, lambda *what: told.append(what))
     assert told == [("features", 7, 29), ("features", 22, 29), ("features", 29, 29)]
 
 
 def test_engine_that_nothing_needs_is_not_compiled(
-    trains: SpikeTrains, describers: list[Describer], monkeypatch: pytest.MonkeyPatch
+    trains: SpikeTrains, extractors: list[PictureExtractor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_engine(*_: object) -> None:
+    def no_network(*_: object) -> None:
         raise AssertionError("a recording shorter than a window needs no backbone")
 
-    monkeypatch.setattr("toptune.backbones.engine.FeatureEngine", no_engine)
-    described = describers[3].describe(trains, unwatched)
-    assert isinstance(described, Described)
+    monkeypatch.setattr("toptune.backbones.engine.OpenVinoNetwork", no_network)
+    (described,) = extract_features(trains, [extractors[3]])
+    assert isinstance(described, FeatureRows)
     assert described.features.shape == (0, 12)
-    assert describers[3].engine.computed.to_json() == {
+    assert extractors[3].engine.computed.to_json() == {
         "device": "cpu", "precision": "float32", "engine": "openvino",
     }  # fmt: skip
 
 
 def test_features_that_are_not_finite_are_refused_when_waited_for(
-    trains: SpikeTrains, describers: list[Describer]
+    trains: SpikeTrains, extractors: list[PictureExtractor]
 ) -> None:
-    for p in describers[0].engine.loaded.module.parameters():
+    for p in extractors[0].engine.loaded.module.parameters():
         p.fill_(float("inf"))
     with pytest.raises(ToptuneError, match="not finite for 7 of 7 pictures"):
-        describers[0].describe(trains, unwatched)
+        extract_features(trains, [extractors[0]])

@@ -1,14 +1,13 @@
-"""Burst parameters as rows for a head: of whole recordings, or of the pictures' windows.
+"""Burst parameters as features: of whole recordings, or of the pictures' windows.
 
-`SpikeTrains` enter; float32 rows leave, with each window's start in seconds. Every value is scaled
-by constants that are written here; nothing is learnt from any recording.
+Every value is scaled by constants that are written here; nothing is learnt from any recording.
 
 Scaling. A parameter that spans decades becomes ``log(1 + x / low) / log(1 + high / low)``: 0 at 0,
 linear far below `low`, logarithmic above, 1 at `high`. Shares and numbers with a fixed range are
 brought to 0 to 1 by a straight line. `low` and `high` bound what is common in cultures.
 
-Whole recordings: a column a parameter, scaled, NaN where it is not defined. The head fills that in
-from its training rows.
+Whole recordings: one column per parameter, scaled, NaN where it is not defined. The classifier
+replaces NaN by what it learns from its training rows.
 
 Windows, beside pictures: Falkon divides each row by its length, which would lose how large its
 values are together. So a scaled value z, kept between 0 and 1, becomes the point ``cos(pi/2 z),
@@ -20,18 +19,23 @@ defined get the value that comes nearest to what is meant (`Scale.undefined`).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
 from toptune.features.burst_parameters import NAMES, recording_parameters, window_parameters
-from toptune.features.describing import Described, ViewParams
+from toptune.features.extractor import FeatureRows, PendingFeatures
 from toptune.params import BurstCriteria, Windows
 from toptune.recordings.trains import SpikeTrains
+
+if TYPE_CHECKING:
+    from toptune.backbones.engine import FeatureEngine
+    from toptune.features.picture_features import BackboneIdentity
+    from toptune.pictures.drawer import Drawers
 
 KIND = "parameters"
 # Grows when a parameter, a definition or a constant of this module changes.
@@ -148,7 +152,7 @@ def on_circles(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParameterParams:
+class BurstFeatureParams:
     """All that decides the rows of burst parameters, given a recording's spikes.
 
     Parameters
@@ -161,6 +165,8 @@ class ParameterParams:
 
     windows: Windows | None = None
     criteria: BurstCriteria = field(default_factory=BurstCriteria)
+    # No network describes them.
+    backbone: ClassVar[None] = None
 
     @property
     def description(self) -> str:
@@ -184,7 +190,7 @@ class ParameterParams:
         }
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> ParameterParams:
+    def from_json(cls, values: dict[str, Any]) -> BurstFeatureParams:
         """Build from what `to_json` gave; another version or unknown names are an error."""
         windows = values["windows"]
         made = cls(
@@ -198,16 +204,14 @@ class ParameterParams:
             )
         return made
 
-
-def read_view_params(values: dict[str, Any]) -> ViewParams | ParameterParams:
-    """Build a view's parameters from its plain values, whichever kind it is."""
-    if values.get("kind") == KIND:
-        return ParameterParams.from_json(values)
-    return ViewParams.from_json(values)
+    def extractor(self, engine_of: Callable[[BackboneIdentity], FeatureEngine]) -> BurstExtractor:
+        """Make what measures them."""
+        del engine_of
+        return BurstExtractor(self)
 
 
-class ParameterDescriber:
-    """Measures any recording's spikes, as `Describer` describes their pictures.
+class BurstExtractor:
+    """Measures the burst parameters of any recording's spikes.
 
     Parameters
     ----------
@@ -215,23 +219,36 @@ class ParameterDescriber:
         What is measured.
     """
 
-    def __init__(self, params: ParameterParams) -> None:
+    stage = "burst parameters"
+
+    def __init__(self, params: BurstFeatureParams) -> None:
         self.params = params
         self.windows = params.windows
+        self.n_columns = params.n_columns
 
-    def describe(self, trains: SpikeTrains, stage: Callable[[str, int, int], None]) -> Described:
-        """Measure the recording or all of its windows.
+    def n_steps(self, trains: SpikeTrains) -> int:
+        """Count one: a recording is measured in one step."""
+        del trains
+        return 1
+
+    def start(self, drawers: Drawers, count: Callable[[int], object]) -> PendingFeatures:
+        """Measure the recording, or all of its windows, at once."""
+        count(0)
+        rows = self.measure(drawers.trains)
+        count(1)
+        return PendingFeatures(rows.start_s, lambda: rows.features)
+
+    def measure(self, trains: SpikeTrains) -> FeatureRows:
+        """Measure the recording, or all of its windows.
 
         Parameters
         ----------
         trains
             The recording's spikes.
-        stage
-            Told when it begins.
 
         Returns
         -------
-        Described
+        FeatureRows
             No row where the recording is shorter than a window, or has no sample.
 
         Raises
@@ -239,12 +256,27 @@ class ParameterDescriber:
         InputError
             A spike lies outside the recording or on a channel it does not have.
         """
-        stage("burst parameters", 0, 1)
         criteria = self.params.criteria
         if self.windows is not None:
             found = window_parameters(trains, self.windows, criteria)
-            return Described(on_circles(found.values).astype(np.float32), found.start_s)
+            return FeatureRows(on_circles(found.values).astype(np.float32), found.start_s)
         if not trains.n_samples or not trains.channel_labels:
-            return Described(np.empty((0, len(NAMES)), np.float32), np.empty(0))
+            return FeatureRows(np.empty((0, len(NAMES)), np.float32), np.empty(0))
         values = np.array([recording_parameters(trains, criteria)], dtype=np.float64)
-        return Described(scaled(values).astype(np.float32), np.array([trains.segments[0].start_s]))
+        start_s = np.array([trains.segments[0].start_s])
+        return FeatureRows(scaled(values).astype(np.float32), start_s)
+
+    def extract_variants(
+        self,
+        trains: SpikeTrains,
+        variants: Iterable[tuple[SpikeTrains, Sequence[int]]],
+        n_rows: int,
+    ) -> Iterator[NDArray[np.float32]]:
+        """Measure some windows of variants of a recording, one variant at a time."""
+        del trains, n_rows
+        for variant, rows in variants:
+            yield self.measure(variant).features[rows]
+
+    def picture_of(self, trains: SpikeTrains, row: int) -> None:
+        """Give none: there is no picture."""
+        del trains, row

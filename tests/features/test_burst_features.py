@@ -15,25 +15,21 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.features.burst_parameters import NAMES, recording_parameters, window_parameters
-from toptune.features.describing import ViewParams
-from toptune.features.parameter_views import (
+from toptune.features.burst_features import (
     SCALES,
-    ParameterDescriber,
-    ParameterParams,
+    BurstExtractor,
+    BurstFeatureParams,
     on_circles,
-    read_view_params,
     scaled,
 )
+from toptune.features.burst_parameters import NAMES, recording_parameters, window_parameters
+from toptune.features.extractor import read_feature_params
+from toptune.features.picture_features import PictureFeatureParams
 from toptune.heads.falkon.kernel import l2_normalise
 from toptune.params import BurstCriteria, Windows
 from toptune.recordings.trains import SpikeTrains
 
 WINDOWS = Windows(width_s=2.0, stride_s=0.5)
-
-
-def unwatched(*_: object) -> None:
-    """Watch nothing."""
 
 
 def test_every_parameter_has_its_scale_in_the_order_of_the_columns() -> None:
@@ -82,11 +78,11 @@ def test_windows_become_finite_rows_of_one_length(values: NDArray[np.float64]) -
 @settings(deadline=None, max_examples=8)
 @given(spike_trains())
 def test_rows_are_the_parameters_scaled(trains: SpikeTrains) -> None:
-    whole = ParameterDescriber(ParameterParams()).describe(trains, unwatched)
+    whole = BurstExtractor(BurstFeatureParams()).measure(trains)
     expected = scaled(np.array([recording_parameters(trains)]))
     np.testing.assert_array_equal(whole.features, expected.astype(np.float32))
     assert whole.start_s.tolist() == [0.0]
-    found = ParameterDescriber(ParameterParams(windows=WINDOWS)).describe(trains, unwatched)
+    found = BurstExtractor(BurstFeatureParams(windows=WINDOWS)).measure(trains)
     expected = window_parameters(trains, WINDOWS).values
     np.testing.assert_array_equal(found.features, on_circles(expected).astype(np.float32))
     assert np.isfinite(found.features).all()
@@ -94,27 +90,27 @@ def test_rows_are_the_parameters_scaled(trains: SpikeTrains) -> None:
 
 def test_what_is_too_short_has_no_row() -> None:
     short = make_trains([[5]], 1_000)
-    described = ParameterDescriber(ParameterParams(windows=WINDOWS)).describe(short, unwatched)
+    described = BurstExtractor(BurstFeatureParams(windows=WINDOWS)).measure(short)
     assert described.features.shape == (0, 60)
     empty = make_trains([[]], [])
-    assert ParameterDescriber(ParameterParams()).describe(empty, unwatched).features.shape == (
+    assert BurstExtractor(BurstFeatureParams()).measure(empty).features.shape == (
         0,
         30,
     )
-    whole = ParameterDescriber(ParameterParams()).describe(bursting_culture(), unwatched)
+    whole = BurstExtractor(BurstFeatureParams()).measure(bursting_culture())
     assert whole.features.shape == (1, 30)
 
 
 def test_params_are_read_back_or_refused() -> None:
     for windows in (None, WINDOWS):
-        params = ParameterParams(windows=windows, criteria=BurstCriteria(start_ms=100.0))
-        assert read_view_params(params.to_json()) == params
-    plain = ParameterParams().to_json()
+        params = BurstFeatureParams(windows=windows, criteria=BurstCriteria(start_ms=100.0))
+        assert read_feature_params(params.to_json()) == params
+    plain = BurstFeatureParams().to_json()
     for damage in ({"version": 2}, {"extra": 1}):
         with pytest.raises(InputError, match="fit again"):
-            read_view_params({**plain, **damage})
+            read_feature_params({**plain, **damage})
     with pytest.raises(InputError, match="BurstCriteria has no parameter 'x'"):
-        read_view_params({**plain, "criteria": {"x": 1}})
+        read_feature_params({**plain, "criteria": {"x": 1}})
     picture: dict[str, Any] = {
         "windows": WINDOWS.to_json(),
         "picture": {"kind": "raster", "count_axis": "window"},
@@ -123,7 +119,7 @@ def test_params_are_read_back_or_refused() -> None:
             "input_size": 8,
         },
     }  # fmt: skip
-    assert isinstance(read_view_params(picture), ViewParams)
+    assert isinstance(read_feature_params(picture), PictureFeatureParams)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,200 @@
+"""The one way from recordings to features, which extract, predict, why and sweep share.
+
+All recordings are opened before any work (`check_recordings`). Then each is opened once more: its
+spikes are found on the device that was asked for (`SpikeFinder`), and features are computed from
+them (`toptune.features.extractor.start_features`). A recording that fails is listed, or ends the
+work (`RecordingBatch`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from toptune.errors import InputError, StorageError, ToptuneError
+from toptune.features.extractor import StageReporter
+from toptune.machine.cuda import accelerator
+from toptune.machine.progress import ProgressReporter
+from toptune.params import Compute, SpikeSettings
+from toptune.spikes import finding
+
+if TYPE_CHECKING:
+    from toptune.pictures.drawer import Drawers
+
+_LOG = logging.getLogger(__name__)
+
+
+class Preflight(NamedTuple):
+    """What opening every recording showed.
+
+    Attributes
+    ----------
+    refused : dict of str to ToptuneError
+        Recordings that cannot be worked on, by name, with the reason.
+    voltage : bool
+        Whether any recording that could be opened holds voltage.
+    """
+
+    refused: dict[str, ToptuneError]
+    voltage: bool
+
+
+def check_recordings(
+    paths: Mapping[str, Path],
+    settings: SpikeSettings,
+    require: Callable[[str, finding.Header], None] | None = None,
+) -> Preflight:
+    """Open every recording, before any work.
+
+    Parameters
+    ----------
+    paths
+        By name, as the user wrote it.
+    settings
+        How spikes are to be found.
+    require
+        Called with the name and header of each recording of voltage; may refuse it.
+    """
+    refused: dict[str, ToptuneError] = {}
+    voltage = False
+    for name, path in paths.items():
+        try:
+            with reading(path):
+                header = finding.check_recording(path, settings)
+                if header is not None:
+                    voltage = True
+                    if require is not None:
+                        require(name, header)
+        except ToptuneError as error:
+            refused[name] = error
+    return Preflight(refused, voltage)
+
+
+class SpikeFinder:
+    """Finds the spikes of any number of recordings.
+
+    Parameters
+    ----------
+    settings
+        How.
+    compute
+        Where.
+    voltage
+        Whether any recording holds voltage, without which no GPU is needed.
+
+    Raises
+    ------
+    InputError
+        A GPU is asked for, and there is none.
+    """
+
+    def __init__(self, settings: SpikeSettings, compute: Compute, *, voltage: bool) -> None:
+        self.settings = settings
+        self._device = accelerator(compute.device) if voltage else None
+        self._n_jobs = compute.n_jobs
+
+    def find(self, path: Path, stage: StageReporter) -> finding.FoundSpikes:
+        """Open a recording and find its spikes."""
+        return finding.find_spikes(
+            path, self.settings, device=self._device, n_jobs=self._n_jobs, stage=stage
+        )
+
+
+def drawers_of(found: finding.FoundSpikes) -> Drawers:
+    """Prepare spikes that were just found for extractors; on a GPU they stay where they are."""
+    from toptune.pictures.drawer import Drawers
+
+    if found.on_device is None:
+        return Drawers(found.trains)
+    from toptune.pictures.drawer_cuda import ResidentSpikes
+
+    sample, channel, _ = found.on_device.to_torch()
+    return Drawers(found.trains, ResidentSpikes(sample, channel))
+
+
+class RecordingBatch:
+    """Several recordings that are worked on one after the other, of which some may fail.
+
+    Parameters
+    ----------
+    names
+        Of all recordings, as the user wrote them.
+    keep_going
+        List a recording that fails, and go on; otherwise its error ends the work.
+    progress
+        Told which recording is worked on.
+    """
+
+    def __init__(
+        self, names: Sequence[str], *, keep_going: bool, progress: ProgressReporter
+    ) -> None:
+        self.names = tuple(names)
+        self._keep_going = keep_going
+        self._progress = progress
+        self._failed: dict[str, str] = {}
+        self._number = 0
+
+    @property
+    def failed(self) -> tuple[tuple[str, str], ...]:
+        """(recording, cause) of each that failed, in the order of all recordings."""
+        return tuple((n, self._failed[n]) for n in self.names if n in self._failed)
+
+    @property
+    def left(self) -> list[str]:
+        """Those that have not failed."""
+        return [name for name in self.names if name not in self._failed]
+
+    def refuse(self, refused: Mapping[str, ToptuneError]) -> None:
+        """List recordings that cannot be worked on, before any work."""
+        for name, error in refused.items():
+            self._list(name, error)
+            self._number += 1
+
+    @contextmanager
+    def working_on(self, name: str, path: Path) -> Iterator[None]:
+        """Work on a recording; what is raised inside is that recording's failure."""
+        self._number += 1
+        self._progress.recording(self._number, len(self.names), name)
+        try:
+            with reading(path):
+                yield
+        except ToptuneError as error:
+            self.fail(name, error)
+
+    def fail(self, name: str, error: BaseException) -> None:
+        """List a recording as failed where told to go on; otherwise, or on a defect, raise."""
+        # Where one recording could not be stored, no other could be either.
+        fatal = isinstance(error, StorageError) or not isinstance(error, ToptuneError)
+        if fatal or not self._keep_going:
+            raise error
+        self._list(name, error)
+
+    def _list(self, name: str, error: BaseException) -> None:
+        self._failed[name] = one_line(error)
+        _LOG.error("%s failed: %s", name, self._failed[name])
+
+
+def one_line(error: BaseException) -> str:
+    """Give an error's message in one line."""
+    return " ".join(str(error).split())
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Let what a bad recording raises, foreseen or not, be that recording's failure."""
+    try:
+        yield
+    except ToptuneError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except Exception as error:
+        # A batch of hours must not end at one file that a reader stumbles over.
+        _LOG.debug("%s", path, exc_info=True)
+        raise ToptuneError(
+            f"{path}: failed unexpectedly ({type(error).__name__}: {error}); please report"
+            " this with the recording"
+        ) from error
