@@ -1,7 +1,6 @@
-"""Temperature scaling: probabilities that mean what they say, fitted on held-out scores only.
+"""Temperature scaling: calibrated probabilities, fitted on held-out scores only.
 
-What enters: scores of windows by models that have not seen them, their classes, and the unit
-(device and label) each belongs to. What leaves: one number a > 0, and probabilities
+From scores of windows by models that have not seen them follows one number a > 0, and probabilities
 softmax(a x scores) whose rows sum to one (Guo et al. 2017, On calibration of modern neural
 networks, ICML). The order of a row's scores is kept, so no prediction changes. a is the inverse of
 what Guo et al. call the temperature: the loss is convex in a, and not in its inverse.
@@ -13,19 +12,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq, root_scalar
 from scipy.special import softmax
 
 from toptune.errors import ToptuneError
 
 # Between which a is looked for, in units of one over the scores' own spread (`_spread`). At the
 # lower end the middle row's probabilities are equal within 1 %; at the upper its top class is 10 in
-# log-odds above the average one (20 above the other of two): surer than any number of cultures can
-# make one.
+# log-odds above the average one (20 above the other of two): more certain than any number of cultures
+# can make one.
 LOWEST, HIGHEST = 0.01, 10.0
 
 # Relative to a. The loss is flat at its minimum: this is far below what its value can show.
 _PRECISION = 1e-8
-_MAX_STEPS = 100
+# The least that scipy takes: a's own size decides, not an absolute distance.
+_NO_DISTANCE = 1e-300
 
 
 class CalibratedFolds(NamedTuple):
@@ -50,9 +51,9 @@ def fit_inverse_temperature(
 
     It minimises the mean negative log-likelihood of a unit's rows, averaged over units, so that
     a long recording weighs as much as a short one. The loss is convex in a; its derivative's zero
-    is found by Newton's steps, kept in a shrinking bracket. Scores that tell all classes apart
-    would send a to infinity and scores that tell nothing, or the contrary, to 0 or below: a is kept
-    between `LOWEST` and `HIGHEST`, over the spread of the scores.
+    is found by Newton's method, or between the bounds where that does not end. Scores that separate
+    all classes would send a to infinity, scores that carry no or the wrong information to 0 or
+    below: a is kept between `LOWEST` and `HIGHEST`, over the spread of the scores.
 
     Parameters
     ----------
@@ -180,15 +181,17 @@ def _minimum(loss: _Loss, low: float, high: float) -> float:
         return low
     if loss.slope_and_curvature(high)[0] <= 0:
         return high
-    a = float(np.sqrt(low * high))
-    for _ in range(_MAX_STEPS):
-        slope, curvature = loss.slope_and_curvature(a)
-        low, high = (a, high) if slope < 0 else (low, a)
-        following = a - slope / curvature if curvature > 0 else np.inf
-        if not low <= following <= high:
-            # Newton's step may leave the bracket; its middle, in the logarithm, never does.
-            following = float(np.sqrt(low * high))
-        if abs(following - a) <= _PRECISION * a:
-            return following
-        a = following
-    return a
+    start = float(np.sqrt(low * high))
+    # Steps may leave the bounds and overflow; the slope has no second zero to end at.
+    with np.errstate(all="ignore"):
+        found = root_scalar(
+            loss.slope_and_curvature,
+            method="newton",
+            fprime=True,
+            x0=start,
+            xtol=_NO_DISTANCE,
+            rtol=_PRECISION,
+        )
+    if found.converged and low <= found.root <= high:
+        return float(found.root)
+    return float(brentq(lambda a: loss.slope_and_curvature(a)[0], low, high, xtol=_NO_DISTANCE))

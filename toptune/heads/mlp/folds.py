@@ -1,8 +1,8 @@
 """Training of many small networks: folds, each with its own rows, order and weights, in variants.
 
-What enters: float32 rows and label sets, shared by all networks, on the device that is to work; for
-each fold the rows it may learn from and the seed of its draws; and the variants that every fold is
-trained in, each a schedule and a label set. What leaves: each network, as soon as it is trained.
+All networks share float32 rows and label sets, on the device that computes. A fold is the rows it
+may learn from and the seed of its random draws; a variant is a schedule and a label set, and every
+fold is trained in each variant. Networks are given away one by one, as soon as they are trained.
 
 Each network is trained exactly as a loop over `torch.nn.Linear`, cross-entropy and
 `torch.optim.Adam` would. The variants of a fold start from the same weights and see the same
@@ -25,8 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from toptune.heads.falkon.kernel import Float64
-from toptune.heads.mlp.cpu import CpuLearner
-from toptune.heads.mlp.network import Draws, Network, Schedule, StackLearner
+from toptune.heads.mlp.network import CpuLearner, Draws, Network, Schedule, StackLearner
 from toptune.heads.rows import Grouping
 
 Progress = Callable[[int, int], None]
