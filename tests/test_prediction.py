@@ -21,8 +21,7 @@ from toptune.backbones.engine import FeatureEngine
 from toptune.backbones.loading import LoadedBackbone
 from toptune.errors import InputError, InputErrors
 from toptune.evaluation.folds import leave_one_group_out
-from toptune.evaluation.scores import Windows as HeldOut
-from toptune.evaluation.scores import score
+from toptune.evaluation.scores import HeldOutWindows, score
 from toptune.extraction import extract
 from toptune.features.table import FeatureTable, join_tables
 from toptune.heads import head_of
@@ -83,7 +82,7 @@ def train(store: FeatureStore, table: FeatureTable, head: str, folder: Path) -> 
     estimator = head_of(head).make(params).fit(table.features, label)
     folds = leave_one_group_out(head_of(head).make(params), table.features, label, device)
     scores = score(
-        HeldOut(label, folds.predictions, folds.probabilities, device, device, folds.classes)
+        HeldOutWindows(label, folds.predictions, folds.probabilities, device, device, folds.classes)
     )
     model = trained_model(
         head,

@@ -20,7 +20,7 @@ from toptune.evaluation.permutations import (
     permuted_labels,
     strata_of_units,
 )
-from toptune.evaluation.scores import Windows, device_verdicts, score
+from toptune.evaluation.scores import HeldOutWindows, device_verdicts, score
 
 
 def naive_arrangements(codes: list[int], blocks: list[int]) -> set[tuple[int, ...]]:
@@ -184,7 +184,7 @@ def test_accuracies_are_those_of_the_verdicts(seed: int, with_scores: bool) -> N
     found = device_accuracies(predicted, labels, unit, 3, means if with_scores else None)
     for row in range(4):
         probabilities = p[row] if with_scores else np.full_like(p[row], 1 / 3)
-        windows = Windows(
+        windows = HeldOutWindows(
             classes[codes[unit]],
             classes[predicted[row]],
             probabilities,

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from toptune.errors import InputErrors
-from toptune.evaluation.reliability import reliability
+from toptune.evaluation.calibration_quality import reliability
 from toptune.evaluation.scores import (
-    Windows,
+    HeldOutWindows,
     device_verdicts,
     majority,
     merge_classes,
@@ -23,13 +23,13 @@ from toptune.evaluation.scores import (
 )
 
 
-def windows(rows: str, group: dict[str, str] | None = None) -> Windows:
+def windows(rows: str, group: dict[str, str] | None = None) -> HeldOutWindows:
     """Rows ``device label prediction``, the named class with probability 0.8."""
     device, label, prediction = np.array([row.split() for row in rows.strip().splitlines()]).T
     classes = np.unique(label)
     probabilities = np.where(prediction[:, None] == classes, 0.8, 0.2 / max(len(classes) - 1, 1))
     groups = np.array([(group or {}).get(name, name) for name in device.tolist()])
-    return Windows(label, prediction, probabilities, device, groups, classes)
+    return HeldOutWindows(label, prediction, probabilities, device, groups, classes)
 
 
 HAND = """
@@ -94,7 +94,9 @@ def test_verdicts_are_the_most_frequent_predictions(
     )
     classes = np.array(list("abc"))
     probabilities = np.array([[random.choice([0.1, 0.2, 0.3]) for _ in "abc"] for _ in rows])
-    verdicts = device_verdicts(Windows(label, prediction, probabilities, device, device, classes))
+    verdicts = device_verdicts(
+        HeldOutWindows(label, prediction, probabilities, device, device, classes)
+    )
     assert len(verdicts) == len(set(zip(device.tolist(), label.tolist(), strict=True)))
     for verdict in verdicts:
         mine = [
@@ -174,7 +176,7 @@ def naive_error(
     return total, sizes
 
 
-def draw_windows(seed: int) -> Windows:
+def draw_windows(seed: int) -> HeldOutWindows:
     """Six devices of unequal length, of which dev0 has two labels; three classes."""
     rng = np.random.default_rng(seed)
     device = np.repeat([f"dev{i}" for i in range(6)], rng.integers(2, 30, 6))
@@ -189,7 +191,7 @@ def draw_windows(seed: int) -> Windows:
         p = np.array([[0, 1, 0], [0.2, 0.2, 0.6], [0.4, 0.4, 0.2], [0.8, 0.2, 0]])[
             rng.integers(0, 4, len(p))
         ]
-    return Windows(label, classes[p.argmax(axis=1)], p, device, device, classes)
+    return HeldOutWindows(label, classes[p.argmax(axis=1)], p, device, device, classes)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -258,7 +260,7 @@ def test_a_verdicts_confidence_is_that_of_the_class_it_names() -> None:
     device = np.array(["d1", "d1", "d1", "d2"])
     label = np.array(["A", "A", "A", "B"])
     prediction = np.array(["A", "A", "B", "B"])
-    scores = score(Windows(label, prediction, p, device, device, np.array(["A", "B"])))
+    scores = score(HeldOutWindows(label, prediction, p, device, device, np.array(["A", "B"])))
     assert scores.verdicts[0].prediction == "A"
     assert scores.device_ece == pytest.approx((1 - 1.1 / 3) / 2)
 

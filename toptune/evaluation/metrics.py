@@ -1,8 +1,4 @@
-"""What metrics.json says of a run.
-
-What enters: scores, and what tuning, calibration and the permutation test found. What leaves: plain
-values; shares between 0 and 1.
-"""
+"""What metrics.json says of a run: scores, tuning, calibration and the permutation test."""
 
 from __future__ import annotations
 
@@ -13,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.evaluation.evaluate import Evaluation, PermutationTest
-from toptune.evaluation.scores import Scores, Windows, score
+from toptune.evaluation.scores import HeldOutWindows, Scores, score
 from toptune.evaluation.task import Task
 from toptune.features.table import FeatureTable
 from toptune.heads.calibration import calibrated
@@ -113,7 +109,9 @@ def score_task(
     predictions : (n_windows,) array of classes
     probabilities : (n_windows, k) float64
     """
-    return score(Windows(task.label, predictions, probabilities, task.device, task.group, classes))
+    return score(
+        HeldOutWindows(task.label, predictions, probabilities, task.device, task.group, classes)
+    )
 
 
 def _scores_of_all(task: Task, found: Evaluation, nested: NestedScores) -> Scores:

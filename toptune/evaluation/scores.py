@@ -1,8 +1,7 @@
 """How good the held-out predictions are, per window and per device.
 
-What enters: labels, predictions and probabilities of windows, their devices and the groups that
-were left out together. What leaves: shares between 0 and 1, counts, and a verdict per device (per
-device and label, where one device carries several labels, as in a dose series).
+Scores are shares between 0 and 1 and counts. The windows of a device vote for its verdict; where
+one device carries several labels, as in a dose series, those of each device and label.
 """
 
 from __future__ import annotations
@@ -18,10 +17,14 @@ from scipy.stats import binomtest
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score
 
 from toptune.errors import InputErrors
-from toptune.evaluation.reliability import Reliability, Sureness, assess
+from toptune.evaluation.calibration_quality import (
+    CalibrationQuality,
+    Reliability,
+    calibration_quality,
+)
 
 
-class Windows(NamedTuple):
+class HeldOutWindows(NamedTuple):
     """Held-out predictions, one row a window.
 
     Attributes
@@ -101,13 +104,13 @@ class Scores:
     window_balanced_accuracy, window_macro_f1 : float
         The same of windows, all counting once.
     chance : float
-        What naming the commonest class every time gives: its share of the verdicts.
+        Accuracy of always predicting the commonest class: its share of the verdicts.
     chance_balanced : float
         Balanced accuracy of any constant or blind guess: 1 / classes.
     window_ece, device_ece : float
-        Expected calibration error: how far the probability of the class that is named lies from
-        how often that is right. Every device (and label) counts once, its windows in equal shares,
-        as in calibration. Few devices have an error above 0 however well they are calibrated.
+        Expected calibration error: the mean distance of the predicted class's probability from the
+        accuracy at that probability. Every device (and label) counts once, its windows in equal
+        shares, as in calibration. Few devices have an error above 0 however well calibrated.
     window_brier, device_brier : float
         Brier's score, 0 to 2, counted likewise.
     window_reliability, device_reliability : Reliability
@@ -139,12 +142,12 @@ class Scores:
     device_confusion: NDArray[np.int64]
 
 
-def score(windows: Windows) -> Scores:
+def score(windows: HeldOutWindows) -> Scores:
     """Score held-out predictions.
 
     Parameters
     ----------
-    windows : Windows
+    windows : HeldOutWindows
         Of at least two groups, and every class among the labels.
     """
     classes = [str(name) for name in windows.classes]
@@ -154,7 +157,7 @@ def score(windows: Windows) -> Scores:
     truth = [verdict.label for verdict in verdicts]
     named = [verdict.prediction for verdict in verdicts]
     n_right = sum(a == b for a, b in zip(truth, named, strict=True))
-    of_windows, of_devices = _window_sureness(windows), _device_sureness(verdicts, windows.classes)
+    of_windows, of_devices = _window_quality(windows), _device_quality(verdicts, windows.classes)
     interval = binomtest(n_right, len(verdicts)).proportion_ci(0.95, method="wilson")
     return Scores(
         classes=tuple(classes),
@@ -182,22 +185,22 @@ def score(windows: Windows) -> Scores:
 
 
 def _macro_f1(truth: Any, named: Any, classes: list[str]) -> float:
-    # A class that is never named has no precision; its F1 is 0.
+    # A class that is never predicted has no precision; its F1 is 0.
     return float(f1_score(truth, named, labels=classes, average="macro", zero_division=0))
 
 
-def _window_sureness(windows: Windows) -> Sureness:
+def _window_quality(windows: HeldOutWindows) -> CalibrationQuality:
     _, device = np.unique(windows.device, return_inverse=True)
     names, label = np.unique(windows.label, return_inverse=True)
     unit = device * len(names) + label
     weights = 1 / np.bincount(unit)[unit]
-    return assess(
+    return calibration_quality(
         windows.label, windows.prediction, windows.probabilities, windows.classes, weights
     )
 
 
-def _device_sureness(verdicts: tuple[Verdict, ...], classes: NDArray[Any]) -> Sureness:
-    return assess(
+def _device_quality(verdicts: tuple[Verdict, ...], classes: NDArray[Any]) -> CalibrationQuality:
+    return calibration_quality(
         np.array([verdict.label for verdict in verdicts]),
         np.array([verdict.prediction for verdict in verdicts]),
         np.array([verdict.probabilities for verdict in verdicts]),
@@ -205,7 +208,7 @@ def _device_sureness(verdicts: tuple[Verdict, ...], classes: NDArray[Any]) -> Su
     )
 
 
-def _group_scores(windows: Windows) -> tuple[GroupScore, ...]:
+def _group_scores(windows: HeldOutWindows) -> tuple[GroupScore, ...]:
     names, codes = np.unique(windows.group, return_inverse=True)
     right = windows.label == windows.prediction
     sizes = np.bincount(codes)
@@ -216,12 +219,12 @@ def _group_scores(windows: Windows) -> tuple[GroupScore, ...]:
     )
 
 
-def device_verdicts(windows: Windows) -> tuple[Verdict, ...]:
+def device_verdicts(windows: HeldOutWindows) -> tuple[Verdict, ...]:
     """Let the windows of each device, or of each device and label, vote.
 
     Parameters
     ----------
-    windows : Windows
+    windows : HeldOutWindows
 
     Returns
     -------
@@ -276,9 +279,9 @@ def parse_merges(texts: Iterable[str]) -> dict[str, tuple[str, ...]]:
         name = name.strip()
         parts = tuple(part.strip() for part in members.split(","))
         if not equals or not name or not all(parts):
-            problems.append(f"--merge {text!r} is not of the form NAME=A,B,C")
+            problems.append(f"`merge` {text!r} is not of the form NAME=A,B,C")
         elif name in merges:
-            problems.append(f"--merge gives {name} twice; name all its classes at once")
+            problems.append(f"`merge` gives {name} twice; name all its classes at once")
         else:
             merges[name] = parts
     if problems:
@@ -291,7 +294,7 @@ def merge_classes(
 ) -> NDArray[Any]:
     """Give several classes one name, before anything is trained.
 
-    The heads never see the old classes: this is another task, not another way to count the
+    Classifiers never see the old classes: this is another task, not another way to count the
     errors of the old one.
 
     Parameters

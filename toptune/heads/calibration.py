@@ -17,10 +17,9 @@ from scipy.special import softmax
 
 from toptune.errors import ToptuneError
 
-# Between which a is looked for, in units of one over the scores' own spread (`_spread`). At the
-# lower end the middle row's probabilities are equal within 1 %; at the upper its top class is 10 in
-# log-odds above the average one (20 above the other of two): more certain than any number of cultures
-# can make one.
+# Bounds of a, in units of one over the scores' own spread (`_spread`). At the lower one, the middle
+# row's probabilities are equal within 1 %. At the upper one, its top class is 10 in log-odds above
+# the average one (20 above the other of two): more certain than any number of cultures can make it.
 LOWEST, HIGHEST = 0.01, 10.0
 
 # Relative to a. The loss is flat at its minimum: this is far below what its value can show.

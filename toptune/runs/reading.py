@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.evaluation.scores import Scores, Verdict, Windows, score
+from toptune.evaluation.scores import HeldOutWindows, Scores, Verdict, score
 from toptune.recordings.facts import WeightsSource
 from toptune.runs.folder import RUN
 
@@ -63,7 +63,7 @@ class ReadRun:
     metrics: dict[str, Any]
     params: dict[str, Any]
     environment: dict[str, Any]
-    windows: Windows
+    windows: HeldOutWindows
     origin: WindowOrigins
     verdicts: tuple[Verdict, ...]
     sources: tuple[WeightsSource | None, ...]
@@ -188,8 +188,8 @@ def _text(rows: Rows, name: str) -> NDArray[Any]:
     return np.array([row[name] for row in rows], dtype=str)
 
 
-def _windows(rows: Rows, classes: list[str]) -> tuple[Windows, WindowOrigins]:
-    windows = Windows(
+def _windows(rows: Rows, classes: list[str]) -> tuple[HeldOutWindows, WindowOrigins]:
+    windows = HeldOutWindows(
         label=_text(rows, "label"),
         prediction=_text(rows, "prediction"),
         probabilities=np.array([_probabilities(row, classes) for row in rows]),

@@ -1,8 +1,7 @@
-"""Whether probabilities mean what they say.
+"""How well probabilities are calibrated: reliability, expected calibration error and Brier's score.
 
-What enters: probabilities of predictions, whether they were right, and how much each counts. What
-leaves: a reliability table and its expected calibration error, between 0 and 1, and Brier's score,
-between 0 and 2; of all of them smaller is better.
+Of all errors smaller is better. The expected calibration error lies between 0 and 1, Brier's score
+between 0 and 2.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ N_BINS = 15
 
 @dataclass(frozen=True)
 class Reliability:
-    """Stated confidence and accuracy, bin by bin.
+    """Predicted confidence and accuracy, bin by bin.
 
     Attributes
     ----------
@@ -52,13 +51,16 @@ class Reliability:
         return float(self.share[filled] @ distance)
 
 
-class Sureness(NamedTuple):
-    """How good a set of probabilities is.
+class CalibrationQuality(NamedTuple):
+    """How well a set of probabilities is calibrated.
 
     Attributes
     ----------
     reliability : Reliability
     brier : float
+        Mean squared distance of probabilities and truth, summed over classes (Brier 1950,
+        Verification of forecasts expressed in terms of probability, Monthly Weather Review
+        78:1-3). A guess of 1 / classes for each gets 1 - 1 / classes.
     """
 
     reliability: Reliability
@@ -70,31 +72,30 @@ class Sureness(NamedTuple):
         return self.reliability.expected_calibration_error
 
 
-def assess(
+def calibration_quality(
     label: NDArray[Any],
     prediction: NDArray[Any],
     probabilities: NDArray[np.float64],
     classes: NDArray[Any],
     weights: NDArray[np.float64] | None = None,
-) -> Sureness:
+) -> CalibrationQuality:
     """Compare probabilities with what was right.
 
     Parameters
     ----------
     label, prediction : (n,) str
-        Confidence is the probability of the class that was named; a majority's need not be the
-        largest.
+        Confidence is the probability of the predicted class; a majority's need not be the largest.
     probabilities : (n, k) float64
     classes : (k,) str
-        Its columns.
+        Its columns, sorted.
     weights : (n,) float64, optional
         How much each prediction counts; equal where not given.
     """
     confidence = (probabilities * (prediction[:, None] == classes)).sum(axis=1)
-    return Sureness(
-        reliability(confidence, label == prediction, weights),
-        brier_score(probabilities, label[:, None] == classes, weights),
-    )
+    # By hand: scikit-learn's warns of probabilities that were written with six digits.
+    squared: NDArray[np.float64] = (probabilities - (label[:, None] == classes)) ** 2
+    brier = float(np.average(squared.sum(axis=1), weights=weights))
+    return CalibrationQuality(reliability(confidence, label == prediction, weights), brier)
 
 
 def reliability(
@@ -108,7 +109,7 @@ def reliability(
     Parameters
     ----------
     confidence : (n,) float64
-        Probability of the class that was named, 0 to 1.
+        Probability of the predicted class, 0 to 1.
     right : (n,) bool
     weights : (n,) float64, optional
         How much each counts; equal where not given.
@@ -129,25 +130,3 @@ def reliability(
         np.bincount(row, weights * confidence, n_bins) / whole,
         np.bincount(row, weights * right, n_bins) / whole,
     )
-
-
-def brier_score(
-    probabilities: NDArray[np.float64],
-    truth: NDArray[np.bool_],
-    weights: NDArray[np.float64] | None = None,
-) -> float:
-    """Mean squared distance of probabilities and truth, summed over classes.
-
-    Brier 1950, Verification of forecasts expressed in terms of probability, Monthly Weather Review
-    78:1-3. A guess of 1 / classes for each gets 1 - 1 / classes.
-
-    Parameters
-    ----------
-    probabilities : (n, k) float64
-    truth : (n, k) bool
-        True in each row's class.
-    weights : (n,) float64, optional
-        How much each row counts; equal where not given.
-    """
-    squared: NDArray[Any] = ((probabilities - truth) ** 2).sum(axis=1)
-    return float(np.average(squared, weights=weights))
