@@ -78,8 +78,6 @@ class BackgroundWriter:
         traceback: TracebackType | None,
     ) -> None:
         self._pool.shutdown(wait=True)
-        for (
-            owner,
-            failure,
-        ) in self.take_failures():  # not raised: it would hide the error that left the context
+        # Not raised, since that would hide the error by which the context was left.
+        for owner, failure in self.take_failures():
             _LOG.error("%s failed: %s", owner, failure)
