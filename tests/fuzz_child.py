@@ -12,7 +12,6 @@ import resource
 import sys
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -43,11 +42,9 @@ def read_recording(path: Path) -> None:
 def read_devices_file(path: Path) -> None:
     from toptune.recordings.devices import read_devices
 
-    for row in read_devices(path, must_exist=False).rows:
+    for row in read_devices(path).rows:
         assert row.device
         assert row.label
-    with suppress(ToptuneError):  # none of the recordings is there
-        read_devices(path)
 
 
 def read_weights_file(path: Path) -> None:

@@ -114,7 +114,10 @@ def npz_seeds(folder: Path) -> list[bytes]:
     return [(folder / name).read_bytes() for name in ("n.npz", "m.npz")]
 
 
-def devices_seeds(_: Path) -> list[bytes]:
+def devices_seeds(folder: Path) -> list[bytes]:
+    for k in range(8):  # beside the devices file
+        (folder.parent / f"r{k}.h5").touch()
+        (folder.parent / f"a {k}.h5").touch()
     rows = "".join(f"r{k}.h5,D{k},{'AB'[k % 2]},b{k % 3}\n" for k in range(8))
     return [
         b"recording,device,label,batch\n" + rows.encode(),

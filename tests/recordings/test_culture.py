@@ -48,7 +48,7 @@ def test_files_are_as_described_and_the_devices_file_passes_its_checks(folder: P
     devices = read_devices(folder / "devices.csv")
     assert devices.labels == ("100E0I", "75E25I", "50E50I", "25E75I", "0E100I")
     assert [row.columns["batch"] for row in devices.rows] == ["B1"] * 5 + ["B2"] * 5
-    assert len(set(devices.groups)) == 10
+    assert len({row.device for row in devices.rows}) == 10
     expected = {"devices.csv"} | {
         f"{row.device}{end}" for row in devices.rows for end in (".h5", ".truth.npz")
     }

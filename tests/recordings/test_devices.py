@@ -25,9 +25,9 @@ def write(folder: Path, content: str | bytes) -> Path:
     return path
 
 
-def problems_of(path: Path, group_by: str = "device") -> tuple[str, ...]:
+def problems_of(path: Path) -> tuple[str, ...]:
     with pytest.raises(InputError) as caught:
-        read_devices(path, group_by)
+        read_devices(path)
     error = caught.value
     return error.problems if isinstance(error, InputErrors) else (str(error),)
 
@@ -47,7 +47,7 @@ def test_rows_keep_order_lines_and_further_columns(folder: Path) -> None:
     assert devices.rows[1].device == "D2"
     assert devices.rows[1].columns == {"batch": "B1", "note": "two\nlines"}
     assert devices.labels == ("ctrl", "drug")
-    assert devices.groups == ("D1", "D2", "D3", "D4")
+    assert [row.device for row in devices.rows] == ["D1", "D2", "D3", "D4"]
 
 
 def test_paths_are_relative_to_the_file_and_may_be_folders(
@@ -89,18 +89,17 @@ def test_what_spreadsheets_write_reads_the_same(folder: Path, content: str | byt
 def test_a_device_may_have_several_recordings_and_labels(folder: Path) -> None:
     text = "recording,device,label\na.h5,D1,0uM\nb.h5,D1,5uM\nc.h5,D2,0uM\nd.h5,D2,5uM\n"
     devices = read_devices(write(folder, text))
-    assert devices.groups == ("D1", "D1", "D2", "D2")
+    assert [row.device for row in devices.rows] == ["D1", "D1", "D2", "D2"]
     assert devices.labels == ("0uM", "5uM")
 
 
-def test_groups_come_from_the_column_asked_for(folder: Path) -> None:
+def test_further_columns_are_kept_by_name(folder: Path) -> None:
     text = "recording,device,label,batch\n" + "".join(
         f"{name}.h5,D{name},{label},{batch}\n"
         for name, label, batch in zip("abcd", "xyxy", "1122", strict=True)
     )
-    devices = read_devices(write(folder, text), "batch")
-    assert devices.group_by == "batch"
-    assert devices.groups == ("1", "1", "2", "2")
+    rows = read_devices(write(folder, text)).rows
+    assert [row.columns for row in rows] == [{"batch": b} for b in "1122"]
 
 
 HEAD = "recording,device,label\n"
@@ -183,20 +182,9 @@ def test_a_table_of_one_class_is_told(folder: Path) -> None:
     assert "only one class, x" in problem
 
 
-def test_group_by_column_must_be_there_and_filled(folder: Path) -> None:
-    assert "no column batch to group by" in problems_of(write(folder, GOOD), "batch")[0]
-    lines = GOOD.splitlines()
-    text = "\n".join([lines[0] + ",batch", *(f"{row},B1" for row in lines[1:4]), lines[4] + ","])
-    assert "line 5: batch is missing" in problems_of(write(folder, text), "batch")[0]
-
-
 def test_a_link_to_a_recording_is_the_same_recording(folder: Path) -> None:
     (folder / "link.h5").symlink_to(folder / "a.h5")
     assert "already in line 2" in problems_of(write(folder, GOOD + "link.h5,D5,ctrl\n"))[0]
-
-
-def test_missing_files_may_be_allowed(tmp_path: Path) -> None:
-    assert len(read_devices(write(tmp_path, GOOD), must_exist=False).rows) == 4
 
 
 def test_a_missing_devices_file_is_named(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
-"""The devices file: which recording belongs to which device and carries which label.
+"""The devices file: the device and the label of each recording.
 
-What enters: a CSV file with the columns ``recording,device,label`` and any further ones; paths are
-relative to the file. What leaves: checked rows, or all problems at once, each with its line.
+It is a CSV file with the columns ``recording,device,label`` and any further ones, with paths
+relative to itself. All its problems are reported at once, each with its line.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from toptune.errors import InputError, InputErrors
 from toptune.machine.fingerprint import require_regular
 
 _REQUIRED = ("recording", "device", "label")
-# Control characters, invisible marks (of direction, of byte order), line and paragraph separators.
+# Control characters, invisible marks of direction and byte order, surrogates, line and paragraph
+# separators.
 _UNPRINTABLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
@@ -31,11 +32,11 @@ class DeviceRow:
     line
         Its line in the file.
     recording
-        Where the recording is.
+        Its path.
     written
-        The same as the file writes it.
+        Its path as the file writes it.
     device, label
-        What was recorded, and which class it carries.
+        The device that was recorded, and its class.
     columns
         The further columns by name.
     """
@@ -47,11 +48,6 @@ class DeviceRow:
     label: str
     columns: dict[str, str]
 
-    def value(self, column: str) -> str:
-        """Return what a column holds for this recording."""
-        own = {"recording": self.written, "device": self.device, "label": self.label}
-        return own[column] if column in own else self.columns[column]
-
 
 @dataclass(frozen=True, kw_only=True)
 class DevicesFile:
@@ -60,15 +56,12 @@ class DevicesFile:
     Parameters
     ----------
     path
-        Where it was read from.
-    group_by
-        The column whose values are left out together.
+        The file.
     rows
         In the file's order.
     """
 
     path: Path
-    group_by: str
     rows: tuple[DeviceRow, ...]
 
     @property
@@ -77,79 +70,64 @@ class DevicesFile:
         return tuple(dict.fromkeys(row.label for row in self.rows))
 
     @property
-    def groups(self) -> tuple[str, ...]:
-        """For each row the value of the `group_by` column."""
-        return tuple(row.value(self.group_by) for row in self.rows)
-
-    @property
     def thin_classes(self) -> tuple[str, ...]:
-        """What would stand against leaving groups out with these labels, each with its lines.
+        """Why devices cannot be left out with these labels, each reason with its lines.
 
-        No business of who only reads recordings: labels may be merged where they are used, and
-        are checked there.
+        Not an error of the file itself, since classes may be merged when a classifier is trained.
         """
         if len(self.labels) < 2:
-            return (f"{self.path}: only one class, {self.labels[0]}; telling apart needs two",)
+            return (f"{self.path}: only one class, {self.labels[0]}: classification needs two",)
         problems = []
         for label in self.labels:
             rows = [row for row in self.rows if row.label == label]
-            groups = {row.value(self.group_by) for row in rows}
-            if len(groups) == 1:
+            devices = {row.device for row in rows}
+            if len(devices) == 1:
                 lines = ", ".join(str(row.line) for row in rows)
                 problems.append(
-                    f"{self.path}, line {lines}: class {label} has only one {self.group_by}, "
-                    f"{groups.pop()}; leaving it out leaves none to learn from"
+                    f"{self.path}, line {lines}: class {label} has only one device, "
+                    f"{devices.pop()}: leaving it out leaves none to train with"
                 )
         return tuple(problems)
 
 
-def read_devices(path: Path, group_by: str = "device", *, must_exist: bool = True) -> DevicesFile:
+def read_devices(path: Path) -> DevicesFile:
     """Read and check a devices file.
 
-    Comma and semicolon (as German spreadsheets write) both separate columns. Blank lines are
-    skipped, spaces around cells dropped. One device may have several recordings and labels.
+    Columns are separated by commas, or by semicolons, as German spreadsheets do. Blank lines and
+    spaces around cells are ignored. A device may have several recordings and labels.
 
     Parameters
     ----------
     path
         The CSV file, UTF-8 with or without a byte-order mark.
-    group_by
-        The column whose values are left out together.
-    must_exist
-        Whether a recording that is not there is a problem.
 
     Raises
     ------
     InputErrors
-        Anything is wrong with rows: all of it, with lines.
+        Lists all problems of rows, with their lines.
     InputError
-        The file cannot be read, or its header does not hold the columns needed.
+        The file cannot be read, or its header lacks a needed column.
     """
-    path, group_by = Path(path), _composed(group_by)
+    path = Path(path)
     require_regular(path, folder=False)
     table = _records(path, _text(path))
     try:
         header = [_composed(name) for name in next(table)[1]]
     except StopIteration:
         raise InputError(f"{path}: the file is empty; it needs {','.join(_REQUIRED)}") from None
-    _check_header(path, header, group_by)
+    _check_header(path, header)
     rows: list[DeviceRow] = []
     problems: list[str] = []
     for line, cells in table:
-        problem = (
-            _ragged(cells, header)
-            or _empty(cells, header, group_by)
-            or _unprintable(cells, header, group_by)
-        )
+        problem = _ragged(cells, header) or _empty(cells, header) or _unprintable(cells, header)
         if problem:
             problems.append(f"{path}, line {line}: {problem}")
         else:
             rows.append(_row(path.parent, line, dict(zip(header, cells, strict=True))))
     if not rows and not problems:
         raise InputError(f"{path}: no recordings in it, only the header")
-    devices = DevicesFile(path=path, group_by=group_by, rows=tuple(rows))
-    problems += _missing(devices) if must_exist else []
-    problems += _repeated(devices)
+    devices = DevicesFile(path=path, rows=tuple(rows))
+    problems += _missing(devices) + _repeated(devices)
     if problems:
         raise InputErrors(problems)
     return devices
@@ -161,7 +139,7 @@ def _text(path: Path) -> str:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     try:
-        # -sig: spreadsheets put a byte-order mark in front.
+        # -sig: spreadsheets begin the file with a byte-order mark.
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
@@ -171,7 +149,7 @@ def _text(path: Path) -> str:
 
 
 def _records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield each record that is not blank, with the line it starts on."""
+    """Yield each record that is not blank, with the line that it starts on."""
     first = text.split("\n", 1)[0]
     delimiter = ";" if ";" in first and "," not in first else ","
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -186,7 +164,7 @@ def _records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
         raise InputError(f"{path}, line {before + 1}: not a CSV table ({error})") from None
 
 
-def _check_header(path: Path, header: list[str], group_by: str) -> None:
+def _check_header(path: Path, header: list[str]) -> None:
     missing = [name for name in _REQUIRED if name not in header]
     if missing:
         raise InputError(
@@ -203,11 +181,6 @@ def _check_header(path: Path, header: list[str], group_by: str) -> None:
         raise InputError(f"{path}, line 1: {shown}")
     if "" in header:
         raise InputError(f"{path}, line 1: column {header.index('') + 1} has no name")
-    if group_by not in header:
-        raise InputError(
-            f"{path}, line 1: no column {group_by} to group by; there are"
-            f" {', '.join(header)!r:.200}"
-        )
 
 
 def _ragged(cells: list[str], header: list[str]) -> str:
@@ -216,15 +189,14 @@ def _ragged(cells: list[str], header: list[str]) -> str:
     return f"{len(cells)} columns, but the header has {len(header)}"
 
 
-def _empty(cells: list[str], header: list[str], group_by: str) -> str:
-    needed = dict.fromkeys((*_REQUIRED, group_by))
-    empty = [name for name in needed if not cells[header.index(name)]]
+def _empty(cells: list[str], header: list[str]) -> str:
+    empty = [name for name in _REQUIRED if not cells[header.index(name)]]
     return f"{', '.join(empty)} is missing" if empty else ""
 
 
-def _unprintable(cells: list[str], header: list[str], group_by: str) -> str:
-    """Names with line breaks or control characters would break every table and message."""
-    for name in dict.fromkeys((*_REQUIRED, group_by)):
+def _unprintable(cells: list[str], header: list[str]) -> str:
+    """Refuse line breaks and control characters, which would break tables and messages."""
+    for name in _REQUIRED:
         cell = cells[header.index(name)]
         bad = next((c for c in cell if unicodedata.category(c) in _UNPRINTABLE), None)
         if bad is not None:
@@ -233,8 +205,8 @@ def _unprintable(cells: list[str], header: list[str], group_by: str) -> str:
 
 
 def _row(folder: Path, line: int, values: dict[str, str]) -> DeviceRow:
-    # What looks the same is the same, however a keyboard or a Mac composed it; paths stay as they
-    # are, since file systems tell the forms apart.
+    # Names that look the same are the same, however the keyboard composed them. Paths are left as
+    # they are, since file systems distinguish the forms.
     same = {n: _composed(v) for n, v in values.items()}
     return DeviceRow(
         line=line,
@@ -254,7 +226,7 @@ def _composed(text: str) -> str:
 def _resolved(path: Path) -> Path:
     try:
         return path.resolve()
-    except (OSError, RuntimeError):  # a circle of links, or a name too long: nothing is there
+    except (OSError, RuntimeError):  # links in a circle, or a name too long: there is no such file
         return path
 
 

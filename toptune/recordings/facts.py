@@ -1,8 +1,4 @@
-"""What is known of recordings beside their spikes, and of weights beside their values.
-
-What enters: spike trains, or what a store wrote down. What leaves: small frozen facts, JSON-able,
-which a trained model carries so that it can tell what it was trained on.
-"""
+"""What a trained model keeps about the recordings and the weights that it was trained with."""
 
 from __future__ import annotations
 
@@ -14,20 +10,20 @@ from toptune.recordings.trains import SpikeTrains
 
 @dataclass(frozen=True, kw_only=True)
 class RecordingFacts:
-    """How a recording was made, and how much was going on in it.
+    """How a recording was made, and how many spikes it has.
 
     Parameters
     ----------
     name
         The recording, for messages.
     sampling_rate_hz
-        Samples a second.
+        Samples per second.
     n_electrodes
-        Channels, silent and dead ones too.
+        Channels, including silent and dead ones.
     n_spikes
-        On all of them.
+        Spikes on all channels.
     duration_s
-        Recorded time, gaps not counted.
+        Recorded time without gaps.
     """
 
     name: str
@@ -49,7 +45,7 @@ class RecordingFacts:
 
     @property
     def electrode_rate_hz(self) -> float:
-        """Spikes a second and electrode, the mean over all electrodes."""
+        """Spikes/s per electrode, as the mean over all electrodes."""
         return self.n_spikes / (self.n_electrodes * self.duration_s)
 
     def to_json(self) -> dict[str, Any]:
@@ -59,14 +55,14 @@ class RecordingFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsSource:
-    """Where a backbone's weights can be had again.
+    """Where a backbone's weights came from, to find them again.
 
     Parameters
     ----------
     path
-        The file, where they came from one; it may since have been moved.
+        The weights file, if there was one; it may have been moved since.
     seed
-        Of random weights; None for others.
+        The seed of random weights; None for others.
     """
 
     path: str | None = None
@@ -79,15 +75,15 @@ class WeightsSource:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingFacts:
-    """What a store knows of the recordings and the weights behind a table of features.
+    """The recordings and the weights behind a table of features.
 
     Parameters
     ----------
     recordings
         In the order of the table's recordings.
     weights
-        For each view of the table, where its backbone's weights came from; None where the store
-        does not know, because an earlier toptune made it.
+        The source of the backbone's weights for each view of the table; None if the store does not
+        say, because an earlier toptune made it.
     """
 
     recordings: tuple[RecordingFacts, ...]

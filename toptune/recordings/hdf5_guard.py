@@ -1,9 +1,9 @@
-"""What an HDF5 file from elsewhere must not do: leave the file, or claim more than it stores.
+"""Checks of HDF5 files from elsewhere, before the HDF5 library reads them.
 
-An open file enters; nothing leaves but an error that names the culprit. The HDF5 library follows
-links into other files, loads filters from plugins, takes the memory that a shape or a compressed
-chunk asks for, and walks heaps in circles. So what is read by it is looked at first: links at
-every level, where and how data lie, and what they would become in memory.
+The library follows links into other files, loads filters from plugins, allocates the memory that a
+shape or a compressed chunk claims, and walks heaps in circles. So links at every level, the storage
+of data and their size in memory are checked first. These checks are kept by hand, since no library
+offers them.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ from toptune.errors import InputError
 
 DEFLATE, SHUFFLE, FLETCHER32 = 1, 2, 3  # HDF5's registered filter numbers
 _FILTERS = {DEFLATE: "gzip", SHUFFLE: "shuffle", FLETCHER32: "fletcher32"}
-#: What data may take in memory however small the file is.
+#: What data may take in memory, however small the file is.
 ROOM_BYTES = 16 * 2**20
-#: One chunk, which is always held whole.
+#: The most for one chunk, which is always held whole.
 CHUNK_BYTES = 64 * 2**20
 #: The most that deflate can shrink: 258 bytes into 2 bits.
 MOST_DEFLATED = 1032
 
 _LINKS = {h5py.h5l.TYPE_SOFT: "a soft link", h5py.h5l.TYPE_EXTERNAL: "a link to another file"}
-#: What the library raises for files that are damaged.
+#: What the library raises for damaged files.
 DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, OverflowError)
 _HEAP, _HEAP_HEADER, _OBJECT_HEADER = b"GCOL\x01\0\0\0", 16, 16
-_TEXT_BYTES = 2**16  # of a name or a unit; no attribute may be longer either
-_VLEN_BYTES = 16  # a length (4), the heap's address (8), an index in it (4)
+_TEXT_BYTES = 2**16  # the longest text, as the longest attribute
+_VLEN_BYTES = 16  # length (4), address of the heap (8), index in the heap (4)
 
 
 class _Vlen(NamedTuple):
-    """Where the addresses of variable-length values stand in a row of a table."""
+    """Where a stored row of a table holds the addresses of variable-length values."""
 
     offsets: tuple[int, ...]
     row_bytes: int
 
 
 def check_links(file: Any, path: Path) -> None:
-    """Refuse soft, external and user-defined links, wherever in the file they are.
+    """Refuse soft, external and user-defined links anywhere in the file.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def check_links(file: Any, path: Path) -> None:
 
 
 def check_stored(dataset: Any, path: Path, limit_bytes: int | None = None) -> None:
-    """Refuse data that lie outside the file, or whose shape is more than the file can hold.
+    """Refuse data stored outside the file, or with a shape larger than the file can hold.
 
     Parameters
     ----------
@@ -87,14 +87,14 @@ def check_stored(dataset: Any, path: Path, limit_bytes: int | None = None) -> No
     path
         Its file.
     limit_bytes
-        The most it may take in memory, for data that are read whole: then compressed chunks are
-        also seen to inflate to no more than they should.
+        The most that it may take in memory, for data that are read whole; compressed chunks are
+        then also checked to inflate to no more than a chunk.
 
     Raises
     ------
     InputError
-        Virtual or external storage, filters other than gzip, shuffle and fletcher32, chunks or
-        shapes beyond what is stored.
+        The storage is virtual or external, a filter is not gzip, shuffle or fletcher32, or chunks
+        or the shape claim more than is stored.
     """
     name = dataset.name
     try:
@@ -102,8 +102,8 @@ def check_stored(dataset: Any, path: Path, limit_bytes: int | None = None) -> No
         layout = plist.get_layout()
         if layout == h5py.h5d.VIRTUAL or plist.get_external_count() > 0:
             raise InputError(
-                f"{path}: the data of {name} lie in other files, which are not read: copy them"
-                " into the file itself (h5repack does)"
+                f"{path}: the data of {name} are in other files, which are not read: copy them"
+                " into the file itself, for example by h5repack"
             )
         _check_filters(plist, path, name)
         _check_size(dataset, path, layout)
@@ -116,12 +116,12 @@ def check_stored(dataset: Any, path: Path, limit_bytes: int | None = None) -> No
 
 
 def check_whole(dataset: Any, path: Path, limit_bytes: int) -> None:
-    """Refuse data that would take more than `limit_bytes`, as declared or as inflated."""
+    """Refuse data that take more than `limit_bytes`, by their shape or when inflated."""
     declared = _declared_bytes(dataset)
     if declared > limit_bytes:
         raise InputError(
             f"{path}: {dataset.name} claims {declared} bytes of memory, more than the"
-            f" {limit_bytes} that it may take: the file is damaged, or no recording"
+            f" limit of {limit_bytes}: the file is damaged, or not a recording"
         )
     check_inflation(dataset, path)
 
@@ -129,7 +129,7 @@ def check_whole(dataset: Any, path: Path, limit_bytes: int) -> None:
 def check_inflation(dataset: Any, path: Path) -> None:
     """Refuse a compressed chunk that inflates to more than a chunk holds.
 
-    The library inflates without bound before it looks at what it got.
+    The library would inflate it without a limit before checking its size.
     """
     codes = filter_codes(dataset)
     if DEFLATE not in codes:
@@ -152,28 +152,28 @@ def check_inflation(dataset: Any, path: Path) -> None:
 
 
 def chunks_of(dataset: Any) -> list[Any]:
-    """All chunks that are stored: their offsets, sizes and filter masks."""
+    """List all stored chunks, with offsets, sizes and filter masks."""
     found: list[Any] = []
     dataset.id.chunk_iter(found.append)
     return found
 
 
 def filter_codes(dataset: Any) -> list[int]:
-    """Numbers of a dataset's filters, in the order of writing."""
+    """List the numbers of a dataset's filters, in the order of writing."""
     plist = dataset.id.get_create_plist()
     return [int(plist.get_filter(i)[0]) for i in range(plist.get_nfilters())]
 
 
 def check_heaps(dataset: Any, path: Path) -> None:
-    """Refuse texts of variable length that lie in a heap through which the library never comes.
+    """Refuse texts of variable length in a heap that the library could not read safely.
 
-    Such texts lie in heaps of the file. A heap with an object of no length is an endless loop
-    for HDF5 2.0, and one with an object beyond its end reads what is not the heap's.
+    Such texts are in heaps of the file. In a heap with an object of length 0, HDF5 2.0 loops
+    forever, and with an object beyond the heap's end it reads outside the heap.
 
     Parameters
     ----------
     dataset
-        A table that `check_stored` let pass.
+        A table that passed `check_stored`.
     path
         Its file.
     """
@@ -181,9 +181,9 @@ def check_heaps(dataset: Any, path: Path) -> None:
     if vlen is None:
         return
     if dataset.file.id.get_create_plist().get_sizes() != (8, 8):
-        raise InputError(f"{path}: addresses in the file are not of 8 bytes: repack it (h5repack)")
+        raise InputError(f"{path}: addresses in the file do not have 8 bytes: repack it (h5repack)")
     offset = dataset.id.get_offset()
-    if offset is None:  # chunked or compact, which no MCS program writes: all heaps are seen
+    if offset is None:  # chunked or compact, which no MCS program writes: check all heaps
         check_all_heaps(path)
         return
     n = math.prod(dataset.shape)
@@ -200,7 +200,7 @@ def check_heaps(dataset: Any, path: Path) -> None:
 
 
 def check_all_heaps(path: Path) -> None:
-    """See every heap of a file, wherever it is."""
+    """Check every heap of a file, wherever it is."""
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
         at = data.find(_HEAP)
         while at >= 0:
@@ -210,13 +210,13 @@ def check_all_heaps(path: Path) -> None:
 
 
 def has_variable_text(node: Any) -> bool:
-    """Whether an attribute of a group or dataset is of variable length, and so in a heap."""
+    """Tell whether an attribute of a group or dataset has variable length, and so is in a heap."""
     kinds = (node.attrs.get_id(name).get_type() for name in node.attrs)
     return any(_vlen_of(kind) is not None for kind in kinds)
 
 
 def damaged(path: Path, what: str, error: object) -> InputError:
-    """Say that a file is damaged, in one line."""
+    """Make a one-line error that says that a file is damaged."""
     return InputError(
         f"{path}: {what} ({' '.join(str(error).split()) or type(error).__name__}): the file is"
         " damaged, copy it again from its source"
@@ -244,7 +244,7 @@ def _check_size(dataset: Any, path: Path, layout: int) -> None:
                 f"{path}: {dataset.name} has chunks of {chunk} bytes, more than {CHUNK_BYTES}:"
                 f" repack the file with smaller ones (h5repack)"
             )
-        # Never written, they are the fill value; but not by the million.
+        # Chunks that were never written take no space, but only so many are plausible.
         most = stored * MOST_DEFLATED + ROOM_BYTES
     else:
         most = stored + ROOM_BYTES
@@ -254,7 +254,8 @@ def _check_size(dataset: Any, path: Path, layout: int) -> None:
     if declared > most or stored > file_bytes:
         raise InputError(
             f"{path}: {dataset.name} claims {declared} bytes in shape {dataset.shape}, of which"
-            f" {stored} are stored in a file of {file_bytes}: the file is damaged, or no recording"
+            f" {stored} are stored in a file of {file_bytes}: the file is damaged, or not a"
+            " recording"
         )
 
 
@@ -263,10 +264,10 @@ def _declared_bytes(dataset: Any) -> int:
 
 
 def _vlen_of(kind: Any) -> _Vlen | None:
-    """Where variable-length values stand in a stored row; None where there are none.
+    """Find the variable-length values in a stored row; None if there are none.
 
-    The library tells a type as in memory, where such a value is a pointer; in the file it takes 16
-    bytes, and what follows it is moved.
+    The library describes types as they are in memory, where such a value is a pointer. In the file
+    it takes 16 bytes, which moves what follows it.
     """
     if isinstance(kind, h5py.h5t.TypeVlenID) or (
         isinstance(kind, h5py.h5t.TypeStringID) and kind.is_variable_str()
@@ -287,11 +288,11 @@ def _vlen_of(kind: Any) -> _Vlen | None:
 
 
 def _addresses(path: Path, table: Any, at: int) -> Iterator[int]:
-    """Heaps that a column of texts points to: length (4 bytes), address (8), index (4)."""
+    """List the heaps that a column of texts points to: length (4 bytes), address (8), index (4)."""
     column = np.ascontiguousarray(table[:, at : at + 12])
     lengths = column[:, :4].copy().view("<u4").ravel()
     places = column[:, 4:].copy().view("<u8").ravel()
-    # The library takes the memory of a text before it looks for it.
+    # The library allocates a text's memory before it looks for the text.
     if lengths.max(initial=0) > _TEXT_BYTES:
         raise InputError(
             f"{path}: a text claims {lengths.max()} bytes, more than {_TEXT_BYTES}: copy the file"
@@ -310,7 +311,8 @@ def _check_heap(path: Path, header: bytes, stream: Any, address: int) -> None:
     while at + _OBJECT_HEADER <= len(heap):
         index = int.from_bytes(heap[at : at + 2], "little")
         length = int.from_bytes(heap[at + 8 : at + 16], "little")
-        # Free space (index 0) counts its own header, objects do not and are padded to 8 bytes.
+        # The length of free space (index 0) includes its header; objects' lengths do not, and they
+        # are padded to 8 bytes.
         step = length if index == 0 else _OBJECT_HEADER + -(-length // 8) * 8
         if step < _OBJECT_HEADER or at + step > len(heap):
             raise _bad_heap(path, address)

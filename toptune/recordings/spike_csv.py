@@ -1,8 +1,8 @@
-"""Spikes as a table: ``time_s,channel`` and, optionally, ``peak_to_peak_uv``.
+"""Spikes as a CSV table: ``time_s,channel`` and, optionally, ``peak_to_peak_uv``.
 
-What enters: a CSV file in UTF-8, one spike a line in any order, times in seconds since the
-recording's start, channels by any label. What leaves: `SpikeTrains`; amplitudes are NaN where the
-file has none, and channels stand in the natural order of their labels.
+The file is in UTF-8, with one spike per line in any order, times in seconds since the recording's
+start and channels by any label. Channels are sorted in the natural order of their labels, and
+amplitudes are NaN if the file has none.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MOST_CHANNELS = 100_000
 
 
 def looks_like_spike_csv(path: Path) -> bool:
-    """Whether a file's first line is a header with ``time_s`` and ``channel``."""
+    """Tell whether a file's first line is a header with ``time_s`` and ``channel``."""
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES).split(b"\n", 1)[0]
     try:
@@ -46,24 +46,25 @@ def read_spike_csv(
 ) -> SpikeTrains:
     """Read a table of spikes.
 
-    A time becomes the nearest sample. Several spikes of one channel at one sample are kept, as
-    several units may fire at once.
+    Times are rounded to the nearest sample. Several spikes of a channel at the same sample are
+    kept, as several units may fire at once.
 
     Parameters
     ----------
     path
-        The CSV file; comma or semicolon between columns. Columns that are not known are not used,
-        unless one looks like a misspelt ``peak_to_peak_uv``: that is refused.
+        The CSV file, with commas or semicolons between columns. Other columns are ignored, but one
+        that looks like a misspelt ``peak_to_peak_uv`` is refused.
     sampling_rate_hz
-        Samples a second.
+        Samples per second.
     duration_s
-        Length of the recording; the last spike's time rounded up to the next whole second if None.
+        Length of the recording; if None, the last spike's time rounded up to a whole second.
 
     Raises
     ------
     InputError
-        With its line: a time that is no number, negative, not finite or beyond the duration, an
-        amplitude that is not above 0, an empty channel, a ragged line. And: no spikes at all.
+        A time is not a number from 0 to the duration, an amplitude is not above 0, a channel is
+        empty, or a line has too few or too many columns; the message names the line. Or the file
+        has no spikes.
     """
     table = _Table(path)
     if not table.time_s:
@@ -89,7 +90,7 @@ def read_spike_csv(
 
 @dataclass
 class _Table:
-    """The file's columns, as compact as they can grow; a spike per element."""
+    """The columns of the file, one element per spike, in arrays that grow compactly."""
 
     path: Path
     time_s: array[float] = field(default_factory=lambda: array("d"))
@@ -144,7 +145,7 @@ class _Table:
         return value
 
     def _number(self, line: int, name: str, cell: str) -> float:
-        # float() also takes 1_000 and digits of other scripts, which no program writes on purpose.
+        # float() also accepts 1_000 and digits of other scripts, which no program writes.
         if cell.isascii() and "_" not in cell:
             with suppress(ValueError):
                 return float(cell)
@@ -160,7 +161,7 @@ def _delimiter(first_line: str) -> str:
 
 
 def _numbered(reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
-    """Yield records that are not blank with the lines they end on."""
+    """Yield the records that are not blank, each with the line that it ends on."""
     for record in reader:
         if any(cell.strip() for cell in record):
             yield reader.line_num, record  # type: ignore[attr-defined]  # csv.reader's own type is private

@@ -1,8 +1,7 @@
-"""Spikes of one recording, whatever they came from: detected in voltage or read from a file.
+"""The spikes of one recording, whether detected in voltage or read from a file.
 
-What leaves every reader and detector and enters drawing and the store: sample indices (0-based,
-counted over the recording's stored samples), channel rows, peak-to-peak amplitudes in microvolts,
-and the stretches between gaps with their times in seconds.
+Samples are 0-based indices into the recording's stored samples, amplitudes are peak-to-peak in
+microvolts, and times are in seconds since the recording's start.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from numpy.typing import NDArray
 from toptune.errors import InputError
 from toptune.params import FASTEST_HZ
 
-#: From a recording's first sample to its last, gaps included. Beyond it times are in other units.
+#: The longest recording, gaps included; longer ones have times in the wrong unit.
 LONGEST_S = 7 * 86_400.0
-# Control characters, halves of characters, line and paragraph separators.
+# Control characters, surrogates, line and paragraph separators.
 _UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
 
 
@@ -36,7 +35,7 @@ class Spikes(NamedTuple):
     channel : (n,) int32
         Row of the channel.
     peak_to_peak_uv : (n,) float32
-        Differential amplitude in microvolts.
+        Peak-to-peak amplitude in microvolts.
     """
 
     sample: NDArray[np.int64]
@@ -45,7 +44,7 @@ class Spikes(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """A stretch of a recording without a gap; detection and windows never cross its ends.
+    """A stretch of a recording without a gap, whose ends detection and windows never cross.
 
     Attributes
     ----------
@@ -54,7 +53,7 @@ class Segment(NamedTuple):
     n_samples
         Its length.
     start_s
-        Time of its first sample, in seconds since the recording's start.
+        Time of its first sample in seconds since the recording's start.
     """
 
     first_sample: int
@@ -64,21 +63,21 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SpikeTrains:
-    """All spikes of a recording, with what is needed to place them in time and on the array.
+    """All spikes of a recording, with its electrodes, rate and segments.
 
     Parameters
     ----------
     spikes
         Sorted by sample, then channel.
     channel_labels
-        The electrodes' names, as the recording gives them.
+        The electrodes' names as the recording gives them.
     sampling_rate_hz
-        Samples a second.
+        Samples per second.
     segments
-        The stretches between gaps, in order; together they hold all samples.
+        In order; together they hold all samples.
     threshold_uv : (channels,) float32
-        The peak-to-peak thresholds used; NaN where none was (spikes from a file), infinite on a
-        dead channel.
+        The peak-to-peak thresholds of detection; NaN if none is known, infinite for a dead
+        channel.
     """
 
     spikes: Spikes
@@ -89,12 +88,12 @@ class SpikeTrains:
 
     @property
     def n_samples(self) -> int:
-        """Stored samples a channel, gaps not counted."""
+        """Stored samples per channel, without gaps."""
         return sum(s.n_samples for s in self.segments)
 
     @property
     def duration_s(self) -> float:
-        """Recorded time in seconds, gaps not counted."""
+        """Recorded time in seconds, without gaps."""
         return self.n_samples / self.sampling_rate_hz
 
 
@@ -124,16 +123,16 @@ def natural_key(label: str) -> tuple[tuple[int, int | str], ...]:
 
 
 def check_length(path: Path, segments: Sequence[Segment], sampling_rate_hz: float) -> None:
-    """Refuse recordings without a sample, and those that last longer than any.
+    """Refuse recordings with no sample, and those that claim an impossible length.
 
     Raises
     ------
     InputError
-        Names the file and how long it claims to be.
+        Names the file and the length that it claims.
     """
     if not 0 < sampling_rate_hz <= FASTEST_HZ:
         raise InputError(
-            f"{path}: sampled at {sampling_rate_hz:g} Hz, which is not from 0 to {FASTEST_HZ:g} Hz"
+            f"{path}: sampled at {sampling_rate_hz:g} Hz, not between 0 and {FASTEST_HZ:g} Hz"
         )
     if sum(s.n_samples for s in segments) < 1:
         raise InputError(f"{path}: holds no sample at {sampling_rate_hz:g} Hz")
@@ -147,7 +146,7 @@ def check_length(path: Path, segments: Sequence[Segment], sampling_rate_hz: floa
 
 
 def check_labels(path: Path, labels: Sequence[str]) -> None:
-    """Refuse names of electrodes that cannot be printed, or would do something when they are.
+    """Refuse names of electrodes with characters that cannot be printed.
 
     Raises
     ------
@@ -184,15 +183,15 @@ def check_spikes(trains: SpikeTrains) -> None:
         )
 
 
-def check_trains(where: Path, trains: SpikeTrains) -> None:
-    """Refuse spikes that are out of order or range, which compiled code would not look at.
+def check_trains(source: Path, trains: SpikeTrains) -> None:
+    """Refuse spikes that are out of order or range, since compiled code does not check.
 
     Raises
     ------
     InputError
-        Names where they come from.
+        Names the source.
     """
-    check_length(where, trains.segments, trains.sampling_rate_hz)
+    check_length(source, trains.segments, trains.sampling_rate_hz)
     sample, channel, amplitude = trains.spikes
     n_channels = len(trains.channel_labels)
     stops = np.cumsum([0, *(s.n_samples for s in trains.segments)])
@@ -210,19 +209,19 @@ def check_trains(where: Path, trains: SpikeTrains) -> None:
         if not (in_order and inside and channel.max() < n_channels):
             wrong = ["order or range of the spikes"]
     if wrong:
-        raise InputError(f"{where} is damaged ({wrong[0]}): extract again into a new store")
+        raise InputError(f"{source} is damaged ({wrong[0]}): extract again into a new store")
 
 
 def sort_spikes(
     sample: NDArray[np.int64], channel: NDArray[np.int32], peak_to_peak_uv: NDArray[np.float32]
 ) -> Spikes:
-    """Put spikes into the order that `Spikes` promises: by sample, then channel."""
+    """Sort spikes by sample, then channel."""
     order = np.lexsort((channel, sample))
     return Spikes(sample[order], channel[order], peak_to_peak_uv[order])
 
 
 def spike_times_s(trains: SpikeTrains) -> NDArray[np.float64]:
-    """Seconds from the recording's start to each spike, gaps included, (n,) float64."""
+    """Return the time of each spike in seconds since the recording's start, (n,) float64."""
     firsts = np.array([s.first_sample for s in trains.segments])
     starts = np.array([s.start_s for s in trains.segments])
     which = np.searchsorted(firsts, trains.spikes.sample, side="right") - 1
@@ -231,6 +230,6 @@ def spike_times_s(trains: SpikeTrains) -> NDArray[np.float64]:
 
 
 def end_s(trains: SpikeTrains) -> float:
-    """Seconds from the recording's start to its end, gaps included."""
+    """Return the recording's length in seconds, gaps included."""
     last = trains.segments[-1]
     return last.start_s + last.n_samples / trains.sampling_rate_hz
