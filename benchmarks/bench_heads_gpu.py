@@ -25,10 +25,9 @@ from toptune.evaluation.evaluate import Units, shuffles
 from toptune.evaluation.folds import leave_one_group_out
 from toptune.heads.falkon.classifier import FalkonClassifier
 from toptune.heads.falkon.head import falkon_candidates
-from toptune.heads.falkon.kernel import l2_normalise
 from toptune.heads.falkon.tuning import tune_falkon
 from toptune.heads.mlp.classifier import MLPClassifier
-from toptune.heads.rows import group_rows
+from toptune.heads.rows import group_rows, l2_normalise
 
 pytestmark = pytest.mark.gpu
 

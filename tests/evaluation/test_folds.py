@@ -10,11 +10,11 @@ from needs import shared
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.neighbors import KNeighborsClassifier
+from toptune.heads.falkon.closed_form import AllRowsFolds, NystromFolds
 
 from toptune.errors import InputError, InputErrors
 from toptune.evaluation.folds import FoldResults, leave_one_group_out, refit_each_fold
 from toptune.heads.falkon.classifier import FalkonClassifier
-from toptune.heads.falkon.closed_form import AllRowsFolds, NystromFolds
 from toptune.heads.falkon.kernel import KernelSum
 from toptune.heads.mlp.classifier import MLPClassifier
 from toptune.heads.rows import group_rows

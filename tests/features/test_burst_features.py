@@ -25,7 +25,7 @@ from toptune.features.burst_features import (
 from toptune.features.burst_parameters import NAMES, recording_parameters, window_parameters
 from toptune.features.extractor import read_feature_params
 from toptune.features.picture_features import PictureFeatureParams
-from toptune.heads.falkon.kernel import l2_normalise
+from toptune.heads.rows import l2_normalise
 from toptune.params import BurstCriteria, Windows
 from toptune.recordings.trains import SpikeTrains
 

@@ -12,14 +12,14 @@ from kernel_cases import Case, cases, naive_kernel, refit
 from needs import shared
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgWarning
+from toptune.heads.falkon.closed_form import AllRowsFolds, NystromFolds
+from toptune.heads.falkon.direct import solve_nystrom
+from toptune.heads.falkon.torch_direct import TorchDirect
 
 from toptune.evaluation.folds import leave_one_group_out
 from toptune.heads.falkon import nystrom, solvers
 from toptune.heads.falkon.classifier import FalkonClassifier
-from toptune.heads.falkon.closed_form import AllRowsFolds, NystromFolds
-from toptune.heads.falkon.direct import solve_nystrom
 from toptune.heads.falkon.kernel import KernelSum
-from toptune.heads.falkon.torch_direct import TorchDirect
 from toptune.heads.rows import group_rows
 
 Ints = NDArray[np.int64]

@@ -18,14 +18,8 @@ from sklearn.utils.estimator_checks import check_estimator
 from toptune.errors import InputError, ToptuneError
 from toptune.heads import head_of
 from toptune.heads.falkon.classifier import FalkonClassifier
-from toptune.heads.falkon.kernel import (
-    KernelSum,
-    cholesky,
-    gaussian_gram_lower,
-    gaussian_kernel,
-    l2_normalise,
-    l2_normalise_views,
-)
+from toptune.heads.falkon.kernel import KernelSum, cholesky, gaussian_gram_lower, gaussian_kernel
+from toptune.heads.rows import l2_normalise, l2_normalise_views
 
 Array = NDArray[np.float64]
 

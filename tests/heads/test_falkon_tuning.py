@@ -10,6 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.base import clone
+from toptune.heads.falkon.pairs import PairwiseTargets
 
 from toptune.errors import InputError
 from toptune.evaluation.folds import leave_one_group_out
@@ -17,11 +18,9 @@ from toptune.heads import nested
 from toptune.heads.falkon import tuning as falkon_tuning
 from toptune.heads.falkon.classifier import SHARPNESS, FalkonClassifier, one_vs_rest
 from toptune.heads.falkon.head import PENALTIES, WIDTHS, default_view_weights, falkon_candidates
-from toptune.heads.falkon.kernel import l2_normalise_views
-from toptune.heads.falkon.pairs import PairwiseTargets
 from toptune.heads.falkon.tuning import tune_falkon
 from toptune.heads.nested import NestedScores
-from toptune.heads.rows import Grouping, group_rows
+from toptune.heads.rows import Grouping, group_rows, l2_normalise_views
 from toptune.heads.selection import SHARPENINGS, selection_loss, spread_rows
 
 CANDIDATES = (

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from needs import shared
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgWarning
+from toptune.heads.falkon.closed_form import NystromFolds
+from toptune.heads.falkon.conjugate_gradients import conjugate_gradients
+from toptune.heads.falkon.torch_kernel import Iteration, TorchKernel
 
 from toptune.errors import InputError, ToptuneError
 from toptune.evaluation.folds import leave_one_group_out
 from toptune.heads.falkon.classifier import FalkonClassifier
-from toptune.heads.falkon.closed_form import NystromFolds
-from toptune.heads.falkon.conjugate_gradients import conjugate_gradients
 from toptune.heads.falkon.iterative import IterativeFolds
 from toptune.heads.falkon.kernel import KernelSum
-from toptune.heads.falkon.torch_kernel import Iteration, TorchKernel
 from toptune.heads.rows import group_rows
 
 Array = NDArray[np.float64]

@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from toptune.heads.falkon.torch_kernel import Iteration
 
 from toptune.errors import InputError
 from toptune.evaluation.folds import leave_one_group_out
 from toptune.heads.falkon.classifier import FalkonClassifier
 from toptune.heads.falkon.kernel import KernelSum
 from toptune.heads.falkon.library import LibraryFolds, solve_by_library
-from toptune.heads.falkon.torch_kernel import Iteration
 from toptune.heads.rows import group_rows
 
 INSTALLED = importlib.util.find_spec("falkon") is not None

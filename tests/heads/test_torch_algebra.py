@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from scipy.linalg import LinAlgWarning
+from toptune.heads.falkon.torch_algebra import factor, factor_together
 
 from toptune.errors import ToptuneError
 from toptune.heads.falkon import torch_algebra
 from toptune.heads.falkon.kernel import cholesky
-from toptune.heads.falkon.torch_algebra import factor, factor_together
 
 CPU = torch.device("cpu")
 

@@ -17,6 +17,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from kernel_cases import Array, Case, Ints, cases, naive_kernel, refit
 from scipy.linalg import LinAlgWarning
+from toptune.heads.falkon.closed_form import AllRowsFolds, NystromFolds
+from toptune.heads.falkon.direct import Problem, solve_all_rows, solve_nystrom
+from toptune.heads.falkon.pairs import AllRowsPairs, NystromPairs
+from toptune.heads.falkon.torch_direct import TorchDirect
+from toptune.heads.falkon.torch_direct import labelling_losses as torch_losses
+from toptune.heads.falkon.torch_folds import TorchSystems
 from torch import Tensor
 
 from toptune.errors import InputError, ToptuneError
@@ -25,13 +31,7 @@ from toptune.evaluation.folds import leave_one_group_out
 from toptune.heads import nested
 from toptune.heads.falkon import solvers, torch_algebra, torch_folds
 from toptune.heads.falkon.classifier import FalkonClassifier
-from toptune.heads.falkon.closed_form import AllRowsFolds, NystromFolds
-from toptune.heads.falkon.direct import Problem, solve_all_rows, solve_nystrom
 from toptune.heads.falkon.kernel import KernelSum
-from toptune.heads.falkon.pairs import AllRowsPairs, NystromPairs
-from toptune.heads.falkon.torch_direct import TorchDirect
-from toptune.heads.falkon.torch_direct import labelling_losses as torch_losses
-from toptune.heads.falkon.torch_folds import TorchSystems
 from toptune.heads.falkon.tuning import tune_falkon
 from toptune.heads.nested import NestedScores, Shuffled
 from toptune.heads.rows import group_rows

@@ -16,9 +16,8 @@ from sklearn.base import clone
 
 from toptune.errors import InputErrors
 from toptune.heads.catalogue import head_for
-from toptune.heads.falkon.kernel import Float64
 from toptune.heads.refitting import HeldOut, refit_folds
-from toptune.heads.rows import Grouping, LabelledRows, group_rows
+from toptune.heads.rows import Float64, Grouping, LabelledRows, group_rows
 
 
 class Fold(NamedTuple):

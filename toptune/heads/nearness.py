@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.heads.falkon.kernel import Centres, KernelSum, l2_normalise_views
+from toptune.heads.falkon.kernel import Centres, KernelSum
+from toptune.heads.rows import l2_normalise_views
 
 # Where parameters lie that a recording does not have.
 UNDEFINED = 0.0

@@ -14,27 +14,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.heads.falkon.kernel import Float64
-from toptune.heads.falkon.pairs import Pairs
-from toptune.heads.rows import Grouping
+from toptune.heads.falkon.arrays import Array, Arrays
+from toptune.heads.falkon.folds import Model
+from toptune.heads.rows import Float64, Grouping, Ints
 from toptune.heads.selection import (
     labelling_losses,
     selection_loss,
     spread_rows,
     unit_weights,
 )
-from toptune.machine.threads import in_threads, thread_pool
 
 # Inner scores of several outer folds are held at once, so that a pair of groups serves both.
 _INNER_BYTES = 2**31
-
-Maps = TypeVar("Maps")
-Maps_contra = TypeVar("Maps_contra", contravariant=True)
 
 
 @dataclass(frozen=True)
@@ -147,25 +143,9 @@ class Basis(NamedTuple):
         flat = maps @ coefficients.reshape(len(coefficients), -1)
         return flat.reshape(len(maps), len(which), -1)
 
-    def by_class(self) -> NDArray[np.float32]:
-        """Coefficients (k, c, r); in scores (k, m, r) sums over classes run along memory."""
-        return np.ascontiguousarray(np.moveaxis(self.coefficients, 2, 0), np.float32)
 
-
-class Judge(Protocol[Maps_contra]):
-    """Says what labellings lose by the inner folds of some outer folds, where these are."""
-
-    def losses(self, block: range, maps: Maps_contra) -> Float64:
-        """Loss of every judged labelling, (len(block), r), from maps (len(block), n, c)."""
-        ...
-
-    def observed(self, maps: Maps_contra, fold: int) -> NDArray[np.float32]:
-        """Scores (n, k) of the first labelling in one of the folds of the maps."""
-        ...
-
-
-class ThreadedJudge:
-    """Judges in NumPy, a thread a fold.
+class _Judge:
+    """Computes losses of labellings by the inner folds of some outer folds, where these are.
 
     Parameters
     ----------
@@ -173,40 +153,54 @@ class ThreadedJudge:
     basis : Basis
         Of the labellings to judge, the first of `labelling`.
     grouping : Grouping
+    arrays : Arrays
     """
 
-    def __init__(self, labelling: Labelling, basis: Basis, grouping: Grouping) -> None:
-        self._labelling, self._basis, self._grouping = labelling, basis, grouping
-        self._judged_rows = spread_rows(labelling.unit)
+    def __init__(
+        self, labelling: Labelling, basis: Basis, grouping: Grouping, arrays: Arrays
+    ) -> None:
+        self._arrays, self._sharpness = arrays, labelling.sharpness
+        # Classes first: in scores (k, m, r) sums over classes run along memory.
+        by_class = np.ascontiguousarray(np.moveaxis(basis.coefficients, 2, 0), np.float32)
+        self._coefficients = arrays.as_is(by_class)
+        self._observed = arrays.as_is(basis.coefficients[:, 0].astype(np.float32))
+        self._labels = arrays.as_is(labelling.labels[: by_class.shape[2]])
+        judged = spread_rows(labelling.unit)
+        self._folds = [
+            self._fold(judged[grouping.codes[judged] != group], labelling.unit)
+            for group in range(len(grouping.groups))
+        ]
 
-    def losses(self, block: range, maps: NDArray[np.float32]) -> Float64:
-        """See `Judge`."""
-        with thread_pool() as pool:
-            found = in_threads(
-                pool, lambda fold: self._of_fold(*fold), zip(block, maps, strict=True)
-            )
-        return np.stack(found)
+    def _fold(self, rows: Ints, unit: Ints) -> tuple[Array, Array, Array]:
+        """Rows that are judged in an outer fold, their units, and their weights."""
+        as_is = self._arrays.as_is
+        return as_is(rows), as_is(unit[rows]), as_is(unit_weights(unit[rows]))
 
-    def observed(self, maps: NDArray[np.float32], fold: int) -> NDArray[np.float32]:
-        """See `Judge`."""
-        return self._basis.scores(maps[fold], np.array([0]))[:, 0].astype(np.float32)
+    def losses(self, block: range, maps: Array) -> Float64:
+        """Loss of every judged labelling, (len(block), r), from maps (len(block), n, c)."""
+        arrays = self._arrays
+        with arrays.says_when_full():
+            found = arrays.each(self._of_fold, zip(block, maps, strict=True))
+            return arrays.to_host(arrays.xp.stack(found))
 
-    def _of_fold(self, group: int, maps: NDArray[np.float32]) -> Float64:
-        labelling = self._labelling
-        rows = self._judged_rows[self._grouping.codes[self._judged_rows] != group]
-        unit = labelling.unit[rows]
-        logits: NDArray[np.float32] = maps[rows] @ self._basis.by_class()
-        logits *= labelling.sharpness
-        codes = labelling.labels[: logits.shape[2], unit].T
-        return labelling_losses(logits, codes, unit_weights(unit))
+    def observed(self, maps: Array, fold: int) -> NDArray[np.float64]:
+        """Scores (n, k) of the first labelling in one of the folds of the maps."""
+        return self._arrays.to_host(maps[fold] @ self._observed)
+
+    def _of_fold(self, fold: tuple[int, Array]) -> Array:
+        group, maps = fold
+        rows, unit, weights = self._folds[group]
+        logits = maps[rows] @ self._coefficients
+        logits *= self._sharpness
+        return labelling_losses(logits, self._labels[:, unit].T, weights, self._arrays.xp)
 
 
 def nest(
-    factor: Callable[[int], Pairs[Maps]],
+    factor: Callable[[int], Model],
     n_candidates: int,
     grouping: Grouping,
     labelling: Labelling,
-    judge: Callable[[Labelling, Basis, Grouping], Judge[Maps]],
+    arrays: Arrays,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[NestedScores, Shuffled]:
     """Choose a candidate in each outer fold, for the observed and for shuffled labels.
@@ -223,13 +217,12 @@ def nest(
     grouping : Grouping
         Of the n rows; at least three groups.
     labelling : Labelling
-    judge : callable
-        Makes what judges the factored models' inner folds: `ThreadedJudge`, or its like for
-        another device.
+    arrays : Arrays
+        Where the models are.
     progress : callable, optional
         Told how many candidates are done, and how many there are.
     """
-    search = _Search(n_candidates, grouping, labelling, judge)
+    search = _Search(n_candidates, grouping, labelling, arrays)
     for candidate in range(n_candidates):
         search.try_candidate(candidate, factor(candidate))
         if progress is not None:
@@ -237,15 +230,11 @@ def nest(
     return search.result()
 
 
-class _Search(Generic[Maps]):
+class _Search:
     """The best candidate so far of every outer fold and labelling, and what it says."""
 
     def __init__(
-        self,
-        n_candidates: int,
-        grouping: Grouping,
-        labelling: Labelling,
-        judge: Callable[[Labelling, Basis, Grouping], Judge[Maps]],
+        self, n_candidates: int, grouping: Grouping, labelling: Labelling, arrays: Arrays
     ) -> None:
         self._grouping = grouping
         self._labelling = labelling
@@ -255,7 +244,7 @@ class _Search(Generic[Maps]):
         # With a single candidate only calibration asks for inner folds, and not of shuffled labels.
         n_judged = n_sets if n_candidates > 1 else 1
         self._inner = Basis.of(labelling, labelling.labels[:n_judged])
-        self._judge = judge(labelling, self._inner, grouping)
+        self._judge = _Judge(labelling, self._inner, grouping, arrays)
         self._groups_of_units = np.empty(n_units, np.int64)
         self._groups_of_units[labelling.unit] = grouping.codes
 
@@ -270,8 +259,8 @@ class _Search(Generic[Maps]):
         self._predicted = np.empty((n_sets, n), np.int16)
         self._mean_scores = np.empty((n_sets, n_units, k), np.float32)
 
-    def try_candidate(self, candidate: int, pairs: Pairs[Maps]) -> None:
-        targets = pairs.targets(self._outer.columns)
+    def try_candidate(self, candidate: int, model: Model) -> None:
+        targets = model.targets(self._outer.columns)
         outer = targets.held_out_scores()
         plain: Float64 = self._outer.scores(outer.scores, np.array([0]))[:, 0].astype(np.float64)
         labelling = self._labelling
@@ -282,7 +271,7 @@ class _Search(Generic[Maps]):
 
         inner = targets
         if self._inner.columns.shape != self._outer.columns.shape:
-            inner = pairs.targets(self._inner.columns)
+            inner = model.targets(self._inner.columns)
         n_groups, n_columns = len(self._grouping.groups), self._inner.columns.shape[1]
         for block in _inner_blocks(n_groups, len(plain), n_columns):
             maps = inner.inner(block)

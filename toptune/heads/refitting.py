@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +14,8 @@ from sklearn.base import clone
 from toptune.errors import InputError
 from toptune.heads.base import Candidate, Progress
 from toptune.heads.nested import NestedScores, Shuffled
-from toptune.heads.rows import Grouping, LabelledRows
+from toptune.heads.rows import Float64, Grouping, LabelledRows
 from toptune.heads.selection import selection_loss
-
-if TYPE_CHECKING:
-    from toptune.heads.falkon.kernel import Float64
 
 Tune = Callable[
     [Any, LabelledRows, Sequence[Candidate], Callable[[int, int], None] | None], NestedScores

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,6 +10,9 @@ from numpy.typing import NDArray
 
 from toptune.errors import InputError
 from toptune.heads.rules import is_count, listed
+
+Float64 = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 
 class Grouping(NamedTuple):
@@ -142,3 +146,50 @@ def seed_of(random_state: Any) -> int:
     if isinstance(random_state, int | np.integer):
         return int(random_state)
     return int(np.random.default_rng(random_state).integers(2**32))
+
+
+def l2_normalise(X: NDArray[Any]) -> NDArray[Any]:
+    """Divide each row by its own Euclidean length; a row of zeros stays zero.
+
+    Parameters
+    ----------
+    X : (n, d) float32 or float64
+
+    Returns
+    -------
+    (n, d) of the same type
+    """
+    # By the largest value first, so that no square overflows or vanishes.
+    largest = np.abs(X).max(axis=1, keepdims=True, initial=0)
+    scaled: NDArray[Any] = X / np.where(largest > 0, largest, 1)
+    length = np.sqrt(np.einsum("ij,ij->i", scaled, scaled))[:, None]
+    scaled /= np.where(length > 0, length, 1)
+    return scaled
+
+
+def l2_normalise_views(X: NDArray[Any], view_sizes: Sequence[int] | None = None) -> NDArray[Any]:
+    """Divide each row's part in each view by that part's own length; zeros stay zero.
+
+    Parameters
+    ----------
+    X : (n, d) float32 or float64
+        Views side by side.
+    view_sizes : sequence of int, optional
+        Columns of each view; they sum to d. None: one view.
+
+    Returns
+    -------
+    (n, d) of the same type
+    """
+    if view_sizes is None or len(view_sizes) == 1:
+        return l2_normalise(X)
+    rows = np.empty_like(X)
+    for columns in view_columns(view_sizes):
+        rows[:, columns] = l2_normalise(X[:, columns])
+    return rows
+
+
+def view_columns(view_sizes: Sequence[int]) -> tuple[slice, ...]:
+    """Columns of each view, given how many each has."""
+    stops = np.cumsum(view_sizes).tolist()
+    return tuple(slice(stop - size, stop) for size, stop in zip(view_sizes, stops, strict=True))

@@ -1,18 +1,15 @@
-"""What tuning minimises: how wrong, and how surprised, a model is on devices it has not seen.
-
-What enters: held-out scores of windows, their classes, and the unit (device and label) each belongs
-to. What leaves: one number, smaller is better. All heads are tuned by this one loss.
+"""The loss by which all classifiers are tuned; smaller is better.
 
 It is the share of windows that another class outscores, plus half the surprise: the negative
-logarithm of the probability given to a window's own class; each unit counts once. Errors are what
-is reported, but a handful of devices hardly tells two settings apart by counting them; surprise
-changes smoothly, but prefers models that never commit themselves. On 30 real cultures neither alone
-chose better throughout.
+logarithm of the probability given to a window's own class; each unit (device and label) counts
+once. Errors are what is reported, but with a handful of devices two settings often make equally
+many; surprise changes smoothly, but prefers models whose probabilities are all nearly equal. On 30
+real cultures neither alone chose better throughout.
 
-Probabilities are the softmax of the scores, as sharp as suits the candidate best (`SHARPENINGS`):
-otherwise candidates that say little would be preferred to those that say much too loudly, which
-calibration mends. Windows of a unit overlap, by 96 % where 120 s are taken every 5 s, so some of
-them, evenly spread, stand for all.
+Probabilities are the softmax of the scores, times the factor that suits the candidate best
+(`SHARPENINGS`). Without it, candidates with too small scores would be preferred to those with too
+large ones, which calibration corrects. Windows of a unit overlap, by 96 % where 120 s are taken
+every 5 s, so some of them, evenly spread, stand for all.
 """
 
 from __future__ import annotations
@@ -95,10 +92,8 @@ def selection_loss(
     return float(losses[0])
 
 
-def labelling_losses(
-    logits: NDArray[np.floating[Any]], codes: NDArray[np.int64], weights: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Compute the same loss of many labellings at once.
+def labelling_losses(logits: Any, codes: Any, weights: Any, xp: Any = np) -> Any:
+    """Compute the same loss of many labellings at once, in NumPy or in torch.
 
     Parameters
     ----------
@@ -109,21 +104,27 @@ def labelling_losses(
         Class of each row in each labelling.
     weights : (m,) float64
         From `unit_weights`.
+    xp : module
+        ``numpy`` or ``torch``, which all arrays are of.
 
     Returns
     -------
     (r,) float64
     """
+
+    def mean(values: Any) -> Any:
+        return weights @ xp.asarray(values, dtype=xp.float64)
+
     logits *= SHARPENINGS[0]
     # Below 0, no power of two overflows; and a window is right where its own class has the 0.
-    logits -= logits.max(axis=0)
-    own = np.take_along_axis(logits, codes[None], 0)[0]
-    errors = weights @ (own < 0)
-    powers = np.exp(logits, out=logits)
-    surprise = np.full(codes.shape[1], np.inf)
+    logits -= xp.amax(logits, 0)
+    take = np.take_along_axis if xp is np else xp.take_along_dim
+    own = take(logits, codes[None], 0)[0]
+    errors = mean(own < 0)
+    powers = xp.exp(logits, out=logits)
+    surprise = xp.full_like(errors, float("inf"))
     for _ in SHARPENINGS:
-        np.minimum(surprise, weights @ (np.log(powers.sum(axis=0)) - own), out=surprise)
+        surprise = xp.minimum(surprise, mean(xp.log(powers.sum(0)) - own))
         powers *= powers
         own *= 2
-    losses: NDArray[np.float64] = errors + SURPRISE * surprise
-    return losses
+    return errors + SURPRISE * surprise

@@ -22,12 +22,19 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from toptune.errors import InputError
-from toptune.heads.falkon.closed_form import Folds
-from toptune.heads.falkon.direct import Problem
+from toptune.heads.falkon.arrays import NUMPY
+from toptune.heads.falkon.folds import Folds
 from toptune.heads.falkon.head import RULES
-from toptune.heads.falkon.kernel import Centres, Float64, KernelSum, l2_normalise_views, product
-from toptune.heads.falkon.solvers import Solver, solver_of
-from toptune.heads.rows import Grouping, encode_classes, seed_of, view_sizes_of
+from toptune.heads.falkon.kernel import Centres, KernelSum
+from toptune.heads.falkon.solvers import Problem, Solver, solver_of
+from toptune.heads.rows import (
+    Float64,
+    Grouping,
+    encode_classes,
+    l2_normalise_views,
+    seed_of,
+    view_sizes_of,
+)
 from toptune.heads.rules import check_parameters, is_list, listed
 
 # Rows scored at a time, which bounds the memory of their kernel with the centres.
@@ -220,7 +227,7 @@ class FalkonClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         for start in range(0, len(X), _SCORED_ROWS):
             part = slice(start, start + _SCORED_ROWS)
             rows = self._rows(X[part], kernel)
-            scores[part] = product(centres.kernel_of(rows), self.dual_coef_)
+            scores[part] = NUMPY.product(centres.kernel_of(rows), self.dual_coef_)
         return scores
 
     def decision_function(self, X: Any) -> Float64:

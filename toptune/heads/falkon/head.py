@@ -256,7 +256,7 @@ class FalkonHead(Head):
         return 1000 if self.nests(estimator, n_groups, 1) else 0
 
     def held_out(self, estimator: Any, rows: LabelledRows) -> HeldOut:
-        """See `Head`: all folds from one factorisation, exactly (`falkon.closed_form`).
+        """See `Head`: all folds from one factorisation, exactly (`falkon.folds`).
 
         The ridge is penalty x rows of the whole data set in every fold, and Nystrom centres are
         drawn once: a fold does without those of its group.
@@ -314,6 +314,6 @@ def _plan(n_rows: int, device: str) -> CentrePlan:
         return plan_centres(n_rows)
     import torch
 
-    from toptune.heads.falkon.torch_kernel import free_bytes
+    from toptune.machine.memory import free_bytes
 
     return plan_centres(n_rows, free_bytes(torch.device(device)), n_matrices=GPU_MATRICES)

@@ -1,7 +1,4 @@
-"""The iterative Falkon: preconditioned conjugate gradients on Nystrom centres, in torch.
-
-What enters: rows of features, which of them are centres, targets (n, k), a kernel and a ridge. What
-leaves: coefficients of the centres, or held-out scores of every row.
+"""The iterative solver: preconditioned conjugate gradients on Nystrom centres, in torch.
 
 The method is that of Rudi, Carratino & Rosasco (2017), FALKON: An Optimal Large Scale Kernel
 Method (NeurIPS 30, section 3), as Meanti et al. (2020), Kernel Methods Through the Roof (NeurIPS
@@ -12,38 +9,80 @@ Method (NeurIPS 30, section 3), as Meanti et al. (2020), Kernel Methods Through 
     P' (Z'Z / n + penalty B) P beta = P' Z'Y / n
 
 ``T T'/m`` stands for what ``T^-T Z'Z T^-1 / n`` would be if the centres were all rows, so the
-equations in beta are well conditioned, and some tens of products with Z do instead of a
-factorisation of ``Z'Z``: n m k operations each instead of n m^2. With ``P' B P`` computed as
-``A^-T A^-1``, what is solved has ``B + eps m I`` for B; eps is ten times the rounding of the
-type, so the solution is the direct solver's, to the tolerance. Where rounding keeps the
-residual above the tolerance, as with centres that nearly coincide, eps is raised hundredfold,
-which is returned as a jitter and warned of.
+equations in beta are well conditioned, and some tens of products with Z replace the factorisation
+of ``Z'Z``: n m k operations each instead of n m^2. With ``P' B P`` computed as ``A^-T A^-1``, what
+is solved has ``B + eps m I`` for B; eps is ten times the rounding of the type, so the solution is
+the direct solver's, to the tolerance. Where rounding keeps the residual above the tolerance, as
+with centres that nearly coincide, eps is raised hundredfold, which is returned as a jitter and
+warned of.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.linalg import LinAlgWarning
+from torch import Tensor
 
 from toptune.errors import ToptuneError
-from toptune.heads.falkon.closed_form import HeldOutScores, sort_centres
-from toptune.heads.falkon.conjugate_gradients import conjugate_gradients
-from toptune.heads.falkon.direct import Solution
-from toptune.heads.falkon.kernel import Float64, KernelSum
-from toptune.heads.falkon.torch_kernel import Iteration, TorchKernel
-from toptune.heads.rows import Grouping
+from toptune.heads.falkon.folds import HeldOutScores, sort_centres
+from toptune.heads.falkon.kernel import NystromKernel
+from toptune.heads.falkon.solvers import Problem, Solution
+from toptune.heads.falkon.torch_arrays import TorchArrays
+from toptune.heads.rows import Float64, Grouping, Ints
+
+PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
+_TOLERANCES = {"float64": 1e-8, "float32": 1e-4}
 
 # eps, in units of the rounding of the type: the first as a rule, the others where it must be, as
 # long as they stay small beside the kernel's own values.
 _EPS_FACTORS = (1e1, 1e3, 1e5, 1e7)
 _LARGEST_JITTER = 1e-2
+
+# A new beginning from the true residual that gains less than this has met the rounding.
+_LEAST_GAIN = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Iteration:
+    """How the equations are iterated on.
+
+    Attributes
+    ----------
+    device : str
+        Where torch computes, such as ``cpu`` or ``cuda``.
+    precision : str
+        ``float64``; or ``float32``, which is faster and halves the memory.
+    tolerance : float or None
+        Of the residual of the preconditioned equations, relative to their right-hand side, in
+        every column of the targets. None: 1e-8 in float64, 1e-4 in float32, whose rounding allows
+        no less.
+    max_iterations : int
+        Of each attempt.
+    """
+
+    device: str = "cpu"
+    precision: str = "float64"
+    tolerance: float | None = None
+    max_iterations: int = 500
+
+    @property
+    def reached(self) -> float:
+        """The tolerance, as a number."""
+        return _TOLERANCES[self.precision] if self.tolerance is None else self.tolerance
+
+
+class _System(NamedTuple):
+    """What all folds share: the kernel with the centres, theirs with each other, and the ridge."""
+
+    Z: NystromKernel
+    B: Tensor
+    ridge: float
 
 
 class _Fold(NamedTuple):
@@ -59,9 +98,8 @@ class _Equations:
 
     Parameters
     ----------
-    Z : TorchKernel
+    system : _System
     fold : _Fold
-    ridge : float
     jitter : float
         eps m, what is added to the diagonal of B.
 
@@ -71,11 +109,11 @@ class _Equations:
         Where eps is too small for B to be factored.
     """
 
-    def __init__(self, Z: TorchKernel, fold: _Fold, ridge: float, jitter: float) -> None:
-        self._Z, self._fold = Z, fold
+    def __init__(self, system: _System, fold: _Fold, jitter: float) -> None:
+        self._Z, self._fold = system.Z, fold
         self._n = sum(stop - start for start, stop in fold.spans)
-        self._penalty = ridge / self._n
-        B = self.without(self.without(Z.centre_kernel).T)
+        self._penalty = system.ridge / self._n
+        B = self.without(self.without(system.B).T)
         m = len(B)
         B.diagonal().add_(jitter)
         self._L = _lower_factor(B)
@@ -83,24 +121,24 @@ class _Equations:
         stand_in.diagonal().add_(self._penalty)
         self._A = _lower_factor(stand_in)
 
-    def without(self, values: torch.Tensor) -> torch.Tensor:
+    def without(self, values: Tensor) -> Tensor:
         """Drop the rows of the centres that are not used."""
         a, b = self._fold.left_out
         return torch.cat([values[:a], values[b:]])
 
-    def padded(self, values: torch.Tensor) -> torch.Tensor:
+    def padded(self, values: Tensor) -> Tensor:
         """Put zeros where `without` dropped rows."""
         a, b = self._fold.left_out
         return torch.cat([values[:a], values.new_zeros(b - a, values.shape[1]), values[a:]])
 
-    def right_hand_side(self, Y: torch.Tensor) -> torch.Tensor:
+    def right_hand_side(self, Y: Tensor) -> Tensor:
         """``P' Z'Y / n`` of targets of all of Z's rows."""
-        total = self._Z.centre_kernel.new_zeros(len(self._Z.centre_kernel), Y.shape[1])
+        total = Y.new_zeros(self._Z.n_centres, Y.shape[1])
         for part, block in self._blocks():
             total += (Y[part].T @ block).T
         return self._precondition_transposed(self.without(total) / self._n)
 
-    def apply(self, beta: torch.Tensor) -> torch.Tensor:
+    def apply(self, beta: Tensor) -> Tensor:
         """``P' (Z'Z / n + penalty B) P beta``."""
         inner = _triangular(self._A.T, beta, upper=True)
         alpha = self.padded(_triangular(self._L.T, inner, upper=True))
@@ -113,16 +151,16 @@ class _Equations:
         outer += self._penalty * inner
         return _triangular(self._A, outer, upper=False)
 
-    def precondition(self, beta: torch.Tensor) -> torch.Tensor:
+    def precondition(self, beta: Tensor) -> Tensor:
         """``P beta``; A and T are the transposes of the lower factors."""
         inner = _triangular(self._A.T, beta, upper=True)
         return _triangular(self._L.T, inner, upper=True)
 
-    def _precondition_transposed(self, values: torch.Tensor) -> torch.Tensor:
+    def _precondition_transposed(self, values: Tensor) -> Tensor:
         inner = _triangular(self._L, values, upper=False)
         return _triangular(self._A, inner, upper=False)
 
-    def _blocks(self) -> Iterator[tuple[slice, torch.Tensor]]:
+    def _blocks(self) -> Iterator[tuple[slice, Tensor]]:
         for span in self._fold.spans:
             yield from self._Z.blocks(*span)
 
@@ -131,72 +169,37 @@ class _SingularError(Exception):
     """A matrix has no Cholesky factor in its type."""
 
 
-def _triangular(factor: torch.Tensor, values: torch.Tensor, *, upper: bool) -> torch.Tensor:
-    solution: torch.Tensor = torch.linalg.solve_triangular(factor, values, upper=upper)
+def _triangular(factor: Tensor, values: Tensor, *, upper: bool) -> Tensor:
+    solution: Tensor = torch.linalg.solve_triangular(factor, values, upper=upper)
     return solution
 
 
-def _lower_factor(matrix: torch.Tensor) -> torch.Tensor:
-    lower: torch.Tensor
+def _lower_factor(matrix: Tensor) -> Tensor:
+    lower: Tensor
     lower, failed = torch.linalg.cholesky_ex(matrix)
     if failed.item():
         raise _SingularError
     return lower
 
 
-def solve_iteratively(
-    X: NDArray[np.floating[Any]],
-    centre_rows: NDArray[np.int64],
-    Y: Float64,
-    *,
-    kernel: KernelSum,
-    ridge: float,
-    iteration: Iteration,
-) -> Solution:
-    """Solve ``(Z'Z + ridge B) alpha = Z'Y``.
-
-    Parameters
-    ----------
-    X : (n, d) float32 or float64
-    centre_rows : (m,) int64
-        Which rows are centres.
-    Y : (n, k) float64
-    kernel : KernelSum
-    ridge : float
-    iteration : Iteration
-
-    Raises
-    ------
-    ToptuneError
-        The tolerance is not reached.
-    """
-    Z = TorchKernel(X, np.arange(len(X)), centre_rows, kernel, iteration)
-    return _solve(Z, _Fold(((0, len(X)),), (0, 0), ""), Z.tensor(Y), ridge, iteration).solution()
-
-
 class _Solved(NamedTuple):
     """Coefficients of all centres (zeros for those left out), on the device."""
 
-    alpha: torch.Tensor
+    alpha: Tensor
     jitter: float
     n_iterations: int
 
-    def solution(self) -> Solution:
-        alpha = self.alpha.cpu().numpy().astype(np.float64)
-        return Solution(alpha, self.jitter, self.n_iterations)
 
-
-def _solve(
-    Z: TorchKernel, fold: _Fold, Y: torch.Tensor, ridge: float, iteration: Iteration
-) -> _Solved:
+def _solve(system: _System, fold: _Fold, Y: Tensor, iteration: Iteration) -> _Solved:
     n_iterations, residual = 0, float("inf")
     rounding = torch.finfo(Y.dtype).eps
+    B = system.B
     for factor in _EPS_FACTORS:
-        jitter = factor * rounding * len(Z.centre_kernel) * float(Z.centre_kernel.diagonal().max())
+        jitter = factor * rounding * len(B) * float(B.diagonal().max())
         if factor > _EPS_FACTORS[0] and jitter > _LARGEST_JITTER:
             break
         try:
-            equations = _Equations(Z, fold, ridge, jitter)
+            equations = _Equations(system, fold, jitter)
         except _SingularError:
             continue
         done = conjugate_gradients(
@@ -217,18 +220,56 @@ def _solve(
             break
     raise ToptuneError(
         f"the iterative solver{fold.name} stopped after {n_iterations} iterations at a relative "
-        f"residual of {residual:.1e}, not {iteration.reached:.1e}: raise penalty, max_iterations "
-        "or tolerance, lower n_centres, use float64, or the direct solver"
+        f"residual of {residual:.1e}, not {iteration.reached:.1e}: raise `penalty`, "
+        "`max_iterations` or `tolerance`, lower `n_centres`, or take "
+        '`precision="float64"` or `solver="direct"`'
     )
 
 
 def _warn_of(jitter: float, fold: _Fold) -> None:
     warnings.warn(
         f"the centres' kernel{fold.name} is singular to the iterative solver; {jitter:.1e} was "
-        "added to its diagonal (raise penalty, or lower n_centres or width, to avoid it)",
+        "added to its diagonal (raise `penalty`, or lower `n_centres` or `width`, to avoid it)",
         LinAlgWarning,
         stacklevel=4,
     )
+
+
+class Iterative:
+    """The solver; one fit for each fold.
+
+    Parameters
+    ----------
+    iteration : Iteration
+    """
+
+    def __init__(self, iteration: Iteration) -> None:
+        self._iteration = iteration
+        self._arrays = TorchArrays(iteration.device, PRECISIONS[iteration.precision])
+
+    def solve(self, problem: Problem, Y: Float64) -> Solution:
+        """See `toptune.heads.falkon.solvers.Solver`.
+
+        Raises
+        ------
+        ToptuneError
+            The tolerance is not reached.
+        """
+        n, arrays = len(problem.X), self._arrays
+        system = self._system(problem, np.arange(n), problem.named_centres)
+        everything = _Fold(((0, n),), (0, 0), "")
+        solved = _solve(system, everything, arrays.asarray(Y), self._iteration)
+        return Solution(arrays.to_host(solved.alpha), solved.jitter, solved.n_iterations)
+
+    def folds(self, problem: Problem, grouping: Grouping) -> IterativeFolds:
+        """See `toptune.heads.falkon.solvers.Solver`."""
+        centres, bounds = sort_centres(grouping, problem.named_centres)
+        system = self._system(problem, grouping.order, centres)
+        return IterativeFolds(grouping, system, bounds, self._iteration)
+
+    def _system(self, problem: Problem, order: Ints, centres: Ints) -> _System:
+        Z = NystromKernel(problem.X, order, centres, problem.kernel, self._arrays)
+        return _System(Z, Z.centre_gram(), problem.ridge)
 
 
 @dataclass(frozen=True)
@@ -236,70 +277,103 @@ class IterativeFolds:
     """Folds of the iterative solver: one fit each, without the group's rows and centres.
 
     The ridge is the same in every fold, so the scores are those of
-    `toptune.heads.falkon.closed_form.NystromFolds`.
+    `toptune.heads.falkon.folds.Nystrom`.
 
     Attributes
     ----------
     grouping : Grouping
-    kernel : TorchKernel
+    system : _System
         Rows sorted by group, and centres too.
     centre_bounds : (g + 1,) int64
         Group i holds the centres ``centre_bounds[i]:centre_bounds[i + 1]``.
-    ridge : float
     iteration : Iteration
     """
 
     grouping: Grouping
-    kernel: TorchKernel
-    centre_bounds: NDArray[np.int64]
-    ridge: float
+    system: _System
+    centre_bounds: Ints
     iteration: Iteration
 
-    @classmethod
-    def factor(
-        cls,
-        X: NDArray[np.floating[Any]],
-        grouping: Grouping,
-        centre_rows: NDArray[np.int64],
-        *,
-        kernel: KernelSum,
-        ridge: float,
-        iteration: Iteration,
-    ) -> IterativeFolds:
-        """Evaluate the kernel, where it fits into memory.
-
-        Parameters
-        ----------
-        X : (n, d) float32 or float64
-        grouping : Grouping
-            Of the n rows.
-        centre_rows : (m,) int64
-            Which rows are centres, each at most once.
-        kernel : KernelSum
-        ridge : float
-        iteration : Iteration
-
-        Raises
-        ------
-        InputError
-            Where all centres lie in one group, whose fold would have none.
-        """
-        centres, bounds = sort_centres(grouping, centre_rows)
-        Z = TorchKernel(X, grouping.order, centres, kernel, iteration)
-        return cls(grouping, Z, bounds, ridge, iteration)
-
     def held_out_scores(self, Y: Float64) -> HeldOutScores:
-        """See `toptune.heads.falkon.closed_form.Folds`."""
-        targets = self.kernel.tensor(Y[self.grouping.order])
+        """See `toptune.heads.falkon.folds.Folds`."""
+        Z, arrays = self.system.Z, self.system.Z.arrays
+        targets = arrays.asarray(Y[self.grouping.order])
         scores = torch.empty_like(targets)
         jitter = np.zeros(len(self.grouping.groups))
         for i, group in enumerate(self.grouping.groups):
             start, stop = self.grouping.bounds[i : i + 2].tolist()
             a, b = self.centre_bounds[i : i + 2].tolist()
             fold = _Fold(((0, start), (stop, len(targets))), (a, b), f" without group {group!s}")
-            solved = _solve(self.kernel, fold, targets, self.ridge, self.iteration)
-            for part, block in self.kernel.blocks(start, stop):
+            solved = _solve(self.system, fold, targets, self.iteration)
+            for part, block in Z.blocks(start, stop):
                 scores[part] = block @ solved.alpha
             jitter[i] = solved.jitter
-        restored = self.grouping.restore(scores.cpu().numpy().astype(np.float64))
-        return HeldOutScores(restored, jitter)
+        return HeldOutScores(self.grouping.restore(arrays.to_host(scores)), jitter)
+
+
+class Iterated(NamedTuple):
+    """What the iteration gives.
+
+    Attributes
+    ----------
+    x : (m, k) tensor
+    n_iterations : int
+    residual : float
+        The true one, relative, of the worst column; above the tolerance where the number of
+        iterations or the rounding stood in the way.
+    """
+
+    x: Tensor
+    n_iterations: int
+    residual: float
+
+
+def conjugate_gradients(
+    apply: Callable[[Tensor], Tensor],
+    b: Tensor,
+    *,
+    tolerance: float,
+    max_iterations: int,
+) -> Iterated:
+    """Solve ``apply(x) = b`` for every column of b at once, each with steps of its own.
+
+    The residual that is carried along drifts from the true one by rounding. So when the former
+    says that all columns are done, the latter is computed, and the iteration begins anew from
+    where it stands if it is not, as long as that gains something.
+
+    Parameters
+    ----------
+    apply : callable
+        A symmetric positive semidefinite operator on (m, k) tensors, column by column.
+    b : (m, k) tensor
+    tolerance : float
+        Relative to the length of each column of b.
+    max_iterations : int
+
+    Returns
+    -------
+    Iterated
+    """
+    length = torch.linalg.vector_norm(b, dim=0)
+    # A column of zeros is done at once.
+    length = torch.where(length > 0, length, 1.0)
+    x, r = torch.zeros_like(b), b.clone()
+    n_iterations, residual = 0, float("inf")
+    while True:
+        p, square = r.clone(), r.square().sum(dim=0)
+        # A column that is done stays as it is.
+        active = square.sqrt() > tolerance * length
+        while n_iterations < max_iterations and bool(active.any()):
+            Ap = apply(p)
+            step = torch.where(active, square / (p * Ap).sum(dim=0), 0.0)
+            x += step * p
+            r -= step * Ap
+            before, square = square, r.square().sum(dim=0)
+            p = r + torch.where(active, square / before, 0.0) * p
+            active &= square.sqrt() > tolerance * length
+            n_iterations += 1
+        r = b - apply(x)
+        before_anew, residual = residual, float((r.square().sum(dim=0).sqrt() / length).max())
+        done = residual <= tolerance or n_iterations >= max_iterations
+        if done or not residual < _LEAST_GAIN * before_anew:
+            return Iterated(x, n_iterations, residual)

@@ -1,135 +1,20 @@
-"""The Gaussian kernel and the factorisations the Falkon head and its folds are made of.
+"""The Gaussian kernel, summed over views: of rows with each other, and of rows with centres.
 
-What enters: rows of features, float32 or float64. What leaves: kernels and factors, always in
-float64: with a ridge of 1e-6 x rows, the rounding of a float32 kernel (1e-7 an entry) would reach
-the third digit of a score, and a float32 product of rows is no faster where BLAS computes ``X X'``
-as the symmetric product it is (0.40 s against 0.48 s for 5024 x 1280 on two cores).
+Written over the operations of `falkon.arrays`, so that it is evaluated where the algebra is done.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import LinAlgWarning, blas, lapack
 
-from toptune.errors import InputError, ToptuneError
-
-Float64 = NDArray[np.float64]
-
-# Rows exponentiated at a time: few enough to stay in the cache, and to touch little of the upper
-# triangle.
-_BLOCK_ROWS = 32
-# Rows of a further view's kernel at a time: enough for BLAS, few beside a matrix of n x n.
-_PANEL_ROWS = 512
-# The jitter is tried at once, then ten times larger, at most this often.
-JITTER_TRIES = 8
-
-
-def l2_normalise(X: NDArray[Any]) -> NDArray[Any]:
-    """Divide each row by its own Euclidean length; a row of zeros stays zero.
-
-    Parameters
-    ----------
-    X : (n, d) float32 or float64
-
-    Returns
-    -------
-    (n, d) of the same type
-    """
-    # By the largest value first, so that no square overflows or vanishes.
-    largest = np.abs(X).max(axis=1, keepdims=True, initial=0)
-    scaled: NDArray[Any] = X / np.where(largest > 0, largest, 1)
-    length = np.sqrt(np.einsum("ij,ij->i", scaled, scaled))[:, None]
-    scaled /= np.where(length > 0, length, 1)
-    return scaled
-
-
-def l2_normalise_views(X: NDArray[Any], view_sizes: Sequence[int] | None = None) -> NDArray[Any]:
-    """Divide each row's part in each view by that part's own length; zeros stay zero.
-
-    Parameters
-    ----------
-    X : (n, d) float32 or float64
-        Views side by side.
-    view_sizes : sequence of int, optional
-        Columns of each view; they sum to d. None: one view.
-
-    Returns
-    -------
-    (n, d) of the same type
-    """
-    if view_sizes is None or len(view_sizes) == 1:
-        return l2_normalise(X)
-    rows = np.empty_like(X)
-    for columns in view_columns(view_sizes):
-        rows[:, columns] = l2_normalise(X[:, columns])
-    return rows
-
-
-def view_columns(view_sizes: Sequence[int]) -> tuple[slice, ...]:
-    """Columns of each view, given how many each has."""
-    stops = np.cumsum(view_sizes).tolist()
-    return tuple(slice(stop - size, stop) for size, stop in zip(view_sizes, stops, strict=True))
-
-
-def product(A: Float64, B: Float64) -> Float64:
-    """Compute ``A @ B`` of C-order matrices, by SciPy's BLAS.
-
-    NumPy and SciPy each bring a BLAS with threads of its own. The threads of one keep spinning for
-    some milliseconds after its last call and slow down the other: products by NumPy between
-    factorisations by SciPy made the folds four times slower on two cores. So all is SciPy's.
-    """
-    # BLAS reads columns first, so what it sees is (A B)' = B' A', without a copy.
-    return np.asarray(blas.dgemm(1.0, B.T, A.T)).T
-
-
-def transposed_product(A: Float64, B: Float64) -> Float64:
-    """Compute ``A.T @ B`` of C-order matrices, by SciPy's BLAS; see `product`."""
-    return np.asarray(blas.dgemm(1.0, B.T, A.T, trans_b=1)).T
-
-
-def add_gram_lower(A: Float64, Z: Float64, factor: float = 1.0) -> None:
-    """Add ``factor x Z.T @ Z`` to the lower triangle of A, in place; both in C order."""
-    blas.dsyrk(factor, Z.T, beta=1.0, c=A.T, overwrite_c=1)
-
-
-class Centres:
-    """Centres made ready for the kernel of any number of blocks of rows with them.
-
-    Parameters
-    ----------
-    kernel : KernelSum
-    Z : (m, d) float
-    """
-
-    def __init__(self, kernel: KernelSum, Z: NDArray[np.floating[Any]]) -> None:
-        self.kernel = kernel
-        self.n = len(Z)
-        self._views = [_in_widths(Z[:, view.columns], view.width) for view in kernel.views()]
-        self._halves = [_half_squares(z) for z in self._views]
-
-    def kernel_of(self, X: NDArray[np.floating[Any]]) -> Float64:
-        """Kernel of rows, (n, d) float, with the centres: (n, m) float64.
-
-        Beside the result, memory is a float64 copy of one view of X, and with several views a
-        second matrix of the result's size: call it with a block of rows at a time.
-        """
-        total: Float64 | None = None
-        for view, z, half in zip(self.kernel.views(), self._views, self._halves, strict=True):
-            x = _in_widths(X[:, view.columns], view.width)
-            K = np.asarray(blas.dgemm(1.0, z.T, x.T, trans_a=1)).T
-            half_x = _half_squares(x)
-            for start in range(0, len(x), _BLOCK_ROWS):
-                part = slice(start, start + _BLOCK_ROWS)
-                _exponentiate(K[part], half_x[part], half, view.weight)
-            total = K if total is None else np.add(total, K, out=total)
-        assert total is not None  # a KernelSum has a view with a weight above 0
-        return total
+from toptune.errors import InputError
+from toptune.heads.falkon.arrays import NUMPY, Array, Arrays, Subset
+from toptune.heads.rows import Ints, view_columns
 
 
 class View(NamedTuple):
@@ -185,191 +70,142 @@ class KernelSum:
         views = map(View, columns, self.widths, self.weights)
         return tuple(view for view in views if view.weight)
 
-    def gram_lower(self, X: NDArray[np.floating[Any]]) -> Float64:
-        """Lower triangle of the kernel of rows with each other, zeros above the diagonal.
+    def gram(self, X: NDArray[np.floating[Any]], arrays: Arrays = NUMPY) -> Array:
+        """Kernel of rows with each other.
 
         Parameters
         ----------
         X : (n, d) float
+        arrays : Arrays
 
         Returns
         -------
-        (n, n) float64
-            The only matrix of that size in memory, whatever the number of views; its upper half
-            is hardly touched.
+        (n, n)
+            In NumPy the lower triangle, with zeros above the diagonal, and the only matrix of that
+            size in memory, whatever the number of views; in torch both triangles.
         """
         first, *others = self.views()
-        K = _gram_lower(X[:, first.columns], first.width, first.weight)
+        K = arrays.gaussian_gram(arrays.scaled(X[:, first.columns], first.width), first.weight)
         for view in others:
-            _add_gaussian_lower(K, X[:, view.columns], view.width, view.weight)
+            arrays.add_gaussian_gram(K, arrays.scaled(X[:, view.columns], view.width), view.weight)
         return K
 
-    def between(self, X: NDArray[np.floating[Any]], Z: NDArray[np.floating[Any]]) -> Float64:
-        """Kernel of rows (n, d) with rows (m, d): (n, m) float64; see `Centres`."""
-        return Centres(self, Z).kernel_of(X)
 
-
-def gaussian_kernel(
-    X: NDArray[np.floating[Any]], Z: NDArray[np.floating[Any]], width: float
-) -> Float64:
-    """``exp(-|x - z|^2 / (2 width^2))`` of every row of X with every row of Z.
+class Centres:
+    """Centres made ready for the kernel of any number of blocks of rows with them.
 
     Parameters
     ----------
-    X : (n, d) float
+    kernel : KernelSum
     Z : (m, d) float
-    width : float
-        Standard deviation of the Gaussian, in the units of the rows.
-
-    Returns
-    -------
-    (n, m) float64
-    """
-    return KernelSum.single(width, X.shape[1]).between(X, Z)
-
-
-def gaussian_gram_lower(X: NDArray[np.floating[Any]], width: float) -> Float64:
-    """Compute the lower triangle of ``gaussian_kernel(X, X, width)``; zeros above the diagonal.
-
-    Memory is one (n, n) float64 matrix, of which the upper half is never touched.
-    """
-    return _gram_lower(X, width, 1.0)
-
-
-def _gram_lower(X: NDArray[np.floating[Any]], width: float, weight: float) -> Float64:
-    x = _in_widths(X, width)
-    half = _half_squares(x)
-    K = np.zeros((len(x), len(x)))
-    blas.dsyrk(1.0, x.T, trans=1, c=K.T, overwrite_c=1)
-    for start in range(0, len(x), _BLOCK_ROWS):
-        stop = min(start + _BLOCK_ROWS, len(x))
-        block = K[start:stop, :stop]
-        _exponentiate(block, half[start:stop], half[:stop], weight)
-        block[:, start:] = np.tril(block[:, start:])
-    # Rounding leaves the distance of a row to itself near 0; it is 0.
-    np.fill_diagonal(K, weight)
-    return K
-
-
-def _add_gaussian_lower(
-    K: Float64, X: NDArray[np.floating[Any]], width: float, weight: float
-) -> None:
-    """Add a view to the lower triangle of K by panels: a second matrix of n x n is not needed."""
-    x = _in_widths(X, width)
-    half = _half_squares(x)
-    for start in range(0, len(x), _PANEL_ROWS):
-        stop = min(start + _PANEL_ROWS, len(x))
-        panel = np.asarray(blas.dgemm(1.0, x[:stop].T, x[start:stop].T, trans_a=1)).T
-        _exponentiate(panel, half[start:stop], half[:stop], weight)
-        square = panel[:, start:]
-        np.fill_diagonal(square, weight)
-        panel[:, start:] = np.tril(square)
-        K[start:stop, :stop] += panel
-
-
-def _in_widths(X: NDArray[np.floating[Any]], width: float) -> Float64:
-    scaled = np.array(X, dtype=np.float64, order="C")
-    scaled /= width
-    return scaled
-
-
-def _half_squares(x: Float64) -> Float64:
-    half: Float64 = 0.5 * np.einsum("ij,ij->i", x, x)
-    return half
-
-
-def _exponentiate(products: Float64, half_x: Float64, half_z: Float64, weight: float) -> None:
-    """Turn inner products, in place, into Gaussians times their weight."""
-    products -= half_x[:, None]
-    products -= half_z
-    # Rounding can make a squared distance slightly negative.
-    np.minimum(products, 0.0, out=products)
-    np.exp(products, out=products)
-    if weight != 1:
-        products *= weight
-
-
-class Cholesky(NamedTuple):
-    """A factored symmetric matrix.
-
-    Attributes
-    ----------
-    lower : (n, n) float64, C order
-        L of ``L L' = A + jitter I``; what lies above the diagonal is not to be read.
-    jitter : float
-        What had to be added to the diagonal; 0 where A itself could be factored.
+    arrays : Arrays
     """
 
-    lower: Float64
-    jitter: float
+    def __init__(
+        self, kernel: KernelSum, Z: NDArray[np.floating[Any]], arrays: Arrays = NUMPY
+    ) -> None:
+        self._arrays = arrays
+        self._views = [
+            (view, z, arrays.half_squares(z))
+            for view in kernel.views()
+            for z in [arrays.scaled(Z[:, view.columns], view.width)]
+        ]
 
-    def solve(self, b: Float64) -> Float64:
-        """Solve ``(A + jitter I) x = b`` for b of shape (n, k)."""
-        # LAPACK reads columns first: C-order L is Fortran-order L', an upper factor.
-        x, _ = lapack.dpotrs(self.lower.T, b, lower=0)
-        return np.ascontiguousarray(x)
+    def kernel_of(self, X: NDArray[np.floating[Any]]) -> Array:
+        """Kernel of rows, (n, d) float, with the centres: (n, m).
 
-    def invert_lower(self) -> Float64:
-        """Replace L by its inverse, in the same memory, and return it."""
-        inverse, _ = lapack.dtrtri(self.lower.T, lower=0, overwrite_c=1)
-        return np.asarray(inverse).T
+        Beside the result, memory is a copy of one view of X, and with several views a second matrix
+        of the result's size: call it with a block of rows at a time.
+        """
+        arrays, total = self._arrays, None
+        for view, z, half_z in self._views:
+            x = arrays.scaled(X[:, view.columns], view.width)
+            K = arrays.gaussian(x, z, half_z, view.weight)
+            if total is None:
+                total = K
+            else:
+                total += K
+        return total
 
 
-def cholesky(build: Callable[[], Float64], what: str) -> Cholesky:
-    """Factor a positive definite matrix, with a stated jitter where rounding makes it indefinite.
+class NystromKernel:
+    """Rows of ``Z = K(X, C)``: kept where they fit, otherwise evaluated again block by block.
 
-    The jitter starts at ``n x machine epsilon x largest diagonal value``, the size of the rounding
-    of the factorisation itself, and grows tenfold until the factorisation succeeds. It is
-    returned and warned of, never silent.
+    The values are the same either way, for 2 n m d operations each time.
 
     Parameters
     ----------
-    build : callable
-        Returns the matrix, (n, n) float64 in C order, of which the lower triangle is read; it
-        is factored in place, and built anew where that fails.
-    what : str
-        Names the matrix in the warning and the error.
-
-    Raises
-    ------
-    ToptuneError
-        Where even the largest jitter does not help.
+    X : (N, d) float32 or float64
+        Never copied as a whole.
+    order : (n,) int64
+        Rows of X, in the order of Z's.
+    centre_rows : (m,) int64
+        Rows of X, in the order of Z's columns.
+    kernel : KernelSum
+    arrays : Arrays
+    keep_bytes : int, optional
+        Size up to which Z is kept. Default: `Arrays.kept_bytes`.
     """
-    for attempt in range(JITTER_TRIES + 1):
-        # A failed attempt's matrix is gone before the next is built.
-        factored, jitter = _try_cholesky(build(), attempt)
-        if factored is not None:
-            break
-    else:
-        raise ToptuneError(f"{what} is singular even with a jitter of {jitter:.1e}; raise penalty")
-    if jitter:
-        warn_of_jitter(what, jitter)
-    return Cholesky(factored, jitter)
 
+    def __init__(
+        self,
+        X: NDArray[np.floating[Any]],
+        order: Ints,
+        centre_rows: Ints,
+        kernel: KernelSum,
+        arrays: Arrays = NUMPY,
+        keep_bytes: int | None = None,
+    ) -> None:
+        self.n_rows, self.n_centres, self.arrays = len(order), len(centre_rows), arrays
+        self._X, self._order, self._kernel, self._centre_rows = X, order, kernel, centre_rows
+        self._centres = Centres(kernel, X[centre_rows], arrays)
+        self._keep_bytes = arrays.kept_bytes() if keep_bytes is None else keep_bytes
+        self._kept: Array | None = None
+        if self._fits(self.n_rows):
+            kept = arrays.empty(self.n_rows, self.n_centres)
+            for part, block in self.blocks():
+                kept[part] = block
+            self._kept = kept
 
-def jitter_of(attempt: int, size: int, largest_diagonal: float) -> float:
-    """Give the jitter of an attempt, counted from 0, at a matrix of size x size; see `cholesky`."""
-    if attempt == 0:
-        return 0.0
-    rounding = float(np.finfo(np.float64).eps)
-    return float(10.0 ** (attempt - 1)) * size * rounding * largest_diagonal
+    @property
+    def is_kept(self) -> bool:
+        """Whether Z is kept."""
+        return self._kept is not None
 
+    def centre_gram(self) -> Array:
+        """Evaluate ``B = K(C, C)``, a new matrix; see `KernelSum.gram`."""
+        return self._kernel.gram(self._X[self._centre_rows], self.arrays)
 
-def warn_of_jitter(what: str, jitter: float) -> None:
-    """Say that a matrix was changed; to whoever called what called this."""
-    warnings.warn(
-        f"{what} is singular in float64; {jitter:.1e} was added to its diagonal "
-        "(raise penalty, or lower n_centres or width, to avoid it)",
-        LinAlgWarning,
-        stacklevel=3,
-    )
+    def blocks(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[slice, Array]]:
+        """Go through rows start to stop of Z: where each block belongs, and the block."""
+        stop = self.n_rows if stop is None else stop
+        for first in range(start, stop, self.arrays.block_rows):
+            part = slice(first, min(first + self.arrays.block_rows, stop))
+            if self._kept is None:
+                yield part, self._centres.kernel_of(self._X[self._order[part]])
+            else:
+                yield part, self._kept[part]
 
+    def at(self, rows: Subset) -> Array:
+        """Rows of Z that the models of a batch leave out."""
+        if self._kept is not None:
+            return rows.take(self._kept)
+        return rows.shaped(self._centres.kernel_of(self._X[self._order[rows.places]]))
 
-def _try_cholesky(A: Float64, attempt: int) -> tuple[Float64 | None, float]:
-    """Factor in place with the jitter of an attempt; the lower factor, or None, and the jitter."""
-    diagonal = np.einsum("ii->i", A)
-    jitter = jitter_of(attempt, len(A), float(diagonal.max()))
-    if jitter:
-        diagonal += jitter
-    factor, failed = lapack.dpotrf(A.T, lower=0, overwrite_a=1, clean=0)
-    return (None if failed else np.asarray(factor).T), jitter
+    def pieces(self, rows: Subset) -> Callable[[], Iterable[tuple[Subset, Array]]]:
+        """Make ready the same in pieces, to go through more than once; kept where they fit."""
+
+        def evaluated() -> Iterator[tuple[Subset, Array]]:
+            return ((piece, self.at(piece)) for piece in rows.pieces())
+
+        if not self._fits(len(rows.places)):
+            return evaluated
+        kept = list(evaluated())
+        return lambda: kept
+
+    def moments(self, Y: Array) -> Array:
+        """Compute ``Z'Y``, (m, k), for Y of shape (n, k)."""
+        return sum(self.arrays.transposed_product(block, Y[part]) for part, block in self.blocks())
+
+    def _fits(self, n_rows: int) -> bool:
+        return self.arrays.item_bytes * n_rows * self.n_centres <= self._keep_bytes

@@ -1,99 +1,244 @@
-"""Which solver the Falkon head's equations go to, and what each of them needs.
+"""The equations of a Falkon model, and which solver they go to.
 
-What enters: a head's `solver`, `device`, `precision`, `tolerance`, `max_iterations` and
-`n_centres`. What leaves: something that solves for one model, or for all folds.
+The direct solver factors them by Cholesky, in NumPy on the CPU and in torch on a GPU, and has
+closed forms for folds; `falkon.iterative` and `falkon.library` hold the others.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.heads.falkon.closed_form import AllRowsFolds, Folds, NystromFolds
-from toptune.heads.falkon.direct import Problem, Solution, solve_all_rows, solve_nystrom
-from toptune.heads.falkon.kernel import Float64
-from toptune.heads.rows import Grouping, check_device
+from toptune.heads.falkon.arrays import NUMPY, Array, Arrays
+from toptune.heads.falkon.folds import (
+    KERNEL_MATRIX,
+    AllRows,
+    Folds,
+    Model,
+    Nystrom,
+    regularised,
+    sort_centres,
+)
+from toptune.heads.falkon.kernel import KernelSum, NystromKernel
+from toptune.heads.rows import Float64, Grouping, Ints, check_device
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What there is to solve but for the targets.
+
+    Attributes
+    ----------
+    X : (n, d) float32 or float64
+    centre_rows : (m,) int64 or None
+        Which rows are centres, each at most once; None: all.
+    kernel : KernelSum
+    ridge : float
+    """
+
+    X: NDArray[np.floating[Any]]
+    centre_rows: Ints | None
+    kernel: KernelSum
+    ridge: float
+
+    @property
+    def named_centres(self) -> Ints:
+        """Which rows are centres, even where all are."""
+        return np.arange(len(self.X)) if self.centre_rows is None else self.centre_rows
+
+
+class Solution(NamedTuple):
+    """What a solver gives.
+
+    Attributes
+    ----------
+    dual_coef : (m, k) float64
+        Of each centre and each column of the targets.
+    jitter : float
+        What was added to the diagonal of the equations; 0 as a rule.
+    n_iterations : int
+        0 of a direct solve.
+    """
+
+    dual_coef: Float64
+    jitter: float
+    n_iterations: int
 
 
 class Solver(Protocol):
     """Solves for one model, or for all folds."""
 
     def solve(self, problem: Problem, Y: Float64) -> Solution:
-        """Fit all rows to Y, (n, k)."""
+        """Fit all rows to Y, (n, k): solve ``(Z'Z + ridge B) alpha = Z'Y``."""
         ...
 
     def folds(self, problem: Problem, grouping: Grouping) -> Folds:
-        """Prepare the folds that leave out each group, ready for any number of targets."""
+        """Prepare the folds that leave out each group, ready for any number of targets.
+
+        Raises
+        ------
+        InputError
+            Where all centres lie in one group, whose fold would have none.
+        """
         ...
 
 
 class Direct:
-    """Cholesky factorisations in float64 on the CPU, and closed forms for the folds."""
+    """Cholesky factorisations in float64, and closed forms for the folds.
+
+    Parameters
+    ----------
+    arrays : Arrays
+        Where to compute.
+    """
+
+    def __init__(self, arrays: Arrays) -> None:
+        self.arrays = arrays
 
     def solve(self, problem: Problem, Y: Float64) -> Solution:
+        """See `Solver`.
+
+        With all rows as centres the equations are ``(K + ridge I) alpha = Y``, n x n of memory;
+        otherwise they take a few m x m, whatever n.
+        """
+        arrays, kernel, ridge = self.arrays, problem.kernel, problem.ridge
+        with arrays.says_when_full():
+            right = arrays.asarray(Y)
+            if problem.centre_rows is None:
+                system = arrays.cholesky(
+                    lambda: regularised(arrays, kernel.gram(problem.X, arrays), ridge),
+                    KERNEL_MATRIX,
+                )
+            else:
+                normal, right = self._normal_equation(problem, problem.centre_rows, right)
+                system = arrays.cholesky(
+                    lambda: arrays.xp.asarray(normal, copy=True), "the normal equation"
+                )
+            return Solution(arrays.to_host(system.solve(right)), system.jitter, 0)
+
+    def _normal_equation(self, problem: Problem, centres: Ints, Y: Array) -> tuple[Array, Array]:
+        """``Z'Z + ridge B`` and ``Z'Y``; each block of Z is evaluated once."""
+        arrays, everything = self.arrays, np.arange(len(problem.X))
+        Z = NystromKernel(problem.X, everything, centres, problem.kernel, arrays, keep_bytes=0)
+        normal = Z.centre_gram()
+        normal *= problem.ridge
+        moments = 0
+        for part, block in Z.blocks():
+            arrays.add_gram(normal, block)
+            moments = moments + arrays.transposed_product(block, Y[part])
+        return normal, moments
+
+    def folds(self, problem: Problem, grouping: Grouping) -> Model:
         """See `Solver`."""
-        X, kernel, ridge = problem.X, problem.kernel, problem.ridge
+        return self.model(problem, grouping, 1)
+
+    def model(
+        self,
+        problem: Problem,
+        grouping: Grouping,
+        groups_at_once: int,
+        gram: Callable[[], Array] | None = None,
+        keep_bytes: int | None = None,
+    ) -> Model:
+        """Factor a model of all rows, of which groups can be left out.
+
+        Parameters
+        ----------
+        problem : Problem
+        grouping : Grouping
+            Of its rows.
+        groups_at_once : int
+            The most groups that are left out together.
+        gram : callable, optional
+            Gives the kernel of all rows, sorted by group, as a new matrix. Default: evaluates it.
+        keep_bytes : int, optional
+            Size up to which the kernel with Nystrom centres is kept. Default: `Arrays.kept_bytes`.
+
+        Raises
+        ------
+        InputError
+            Where a fold would have no centres; see `sort_centres`.
+        """
+        arrays, kernel, ridge = self.arrays, problem.kernel, problem.ridge
         if problem.centre_rows is None:
-            return solve_all_rows(X, Y, kernel=kernel, ridge=ridge)
-        return solve_nystrom(X, problem.centre_rows, Y, kernel=kernel, ridge=ridge)
+            build = gram or partial(kernel.gram, problem.X[grouping.order], arrays)
+            return AllRows(arrays, build, grouping, ridge, groups_at_once)
+        centres, bounds = sort_centres(grouping, problem.centre_rows, groups_at_once)
+        with arrays.says_when_full():
+            Z = NystromKernel(problem.X, grouping.order, centres, kernel, arrays, keep_bytes)
+            return Nystrom(Z, grouping, bounds, ridge)
 
-    def folds(self, problem: Problem, grouping: Grouping) -> Folds:
-        """See `Solver`."""
-        X, kernel, ridge = problem.X, problem.kernel, problem.ridge
-        if problem.centre_rows is None:
-            return AllRowsFolds.factor(X, grouping, kernel=kernel, ridge=ridge)
-        return NystromFolds.factor(X, grouping, problem.centre_rows, kernel=kernel, ridge=ridge)
+    def models(
+        self, problems: Sequence[Problem], grouping: Grouping, groups_at_once: int
+    ) -> Callable[[int], Model]:
+        """Give what factors the model of one problem after the other, by number.
+
+        Parameters
+        ----------
+        problems : sequence of Problem
+            They differ in kernel and ridge, never in rows.
+        grouping : Grouping
+        groups_at_once : int
+            The most groups that are left out together.
+        """
+        grams = _Grams(problems[0].X[grouping.order], self.arrays)
+
+        def factored(number: int) -> Model:
+            problem = problems[number]
+            grams.forget_all_but(problem.kernel)
+            return self.model(problem, grouping, groups_at_once, lambda: grams.of(problem.kernel))
+
+        return factored
 
 
-class _Torch:
-    """A solver in torch, of this package or of the falkon library; one fit a fold."""
+class _Grams:
+    """Kernels of all rows, one after the other.
 
-    def __init__(self, head: Any) -> None:
-        # Only now, since importing torch takes a second.
-        from toptune.heads.falkon.torch_kernel import Iteration
+    Kernels of single views are kept from one to the next where they fit into memory: evaluating
+    one takes about half as long as inverting their sum (6,661 rows x 1280).
+    """
 
-        self._by_library = head.solver == "falkon"
-        self._iteration = Iteration(
-            device=head.device,
-            precision=head.precision,
-            tolerance=head.tolerance,
-            max_iterations=head.max_iterations,
+    def __init__(self, X: NDArray[np.floating[Any]], arrays: Arrays) -> None:
+        self._X, self._arrays = X, arrays
+        self._room = arrays.kept_bytes() // (8 * len(X) ** 2)
+        self._kept: dict[tuple[int, float], Array] = {}
+
+    def forget_all_but(self, kernel: KernelSum) -> None:
+        """Drop kernels of other widths."""
+        needed = set(enumerate(kernel.widths))
+        self._kept = {key: gram for key, gram in self._kept.items() if key in needed}
+
+    def of(self, kernel: KernelSum) -> Array:
+        """Evaluate a kernel, as a new matrix."""
+        if self._room < len(kernel.widths):
+            return kernel.gram(self._X, self._arrays)
+        (first, weight), *others = (
+            (self._single(kernel, number), weight)
+            for number, weight in enumerate(kernel.weights)
+            if weight
         )
+        total = first * weight
+        for gram, weight in others:
+            self._arrays.add_scaled(total, gram, weight)
+        return total
 
-    def solve(self, problem: Problem, Y: Float64) -> Solution:
-        """See `Solver`."""
-        from toptune.heads.falkon.iterative import solve_iteratively
-        from toptune.heads.falkon.library import solve_by_library
-
-        solve = solve_by_library if self._by_library else solve_iteratively
-        return solve(
-            problem.X,
-            problem.named_centres,
-            Y,
-            kernel=problem.kernel,
-            ridge=problem.ridge,
-            iteration=self._iteration,
-        )
-
-    def folds(self, problem: Problem, grouping: Grouping) -> Folds:
-        """See `Solver`."""
-        from toptune.heads.falkon.iterative import IterativeFolds
-        from toptune.heads.falkon.library import LibraryFolds
-
-        kind: type[LibraryFolds | IterativeFolds] = (
-            LibraryFolds if self._by_library else IterativeFolds
-        )
-        return kind.factor(
-            problem.X,
-            grouping,
-            problem.named_centres,
-            kernel=problem.kernel,
-            ridge=problem.ridge,
-            iteration=self._iteration,
-        )
+    def _single(self, kernel: KernelSum, number: int) -> Array:
+        """Give one view's Gaussian of weight 1."""
+        key = (number, kernel.widths[number])
+        if key not in self._kept:
+            weights = tuple(float(view == number) for view in range(len(kernel.weights)))
+            one = KernelSum(kernel.widths, weights, kernel.view_sizes)
+            self._kept[key] = one.gram(self._X, self._arrays)
+        return self._kept[key]
 
 
-def solver_of(head: Any) -> Solver:
+def solver_of(classifier: Any) -> Solver:
     """Build the solver that a classifier names; its parameters follow their rules.
 
     Raises
@@ -102,29 +247,38 @@ def solver_of(head: Any) -> Solver:
         An unknown device; a device, a precision or centres that do not go with the solver; or no
         library where it is asked for.
     """
-    name = type(head).__name__
-    if head.solver == "direct":
-        return _direct(head)
-    if head.n_centres is None:
-        raise InputError(f"{name}: the solver {head.solver!r} needs n_centres")
-    check_device(head)
-    if head.solver == "falkon":
-        from toptune.heads.falkon.library import load_library
+    name = type(classifier).__name__
+    if classifier.solver == "direct":
+        return _direct(classifier)
+    if classifier.n_centres is None:
+        raise InputError(f"{name}: the solver {classifier.solver!r} needs `n_centres`")
+    check_device(classifier)
+    # Only now, since importing torch takes a second.
+    from toptune.heads.falkon.iterative import Iteration, Iterative
 
-        load_library()
-    return _Torch(head)
+    iteration = Iteration(
+        device=classifier.device,
+        precision=classifier.precision,
+        tolerance=classifier.tolerance,
+        max_iterations=classifier.max_iterations,
+    )
+    if classifier.solver == "iterative":
+        return Iterative(iteration)
+    from toptune.heads.falkon.library import Library
+
+    return Library(iteration)
 
 
-def _direct(head: Any) -> Solver:
-    """NumPy's on the CPU, which is faster there than torch; torch's elsewhere."""
-    if head.precision != "float64":
+def _direct(classifier: Any) -> Direct:
+    """NumPy on the CPU, where it is faster than torch; torch elsewhere."""
+    if classifier.precision != "float64":
         raise InputError(
-            f"{type(head).__name__}: the solver 'direct' computes in float64, not in "
-            f"{head.precision}; use the solver 'iterative'"
+            f"{type(classifier).__name__}: the solver 'direct' computes in float64, not in "
+            f'{classifier.precision}; take `solver="iterative"`'
         )
-    if head.device == "cpu":
-        return Direct()
-    check_device(head)
-    from toptune.heads.falkon.torch_direct import TorchDirect
+    if classifier.device == "cpu":
+        return Direct(NUMPY)
+    check_device(classifier)
+    from toptune.heads.falkon.torch_arrays import TorchArrays
 
-    return TorchDirect(head.device)
+    return Direct(TorchArrays(classifier.device))

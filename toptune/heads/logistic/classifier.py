@@ -17,9 +17,8 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from toptune.errors import InputError
-from toptune.heads.falkon.kernel import Float64
 from toptune.heads.logistic.head import RULES
-from toptune.heads.rows import encode_classes
+from toptune.heads.rows import Float64, encode_classes
 from toptune.heads.rules import check_parameters
 
 _TENSORS = ("fill", "mean", "scale", "coef", "intercept")

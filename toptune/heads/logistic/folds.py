@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import ToptuneError
-from toptune.heads.falkon.kernel import Float64
+from toptune.heads.rows import Float64
 from toptune.machine.compiling import compiled
 
 # Newton's decrement, relative to the number of rows, at which w is the minimum within rounding:

@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from toptune.errors import InputError
-from toptune.heads.falkon.kernel import Float64
 from toptune.heads.logistic.classifier import LogisticClassifier, Standardiser
 from toptune.heads.logistic.folds import log_odds
 from toptune.heads.nested import NestedScores, Shuffled
-from toptune.heads.rows import Grouping
+from toptune.heads.rows import Float64, Grouping
 from toptune.heads.selection import labelling_losses, selection_loss, spread_rows, unit_weights
 from toptune.machine.threads import in_threads, thread_pool
 

@@ -19,11 +19,18 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from toptune.errors import InputError
-from toptune.heads.falkon.kernel import Float64, l2_normalise_views
 from toptune.heads.mlp.folds import Rows, TrainingFold, Variant, fold_scores, one_hot, train_folds
 from toptune.heads.mlp.head import RULES
 from toptune.heads.mlp.network import Network, Schedule
-from toptune.heads.rows import Grouping, check_device, encode_classes, seed_of, view_sizes_of
+from toptune.heads.rows import (
+    Float64,
+    Grouping,
+    check_device,
+    encode_classes,
+    l2_normalise_views,
+    seed_of,
+    view_sizes_of,
+)
 from toptune.heads.rules import check_parameters
 
 

@@ -24,9 +24,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from toptune.heads.falkon.kernel import Float64
 from toptune.heads.mlp.network import CpuLearner, Draws, Network, Schedule, StackLearner
-from toptune.heads.rows import Grouping
+from toptune.heads.rows import Float64, Grouping
 
 Progress = Callable[[int, int], None]
 

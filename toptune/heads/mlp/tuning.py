@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from toptune.errors import InputError
-from toptune.heads.falkon.kernel import Float64
 from toptune.heads.mlp.classifier import MLPClassifier
 from toptune.heads.mlp.folds import (
     Progress,
@@ -35,7 +34,7 @@ from toptune.heads.mlp.folds import (
 from toptune.heads.mlp.network import Network
 from toptune.heads.nested import NestedScores
 from toptune.heads.refitting import choose
-from toptune.heads.rows import Grouping, encode_classes, seed_of, view_sizes_of
+from toptune.heads.rows import Float64, Grouping, encode_classes, seed_of, view_sizes_of
 
 # Rows that the lists of training rows may hold at a time, 8 bytes each.
 _LISTED_ROWS = 2**25

@@ -1,0 +1,350 @@
+"""The operations of `falkon.arrays` on a torch device.
+
+On a GPU what costs is asking: a launch takes some ten microseconds, and looking at a value waits
+for all that was launched. So the models of a batch are padded to one size, factored and solved
+together, and whether all went well is looked at once a batch. Symmetric matrices have both
+triangles. On torch's own CPU device the same code runs, which is how it is tested.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from toptune.errors import ToptuneError
+from toptune.heads.falkon.arrays import (
+    JITTER_TRIES,
+    Arrays,
+    Subset,
+    cut,
+    jitter_of,
+    singular,
+    warn_of_jitter,
+)
+from toptune.heads.rows import Float64, Ints
+from toptune.machine.memory import free_bytes
+
+# Matrices up to this size are factored together; a larger one keeps a GPU busy by itself, and
+# cuSOLVER's batched factorisation is made for small ones.
+BATCHED_UP_TO = 1024
+# Share of the free memory that the matrices of one batch may take, and the most they take.
+_BATCH_SHARE = 0.125
+_BATCH_BYTES = 2**31
+
+# cuBLAS and cuSOLVER ask for memory of their own, and say so in their own way.
+_NO_ROOM = re.compile(r"STATUS_ALLOC_FAILED|out of memory")
+
+
+class TorchCholesky(NamedTuple):
+    """A factored matrix.
+
+    Attributes
+    ----------
+    lower : (n, n)
+    jitter : float
+    """
+
+    lower: Tensor
+    jitter: float
+
+    def solve(self, right: Tensor) -> Tensor:
+        """Solve for right-hand sides (n, c)."""
+        return torch.cholesky_solve(right, self.lower)
+
+
+class TorchFactors(NamedTuple):
+    """Matrices factored together.
+
+    Attributes
+    ----------
+    lower : (b, s, s)
+        Rows and columns that a matrix does not have are those of the identity.
+    jitter : (b,) float64
+    """
+
+    lower: Tensor
+    jitter: Float64
+
+    def solve(self, right: Tensor) -> Tensor:
+        """Solve for right-hand sides (b, s, c); rows that are absent must be 0, and stay it."""
+        halfway = torch.linalg.solve_triangular(self.lower, right, upper=False)
+        solved: Tensor = torch.linalg.solve_triangular(self.lower.mT, halfway, upper=True)
+        return solved
+
+
+class TorchArrays(Arrays):
+    """Tensors on one device.
+
+    Parameters
+    ----------
+    device : str or torch.device
+    dtype : torch.dtype
+        Of all algebra; float32 for iterating only.
+    """
+
+    xp = torch
+    block_rows = 4096
+    one_by_one = False
+
+    def __init__(self, device: str | torch.device, dtype: torch.dtype = torch.float64) -> None:
+        self.device, self.dtype = torch.device(device), dtype
+        self.item_bytes = dtype.itemsize
+
+    # --- to and from the device
+
+    def asarray(self, values: NDArray[Any]) -> Tensor:
+        """See `Arrays`."""
+        return torch.as_tensor(np.ascontiguousarray(values), dtype=self.dtype, device=self.device)
+
+    def scaled(self, X: NDArray[Any], width: float) -> Tensor:
+        """See `Arrays`."""
+        return self.asarray(X) / width
+
+    def as_is(self, values: NDArray[Any]) -> Tensor:
+        """See `Arrays`."""
+        return torch.from_numpy(values).to(self.device)
+
+    def to_host(self, values: Tensor) -> Float64:
+        """See `Arrays`."""
+        return np.ascontiguousarray(values.cpu().numpy(), np.float64)
+
+    def empty(self, *shape: int) -> Tensor:
+        """See `Arrays`."""
+        return torch.empty(shape, dtype=self.dtype, device=self.device)
+
+    def free_bytes(self) -> int:
+        """See `Arrays`."""
+        return free_bytes(self.device)
+
+    @contextmanager
+    def says_when_full(self) -> Iterator[None]:
+        """See `Arrays`.
+
+        Raises
+        ------
+        ToptuneError
+            In place of what torch, cuBLAS or cuSOLVER raise.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            full = isinstance(error, torch.OutOfMemoryError)
+            if not full and (self.device.type != "cuda" or not _NO_ROOM.search(str(error))):
+                raise
+            raise ToptuneError(
+                f"the matrices of the Falkon classifier do not fit into the memory of {self.device}"
+                f" ({self.free_bytes() / 2**30:.1f} GiB free): take fewer centres with `n_centres`,"
+                ' or compute on the CPU with `device="cpu"`'
+            ) from error
+
+    def each(self, work: Callable[..., Tensor], items: Iterable[Any]) -> list[Tensor]:
+        """See `Arrays`; one after the other: the device works by itself."""
+        return [work(item) for item in items]
+
+    def product(self, A: Tensor, B: Tensor) -> Tensor:
+        """See `Arrays`; of a batch too."""
+        return A @ B
+
+    def transposed_product(self, A: Tensor, B: Tensor) -> Tensor:
+        """See `Arrays`; of a batch too."""
+        return A.mT @ B
+
+    def add_gram(self, A: Tensor, Z: Tensor, factor: float = 1.0) -> None:
+        """See `Arrays`; of a batch too."""
+        if A.ndim == 2:
+            A.addmm_(Z.mT, Z, alpha=factor)
+        else:
+            A.baddbmm_(Z.mT, Z, alpha=factor)
+
+    def add_scaled(self, A: Tensor, B: Tensor, factor: float) -> None:
+        """See `Arrays`."""
+        A.add_(B, alpha=factor)
+
+    def half_squares(self, x: Tensor) -> Tensor:
+        """See `Arrays`."""
+        return 0.5 * x.square().sum(dim=1)
+
+    def gaussian(self, x: Tensor, z: Tensor, half_z: Tensor, weight: float) -> Tensor:
+        """See `Arrays`."""
+        block = x @ z.T
+        block -= self.half_squares(x)[:, None]
+        block -= half_z
+        # Rounding can make a squared distance slightly negative.
+        return block.clamp_(max=0).exp_().mul_(weight)
+
+    def gaussian_gram(self, x: Tensor, weight: float) -> Tensor:
+        """See `Arrays`; both triangles."""
+        # Rounding leaves the distance of a row to itself near 0; it is 0.
+        return self.gaussian(x, x, self.half_squares(x), weight).fill_diagonal_(weight)
+
+    def add_gaussian_gram(self, K: Tensor, x: Tensor, weight: float) -> None:
+        """See `Arrays`."""
+        K += self.gaussian_gram(x, weight)
+
+    def diagonal(self, A: Tensor) -> Tensor:
+        """See `Arrays`."""
+        return A.diagonal()
+
+    def _factor(self, A: Tensor, jitter: float) -> TorchCholesky | None:
+        lower, failed = torch.linalg.cholesky_ex(A)
+        return None if failed.item() else TorchCholesky(lower, jitter)
+
+    def inverse(self, factor: Any, groups_at_once: int) -> Any:  # noqa: ARG002  # all is formed, whatever is asked for
+        """See `Arrays`."""
+        return _Inverse(torch.cholesky_inverse(factor.lower))
+
+    def rows(self, spans: Sequence[Sequence[slice]]) -> Subset:
+        """See `Arrays`; padded to the longest."""
+        listed = [np.concatenate([np.arange(s.start, s.stop) for s in only]) for only in spans]
+        lengths = np.array([len(rows) for rows in listed])
+        absent = np.arange(lengths.max()) >= lengths[:, None]
+        places = np.zeros(absent.shape, np.int64)
+        places[~absent] = np.concatenate(listed)
+        return _Gathered(self, places, absent)
+
+    def all_but(self, n: int, spans: Sequence[Sequence[slice]]) -> Subset:
+        """See `Arrays`; what is left out becomes a row and a column of the identity.
+
+        That has the same solution, with 0 for what is left out, and needs no gathering.
+        """
+        absent = np.zeros((len(spans), n), np.bool_)
+        for line, only in zip(absent, spans, strict=True):
+            for span in only:
+                line[span] = True
+        return _Masked(self, absent)
+
+    def factor_each(
+        self, subset: Subset, build: Callable[[], Tensor], names: Sequence[str]
+    ) -> TorchFactors:
+        """See `Arrays`; the device is waited for once."""
+        A, absent = build(), subset.absent
+        diagonal = A.diagonal(dim1=1, dim2=2)
+        largest = diagonal.amax(dim=1)
+        diagonal.add_(absent)
+        lower, failed = torch.linalg.cholesky_ex(A)
+        jitter = np.zeros(len(A))
+        for number in np.flatnonzero(failed.cpu().numpy()).tolist():
+            found = _jittered(A[number], absent[number], float(largest[number]), names[number])
+            lower[number], jitter[number] = found
+        return TorchFactors(lower, jitter)
+
+    def batches(self, n: int, size: int, n_bytes: int) -> Iterator[slice]:
+        """See `Arrays`."""
+        room = min(_BATCH_BYTES, int(_BATCH_SHARE * self.free_bytes()))
+        return cut(n, room // n_bytes if size <= BATCHED_UP_TO else 1)
+
+
+def _jittered(A: Tensor, absent: Tensor, largest: float, what: str) -> TorchCholesky:
+    """Factor one matrix of a batch again, with what its own size and diagonal ask for."""
+    present = ~absent
+    size = int(present.sum())
+    jitter = 0.0
+    for attempt in range(1, JITTER_TRIES + 1):
+        jitter = jitter_of(attempt, size, largest)
+        lower, failed = torch.linalg.cholesky_ex(A + torch.diag(present * jitter))
+        if not failed.item():
+            warn_of_jitter(what, jitter)
+            return TorchCholesky(lower, jitter)
+    raise singular(what, jitter)
+
+
+class _Inverse(NamedTuple):
+    """Q, (n, n)."""
+
+    Q: Tensor
+
+    def times(self, Y: Tensor) -> Tensor:
+        return self.Q @ Y
+
+    def principal(self, rows: _Gathered) -> Tensor:
+        return rows.principal(self.Q)
+
+
+@dataclass(frozen=True)
+class _Gathered:
+    """Rows of a batch of models, padded to the longest, as their `Subset`.
+
+    Attributes
+    ----------
+    padded_places : (b, s) int64
+        0 where there are no more.
+    is_absent : (b, s) bool
+        Where there are no more.
+    """
+
+    arrays: TorchArrays
+    padded_places: Ints
+    is_absent: NDArray[np.bool_]
+
+    @property
+    def places(self) -> Ints:
+        return self.padded_places.ravel()
+
+    @cached_property
+    def absent(self) -> Tensor:
+        return self.arrays.as_is(self.is_absent)
+
+    @cached_property
+    def _index(self) -> Tensor:
+        return self.arrays.as_is(self.padded_places)
+
+    def take(self, values: Tensor) -> Tensor:
+        return values[self._index].masked_fill_(self.absent[:, :, None], 0)
+
+    def shaped(self, values: Tensor) -> Tensor:
+        rows = values.view(*self.padded_places.shape, -1)
+        return rows.masked_fill_(self.absent[:, :, None], 0)
+
+    def principal(self, A: Tensor) -> Tensor:
+        taken = A[self._index[:, :, None], self._index[:, None, :]]
+        return taken.masked_fill_(self.absent[:, :, None] | self.absent[:, None, :], 0)
+
+    def flat(self, values: Tensor) -> Tensor:
+        rows = values.reshape(-1, values.shape[2])
+        present = np.flatnonzero(~self.is_absent)
+        # By index: by mask, the device would have to be waited for.
+        return rows if len(present) == len(rows) else rows[self.arrays.as_is(present)]
+
+    def pieces(self) -> Iterator[_Gathered]:
+        yield self
+
+
+@dataclass(frozen=True)
+class _Masked:
+    """What each model keeps of one axis, as its `Subset`: what it does without is 0.
+
+    Attributes
+    ----------
+    is_absent : (b, n) bool
+        What each does without.
+    """
+
+    arrays: TorchArrays
+    is_absent: NDArray[np.bool_]
+
+    @cached_property
+    def absent(self) -> Tensor:
+        return self.arrays.as_is(self.is_absent)
+
+    def take(self, values: Tensor) -> Tensor:
+        return values.masked_fill(self.absent[:, :, None], 0)
+
+    def columns(self, values: Tensor) -> Tensor:
+        return values.masked_fill(self.absent[:, None, :], 0)
+
+    def principal(self, A: Tensor) -> Tensor:
+        # The only copy for each model: what is expanded takes no memory.
+        expanded = A.expand(len(self.is_absent), -1, -1)
+        return expanded.masked_fill(self.absent[:, :, None] | self.absent[:, None, :], 0)
+
+    def restored(self, values: Tensor) -> Tensor:
+        return values
