@@ -32,8 +32,8 @@ for start in range(0, n, 1000):
     X[start : start + 1000] = base[device[start : start + 1000]] + noise
 if not given["keep"]:
     # As where memory is short: the kernel of rows and centres is evaluated again.
-    from toptune.heads.falkon import closed_form, torch_kernel
-    closed_form.kept_bytes = torch_kernel.kept_bytes = lambda: 2**28
+    from toptune.heads.falkon.arrays import Arrays
+    Arrays.kept_bytes = lambda _: 2**28
 head = FalkonClassifier(n_centres=given["centres"], solver=given["solver"])
 began = time.perf_counter()
 if given["work"] == "folds":

@@ -569,9 +569,9 @@ def test_the_device_is_resolved_for_the_solvers_arithmetic(monkeypatch: pytest.M
 
 
 def test_centres_are_planned_for_the_devices_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    from toptune.heads.falkon import torch_kernel
+    from toptune.machine import memory as machine_memory
 
-    monkeypatch.setattr(torch_kernel, "free_bytes", lambda _: 8 * 2**30)
+    monkeypatch.setattr(machine_memory, "free_bytes", lambda _: 8 * 2**30)
     falkon = head_of("falkon")
     params, _ = falkon.prepare({}, n_rows=5024, view_sizes=(8,), device="cuda")
     assert params == {"n_centres": None}

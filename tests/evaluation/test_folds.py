@@ -1,146 +1,25 @@
-"""Leave-one-group-out against refitting every fold, and against the falkon library's numbers."""
+"""Leave-one-group-out against refitting every fold."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
-from needs import shared
+from kernel_cases import refit
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.neighbors import KNeighborsClassifier
-from toptune.heads.falkon.closed_form import AllRowsFolds, NystromFolds
 
-from toptune.errors import InputError, InputErrors
+from toptune.errors import InputErrors
 from toptune.evaluation.folds import FoldResults, leave_one_group_out, refit_each_fold
 from toptune.heads.falkon.classifier import FalkonClassifier
 from toptune.heads.falkon.kernel import KernelSum
 from toptune.heads.mlp.classifier import MLPClassifier
-from toptune.heads.rows import group_rows
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
-
-
-def kernel(P: Array, Q: Array, width: float) -> Array:
-    distance = ((P[:, None] - Q[None]) ** 2).sum(axis=2)
-    return np.asarray(np.exp(-distance / (2 * width**2)))
-
-
-def gaussian(X: Array, width: float) -> KernelSum:
-    return KernelSum.single(width, X.shape[1])
-
-
-def refit_all_rows(X: Array, Y: Array, groups: Ints, width: float, ridge: float) -> Array:
-    scores = np.empty_like(Y)
-    for group in np.unique(groups):
-        train, test = groups != group, groups == group
-        K = kernel(X[train], X[train], width) + ridge * np.eye(train.sum())
-        scores[test] = kernel(X[test], X[train], width) @ np.linalg.solve(K, Y[train])
-    return scores
-
-
-def refit_nystrom(
-    X: Array, Y: Array, groups: Ints, centres: Ints, width: float, ridge: float
-) -> Array:
-    """Each fold as the least-squares problem |Z a - Y|^2 + ridge a' B a over its own centres."""
-    scores = np.empty_like(Y)
-    for group in np.unique(groups):
-        train, test = groups != group, groups == group
-        C = X[[row for row in centres if groups[row] != group]]
-        values, vectors = np.linalg.eigh(kernel(C, C, width))
-        root = np.sqrt(np.maximum(values, 0))[:, None] * vectors.T
-        system = np.concatenate([kernel(X[train], C, width), np.sqrt(ridge) * root])
-        right = np.concatenate([Y[train], np.zeros((len(C), Y.shape[1]))])
-        scores[test] = kernel(X[test], C, width) @ np.linalg.lstsq(system, right)[0]
-    return scores
-
-
-@st.composite
-def problems(draw: st.DrawFn) -> tuple[Array, Array, Ints]:
-    """Rows in unequal groups that are not sorted, with some rows twice; several targets."""
-    sizes = draw(st.lists(st.integers(1, 9), min_size=2, max_size=6))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    groups = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
-    X = rng.standard_normal((len(groups), draw(st.integers(1, 4))))
-    if draw(st.booleans()):
-        X[rng.integers(len(X))] = X[rng.integers(len(X))]
-    Y = rng.choice([-1.0, 1.0], size=(len(groups), draw(st.integers(1, 5))))
-    return X, Y, groups
-
-
-@settings(max_examples=150, deadline=None)
-@given(problems(), st.sampled_from([0.3, 1.0, 3.0]), st.sampled_from([1e-2, 1.0]))
-def test_all_rows_closed_form_is_refitting_each_fold(
-    problem: tuple[Array, Array, Ints], width: float, ridge: float
-) -> None:
-    X, Y, groups = problem
-    folds = AllRowsFolds.factor(X, group_rows(groups), kernel=gaussian(X, width), ridge=ridge)
-    held_out = folds.held_out_scores(Y)
-    expected = refit_all_rows(X, Y, groups, width, ridge)
-    np.testing.assert_allclose(held_out.scores, expected, atol=1e-8)
-    assert (held_out.jitter == 0).all()
-    # Further targets use the same factorisation.
-    np.testing.assert_allclose(folds.held_out_scores(-2 * Y).scores, -2 * expected, atol=1e-8)
-
-
-@settings(max_examples=150, deadline=None)
-@given(problems(), st.data())
-def test_nystrom_closed_form_is_refitting_each_fold_without_its_centres(
-    problem: tuple[Array, Array, Ints], data: st.DataObject
-) -> None:
-    X, Y, groups = problem
-    X = 4 * X
-    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
-    n_centres = data.draw(st.integers(2, len(X)))
-    centres = rng.permutation(len(X))[:n_centres]
-    # Where centres nearly coincide, two ways of solving agree to fewer digits than eight.
-    assume(np.linalg.cond(kernel(X[centres], X[centres], 0.5)) < 1e6)
-    if len(np.unique(groups[centres])) == 1:
-        with pytest.raises(InputError, match="all centres lie in group"):
-            NystromFolds.factor(X, group_rows(groups), centres, kernel=gaussian(X, 0.5), ridge=0.5)
-        return
-    folds = NystromFolds.factor(X, group_rows(groups), centres, kernel=gaussian(X, 0.5), ridge=0.5)
-    held_out = folds.held_out_scores(Y)
-    expected = refit_nystrom(X, Y, groups, centres, 0.5, 0.5)
-    np.testing.assert_allclose(held_out.scores, expected, atol=1e-8)
-
-
-def test_rows_that_occur_twice_in_two_groups_are_handled_exactly() -> None:
-    rng = np.random.default_rng(3)
-    X = np.repeat(rng.standard_normal((12, 3)), 3, axis=0)
-    groups = np.tile([0, 1, 2], 12)
-    Y = rng.choice([-1.0, 1.0], size=(36, 2))
-    one = gaussian(X, 1.0)
-    scores = AllRowsFolds.factor(X, group_rows(groups), kernel=one, ridge=0.1).held_out_scores(Y)
-    np.testing.assert_allclose(scores.scores, refit_all_rows(X, Y, groups, 1.0, 0.1), atol=1e-8)
-    # Each row is a centre once: left out with its group, its copy is not.
-    centres = np.arange(12) * 3 + rng.integers(3, size=12)
-    nystrom = NystromFolds.factor(X, group_rows(groups), centres, kernel=one, ridge=0.1)
-    np.testing.assert_allclose(
-        nystrom.held_out_scores(Y).scores,
-        refit_nystrom(X, Y, groups, centres, 1.0, 0.1),
-        atol=1e-8,
-    )
-
-
-def test_nystrom_folds_equal_the_falkon_library() -> None:
-    with np.load(shared("data", "falkon", "logo_reference.npz")) as reference:
-        X, y, groups, centres = (reference[name] for name in ("X", "y", "group", "centres"))
-        width, penalty = float(reference["sigma"]), float(reference["penalty"])
-        expected = reference["scores"]
-    # The library took penalty x 550 training rows.
-    folds = NystromFolds.factor(
-        X, group_rows(groups), centres, kernel=gaussian(X, width), ridge=penalty * 550
-    )
-    Y = np.where(y[:, None] == np.arange(4), 1.0, -1.0)
-    held_out = folds.held_out_scores(Y)
-    np.testing.assert_allclose(held_out.scores, expected, atol=1e-6)
-    assert (held_out.jitter == 0).all()
 
 
 def labelled(seed: int = 0, k: int = 3) -> tuple[Array, NDArray[np.str_], NDArray[np.str_]]:
@@ -179,12 +58,12 @@ def test_falkon_folds_are_normalised_refits_with_the_whole_data_sets_ridge(
     Y = np.where(y[:, None] == np.unique(y), 1.0, -1.0)
     codes = np.unique(groups, return_inverse=True)[1].astype(np.int64)
     ridge = 1e-3 * len(X)
-    if n_centres is None:
-        expected = refit_all_rows(unit, Y, codes, 0.7, ridge)
-    else:
+    centres = None
+    if n_centres is not None:
         drawn = FalkonClassifier(n_centres=25, random_state=5).fit(X, y).centres_
         rows = [int(np.abs(unit - centre).sum(axis=1).argmin()) for centre in drawn]
-        expected = refit_nystrom(unit, Y, codes, np.array(rows), 0.7, ridge)
+        centres = np.array(rows)
+    expected = refit(unit, Y, codes, centres, KernelSum.single(0.7, X.shape[1]), ridge)
     np.testing.assert_allclose(results.scores, expected, atol=1e-7)
 
 

@@ -9,16 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from kernel_cases import BOTH, naive_kernel
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgWarning
 from sklearn.exceptions import SkipTestWarning
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.utils.estimator_checks import check_estimator
 
-from toptune.errors import InputError, ToptuneError
+from toptune.errors import InputError
 from toptune.heads import head_of
+from toptune.heads.falkon.arrays import Arrays
 from toptune.heads.falkon.classifier import FalkonClassifier
-from toptune.heads.falkon.kernel import KernelSum, cholesky, gaussian_gram_lower, gaussian_kernel
+from toptune.heads.falkon.kernel import Centres, KernelSum
 from toptune.heads.rows import l2_normalise, l2_normalise_views
 
 Array = NDArray[np.float64]
@@ -49,18 +51,6 @@ def test_falkon_passes_the_estimator_checks(n_centres: int | None, solver: str) 
     assert sum(result["status"] == "passed" for result in results) > 40
 
 
-def naive_kernel(P: Array, Q: Array) -> Array:
-    return np.array([[np.exp(-((p - q) ** 2).sum() / (2 * 0.7**2)) for q in Q] for p in P])
-
-
-def test_kernel_is_the_gaussian_of_the_distance() -> None:
-    rng = np.random.default_rng(1)
-    P, Q = rng.standard_normal((70, 3)), rng.standard_normal((4, 3))
-    np.testing.assert_allclose(gaussian_kernel(P, Q, 0.7), naive_kernel(P, Q), rtol=1e-12)
-    lower = np.tril(naive_kernel(P, P))
-    np.testing.assert_allclose(gaussian_gram_lower(P, 0.7), lower, rtol=1e-12)
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_rows_are_normalised_each_by_itself_and_zeros_stay(dtype: type) -> None:
     X: NDArray[np.floating[Any]] = np.array([[3, 4], [0, 0], [1e-30, 0], [2e30, 2e30]], dtype=dtype)
@@ -83,24 +73,26 @@ def test_each_view_of_a_row_gets_unit_length_by_itself(dtype: type) -> None:
     np.testing.assert_array_equal(l2_normalise_views(X, (4,)), l2_normalise(X))
 
 
-def test_views_have_a_gaussian_each_and_their_weighted_sum_is_the_kernel() -> None:
+@BOTH
+@pytest.mark.parametrize(
+    "kernel",
+    [KernelSum.single(0.7, 6), KernelSum((0.8, 1.0, 2.0), (0.25, 0.0, 0.75), (3, 2, 1))],
+    ids=["one view", "three views"],
+)
+def test_views_have_a_gaussian_each_and_their_weighted_sum_is_the_kernel(
+    arrays: Arrays, kernel: KernelSum
+) -> None:
     rng = np.random.default_rng(8)
     P, Q = rng.standard_normal((1100, 6)), rng.standard_normal((7, 6))
-    views = [(slice(0, 3), 0.8, 0.25), (slice(5, 6), 2.0, 0.75)]
-    kernel = KernelSum((0.8, 1.0, 2.0), (0.25, 0.0, 0.75), (3, 2, 1))
-
-    def naive(A: Array, B: Array) -> Array:
-        distances = [
-            (((A[:, None, part] - B[None, :, part]) ** 2).sum(axis=2), width, weight)
-            for part, width, weight in views
-        ]
-        return np.asarray(sum(w * np.exp(-d / (2 * s**2)) for d, s, w in distances))
-
-    np.testing.assert_allclose(kernel.between(P, Q), naive(P, Q), rtol=1e-11)
-    np.testing.assert_allclose(kernel.gram_lower(P), np.tril(naive(P, P)), rtol=1e-11)
-    # The view of weight 0 has no say, not even where it is not a number.
-    P[:, 3:5] = np.nan
-    np.testing.assert_array_equal(np.isnan(kernel.gram_lower(P)), False)
+    between = arrays.to_host(Centres(kernel, Q, arrays).kernel_of(P))
+    np.testing.assert_allclose(between, naive_kernel(P, Q, kernel), rtol=1e-11)
+    lower = np.tril(arrays.to_host(kernel.gram(P, arrays)))
+    np.testing.assert_allclose(lower, np.tril(naive_kernel(P, P, kernel)), rtol=1e-11)
+    np.testing.assert_array_equal(lower.diagonal(), 1)
+    if len(kernel.widths) > 1:
+        # The view of weight 0 has no say, not even where it is not a number.
+        P[:, 3:5] = np.nan
+        assert not np.isnan(arrays.to_host(kernel.gram(P, arrays))).any()
 
 
 @pytest.mark.parametrize("n_centres", [None, 20])
@@ -214,11 +206,6 @@ def test_duplicate_centres_are_warned_of_and_solved_with_a_stated_jitter() -> No
     np.testing.assert_allclose(head.decision_function(X), exact, atol=1e-6)
 
 
-def test_a_matrix_no_jitter_can_save_is_an_error() -> None:
-    with pytest.raises(ToptuneError, match=r"the matrix is singular even with a jitter"):
-        cholesky(lambda: np.diag([1.0, -1.0]), "the matrix")
-
-
 @pytest.mark.parametrize(
     ("params", "message"),
     [
@@ -250,7 +237,7 @@ def test_a_matrix_no_jitter_can_save_is_an_error() -> None:
         ({"precision": "half"}, "precision must be float64 or float32, got 'half'"),
         ({"tolerance": 0}, "tolerance must be above 0, got 0"),
         ({"max_iterations": 0}, "max_iterations must be a whole number from 1, got 0"),
-        ({"solver": "iterative"}, "the solver 'iterative' needs n_centres"),
+        ({"solver": "iterative"}, "the solver 'iterative' needs `n_centres`"),
         (
             {"solver": "iterative", "n_centres": 5, "device": "gpu"},
             "device must be cpu or cuda, got 'gpu'",

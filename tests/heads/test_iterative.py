@@ -1,4 +1,4 @@
-"""The iterative solver against the direct one, refitting, and the falkon library's numbers."""
+"""The iterative solver against the direct one."""
 
 from __future__ import annotations
 
@@ -10,18 +10,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from needs import shared
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgWarning
-from toptune.heads.falkon.closed_form import NystromFolds
-from toptune.heads.falkon.conjugate_gradients import conjugate_gradients
-from toptune.heads.falkon.torch_kernel import Iteration, TorchKernel
 
 from toptune.errors import InputError, ToptuneError
 from toptune.evaluation.folds import leave_one_group_out
+from toptune.heads.falkon.arrays import NUMPY
 from toptune.heads.falkon.classifier import FalkonClassifier
-from toptune.heads.falkon.iterative import IterativeFolds
+from toptune.heads.falkon.iterative import Iteration, Iterative, conjugate_gradients
 from toptune.heads.falkon.kernel import KernelSum
+from toptune.heads.falkon.solvers import Direct, Problem
 from toptune.heads.rows import group_rows
 
 Array = NDArray[np.float64]
@@ -73,24 +71,6 @@ def test_iterated_folds_are_those_of_the_closed_form() -> None:
     assert [fold.jitter for fold in iterated.folds] == [0] * 9
 
 
-def test_iterated_folds_equal_the_falkon_library() -> None:
-    with np.load(shared("data", "falkon", "logo_reference.npz")) as reference:
-        X, y, groups, centres = (reference[name] for name in ("X", "y", "group", "centres"))
-        width, penalty = float(reference["sigma"]), float(reference["penalty"])
-        expected = reference["scores"]
-    # The library took penalty x 550 training rows.
-    folds = IterativeFolds.factor(
-        X,
-        group_rows(groups),
-        centres,
-        kernel=KernelSum.single(width, X.shape[1]),
-        ridge=penalty * 550,
-        iteration=Iteration(tolerance=1e-10),
-    )
-    Y = np.where(y[:, None] == np.arange(4), 1.0, -1.0)
-    np.testing.assert_allclose(folds.held_out_scores(Y).scores, expected, atol=1e-6)
-
-
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 30), st.sampled_from([1e-1, 1e-3]))
 def test_any_groups_and_centres_give_the_closed_forms_scores(
@@ -104,41 +84,16 @@ def test_any_groups_and_centres_give_the_closed_forms_scores(
     Y[:, 2] = 0
     kernel = KernelSum((0.8, 1.0, 0.5), (0.4, 0.0, 0.6), (2, 1, 1))
     centres = rng.choice(len(X), n_centres, replace=False)
+    problem, grouping = Problem(X, centres, kernel, ridge), group_rows(groups)
+    iterative = Iterative(Iteration())
     if len(set(groups[centres])) == 1:
         with pytest.raises(InputError, match="all centres lie in group"):
-            iterate(X, groups, centres, kernel, ridge)
+            iterative.folds(problem, grouping)
         return
-    direct = NystromFolds.factor(X, group_rows(groups), centres, kernel=kernel, ridge=ridge)
-    iterative = iterate(X, groups, centres, kernel, ridge)
-    expected = direct.held_out_scores(Y).scores
-    scores = iterative.held_out_scores(Y).scores
+    expected = Direct(NUMPY).folds(problem, grouping).held_out_scores(Y).scores
+    scores = iterative.folds(problem, grouping).held_out_scores(Y).scores
     np.testing.assert_allclose(scores, expected, atol=1e-6 * np.abs(expected).max())
     np.testing.assert_array_equal(scores[:, 2], 0)
-
-
-def iterate(
-    X: Array, groups: Ints, centres: Ints, kernel: KernelSum, ridge: float
-) -> IterativeFolds:
-    return IterativeFolds.factor(
-        X, group_rows(groups), centres, kernel=kernel, ridge=ridge, iteration=Iteration()
-    )
-
-
-def test_a_kernel_that_does_not_fit_is_evaluated_again_and_is_the_same() -> None:
-    rng = np.random.default_rng(0)
-    X = rng.standard_normal((9000, 5)).astype(np.float32)
-    order, centres = rng.permutation(9000), rng.choice(9000, 7, replace=False)
-    kernel = KernelSum((1.0, 2.0), (0.5, 0.5), (2, 3))
-    kept, again = (
-        TorchKernel(X, order, centres, kernel, Iteration(), keep_bytes=size)
-        for size in (9000 * 7 * 8, 9000 * 7 * 8 - 1)
-    )
-    assert kept._kept is not None
-    assert again._kept is None
-    expected = kernel.between(X[order], X[centres])
-    for Z in (kept, again):
-        rows = torch.cat([block for _, block in Z.blocks(10, 8990)])
-        np.testing.assert_allclose(rows.numpy(), expected[10:8990], rtol=1e-10)
 
 
 def test_float32_is_used_only_when_asked_and_is_close() -> None:
@@ -154,7 +109,7 @@ def test_float32_is_used_only_when_asked_and_is_close() -> None:
 def test_not_converging_is_an_error_that_names_the_fold_and_the_residual() -> None:
     X, y, device = devices()
     head = FalkonClassifier(0.4, n_centres=60, solver="iterative", max_iterations=3)
-    message = r"stopped after 3 iterations at a relative residual of \d.*, not 1.0e-08: raise pen"
+    message = r"stopped after 3 iterations at a relative residual of \d.*, not 1.0e-08: raise `pen"
     with pytest.raises(ToptuneError, match=rf"the iterative solver {message}"):
         head.fit(X, y)
     with pytest.raises(ToptuneError, match=rf"the iterative solver without group 0 {message}"):

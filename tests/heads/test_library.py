@@ -17,13 +17,14 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from toptune.heads.falkon.torch_kernel import Iteration
 
 from toptune.errors import InputError
 from toptune.evaluation.folds import leave_one_group_out
 from toptune.heads.falkon.classifier import FalkonClassifier
+from toptune.heads.falkon.iterative import Iteration
 from toptune.heads.falkon.kernel import KernelSum
-from toptune.heads.falkon.library import LibraryFolds, solve_by_library
+from toptune.heads.falkon.library import Library
+from toptune.heads.falkon.solvers import Problem
 from toptune.heads.rows import group_rows
 
 INSTALLED = importlib.util.find_spec("falkon") is not None
@@ -152,7 +153,7 @@ def test_on_a_gpu_nothing_is_moved_to_the_cpu(double: type[Falkon]) -> None:
     iteration = Iteration(device="cuda", precision="float32")
     kernel = KernelSum((0.3, 0.7), (0.0, 1.0), (1, 3))
     Y = np.ones((len(X), 1))
-    solve_by_library(X, np.arange(5), Y, kernel=kernel, ridge=0.1, iteration=iteration)
+    Library(iteration).solve(Problem(X, np.arange(5), kernel, 0.1), Y)
     (model,) = double.made
     options = model.options
     assert options.use_cpu is False
@@ -228,11 +229,9 @@ def test_the_library_itself_agrees_with_the_direct_solver() -> None:
     np.testing.assert_allclose(results.scores, expected.scores, atol=1e-6)
 
 
-def test_all_centres_in_one_group_are_refused() -> None:
+def test_all_centres_in_one_group_are_refused(double: type[Falkon]) -> None:
     X, _, device = data()
-    centres = np.flatnonzero(device == 2)
-    kernel = KernelSum.single(0.5, 4)
+    problem = Problem(X, np.flatnonzero(device == 2), KernelSum.single(0.5, 4), 1.0)
     with pytest.raises(InputError, match="all centres lie in group 2"):
-        LibraryFolds.factor(
-            X, group_rows(device), centres, kernel=kernel, ridge=1.0, iteration=Iteration()
-        )
+        Library(Iteration()).folds(problem, group_rows(device))
+    assert double.made == []

@@ -298,7 +298,7 @@ def _numba() -> Iterator[Check]:
 
 
 def _machine() -> Iterator[Check]:
-    from toptune.heads.falkon.memory import available_memory
+    from toptune.machine.memory import available_memory
 
     yield Check(part="cpu", name="cores", state="ok", found=f"{usable_cores()} usable")
     free = available_memory()
