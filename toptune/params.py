@@ -171,14 +171,14 @@ def command_words(options: Iterable[Option], values: Mapping[str, Any]) -> list[
             continue
         several = one.several and isinstance(value, list | tuple)
         for each in value if several else [value]:
-            words += [f"--{flag}", _word(each)]
+            words += [f"--{flag}", word(each)]
     return words
 
 
-def _word(value: Any) -> str:
+def word(value: Any) -> str:
     """Write a value as the command line reads it: numbers no longer than needed, but exact."""
     if isinstance(value, list | tuple):
-        return ",".join(map(_word, value))
+        return ",".join(map(word, value))
     short = f"{value:g}" if isinstance(value, float) else str(value)
     return short if not isinstance(value, float) or float(short) == value else repr(value)
 

@@ -145,7 +145,7 @@ def fit(
     metrics["seconds"] = round(time.perf_counter() - start, 3)
     with publish(out, overwrite=overwrite) as folder:
         write_json(folder / "metrics.json", metrics)
-        write_params(folder, _describe(options, design, estimator, table, store))
+        write_params(folder, _describe(options, design, estimator, table, store, device))
         trained_on = getattr(estimator, "device", "cpu")
         write_json(folder / "environment.json", describe_environment(trained_on))
         write_tables(folder, task, table.start_s, found, scores)
@@ -162,8 +162,10 @@ def _describe(
     estimator: Any,
     table: FeatureTable,
     store: FeatureStore | None,
+    device: str,
 ) -> dict[str, Any]:
     """Put together params.json."""
+    devices_file = None if store is None else store.devices_file
     return {
         "head": options.head,
         "head_params": plain(estimator.get_params()),
@@ -173,6 +175,14 @@ def _describe(
         "merge": {name: list(members) for name, members in design.merges.items()},
         "permutations": 0 if design.shuffled is None else len(design.shuffled.labels),
         "strata": options.strata,
+        "requested": {
+            "fixed": plain(dict(options.fixed)),
+            "tried": plain(dict(options.tried)),
+            "tune": options.tune,
+            "permutations": options.permutations,
+            "device": device,
+        },
+        "devices": None if devices_file is None else str(devices_file),
         "store": None if store is None else str(store.path.resolve()),
         "features": table.provenance,
     }

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,7 @@ from browser import browser, needs_chromium
 from scipy.stats import binom
 from small_data import install_tiny_backbones, write_data_set, write_mcs
 
-from toptune.cli.app import main
+import toptune
 from toptune.errors import InputError
 from toptune.extraction import extract
 from toptune.features.table import join_tables
@@ -27,7 +31,7 @@ from toptune.reports.page import Note, Text, Timeline
 from toptune.reports.run import write_report
 from toptune.reports.scores import verdict_sentence, warnings_of
 from toptune.reports.setup import changed_settings, commands
-from toptune.runs.reading import read_run
+from toptune.runs.reading import ReadRun, read_run
 from toptune.store.feature_store import FeatureStore
 from toptune.store.tables import table_for
 from toptune.training import fit
@@ -42,13 +46,15 @@ def tiny_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Recordings, a store of two feature sets, and runs; look, do not touch."""
+    """Make recordings, a store of two feature sets, and runs; tests do not change them."""
     folder = tmp_path_factory.mktemp("made")
     devices = write_data_set(folder)
     # A silent device, whose name must be escaped in HTML.
     write_mcs(folder / "r6.h5", seed=6, rate_hz=0)
-    with devices.open("a") as file:
-        file.write("r6.h5,<b>&dev6,B,b0\n")
+    rows = [*devices.read_text().split(), "r6.h5,<b>&dev6,B,b0"]
+    sites = ["site", "s0", "s1", "s2", "s1", "s2", "s0", "s0"]
+    table = "".join(f"{row},{site}\n" for row, site in zip(rows, sites, strict=True))
+    devices.write_text(table)
     with pytest.MonkeyPatch.context() as monkeypatch:
         install_tiny_backbones(monkeypatch)
         for picture in (Picture(count_axis=4.0), Picture(kind="raster")):
@@ -68,8 +74,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
             FitOptions(
                 head="falkon",
                 tried={"penalty": (1e-4, 1e-3)},
-                fixed={"width": 0.7},
+                fixed={"width": 0.7, "tolerance": 1e-9},
                 merge=("AC=A,C",),
+                group_by="site",
+                strata="batch",
                 **common,
             ),
             folder / "fused",
@@ -79,6 +87,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         facts = store.training_facts(tables[1])
         untuned = FitOptions(head="falkon", tune=False, **common)
         fit(tables[1], untuned, folder / "raster", facts=facts, store=store)
+        mlp = FitOptions(head="mlp", tune=False, fixed={"epochs": 3, "weight_decay": 0.05})
+        facts = store.training_facts(tables[0])
+        fit(tables[0], mlp, folder / "mlp", facts=facts, store=store)
         classic = table_for(store, "parameters")
         facts = store.training_facts(classic)
         of_bursts = FitOptions(head="parameters", **common)
@@ -233,38 +244,123 @@ def test_run_of_burst_parameters_is_reported_and_can_stand_beside_pictures(made:
 # --- how to repeat it
 
 
-def test_commands_of_a_report_give_the_same_scores(
-    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def shell(tmp_path: Path) -> Callable[[list[str]], None]:
+    """Run command lines in a shell, in an empty folder; `toptune` knows the tiny backbones."""
+    program = tmp_path / "bin" / "toptune"
+    program.parent.mkdir()
+    places = [str(Path(toptune.__file__).parents[1]), str(Path(__file__).parents[1])]
+    program.write_text(
+        f"#!{sys.executable}\nimport sys\nsys.path[:0] = {places}\nimport pytest\n"
+        "from small_data import install_tiny_backbones\nfrom toptune.cli.app import main\n"
+        "install_tiny_backbones(pytest.MonkeyPatch())\nmain()\n"
+    )
+    program.chmod(0o755)
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    environment = {**os.environ, "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}"}
+
+    def run(lines: list[str]) -> None:
+        script = "\n".join(dict.fromkeys(lines))
+        done = subprocess.run(
+            ["bash", "-euc", script], cwd=folder, env=environment, check=False,
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{script}\n{done.stderr}"
+
+    return run
+
+
+def metrics_of(folder: Path) -> dict[str, Any]:
+    metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
+    return {**metrics, "seconds": 0}
+
+
+def test_commands_of_a_report_give_the_same_scores_in_another_folder(
+    made: Path, tmp_path: Path, shell: Callable[[list[str]], None]
 ) -> None:
+    # At another path, since the commands name the run's own files.
+    work = tmp_path / "a folder"
+    work.mkdir()
     for path in [*made.glob("*.h5"), made / "devices.csv"]:
-        shutil.copy(path, tmp_path)
-    monkeypatch.chdir(tmp_path)
-    # The store of the first serves the others.
-    for name in ("fused", "raster", "classic"):
-        run = read_run(made / name)
-        for line in commands(run, "again.zarr")[-1 if name == "classic" else 0 :]:
-            monkeypatch.setattr("sys.argv", shlex.split(line))
-            with pytest.raises(SystemExit) as stop:
-                main()
-            assert stop.value.code == 0, line
-        again = json.loads((tmp_path / name / "metrics.json").read_text())
-        assert {**again, "seconds": 0} == {**run.metrics, "seconds": 0}
+        shutil.copy(path, work)
+    names = ["fused", "mlp", "classic"]
+    runs = [with_paths(shutil.copytree(made / name, work / name), work) for name in names]
+    store = FeatureStore(shutil.copytree(made / "s.zarr", work / "s.zarr"))
+    lines = [line for run in runs for line in commands(run, store)]
+    assert [line for line in lines if line.startswith("#")] == [
+        "# classifier falkon: tolerance = 1e-09 cannot be set on the command line, but from Python"
+    ]
+    shutil.rmtree(store.path)
+    shell(lines)
+    for name in names:
+        assert metrics_of(tmp_path / "elsewhere" / f"{name}-again") == metrics_of(made / name)
+
+
+def with_paths(folder: Path, work: Path) -> ReadRun:
+    """Read a run that was moved along with its store and devices file."""
+    path = folder / "params.json"
+    params = json.loads(path.read_text())
+    params |= {"store": str(work / "s.zarr"), "devices": str(work / "devices.csv")}
+    path.write_text(json.dumps(params))
+    return read_run(folder)
+
+
+def test_commands_of_a_sweeps_run_give_the_same_scores_in_another_folder(
+    made: Path, tmp_path: Path, shell: Callable[[list[str]], None]
+) -> None:
+    grid = tmp_path / "grid.toml"
+    grid.write_text(
+        'picture = "raster"\nwindow_s = 2\nstride_s = 2\nbackbone = "tiny"\nweights = "random"\n'
+        'head = "falkon"\npermutations = 7\nthreshold_sd = 7\n[falkon]\nwidth = [[0.5, 2.0]]\n'
+    )
+    out = tmp_path / "sweep"
+    words = ["toptune", "sweep", str(made / "devices.csv"), str(grid), "-o", str(out)]
+    shell([shlex.join([*words, "--seed", "2"])])
+    (folder,) = (out / "runs").iterdir()
+    run = read_run(folder)
+    shutil.rmtree(out / "store.zarr")
+    shell(commands(run))
+    again = tmp_path / "elsewhere" / f"{run.name}-again"
+    assert metrics_of(again) == metrics_of(folder)
+
+
+def test_a_run_that_knows_too_little_says_what_is_missing(made: Path) -> None:
+    run = read_run(made / "raster")
+    del run.params["requested"], run.params["devices"], run.params["store"]
+    extract_line, fit_line, *comments = commands(run)
+    assert "toptune extract devices.csv --store store.zarr --window-s 2" in extract_line
+    assert "--permutations 40 --seed 5" in fit_line
+    assert [c.split(":")[0] for c in comments] == ["# devices.csv", "# options of the classifier"]
+
+
+def test_values_of_a_run_cannot_become_commands_of_their_own(made: Path) -> None:
+    run = read_run(made / "raster")
+    run.params["devices"] = "x\nrm -rf ~; $(y)"
+    run.params["requested"]["fixed"] = {"hidden": "1\nrm -rf ~"}
+    text = "\n".join(commands(run))
+    words = shlex.split(text, comments=True)
+    assert "x\nrm -rf ~; $(y)" in words
+    assert "rm" not in words
 
 
 def test_only_what_differs_from_the_defaults_is_listed(made: Path) -> None:
     listed = {(s.part, s.name): s.value for s in changed_settings(read_run(made / "raster"))}
     assert listed == {
-        ("features", "width_s"): 2.0,
+        ("features", "window_s"): 2.0,
         ("features", "stride_s"): 1.0,
-        ("features", "kind"): "raster",
-        ("features", "name"): "tiny",
+        ("features", "picture"): "raster",
+        ("features", "backbone"): "tiny",
         ("features", "weights"): "random",
         ("fit", "seed"): 5,
-        ("falkon head", "tuning"): "none",
+        ("fit", "tune"): False,
+        ("fit", "permutations"): 40,
     }
     fused = {s.name: s.value for s in changed_settings(read_run(made / "fused"))}
-    assert fused["penalty, to choose from"] == [1e-4, 1e-3]
-    assert fused["merge"] == {"AC": ["A", "C"]}
+    assert fused["penalty, values to choose from"] == [1e-4, 1e-3]
+    assert fused["width"] == 0.7
+    assert fused["merge"] == ("AC=A,C",)
+    assert (fused["group_by"], fused["strata"]) == ("site", "batch")
 
 
 # --- beside other runs

@@ -128,7 +128,7 @@ def report_page(
         devices_section(run, drawn),
         scores_section(run),
         calibration_section(run),
-        setup_section(run, "STORE.zarr" if store is None else str(store.path)),
+        setup_section(run, store),
     ]
     return Page(
         title=f"{run.name}: {', '.join(run.classes)}",

@@ -1,76 +1,75 @@
-"""What was run and how to run it again, for a report.
+"""What was run and how to repeat it, as a section of a report.
 
-What enters: a run read back. What leaves: the settings that differ from their defaults, command
-lines that repeat the run, and everything else as it was written down.
+The list of settings and the commands are made from the parameter classes (`options_of`) and from
+the options of the classifier. What no option sets is written as a comment below the commands.
 """
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 from toptune.errors import InputError
-from toptune.features.burst_features import KIND
 from toptune.heads.catalogue import head_of
-from toptune.params import Backbone, BurstCriteria, HighPass, Picture, Ptsd, Windows
+from toptune.params import (
+    Backbone,
+    BurstCriteria,
+    Compute,
+    FitOptions,
+    HighPass,
+    Option,
+    Picture,
+    Ptsd,
+    SpikeSettings,
+    Windows,
+    command_words,
+    options_of,
+    word,
+)
 from toptune.recordings.facts import WeightsSource
 from toptune.reports.page import Block, Code, Details, Section, Table, Text
 from toptune.runs.reading import ReadRun
+from toptune.store.feature_store import FeatureStore
 
-# The option of `extract` that sets each parameter; what is not here has none.
-_OPTIONS = {
-    "width_s": "--window-s",
-    "stride_s": "--stride-s",
-    "kind": "--picture",
-    "count_axis": "--count-axis",
-    "name": "--backbone",
-    "weights": "--weights",
-    "seed": "--seed",
-    "cutoff_hz": "--highpass-hz",
-    "threshold_sd": "--threshold-sd",
-    "lifetime_ms": "--lifetime-ms",
-    "refractory_ms": "--refractory-ms",
-    "overshoot_ms": "--overshoot-ms",
-    "alignment": "--alignment",
-    "noise": "--noise",
-    "threshold_uv": "--threshold-uv",
-    "stream": "--stream",
-    "sampling_rate_hz": "--sampling-rate-hz",
-}
-# What follows from the data, the run's seed or the machine.
-_FOLLOWS = {"random_state", "device", "view_sizes"}
+# A run of burst parameters needs spikes only, but extraction always makes features: these take the
+# least time, and no download.
+_CHEAP_FEATURES = {"backbone": "mobilenet_v2", "weights": "random", "stride_s": 120.0}
 
 
 class Setting(NamedTuple):
-    """A parameter that is not at its default.
+    """A parameter with another value than its default.
 
     Attributes
     ----------
     part
-        What it belongs to.
+        The step it belongs to.
     name
-        Of the parameter.
+        Name of the option, or of the parameter where no option sets it.
     value, default
-        As they are.
+        Plain values.
+    has_option
+        Whether an option of the command line sets it to this value.
     """
 
     part: str
     name: str
     value: Any
     default: Any
+    has_option: bool
 
 
-def setup_section(run: ReadRun, store: str) -> Section:
-    """Say what was run: what differs from the defaults, commands, and everything.
+def setup_section(run: ReadRun, store: FeatureStore | None = None) -> Section:
+    """Show the settings that differ from the defaults, the commands, and all parameters.
 
     Parameters
     ----------
     run
         The run.
     store
-        Its store's path, or a word in its place.
+        Its store, where it is at hand.
     """
     settings = changed_settings(run)
     blocks: list[Block] = []
@@ -78,18 +77,18 @@ def setup_section(run: ReadRun, store: str) -> Section:
         rows = tuple((s.part, s.name, _shown(s.value), _shown(s.default)) for s in settings)
         blocks.append(
             Table(
-                caption="All that differs from the defaults",
-                header=("part", "parameter", "here", "default"),
+                caption="All settings that differ from the defaults",
+                header=("step", "setting", "this run", "default"),
                 rows=rows,
             )
         )
     else:
-        blocks.append(Text(text="Everything was left at its default."))
+        blocks.append(Text(text="All settings have their default values."))
     blocks += [
-        Text(text="These commands do the same again:"),
+        Text(text="These commands repeat the run:"),
         Code(text="\n".join(commands(run, store))),
         Details(
-            summary="Everything that was set, and where it ran",
+            summary="All parameters, and the machine it ran on",
             blocks=(
                 Text(text="params.json", quiet=True),
                 Code(text=json.dumps(run.params, indent=2)),
@@ -98,26 +97,111 @@ def setup_section(run: ReadRun, store: str) -> Section:
             ),
         ),
     ]
-    return Section(title="What was run, and how to repeat it", blocks=tuple(blocks))
+    return Section(title="Settings, and how to repeat this run", blocks=tuple(blocks))
+
+
+# --- settings
 
 
 def changed_settings(run: ReadRun) -> list[Setting]:
-    """List the parameters that are not at their defaults, in the order of the flow."""
-    found = _changed("spikes", _spike_settings(run), _spike_defaults())
+    """List the settings that differ from their defaults, in the order of the steps."""
+    found = _spike_settings(run)
     for view in run.views:
         part = "features" if len(run.views) == 1 else f"features {view['key'][:8]}"
-        found += _changed(part, _view_settings(view), _view_defaults())
-    params = run.params
-    fit_defaults = {"seed": 0, "group_by": "device", "strata": None, "merge": {}}
-    found += _changed("fit", {k: params.get(k, v) for k, v in fit_defaults.items()}, fit_defaults)
-    fixed = _fixed_head_params(run)
-    defaults = _head_defaults(run.params["head"])
-    found += [Setting(f"{params['head']} head", k, v, defaults.get(k)) for k, v in fixed.items()]
-    found += _tuned_settings(run)
+        found += _view_settings(part, view["params"])
+    found += _changed("fit", FitOptions, _fit_values(run))
+    return found + _classifier_settings(run)
+
+
+def _changed(part: str, cls: type, values: Mapping[str, Any]) -> list[Setting]:
+    """List the values, by a parameter class's fields, that differ from the class's defaults."""
+    options = {one.field: one for one in options_of(cls)}
+    defaults = {one.name: one.default for one in fields(cls)}
+    return [
+        Setting(
+            part,
+            options[name].name if name in options else name,
+            value,
+            defaults.get(name),
+            name in options,
+        )
+        for name, value in values.items()
+        if value != defaults.get(name)
+    ]
+
+
+def _spike_settings(run: ReadRun) -> list[Setting]:
+    settings = dict(run.params["features"]["settings"])
+    highpass, ptsd = settings.pop("highpass"), settings.pop("ptsd")
+    return [
+        *_changed("spikes", HighPass, highpass),
+        *_changed("spikes", Ptsd, ptsd),
+        *_changed("spikes", SpikeSettings, settings),
+    ]
+
+
+def _view_settings(part: str, params: Mapping[str, Any]) -> list[Setting]:
+    found = _changed(part, Windows, params["windows"] or {})
+    if "criteria" in params:
+        return found + _changed(part, BurstCriteria, params["criteria"])
+    found += _changed(part, Picture, params["picture"])
+    backbone = {name: params["backbone"][name] for name in ("name", "weights")}
+    return found + _changed(part, Backbone, backbone)
+
+
+def _fit_values(run: ReadRun) -> dict[str, Any]:
+    """Give the values of `FitOptions`, as far as they are those of `fit` and not of a head."""
+    params, requested = run.params, run.params.get("requested", {})
+    merge = tuple(f"{name}={','.join(members)}" for name, members in params["merge"].items())
+    return {
+        "group_by": params["group_by"],
+        "merge": merge,
+        "strata": params.get("strata"),
+        "tune": requested.get("tune", True),
+        "permutations": requested.get("permutations"),
+        "seed": params["seed"],
+    }
+
+
+def _classifier_settings(run: ReadRun) -> list[Setting]:
+    requested = run.params.get("requested", {})
+    options = {one.field: one for one in _head_options(run)}
+    part = f"classifier {run.params['head']}"
+    found = []
+    for name, value in requested.get("fixed", {}).items():
+        one = options.get(name)
+        found.append(
+            Setting(
+                part,
+                name if one is None else one.name,
+                value,
+                "tuned" if one is not None and one.several else one and one.default,
+                one is not None and _fits(one, value),
+            )
+        )
+    found += [
+        Setting(part, f"{options[name].name}, values to choose from", values, "default grid", True)
+        for name, values in requested.get("tried", {}).items()
+    ]
     return found
 
 
-def commands(run: ReadRun, store: str) -> list[str]:
+def _head_options(run: ReadRun) -> tuple[Option, ...]:
+    try:
+        return head_of(run.params["head"]).options
+    except InputError:  # of a package that is not installed here
+        return ()
+
+
+def _fits(one: Option, value: Any) -> bool:
+    """Whether the command line can give a value: a list only where one value is a list."""
+    return not isinstance(value, list) or getattr(one.type, "__origin__", None) is tuple
+
+
+# --- commands
+
+
+def commands(run: ReadRun, store: FeatureStore | None = None) -> list[str]:
     """Write command lines that repeat a run.
 
     Parameters
@@ -125,207 +209,136 @@ def commands(run: ReadRun, store: str) -> list[str]:
     run
         The run.
     store
-        The store's path.
+        Its store, where it is at hand.
 
     Returns
     -------
     list of str
-        An `extract` for each feature set, then the `fit`. What no option sets is said as a comment.
+        An `extract` for each feature set, then the `fit`. What no option sets is a comment.
     """
-    lines = []
-    spikes = _options(_changed("", _spike_settings(run), _spike_defaults()))
-    if all(_is_measured(view) for view in run.views):
-        # Any extraction finds the spikes, which is all that is needed.
-        lines.append(shlex.join(["toptune", "extract", "devices.csv", "--store", store, *spikes]))
-    for number, view in enumerate(run.views):
-        if _is_measured(view):
-            continue
-        source = run.sources[number] if number < len(run.sources) else None
-        options = _options(_changed("", _view_settings(view, source), _view_defaults()))
-        words = ["toptune", "extract", "devices.csv", "--store", store, *options, *spikes]
-        lines.append(shlex.join(words))
-    lines.append(shlex.join(["toptune", "fit", store, *_fit_options(run)]))
-    beyond = [s for s in changed_settings(run) if _only_python(s)]
-    lines += [f"# {s.part}: {s.name} = {_shown(s.value)} has no option; set it from Python"
-              for s in beyond]  # fmt: skip
-    return lines
+    devices = run.params.get("devices")
+    place = run.params.get("store") or (str(store.path.resolve()) if store else "store.zarr")
+    missing = bool(run.metrics.get("missing_recordings"))
+    shared = [
+        *command_words(options_of(SpikeSettings), _values(_spike_settings(run))),
+        *_words(keep_going=missing),
+    ]
+    lines = [
+        shlex.join(["toptune", "extract", devices or "devices.csv", *_words(store=place), *features,
+                    *shared])
+        for features in _feature_words(run, store)
+    ]  # fmt: skip
+    lines.append(shlex.join(["toptune", "fit", place, *_fit_words(run, missing=missing)]))
+    return [*lines, *_comments(run, devices)]
 
 
-# --- settings and their defaults, name by name
+def _feature_words(run: ReadRun, store: FeatureStore | None) -> Iterator[list[str]]:
+    """Give the options of each `extract` that the run needs."""
+    options = [one for cls in (Windows, Picture, Backbone) for one in options_of(cls)]
+    drawn = [
+        (view["params"], source, view["key"])
+        for view, source in zip(run.views, run.sources, strict=False)
+        if "criteria" not in view["params"]
+    ]
+    if not drawn and store is not None:
+        # Spikes are what the run needs: the store's own features add nothing to it.
+        drawn = [(s.params, store.weights_source(s.key), s.key) for s in store.feature_sets()[:1]]
+    for params, source, key in drawn:
+        values = _values(_view_settings("", params)) | _weights(source)
+        made = run.params["features"].get("made_with", {}).get(key, {}).get("computed", ())
+        yield [*command_words(options, values), *_computed_words(made)]
+    if not drawn:
+        yield command_words(options, _CHEAP_FEATURES)
 
 
-def _changed(part: str, values: dict[str, Any], defaults: dict[str, Any]) -> list[Setting]:
+def _weights(source: WeightsSource | None) -> dict[str, Any]:
+    known = {} if source is None else {"weights": source.path, "seed": source.seed}
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def _computed_words(computed: Any) -> list[str]:
+    """Give the options for the device and precision that features were computed with."""
+    if not computed:
+        return []
+    device = str(computed[0]["device"]).partition(":")[0]
+    usual = "float32" if device == "cpu" else "float16"
+    precision = computed[0]["precision"]
+    asked = "auto" if precision == usual else "float32" if precision == "float32" else "half"
+    return command_words(options_of(Compute), {"device": device, "precision": asked})
+
+
+def _fit_words(run: ReadRun, *, missing: bool) -> list[str]:
+    requested = run.params.get("requested", {})
+    values = _fit_values(run)
+    if "requested" not in run.params:
+        values["permutations"] = run.params["permutations"]
+    # One value of an option that takes several fixes it.
+    fixed = {name: [value] for name, value in requested.get("fixed", {}).items()}
+    given = {**fixed, **requested.get("tried", {})}
+    options = _head_options(run)
+    of_head = {
+        one.name: given[one.field] if one.several else given[one.field][0]
+        for one in options
+        if one.field in given and all(_fits(one, value) for value in given[one.field])
+    }
     return [
-        Setting(part, name, value, defaults.get(name))
-        for name, value in values.items()
-        if value != defaults.get(name)
+        *_words(head=run.params["head"], features=_chosen_features(run), allow_incomplete=missing),
+        *command_words(options_of(FitOptions), values),
+        *command_words(options, of_head),
+        *command_words(options_of(Compute), {"device": requested.get("device")}),
+        "-o",
+        f"{run.name}-again",
     ]
 
 
-def _spike_settings(run: ReadRun) -> dict[str, Any]:
-    settings = run.params["features"]["settings"]
-    rest = {k: v for k, v in settings.items() if not isinstance(v, dict)}
-    return {**settings["highpass"], **settings["ptsd"], **rest}
-
-
-def _spike_defaults() -> dict[str, Any]:
-    return {**HighPass().to_json(), **Ptsd().to_json()}
-
-
-def _is_measured(view: dict[str, Any]) -> bool:
-    """Whether a view holds burst parameters and no picture's features."""
-    return bool(view["params"].get("kind") == KIND)
-
-
-def _view_settings(view: dict[str, Any], source: WeightsSource | None = None) -> dict[str, Any]:
-    """Flatten what drew and described a view; weights by their path where it is known."""
-    params = view["params"]
-    if _is_measured(view):
-        return {**params["criteria"], **(params["windows"] or {})}
-    flat: dict[str, Any] = {}
-    for name, part in params.items():
-        if name != "backbone":
-            flat |= part if isinstance(part, dict) else {name: part}
-    backbone = params.get("backbone", {})
-    flat |= {k: backbone[k] for k in ("name", "weights") if k in backbone}
-    if source is not None and source.path is not None:
-        flat["weights"] = source.path
-    if source is not None and source.seed:
-        flat["seed"] = source.seed
-    return flat
-
-
-def _view_defaults() -> dict[str, Any]:
-    made = (Windows(), Picture(), Backbone(), BurstCriteria())
-    return {name: value for params in made for name, value in params.to_json().items()}
-
-
-def _head_defaults(head: str) -> dict[str, Any]:
-    try:
-        defaults: dict[str, Any] = head_of(head).make({}).get_params()
-    except InputError:  # of a later toptune: then all its parameters are told
-        return {}
-    return defaults
-
-
-def _tuned(run: ReadRun) -> list[str]:
-    """Names of what was chosen inside the folds."""
-    candidates = run.params["candidates"]
-    return list(candidates[0]) if len(candidates) > 1 else []
-
-
-def _fixed_head_params(run: ReadRun) -> dict[str, Any]:
-    """Find what the user gave of the head's parameters, not at their defaults."""
-    defaults = _head_defaults(run.params["head"])
-    skipped = _FOLLOWS | set(_tuned(run))
-    if run.metrics.get("centres"):
-        skipped.add("n_centres")
-    return {
-        name: value
-        for name, value in run.params["head_params"].items()
-        if name not in skipped and value != defaults.get(name)
-    }
-
-
-def _tried(run: ReadRun) -> dict[str, list[Any]]:
-    """Values that were chosen from, by parameter, each once and in their order."""
-    tried: dict[str, list[Any]] = {}
-    for candidate in run.params["candidates"]:
-        for name, value in candidate.items():
-            values = tried.setdefault(name, [])
-            if value not in values:
-                values.append(value)
-    return tried
-
-
-def _default_candidates(run: ReadRun) -> list[dict[str, Any]]:
-    """List what tuning chooses from unless told otherwise."""
-    head = head_of(run.params["head"])
-    return [_listed(one) for one in head.candidates({}, {}, len(run.views), tune=True)]
-
-
-def _listed(candidate: Any) -> dict[str, Any]:
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in candidate.items()}
-
-
-def _tuned_settings(run: ReadRun) -> list[Setting]:
-    """How tuning differs from what it does by itself."""
-    part = f"{run.params['head']} head"
-    default = _default_candidates(run)
-    if len(run.params["candidates"]) == 1:
-        return [Setting(part, "tuning", "none", f"{len(default)} settings in every fold")] * (
-            len(default) > 1
-        )
-    if run.params["candidates"] == default:
-        return []
-    return [Setting(part, f"{name}, to choose from", values, "the default grid")
-            for name, values in _tried(run).items()]  # fmt: skip
-
-
-# --- as options
-
-
-def _options(settings: Iterable[Setting]) -> list[str]:
-    words: list[str] = []
-    for setting in settings:
-        if setting.name in _OPTIONS:
-            words += [_OPTIONS[setting.name], _shown(setting.value)]
-    return words
-
-
-def _only_python(setting: Setting) -> bool:
-    if setting.part.startswith(("spikes", "features")):
-        return setting.name not in _OPTIONS
-    return setting.part.endswith("head") and setting.name in _PYTHON_ONLY
-
-
-_PYTHON_ONLY = {"normalise", "precision", "tolerance", "max_iterations", "n_hidden"}
-
-
-def _fit_options(run: ReadRun) -> list[str]:
-    params = run.params
-    words = ["--head", params["head"]]
+def _chosen_features(run: ReadRun) -> list[str]:
+    """Name the feature sets as `fit` reads them; none for burst parameters of whole recordings."""
+    names = []
     for view in run.views:
-        if head_of(params["head"]).uses == "pictures":
-            words += ["--features", view["name"] if _is_measured(view) else view["key"][:8]]
-    if params["group_by"] != "device":
-        words += ["--group-by", params["group_by"]]
-    for name, members in params["merge"].items():
-        words += ["--merge", f"{name}={','.join(members)}"]
-    if params.get("strata"):
-        words += ["--strata", params["strata"]]
-    words += _head_options(run)
-    test = run.metrics["permutations"]
-    if test is None or not test["exact"]:
-        words += ["--permutations", str(params["permutations"])]
-    if params["seed"]:
-        words += ["--seed", str(params["seed"])]
-    return [*words, "-o", run.name]
+        params = view["params"]
+        if "criteria" not in params:
+            names.append(view["key"][:8])
+        elif params["windows"]:
+            width, stride = (word(params["windows"][name]) for name in ("width_s", "stride_s"))
+            names.append(f"{params['kind']} {width} s every {stride} s")
+    return names
 
 
-def _head_options(run: ReadRun) -> Iterator[str]:
-    given = {
-        name: [value] for name, value in _fixed_head_params(run).items() if name not in _PYTHON_ONLY
-    }
-    default = _default_candidates(run)
-    if len(run.params["candidates"]) == 1 and len(default) > 1:
-        yield "--no-tune"
-    elif run.params["candidates"] != default:
-        given |= _tried(run)
-    for name, values in given.items():
-        for value in values:
-            yield "--" + name.replace("_", "-")
-            yield _shown(value)
+def _comments(run: ReadRun, devices: str | None) -> Iterator[str]:
+    """Say what the commands cannot express."""
+    if devices is None:
+        yield "# devices.csv: put here the devices file, whose path this run does not know"
+    if "requested" not in run.params:
+        yield "# options of the classifier: not recorded by the version that made this run"
+    for setting in changed_settings(run):
+        if not setting.has_option:
+            # Escaped, since a line break would end the comment.
+            yield (
+                f"# {setting.part}: {setting.name} = {json.dumps(setting.value)} cannot be set on"
+                " the command line, but from Python"
+            )
+
+
+def _values(settings: list[Setting]) -> dict[str, Any]:
+    return {setting.name: setting.value for setting in settings if setting.has_option}
+
+
+def _words(**values: Any) -> list[str]:
+    """Write options that belong to no parameter class; what is empty is left out."""
+    given = {name: value for name, value in values.items() if value}
+    options = [
+        Option(name=name, field=name, type=str, default=None, help="", several=True)
+        for name in given
+    ]
+    return command_words(options, given)
 
 
 def _shown(value: Any) -> str:
-    """Write a value as the command line reads it."""
+    """Write a value for people."""
     if value is None:
         return "none"
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, list | tuple):
-        return ",".join(_shown(one) for one in value)
-    if isinstance(value, dict):
-        return "; ".join(f"{k}={_shown(v)}" for k, v in value.items()) or "none"
-    return str(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple) and value and isinstance(value[0], list | tuple):
+        return "; ".join(word(one) for one in value)
+    return word(value)

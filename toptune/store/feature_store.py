@@ -449,12 +449,12 @@ class FeatureStore:
         """Tell what a model trained on a table (of this store) should know about itself."""
         return TrainingFacts(
             recordings=tuple(self.recording_facts(r.name) for r in table.recordings),
-            weights=tuple(self._weights_source(table, view.key) for view in table.views),
+            weights=tuple(self.weights_source(view.key) for view in table.views),
         )
 
-    def _weights_source(self, table: FeatureTable, key: str) -> WeightsSource | None:
+    def weights_source(self, key: str) -> WeightsSource | None:
         """Where the weights of a feature set came from, by the first recording that knows."""
-        for recording in table.recordings:
+        for recording in self.recordings:
             info = self.features_info(recording.name, key)
             if info is not None and "weights" in info:
                 return WeightsSource(**info["weights"])
