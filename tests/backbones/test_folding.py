@@ -31,6 +31,11 @@ def normalised(loaded: LoadedBackbone, grey: torch.Tensor) -> torch.Tensor:
     return (grey[:, None] - mean) / std
 
 
+def planes(folded: Folded, grey: torch.Tensor) -> torch.Tensor:
+    """What the folded network takes of grey pictures (n, S, S)."""
+    return torch.stack([(1 - grey) * scale + shift for scale, shift in folded.channels], dim=1)
+
+
 def norms(module: nn.Module) -> int:
     return sum(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())
 
@@ -39,7 +44,7 @@ def assert_same_features(loaded: LoadedBackbone, folded: Folded, relative: float
     grey = pictures(loaded.input_size)
     with torch.inference_mode():
         expected = loaded.module(normalised(loaded, grey))
-        found = folded.module(folded.planes(grey))
+        found = folded.module(planes(folded, grey))
     assert expected.norm() > 0.1
     assert (found - expected).norm() <= relative * expected.norm()
 

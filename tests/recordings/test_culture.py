@@ -126,7 +126,7 @@ def test_truth_is_dated_at_the_negative_peaks_in_the_voltage(folder: Path) -> No
 def test_existing_files_are_refused_by_name_and_replaced_when_told(tmp_path: Path) -> None:
     simulate(tmp_path, n_devices=1, seconds=0.1, seed=0)
     before = (tmp_path / "D01_100E0I.h5").read_bytes()
-    with pytest.raises(InputError, match=r"devices\.csv is already there"):
+    with pytest.raises(InputError, match=r"devices\.csv exists already"):
         simulate(tmp_path, n_devices=1, seconds=0.1, seed=1)
     assert (tmp_path / "D01_100E0I.h5").read_bytes() == before
     simulate(tmp_path, n_devices=1, seconds=0.1, seed=1, overwrite=True)

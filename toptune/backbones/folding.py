@@ -1,10 +1,8 @@
-"""Backbones with fewer operations that compute the same.
+"""Backbones rewritten to compute the same features with fewer operations.
 
-What enters: a frozen network for normalised pictures (n, 3, S, S), with the mean and SD of its
-three channels. What leaves: a module whose batch norms are folded into the convolutions and linear
-layers before them, and whose first convolution takes the pictures' darkness instead of three equal
-normalised channels; and what each of its input channels is. Nothing depends on the device, and
-apart from rounding the features are the same.
+Batch norms are folded into the convolutions and linear layers before them, and the first
+convolution takes the pictures' darkness instead of three equal normalised channels. The features
+are the same apart from rounding, on every device.
 """
 
 from __future__ import annotations
@@ -39,43 +37,28 @@ class Channel(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Folded:
-    """A network and what it is fed with.
+    """A network and the content of its input.
 
     Parameters
     ----------
     module
         (n, channels, S, S) to (n, d), float32, on the CPU, in evaluation mode.
     channels
-        What the input channels hold: darkness alone; darkness and a plane of ones; or three
-        normalised channels, where the network does not begin with a plain convolution.
+        The input channels: darkness alone; darkness and a plane of ones; or three normalised
+        channels, if the network does not begin with a plain convolution.
     """
 
     module: nn.Module
     channels: tuple[Channel, ...]
 
-    def planes(self, grey: torch.Tensor) -> torch.Tensor:
-        """Make the input of grey pictures.
-
-        Parameters
-        ----------
-        grey : (n, S, S) float32
-            In [0, 1], 1 = white.
-
-        Returns
-        -------
-        (n, channels, S, S) float32
-        """
-        darkness = 1 - grey
-        return torch.stack([darkness * scale + shift for scale, shift in self.channels], dim=1)
-
 
 def fold(loaded: LoadedBackbone) -> Folded:
-    """Fold what can be folded.
+    """Fold batch norms and the input's normalisation, as far as possible.
 
     Parameters
     ----------
     loaded
-        The backbone; its module is left as it is.
+        The backbone; its module is not changed.
 
     Notes
     -----
@@ -84,13 +67,13 @@ def fold(loaded: LoadedBackbone) -> Folded:
 
         sum_c W_c * x_c = (-sum_c W_c / s_c) * D + (sum_c W_c (1 - m_c) / s_c) * 1
 
-    so two channels, darkness and ones, do the work of three. The ones cannot become a bias where
-    the convolution pads its input, because a padded pixel is 0 in the normalised picture, not
-    white; a plane of ones is padded just as the channels were. Without padding they can.
-    Darkness, not the grey value, because pictures are mostly white: in 16 bits values near 0 are
-    resolved finely, near 1 in steps of 0.4 % (bfloat16) or 0.05 % (float16).
+    so two channels, darkness and ones, replace three. If the convolution pads its input, the ones
+    cannot become a bias, because a padded pixel is 0 in the normalised picture and not white; a
+    plane of ones is padded as the channels were. Without padding they become a bias.
+    Darkness is used instead of the grey value because pictures are mostly white: 16 bits resolve
+    values near 0 finely, but values near 1 in steps of 0.4 % (bfloat16) or 0.05 % (float16).
 
-    A network that torch.fx cannot trace is kept as it is, with three normalised channels.
+    A network that torch.fx cannot trace is used unchanged, with three normalised channels.
     """
     plain = tuple(
         Channel(-1 / s, (1 - m) / s) for m, s in zip(loaded.mean, loaded.std, strict=True)
@@ -99,7 +82,7 @@ def fold(loaded: LoadedBackbone) -> Folded:
     try:
         traced = fx.symbolic_trace(module)
     except Exception as error:  # noqa: BLE001  # tracing runs any network's code on stand-ins
-        _LOG.info("%s is run as it is, nothing folded: %s", loaded.name, error)
+        _LOG.info("%s is used unchanged, nothing is folded: %s", loaded.name, error)
         return Folded(module=module, channels=plain)
     _fold_norms(traced)
     channels = _fold_input(traced, plain) or plain
@@ -110,7 +93,7 @@ def fold(loaded: LoadedBackbone) -> Folded:
 
 
 def _fold_norms(traced: fx.GraphModule) -> None:
-    """Fold each batch norm into the layer before it, where that layer feeds nothing else."""
+    """Fold each batch norm into the layer before it, if that layer feeds nothing else."""
     modules = dict(traced.named_modules())
     calls = Counter(node.target for node in traced.graph.nodes if node.op == "call_module")
     for node in list(traced.graph.nodes):
@@ -118,7 +101,7 @@ def _fold_norms(traced: fx.GraphModule) -> None:
         if not isinstance(before, fx.Node) or before.op != "call_module":
             continue
         layer, norm = modules[str(before.target)], modules[str(node.target)]
-        # A layer that is called twice has no one norm after it.
+        # A layer that is called twice may be followed by different norms.
         if len(before.users) > 1 or calls[before.target] > 1 or not _has_statistics(norm):
             continue
         fused = _fused(layer, norm)
@@ -131,8 +114,8 @@ def _fold_norms(traced: fx.GraphModule) -> None:
 
 
 def _has_statistics(norm: nn.Module) -> bool:
-    """Tell whether a module is a batch norm that uses statistics it has learnt."""
-    kinds = (nn.BatchNorm1d, nn.BatchNorm2d)  # exactly: a subclass may do more than its parent
+    """Tell whether a module is a batch norm that uses learnt statistics."""
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d)  # these types exactly, since a subclass may do more
     return type(norm) in kinds and norm.running_mean is not None
 
 
@@ -145,7 +128,7 @@ def _fused(layer: nn.Module, norm: nn.Module) -> nn.Module | None:
 
 
 def _fold_input(traced: fx.GraphModule, plain: tuple[Channel, ...]) -> tuple[Channel, ...] | None:
-    """Let the first convolution take darkness; None where the network does not begin with one."""
+    """Let the first convolution take darkness; None if the network does not begin with one."""
     users = [n for p in traced.graph.nodes if p.op == "placeholder" for n in p.users]
     if len(users) != 1 or users[0].op != "call_module":
         return None

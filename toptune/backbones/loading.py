@@ -1,12 +1,7 @@
-"""Frozen networks that describe pictures, without their classifiers.
+"""Backbones with their weights: frozen networks that turn pictures into features.
 
-What enters: a name and where the weights come from. What leaves: a torch module in evaluation mode
-on the CPU, float32, that turns normalised pictures (n, 3, S, S) into features (n, d): the globally
-pooled output below the classifier; with the S, mean and SD its weights were trained for.
-
-ImageNet weights are torchvision's IMAGENET1K_V1 where a network has several (see
-`networks.torchvision_weights`), or timm's default; others can be given as a file. No source of
-weights ever stands in for another.
+ImageNet weights are those of `networks.torchvision_weights`, or timm's default; others can be given
+as a file. One source of weights never replaces another silently.
 """
 
 from __future__ import annotations
@@ -36,17 +31,17 @@ from toptune.params import Backbone
 _log = logging.getLogger(__name__)
 
 _CALIBRATION_PICTURES = 8
-_OTHER_WEIGHTS = "--weights FILE (.safetensors, .pth) or --weights random"
+_OTHER_WEIGHTS = "name a .safetensors or .pth file by `weights`, or use `weights='random'`"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LoadedBackbone:
-    """A frozen network and what its weights expect.
+    """A frozen network and the pictures that its weights expect.
 
     Parameters
     ----------
     name
-        As asked for.
+        As given.
     input_size
         Side S of the pictures, in pixels.
     n_features
@@ -56,11 +51,11 @@ class LoadedBackbone:
     module
         Normalised float32 (n, 3, S, S) to float32 (n, d); evaluation mode, no gradients, CPU.
     weights
-        Where the weights are from, for people.
+        The source of the weights, for people.
     weights_sha256
-        Of the file, where they came from a local file; of the values (`state_sha256`) otherwise.
+        Of the file, if they came from one; otherwise of the values (`state_sha256`).
     n_parameters
-        Of the module, the classifier not counted.
+        Of the module, without the classifier.
     """
 
     name: str
@@ -85,20 +80,20 @@ def load_backbone(params: Backbone) -> LoadedBackbone:
     Returns
     -------
     LoadedBackbone
-        Ready for use; the global random state is as before.
+        Ready for use. The global random state is not changed.
 
     Raises
     ------
     InputError
-        No such network, or a weights file that is damaged or of another network.
+        There is no such network, or the weights file is damaged or of another network.
     ToptuneError
-        ImageNet weights could not be fetched.
+        ImageNet weights could not be downloaded.
 
     Notes
     -----
-    Random weights are the network's own initialisation, drawn with the seed, and the statistics of
-    its batch norms are then taken from eight seeded pictures of bars and marks: with those of a
-    fresh network (0 and 1) the features of EfficientNet would lie below 1e-14.
+    Random weights are the network's own initialisation with the seed. The statistics of its batch
+    norms are then computed from eight seeded pictures of bars and marks: with the initial values (0
+    and 1) the features of EfficientNet would be below 1e-14.
     """
     canonical = canonical_name(params.name)
     if params.weights == "random":
@@ -125,8 +120,8 @@ def load_backbone(params: Backbone) -> LoadedBackbone:
 
 def _random(name: str, params: Backbone) -> tuple[Network, str]:
     _log.warning(
-        "%s has RANDOM weights (seed %d): its features show that things run, not what a trained "
-        "network sees; use --weights imagenet or a file for results",
+        "%s has RANDOM weights (seed %d), which are for testing only: the results are meaningless; "
+        "use `weights='imagenet'` or a file",
         params.name,
         params.seed,
     )
@@ -140,8 +135,7 @@ def _from_file(name: str, params: Backbone) -> tuple[Network, str]:
     file = read_weights(params.weights)
     if file.backbone is not None and ALIASES.get(file.backbone, file.backbone) != name:
         raise InputError(
-            f"{file.path} holds weights of {file.backbone!r} by its own account, "
-            f"not of {params.name!r}"
+            f"{file.path} says that it holds weights of {file.backbone!r}, not of {params.name!r}"
         )
     with private_random_numbers(0):
         network = build_network(name)
@@ -173,8 +167,8 @@ def _imagenet(name: str) -> tuple[Network, str]:
     except (OSError, RuntimeError) as error:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise ToptuneError(
-            f"could not fetch the ImageNet weights of {name} from {entry.url} into {folder} "
-            f"({error}); without a network use {_OTHER_WEIGHTS}"
+            f"could not download the ImageNet weights of {name} from {entry.url} into {folder} "
+            f"({error}); offline, {_OTHER_WEIGHTS}"
         ) from error
     with private_random_numbers(0):
         network = build_network(name)
@@ -190,18 +184,18 @@ def _imagenet_timm(name: str) -> tuple[Network, str]:
 
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
-        raise InputError(f"timm has no trained weights of {name}; use {_OTHER_WEIGHTS}")
+        raise InputError(f"timm has no trained weights of {name}: {_OTHER_WEIGHTS}")
     try:
         with private_random_numbers(0):
             network = build_timm(name, pretrained=True)
     except InputError:
         raise
-    except Exception as error:  # the hub's clients raise kinds of their own
+    except Exception as error:  # the hub's clients raise errors of many kinds
         source = config.hf_hub_id or config.url
         raise ToptuneError(
-            f"could not fetch the trained weights of timm:{name} from {source} into {HF_HUB_CACHE} "
-            f"or {torch.hub.get_dir()} ({_first_line(error)}); without a network use "
-            f"{_OTHER_WEIGHTS}"
+            f"could not download the trained weights of timm:{name} from {source} into"
+            f" {HF_HUB_CACHE} or {torch.hub.get_dir()} ({_first_line(error)}); offline,"
+            f" {_OTHER_WEIGHTS}"
         ) from error
     return network, f"timm {name} {config.tag}".strip()
 
@@ -217,7 +211,7 @@ def _count_features(network: Network, name: str) -> int:
 
 
 def _likely_network(state: dict[str, torch.Tensor], asked: str) -> str | None:
-    """Find the well-known network whose weights a file holds, if any."""
+    """Return the well-known network that a file's weights fit, if any."""
     for name in WELL_KNOWN:
         canonical = canonical_name(name)
         if canonical == asked:
@@ -232,7 +226,7 @@ def _likely_network(state: dict[str, torch.Tensor], asked: str) -> str | None:
 
 
 def _calibrate(network: Network) -> None:
-    """Set the statistics of batch norms from seeded pictures, half bar charts, half rasters."""
+    """Compute the statistics of batch norms from seeded pictures: bar charts and rasters."""
     norms = [m for m in network.module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if not norms:
         return
@@ -240,8 +234,8 @@ def _calibrate(network: Network) -> None:
     height = torch.rand(half, 1, size) ** 3
     row = torch.arange(size - 1, -1, -1)[:, None]
     bars = (height * size - row).clamp(0, 1)
-    # Not bars alone: what is fine-grained would be far outside what the norms have seen, and grow
-    # from layer to layer until float32 gives only noise.
+    # With bars alone, fine-grained pictures would be far outside the norms' statistics, and values
+    # would grow from layer to layer until float32 gives only noise.
     density = torch.rand(half, size, 1) ** 2
     marks = torch.rand(half, size, size) * (torch.rand(half, size, size) < density)
     grey = 1 - torch.cat([bars, marks])
@@ -249,11 +243,11 @@ def _calibrate(network: Network) -> None:
     pictures = (grey[:, None] - mean) / std
     momenta = [m.momentum for m in norms]
     threads = torch.get_num_threads()
-    # One thread, because sums over several depend on how many, and the weights' sha256 on the sums.
+    # On one thread, because sums depend on the number of threads, and the weights' sha256 on sums.
     torch.set_num_threads(1)
     try:
         for norm in norms:
-            norm.momentum = None  # a plain mean over what is seen: the batch's own statistics
+            norm.momentum = None  # a plain mean over the batch
             norm.reset_running_stats()
             norm.train()
         with torch.no_grad():

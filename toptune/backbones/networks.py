@@ -1,9 +1,9 @@
-"""Networks of torchvision and timm without their classifiers, not yet trained.
+"""Networks of torchvision and timm without their classifiers, before weights are loaded.
 
-What enters: a name. torchvision's classification models have their own names, every timm model is
-``timm:NAME``, and ``xception`` stands for ``timm:legacy_xception``. What leaves: a torch module
-that turns normalised pictures (n, 3, S, S) into the globally pooled output below the classifier,
-(n, d), with the S, mean and SD that its ImageNet weights were trained with.
+torchvision's classification models go by their own names, every timm model by ``timm:NAME``, and
+``xception`` stands for ``timm:legacy_xception``. A network turns normalised pictures (n, 3, S, S)
+into the globally pooled output below its classifier, (n, d), with the S, mean and SD that its
+ImageNet weights were trained with.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ PAPER_BACKBONES = (
     "xception",
     "mobilenet_v2",
 )
-#: Short forms of names.
+#: Short names.
 ALIASES = {"xception": "timm:legacy_xception"}
-#: What a weights file is compared with when it does not fit the network it was given for.
+#: Networks that a weights file is compared with if it does not fit the one it was given for.
 WELL_KNOWN = (
     *PAPER_BACKBONES,
     *(f"resnet{n}" for n in (18, 34, 50, 101, 152)),
@@ -50,8 +50,8 @@ class Network:
     module
         In evaluation mode, without gradients.
     classifier
-        Names of the classifier's tensors in a weights file; one ending in a dot stands for all
-        that begin so.
+        Names of the classifier's tensors in a weights file; a name ending in a dot stands for all
+        that begin with it.
     input_size
         Side S of the pictures, in pixels.
     mean, std
@@ -66,12 +66,12 @@ class Network:
 
 
 def canonical_name(name: str) -> str:
-    """Return the name with short forms written out.
+    """Return the full name of a network.
 
     Raises
     ------
     InputError
-        Neither torchvision nor timm has such a network; the message names close ones.
+        Neither torchvision nor timm has such a network; the message suggests similar names.
     """
     import timm
     import torchvision
@@ -97,25 +97,25 @@ def canonical_name(name: str) -> str:
 
 
 def _closest(name: str, choices: list[str]) -> list[str]:
-    """Up to three choices much like a name, the likest first; of equals the first by alphabet."""
+    """Return up to three choices similar to a name, the most similar first, then by alphabet."""
     close = difflib.get_close_matches(name, choices, n=30, cutoff=0.75)
-    likeness = {c: difflib.SequenceMatcher(None, c, name).ratio() for c in close}
-    return sorted(close, key=lambda c: (-likeness[c], c))[:3]
+    similarity = {c: difflib.SequenceMatcher(None, c, name).ratio() for c in close}
+    return sorted(close, key=lambda c: (-similarity[c], c))[:3]
 
 
 def build_network(name: str) -> Network:
-    """Build a network by its canonical name, with the initial weights its own library draws.
+    """Build a network by its canonical name, with initial weights drawn by its library.
 
     Raises
     ------
     InputError
-        It is not made for square pictures of three channels.
+        It does not take square pictures of three channels.
     """
     if name.startswith("timm:"):
         return build_timm(name.removeprefix("timm:"), pretrained=False)
     import torchvision
 
-    # These two warn unless told; their auxiliary classifiers go with the classifier.
+    # These two warn without the option. Their auxiliary classifiers are removed below.
     options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
     model = torchvision.models.get_model(name, weights=None, **options)
     everything = set(model.state_dict())
@@ -136,16 +136,16 @@ def build_timm(name: str, *, pretrained: bool) -> Network:
     Raises
     ------
     InputError
-        It is not made for square pictures of three channels.
+        It does not take square pictures of three channels.
     """
     import timm
 
-    known = timm.get_pretrained_cfg(name)  # asked before a large network is built in vain
+    known = timm.get_pretrained_cfg(name)  # checked before a large network is built in vain
     size = known.input_size if known is not None else (3, 0, 0)
     if size[0] != 3 or size[1] != size[2]:
         raise InputError(
-            f"timm:{name} takes {size[0]} x {size[1]} x {size[2]} values; only square pictures of "
-            "three channels are drawn"
+            f"timm:{name} takes {size[0]} x {size[1]} x {size[2]} values; toptune draws square "
+            "pictures of three channels only"
         )
     model = timm.create_model(name, pretrained=pretrained, num_classes=0)
     config: dict[str, Any] = dict(model.pretrained_cfg)  # type: ignore[arg-type]  # typed as a Module
@@ -161,11 +161,11 @@ def build_timm(name: str, *, pretrained: bool) -> Network:
 
 
 def _take_off_classifier(model: nn.Module) -> None:
-    """Leave the globally pooled output of a torchvision network.
+    """Cut a torchvision network to its globally pooled output.
 
-    The head is cut at its first layer of weights that mixes features (linear or convolution), so
-    that a norm between pool and classifier stays (ConvNeXt, MaxViT) and hidden layers of a
-    classifier go (VGG, MobileNetV3).
+    Its head is cut at the first layer that mixes features (linear or convolution), which keeps a
+    norm between pool and classifier (ConvNeXt, MaxViT) and removes hidden layers of a classifier
+    (VGG, MobileNetV3).
     """
     head_name = next(n for n in ("classifier", "fc", "head", "heads") if hasattr(model, n))
     head = getattr(model, head_name)
@@ -191,11 +191,11 @@ def _frozen(module: nn.Module) -> nn.Module:
 
 
 def torchvision_weights(name: str) -> Any:
-    """Return the entry of torchvision's weights that sets size, mean, SD and download.
+    """Return torchvision's weights of a network, with their size, mean, SD and URL.
 
-    IMAGENET1K_V1, the first published of each network, where there are several: V2 (EfficientNetB1,
-    MobileNetV2, ResNets) was trained with label smoothing and mixed classes, which buy accuracy on
-    ImageNet with features that transfer worse (Kornblith et al. 2021, NeurIPS 34).
+    If there are several, IMAGENET1K_V1, the first published: V2 (EfficientNetB1, MobileNetV2,
+    ResNets) was trained with label smoothing and mixed classes, which raise the accuracy on
+    ImageNet but give features that transfer less well (Kornblith et al. 2021, NeurIPS 34).
     """
     import torchvision
 
@@ -205,7 +205,7 @@ def torchvision_weights(name: str) -> Any:
 
 @contextlib.contextmanager
 def private_random_numbers(seed: int) -> Iterator[None]:
-    """Seed torch's CPU generator and put it back as it was."""
+    """Seed torch's CPU generator inside the context, and restore its state afterwards."""
     before = torch.default_generator.get_state()
     torch.default_generator.manual_seed(seed)
     try:

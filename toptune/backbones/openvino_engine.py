@@ -1,8 +1,4 @@
-"""Run a backbone on the CPU by OpenVINO, in float32.
-
-What enters: a loaded backbone, and grey pictures (n, S, S), float32 in [0, 1], in main memory. What
-leaves: features (n, d), float32.
-"""
+"""Backbones on the CPU, computed by OpenVINO in float32."""
 
 from __future__ import annotations
 
@@ -18,12 +14,12 @@ from torch import nn
 
 from toptune.backbones.loading import LoadedBackbone
 
-# A stream holds the activations of one batch (tens of megabytes), so many cores share streams.
+# A stream holds the activations of a batch (tens of megabytes), so many cores share few streams.
 _MAX_STREAMS = 8
 
 
 class _Normalised(nn.Module):
-    """A backbone with the step before it: grey pictures (n, 1, S, S) in, features out."""
+    """A backbone that takes grey pictures (n, 1, S, S) and normalises them itself."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -36,18 +32,20 @@ class _Normalised(nn.Module):
         self.eval()
 
     def forward(self, grey: torch.Tensor) -> Any:
-        return self.backbone((grey - self.mean) / self.std)  # one channel against three: all equal
+        return self.backbone(
+            (grey - self.mean) / self.std
+        )  # one channel broadcast to three equal ones
 
 
 class OpenVinoNetwork:
-    """The backbone compiled for the CPU, a batch of fixed size a stream, streams side by side.
+    """A backbone compiled for the CPU; parallel streams each compute batches of a fixed size.
 
     Parameters
     ----------
     loaded
-        The backbone; left as it is.
+        The backbone, which is not changed.
     batch_size
-        Pictures in one inference, 1 or more.
+        Pictures per inference, 1 or more.
     n_threads
         CPU threads, 1 or more.
     """
@@ -59,10 +57,10 @@ class OpenVinoNetwork:
         self._n_features = loaded.n_features
         example = torch.zeros(self._shape)
         with warnings.catch_warnings(), torch.no_grad():
-            # OpenVINO would trace in the same way, but twice (a check that costs seconds). The
-            # warnings are that tracing is deprecated, and that it fixes shapes, which is wanted.
+            # OpenVINO would trace in the same way, but twice, as a check that takes seconds. The
+            # warnings say that tracing is deprecated and that it fixes shapes, which is intended.
             warnings.simplefilter("ignore")
-            traced = torch.jit.trace(  # type: ignore[no-untyped-call]  # torch types it not
+            traced = torch.jit.trace(  # type: ignore[no-untyped-call]  # untyped in torch
                 _Normalised(loaded), example, check_trace=False, strict=False
             )
             model = ov.convert_model(traced, example_input=example)
@@ -75,7 +73,7 @@ class OpenVinoNetwork:
                 "INFERENCE_PRECISION_HINT": "f32",
                 "INFERENCE_NUM_THREADS": n_threads,
                 "NUM_STREAMS": str(streams),
-                # Pinned to cores, two processes would share the same ones while others idle.
+                # With pinning, two processes would share the same cores while others are idle.
                 "ENABLE_CPU_PINNING": False,
             },
         )
@@ -94,7 +92,7 @@ class OpenVinoNetwork:
         self._queue.set_callback(keep)
         for first in range(0, n, batch):
             part = grey[first : first + batch]
-            if len(part) < batch:  # the compiled shape is fixed; rows beyond n are not kept
+            if len(part) < batch:  # the compiled shape is fixed; the excess rows are discarded
                 rest = np.zeros((batch - len(part), *self._shape[1:]), dtype=np.float32)
                 part = np.concatenate([part, rest])
             self._queue.start_async([part], first, share_inputs=True)
@@ -103,7 +101,7 @@ class OpenVinoNetwork:
 
 
 def _openvino() -> Any:
-    """Import OpenVINO without its telemetry, which would send events over the network unasked."""
+    """Import OpenVINO without its telemetry, which would send events over the network."""
     name = "openvino_telemetry"
     if "openvino" not in sys.modules and name not in sys.modules:
         sys.modules[name] = None  # type: ignore[assignment]  # makes the import fail, as documented

@@ -1,8 +1,6 @@
-"""Weights of backbones: reading files, checking that they fit, naming them by content.
+"""Weights of backbones: read from files, checked against a network, identified by content.
 
-What enters: a .safetensors, .pth or .pt file that a user names, or a network's state. What leaves:
-tensors on the CPU by their torchvision or timm names, with the sha256 of what they came from.
-Nothing pickled is ever run: .pth files are read with ``weights_only=True``.
+Pickled code is never run: .pth and .pt files are read with ``weights_only=True``.
 """
 
 from __future__ import annotations
@@ -24,12 +22,12 @@ from toptune.errors import InputError
 from toptune.machine.fingerprint import require_regular
 
 _SUFFIXES = (".safetensors", ".pth", ".pt")
-# Training scripts wrap what they save in one of these.
+# Keys under which training scripts save the tensors.
 _WRAPPERS = ("state_dict", "model")
-# torchvision's published DenseNets still carry the names of Lua Torch ("norm.1" for "norm1").
+# torchvision's published DenseNets still use the names of Lua Torch ("norm.1" for "norm1").
 _OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..+)$")
 
-# What a network's state is made of; others cannot be checked, or not be copied.
+# Types of a network's tensors; others cannot be checked or copied.
 _DTYPES = {
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32,
     torch.int16, torch.int8, torch.uint8, torch.bool,
@@ -40,7 +38,7 @@ Triple = tuple[float, float, float]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class WeightsFile:
-    """What a weights file holds.
+    """The content of a weights file.
 
     Parameters
     ----------
@@ -51,9 +49,9 @@ class WeightsFile:
     state
         Tensors by name, on the CPU.
     backbone
-        The network the file says it is for (safetensors metadata), or None.
+        The network that the file says it is for (safetensors metadata), or None.
     mean, std
-        The normalisation the file asks for (safetensors metadata), or None.
+        The normalisation that the file asks for (safetensors metadata), or None.
     """
 
     path: Path
@@ -70,13 +68,13 @@ def read_weights(path: Path | str) -> WeightsFile:
     Parameters
     ----------
     path
-        Ends in .safetensors, .pth or .pt. A ``state_dict`` or ``model`` wrapper and the ``module.``
-        that data-parallel training puts before every name are taken off.
+        Ends in .safetensors, .pth or .pt. A ``state_dict`` or ``model`` wrapper is removed, as is
+        the ``module.`` that data-parallel training puts before every name.
 
     Raises
     ------
     InputError
-        The file is missing, damaged, something else, or would have to run pickled code.
+        The file is missing, damaged or of another kind, or would run pickled code.
     """
     path = Path(path)
     if path.suffix not in _SUFFIXES:
@@ -114,7 +112,7 @@ def fitting_state(
     source: str,
     name: str,
 ) -> dict[str, torch.Tensor]:
-    """Take the classifier out of `state` and see that the rest is exactly what a network needs.
+    """Remove the classifier from `state` and check that the rest is exactly what a network needs.
 
     Parameters
     ----------
@@ -123,20 +121,20 @@ def fitting_state(
     expected
         The state of the network without its classifier.
     classifier
-        Names that belong to the classifier; one ending in a dot stands for all that begin so.
+        Names of the classifier's tensors; a name ending in a dot stands for all that begin with it.
     source, name
-        Where the tensors are from and the network's name, for the message.
+        The source of the tensors and the network's name, for the message.
 
     Returns
     -------
     dict
-        What `expected` names. Only counters of training batches may be missing from `state`: they
-        have no effect on what a trained network computes.
+        The tensors named in `expected`. Only counters of training batches may be missing from
+        `state`, since they do not affect what a trained network computes.
 
     Raises
     ------
     InputError
-        Something is missing, unexpected, of another shape or kind, or not finite.
+        A tensor is missing, unexpected, of another shape or type, or not finite.
     """
     dropped = tuple(classifier)
     prefixes = tuple(c for c in dropped if c.endswith("."))
@@ -160,7 +158,7 @@ def fitting_state(
 
 
 def state_sha256(state: Mapping[str, torch.Tensor]) -> str:
-    """Name a state by its content: names, types, shapes and values, in the order of the names."""
+    """Return the sha256 of a state's names, types, shapes and values, in the order of the names."""
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
@@ -179,12 +177,12 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, st
     except Exception as error:  # the library's own, and torch's for types that it does not know
         text = " ".join(str(error).split())[:200]
         raise InputError(
-            f"{path} is no whole safetensors file: {text}: copy or download it again"
+            f"{path} is not a complete safetensors file: {text}: copy or download it again"
         ) from error
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse compressed members: torch writes none, and they may inflate a thousandfold."""
+    """Refuse compressed members, which torch never writes and which may inflate a thousandfold."""
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
@@ -199,19 +197,19 @@ def _read_pickle(path: Path) -> Any:
     try:
         _check_archive(path)
         with warnings.catch_warnings():
-            # torch warns of old pickle protocols before it tries them; what counts is the outcome.
+            # torch warns of old pickle protocols before it tries to read them.
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except InputError:
         raise
-    except Exception as error:  # damaged files make torch raise a dozen kinds
+    except Exception as error:  # for damaged files torch raises errors of many kinds
         if "Unsupported" in str(error) or "GLOBAL" in str(error):
             reason = (
                 "it holds pickled code, not only tensors, and code in a file is never run: save"
                 " model.state_dict() instead"
             )
         else:
-            reason = f"it is damaged or no PyTorch file ({type(error).__name__}): copy it again"
+            reason = f"it is damaged or not a PyTorch file ({type(error).__name__}): copy it again"
         raise InputError(f"{path} cannot be used as weights: {reason}") from error
 
 
@@ -236,7 +234,7 @@ def _unwrap(content: Any, path: Path) -> dict[str, torch.Tensor]:
 
 
 def _triple(metadata: dict[str, str], key: str, path: Path) -> Triple | None:
-    """Three numbers, red green blue, from the file's metadata; a spread must be above 0."""
+    """Read three numbers (red, green, blue) from the file's metadata; an SD must be above 0."""
     if key not in metadata:
         return None
     try:

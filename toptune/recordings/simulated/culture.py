@@ -1,11 +1,9 @@
 """Recordings of simulated cultures with five ratios of excitation to inhibition.
 
-What enters: a folder, how many devices, how long, a seed. What leaves in the folder: per device an
-MCS HDF5 recording ``NAME.h5`` (60 channels, one of them the reference, one dead) and
-``NAME.truth.npz`` with every spike of every neuron near an electrode (whether or not it stands out
-of the noise), and ``devices.csv``, written last.
-
-The same seed gives the same files, byte for byte, however many are made at once.
+For each device a folder gets an MCS HDF5 recording ``NAME.h5`` (60 channels, of which one is the
+reference and one is dead) and ``NAME.truth.npz`` with every spike of every neuron near an
+electrode, whether or not it exceeds the noise; and ``devices.csv``, which is written last. The same
+seed gives the same files, byte for byte, however many are simulated at once.
 """
 
 from __future__ import annotations
@@ -85,13 +83,13 @@ def simulate(
     Parameters
     ----------
     out
-        A folder; made if it is not there.
+        A folder; created if missing.
     n_devices
-        Device i carries class i modulo 5, and every five devices are a batch.
+        Device i has class i modulo 5, and every five devices are a batch.
     seconds
         Length of each recording.
     seed
-        0 or above. A device does not depend on how many others there are.
+        0 or above. A device does not depend on the number of devices.
     sampling_rate_hz
         5 kHz or above; a sample must last a whole number of microseconds.
     n_jobs
@@ -99,7 +97,7 @@ def simulate(
     overwrite
         Whether files of these names may be replaced.
     on_device
-        Called with a device's name when it is done, from the thread that did it.
+        Called with a device's name when it is done, from the thread that simulated it.
 
     Returns
     -------
@@ -109,18 +107,20 @@ def simulate(
     Raises
     ------
     InputError
-        A parameter out of its range, or a file that is already there.
+        A parameter is out of range, or a file exists already.
     """
     _check(n_devices, seconds, seed, sampling_rate_hz, n_jobs)
     out = Path(out)
     if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is no folder; choose another place")
+        raise InputError(f"{out} is not a folder: choose another path")
     devices = _devices(n_devices, seed)
     table = out / "devices.csv"
     targets = [table, *(out / f"{d.name}{end}" for d in devices for end in (".h5", ".truth.npz"))]
     there = [path for path in targets if path.exists()]
     if there and not overwrite:
-        raise InputError(f"{there[0]} is already there; choose another folder or overwrite it")
+        raise InputError(
+            f"{there[0]} exists already: choose another folder, or replace it by `overwrite=True`"
+        )
     out.mkdir(parents=True, exist_ok=True)
     table.unlink(missing_ok=True)
     n_samples = round(seconds * sampling_rate_hz)
@@ -156,7 +156,7 @@ def _check(n_devices: int, seconds: float, seed: int, sampling_rate_hz: float, n
 
 def _devices(n_devices: int, seed: int) -> list[_Device]:
     labels = list(EXCITATORY_FRACTIONS)
-    # Children are numbered, so the first ones stay the same when there are more.
+    # The first seeds do not depend on how many are spawned.
     seeds = np.random.SeedSequence(seed).spawn(n_devices)
     return [
         _Device(
@@ -202,7 +202,7 @@ def _write_recording(
 ) -> None:
     tick_us = round(1e6 / sampling_rate_hz)
     recording = writer.add_recording()
-    # Before the raw data, so that whoever takes the first stream takes the wrong one.
+    # Before the raw data, so that a reader that simply takes the first stream takes the wrong one.
     digital = recording.add_stream(replace(_DIGITAL, tick_us=tick_us))
     raw = recording.add_stream(replace(_RAW, tick_us=tick_us))
     for block in voltage_blocks(
@@ -213,13 +213,13 @@ def _write_recording(
 
 
 def _positions_um() -> NDArray[np.float64]:
-    """Electrode positions; the reference takes part as if it were one, and is silenced later."""
+    """Return electrode positions; the reference counts as one here, and is silenced later."""
     inner = [c.label if c.label != _REFERENCE else "15" for c in _CHANNELS]
     return np.array([[int(label[0]), int(label[1])] for label in inner]) * _PITCH_UM
 
 
 def _electrodes(rng: np.random.Generator) -> tuple[Electrodes, int]:
-    """Draw every electrode's noise; the second value is the row of the dead one."""
+    """Draw every electrode's noise; return it with the row of the dead electrode."""
     n = len(_CHANNELS)
     reference = _reference_row()
     others = [row for row in range(n) if row != reference]
@@ -228,7 +228,7 @@ def _electrodes(rng: np.random.Generator) -> tuple[Electrodes, int]:
     hum = rng.uniform(0.2, 1.5, n)
     drift = rng.uniform(1.0, 10.0, n)
     offset = rng.uniform(-40.0, 40.0, n)
-    # The reference is measured against itself; a dead electrode's amplifier shows its offset.
+    # The reference is measured against itself; a dead electrode shows its amplifier's offset only.
     for row in (reference, dead):
         noise[row] = hum[row] = drift[row] = 0.0
     offset[reference] = 0.0
@@ -246,7 +246,7 @@ def _placed(
     dead: int,
     sampling_rate_hz: float,
 ) -> PlacedSpikes:
-    """Give every neuron its template and size; some stay below any threshold."""
+    """Draw every neuron's template and amplitude, some of them below any threshold."""
     waves = [
         template_waveform(
             _template(rng), _peak_uv(rng, electrodes.noise_sd_uv[at]), sampling_rate_hz
@@ -276,12 +276,12 @@ def _template(rng: np.random.Generator) -> Template:
 
 
 def _peak_uv(rng: np.random.Generator, noise_sd_uv: float) -> float:
-    """Draw a neuron's height: median 9 noise SDs, one in six below 5.5, one in six above 15."""
+    """Draw a neuron's peak: median 9 noise SDs, one in six below 5.5, one in six above 15."""
     return float(noise_sd_uv * np.clip(9.0 * np.exp(rng.normal(0, 0.5)), 2.0, 40.0))
 
 
 def _truth(placed: PlacedSpikes, n_samples: int, sampling_rate_hz: float) -> SpikeTrains:
-    """Return the true spikes by electrode, without the reference, as readers leave it out too."""
+    """Return the true spikes by electrode, without the reference, which readers leave out too."""
     reference = _reference_row()
     swing = np.ptp(placed.waveforms_uv, axis=1) if len(placed.waveforms_uv) else np.empty(0)
     labels = tuple(c.label for c in _CHANNELS if c.label != _REFERENCE)

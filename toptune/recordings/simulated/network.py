@@ -1,16 +1,13 @@
-"""When the neurons of a simulated culture fire.
-
-What enters: the fraction of excitatory neurons, electrode positions in micrometres and a length in
-seconds. What leaves: spike times, in samples, of every neuron near an electrode.
+"""The spike times of the neurons near the electrodes of a simulated culture.
 
 The culture is a pair of stochastic rate equations, an excitatory and an inhibitory population
 (after Wilson & Cowan 1972, Biophys. J. 12:1-24), with depressing excitatory synapses (after
-Tsodyks & Markram 1997, PNAS 94:719-723) and slow adaptation. Excitation that outruns its
-depression makes network bursts; inhibition ends them early, makes them rare and finally prevents
-them, so that what is left is tonic firing. Neurons fire as Poisson processes that follow their
-population, each with its own strength, slow fluctuation, delay from where a burst starts, and
-refractory time. No figure here is fitted to a recording; they were chosen so that rates and bursts
-lie where cortical cultures are reported (bursts every few seconds, 0.1 to 1 s long).
+Tsodyks & Markram 1997, PNAS 94:719-723) and slow adaptation. Excitation that exceeds its depression
+causes network bursts; inhibition shortens them, makes them rare and finally prevents them, which
+leaves tonic firing. Neurons fire as Poisson processes that follow their population, each with its
+own strength, slow fluctuation, delay from the origin of a burst, and refractory time. No value here
+is fitted to a recording; they were chosen to give rates and bursts as reported of cortical cultures
+(bursts every few seconds, 0.1 to 1 s long).
 """
 
 from __future__ import annotations
@@ -33,34 +30,34 @@ EXCITATORY_FRACTIONS = {
 }
 
 _STEP_S = 0.002
-# Populations start from rest; this long until that is forgotten.
+# Simulated and discarded, since populations start from rest.
 _WARM_UP_S = 30.0
-# A culture's true fraction strays from what was plated, and its synapses from the norm.
+# SDs of a culture's true fraction around the plated one, and of its couplings around the norm.
 _FRACTION_SD = 0.04
 _COUPLING_SD = 0.08
 _REFRACTORY_S = 0.003
-# What a typical neuron would fire at in a fully active population.
+# The firing rate of a typical neuron in a fully active population.
 _GAIN_HZ = 60.0
 _MEAN_UNITS = 2.2
 _MAX_UNITS = 6
-# The activity at which a burst is taken to start, where a new origin and new gains are drawn.
+# The activity at which a burst starts, for which a new origin and new gains are drawn.
 _BURST_LEVEL = 0.1
 _BURST_PAUSE_S = 0.5
-# How fast bursts spread, in micrometres a second.
+# The speed at which bursts spread, in micrometres per second.
 _SPREAD_UM_S = 40_000.0
 
 
 class Activity(NamedTuple):
-    """What the neurons near the electrodes did.
+    """The spikes of the neurons near the electrodes.
 
     Attributes
     ----------
     sample : (n,) int64
         Spike times in samples, unit by unit.
     unit : (n,) int32
-        Which neuron fired.
+        The neuron that fired.
     electrode : (units,) int32
-        The electrode each neuron lies at.
+        The electrode that each neuron is near.
     population : (steps, 2) float64
         Activity of the excitatory and inhibitory populations, 0 to 1, every 2 ms.
     """
@@ -72,7 +69,7 @@ class Activity(NamedTuple):
 
 
 class _Bursts(NamedTuple):
-    """Which burst each step belongs to (0 before the first), and where each started."""
+    """The burst that each step belongs to (0 before the first), and the delays of each burst."""
 
     of_step: NDArray[np.int64]
     delay_steps: NDArray[np.int64]  # (bursts + 1, electrodes)
@@ -91,13 +88,13 @@ def simulate_activity(
     Parameters
     ----------
     rng
-        All chance comes from here.
+        The source of all randomness.
     excitatory_fraction
-        Of the neurons plated, 0 to 1; the culture gets one that strays from it by SD 0.04.
+        Of the neurons plated, 0 to 1; the culture's own fraction differs by an SD of 0.04.
     positions_um : (electrodes, 2) float64
-        Where the electrodes are.
+        Positions of the electrodes in micrometres.
     n_samples, sampling_rate_hz
-        Length and time base of the recording.
+        Length and sampling rate of the recording.
 
     Returns
     -------
@@ -128,7 +125,7 @@ def simulate_activity(
 
 
 class _Couplings(NamedTuple):
-    """The rate equations' constants; inputs are in units of the half-activation input."""
+    """Constants of the rate equations; inputs are in units of the half-activation input."""
 
     ee: float
     ei: float
@@ -146,7 +143,7 @@ _NORM = _Couplings(7.5, 4.0, 5.0, 3.0, 0.09, 0.16, 12.0)
 def _populations(rng: np.random.Generator, fraction: float, n_steps: int) -> NDArray[np.float64]:
     strays = np.exp(rng.normal(0, _COUPLING_SD, len(_NORM)))
     c = _Couplings(*(np.array(_NORM) * strays))
-    # Neurons make synapses with what is there: a few excitatory cells keep more than their share.
+    # Neurons connect to those present, so that few excitatory cells have more than their share.
     excitation, inhibition = fraction**0.5, 1 - fraction
     couplings = (
         *(c.ee * excitation, c.ei * inhibition, c.ie * excitation, c.ii * inhibition),
@@ -163,7 +160,7 @@ def _populations(rng: np.random.Generator, fraction: float, n_steps: int) -> NDA
 def _integrate(
     couplings: NDArray[np.float64], noise: NDArray[np.float64], out: NDArray[np.float64]
 ) -> None:
-    """Euler steps of 2 ms of the rate equations."""
+    """Integrate the rate equations in Euler steps of 2 ms."""
     ee, ei, ie, ii, drive_e, drive_i, recovery_s = couplings
     tau_e, tau_i, tau_noise, tau_adapt = 0.012, 0.016, 0.02, 1.0
     depression_hz, adaptation, noise_sd = 4.0, 0.3, 0.04
@@ -186,11 +183,11 @@ def _integrate(
 def _bursts(
     rng: np.random.Generator, activity: NDArray[np.float64], positions_um: NDArray[np.float64]
 ) -> _Bursts:
-    """Give each burst one of three sites of the culture to start from."""
+    """Draw for each burst one of three sites of the culture as its origin."""
     above = np.flatnonzero((activity[1:] >= _BURST_LEVEL) & (activity[:-1] < _BURST_LEVEL))
     pause = round(_BURST_PAUSE_S / _STEP_S)
     starts = above[np.diff(above, prepend=-pause) >= pause]
-    # A little early, so that a burst's first spikes have its delays too.
+    # A little early, so that a burst's first spikes have its delays as well.
     of_step = np.searchsorted(starts - pause // 5, np.arange(len(activity)), side="right")
     low, high = positions_um.min(axis=0), positions_um.max(axis=0)
     sites = rng.uniform(low, high, (3, 2))
@@ -211,14 +208,14 @@ def _rate_hz(
     steps = np.arange(len(population)) - bursts.delay_steps[bursts.of_step, electrode]
     gain_hz = _GAIN_HZ * math.exp(rng.normal(0, 0.6))
     tonic_hz = 0.15 * math.exp(rng.normal(0, 0.8))
-    # Not every neuron takes part in every burst alike.
+    # Neurons take part in bursts to different degrees.
     part = np.exp(rng.normal(0, 0.35, len(bursts.delay_steps)))[bursts.of_step]
     driven: NDArray[np.float64] = tonic_hz + gain_hz * part * population[np.maximum(steps, 0)]
     return driven * _fluctuation(rng, len(population))
 
 
 def _fluctuation(rng: np.random.Generator, n_steps: int) -> NDArray[np.float64]:
-    """Slow ups and downs of one neuron's own: a log-normal walk with 8 s memory, mean about 1."""
+    """Draw a neuron's slow fluctuation: log-normal, with a memory of 8 s and a mean of about 1."""
     block = round(0.2 / _STEP_S)
     n = n_steps // block + 2
     keep = math.exp(-0.2 / 8.0)
@@ -232,7 +229,7 @@ def _fluctuation(rng: np.random.Generator, n_steps: int) -> NDArray[np.float64]:
 
 
 def _spike_times_s(rng: np.random.Generator, rate_hz: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Draw a Poisson process and drop what comes within the refractory time of the one before."""
+    """Draw a Poisson process without spikes in the refractory time of the one before."""
     fired = np.flatnonzero(rng.random(len(rate_hz)) < rate_hz * _STEP_S)
     times_s = (fired + rng.random(len(fired))) * _STEP_S
     kept: NDArray[np.float64] = times_s[np.diff(times_s, prepend=-1.0) >= _REFRACTORY_S]

@@ -1,8 +1,6 @@
-"""The voltage that electrodes see: spikes as templates, in coloured noise.
+"""The voltage of simulated electrodes: spike templates in coloured noise.
 
-What enters: spike times in samples, templates and noise levels in microvolts.
-What leaves: samples in microvolts, (channels, samples) float32, block by block, so that memory does
-not grow with the recording.
+It is made block by block, so that memory does not grow with the recording.
 """
 
 from __future__ import annotations
@@ -18,16 +16,16 @@ from toptune.errors import InputError
 from toptune.machine.compiling import compiled
 from toptune.recordings.trains import Spikes, sort_spikes
 
-# An autoregressive process of order 2: amplifier noise with more power at low frequencies.
+# Of an autoregressive process of order 2: amplifier noise has more power at low frequencies.
 _AR = (0.35, 0.1)
 _HUM_HZ = 50.0
-# Drift moves by about 0.1 uV in this many samples, far below the noise.
+# Samples for which drift is constant; it changes by about 0.1 uV, far less than the noise.
 _DRIFT_STEP = 65
-# 30 chunks of a 60-channel MCS file, so that its writer need not cut and join.
+# 30 chunks of a 60-channel MCS file, so that its writer need not cut and join blocks.
 _BLOCK = 126 * _DRIFT_STEP
 _BEFORE_MS = 0.8
 _AFTER_MS = 1.7
-# Below this, a template is a handful of samples and no longer biphasic.
+# Below this, a template has only a few samples and is no longer biphasic.
 MIN_SAMPLING_RATE_HZ = 5_000.0
 
 
@@ -39,9 +37,9 @@ class Template(NamedTuple):
     trough_ms, hump_ms
         Widths (SD) of the negative peak and the positive one after it.
     delay_ms
-        From the one to the other.
+        Time from the negative peak to the positive one.
     ratio
-        Height of the second relative to the first.
+        Height of the positive peak relative to the negative one.
     """
 
     trough_ms: float
@@ -72,9 +70,9 @@ class Traces(NamedTuple):
 
 
 class Electrodes(NamedTuple):
-    """What each electrode adds to spikes; arrays (channels,) float64, microvolts.
+    """Noise, hum, drift and offset of each electrode, (channels,) float64 in microvolts and hertz.
 
-    A `noise_sd_uv` of 0 is a dead electrode or the reference: it shows its offset only.
+    A dead electrode and the reference have a `noise_sd_uv` of 0, and show their offset only.
     """
 
     noise_sd_uv: NDArray[np.float64]
@@ -85,12 +83,12 @@ class Electrodes(NamedTuple):
 
 
 class PlacedSpikes(NamedTuple):
-    """Spikes to be drawn into a trace, sorted by sample.
+    """Spikes to add to the traces, sorted by sample.
 
     Attributes
     ----------
     sample : (n,) int64
-        Where the template's negative peak goes.
+        The sample of the template's negative peak.
     channel, shape : (n,) int32
         The electrode, and the row of `waveforms_uv`.
     waveforms_uv : (shapes, length) float32
@@ -116,14 +114,14 @@ def template_waveform(
     trough = np.exp(-0.5 * (ms / template.trough_ms) ** 2)
     hump = np.exp(-0.5 * ((ms - template.delay_ms) / template.hump_ms) ** 2)
     wave = template.ratio * hump - trough
-    # The hump's foot would lift the trough, and the edges must be zero: no steps in the trace.
+    # Both ends must be zero, to leave no steps in the trace, and the peak exact despite the hump.
     wave *= np.sin(np.pi * (np.arange(len(ms)) + 1) / (len(ms) + 1)) ** 0.25
     scaled: NDArray[np.float32] = (wave * (peak_uv / -wave[before])).astype(np.float32)
     return scaled
 
 
 def samples_before_peak(sampling_rate_hz: float) -> int:
-    """Column of the negative peak in what `template_waveform` returns."""
+    """Return the column of the negative peak in a waveform of `template_waveform`."""
     return math.ceil(_BEFORE_MS * sampling_rate_hz / 1000)
 
 
@@ -140,7 +138,7 @@ def voltage_blocks(
     phases = rng.uniform(0, 2 * np.pi, (n_channels, 2))
     state = np.zeros((n_channels, 2))
     gain = electrodes.noise_sd_uv / _ar_sd()
-    # sin(wt + p) = sin(wt) cos(p) + cos(wt) sin(p): one pair of waves serves all channels.
+    # sin(wt + p) = sin(wt) cos(p) + cos(wt) sin(p), so that all channels share one pair of waves.
     mix = np.stack([np.cos(phases[:, 0]), np.sin(phases[:, 0])], axis=1)
     hum = (electrodes.hum_uv[:, None] * mix).astype(np.float32)
     for start in range(0, n_samples, _BLOCK):
@@ -165,29 +163,29 @@ def simulate_traces(
     sampling_rate_hz: float = 10_000.0,
     refractory_ms: float = 5.0,
 ) -> Traces:
-    """Simulate electrodes with one neuron each, firing at random, to judge a detector by.
+    """Simulate electrodes with one randomly firing neuron each, to test a detector.
 
     Parameters
     ----------
     n_channels, seconds
-        Size.
+        Number of electrodes and length.
     seed
-        Equal seeds, equal traces.
+        Equal seeds give equal traces.
     peak_sd
         Height of the negative peak in noise standard deviations; peak to peak is 1.37 times that.
     rate_hz
-        Spikes a second and channel before the refractory time takes some away.
+        Spikes/s per electrode, before those in the refractory time are removed.
     noise_sd_uv
         Standard deviation of the noise.
     sampling_rate_hz
         At least 5 kHz.
     refractory_ms
-        The least distance of two spikes of one channel.
+        The shortest time between two spikes of a channel.
 
     Returns
     -------
     Traces
-        No hum, drift or offset: noise and spikes only. No spike is cut by the traces' ends.
+        Noise and spikes, without hum, drift or offset. No spike is cut off at the ends.
     """
     check_rate(sampling_rate_hz)
     rng = new_generator(seed)
@@ -220,12 +218,12 @@ def simulate_traces(
 
 
 def new_generator(seed: int | np.random.SeedSequence) -> np.random.Generator:
-    """Return a source of chance; SFC64 is NumPy's fastest bit generator."""
+    """Return a random generator; SFC64 is NumPy's fastest bit generator."""
     return np.random.Generator(np.random.SFC64(seed))
 
 
 def check_rate(sampling_rate_hz: float) -> None:
-    """Refuse rates that templates cannot be sampled at."""
+    """Refuse rates at which templates cannot be sampled."""
     if not MIN_SAMPLING_RATE_HZ <= sampling_rate_hz < math.inf:
         raise InputError(
             f"sampling_rate_hz must be {MIN_SAMPLING_RATE_HZ:g} or above, got {sampling_rate_hz:g}"
@@ -233,7 +231,7 @@ def check_rate(sampling_rate_hz: float) -> None:
 
 
 def _ar_sd() -> float:
-    """SD of the autoregressive process for unit innovations (Box & Jenkins, section 3.2)."""
+    """Return the autoregressive process's SD for unit innovations (Box & Jenkins, section 3.2)."""
     a, b = _AR
     return math.sqrt((1 - b) / ((1 + b) * ((1 - b) ** 2 - a**2)))
 
@@ -247,7 +245,7 @@ def _colour(
     hum: NDArray[np.float32],
     drift: NDArray[np.float32],
 ) -> None:
-    """Turn white noise into each channel's autoregressive noise, hum and drift, in place."""
+    """Turn white noise into each channel's autoregressive noise, with hum and drift, in place."""
     a, b = _AR
     for channel in range(block.shape[0]):
         last, before = state[channel]
@@ -289,7 +287,7 @@ def _stamp(
     shape: NDArray[np.int32],
     waveforms: NDArray[np.float32],
 ) -> None:
-    """Add each spike's waveform from column `first` on, as far as it lies in the block."""
+    """Add each spike's waveform from column `first` on, as far as it is inside the block."""
     for i in range(len(first)):
         for k in range(max(0, -first[i]), min(waveforms.shape[1], block.shape[1] - first[i])):
             block[channel[i], first[i] + k] += waveforms[shape[i], k]
