@@ -356,7 +356,7 @@ def test_noise_without_spikes_is_unlike_training(made: Path, tmp_path: Path) -> 
     silent = write_mcs(tmp_path / "silent.h5", seed=80, rate_hz=0.0)
     (one,) = predict(made / "falkon", silent).recordings
     assert one.unlike_training
-    (rate,) = [w for w in one.warnings if w.startswith("mean firing rate 0 spikes/s an electrode")]
+    (rate,) = [w for w in one.warnings if w.startswith("mean firing rate 0 spikes/s per electrode")]
     assert "training had" in rate
 
 

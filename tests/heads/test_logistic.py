@@ -1,4 +1,4 @@
-"""The classic head: scikit-learn's own checks, its pipeline beside it, and the compiled folds."""
+"""Logistic regression: scikit-learn's own checks and pipeline beside it, and the compiled folds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tuning of the classic head against refitting every fold, and folds that must learn nothing."""
+"""Tuning of the logistic regression: against refitting, and folds that must learn nothing."""
 
 from __future__ import annotations
 

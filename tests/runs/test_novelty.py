@@ -208,7 +208,7 @@ def test_rates_more_than_half_as_much_outside_the_range_are_unlike(
     judged = judge(limits.reference[:3], facts, limits)
     assert judged.unlike_training is unlike
     assert not judged.unlike.any()
-    expected = f"mean firing rate {rate_hz:.3g} spikes/s an electrode, training had 1 to 4"
+    expected = f"mean firing rate {rate_hz:.3g} spikes/s per electrode, training had 1 to 4"
     assert [w.startswith(expected) for w in judged.warnings] == [True] * unlike
 
 

@@ -184,7 +184,7 @@ def test_windows_must_be_said_where_the_store_has_several(made: Path, tmp_path: 
 # --- runs
 
 
-def test_the_classic_head_is_scored_and_written_as_the_others(
+def test_the_logistic_regression_is_scored_and_written_as_the_others(
     store: FeatureStore, tmp_path: Path
 ) -> None:
     table = table_for(store, "parameters")
@@ -282,7 +282,7 @@ def check(result: Predictions, model: Path, table: FeatureTable) -> None:
         assert one.prediction == table.recordings[row].label
 
 
-def test_the_classic_model_predicts_recordings_as_in_training(
+def test_the_model_of_burst_parameters_predicts_recordings_as_in_training(
     made: Path, store: FeatureStore, tmp_path: Path
 ) -> None:
     table = table_for(store, "parameters")

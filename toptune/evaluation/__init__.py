@@ -1,1 +1,36 @@
-"""How good a head is on devices it has not seen."""
+"""How well a classifier does on devices it has not seen.
+
+Rows of features enter, with devices, labels and groups, and a head (`toptune.heads`) with what it
+may choose from. Held-out scores and probabilities of every row leave, with what each fold chose, a
+permutation test, and the scores that a run publishes.
+
+`task` says who each row belongs to, `folds` leaves one group out, `evaluate` adds tuning,
+calibration and permutations inside the folds, `scores` and `calibration_quality` judge predictions,
+and `metrics` puts metrics.json together.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from toptune.evaluation.evaluate import Evaluation
+    from toptune.evaluation.folds import FoldResults, leave_one_group_out
+    from toptune.evaluation.scores import Scores, score
+else:
+    _HOMES = {
+        "Evaluation": "evaluate",
+        "FoldResults": "folds",
+        "Scores": "scores",
+        "leave_one_group_out": "folds",
+        "score": "scores",
+    }
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'toptune.evaluation' has no attribute {name!r}")
+        return getattr(import_module(f"toptune.evaluation.{_HOMES[name]}"), name)
+
+
+__all__ = ["Evaluation", "FoldResults", "Scores", "leave_one_group_out", "score"]

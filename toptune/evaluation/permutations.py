@@ -1,13 +1,9 @@
-"""Could it be chance? Labels shuffled as they might have fallen, and the p-value of a score.
+"""Permutation test: shuffled labels, accuracies per device under them, and the p-value of a score.
 
-What enters: the label of each unit (a device, or a device and label), which units are exchangeable,
-and predictions made with shuffled labels. What leaves: shuffled labels, accuracies per device, and
-p-values, all between 0 and 1.
-
-What is shuffled are the labels of whole units, never of windows: windows of one culture are no
-independent witnesses. Where each device has one label, labels are shuffled over devices. Where
-devices have several (a dose series), a device's labels are shuffled among its own units, since
-units of one device resemble each other whatever their labels.
+Labels of whole units (a device, or a device and label) are shuffled, never those of windows:
+windows of one culture are not independent. Where each device has one label, labels are shuffled
+over devices. Where devices have several (a dose series), a device's labels are shuffled among its
+own units, since units of one device resemble each other whatever their labels.
 """
 
 from __future__ import annotations
@@ -27,7 +23,7 @@ from toptune.errors import InputError, ToptuneError
 _LEVEL = 0.05
 
 # Statistics nearer than this, relative to 1 or to themselves, are equal: a share that is added up
-# in another order must not be taken for a smaller one.
+# in another order must not count as a smaller one.
 _TIE = 1e-9
 
 
@@ -248,7 +244,7 @@ def device_accuracies(
     n_classes: int,
     mean_scores: NDArray[np.floating[Any]] | None = None,
 ) -> NDArray[np.float64]:
-    """Share of units that the majority of their windows names rightly, shuffle by shuffle.
+    """Share of units that are classified correctly by most of their windows, for each shuffle.
 
     The observed labels' accuracy must come from here too, with or without `mean_scores` like the
     others.
@@ -293,7 +289,7 @@ def device_accuracies(
 
 
 def p_value(statistic: float, permuted: NDArray[np.float64]) -> float:
-    """How often chance does as well, the observed labels counted as one of its ways.
+    """Share of shuffles that score as well, the observed labels counted as one of them.
 
     ``(1 + number of permuted >= statistic) / (1 + number of permuted)`` (Phipson & Smyth 2010,
     Permutation p-values should never be zero, Stat. Appl. Genet. Mol. Biol. 9:39). It is valid

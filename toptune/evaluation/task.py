@@ -1,7 +1,6 @@
-"""Who each window belongs to, and what stands against training on it.
+"""Which device, class and group each row belongs to, and what stands against training on it.
 
-What enters: a table of features, and the user's words on groups, classes and strata. What leaves:
-labels, devices and groups of the windows, and every problem there is, before anything is trained.
+All problems of a table, its groups, classes and strata are found before anything is trained.
 """
 
 from __future__ import annotations

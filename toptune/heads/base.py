@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 Candidate = Mapping[str, Any]
 #: Told what is going on, how much of it is done, and how much there is.
 Progress = Callable[[str, int, int], None]
+#: Told how much of one thing is done, and how much there is.
+StepProgress = Callable[[int, int], None]
 
 
 class Table(NamedTuple):
@@ -326,7 +328,7 @@ class Head:
         estimator: Any,
         rows: LabelledRows,
         candidates: Sequence[Candidate],
-        progress: Callable[[int, int], None] | None,
+        progress: StepProgress | None,
     ) -> NestedScores:
         """Leave each group out once, with the candidate chosen among the other groups.
 

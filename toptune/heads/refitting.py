@@ -12,14 +12,12 @@ from scipy.special import softmax
 from sklearn.base import clone
 
 from toptune.errors import InputError
-from toptune.heads.base import Candidate, Progress
+from toptune.heads.base import Candidate, Progress, StepProgress
 from toptune.heads.nested import NestedScores, Shuffled
 from toptune.heads.rows import Float64, Grouping, LabelledRows
 from toptune.heads.selection import selection_loss
 
-Tune = Callable[
-    [Any, LabelledRows, Sequence[Candidate], Callable[[int, int], None] | None], NestedScores
-]
+Tune = Callable[[Any, LabelledRows, Sequence[Candidate], StepProgress | None], NestedScores]
 
 
 class HeldOut(NamedTuple):
@@ -94,7 +92,7 @@ def tune_by_refitting(
     estimator: Any,
     rows: LabelledRows,
     candidates: Sequence[Candidate],
-    progress: Callable[[int, int], None] | None = None,
+    progress: StepProgress | None = None,
 ) -> NestedScores:
     """Choose a candidate inside each fold's training groups, and score the fold by it.
 
@@ -191,7 +189,7 @@ def tune_each_labelling(
 ) -> tuple[NestedScores, Shuffled | None]:
     """Tune for the observed labels, then anew for each shuffle; see `Head.nested`."""
 
-    def watched(what: str) -> Callable[[int, int], None] | None:
+    def watched(what: str) -> StepProgress | None:
         return None if progress is None else lambda done, total: progress(what, done, total)
 
     nested = tune(estimator, rows, candidates, watched("models"))

@@ -1,1 +1,36 @@
-"""What is published."""
+"""What training and prediction publish, and how it is read again.
+
+Scores and held-out predictions enter, with a fitted classifier and the table it was trained on. A
+run's folder leaves (`folder`, `tables`), with a model that is complete in itself (`model`): its
+classifier, calibration, scores, and what its training recordings have in common (`novelty`).
+
+On further recordings, `predictor` makes verdicts with such a model, `verdicts` writes them, and
+`occlusion` says which spikes they depend on. `reading` reads a run for reports.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from toptune.runs.model import Model, load_model, read_model
+    from toptune.runs.predictor import Predictor
+    from toptune.runs.reading import ReadRun, read_run
+else:
+    _HOMES = {
+        "Model": "model",
+        "Predictor": "predictor",
+        "ReadRun": "reading",
+        "load_model": "model",
+        "read_model": "model",
+        "read_run": "reading",
+    }
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'toptune.runs' has no attribute {name!r}")
+        return getattr(import_module(f"toptune.runs.{_HOMES[name]}"), name)
+
+
+__all__ = ["Model", "Predictor", "ReadRun", "load_model", "read_model", "read_run"]

@@ -1,9 +1,8 @@
-"""A trained head with all that is needed to use it on another recording.
+"""A trained classifier with all that is needed to use it on another recording.
 
-What enters: a fitted head, the table it was trained on, facts from the store, cross-validated
-scores. What leaves: a folder of two files, model.safetensors (what was learnt, and reference rows
-for telling novelty) and model.json (everything else); no pickle. What is read is checked: the
-tensors against the sha256 in model.json, and every name and value in model.json when it is read.
+It is a folder of two files, without pickle: model.safetensors (what was learnt, and reference rows
+for novelty) and model.json (everything else). Reading checks the tensors against the sha256 in
+model.json, and every name and value in model.json.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ _KIND = "toptune model"
 # model.json of a thousand recordings takes less than a megabyte.
 _MOST_BYTES = 16 * 2**20
 _HEAD, _REFERENCE = "head.", "novelty.reference"
-# What a verdict is never shown without.
+# Scores that every report of a verdict shows.
 _SCORES = ("n_devices", "device_accuracy", "device_accuracy_ci95", "chance")
 
 
@@ -66,7 +65,7 @@ class ModelView:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Model:
-    """A fitted head and what it was made of.
+    """A fitted classifier and what it was made of.
 
     Parameters
     ----------
@@ -81,11 +80,11 @@ class Model:
         For each view, where its backbone's weights came from.
     inverse_temperature
         Probabilities are ``softmax(inverse_temperature x scores)``; None where they were not
-        calibrated, and are the head's own.
+        calibrated, and are the classifier's own.
     scores
         Cross-validated, as in metrics.json.
     novelty
-        What training recordings have in common.
+        What the training recordings have in common.
     toptune_version
         Of the toptune that trained it.
 
@@ -110,7 +109,8 @@ class Model:
         of_head, of_rows = self.estimator.n_features_in_, self.novelty.reference.shape[1]
         if not of_views == of_head == of_rows:
             raise InputError(
-                f"the head has {of_head} features, its views {of_views}, reference rows {of_rows}"
+                f"the classifier has {of_head} features, its views {of_views}, reference rows"
+                f" {of_rows}"
             )
         a = self.inverse_temperature
         if a is not None and not (math.isfinite(a) and a > 0):
@@ -131,7 +131,7 @@ class Model:
 
     @cached_property
     def views(self) -> tuple[ModelView, ...]:
-        """The feature sets side by side in the head's rows, from left to right."""
+        """The feature sets side by side in the classifier's rows, from left to right."""
         listed = zip(self.provenance["views"], self.weights, strict=True)
         return tuple(
             ModelView(
@@ -171,7 +171,7 @@ def trained_model(
     scores: Mapping[str, Any],
     inverse_temperature: float | None = None,
 ) -> Model:
-    """Put together what `write_model` writes, and learn the limits of novelty.
+    """Put together what `write_model` writes, and find the limits of novelty.
 
     Parameters
     ----------
@@ -258,7 +258,7 @@ def read_model(folder: Path | str) -> Model:
 
 
 def load_model(folder: Path | str) -> Any:
-    """Read the fitted head of a run's ``model/``; it predicts as it did when it was written."""
+    """Read the fitted classifier of a run's ``model/``; it predicts as when it was written."""
     return read_model(folder).estimator
 
 

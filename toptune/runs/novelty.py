@@ -1,15 +1,13 @@
-"""Is a recording unlike anything in training? Then its verdict is an extrapolation, and said so.
-
-What enters: features of windows, float32, and facts of recordings (rates in Hz). What leaves:
-limits, learnt once when a model is trained, and what a recording oversteps of them.
+"""Whether a recording is unlike those of training, so that its verdict is an extrapolation.
 
 A window is as near to training as the largest value of the model's kernel between it and
-reference rows of the training windows (1 at the same place, towards 0 far away). How near a
-window of a new device comes when nothing is wrong is learnt by leaving devices out: each training
-window is compared with the reference rows of all other devices, never with those of its own. 99 in
-100 of them come nearer than the limit. This is the distance to the nearest neighbour as a score of
-novelty (Knorr, Ng & Tucakov 2000, VLDB J. 8:237-253), in the kernel's feature space, where the
-squared distance of two points is 2 - 2 k (Schoelkopf 2000, NIPS 13).
+reference rows of the training windows (1 at the same place, towards 0 far away). How near windows
+of a new device usually come is learnt by leaving devices out: each training window is compared with
+the reference rows of all other devices, never with those of its own. 99 in 100 of them come nearer
+than the limit. This is the distance to the nearest neighbour as a score of novelty (Knorr, Ng &
+Tucakov 2000, VLDB J. 8:237-253), in the kernel's feature space, where the squared distance of two
+points is 2 - 2 k (Schoelkopf 2000, NIPS 13). Mean firing rate, number of electrodes and sampling
+rate are compared as well.
 """
 
 from __future__ import annotations
@@ -44,7 +42,7 @@ class Range(NamedTuple):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class NoveltyLimits:
-    """What a model knows of its training recordings, to tell when another is unlike them.
+    """What the training recordings of a model have in common.
 
     Parameters
     ----------
@@ -55,7 +53,7 @@ class NoveltyLimits:
     least_nearness
         A window is unlike training below it.
     electrode_rate_hz
-        Spikes a second and electrode, means of whole recordings.
+        Spikes/s per electrode, means of whole recordings.
     n_electrodes
         Of the training recordings.
     sampling_rates_hz
@@ -246,7 +244,7 @@ def _rate_warning(facts: RecordingFacts, seen: Range) -> str | None:
     if seen.low / RATE_FACTOR <= rate <= seen.high * RATE_FACTOR:
         return None
     return (
-        f"mean firing rate {rate:.3g} spikes/s an electrode, training had {seen.low:.3g} to"
+        f"mean firing rate {rate:.3g} spikes/s per electrode, training had {seen.low:.3g} to"
         f" {seen.high:.3g}: more than a factor {RATE_FACTOR:g} outside"
     )
 

@@ -1,8 +1,8 @@
-"""The tables and the picture of a run.
+"""Tables and the confusion matrices of a run.
 
-What enters: held-out predictions and scores. What leaves: folds.csv, windows.csv, devices.csv and
-confusion.csv (shares between 0 and 1, times in seconds since the recording's start), and
-confusion.png; of the parameters head also parameters.csv and coefficients.csv.
+folds.csv, windows.csv, devices.csv and confusion.csv hold shares between 0 and 1 and times in
+seconds since the recording's start. parameters.csv holds burst parameters of whole recordings,
+where a classifier is trained on those; further tables are the head's own.
 """
 
 from __future__ import annotations

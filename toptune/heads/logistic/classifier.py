@@ -1,7 +1,6 @@
-"""The classic head: regularised logistic regression, for rows of few and meaningful numbers.
+"""Regularised logistic regression, for rows of few and meaningful numbers such as burst parameters.
 
-What enters: rows of parameters (float32 or float64), NaN where one is not defined, and labels. What
-leaves: log-odds of each class against the others.
+Values that are not defined are NaN. The scores are the log-odds of each class against the others.
 """
 
 from __future__ import annotations

@@ -1,16 +1,14 @@
-"""The penalty of the classic head chosen inside every fold, and its permutation test.
+"""The penalty of the logistic regression chosen inside every fold, and its permutation test.
 
-What enters: a head, candidates for C, rows, labels, groups and units. What leaves: nested scores,
-and what the same procedure says under shuffled labels.
-
-Filling in, standardising and fitting see the training rows of a fold only; inside, those of the
-outer fold without one more group. Leaving out groups g and h serves both as fold h inside fold g
-and the other way round. What is standardised does not depend on labels, so shuffles share it.
+Missing values are filled in, columns standardised and models fitted by the training rows of a fold
+only; inside an outer fold, by its training rows without one more group. Leaving out groups g and h
+serves both as fold h inside fold g and the other way round. Standardising does not depend on
+labels, so shuffles share it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from toptune.errors import InputError
+from toptune.heads.base import Candidate, StepProgress
 from toptune.heads.logistic.classifier import LogisticClassifier, Standardiser
 from toptune.heads.logistic.folds import log_odds
 from toptune.heads.nested import NestedScores, Shuffled
@@ -31,10 +30,8 @@ _INNER_BYTES = 2**27
 # Few enough that progress is seen to move.
 _MOST_TOGETHER = 16
 
-Candidate = Mapping[str, Any]
 
-
-class _Told(NamedTuple):
+class _FoldScores(NamedTuple):
     """Scores of some labellings: (r, p, n, k), and (r, p, g, n, k) of the inner folds."""
 
     outer: Float64
@@ -50,7 +47,7 @@ def tune_logistic(
     candidates: Sequence[Candidate],
     *,
     shuffled: NDArray[np.int64] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: StepProgress | None = None,
 ) -> tuple[NestedScores, Shuffled]:
     """Leave each group out once, with the penalty chosen among the other groups.
 
@@ -104,11 +101,11 @@ def tune_logistic(
     )
     parts, nested = [], None
     for block in _blocks(len(labels), search.inner_bytes):
-        told = search.scores(labels[block], inner=len(heads) > 1 or block.start == 0)
-        loss = search.losses(told, labels[block])
+        found = search.scores(labels[block], inner=len(heads) > 1 or block.start == 0)
+        loss = search.losses(found, labels[block])
         if nested is None:
-            nested = search.nested(told, loss[0], codes)
-        parts.append(search.verdicts(told, loss))
+            nested = search.nested(found, loss[0], codes)
+        parts.append(search.verdicts(found, loss))
         if progress is not None:
             progress(block.stop, len(labels))
     assert nested is not None  # the observed labels come first
@@ -145,8 +142,8 @@ class _Search:
         """Memory of one labelling's inner scores."""
         return 4 * len(self._C) * len(self._grouping.groups) * len(self._X) * self._k
 
-    def scores(self, labels: NDArray[np.int64], *, inner: bool) -> _Told:
-        """Train all folds under some labellings, (r, u); the inner ones only where told to."""
+    def scores(self, labels: NDArray[np.int64], *, inner: bool) -> _FoldScores:
+        """Train all folds under some labellings, (r, u); the inner ones only where asked for."""
         grouping = self._grouping
         n_groups, (n, r) = len(grouping.groups), (len(self._X), len(labels))
         codes = labels[:, self._unit]
@@ -176,28 +173,28 @@ class _Search:
 
         with thread_pool() as pool:
             in_threads(pool, fold, left_out)
-        return _Told(outer, within)
+        return _FoldScores(outer, within)
 
-    def losses(self, told: _Told, labels: NDArray[np.int64]) -> Float64:
+    def losses(self, found: _FoldScores, labels: NDArray[np.int64]) -> Float64:
         """Loss of every candidate over the inner folds of each outer fold, (r, p, g)."""
         n_groups = len(self._grouping.groups)
         losses = np.zeros((len(labels), len(self._C), n_groups))
-        if not told.inner.shape[2]:
+        if not found.inner.shape[2]:
             return losses
         for group in range(n_groups):
             rows = self._judged[self._grouping.codes[self._judged] != group]
             unit = self._unit[rows]
             for p in range(len(self._C)):
-                logits = np.moveaxis(told.inner[:, p, group, rows].astype(np.float64), 2, 0)
+                logits = np.moveaxis(found.inner[:, p, group, rows].astype(np.float64), 2, 0)
                 logits = np.ascontiguousarray(logits.transpose(0, 2, 1))
                 losses[:, p, group] = labelling_losses(
                     logits, labels[:, unit].T, unit_weights(unit)
                 )
         return losses
 
-    def nested(self, told: _Told, loss: Float64, codes: NDArray[np.int64]) -> NestedScores:
+    def nested(self, found: _FoldScores, loss: Float64, codes: NDArray[np.int64]) -> NestedScores:
         """Put together what is said of the observed labels; candidates as they were given."""
-        outer, inner = told.outer[0], told.inner[0]
+        outer, inner = found.outer[0], found.inner[0]
         final_loss = np.array([selection_loss(scores, codes, self._unit) for scores in outer])
         choice, final_choice = loss.argmin(axis=0), int(final_loss.argmin())
         n_groups = len(choice)
@@ -213,12 +210,12 @@ class _Search:
             jitter=np.zeros(n_groups),
         )
 
-    def verdicts(self, told: _Told, loss: Float64) -> Shuffled:
+    def verdicts(self, found: _FoldScores, loss: Float64) -> Shuffled:
         """Tell what the chosen models say of held-out rows and units, labelling by labelling."""
         r, n = len(loss), len(self._X)
         choice = loss.argmin(axis=1)
         chosen = choice[:, self._grouping.codes]
-        scores = told.outer[np.arange(r)[:, None], chosen, np.arange(n)]
+        scores = found.outer[np.arange(r)[:, None], chosen, np.arange(n)]
         sizes = np.bincount(self._unit)
         averaging = np.eye(len(sizes))[:, self._unit] / sizes[:, None]
         return Shuffled(

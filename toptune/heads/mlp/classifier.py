@@ -1,6 +1,5 @@
-"""The MLP head: the small network that the paper trains on a frozen backbone's features.
+"""The MLP: the small network that the paper trains on a frozen backbone's features.
 
-What enters: rows of features (float32 or float64) and labels. What leaves: class probabilities.
 ``Linear(d, 64), ReLU, Linear(64, classes)``; Adam with learning rate 0.0005 that decays
 exponentially, batches of 75, 25 epochs, cross-entropy (Pastore et al.).
 """

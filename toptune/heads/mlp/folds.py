@@ -24,10 +24,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from toptune.heads.base import StepProgress
 from toptune.heads.mlp.network import CpuLearner, Draws, Network, Schedule, StackLearner
 from toptune.heads.rows import Float64, Grouping
-
-Progress = Callable[[int, int], None]
 
 # Variants trained side by side: enough to gather batches rarely, few enough for their weights,
 # moments and gradients (1.3 MB each for 1280 features) to stay in the cache.
@@ -97,7 +96,7 @@ def train_folds(
     variants: Sequence[Variant],
     use: Callable[[int, int, Network], None],
     *,
-    progress: Progress | None = None,
+    progress: StepProgress | None = None,
 ) -> None:
     """Train every fold in every variant.
 
@@ -263,7 +262,7 @@ def fold_scores(
     grouping: Grouping,
     variants: Sequence[Variant],
     seed: int,
-    progress: Progress | None = None,
+    progress: StepProgress | None = None,
 ) -> Float64:
     """Logits of every row by networks trained without that row's group.
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from toptune.heads.base import Candidate, Head
+from toptune.heads.base import Candidate, Head, StepProgress
 from toptune.heads.rules import Rule, above_0, above_0_up_to_1, at_least_0, whole_from_1
 from toptune.params import Option
 
@@ -123,7 +123,7 @@ class MLPHead(Head):
         estimator: Any,
         rows: LabelledRows,
         candidates: Sequence[Candidate],
-        progress: Callable[[int, int], None] | None,
+        progress: StepProgress | None,
     ) -> NestedScores:
         """See `Head`."""
         from toptune.heads.mlp.tuning import tune_mlp

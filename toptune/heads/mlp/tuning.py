@@ -1,7 +1,4 @@
-"""The MLP's parameters chosen inside each fold's training groups, and its folds for many labelings.
-
-What enters: a head, rows of features, labels and groups; candidates, or label vectors to try. What
-leaves: held-out scores, by networks that neither learnt nor were chosen on the rows they score.
+"""The MLP's parameters chosen inside every fold, and its folds under many labellings.
 
 A network trained without groups g and h serves twice: as fold h inside outer fold g, and as fold g
 inside outer fold h. So g (g - 1) / 2 pairs and g outer folds are trained once per candidate, all
@@ -20,9 +17,9 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from toptune.errors import InputError
+from toptune.heads.base import StepProgress
 from toptune.heads.mlp.classifier import MLPClassifier
 from toptune.heads.mlp.folds import (
-    Progress,
     Rows,
     Variant,
     fold_scores,
@@ -59,7 +56,7 @@ def tune_mlp(
     unit: NDArray[np.int64],
     candidates: Sequence[Mapping[str, Any]],
     *,
-    progress: Progress | None = None,
+    progress: StepProgress | None = None,
 ) -> NestedScores:
     """Choose a candidate inside each fold's training groups, and score the fold by it.
 
@@ -225,12 +222,12 @@ class _Scorer:
 class _Count:
     """Progress over several trainings, in networks."""
 
-    def __init__(self, progress: Progress | None, total: int) -> None:
+    def __init__(self, progress: StepProgress | None, total: int) -> None:
         self._progress = progress
         self._total = total
         self._done = 0
 
-    def onwards(self) -> Progress:
+    def onwards(self) -> StepProgress:
         """Give what counts the next training on from here."""
         before = self._done
 
