@@ -78,34 +78,38 @@ WEIGHTS = (
     weights("empty", lambda f: (f / ST).touch(), ST, "is empty"),
     weights("of an unknown name", lambda _: None, "imagnet", "imagenet, random, or a file"),
     weights("of another kind", lambda f: (f / "w.onnx").touch(), "w.onnx", "ending in"),
-    weights(
-        "header beyond the file", safetensors({}, length=10**6), ST, "not a complete safetensors"
-    ),
-    weights(
-        "header of 2**63 bytes", safetensors({}, length=2**63), ST, "not a complete safetensors"
-    ),
+    weights("header beyond the file", safetensors({}, length=10**6), ST, "not a complete"),
+    weights("header of 2**63 bytes", safetensors({}, length=2**63), ST, "not a complete"),
     weights("header of no JSON", safetensors(b"hello"), ST, "not a complete"),
     weights("header of nested lists", safetensors(b"[" * 50_000), ST, "not a complete"),
     weights("no tensors", safetensors({}), ST, "no tensors by name"),
     weights(
-        "tensor beyond the file", safetensors({"a": tensor("F32", [9], 0, 36)}), ST, "no whole"
+        "tensor beyond the file",
+        safetensors({"a": tensor("F32", [9], 0, 36)}),
+        ST,
+        "not a complete",
     ),
     weights(
         "tensors that overlap",
         safetensors({"a": tensor("F32", [1], 0, 4), "b": tensor("F32", [1], 2, 6)}, bytes(6)),
         ST,
-        "not a complete safetensors",
+        "not a complete",
     ),
     weights(
-        "absurd offsets", safetensors({"a": tensor("F32", [1], 2**60, 2**60 + 4)}), ST, "no whole"
+        "absurd offsets",
+        safetensors({"a": tensor("F32", [1], 2**60, 2**60 + 4)}),
+        ST,
+        "not a complete",
     ),
     weights(
         "shape that overflows",
         safetensors({"a": tensor("F32", [2**62, 2**62], 0, 4)}, bytes(4)),
         ST,
-        "not a complete safetensors",
+        "not a complete",
     ),
-    weights("unknown type", safetensors({"a": tensor("F99", [1], 0, 4)}, bytes(4)), ST, "no whole"),
+    weights(
+        "unknown type", safetensors({"a": tensor("F99", [1], 0, 4)}, bytes(4)), ST, "not a complete"
+    ),
     weights(
         "of one small tensor", safetensors({"a": tensor("F32", [1], 0, 4)}, bytes(4)), ST, "fit"
     ),

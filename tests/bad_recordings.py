@@ -207,7 +207,7 @@ MCS = (
     mcs("MCS time stamps beyond", stamps((0, 0, 5000)), "does not follow sample 0 of 2000"),
     mcs("MCS time stamps unsorted", stamps((0, 1000, 1999), (9, 0, 999)), "does not follow"),
     mcs("MCS time stamps negative", stamps((-5, 0, 1999)), "does not follow sample 0"),
-    mcs("MCS time stamps overlap", stamps((0, 0, 999), (50, 1000, 1999)), "recorded before"),
+    mcs("MCS time stamps overlap", stamps((0, 0, 999), (50, 1000, 1999)), "overlap in time"),
     mcs("MCS time stamps of years", stamps((0, 0, 999), (10**15, 1000, 1999)), "than 7 days"),
     mcs("MCS of a million million samples", _huge_shape, "claims 16000000000000 bytes"),
     mcs("MCS bomb in the samples", _bomb("ChannelData", (4, 2000), "<i4"), "inflates to more than"),
@@ -229,8 +229,8 @@ MCS = (
         "filter 32000",
         "h5repack",
     ),
-    mcs("MCS with samples in another file", _external, "lie in other files"),
-    mcs("MCS with virtual samples", _virtual, "lie in other files"),
+    mcs("MCS with samples in another file", _external, "are in other files"),
+    mcs("MCS with virtual samples", _virtual, "are in other files"),
     *(
         mcs(
             f"MCS with {what} link at {place}",
@@ -523,7 +523,7 @@ NPZ = (
     npz("NPZ with a label twice", "different names", channel_labels=np.array(["A", "A"])),
     npz("NPZ with labels as numbers", "list of names", channel_labels=np.array([1, 2])),
     npz("NPZ with a rate of NaN", "sampling_rate_hz must be", sampling_rate_hz=np.nan),
-    npz("NPZ with an endless rate", "is not from 0 to", sampling_rate_hz=1e300, segments=None),
+    npz("NPZ with an endless rate", "not between 0 and", sampling_rate_hz=1e300, segments=None),
     npz("NPZ of a thousand years", "more than 7 days", duration_s=3e10, segments=None),
     npz("NPZ without a sample", "holds no sample", "n.npz", duration_s=1e-9, segments=None,
         sample=np.zeros(0, int), channel=np.zeros(0, int), peak_to_peak_uv=np.zeros(0)),

@@ -171,5 +171,5 @@ def test_data_in_other_files_are_refused(file: Any, path: Path, tmp_path: Path) 
     layout = h5py.VirtualLayout((100,), "<f8")
     layout[...] = h5py.VirtualSource("b.h5", "x", (100,))
     for dataset in (made, file.create_virtual_dataset("v", layout)):
-        with pytest.raises(InputError, match="lie in other files"):
+        with pytest.raises(InputError, match="are in other files"):
             check_stored(dataset, path)

@@ -1,8 +1,7 @@
-"""Describe pictures with a frozen backbone.
+"""Features of pictures, computed by a backbone on any device.
 
-What enters: pictures (n, S, S), float32 in [0, 1], on the engine's device, or what draws them, and
-a loaded backbone. What leaves: features (n, d), float32, in main memory. The device decides what
-computes them: OpenVINO on the CPU, in float32; torch on CUDA, in 16 bits unless told otherwise.
+The device decides what computes them: on the CPU OpenVINO in float32, on CUDA torch in 16 bits or,
+if asked for, float32.
 """
 
 from __future__ import annotations
@@ -24,22 +23,22 @@ from toptune.params import Precision
 from toptune.pictures.drawer import Drawer
 from toptune.pictures.drawer_cuda import CudaDrawer
 
-# Pictures in one inference. On the CPU a small batch stays in cache: with a stream a thread 2 and
-# 4 were the fastest of 1, 2, 4, 8, 16 for EfficientNetB0 and DenseNet121.
+# Pictures per inference on the CPU, where a small batch stays in cache: with one stream per thread,
+# 2 and 4 were the fastest of 1, 2, 4, 8 and 16 for EfficientNetB0 and DenseNet121.
 _CPU_BATCH = 4
 # Pictures drawn at a time: 13 MB at 224 x 224, whatever the recording's length.
 _DRAWN_AT_ONCE = 64
 
 
-# Which of the two 16-bit types: over the six backbones of the paper (random weights, calibrated)
-# and MobileNetV2 with trained ones, four to twelve pictures of real cultures each, on the CPU,
-# float16 kept the cosine to float32 at 0.99992 or more; bfloat16, with 8 bits of precision for 11,
-# fell to 0.9956 (MobileNetV2) and 0.9970 (DenseNet121).
+# The 16-bit type. For the paper's six backbones with random weights and MobileNetV2 with trained
+# ones, on four to twelve pictures of real cultures each, the cosine of float16 features to float32
+# features was 0.99992 or more. That of bfloat16, with 8 bits of precision instead of 11, was as low
+# as 0.9956 (MobileNetV2) and 0.9970 (DenseNet121).
 HALF = torch.float16
 
 
 class Computed(NamedTuple):
-    """What computed features: not part of any key, since equal parameters may be computed anywhere.
+    """What computed features. It is no part of their key: any device may compute them.
 
     Attributes
     ----------
@@ -61,19 +60,19 @@ class Computed(NamedTuple):
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:
-    """Say in which type a backbone runs.
+    """Return the type in which a backbone computes.
 
     Parameters
     ----------
     precision
         ``auto`` is 16 bits on CUDA and float32 elsewhere.
     device
-        Where it runs.
+        Where it computes.
 
     Raises
     ------
     InputError
-        Half precision is asked for on another device than CUDA, or the precision is unknown.
+        The precision is unknown, or half on another device than CUDA.
     """
     if precision not in get_args(Precision):
         choices = ", ".join(get_args(Precision))
@@ -89,14 +88,14 @@ class FeatureEngine:
     Parameters
     ----------
     loaded
-        The backbone; its module is left as it is, on the CPU.
+        The backbone; its module is not changed.
     device
-        Where the pictures are. ``cpu`` means OpenVINO; anything else torch on that device.
+        Where the pictures are: OpenVINO computes on ``cpu``, torch on any other device.
     batch_size
-        Pictures in one inference; where None a measured default on the CPU, and what fits into the
-        memory of a GPU. It does not change features by more than rounding.
+        Pictures per inference; if None, a measured default on the CPU and what fits into the memory
+        of a GPU. It changes features by rounding only.
     n_threads
-        CPU threads of OpenVINO; all that this process may use where None.
+        CPU threads of OpenVINO; all that this process may use if None.
     precision
         See `resolve_precision`.
 
@@ -138,7 +137,7 @@ class FeatureEngine:
 
     @property
     def computed(self) -> Computed:
-        """What a store says of the features: where and how precisely they are computed."""
+        """Where and how precisely features are computed, for the store."""
         if self.device.type == "cpu":
             return Computed("cpu", "float32", "openvino")
         name = f"{self.device.type}:{torch.cuda.get_device_name(self.device)}"
@@ -156,7 +155,7 @@ class FeatureEngine:
         return TorchNetwork(self.loaded, self.device, self._dtype, self._batch_size)
 
     def features(self, pictures: torch.Tensor) -> NDArray[np.float32]:
-        """Describe pictures.
+        """Compute the features of pictures.
 
         Parameters
         ----------
@@ -194,10 +193,10 @@ class FeatureEngine:
     def start(
         self, drawer: Drawer | CudaDrawer, progress: Callable[[int], object] | None = None
     ) -> Callable[[], NDArray[np.float32]]:
-        """Draw and describe all windows of a recording, few at a time.
+        """Draw all windows of a recording and compute their features, few at a time.
 
-        On CUDA the work is only queued, and other work may be queued behind it. On the CPU it is
-        done when this returns.
+        On CUDA the work is only queued, so that more may be queued behind it. On the CPU it is done
+        when this returns.
 
         Parameters
         ----------
@@ -251,7 +250,7 @@ def describe(
     engine: FeatureEngine,
     progress: Callable[[int], object] | None = None,
 ) -> NDArray[np.float32]:
-    """Draw and describe all windows of a recording, and wait: see `FeatureEngine.start`.
+    """Draw all windows of a recording, compute their features and wait; see `FeatureEngine.start`.
 
     Returns
     -------

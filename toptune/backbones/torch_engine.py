@@ -1,9 +1,8 @@
-"""Run a backbone by torch, batch by batch, without waiting for the device.
+"""Backbones computed by torch, batch by batch, without waiting for the device.
 
-What enters: a backbone, and sources that write a network's input for any of their pictures. What
-leaves: features (n, d), float32, in main memory, when they are asked for. On CUDA a batch is an
-input that stays where it is, so that a CUDA graph can be replayed on it; features gather on the
-device and come down in one piece beside the next work.
+On CUDA the network's input stays at the same place in memory, so that a CUDA graph can be replayed
+on it. Features are collected on the device and copied to main memory at once, while the next work
+runs.
 """
 
 from __future__ import annotations
@@ -26,28 +25,28 @@ from toptune.pictures.drawer_cuda import InputChannels
 
 _LOG = logging.getLogger(__name__)
 
-# Enough pictures to fill a large GPU; more would only take memory.
+# Enough pictures to occupy a large GPU; more would only take memory.
 _MOST_PICTURES = 256
-# Batches are rounded up to a multiple of this, so that recordings of much the same length share a
-# CUDA graph; at most 15 pictures a batch are computed in vain.
+# Batches are rounded up to a multiple of this, so that recordings of similar length share a CUDA
+# graph; at most 15 pictures per batch are computed in vain.
 _STEP = 16
-# Graphs kept, each with an input of its own. A data set has few numbers of windows.
+# The most graphs kept, each with its own input. A data set has few different numbers of windows.
 _MOST_GRAPHS = 4
 _PROBE = 8
 
 
 class Source(Protocol):
-    """Pictures that are written into a network's input when it is their turn."""
+    """Pictures that can be written into a network's input."""
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return their number."""
 
     def render(self, first: int, last: int, out: torch.Tensor, channels: InputChannels) -> None:
         """Write pictures `first` up to `last` into `out`, (last - first, channels, S, S)."""
 
 
 class GreyPictures:
-    """Pictures drawn already.
+    """Pictures that have been drawn already.
 
     Parameters
     ----------
@@ -84,14 +83,14 @@ class TorchNetwork:
     Parameters
     ----------
     loaded
-        The backbone; left as it is.
+        The backbone, which is not changed.
     device
-        Where to.
+        Where it computes.
     dtype
-        float32, float16 or bfloat16. Convolutions in float32 take no shorter cuts (TF32).
+        float32, float16 or bfloat16. Convolutions in float32 are not shortened to TF32.
     batch_size
-        Pictures a batch at most; None for what fits into the free memory, 256 at most. It is
-        halved where memory runs out after all.
+        The most pictures per batch; None for what fits into the free memory, up to 256. It is
+        halved if memory runs out.
 
     Attributes
     ----------
@@ -164,7 +163,7 @@ class TorchNetwork:
         return self._download(features)
 
     def _fits(self, source: Source, first: int, last: int, out: torch.Tensor) -> bool:
-        """Queue a batch; False where memory does not suffice, and nothing of it is held."""
+        """Queue a batch; return False, and hold none of it, if memory does not suffice."""
         try:
             prepared = self._prepare(last - first)
             source.render(first, last, prepared.batch[: last - first], self._channels)
@@ -192,11 +191,11 @@ class TorchNetwork:
         return empty.zero_()
 
     def _run(self, prepared: _Prepared) -> torch.Tensor:
-        """Compute the features of a batch; what the last call gave is overwritten."""
+        """Compute the features of a batch; they overwrite those of the last call."""
         if prepared.graph is None and prepared.used and self._on_cuda:
             self._capture(prepared)
         if prepared.graph is None:
-            # The first time: a size that never comes again would not earn its graph.
+            # The first time without a graph, which would not pay for a size that occurs only once.
             prepared.used = True
             eager: torch.Tensor = self._module(prepared.batch)
             return eager
@@ -205,15 +204,15 @@ class TorchNetwork:
         return prepared.output
 
     def _capture(self, prepared: _Prepared) -> None:
-        """Record the network's launches on this batch, to be replayed at once."""
-        torch.cuda.empty_cache()  # a graph's own pool takes nothing from what eager runs left
+        """Record the network's launches on this batch in a graph, to be replayed in one call."""
+        torch.cuda.empty_cache()  # a graph's own pool cannot use memory cached by eager runs
         graph = torch.cuda.CUDAGraph()
         try:
             # Other threads may use the device meanwhile.
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 prepared.output = self._module(prepared.batch)
         except RuntimeError as error:
-            # Ending a recording that was cut short may itself fail, and hide why.
+            # Ending an interrupted capture may itself fail, and hide the cause.
             if isinstance(error.__context__, torch.OutOfMemoryError):
                 raise error.__context__ from None
             raise
@@ -227,7 +226,7 @@ class TorchNetwork:
         if self.batch_size == 1:
             raise ToptuneError(
                 f"{self._name} runs out of memory on {self._device} with a single picture: close"
-                " other programs that use it, or use --device cpu"
+                " other programs that use it, or use `device='cpu'`"
             )
         _LOG.warning(
             "%s ran out of memory on %s with %d pictures a batch: going on with %d",
@@ -236,11 +235,11 @@ class TorchNetwork:
         self.batch_size //= 2
 
     def _fitting(self) -> int:
-        """How many pictures the free memory holds, by what a few take."""
+        """Estimate how many pictures fit into the free memory, by the memory that a few take."""
         if not self._on_cuda:
             return _STEP
         try:
-            self._module(self._zeros(1))  # libraries load, and keep memory of their own
+            self._module(self._zeros(1))  # loads libraries, which keep memory of their own
             torch.cuda.synchronize(self._device)
             torch.cuda.reset_peak_memory_stats(self._device)
             before = torch.cuda.memory_allocated(self._device)
@@ -258,7 +257,7 @@ class TorchNetwork:
             return features.numpy
         self._side.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._side):
-            # Pinned, since copies to other memory make the host wait.
+            # Pinned, since a copy to other memory would make the host wait.
             host = torch.empty(features.shape, dtype=features.dtype, pin_memory=True)
             host.copy_(features, non_blocking=True)
             features.record_stream(self._side)
@@ -267,7 +266,7 @@ class TorchNetwork:
 
         def wait() -> NDArray[np.float32]:
             arrived.synchronize()
-            # Pinned memory is scarce: the next download wants it.
+            # Pinned memory is scarce, and the next download needs it.
             copied: NDArray[np.float32] = host.numpy().copy()
             return copied
 
@@ -275,7 +274,7 @@ class TorchNetwork:
 
 
 def even_batch(n: int, most: int) -> int:
-    """Size of the next batch, so that all of `n` pictures' batches are about equal, `most` at most.
+    """Return the next batch's size, so that `n` pictures make about equal batches up to `most`.
 
     157 pictures in batches of 64 are 53, 52, 52: all of one size once rounded up, and so one CUDA
     graph; 64, 64, 29 would be two.
@@ -284,7 +283,7 @@ def even_batch(n: int, most: int) -> int:
 
 
 def fitting_batch(free_bytes: float, picture_bytes: float) -> int:
-    """Pictures a batch, a power of two from 1 to 256, for some free memory.
+    """Return the pictures per batch that fit into some free memory: a power of two up to 256.
 
     Parameters
     ----------
@@ -293,7 +292,7 @@ def fitting_batch(free_bytes: float, picture_bytes: float) -> int:
     picture_bytes
         That a picture of a batch takes at most while the network runs.
     """
-    # A third: the first run and the graph's recording each have a pool, and others need some too.
+    # A third, since the first run and the graph's capture each have a pool, and others need some.
     fitting = free_bytes / 3 / max(picture_bytes, 1.0)
     return 1 << (int(min(max(fitting, 1), _MOST_PICTURES)).bit_length() - 1)
 
