@@ -198,7 +198,7 @@ def test_the_table_tells_rates_shares_and_the_total(
     assert all(stage.name in out for stage in result.stages)
     assert "study: 32 devices x 15 min, 60 channels at 10 kHz, 5024 windows" in out
     assert "in all" in out
-    assert "Some CPU, 2 cores; quick, so rough" in out
+    assert "Some CPU, 2 cores; quick, so only roughly measured" in out
     assert "tiny: random weights" in out
 
 

@@ -29,6 +29,7 @@ from toptune.machine.fingerprint import file_sha256
 from toptune.params import Backbone, Compute, HighPass, Picture, Ptsd, SpikeSettings, Windows
 from toptune.pictures.drawer import Drawer
 from toptune.recordings.mcs import McsRecording
+from toptune.recordings.opening import open_recording
 from toptune.recordings.spike_npz import write_npz
 from toptune.recordings.trains import Spikes
 from toptune.spikes import streaming as detection
@@ -101,6 +102,44 @@ def test_store_holds_what_the_stages_give_one_by_one(made: Path) -> None:
     # float32 rounding, since batches may differ.
     np.testing.assert_allclose(features, expected, rtol=1e-5, atol=1e-6)
     assert start_s.tolist() == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+
+
+def test_each_recording_is_opened_once_before_the_work_and_once_for_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+
+    def counting(path: Path, **options: Any) -> Any:
+        opened.append(path.name)
+        return open_recording(path, **options)
+
+    monkeypatch.setattr("toptune.spikes.finding.open_recording", counting)
+    shutil.rmtree(folder / "s.zarr")
+    again(folder)
+    names = [f"r{k}.h5" for k in range(6)]
+    assert opened == names + names
+
+
+def test_spikes_that_were_just_found_are_not_read_back(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reading(*_: object) -> None:
+        raise AssertionError("the spikes are in memory")
+
+    (folder / "s.zarr").rename(folder / "expected.zarr")
+    expected = FeatureStore(folder / "expected.zarr")
+    with monkeypatch.context() as patch:
+        patch.setattr(FeatureStore, "read_spikes", reading)
+        assert again(folder).done == 6
+    store = FeatureStore(folder / "s.zarr")
+    for recording in store.recordings:
+        key = store.choose().key
+        for got, wanted in zip(
+            store.read_features(recording.name, key),
+            expected.read_features(recording.name, key),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(got, wanted)
 
 
 def test_store_obeys_the_schema(made: Path) -> None:

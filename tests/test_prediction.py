@@ -22,6 +22,7 @@ from toptune.backbones.loading import LoadedBackbone
 from toptune.errors import InputError, InputErrors
 from toptune.evaluation.folds import leave_one_group_out
 from toptune.evaluation.scores import HeldOutWindows, score
+from toptune.explanation import why
 from toptune.extraction import extract
 from toptune.features.table import FeatureTable, join_tables
 from toptune.heads import head_of
@@ -590,16 +591,59 @@ def test_progress_is_told(made: Path) -> None:
     assert ("features", 6, 6) in watch.seen
 
 
-def test_spikes_are_found_on_the_device_that_is_asked_for(
-    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def host_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HostAccelerator:
+    """A GPU whose kernels run on the processor; torch stays there, so that spikes alone use it."""
     device = HostAccelerator(tmp_path)
     monkeypatch.setattr(cuda, "open_cuda", lambda: device)
-    # torch stays on the processor: only the spikes are looked at.
     monkeypatch.setattr("toptune.machine.device.torch_device", lambda _: "cpu")
+    return device
+
+
+def test_predict_finds_spikes_on_the_device_that_is_asked_for(
+    made: Path, tmp_path: Path, host_gpu: HostAccelerator
+) -> None:
     path = write_mcs(tmp_path / "new.h5", seed=77)
     on_cpu = predict(made / "falkon", path, compute=Compute(device="cpu")).recordings[0]
-    assert not device.launched
+    assert not host_gpu.launched
     on_gpu = predict(made / "falkon", path, compute=Compute(device="cuda")).recordings[0]
-    assert "ptsd_evaluate" in device.launched
+    assert "ptsd_evaluate" in host_gpu.launched
     np.testing.assert_array_equal(on_gpu.scores, on_cpu.scores)
+
+
+def test_why_finds_spikes_on_the_device_that_is_asked_for(
+    made: Path, tmp_path: Path, host_gpu: HostAccelerator
+) -> None:
+    path = write_mcs(tmp_path / "new.h5", seed=77)
+    (on_cpu,) = why(made / "falkon", path, tmp_path / "a", compute=Compute(device="cpu"))
+    assert not host_gpu.launched
+    (on_gpu,) = why(made / "falkon", path, tmp_path / "b", compute=Compute(device="cuda"))
+    assert "ptsd_evaluate" in host_gpu.launched
+    np.testing.assert_array_equal(on_gpu.probability, on_cpu.probability)
+
+
+def test_why_refuses_bad_recordings_all_at_once_before_any_work(
+    made: Path, tmp_path: Path, detected: list[str]
+) -> None:
+    bad = bad_recordings(tmp_path)[:-1]
+    with pytest.raises(InputErrors) as refused:
+        why(made / "falkon", [made / "r0.h5", *(p for p, _ in bad)], tmp_path / "out")
+    assert len(refused.value.problems) == len(bad)
+    assert detected == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_keep_going_outlives_errors_nobody_foresaw(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(recording: McsRecording, *args: Any, **kwargs: Any) -> Any:
+        if recording.path.name == "r0.h5":
+            raise IndexError("nobody thought of this")
+        return detect_recording(recording, *args, **kwargs)
+
+    monkeypatch.setattr(detection, "detect_recording", failing)
+    result = predict(made / "falkon", [made / "r0.h5", made / "r1.h5"], keep_going=True)
+    assert [one.recording for one in result.recordings] == [str(made / "r1.h5")]
+    ((name, cause),) = result.failed
+    assert name == str(made / "r0.h5")
+    assert "failed unexpectedly (IndexError: nobody thought of this)" in cause

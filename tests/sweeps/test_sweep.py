@@ -228,6 +228,33 @@ def test_spikes_once_a_backbone_compiled_once_features_once_a_view(
         assert one.facts.throughput.pictures_per_s is not None
 
 
+def test_spikes_found_in_a_sweep_serve_all_of_its_backbones_from_memory(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reading(*_: object) -> None:
+        raise AssertionError("the spikes are in memory")
+
+    monkeypatch.setattr(FeatureStore, "read_spikes", reading)
+    settings = ('backbone=["tiny","tiny_two"]', "head=falkon", "picture=raster")
+    assert len(run(fresh, grid_of(fresh, GRID, *settings)).done) == 2
+
+
+def test_spikes_that_were_there_are_read_once_for_all_views_of_a_backbone(
+    swept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    real = FeatureStore.read_spikes
+
+    def counting(self: FeatureStore, name: str) -> Any:
+        read.append(name)
+        return real(self, name)
+
+    monkeypatch.setattr(FeatureStore, "read_spikes", counting)
+    run(swept, grid_of(swept, GRID, "window_s=[1,0.5]", "head=falkon"))
+    # Once to count the windows of the views that are missing, and once to draw them.
+    assert len(read) == 2 * len(set(read)) == 12
+
+
 def test_what_is_there_is_not_done_again(
     whole: Swept, swept: Path, done: dict[str, list[str]]
 ) -> None:
