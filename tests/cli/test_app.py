@@ -545,7 +545,7 @@ def test_several_feature_sets_must_be_chosen_from(folder: Path, run: Run) -> Non
     fit = ("fit", folder / "s.zarr", "--head", "falkon", "-o", folder / "run")
     ran = run(*fit)
     assert ran.code == 2
-    assert "choose one with --features" in ran.err
+    assert "choose one by --features" in ran.err
     assert run(*fit, "--features", "raster", "--json").code == 0
     features = read_json(folder / "run" / "params.json")["features"]["features"]
     assert features["picture"]["kind"] == "raster"

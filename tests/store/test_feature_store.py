@@ -485,7 +485,7 @@ def test_choose_tells_sets_apart_by_key_or_words(store: FeatureStore) -> None:
     assert store.choose(raster.key[:6]) == raster
     assert store.choose("Raster") == raster
     assert store.choose("net 2 every") == make_set()
-    with pytest.raises(InputError, match="holds several feature sets: choose one with --features"):
+    with pytest.raises(InputError, match="holds several feature sets: choose one by `features`"):
         store.choose()
     with pytest.raises(InputError, match="2 sets like 'net'") as several:
         store.choose("net")

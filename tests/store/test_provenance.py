@@ -50,7 +50,12 @@ def test_mixed_features_are_refused_by_name_with_the_way_out() -> None:
     refuse_mixed({}, "histogram", "s.zarr")
     with pytest.raises(InputError) as error:
         refuse_mixed({"a": HALF, "b": HALF, "c": info()}, "histogram", "s.zarr")
-    for text in ("s.zarr", "'histogram' of c", "precision float32, not float16", "--overwrite"):
+    for text in (
+        "s.zarr",
+        "'histogram' of c",
+        "precision float32, not float16",
+        "`overwrite=True`",
+    ):
         assert text in str(error.value)
 
 

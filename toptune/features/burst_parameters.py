@@ -17,11 +17,19 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.features.bursts import Bursts, log_isi_bursts, log_isi_thresholds, max_interval_bursts
+from toptune.features.bursts import (
+    Bursts,
+    log_isi_bursts,
+    log_isi_thresholds,
+    max_interval_bursts,
+    network_bursts,
+)
 from toptune.features.electrodes import ElectrodeTrains, WindowedTrains, whole_recording
-from toptune.features.network_bursts import network_bursts
-from toptune.features.synchrony import mean_count_correlation, mean_spike_time_tiling
-from toptune.features.variability import interval_variability
+from toptune.features.train_statistics import (
+    interval_variability,
+    mean_count_correlation,
+    mean_spike_time_tiling,
+)
 from toptune.params import BurstCriteria, Windows
 from toptune.recordings.trains import SpikeTrains
 
@@ -40,7 +48,7 @@ class BurstParameters(NamedTuple):
     rate_cv
         SD over mean of the active electrodes' rates; NaN with fewer than two.
     isi_cv, isi_cv2, isi_lv
-        Irregularity of inter-spike intervals (`toptune.features.variability`), means over the
+        Irregularity of inter-spike intervals (`toptune.features.train_statistics`), means over the
         electrodes that have it; NaN where none has.
     burst_rate_per_min
         Bursts a minute and active electrode, by the MaxInterval method; 0 without one.
@@ -66,7 +74,7 @@ logisi_burst_duration_s, logisi_burst_spikes, logisi_burst_interval_s
         Median interval between successive beginnings of bursts, all electrodes together (inter-
         burst-event interval, Pasquale et al. 2010).
     network_burst_rate_per_min
-        Network bursts a minute (`toptune.features.network_bursts`).
+        Network bursts a minute (`toptune.features.bursts`).
     network_burst_duration_s
         Mean, from the first spike of the first burst to the last spike of all.
     network_burst_electrodes

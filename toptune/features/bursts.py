@@ -1,29 +1,48 @@
-"""Bursts of single electrodes, by two methods: MaxInterval and logISI.
+"""Bursts of single electrodes, by two methods, and bursts of the network.
 
-`ElectrodeTrains` enter with criteria; first and last spikes of bursts leave, as indices into the
-trains' spikes, train by train and in the order of time. All comparisons are of whole samples.
+MaxInterval (MC_Rack's manual; `BurstCriteria` holds its five numbers) asks how long intervals are.
+logISI (Pasquale, Martinoia & Chiappalone 2010, J. Comput. Neurosci. 29:213-229) finds a threshold
+of its own for each electrode: the logarithms of intervals have one peak of those inside bursts and
+others of longer ones, and the threshold is the valley between the highest peak below the cut-off
+and the first following peak from which it is separated by the void parameter,
+``1 - valley / sqrt(peak x peak)``. Bursts are runs of intervals up to the threshold; where it lies
+above the cut-off, runs that hold a core, a burst by the cut-off alone.
 
-logISI (Pasquale, Martinoia & Chiappalone 2010, J. Comput. Neurosci. 29:213-229): an electrode's
-own threshold is the valley of its intervals (`toptune.features.interval_valley`). Bursts are runs
-of intervals up to it; where it lies above the cut-off, runs that hold a core, a burst by the
-cut-off alone.
+Network bursts are found by the same paper: what logISI does with an electrode's spikes is done with
+the beginnings of all electrodes' bursts, the burst events. Where their intervals show no valley the
+cut-off is the threshold. A network burst holds a share of the active electrodes at least, and two.
+
+All comparisons are of whole samples.
 """
 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.features.electrodes import ElectrodeTrains
-from toptune.features.interval_valley import count_intervals, find_valley, smooth, whole_samples
+from toptune.features.electrodes import ElectrodeTrains, whole_samples
 from toptune.machine.compiling import compiled
 from toptune.params import BurstCriteria
 
+# Intervals of 0.1 ms to 1000 s, ten bins a decade as in Pasquale et al.; a bin's lower edge stands
+# for it. A fixed range, so that smoothing is the same for all trains.
+EDGES_MS: NDArray[np.float64] = 10.0 ** (np.arange(71) / 10 - 1)
+# Bins in a local regression, and the least distance of two peaks in bins.
+_SMOOTHED_OVER = 5
+_PEAKS_APART = 2
+_DECIMALS = 9
+
+# Intervals, in samples, whose bins are looked up in a list.
+_LISTED = 4096
 # Fewer intervals have no distribution to speak of.
 _MIN_INTERVALS = 3
+
+
+# --- bursts of single electrodes
 
 
 class Bursts(NamedTuple):
@@ -207,3 +226,236 @@ def _runs(
                 n += 1
             i = j + 1
     return n
+
+
+# --- bursts of the network
+
+
+class NetworkBursts(NamedTuple):
+    """Network bursts in the order of time, and the intervals between burst events.
+
+    Attributes
+    ----------
+    stretch : (m,) int64
+        In which each lies.
+    start, end : (m,) int64
+        Samples of the first burst's first spike and of the last spike of all its bursts.
+    n_electrodes : (m,) int64
+        That take part.
+    n_spikes : (m,) int64
+        In its bursts.
+    event_interval : (j,) int64
+        Samples between successive burst events of all electrodes, never across a gap.
+    """
+
+    stretch: NDArray[np.int64]
+    start: NDArray[np.int64]
+    end: NDArray[np.int64]
+    n_electrodes: NDArray[np.int64]
+    n_spikes: NDArray[np.int64]
+    event_interval: NDArray[np.int64]
+
+
+def network_bursts(
+    trains: ElectrodeTrains, bursts: Bursts, criteria: BurstCriteria
+) -> NetworkBursts:
+    """Find the network bursts.
+
+    Parameters
+    ----------
+    trains : ElectrodeTrains
+        Of the active electrodes.
+    bursts : Bursts
+        Of the same trains.
+    criteria : BurstCriteria
+    """
+    stretch, electrode = np.divmod(trains.train[bursts.first], max(1, trains.n_electrodes))
+    start, end = trains.sample[bursts.first], trains.sample[bursts.last]
+    order = np.lexsort((electrode, start, stretch))
+    stretch, electrode, start, end = (a[order] for a in (stretch, electrode, start, end))
+    n_spikes = bursts.n_spikes[order]
+    interval, same = np.diff(start), np.diff(stretch) == 0
+    threshold = _event_threshold(interval[same], trains.sampling_rate_hz, criteria)
+    opens = np.ones(len(start), dtype=bool)
+    opens[1:] = ~same | (interval > threshold)
+    first = np.flatnonzero(opens)
+    if not len(first):
+        none = np.empty(0, dtype=np.int64)
+        return NetworkBursts(none, none, none, none, none, none)
+    group = np.cumsum(opens) - 1
+    pairs = np.unique(group * trains.n_electrodes + electrode)
+    taking_part = np.bincount(pairs // trains.n_electrodes, minlength=len(first))
+    needed = max(2, math.ceil(criteria.network_share * trains.n_electrodes - 1e-9))
+    kept = taking_part >= needed
+    return NetworkBursts(
+        stretch=stretch[first][kept],
+        start=start[first][kept],
+        end=np.maximum.reduceat(end, first)[kept],
+        n_electrodes=taking_part[kept].astype(np.int64),
+        n_spikes=np.add.reduceat(n_spikes, first)[kept],
+        event_interval=interval[same],
+    )
+
+
+def _event_threshold(
+    interval: NDArray[np.int64], sampling_rate_hz: float, criteria: BurstCriteria
+) -> int:
+    """Longest interval, in samples, between burst events of one network burst."""
+    counts = count_some(interval, sampling_rate_hz)
+    threshold_ms = find_valley(smooth(counts[None])[0], criteria).threshold_ms
+    if math.isnan(threshold_ms):
+        threshold_ms = criteria.cutoff_ms
+    return whole_samples(threshold_ms, sampling_rate_hz)
+
+
+# --- thresholds in distributions of intervals
+
+
+class Valley(NamedTuple):
+    """Where a histogram of intervals parts short ones from long ones.
+
+    Attributes
+    ----------
+    threshold_ms : float
+        NaN where there is none.
+    has_short_peak : bool
+        There is a peak below the cut-off.
+    """
+
+    threshold_ms: float
+    has_short_peak: bool
+
+
+def count_intervals(trains: ElectrodeTrains) -> NDArray[np.float64]:
+    """Count each electrode's intervals in the bins between `EDGES_MS`: (E, bins) float64.
+
+    An interval outside their range is not counted.
+    """
+    counts = np.zeros((trains.n_electrodes, len(EDGES_MS) - 1))
+    edges, short_bins = _bins(trains.sampling_rate_hz)
+    _count_intervals(trains.sample, trains.bounds, edges, short_bins, counts)
+    return counts
+
+
+def count_some(interval: NDArray[np.int64], sampling_rate_hz: float) -> NDArray[np.float64]:
+    """Count any intervals, (n,) int64 in samples, in the same bins: (bins,) float64."""
+    edges, _ = _bins(sampling_rate_hz)
+    at = np.searchsorted(edges, interval, side="right") - 1
+    inside = (at >= 0) & (at < len(edges) - 1)
+    return np.bincount(at[inside], minlength=len(edges) - 1).astype(np.float64)
+
+
+def smooth(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Smooth histograms by local linear regression with tri-cube weights (Cleveland 1979).
+
+    Parameters
+    ----------
+    counts : (n, bins) float64
+        Of the bins between `EDGES_MS`.
+
+    Returns
+    -------
+    (n, bins) float64
+    """
+    # Rounded, so that what is equal is equal, and ties do not hang on the order of summation.
+    return np.round(counts @ _smoother(counts.shape[1]), _DECIMALS)
+
+
+def find_valley(smoothed: NDArray[np.float64], criteria: BurstCriteria) -> Valley:
+    """Find the threshold in a smoothed histogram.
+
+    Parameters
+    ----------
+    smoothed : (bins,) float64
+    criteria : BurstCriteria
+    """
+    valley, has_peak = _valley(smoothed, EDGES_MS[:-1], criteria.cutoff_ms, criteria.void)
+    threshold_ms = float(EDGES_MS[valley]) if valley >= 0 else math.nan
+    if threshold_ms > criteria.longest_ms:
+        threshold_ms = math.nan
+    return Valley(threshold_ms, bool(has_peak))
+
+
+@lru_cache
+def _bins(sampling_rate_hz: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Edges in samples, and the bin of every short interval, which most are; -1 below them."""
+    edges = EDGES_MS * sampling_rate_hz / 1000
+    return edges, np.searchsorted(edges, np.arange(_LISTED), side="right").astype(np.int64) - 1
+
+
+@lru_cache
+def _smoother(n: int) -> NDArray[np.float64]:
+    """Matrix S for which ``counts @ S`` is smoothed: the regression's value is linear in counts."""
+    S = np.zeros((n, n))
+    for at in range(n):
+        start = min(max(at - _SMOOTHED_OVER // 2, 0), n - _SMOOTHED_OVER)
+        x = np.arange(start, start + _SMOOTHED_OVER) - float(at)
+        weights = (1 - (np.abs(x) / np.abs(x).max()) ** 3) ** 3
+        design = np.stack([np.ones_like(x), x], axis=1)
+        normal = design.T @ (weights[:, None] * design)
+        S[start : start + _SMOOTHED_OVER, at] = np.linalg.solve(normal, design.T * weights)[0]
+    return S
+
+
+@compiled()
+def _count_intervals(
+    sample: NDArray[np.int64],
+    bounds: NDArray[np.int64],
+    edges: NDArray[np.float64],
+    short_bins: NDArray[np.int64],
+    counts: NDArray[np.float64],
+) -> None:
+    n_electrodes = len(counts)
+    for train in range(len(bounds) - 1):
+        for i in range(bounds[train], bounds[train + 1] - 1):
+            interval = sample[i + 1] - sample[i]
+            if interval < len(short_bins):
+                at = short_bins[interval]
+            else:
+                at = np.searchsorted(edges, interval, side="right") - 1
+            if 0 <= at < counts.shape[1]:
+                counts[train % n_electrodes, at] += 1
+
+
+@compiled()
+def _peaks(y: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Mark bins above both neighbours, the higher of those too near; of equals the first."""
+    n = len(y)
+    peak = np.zeros(n, dtype=np.bool_)
+    i = 1
+    while i < n - 1:
+        j = i
+        while j < n - 1 and y[j + 1] == y[i]:
+            j += 1
+        if y[i] > y[i - 1] and j < n - 1 and y[j + 1] < y[i]:
+            peak[i] = True
+        i = j + 1
+    free = peak.copy()
+    while free.any():
+        best = -1
+        for i in range(n):
+            if free[i] and (best < 0 or y[i] > y[best]):
+                best = i
+        for i in range(max(0, best - _PEAKS_APART), min(n, best + _PEAKS_APART + 1)):
+            free[i] = False
+            peak[i] = i == best
+    return peak
+
+
+@compiled()
+def _valley(
+    y: NDArray[np.float64], x: NDArray[np.float64], cutoff: float, void: float
+) -> tuple[int, bool]:
+    """Bin of the valley, -1 where there is none; and whether a peak lies below the cut-off."""
+    is_peak = _peaks(y)
+    short = -1
+    for i in range(len(y)):
+        if is_peak[i] and x[i] < cutoff and (short < 0 or y[i] > y[short]):
+            short = i
+    if short < 0:
+        return -1, False
+    for i in range(short + 1, len(y)):
+        lowest = short + int(y[short:i].argmin())
+        if is_peak[i] and 1 - y[lowest] / np.sqrt(y[short] * y[i]) >= void:
+            return lowest, True
+    return -1, True

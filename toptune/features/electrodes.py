@@ -7,6 +7,7 @@ Windows are those of the pictures: a spike belongs to the same windows here and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,14 @@ from numpy.typing import NDArray
 from toptune.params import Windows
 from toptune.recordings.trains import SpikeTrains, check_spikes
 from toptune.recordings.windows import SegmentBins, WindowStarts, window_starts
+
+# Products of milliseconds and rates that are whole numbers but for rounding are meant to be whole.
+_WHOLE = 1e-9
+
+
+def whole_samples(milliseconds: float, sampling_rate_hz: float) -> int:
+    """Give the most whole samples that are no longer than some milliseconds."""
+    return math.floor(milliseconds * sampling_rate_hz / 1000 + _WHOLE)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -356,14 +356,13 @@ class FeatureStore:
         if len(sets_found) == 1:
             return sets_found[0]
         if not sets:
-            raise InputError(f"{self.path} holds no features yet: run toptune extract first")
+            raise InputError(f"{self.path} holds no features yet: run `extract` first")
         listed = "; ".join(f"{s.key[:8]} = {s.description}" for s in sets)
         which = (
             "several feature sets" if words is None else f"{len(sets_found)} sets like {words!r}"
         )
         raise InputError(
-            f"{self.path} holds {which}: choose one with --features (repeat it to fuse several)"
-            f" from {listed}"
+            f"{self.path} holds {which}: choose one by `features` (several are fused) from {listed}"
         )
 
     def table(self, feature_set: FeatureSet, *, allow_incomplete: bool = False) -> FeatureTable:
@@ -394,7 +393,7 @@ class FeatureStore:
                 f"{self.path}: {len(missing)} of {len(self.recordings)} recordings have no features"
                 f" '{feature_set.description}' (devices {devices}), first {missing[0].name}: run"
                 " extract again, it goes on where it stopped, or fit the rest with"
-                " --allow-incomplete"
+                " `allow_incomplete=True`"
             )
         refuse_mixed(infos, feature_set.description, self.path)
         there = [r for r in self.recordings if r.name in infos]
@@ -516,7 +515,7 @@ def _make_plain(folder: Path) -> None:
 
 def _read_root(path: Path) -> dict[str, Any]:
     if not path.exists():
-        raise InputError(f"{path}: no such store: make one with toptune extract --store {path}")
+        raise InputError(f"{path}: no such store: make one with `extract`")
     check_group(path.resolve())  # the store itself may be reached by a link
     try:
         root = zarr.open_group(path, mode="r", zarr_format=3, use_consolidated=False)

@@ -68,8 +68,8 @@ def refuse_mixed(infos: Mapping[str, Mapping[str, Any]], description: str, store
         if different is not None:
             raise InputError(
                 f"{store}: features '{description}' of {name} were computed with {different} as"
-                f" those of {first}: extract all of them with one --device and one precision, into"
-                " another store or with --overwrite"
+                f" those of {first}: extract all of them with the same `device` and `precision`,"
+                " into another store or with `overwrite=True`"
             )
 
 
