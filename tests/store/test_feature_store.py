@@ -498,7 +498,7 @@ def test_choose_tells_sets_apart_by_key_or_words(store: FeatureStore) -> None:
 
 def test_choose_in_an_empty_store_names_the_next_step(tmp_path: Path) -> None:
     empty = FeatureStore.create(tmp_path / "s.zarr", {})
-    with pytest.raises(InputError, match="holds no features yet: run toptune extract first"):
+    with pytest.raises(InputError, match="holds no features yet: run `extract` first"):
         empty.choose()
 
 
