@@ -1,13 +1,12 @@
 """Leave-one-group-out whose parameters are chosen inside each fold's training groups.
 
-What enters: candidates, targets and groups, and for each candidate a factored model. What leaves:
-held-out scores of every row, by a model that neither learnt nor tuned anything on the row's group;
-and the same for any number of shuffled labellings.
+Every row is scored by a model that neither learnt nor tuned anything on the row's group, for the
+observed labels and for any number of shuffled ones.
 
-In outer fold g a candidate is judged by its inner folds: each other group h scored by the model
-without g and h. All of that is linear in the targets. Windows of a unit (device and label) share
-their label, so one column a unit serves every labelling: scores under shuffled labels are
-combinations of the same columns, and a thousand permutations cost a product instead of a fit.
+In outer fold g a candidate is judged by its inner folds: each other group h is scored by the model
+without g and h. These scores are linear in the targets, and windows of a unit (device and label)
+share their label. So one column for each unit serves every labelling: scores under shuffled labels
+are combinations of the same columns, and a permutation costs a product instead of a fit.
 """
 
 from __future__ import annotations
@@ -70,7 +69,7 @@ class NestedScores:
 
 
 class Shuffled(NamedTuple):
-    """What the whole procedure, tuning included, says under other labellings.
+    """Results of the whole procedure, tuning included, under other labellings.
 
     Attributes
     ----------
@@ -130,7 +129,7 @@ class Basis(NamedTuple):
 
     @classmethod
     def of(cls, labelling: Labelling, labels: NDArray[np.int64]) -> Basis:
-        """Take a column a class for one labelling, a column a unit for several."""
+        """Take one column for each class for one labelling, one for each unit for several."""
         targets = labelling.targets(labels)
         if len(labels) == 1:
             n_classes = labelling.n_classes
@@ -220,7 +219,7 @@ def nest(
     arrays : Arrays
         Where the models are.
     progress : callable, optional
-        Told how many candidates are done, and how many there are.
+        Called with how many candidates are done, and how many there are.
     """
     search = _Search(n_candidates, grouping, labelling, arrays)
     for candidate in range(n_candidates):
@@ -231,7 +230,7 @@ def nest(
 
 
 class _Search:
-    """The best candidate so far of every outer fold and labelling, and what it says."""
+    """The best candidate so far of every outer fold and labelling, and its scores."""
 
     def __init__(
         self, n_candidates: int, grouping: Grouping, labelling: Labelling, arrays: Arrays
@@ -291,15 +290,15 @@ class _Search:
             del maps
 
     def _improved(self, group: int, losses: Float64) -> NDArray[np.int64]:
-        """Labellings that lose less than ever in an outer fold, and note how much."""
-        # Of a single candidate every labelling is told, also those not judged.
+        """Find and note labellings whose loss in an outer fold is the smallest so far."""
+        # A single candidate is kept for every labelling, also those that are not judged.
         of_all = np.broadcast_to(losses, len(self._best)) if len(losses) == 1 else losses
         better = np.flatnonzero(of_all < self._best[:, group]).astype(np.int64)
         self._best[better, group] = of_all[better]
         return better
 
     def _keep(self, group: int, maps: Float64, which: NDArray[np.int64]) -> None:
-        """Write down what the outer fold's model says under some labellings."""
+        """Write down the outer fold's predictions under some labellings."""
         rows = self._grouping.rows(group)
         scores = self._outer.scores(maps[rows].astype(np.float32), which)
         self._predicted[np.ix_(which, rows)] = scores.argmax(axis=2).T

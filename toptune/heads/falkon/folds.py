@@ -35,6 +35,9 @@ from toptune.heads.rows import Float64, Grouping, Ints
 # Groups that are left out together, by their codes, ascending.
 Groups = tuple[int, ...]
 
+# What warnings and errors call it.
+KERNEL_MATRIX = "the kernel matrix"
+
 
 class HeldOutScores(NamedTuple):
     """What folds give.
@@ -243,9 +246,6 @@ class AllRows(Model):
         largest = int(sizes[0])
         n_bytes = 8 * largest * (4 * largest + 4 * n_columns)
         return self.arrays.batches(len(sizes), largest, n_bytes)
-
-
-KERNEL_MATRIX = "the kernel matrix"
 
 
 def regularised(arrays: Arrays, K: Array, ridge: float) -> Array:

@@ -1,9 +1,9 @@
 """The operations of `falkon.arrays` on a torch device.
 
-On a GPU what costs is asking: a launch takes some ten microseconds, and looking at a value waits
-for all that was launched. So the models of a batch are padded to one size, factored and solved
-together, and whether all went well is looked at once a batch. Symmetric matrices have both
-triangles. On torch's own CPU device the same code runs, which is how it is tested.
+On a GPU every launch takes some ten microseconds, and reading a value waits for everything that was
+launched before. So the models of a batch are padded to one size, factored and solved together, and
+it is read once for each batch whether all factorisations succeeded. Symmetric matrices have both
+triangles. The same code runs on torch's own CPU device, which is how it is tested.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class TorchArrays(Arrays):
             ) from error
 
     def each(self, work: Callable[..., Tensor], items: Iterable[Any]) -> list[Tensor]:
-        """See `Arrays`; one after the other: the device works by itself."""
+        """See `Arrays`; one after the other, since the device works in parallel by itself."""
         return [work(item) for item in items]
 
     def product(self, A: Tensor, B: Tensor) -> Tensor:
@@ -276,9 +276,9 @@ class _Gathered:
     Attributes
     ----------
     padded_places : (b, s) int64
-        0 where there are no more.
+        0 where a model has no more rows.
     is_absent : (b, s) bool
-        Where there are no more.
+        Where a model has no more rows.
     """
 
     arrays: TorchArrays
@@ -320,12 +320,12 @@ class _Gathered:
 
 @dataclass(frozen=True)
 class _Masked:
-    """What each model keeps of one axis, as its `Subset`: what it does without is 0.
+    """Centres that each model keeps, as a `Subset`: what belongs to the others is 0.
 
     Attributes
     ----------
     is_absent : (b, n) bool
-        What each does without.
+        The others.
     """
 
     arrays: TorchArrays
@@ -342,7 +342,7 @@ class _Masked:
         return values.masked_fill(self.absent[:, None, :], 0)
 
     def principal(self, A: Tensor) -> Tensor:
-        # The only copy for each model: what is expanded takes no memory.
+        # The mask makes the only copy: what is expanded takes no memory.
         expanded = A.expand(len(self.is_absent), -1, -1)
         return expanded.masked_fill(self.absent[:, :, None] | self.absent[:, None, :], 0)
 

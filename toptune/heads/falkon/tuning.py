@@ -28,7 +28,7 @@ Candidate = Mapping[str, Any]
 
 
 def tune_falkon(
-    head: FalkonClassifier,
+    classifier: FalkonClassifier,
     X: Any,
     y: Any,
     grouping: Grouping,
@@ -42,21 +42,21 @@ def tune_falkon(
 
     Parameters
     ----------
-    head : FalkonClassifier
+    classifier : FalkonClassifier
         Not fitted, and not changed; its solver must be ``direct``.
     X : (n, d) float32 or float64
     y : (n,) labels
-        One label a unit.
+        One label for each unit.
     grouping : Grouping
         Of the n rows; three groups or more.
     unit : (n,) int64
         Device and label of each row, numbered from 0; each lies in one group.
     candidates : sequence of mapping
-        Values of the head's constructor. One: nothing is tuned, inner folds serve calibration.
+        Values of the constructor. With one nothing is tuned; inner folds serve calibration.
     shuffled : (r, u) int64, optional
         Further labellings: the class of each unit, numbered in the sorted order of y's classes.
     progress : callable, optional
-        Told how many candidates are done, and how many there are.
+        Called with how many candidates are done, and how many there are.
 
     Returns
     -------
@@ -72,14 +72,14 @@ def tune_falkon(
         range in any of them, or Nystrom centres that all lie in two groups, before anything is
         computed.
     """
-    if head.solver != "direct" or len(grouping.groups) < 3:
+    if classifier.solver != "direct" or len(grouping.groups) < 3:
         raise InputError(
-            f"tuning inside the folds needs the direct solver and three groups, got {head.solver}"
-            f" and {len(grouping.groups)}"
+            "tuning inside the folds needs the direct solver and three groups, got"
+            f" {classifier.solver} and {len(grouping.groups)}"
         )
     if not candidates:
         raise InputError("there is no candidate to choose from")
-    problems = [_problem(head, candidate, X, y) for candidate in candidates]
+    problems = [_problem(classifier, candidate, X, y) for candidate in candidates]
     for problem in problems:
         if problem.centre_rows is not None:
             sort_centres(grouping, problem.centre_rows, _GROUPS_AT_ONCE)
@@ -88,12 +88,12 @@ def tune_falkon(
     observed[unit] = codes
     labels = observed[None] if shuffled is None else np.concatenate([observed[None], shuffled])
     labelling = Labelling(unit, labels, len(classes), SHARPNESS)
-    solver = solver_of(head)
+    solver = solver_of(classifier)
     assert isinstance(solver, Direct)  # no other solver has closed forms
     models = solver.models(problems, grouping, _GROUPS_AT_ONCE)
     return nest(models, len(problems), grouping, labelling, solver.arrays, progress)
 
 
-def _problem(head: FalkonClassifier, candidate: Candidate, X: Any, y: Any) -> Problem:
-    tried: FalkonClassifier = clone(head).set_params(**candidate)
+def _problem(classifier: FalkonClassifier, candidate: Candidate, X: Any, y: Any) -> Problem:
+    tried: FalkonClassifier = clone(classifier).set_params(**candidate)
     return tried.problem(X, y)
