@@ -340,7 +340,7 @@ def test_a_verdict_stands_beside_how_often_the_model_was_right(made: Path) -> No
 def test_only_predictions_are_replaced_and_only_when_told(made: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     predict(made / "falkon", made / "r0.h5", out=out)
-    with pytest.raises(InputError, match="exists; choose another name or pass --overwrite"):
+    with pytest.raises(InputError, match="exists; choose another name or give `overwrite=True`"):
         predict(made / "falkon", made / "r1.h5", out=out)
     predict(made / "falkon", made / "r1.h5", out=out, overwrite=True)
     assert {row["recording"] for row in read_csv(out / "windows.csv")} == {str(made / "r1.h5")}

@@ -350,7 +350,7 @@ def test_a_run_is_replaced_only_when_told_and_nothing_else_ever(tmp_path: Path) 
     out = tmp_path / "run"
     fit(make_table(), "falkon", out, seed=1)
     (out / "note.txt").write_text("mine")
-    with pytest.raises(InputErrors, match="exists; choose another name or pass --overwrite"):
+    with pytest.raises(InputErrors, match="exists; choose another name or give `overwrite=True`"):
         fit(make_table(), "falkon", out, seed=2)
     assert read_json(out / "params.json")["seed"] == 1
     fit(make_table(), "falkon", out, seed=2, overwrite=True)

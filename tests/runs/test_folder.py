@@ -88,7 +88,7 @@ def test_a_run_that_lost_its_name_halfway_gets_it_back(tmp_path: Path) -> None:
     out.rename(tmp_path / ".run.00000000.partial.old")
     (tmp_path / ".run.00000000.partial").mkdir()
     assert target_problems(out, overwrite=False) == [
-        f"{out} exists; choose another name or pass --overwrite"
+        f"{out} exists; choose another name or give `overwrite=True`"
     ]
     assert seed_of(out) == 1
     assert names(tmp_path) == ["run"]

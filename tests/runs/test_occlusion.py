@@ -282,7 +282,7 @@ def test_why_writes_a_page_and_the_numbers(
     assert page.count("<article") == 4
     assert "no test of the model" in page
     assert run(monkeypatch, *arguments) == 2
-    assert "exists; choose another name or pass --overwrite" in capsys.readouterr().err
+    assert "exists; choose another name or give --overwrite" in capsys.readouterr().err
     assert run(monkeypatch, *arguments, "--overwrite", "--class", "quiet") == 0
     assert json.loads((out / "why.json").read_text())["recordings"][0]["class"] == "quiet"
 

@@ -253,8 +253,8 @@ def test_the_command_to_repeat_it_is_whole(tmp_path: Path) -> None:
     made = swept(tmp_path, outcome(view(), FALKON, 20), seed=4, device="cpu")
     made = replace(made, grid=replace(made.grid, settings=("window_s=[60, 30]",)))
     assert repeat_command(made) == (
-        f"toptune sweep study/devices.csv table1 --set 'window_s=[60, 30]' -o {tmp_path}"
-        " --seed 4 --device cpu"
+        f"toptune sweep {Path('study/devices.csv').resolve()} table1 --set 'window_s=[60, 30]'"
+        f" --seed 4 --device cpu -o {tmp_path}"
     )
 
 

@@ -221,13 +221,10 @@ def commands(run: ReadRun, store: FeatureStore | None = None) -> list[str]:
     missing = bool(run.metrics.get("missing_recordings"))
     shared = [
         *command_words(options_of(SpikeSettings), _values(_spike_settings(run))),
-        *_words(keep_going=missing),
+        *option_words(keep_going=missing),
     ]
-    lines = [
-        shlex.join(["toptune", "extract", devices or "devices.csv", *_words(store=place), *features,
-                    *shared])
-        for features in _feature_words(run, store)
-    ]  # fmt: skip
+    extract = ["toptune", "extract", devices or "devices.csv", *option_words(store=place)]
+    lines = [shlex.join([*extract, *features, *shared]) for features in _feature_words(run, store)]
     lines.append(shlex.join(["toptune", "fit", place, *_fit_words(run, missing=missing)]))
     return [*lines, *_comments(run, devices)]
 
@@ -282,7 +279,9 @@ def _fit_words(run: ReadRun, *, missing: bool) -> list[str]:
         if one.field in given and all(_fits(one, value) for value in given[one.field])
     }
     return [
-        *_words(head=run.params["head"], features=_chosen_features(run), allow_incomplete=missing),
+        *option_words(
+            head=run.params["head"], features=_chosen_features(run), allow_incomplete=missing
+        ),
         *command_words(options_of(FitOptions), values),
         *command_words(options, of_head),
         *command_words(options_of(Compute), {"device": requested.get("device")}),
@@ -323,8 +322,8 @@ def _values(settings: list[Setting]) -> dict[str, Any]:
     return {setting.name: setting.value for setting in settings if setting.has_option}
 
 
-def _words(**values: Any) -> list[str]:
-    """Write options that belong to no parameter class; what is empty is left out."""
+def option_words(**values: Any) -> list[str]:
+    """Write options that belong to no parameter class; what is empty or None is left out."""
     given = {name: value for name, value in values.items() if value}
     options = [
         Option(name=name, field=name, type=str, default=None, help="", several=True)

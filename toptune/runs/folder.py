@@ -58,9 +58,9 @@ def target_problems(out: Path, *, overwrite: bool, kind: FolderKind = RUN) -> li
         above = next(p for p in (*out.parents, Path("/")) if p.exists())
         return [] if above.is_dir() else [f"{out}: {above} is no folder; choose another path"]
     if not overwrite:
-        return [f"{out} exists; choose another name or pass --overwrite"]
+        return [f"{out} exists; choose another name or give `overwrite=True`"]
     if not _is_one(out, kind):
-        return [f"{out} is not a {kind.word} of toptune, so --overwrite does not replace it"]
+        return [f"{out} is not a {kind.word} of toptune, so `overwrite=True` does not replace it"]
     return []
 
 

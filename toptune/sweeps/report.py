@@ -5,7 +5,9 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
+from pathlib import Path
 
+from toptune.params import Compute, command_words, options_of
 from toptune.reports.page import (
     Block,
     Cell,
@@ -25,6 +27,7 @@ from toptune.reports.page import (
     render,
     svg_uri,
 )
+from toptune.reports.setup import option_words
 from toptune.sweeps.plan import describe_picture, describe_task, fit_labels
 from toptune.sweeps.plots import draw_classifiers, draw_throughput, view_labels
 from toptune.sweeps.results import Outcome, Pictured, Swept, pictured
@@ -312,12 +315,14 @@ def _failures(swept: Swept) -> Section:
 def repeat_command(swept: Swept) -> str:
     """Give the command that continues the sweep, or repeats it elsewhere."""
     grid = swept.grid
-    words = ["toptune", "sweep", str(swept.devices), grid.where]
-    words += [word for setting in grid.settings for word in ("--set", setting)]
-    words += ["-o", str(swept.path)]
-    words += ["--seed", str(swept.seed)] if swept.seed else []
-    words += ["--device", swept.device] if swept.device != "auto" else []
-    return shlex.join(words)
+    file = Path(grid.where)
+    return shlex.join([
+        *("toptune", "sweep", str(swept.devices.resolve())),
+        str(file.resolve()) if file.is_file() else grid.where,
+        *option_words(set=list(grid.settings), seed=swept.seed),
+        *command_words(options_of(Compute), {"device": swept.device}),
+        *("-o", str(swept.path.resolve())),
+    ])  # fmt: skip
 
 
 def _repeat(swept: Swept) -> Section:
