@@ -284,9 +284,7 @@ def _classifier(
         where = head.device(device, params)
         of_run = {"random_state": options.seed, "device": where}
         for name in sorted(set(of_run) & set(params)):
-            raise InputError(
-                f"the head's {name} is set by the run's seed and device, not by itself"
-            )
+            raise InputError(f"`{name}` follows from the run's seed and device: do not fix it")
         for name, values in {**{n: [v] for n, v in params.items()}, **options.tried}.items():
             for value in values:
                 head.check_option(name, value)

@@ -155,9 +155,17 @@ class Head:
         """
         for name, values in tried.items():
             if name not in self.tuned:
-                raise InputError(f"{name} of the {self.name} head is not tuned: give one value")
-            if name in fixed or not tune:
-                raise InputError(f"{name} is both fixed and to be chosen from {list(values)}")
+                raise InputError(
+                    f"`{name}` of the {self.name} head cannot be chosen inside the folds: give one"
+                    " value"
+                )
+            if name in fixed:
+                raise InputError(f"`{name}` is both fixed and to be chosen from {list(values)}")
+            if not tune:
+                raise InputError(
+                    f"`{name}` is to be chosen from {list(values)}, but `tune=False` chooses"
+                    " nothing: give one value"
+                )
         if not tune or all(name in fixed for name in self.tuned):
             return ({},)
         # A fixed value is a candidate's only one, which says the same as not naming it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import product as combinations_of
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -19,7 +20,7 @@ from toptune.heads.rules import (
     optional,
     whole_from_1,
 )
-from toptune.params import Option
+from toptune.params import option, options_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,53 +70,36 @@ PENALTIES = (1e-6, 1e-5, 1e-4)
 # With several views the weights matter more than the width.
 FUSED_WIDTHS = (1.0,)
 
-_PANEL = "Falkon"
-OPTIONS = (
-    Option(
-        name="width",
-        field="width",
-        type=float,
-        default=None,
-        help="Standard deviation of the Gaussian kernel; rows have length 1.",
-        panel=_PANEL,
+_TITLE = "Falkon"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FalkonOptions:
+    """What a user may set of the classifier."""
+
+    width: float | None = option(
+        None,
+        "Standard deviation of the Gaussian kernel; rows have length 1.",
         several=True,
-    ),
-    Option(
-        name="penalty",
-        field="penalty",
-        type=float,
-        default=None,
-        help="Ridge penalty per training window.",
-        panel=_PANEL,
+        panel=_TITLE,
+    )
+    penalty: float | None = option(
+        None, "Ridge penalty per training window.", several=True, panel=_TITLE
+    )
+    view_weights: tuple[float, ...] | None = option(
+        None,
+        "Weights of several feature sets, such as 0.5,0.5; they add up to 1.",
         several=True,
-    ),
-    Option(
-        name="view_weights",
-        field="view_weights",
-        type=tuple[float, ...],
-        default=None,
-        help="Weights of several feature sets, such as 0.5,0.5; they add up to 1.",
-        panel=_PANEL,
-        several=True,
-    ),
-    Option(
-        name="n_centres",
-        field="n_centres",
-        type=int,
-        default=None,
-        help="Nystrom centres; default: all windows, where memory allows.",
-        panel=_PANEL,
-        least=1,
-    ),
-    Option(
-        name="solver",
-        field="solver",
-        type=Solver,
-        default="direct",
-        help="direct: closed form; iterative: conjugate gradients; falkon: the library.",
-        panel=_PANEL,
-    ),
-)
+        panel=_TITLE,
+    )
+    n_centres: int | None = option(
+        None, "Nystrom centres; default: all windows, where memory allows.", least=1, panel=_TITLE
+    )
+    solver: Solver = option(
+        "direct",
+        "direct: closed form; iterative: conjugate gradients; falkon: the library.",
+        panel=_TITLE,
+    )
 
 
 def falkon_candidates(
@@ -190,9 +174,9 @@ class FalkonHead(Head):
     """Kernel ridge regression, with folds, nested folds and permutations in closed form."""
 
     name = "falkon"
-    title = "Falkon"
+    title = _TITLE
     estimator = "toptune.heads.falkon.classifier:FalkonClassifier"
-    options = OPTIONS
+    options = options_of(FalkonOptions)
     rules = RULES
     devices = ("cpu", "cuda")
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from toptune.heads.base import Candidate, Head, Progress, Table
 from toptune.heads.rules import Rule, above_0
-from toptune.params import Option
+from toptune.params import option, options_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,26 +25,29 @@ RULES: Mapping[str, Rule] = {"C": above_0}
 # its training rows closely; columns have SD 1, so the numbers mean the same for any data.
 LOGISTIC_CANDIDATES: tuple[Candidate, ...] = tuple({"C": C} for C in (0.01, 0.1, 1.0, 10.0))
 
-OPTIONS = (
-    Option(
-        name="C",
-        field="C",
-        type=float,
-        default=None,
-        help="Inverse penalty of the logistic regression.",
-        panel="Logistic regression on burst parameters",
+
+_TITLE = "Logistic regression on burst parameters"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogisticOptions:
+    """What a user may set of the classifier."""
+
+    C: float | None = option(
+        None,
+        "Inverse penalty of the logistic regression.",
+        panel=_TITLE,
         several=True,
-    ),
-)
+    )
 
 
 class LogisticHead(Head):
     """Logistic regression on few and meaningful numbers, one row a recording."""
 
     name = "parameters"
-    title = "Logistic regression on burst parameters"
+    title = _TITLE
     estimator = "toptune.heads.logistic.classifier:LogisticClassifier"
-    options = OPTIONS
+    options = options_of(LogisticOptions)
     rules = RULES
     defaults = LOGISTIC_CANDIDATES
     uses = "recordings"
@@ -93,8 +97,6 @@ class LogisticHead(Head):
 
     def nearness(self, estimator: Any, view_sizes: Sequence[int]) -> Nearness:
         """See `Head`: rows keep their length, which says how active a culture is."""
-        from dataclasses import replace
-
         return replace(super().nearness(estimator, view_sizes), normalise=False)
 
     def tables(self, estimator: Any, columns: Sequence[str]) -> dict[str, Table]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from toptune.heads.base import Candidate, Head, StepProgress
 from toptune.heads.rules import Rule, above_0, above_0_up_to_1, at_least_0, whole_from_1
-from toptune.params import Option
+from toptune.params import option, options_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,62 +39,31 @@ MLP_CANDIDATES: tuple[Candidate, ...] = (
     {"learning_rate_decay": 0.8, "weight_decay": 0.1},
 )
 
-_PANEL = "MLP"
-OPTIONS = (
-    Option(
-        name="epochs",
-        field="epochs",
-        type=int,
-        default=25,
-        help="Passes over the training windows.",
-        panel=_PANEL,
-        least=1,
-    ),
-    Option(
-        name="learning_rate",
-        field="learning_rate",
-        type=float,
-        default=0.0005,
-        help="Learning rate of the first epoch.",
-        panel=_PANEL,
-    ),
-    Option(
-        name="learning_rate_decay",
-        field="learning_rate_decay",
-        type=float,
-        default=None,
-        help="Factor of the learning rate from one epoch to the next.",
-        panel=_PANEL,
-        several=True,
-    ),
-    Option(
-        name="weight_decay",
-        field="weight_decay",
-        type=float,
-        default=None,
-        help="L2 penalty on weights and biases.",
-        panel=_PANEL,
-        several=True,
-    ),
-    Option(
-        name="batch_size",
-        field="batch_size",
-        type=int,
-        default=75,
-        help="Windows per training batch.",
-        panel=_PANEL,
-        least=1,
-    ),
-)
+_TITLE = "MLP"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLPOptions:
+    """What a user may set of the classifier."""
+
+    epochs: int = option(25, "Passes over the training windows.", least=1, panel=_TITLE)
+    learning_rate: float = option(0.0005, "Learning rate of the first epoch.", panel=_TITLE)
+    learning_rate_decay: float | None = option(
+        None, "Factor of the learning rate from one epoch to the next.", several=True, panel=_TITLE
+    )
+    weight_decay: float | None = option(
+        None, "L2 penalty on weights and biases.", several=True, panel=_TITLE
+    )
+    batch_size: int = option(75, "Windows per training batch.", least=1, panel=_TITLE)
 
 
 class MLPHead(Head):
     """The paper's network, with the networks of all folds trained together."""
 
     name = "mlp"
-    title = "MLP"
+    title = _TITLE
     estimator = "toptune.heads.mlp.classifier:MLPClassifier"
-    options = OPTIONS
+    options = options_of(MLPOptions)
     rules = RULES
     defaults = MLP_CANDIDATES
     devices = ("cpu", "cuda")
