@@ -520,7 +520,7 @@ def test_grouping_by_another_column(made: Path, tmp_path: Path, run: Run) -> Non
         (("--head", "falkon", "--view-weights", "0.5,0.5"), "view_weights"),
         (
             ("--head", "falkon", "--no-tune", "--width", "1", "--width", "2"),
-            "width is both fixed and to be chosen from [1.0, 2.0]",
+            "--width is to be chosen from [1.0, 2.0], but --no-tune chooses nothing",
         ),
         (("--head", "falkon", "--solver", "iterative"), "give fixed values with --no-tune"),
         (("--head", "falkon", "--strata", "plate"), "has no plate"),
