@@ -1,24 +1,25 @@
 // Causal IIR filter in second-order sections, parallel over time.
 //
-// What enters: chunks of a gap-free stretch, (channels, samples) float32 microvolts, and the state
-// that the chunk before left. What leaves: the filtered chunk, float32, and the state after it.
+// Input: chunks of a segment, (channels, samples) float32 microvolts, and the state after the
+// previous chunk. Output: the filtered chunk, float32, and the state after it.
 //
 // A section is the recursion that scipy.signal.sosfilt defines (direct form II transposed), in
-// float64, rounded once. It is linear in its state, so a block of HIGHPASS_BLOCK samples that is
-// entered with state s is left with A s + z, where z is the state left after entering it with 0, and
-// A, the same for all blocks, that after HIGHPASS_BLOCK samples of silence. Hence
+// float64, rounded once. It is linear in its state: a block of HIGHPASS_BLOCK samples that starts
+// from state s ends in A s + z. Here z is the state after the block if it starts from 0, and the
+// matrix A, the same for all blocks, maps a state to that after HIGHPASS_BLOCK samples of silence.
+// Hence
 //     highpass_probe   z of every block, all at once
-//     highpass_chain   the states between blocks, one after the other: a 128th of the samples
-//     highpass_run     all blocks once more, from their true states
-// Within a block every operation is the sequential filter's; across blocks the state differs in
-// rounding, by some 1e-16 of itself. Compile with --fmad=false, or multiplications fuse with
-// additions, and more than that differs.
+//     highpass_chain   the states between blocks, one after another: a 128th of the samples
+//     highpass_run     all blocks again, from their true states
+// Within a block every operation is that of the sequential filter; across blocks the state differs
+// in rounding, by about 1e-16 of its value. Compile with --fmad=false: otherwise multiplications fuse
+// with additions, and results differ by more.
 //
-// A block begins at each multiple of HIGHPASS_BLOCK of the chunk, so chunks whose lengths are such
-// multiples give the same samples as the whole, bit for bit. A chunk of another length is a stretch's
-// last: the state after it is not kept.
+// Blocks begin at the multiples of HIGHPASS_BLOCK of the chunk, so that chunks whose lengths are
+// such multiples give the same samples as the whole, bit for bit. Only the last chunk of a segment
+// may have another length: the state after it is not kept.
 //
-// What bounds it: device memory, read twice and written once; where float64 is slow, arithmetic.
+// Limit: device memory, read twice and written once; arithmetic where float64 is slow.
 
 typedef int i32;
 typedef long long i64;
@@ -60,7 +61,7 @@ __device__ void filter_row(float *x, i32 count, double first, const double *sos,
   }
 }
 
-// What a block of threads works on: HIGHPASS_TILE blocks of one channel, as far as there are any.
+// The work of a block of threads: up to HIGHPASS_TILE blocks of one channel.
 struct Tile {
   i64 channel;
   i64 block;
@@ -87,10 +88,10 @@ __device__ i32 row_samples(Tile tile, i32 b) {
   return (i32)smaller(HIGHPASS_BLOCK, tile.samples - b * HIGHPASS_BLOCK);
 }
 
-// Find the state that each block leaves when it is entered with state 0.
+// Find the state after each block that starts from state 0.
 //
-// samples : samples[channel * pitch + i], n of them a channel
-// first   : (channels,) float64, taken off every sample
+// samples : samples[channel * pitch + i], n of them per channel
+// first   : (channels,) float64, subtracted from every sample
 // sos     : (sections, 6) float64
 // left    : (channels, blocks, states) float64; blocks = n / HIGHPASS_BLOCK, rounded up
 extern "C" __global__ void highpass_probe(
@@ -116,10 +117,10 @@ extern "C" __global__ void highpass_probe(
   }
 }
 
-// Find the state that each block is entered with, a thread a channel.
+// Find the state before each block, one thread per channel.
 //
 // silence : (states, states) float64, the state after a block of silence is silence @ state
-// left    : as highpass_probe gives it
+// left    : from highpass_probe
 // entered : (channels, blocks, states) float64
 // state   : (channels, states) float64, that before the chunk; updated
 extern "C" __global__ void highpass_chain(
@@ -152,7 +153,7 @@ extern "C" __global__ void highpass_chain(
   }
 }
 
-// Filter all blocks from the states that they are entered with.
+// Filter all blocks from the states before them.
 //
 // out : out[channel * out_pitch + i], the filtered samples; not the memory of `samples`
 extern "C" __global__ void highpass_run(

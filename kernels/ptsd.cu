@@ -1,44 +1,44 @@
 // Precision Timing Spike Detection (PTSD) in its parallel form.
 //
-// What enters: a chunk of one gap-free stretch of a recording, (channels, samples) float32
-// microvolts, filtered, finite, with each channel's mean and peak-to-peak threshold (float32
-// microvolts, computed once for the whole recording, on the host). What leaves: the spikes'
-// samples (counted from the stretch's start), channels and peak-to-peak microvolts, equal to the
-// sequential walk's bit for bit, however the stretch is cut into chunks.
+// Input: a chunk of a segment of a recording, (channels, samples) float32 microvolts, filtered and
+// finite, with each channel's mean and peak-to-peak threshold (float32 microvolts, computed once for
+// the whole recording, on the host). Output: the spikes' samples (counted from the segment's start),
+// channels and peak-to-peak microvolts, equal to those of the sequential walk, bit for bit, however
+// the segment is cut into chunks.
 //
 // Source: Maccione et al. 2009, J. Neurosci. Methods 177:241-249. The sequential form's only state
 // is the next sample to look at. Whether sample c is a peak with an opposite peak far enough away,
-// and where the walk goes on after it, depends on the samples c-1 .. c+lifetime+overshoot and on n
-// alone. So every candidate is evaluated by itself, and the spikes are the chain
+// and where the walk goes on after it, depends only on the samples c-1 .. c+lifetime+overshoot and on
+// n. So every candidate is evaluated by itself, and the spikes are the chain
 //     a(1) = the first accepted candidate, a(k+1) = the first one at or after next(a(k)).
 //
-// The host launches, a chunk:
+// The host launches, for each chunk:
 //     ptsd_extremes    smallest and largest sample of each block of samples
-//     ptsd_evaluate    which samples are accepted candidates, a bit each
-//     (an inclusive prefix sum of `count`, a number a tile, by the host's library)
-//     ptsd_scatter     where the accepted candidates are, compact, by channel, then sample
-//     ptsd_peaks       their peaks, a thread each
-//     ptsd_heads       candidates that are spikes whatever came before
-//     ptsd_walk        the chain, one thread from each head to the next; or, where segments are
-//                      long (a threshold far too low, an artefact),
-//     ptsd_link and ptsd_double, ceil(log2(longest segment)) times: the same chain
-//     ptsd_resume      the walk's state after the chunk, a channel
+//     ptsd_evaluate    the accepted candidates, one bit per sample
+//     (an inclusive prefix sum of `count`, one number per tile, by the host's library)
+//     ptsd_scatter     the accepted candidates as a list, by channel, then sample
+//     ptsd_peaks       their peaks, one thread per candidate
+//     ptsd_heads       heads: candidates that are spikes whatever came before
+//     ptsd_walk        the chain, one thread from each head to the next; or, where such a run of
+//                      candidates is long (a threshold far too low, an artefact),
+//     ptsd_link and ptsd_double, ceil(log2(longest run)) times: the same chain
+//     ptsd_resume      the walk's state after the chunk, for each channel
 //
-// Contract of a chunk. It decides the candidates [begin, end) of a stretch of n samples, not none,
-// and samples[channel * pitch + i - first] is sample i. It must hold each sample from begin-1 (from
-// 0 where begin is 0 or 1) to end-1+lifetime+overshoot, as far as the stretch goes. Chunks follow
-// one another without a gap, and `resume` starts as 1 at a stretch's first chunk. lifetime >= 1.
-// Blocks of samples start at multiples of PTSD_BLOCK of the stretch, wherever chunks are cut; those
-// at a chunk's ends are looked at twice, each time for the candidates of one chunk.
+// Requirements of a chunk. It decides the candidates [begin, end), at least one, of a segment of n
+// samples, and samples[channel * pitch + i - first] is sample i. It must hold each sample from begin-1
+// (from 0 if begin is 0 or 1) to end-1+lifetime+overshoot, as far as the segment reaches. Chunks
+// follow one another without a gap, and `resume` is 1 at a segment's first chunk. lifetime >= 1.
+// Blocks of samples start at multiples of PTSD_BLOCK of the segment, wherever chunks are cut; those
+// at a chunk's ends are read twice, each time for the candidates of one chunk.
 //
-// What bounds it. On sparse spikes device memory does, read once, by ptsd_extremes; its loads go
-// through shared memory, since a thread reading its own 32 samples would touch a cache line of its
-// own at every step. Beside the 128 bytes of a block's samples move 24: its extremes and its word,
-// written and read. That is 0.6 of what a copy moves. Where a threshold is so low that every block
-// may hold a spike, arithmetic bounds it: the windows of all peaks are searched three times.
+// Limit. With sparse spikes it is device memory, read once by ptsd_extremes. Its loads go through
+// shared memory, since a thread that reads its own 32 samples would touch another cache line at every
+// step. Beside the 128 bytes of a block's samples, 24 are moved: its extremes and its word, written
+// and read. That is 0.6 of what a copy moves. With a threshold so low that every block may hold a
+// spike, it is arithmetic: the windows of all peaks are searched three times.
 //
 // Exactness. Samples are only subtracted, compared and negated: there is no product that a compiler
-// could fuse. Do not compile with --use_fast_math or --ftz=true: subnormals would be lost.
+// could fuse. Do not compile with --use_fast_math or --ftz=true, which lose subnormals.
 // Every scalar argument is 64 bits wide, which is how CuPy passes a Python int.
 
 typedef unsigned char u8;
@@ -74,7 +74,7 @@ struct Peaks {
 __device__ i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
 __device__ i64 larger(i64 a, i64 b) { return a > b ? a : b; }
 
-// 64-bit: a long stretch of many channels has more samples than a 32-bit index can count.
+// 64-bit: a long segment of many channels has more samples than a 32-bit index can count.
 __device__ i64 this_thread() { return (i64)blockIdx.x * blockDim.x + threadIdx.x; }
 __device__ i64 all_threads() { return (i64)gridDim.x * blockDim.x; }
 
@@ -89,7 +89,7 @@ __device__ bool is_peak(const float *x, float mean) {
 }
 
 // Offset of the first largest (upwards) or first smallest sample among x[0] .. x[last]. The mean
-// is taken off before comparing: two samples may differ and their rounded differences be equal.
+// is subtracted before comparing: two samples may differ and their rounded differences be equal.
 __device__ i64 first_extreme(const float *x, i64 last, float mean, bool upwards) {
   i64 best = 0;
   float top = x[0] - mean;
@@ -103,7 +103,7 @@ __device__ i64 first_extreme(const float *x, i64 last, float mean, bool upwards)
   return best;
 }
 
-// Start peak and opposite peak seen from a peak at x[0] with `left` samples of the stretch behind.
+// Start peak and opposite peak seen from a peak at x[0] with `left` samples of the segment after it.
 __device__ Peaks peaks_from(const float *x, i64 left, float mean, i64 lifetime, i64 overshoot) {
   const i64 window = smaller(lifetime, left);
   const bool upwards = x[0] - mean > 0.0f;
@@ -120,7 +120,7 @@ __device__ Peaks peaks_from(const float *x, i64 left, float mean, i64 lifetime, 
   return found;
 }
 
-// Take the extremes of the blocks of samples that hold [begin, stop), a thread each.
+// Find the extremes of the blocks of samples that hold [begin, stop), one thread per block.
 //
 // stop : min(end + lifetime + overshoot, n), the end of what the chunk's candidates read
 // low  : (channels, blocks) smallest sample of each block, as far as the chunk holds it
@@ -128,7 +128,7 @@ __device__ Peaks peaks_from(const float *x, i64 left, float mean, i64 lifetime, 
 extern "C" __global__ void ptsd_extremes(
     const float *__restrict__ samples, i64 pitch, i64 channels, i64 first, i64 begin, i64 stop,
     float *__restrict__ low, float *__restrict__ high) {
-  // A word of padding a row: threads side by side then read from different banks.
+  // With a word of padding per row, neighbouring threads read from different banks.
   __shared__ float tile[PTSD_TILE * (PTSD_BLOCK + 1)];
   const i64 blocks = blocks_to(stop) - block_of(begin);
   const i64 tiles = (blocks + PTSD_TILE - 1) / PTSD_TILE;
@@ -174,10 +174,10 @@ __device__ bool spans(
   return (highest - mean) - (lowest - mean) >= threshold;
 }
 
-// Decide the candidates [begin, end). First a thread a block tells whether it and its reach span
-// the threshold; most are quiet. Then the threads share out the candidates of those that do.
+// Decide the candidates [begin, end). First one thread per block checks whether it and its reach span
+// the threshold; most do not. Then all threads share the candidates of those that do.
 //
-// low, high : as ptsd_extremes gives them
+// low, high : from ptsd_extremes
 // resume    : (channels,) first sample the walk looks at; what lies before is no candidate
 // accepted  : (channels, words) bit b of a word is candidate PTSD_BLOCK * (block_of(begin) + word)
 //             + b; words = blocks_to(end) - block_of(begin)
@@ -202,7 +202,7 @@ extern "C" __global__ void ptsd_evaluate(
     const i64 origin = (block_of(begin) + word) * PTSD_BLOCK;
     const float mean = mean_uv[channel];
     const float threshold = threshold_uv[channel];
-    // The stretch's first and last sample lack a neighbour: they are never peaks.
+    // The segment's first and last sample lack a neighbour: they are never peaks.
     const i64 from = larger(begin, larger(resume[channel], 1));
     const i64 to = smaller(end, n - 1);
     if (threadIdx.x == 0) {
@@ -248,7 +248,7 @@ extern "C" __global__ void ptsd_evaluate(
   }
 }
 
-// Write down where the accepted candidates are, ordered by channel, then sample.
+// List the accepted candidates, ordered by channel, then sample.
 //
 // ends      : (channels, tiles) inclusive prefix sum of `count`
 // candidate : (m,) the candidate's sample; m = the sum of `count`
@@ -289,8 +289,8 @@ extern "C" __global__ void ptsd_scatter(
   }
 }
 
-// Search the candidates' peaks again: they are few, and storing every sample's would cost more than
-// reading them twice.
+// Search the candidates' peaks again: they are few, and storing those of every sample would cost more
+// than searching twice.
 //
 // next      : (m,) the sample at which the walk goes on if the candidate is a spike
 // sample    : (m,) the sample that dates that spike
@@ -347,7 +347,7 @@ extern "C" __global__ void ptsd_heads(
 
 // Select the spikes: a thread walks from each head to the one before the next head.
 //
-// selected : (m,) 1 where the candidate is a spike, else 0. Every candidate lies in one segment, so
+// selected : (m,) 1 where the candidate is a spike, else 0. Every candidate lies in one run, so
 //            every value is written, and by one thread.
 extern "C" __global__ void ptsd_walk(
     i64 m, const i64 *__restrict__ candidate, const i64 *__restrict__ next,

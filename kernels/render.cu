@@ -1,22 +1,22 @@
 // Pictures of sliding windows, from spikes, straight into a network's input.
 //
-// What enters: a recording's spikes (sample, channel) and its stretches without a gap; where the
-// windows begin, in bins. What leaves: pictures of S x S pixels, row 0 on top, as the input of a
-// network: channel c of a pixel is darkness * scale[c] + shift[c], channels last, as float32,
-// float16 or bfloat16. Darkness is 0 for white and 1 for black, as toptune/pictures/drawer.py defines it.
+// Input: a recording's spikes (sample, channel) and its segments, and the first bin of each window.
+// Output: pictures of S x S pixels, row 0 on top, as the input of a network: channel c of a pixel is
+// darkness * scale[c] + shift[c], channels last, as float32, float16 or bfloat16. Darkness is 0 for
+// white and 1 for black, as toptune/pictures/drawer.py defines it.
 //
-// The host launches, a recording and length of bin:
-//     render_place      spikes of each bin, and in which bins each electrode fired, a bit each
-// and a batch of windows, of all of them at once:
+// The host launches, for each recording and bin length,
+//     render_place      spikes of each bin, and the bins in which each electrode fired, as bits
+// and, for each batch of windows,
 //     render_histogram or render_raster
 //
-// Shape of the work. A thread makes RENDER_ROWS pixels of one column: it reads the column's bins once
-// for all of them, and neighbouring threads write neighbouring pixels. Nothing is summed up between
-// threads, so windows may overlap, be any number and lie anywhere. A column of a 120 s window at
-// 224 pixels has 54 bins of 10 ms: for the raster that is 2 or 3 words an electrode.
+// Work per thread. A thread makes RENDER_ROWS pixels of one column: it reads the column's bins once
+// for all of them, and neighbouring threads write neighbouring pixels. Threads share no sums, so
+// windows may overlap and be anywhere. A column of a 120 s window at 224 pixels has 54 bins of 10 ms:
+// for the raster, 2 or 3 words per electrode.
 //
-// Exactness. Darkness is a mean of whole numbers: raster marks are counted, bars are measured in units
-// of 2^-30 of a pixel. So sums are exact in any order, and only the last product rounds.
+// Exactness. Darkness is a mean of whole numbers: raster marks are counted, and bars are measured in
+// units of 2^-30 of a pixel. So sums are exact in any order, and only the last product rounds.
 // Every scalar argument is 64 bits wide, which is how CuPy passes a Python int or float.
 
 typedef int i32;
@@ -140,23 +140,23 @@ __device__ Strip strip_of(i64 item, i64 size, i64 width, const i64 *window_bin) 
   return strip;
 }
 
-// Put the spikes of a recording into bins, counted through all its stretches.
+// Put the spikes of a recording into bins, counted through all its segments.
 //
-// sample, channel : (n,) spikes; every sample lies in a stretch, every channel is below `channels`
-// first_sample    : (stretches,) of each stretch, ascending
-// bins, offset    : (stretches,) its whole bins, and how many the stretches before it have
+// sample, channel : (n,) spikes; every sample lies in a segment, every channel is below `channels`
+// first_sample    : (segments,) of each segment, ascending
+// bins, offset    : (segments,) its whole bins, and the whole bins of all segments before it
 // per_bin         : samples in a bin, which need not be a whole number
 // count           : (all bins,) zeroed: how many spikes each has
 // fired           : (channels, words) zeroed: bit b of word k of a channel is bin 32 * k + b
 //
-// What follows a stretch's last whole bin is not counted.
+// Spikes after a segment's last whole bin are not counted.
 extern "C" __global__ void render_place(
-    i64 n, const i64 *__restrict__ sample, const i32 *__restrict__ channel, i64 stretches,
+    i64 n, const i64 *__restrict__ sample, const i32 *__restrict__ channel, i64 segments,
     const i64 *__restrict__ first_sample, const i64 *__restrict__ bins,
     const i64 *__restrict__ offset, double per_bin, i64 words, i32 *count, u32 *fired) {
   for (i64 i = this_thread(); i < n; i += all_threads()) {
     i64 low = 0;
-    for (i64 high = stretches; high - low > 1;) {
+    for (i64 high = segments; high - low > 1;) {
       const i64 middle = low + (high - low) / 2;
       if (first_sample[middle] <= sample[i]) {
         low = middle;

@@ -1,11 +1,11 @@
 // Sums of a recording's channels, from which their means are taken.
 //
-// What enters: chunks of a stretch, (channels, samples) float32, beginning at multiples of SUM_BLOCK.
-// What leaves: (channels,) float64 sums, to which every chunk adds. NaN and infinity end up in them.
+// Input: chunks of a segment, (channels, samples) float32, beginning at multiples of SUM_BLOCK.
+// Output: (channels,) float64 sums, to which every chunk adds. NaN and infinity show up in them.
 //
-// The order is the CPU's and the same for every chunking: blocks of SUM_BLOCK samples, one after the
-// other. Only within a block is the order another one; and there float64 sums of float32 values are
-// nearly always exact, so that means agree to the last bit.
+// The order is the CPU's, and the same for every chunking: blocks of SUM_BLOCK samples, one after
+// another. Only within a block does it differ; there float64 sums of float32 values are nearly always
+// exact, so that means agree to the last bit.
 
 typedef int i32;
 typedef long long i64;
@@ -23,13 +23,13 @@ static_assert(SUM_BLOCK >= 1 && SUM_TILE >= 1, "a tile holds a sample");
 
 __device__ i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
 
-// Add up each block of SUM_BLOCK samples, a thread each; the last may be short.
+// Add up each block of SUM_BLOCK samples, one thread per block; the last block may be short.
 //
-// samples : samples[channel * pitch + i], n of them a channel
+// samples : samples[channel * pitch + i], n of them per channel
 // sums    : (channels, blocks) float64; blocks = n / SUM_BLOCK, rounded up
 extern "C" __global__ void sum_blocks(
     const float *__restrict__ samples, i64 pitch, i64 channels, i64 n, double *__restrict__ sums) {
-  // Loads are coalesced; a word of padding a row keeps threads on different banks.
+  // Loads are coalesced; a word of padding per row keeps threads on different banks.
   __shared__ float tile[SUM_TILE * (SUM_BLOCK + 1)];
   const i64 blocks = (n + SUM_BLOCK - 1) / SUM_BLOCK;
   const i64 tiles = (blocks + SUM_TILE - 1) / SUM_TILE;
