@@ -1,7 +1,7 @@
-"""Describing 64 pictures with EfficientNetB0 (random weights) on the CPU, 2 threads.
+"""Features of 64 pictures by EfficientNetB0 (random weights) on the CPU, 2 threads.
 
 Peers: the same network in torchvision, eager float32, batch 64, plain and channels-last. The
-pictures are given as (64, 224, 224) grey; the peers' normalised input is made beforehand.
+pictures are (64, 224, 224) in grey; the peers' normalised input is made beforehand.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Peers: SpikeInterface's fastest detector (`locally_exclusive`, radius 0; not PTSD, it compares
 single samples with a threshold), the plain sequential PTSD compiled, and merely reading the memory.
-SpikeInterface pins zarr below 3 and so cannot be a dependency; for the comparison
+SpikeInterface pins zarr below 3 and so cannot be a dependency; for the comparison, run
 
     pip install --no-deps spikeinterface neo probeinterface quantities && pip install requests
 """

@@ -1,8 +1,8 @@
 """Drawing 157 windows of 120 s (15 minutes, 60 channels, a busy recording) at 224 x 224.
 
-The peer draws the same histograms with matplotlib's Agg, `fill_between`, one at a time: as people
-do, a figure of the default 640 x 480 pixels with its axes, and as lean as it can be made, bare and
-already 224 x 224. It does a few, and `extra_info["ms_per_picture"]` makes all comparable.
+The peer draws the same histograms by matplotlib's Agg and `fill_between`, one at a time: as usual,
+in a figure of the default 640 x 480 pixels with axes, and as fast as it can be, bare and 224 x 224.
+It draws only a few; compare `extra_info["ms_per_picture"]`.
 """
 
 from __future__ import annotations

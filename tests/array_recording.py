@@ -1,4 +1,4 @@
-"""Voltage in memory, as a recording of the tests."""
+"""Voltage in memory as a recording, for tests."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from toptune.recordings.trains import Segment
 
 @dataclass(frozen=True, eq=False)
 class ArrayRecording:
-    """Voltage in memory, as one gap-free `VoltageRecording`.
+    """Voltage in memory, as a `VoltageRecording`.
 
     Parameters
     ----------
     samples_uv : (channels, samples) float32
         Microvolts.
     sampling_rate_hz
-        Samples a second.
-    segments
-        Stretches between gaps; all samples in one where None.
+        Samples per second.
+    gaps
+        The segments; one with all samples if None.
     path
         A name for messages.
     """

@@ -102,7 +102,7 @@ class McsRecording:
             ) from None
 
     def _read_structure(self, stream: str | None) -> None:
-        check_structure(self._file, self.path)
+        _check_structure(self._file, self.path)
         raw = _mcspy_raw_data(self.path)
         try:
             self.program = f"{raw.program_name} {raw.program_version}".strip()
@@ -149,8 +149,8 @@ class McsRecording:
             raise InputError(f"{self.path}: {name} has no electrode beside the reference")
         dataset = self._file[stream.channel_data.name]
         rows = np.array([int(infos[k].row_index) for k in used], np.int64)
-        check_rows(self.path, dataset, [int(info.row_index) for info in infos])
-        check_different(self.path, [infos[k] for k in used])
+        _check_rows(self.path, dataset, [int(info.row_index) for info in infos])
+        _check_different(self.path, [infos[k] for k in used])
         units = {str(infos[k].get_field("Unit")).strip() for k in used}
         if units != {"V"}:
             raise InputError(
@@ -217,7 +217,7 @@ class McsRecording:
         Parameters
         ----------
         n_samples
-            The most samples in a chunk; about a million values where None.
+            The most samples in a chunk; about a million values if None.
 
         Yields
         ------
@@ -346,7 +346,7 @@ def _segments(path: Path, parts: list[_Part], sampling_rate_hz: float) -> tuple[
     return tuple(segments)
 
 
-def check_structure(file: Any, path: Path) -> None:
+def _check_structure(file: Any, path: Path) -> None:
     """Check all that McsPyDataTools will read, which it reads unchecked."""
     check_links(file, path)
     data = file.get("Data")
@@ -378,7 +378,7 @@ def _groups(top: Any, pattern: str) -> list[Any]:
     return found
 
 
-def check_rows(path: Path, dataset: Any, rows: list[int]) -> None:
+def _check_rows(path: Path, dataset: Any, rows: list[int]) -> None:
     """Check that the samples are whole numbers and that InfoChannel describes each row once."""
     if dataset.ndim != 2 or dataset.dtype.kind not in "iu":
         raise InputError(
@@ -392,7 +392,7 @@ def check_rows(path: Path, dataset: Any, rows: list[int]) -> None:
         )
 
 
-def check_different(path: Path, infos: list[Any]) -> None:
+def _check_different(path: Path, infos: list[Any]) -> None:
     """Refuse two electrodes with the same name on one array; several arrays may share names."""
     counts = Counter((int(i.get_field("GroupID")), str(i.label).strip()) for i in infos)
     (group, label), n = counts.most_common(1)[0]

@@ -66,16 +66,16 @@ class VoltageRecording(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class OpeningOptions:
-    """What a user may say of a recording; each format uses what applies to it.
+    """What the user says about a recording; each format uses what applies to it.
 
     Parameters
     ----------
     stream
         Label of the electrode stream, for files that have several.
     sampling_rate_hz
-        For spikes whose file does not state a rate; `DEFAULT_SAMPLING_RATE_HZ` where None.
+        For spikes whose file does not state a rate; `DEFAULT_SAMPLING_RATE_HZ` if None.
     duration_s
-        Length of the recording, for spike files that do not state it; where None, the time of the
+        Length of the recording, for spike files that do not state it; if None, the time of the
         last spike rounded up to the next whole second.
 
     Raises
@@ -112,7 +112,7 @@ class SpikeRecording:
     kind
         The name of its format.
     options
-        What the user says of it.
+        What the user says about it.
     reader
         Reads the spikes.
     """
