@@ -24,7 +24,7 @@ from small_data import (
 
 from toptune.backbones.engine import Computed, FeatureEngine
 from toptune.errors import InputError, InputErrors, StorageError, ToptuneError
-from toptune.extraction import Extracted, extract
+from toptune.extraction import ExtractionResult, extract
 from toptune.machine.fingerprint import file_sha256
 from toptune.params import Backbone, Compute, HighPass, Picture, Ptsd, SpikeSettings, Windows
 from toptune.pictures.drawer import Drawer
@@ -76,7 +76,7 @@ def detected(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def again(folder: Path, **kwargs: Any) -> Extracted:
+def again(folder: Path, **kwargs: Any) -> ExtractionResult:
     kwargs = {"windows": WINDOWS, "backbone": TINY} | kwargs
     return extract(folder / "devices.csv", folder / "s.zarr", **kwargs)
 

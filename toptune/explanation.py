@@ -11,7 +11,7 @@ from toptune.params import Compute
 from toptune.reports.why import draw_explanation, write_explanation
 from toptune.runs.folder import WHY, publish, require_target
 from toptune.runs.model import read_model
-from toptune.runs.occlusion import Explained, Occlusion, explain
+from toptune.runs.occlusion import Explanation, Occlusion, explain
 from toptune.runs.predictor import Paths, Predictor, check_named, find_recording, list_paths
 
 
@@ -26,7 +26,7 @@ def why(
     compute: Compute | None = None,
     overwrite: bool = False,
     progress: ProgressReporter | None = None,
-) -> list[Explained]:
+) -> list[Explanation]:
     """Explain a model's verdicts on recordings of any kind, and write the folder.
 
     Parameters

@@ -51,7 +51,7 @@ _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Extracted:
+class ExtractionResult:
     """What an extraction did.
 
     Parameters
@@ -112,7 +112,7 @@ def extract(
     keep_going: bool = False,
     overwrite: bool = False,
     progress: ProgressReporter | None = None,
-) -> Extracted:
+) -> ExtractionResult:
     """Bring the features of every listed recording into a store.
 
     Parameters
@@ -177,7 +177,7 @@ def _run(
     session: StoreSession,
     spikes_of: StoredSpikes,
     features: StoredFeatures,
-) -> Extracted:
+) -> ExtractionResult:
     """Extract every recording that is left; features are written beside the next recording."""
     windows_of: dict[str, int] = {}
     reused = spikes_reused = 0
@@ -203,7 +203,7 @@ def _run(
     for written, _ in failed:
         windows_of.pop(written, None)
     _write_failures(session.store.path.with_suffix(".failures.csv"), failed)
-    return Extracted(
+    return ExtractionResult(
         store=session.store.path,
         feature_set=features.feature_set,
         done=len(batch.names) - len(failed) - reused,

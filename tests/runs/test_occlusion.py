@@ -22,7 +22,7 @@ from toptune.params import Backbone, Compute, FitOptions, Picture, Windows
 from toptune.recordings.spike_npz import write_npz
 from toptune.recordings.trains import Segment, Spikes, SpikeTrains, sort_spikes
 from toptune.runs.model import read_model
-from toptune.runs.occlusion import Explained, Occlusion, _apart, _stretches, explain, importance
+from toptune.runs.occlusion import Explanation, Occlusion, _apart, _stretches, explain, importance
 from toptune.runs.predictor import FoundRecording, Predictor
 from toptune.store.feature_store import FeatureStore
 from toptune.store.tables import table_for
@@ -314,7 +314,7 @@ def test_model_of_whole_recordings_has_nothing_to_explain(fused: Path, tmp_path:
 
 def test_explained_windows_are_named_by_their_starts(bursts: Path) -> None:
     predictor = Predictor(read_model(bursts / "run" / "model"), compute=CPU)
-    got: Explained = explain(predictor, FoundRecording.of("new", burst_trains(5, 3.0)))
+    got: Explanation = explain(predictor, FoundRecording.of("new", burst_trains(5, 3.0)))
     assert got.start_s[got.strongest] == got.prediction.start_s[got.rows[got.strongest]]
     shares = got.prediction.probabilities[:, got.code]
     assert shares[got.rows[got.strongest]] == shares.max()

@@ -21,7 +21,7 @@ from toptune.sweeps.grid import Combination, Grid, View
 from toptune.sweeps.paper_figures import paper_figures
 from toptune.sweeps.plan import fit_labels
 from toptune.sweeps.report import repeat_command, sweep_page, write_report
-from toptune.sweeps.results import Outcome, Swept, ViewFacts
+from toptune.sweeps.results import Outcome, SweepResult, ViewFacts
 from toptune.sweeps.tables import ResultTable, result_tables, write_result_tables
 
 FIVE = ("0E100I", "100E0I", "25E75I", "50E50I", "75E25I")
@@ -63,13 +63,13 @@ def outcome(
     )
 
 
-def swept(folder: Path, *outcomes: Outcome, **more: Any) -> Swept:
+def swept(folder: Path, *outcomes: Outcome, **more: Any) -> SweepResult:
     grid = Grid(
         name="table1", title="Table <I>", where="table1", text="picture = 'x'", settings=(),
         spikes=SpikeSettings(), combinations=tuple(o.combination for o in outcomes), notes=(),
     )  # fmt: skip
     failures = [Failure("run", o.name, o.cause) for o in outcomes if o.metrics is None]
-    made = Swept(
+    made = SweepResult(
         path=folder, devices=Path("study/devices.csv"), grid=grid, outcomes=outcomes,
         failures=tuple(failures), notes=(), seed=0, device="auto", seconds=3.0,
     )  # fmt: skip

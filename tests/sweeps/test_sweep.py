@@ -32,7 +32,7 @@ from toptune.sweeps import sweep as sweep_module
 from toptune.sweeps import tables as sweep_tables
 from toptune.sweeps.grid import Grid, read_grid
 from toptune.sweeps.plan import Forecast
-from toptune.sweeps.results import Outcome, Swept, pictured
+from toptune.sweeps.results import Outcome, SweepResult, picture_outcomes
 from toptune.sweeps.sweep import sweep
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -86,7 +86,7 @@ def grid_of(folder: Path, text: str = GRID, *settings: str) -> Grid:
     return read_grid(path, settings)
 
 
-def run(folder: Path, grid: Grid, **options: Any) -> Swept:
+def run(folder: Path, grid: Grid, **options: Any) -> SweepResult:
     return sweep(folder / "devices.csv", grid, folder / "out", watch=Watch(), **options)
 
 
@@ -107,7 +107,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swept]:
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SweepResult]:
     """The data set after an uninterrupted sweep; look, do not touch."""
     folder = shutil.copytree(data, tmp_path_factory.mktemp("whole") / "work")
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -124,7 +124,7 @@ def fresh(data: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def swept(whole: Swept, tmp_path: Path) -> Path:
+def swept(whole: SweepResult, tmp_path: Path) -> Path:
     """A folder in which the sweep was made already."""
     return shutil.copytree(whole.path.parent, tmp_path / "work")
 
@@ -185,11 +185,14 @@ def contents(folder: Path) -> dict[str, Any]:
 # --- the work
 
 
-def test_every_run_is_what_extract_and_fit_give(whole: Swept, tmp_path: Path) -> None:
+def test_every_run_is_what_extract_and_fit_give(whole: SweepResult, tmp_path: Path) -> None:
     assert len(whole.done) == 4
     assert whole.failures == ()
     devices = whole.path.parent / "devices.csv"
-    for view, _, options, outcome in pictured(whole.done)[1:3]:  # one of each head and picture
+    # One of each head and picture.
+    for view, _, options, outcome in picture_outcomes(whole.done)[
+        1:3
+    ]:  # one of each head and picture
         found = extract(
             devices, tmp_path / "s.zarr", windows=view.windows, picture=view.picture,
             backbone=Backbone(name="tiny", weights="random"),
@@ -221,7 +224,7 @@ def test_spikes_once_a_backbone_compiled_once_features_once_a_view(
     assert watch.n_pictures == watch.described_pictures == (5 + 7) * 2 * 2 * 6
     assert watch.outcomes == list(made.outcomes)
     # Runs of a backbone follow its features, so that something is there early.
-    shown = pictured(made.outcomes)
+    shown = picture_outcomes(made.outcomes)
     assert [one.view.backbone.name for one in shown] == ["tiny"] * 4 + ["tiny_two"] * 4
     for one in shown:
         assert one.facts.throughput.pictures == (30 if one.view.windows.width_s == 4 else 42)
@@ -256,7 +259,7 @@ def test_spikes_that_were_there_are_read_once_for_all_views_of_a_backbone(
 
 
 def test_what_is_there_is_not_done_again(
-    whole: Swept, swept: Path, done: dict[str, list[str]]
+    whole: SweepResult, swept: Path, done: dict[str, list[str]]
 ) -> None:
     before = {p: p.stat().st_mtime_ns for p in (swept / "out" / "runs").rglob("*")}
     again = run(swept, grid_of(swept))
@@ -271,7 +274,7 @@ def test_what_is_there_is_not_done_again(
 @pytest.mark.parametrize(("place", "number"), [("fit", 0), ("fit", 3), ("start_features", 7)])
 def test_a_killed_sweep_goes_on_and_ends_like_an_uninterrupted_one(
     fresh: Path,
-    whole: Swept,
+    whole: SweepResult,
     done: dict[str, list[str]],
     monkeypatch: pytest.MonkeyPatch,
     place: str,
@@ -320,7 +323,7 @@ def test_another_grid_goes_on_in_the_same_folder(swept: Path, done: dict[str, li
     assert (done["detected"], len(done["described"])) == ([], 12)
 
 
-def test_the_tables_say_what_the_runs_metrics_say(whole: Swept) -> None:
+def test_the_tables_say_what_the_runs_metrics_say(whole: SweepResult) -> None:
     of_run = {
         p.parent.name: (read_json(p), read_json(p.parent / "params.json"))
         for p in (whole.path / "runs").glob("*/metrics.json")
@@ -353,7 +356,7 @@ def test_the_tables_say_what_the_runs_metrics_say(whole: Swept) -> None:
 
 
 def test_a_run_that_fails_stops_no_other_and_is_tried_again(
-    fresh: Path, whole: Swept, done: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
+    fresh: Path, whole: SweepResult, done: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = fit_module.fit
     calls = iter(range(100))
@@ -406,7 +409,8 @@ def test_features_that_fail_stop_only_their_runs(
     monkeypatch.setattr(extraction, "start_features", failing)
     made = run(fresh, grid_of(fresh))
     kinds = [
-        (one.view.picture.kind, one.outcome.metrics is None) for one in pictured(made.outcomes)
+        (one.view.picture.kind, one.outcome.metrics is None)
+        for one in picture_outcomes(made.outcomes)
     ]
     assert kinds == [("histogram", False)] * 2 + [("raster", True)] * 2
     assert [f.what for f in made.failures] == ["features"] * 6 + ["run"] * 2
@@ -560,7 +564,7 @@ def test_spikes_found_differ_with_the_grids_detection(fresh: Path) -> None:
     assert (trains.spikes.sample == expected.spikes.sample).all()
 
 
-def test_windows_and_pictures_of_the_grid_reach_the_store(whole: Swept) -> None:
+def test_windows_and_pictures_of_the_grid_reach_the_store(whole: SweepResult) -> None:
     store = FeatureStore(whole.path / "store.zarr")
     views = {(view.windows, view.picture) for view in whole.grid.views}
     kept = {

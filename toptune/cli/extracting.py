@@ -14,7 +14,7 @@ from toptune.params import Backbone, Compute, Picture, SpikeSettings, Windows
 from toptune.recordings.devices import read_devices
 
 if TYPE_CHECKING:
-    from toptune.extraction import Extracted
+    from toptune.extraction import ExtractionResult
 
 
 @command("toptune extract recordings/devices.csv --store study.zarr --window-s 30")
@@ -73,7 +73,7 @@ def _require_store(path: Path, spikes: SpikeSettings, *, resume: bool) -> None:
             refuse_other_settings(path, spikes.to_json())
 
 
-def _print_extracted(result: Extracted) -> None:
+def _print_extracted(result: ExtractionResult) -> None:
     """Print what an extraction did, and the next command."""
     tell(
         f"{result.done} recordings extracted ({result.spikes_reused} with spikes from the store),"

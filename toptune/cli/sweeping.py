@@ -12,7 +12,7 @@ from toptune.cli.printing import print_json, tell
 from toptune.recordings.devices import read_devices
 
 if TYPE_CHECKING:
-    from toptune.sweeps.results import Swept
+    from toptune.sweeps.results import SweepResult
 
 
 @command("toptune sweep recordings/devices.csv table1 -o sweep --set window_s=30")
@@ -72,7 +72,7 @@ def sweep(
         raise typer.Exit(3)
 
 
-def print_swept(swept: Swept) -> None:
+def print_swept(swept: SweepResult) -> None:
     """Print the tables, what to know of them, and where everything is."""
     from toptune.sweeps.plan import describe_task
     from toptune.sweeps.tables import RANDOM_NOTE, any_random, result_tables

@@ -1,8 +1,7 @@
-"""Spikes of a recording put in the order of its electrodes, whole or window by window.
+"""Spikes of a recording in the order of its electrodes, of all of it or window by window.
 
-`SpikeTrains` enter. What leaves are the spikes of one or several stretches without a gap, electrode
-by electrode: sample indices (int64), and where each stretch begins and how long it is, in samples.
-Windows are those of the pictures: a spike belongs to the same windows here and there.
+Trains are counted stretch by stretch, since no interval crosses a gap. A window has the same spikes
+here as in its picture.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""What the heads are trained on: windows' features, and which recording each window came from.
+"""The table that classifiers are trained on: one row per window, and where each row comes from.
 
-What enters: arrays and names, as the store reads them. What leaves: frozen tables; features are
-float32 as the backbones pooled them, times in seconds since the recording's start. Tables of
-several feature sets of one store become one, their columns side by side, window by window.
+Tables of several feature sets of one store become one, their columns side by side, window by
+window.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What a trained model keeps about the recordings and the weights that it was trained with."""
+"""What is known of recordings besides their spikes, and of weights besides their values.
+
+Trained models carry these facts, to say what they were trained on.
+"""
 
 from __future__ import annotations
 

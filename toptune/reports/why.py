@@ -32,7 +32,7 @@ from toptune.reports.page import (
     render,
 )
 from toptune.runs.folder import WHY, write_csv, write_json
-from toptune.runs.occlusion import Explained, importance
+from toptune.runs.occlusion import Explanation, importance
 from toptune.runs.predictor import Predictor
 
 FORMAT = 1
@@ -45,20 +45,20 @@ class DrawnExplanation(NamedTuple):
 
     Attributes
     ----------
-    explained : Explained
+    explained : Explanation
     thumbnails : Thumbnails
         Histogram and raster plot of the whole recording.
     pictures : tuple of (str, bytes)
         For each view, its kind and the input of its network for the strongest window, as PNG.
     """
 
-    explained: Explained
+    explained: Explanation
     thumbnails: Thumbnails
     pictures: tuple[tuple[str, bytes], ...]
 
 
 def draw_explanation(
-    predictor: Predictor, trains: SpikeTrains, explained: Explained
+    predictor: Predictor, trains: SpikeTrains, explained: Explanation
 ) -> DrawnExplanation:
     """Draw a recording, and the input of each network for the strongest window."""
     matched = predictor.match(explained.prediction.recording, trains)
@@ -72,7 +72,7 @@ def draw_explanation(
     return DrawnExplanation(explained, draw_thumbnails(trains), tuple(pictures))
 
 
-def summary(explained: Explained) -> dict[str, Any]:
+def summary(explained: Explanation) -> dict[str, Any]:
     """Give, as plain values, the verdict and the gap that lowers its probability most."""
     p = explained.prediction
     window, stretch = np.unravel_index(explained.drop.argmax(), explained.drop.shape)
@@ -116,7 +116,7 @@ def write_explanation(folder: Path, model: str, drawn: Sequence[DrawnExplanation
     (folder / "why.html").write_text(render(why_page(model, drawn)), "utf-8")
 
 
-def _occlusion_rows(all_explained: Sequence[Explained]) -> Iterator[list[Any]]:
+def _occlusion_rows(all_explained: Sequence[Explanation]) -> Iterator[list[Any]]:
     for e in all_explained:
         p = e.prediction
         for i, row in enumerate(e.rows.tolist()):
@@ -129,7 +129,7 @@ def _occlusion_rows(all_explained: Sequence[Explained]) -> Iterator[list[Any]]:
                 ]
 
 
-def _window_rows(all_explained: Sequence[Explained]) -> Iterator[list[Any]]:
+def _window_rows(all_explained: Sequence[Explanation]) -> Iterator[list[Any]]:
     for e in all_explained:
         p = e.prediction
         for i, code in enumerate(p.codes.tolist()):
@@ -268,7 +268,7 @@ def _window(drawn: DrawnExplanation, name: str) -> Timeline:
     )
 
 
-def _width_s(e: Explained) -> float:
+def _width_s(e: Explanation) -> float:
     """Width of the explained windows: the last gap ends with the window."""
     return float(e.offset_s[-1] + e.stretch_s)
 

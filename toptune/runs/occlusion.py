@@ -24,7 +24,7 @@ from toptune.features.extractor import FeatureExtractor, StageReporter, unwatche
 from toptune.params import Windows
 from toptune.recordings.trains import Spikes, SpikeTrains
 from toptune.recordings.windows import SegmentBins, window_starts
-from toptune.runs.predictor import FoundRecording, Matched, Predictor
+from toptune.runs.predictor import FoundRecording, MatchedWindows, Predictor
 from toptune.runs.verdicts import RecordingPrediction
 
 # Stretches in a window's width, and by how much of itself each moves on.
@@ -54,7 +54,7 @@ class Occlusion:
                 raise InputError(f"Occlusion.{name} must be above 0, got {value!r}")
 
 
-class Explained(NamedTuple):
+class Explanation(NamedTuple):
     """What spoke for a recording's verdict.
 
     Attributes
@@ -104,12 +104,12 @@ class Explained(NamedTuple):
         return np.asarray(whole[:, None] - self.score)
 
 
-def importance(explained: Explained) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def importance(explained: Explanation) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean drop of all blank stretches that hold a time.
 
     Parameters
     ----------
-    explained : Explained
+    explained : Explanation
 
     Returns
     -------
@@ -134,7 +134,7 @@ def explain(
     occlusion: Occlusion | None = None,
     of_class: str | None = None,
     stage: StageReporter = unwatched,
-) -> Explained:
+) -> Explanation:
     """Judge a recording, and find what contributed to a class.
 
     Parameters
@@ -174,7 +174,7 @@ def explain(
     gaps = _Gaps(predictor.extractors, recording.trains, matched, lead, rows, stretch, offsets)
     features = gaps.features(stage)
     shape = (len(rows), len(offsets))
-    return Explained(
+    return Explanation(
         prediction=prediction,
         code=code,
         rows=rows,
@@ -220,7 +220,7 @@ class _Gaps:
         self,
         extractors: Sequence[FeatureExtractor],
         trains: SpikeTrains,
-        matched: Matched,
+        matched: MatchedWindows,
         lead: Windows,
         rows: NDArray[np.int64],
         stretch: int,

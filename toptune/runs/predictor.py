@@ -117,7 +117,7 @@ def find_recording(
 # --- windows and verdicts
 
 
-class Matched(NamedTuple):
+class MatchedWindows(NamedTuple):
     """Which windows of a recording make up the head's rows.
 
     Attributes
@@ -175,7 +175,7 @@ class Predictor:
         columns = [part[rows] for part, rows in zip(parts, matched.rows, strict=True)]
         return FeatureRows(np.concatenate(columns, axis=1), matched.start_s)
 
-    def match(self, name: str, trains: SpikeTrains) -> Matched:
+    def match(self, name: str, trains: SpikeTrains) -> MatchedWindows:
         """Place the windows that the head gets rows of; spikes do not matter.
 
         Raises
@@ -189,14 +189,14 @@ class Predictor:
         windows = [e.windows for e in self.extractors if e.windows is not None]
         if not windows:  # one row of burst parameters, of the whole recording
             start_s = np.array([trains.segments[0].start_s])
-            return Matched((np.zeros(1, dtype=np.int64),), 0, start_s)
+            return MatchedWindows((np.zeros(1, dtype=np.int64),), 0, start_s)
         starts = [window_starts(trains, each).start_s for each in windows]
         widths, strides = [w.width_s for w in windows], [w.stride_s for w in windows]
         rows = match_windows(starts, widths, strides)
         lead = leading_kind(widths)
         if not len(rows[lead]):
             raise InputError(f"{name}: the model's views have no window in common in it")
-        return Matched(rows, lead, starts[lead][rows[lead]])
+        return MatchedWindows(rows, lead, starts[lead][rows[lead]])
 
     def predict(
         self, recording: FoundRecording, stage: StageReporter = unwatched

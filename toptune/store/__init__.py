@@ -1,1 +1,46 @@
-"""The store of features."""
+"""The store: spikes and features of many recordings in one folder, shared by all that need them.
+
+Spikes and features enter with the parameters that made them, each named by a key that covers its
+input and all parameters. Tables of features leave (`FeatureStore.table`, `table_for`).
+
+A `FeatureStore` reads and publishes; `writing_session` lets several processes write into one at a
+time; `check_store` verifies every file, and `remove_damaged` takes out what can be made again.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from toptune.store.check import check_store, remove_damaged
+    from toptune.store.feature_store import FeatureSet, FeatureStore
+    from toptune.store.session import writing_session
+    from toptune.store.tables import parameter_table, table_for
+
+__all__ = [
+    "FeatureSet",
+    "FeatureStore",
+    "check_store",
+    "parameter_table",
+    "remove_damaged",
+    "table_for",
+    "writing_session",
+]
+
+# Imported when first used, since Zarr takes half a second to load.
+_HOMES = {
+    "FeatureSet": "feature_store",
+    "FeatureStore": "feature_store",
+    "check_store": "check",
+    "parameter_table": "tables",
+    "remove_damaged": "check",
+    "table_for": "tables",
+    "writing_session": "session",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"toptune.store.{_HOMES[name]}"), name)

@@ -1,7 +1,6 @@
-"""A whole store verified: every attribute, every array and every file against its sum.
+"""Verification of a whole store: every attribute, every array and every file against its checksum.
 
-A store's path enters; findings leave, each with its place, what is wrong and what to do. Nothing is
-changed, but by `remove_damaged`, which takes out what extraction can make again.
+Nothing is changed, but by `remove_damaged`, which takes out what extraction can make again.
 """
 
 from __future__ import annotations

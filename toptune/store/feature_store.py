@@ -1,12 +1,11 @@
 """The store: spikes and features of many recordings in one Zarr v3 folder.
 
-`SpikeTrains` and feature matrices enter with the parameters that made them; `FeatureTable` leaves.
-The layout is written down in store/LAYOUT.md and store/schema.json, and a small store made by an
-earlier version is read by a test forever.
+The layout is specified in store/LAYOUT.md and store/schema.json, and a test reads a small store
+that an earlier version made.
 
 Nothing half-written is ever seen: a group is written aside, read back and compared, marked as
 published, forced out to the disk and then renamed into place. Readers refuse what is not marked,
-and all attributes and arrays whose sha256 is not the one written down beside them.
+and all attributes and arrays whose sha256 is not the one recorded beside them.
 """
 
 from __future__ import annotations

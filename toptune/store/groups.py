@@ -1,8 +1,8 @@
-"""Published groups of arrays in a Zarr v3 folder, proof against half-written and damaged files.
+"""Published groups of arrays in a Zarr v3 folder, safe against half-written and damaged files.
 
-NumPy arrays with JSON-able attributes enter and leave. A group carries the sha256 of each of its
-arrays, of every file below it, and of its own attributes, and ``published: true`` once all of it
-has been read back. A damaged file is an error that names it, never data.
+A group carries the sha256 of each of its arrays, of every file below it, and of its own attributes,
+and ``published: true`` once all of it has been read back. A damaged file is an error that names it,
+never data.
 """
 
 from __future__ import annotations

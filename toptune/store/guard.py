@@ -1,8 +1,8 @@
-"""What a store from elsewhere must not do: leave its folder, or claim more than it stores.
+"""Checks of a store that somebody else may have made, before Zarr reads it.
 
-Folders of a store enter, nothing leaves but an error that names the culprit. Zarr follows symbolic
-links, takes the memory that a shape asks for, fills what is not there, and runs whatever codecs a
-zarr.json names; what LAYOUT.md allows is much less, and is all that is let through.
+Zarr follows symbolic links, takes the memory that a shape asks for, replaces missing chunks by fill
+values, and runs whatever codecs a zarr.json names. What LAYOUT.md allows is much less; everything
+else is refused. Kept by hand, since no option of Zarr does this.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""What made the features of a set, and whether it was the same for all recordings.
+"""What computed the features of a set, and whether it was the same for all recordings.
 
-Attributes of published features enter; a JSON-able description leaves, with what differs. Keys tell
-bytes, parameters and weights apart. They do not tell who computed: equal parameters give equal
-features but for rounding. Yet rounding in 16 bits, or by another engine, that goes with the devices
-of one class is a trace that a head can learn, so features of one set must come from one kind of
-device, engine and precision. Versions of programs, and GPUs of one kind, are told but not refused.
+Keys tell bytes, parameters and weights apart, but not what computed: equal parameters give equal
+features except for rounding. Yet a rounding of 16 bits, or of another engine, that coincides with
+the devices of one class is a trace that a classifier can learn. So features of one set must come
+from one kind of device, engine and precision. Versions of programs, and GPUs of one kind, are
+reported but not refused.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Several processes that extract into one store.
+"""Writing into one store by several processes at a time.
 
-A store's path, its settings and the recordings to list enter; an open store to write into leaves,
-with the locks that share the work out. All processes that write at a time list the same recordings,
-and each recording is written by one of them. Readers need no lock.
+All processes that write at a time list the same recordings, and each recording is written by one of
+them. Readers need no lock.
 
-The lock files lie beside the store, in ``.NAME.zarr.locks``: ``store.lock`` while a process begins
-or ends, one a process for as long as it works, and one a recording that is under way.
+The lock files are beside the store, in ``.NAME.zarr.locks``: ``store.lock`` is held while a process
+begins or ends; each process holds a file of its own as long as it works, and one for each recording
+that it works on.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""What a sweep is to do: its runs with their names and keys, and how long the rest takes.
+"""What a sweep is to do: names and keys of its runs, and how long the rest takes.
 
-What enters: combinations, recordings, and the keys of their features. What leaves: names for
-folders, keys that say whether a run is there already, and seconds.
+A key says whether a run is there already: equal data, features and settings give an equal key.
 """
 
 from __future__ import annotations

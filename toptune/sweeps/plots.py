@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from toptune.sweeps.plan import describe_picture, fit_labels
-from toptune.sweeps.results import Outcome, Pictured, pictured
+from toptune.sweeps.results import Outcome, PictureOutcome, picture_outcomes
 from toptune.sweeps.tables import WITHOUT_PICTURES, is_random
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _INK = "#333333"
 
 def view_labels(outcomes: Sequence[Outcome]) -> dict[str, str]:
     """Name each view, by the key of its features, with what distinguishes it from the others."""
-    views = {one.facts.key: _parts(one) for one in pictured(outcomes)}
+    views = {one.facts.key: _parts(one) for one in picture_outcomes(outcomes)}
     labels = {}
     for key, parts in views.items():
         told = [text for name, text in parts.items() if len({p[name] for p in views.values()}) > 1]
@@ -36,7 +36,7 @@ def view_labels(outcomes: Sequence[Outcome]) -> dict[str, str]:
     return labels
 
 
-def _parts(one: Pictured) -> dict[str, str]:
+def _parts(one: PictureOutcome) -> dict[str, str]:
     return {
         "backbone": one.view.backbone.name,
         "weights": "random" if is_random(one.facts) else "",
@@ -87,7 +87,7 @@ def draw_throughput(outcomes: Sequence[Outcome]) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    measured = [one for one in pictured(outcomes) if one.facts.throughput.pictures_per_s]
+    measured = [one for one in picture_outcomes(outcomes) if one.facts.throughput.pictures_per_s]
     names = list(dict.fromkeys(_network(one) for one in measured))
     of = fit_labels(one.fit for one in measured)
     fits = list(dict.fromkeys(of.values()))
@@ -126,7 +126,7 @@ def draw_throughput(outcomes: Sequence[Outcome]) -> Figure:
     return figure
 
 
-def _network(one: Pictured) -> str:
+def _network(one: PictureOutcome) -> str:
     random = " (random weights)" if is_random(one.facts) else ""
     return f"{one.view.backbone.name}{random}"
 

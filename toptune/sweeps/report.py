@@ -30,7 +30,7 @@ from toptune.reports.page import (
 from toptune.reports.setup import option_words
 from toptune.sweeps.plan import describe_picture, describe_task, fit_labels
 from toptune.sweeps.plots import draw_classifiers, draw_throughput, view_labels
-from toptune.sweeps.results import Outcome, Pictured, Swept, pictured
+from toptune.sweeps.results import Outcome, PictureOutcome, SweepResult, picture_outcomes
 from toptune.sweeps.tables import (
     RANDOM_NOTE,
     ResultTable,
@@ -46,12 +46,12 @@ _BEST = (
 )
 
 
-def write_report(swept: Swept) -> None:
+def write_report(swept: SweepResult) -> None:
     """Write report.html into the folder of a sweep."""
     (swept.path / "report.html").write_text(render(sweep_page(swept)), "utf-8")
 
 
-def sweep_page(swept: Swept) -> Page:
+def sweep_page(swept: SweepResult) -> Page:
     """Assemble the report."""
     sections = [*_task_sections(swept)]
     if swept.done:
@@ -68,7 +68,7 @@ def sweep_page(swept: Swept) -> Page:
     )
 
 
-def _lead(swept: Swept) -> str:
+def _lead(swept: SweepResult) -> str:
     if not swept.done:
         return f"All runs of this sweep over {swept.devices.name} failed."
     metrics = swept.done[0].metrics or {}
@@ -78,7 +78,7 @@ def _lead(swept: Swept) -> str:
     )
 
 
-def _first_blocks(swept: Swept) -> Iterator[Block]:
+def _first_blocks(swept: SweepResult) -> Iterator[Block]:
     facts = [Fact(name="runs", value=str(len(swept.done)))]
     n_lost = len(swept.outcomes) - len(swept.done)
     if n_lost or swept.failures:
@@ -107,7 +107,7 @@ def _tasks(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
     return tasks
 
 
-def _best(swept: Swept, task: str, done: Sequence[Outcome]) -> Fact:
+def _best(swept: SweepResult, task: str, done: Sequence[Outcome]) -> Fact:
     best = max(done, key=_device_accuracy)
     m = best.metrics or {}
     low, high = m["device_accuracy_ci95"]
@@ -127,7 +127,7 @@ def _device_accuracy(outcome: Outcome) -> float:
 # --- a task: its classes, and what is left out together
 
 
-def _task_sections(swept: Swept) -> Iterator[Section]:
+def _task_sections(swept: SweepResult) -> Iterator[Section]:
     done = _tasks(swept.done)
     for table in result_tables(swept):
         mine = done.get(table.task, [])
@@ -178,8 +178,8 @@ def _toned(cell: str) -> str | Cell:
 def _heat_maps(done: Sequence[Outcome]) -> Iterator[HeatMap]:
     """Give a map for each classifier, backbone and stride with several pictures or windows."""
     labels = fit_labels(o.combination.fit for o in done)
-    maps: dict[tuple[str, str, str], list[Pictured]] = {}
-    for one in pictured(done):
+    maps: dict[tuple[str, str, str], list[PictureOutcome]] = {}
+    for one in picture_outcomes(done):
         network = f"{one.view.backbone.name} {weights_text(one.facts)}"
         stride = f"every {one.view.windows.stride_s:g} s"
         maps.setdefault((labels[one.fit], network, stride), []).append(one)
@@ -191,7 +191,7 @@ def _heat_maps(done: Sequence[Outcome]) -> Iterator[HeatMap]:
             yield _heat_map(", ".join(told) or names[0], mine)
 
 
-def _heat_map(what: str, mine: Sequence[Pictured]) -> HeatMap:
+def _heat_map(what: str, mine: Sequence[PictureOutcome]) -> HeatMap:
     rows = list(dict.fromkeys(describe_picture(one.view) for one in mine))
     columns = sorted({one.view.windows.width_s for one in mine}, reverse=True)
     at = {(describe_picture(one.view), one.view.windows.width_s): one.outcome for one in mine}
@@ -231,7 +231,7 @@ def _classifiers(done: Sequence[Outcome]) -> Picture:
 
 
 def _throughput(done: Sequence[Outcome]) -> Iterator[Block]:
-    shown = pictured(done)
+    shown = picture_outcomes(done)
     rates = {
         one.facts.key: one.facts.throughput.pictures_per_s
         for one in shown
@@ -271,7 +271,7 @@ def _throughput(done: Sequence[Outcome]) -> Iterator[Block]:
 # --- all runs, what failed, how to repeat it
 
 
-def _run_table(swept: Swept) -> Details:
+def _run_table(swept: SweepResult) -> Details:
     header = (
         *("run", "accuracy per device", "95 % interval", "accuracy per picture", "chance"),
         *("p-value", "pictures/s", "seconds of fit"),
@@ -303,7 +303,7 @@ def _run_table(swept: Swept) -> Details:
     return Details(summary=f"Table of all {len(rows)} runs", blocks=(table,))
 
 
-def _failures(swept: Swept) -> Section:
+def _failures(swept: SweepResult) -> Section:
     table = Table(
         caption="Also in failures.csv. The same command tries again only what failed.",
         header=("step", "name", "cause"),
@@ -312,7 +312,7 @@ def _failures(swept: Swept) -> Section:
     return Section(title="Failures", blocks=(table,))
 
 
-def repeat_command(swept: Swept) -> str:
+def repeat_command(swept: SweepResult) -> str:
     """Give the command that continues the sweep, or repeats it elsewhere."""
     grid = swept.grid
     file = Path(grid.where)
@@ -325,7 +325,7 @@ def repeat_command(swept: Swept) -> str:
     ])  # fmt: skip
 
 
-def _repeat(swept: Swept) -> Section:
+def _repeat(swept: SweepResult) -> Section:
     return Section(
         title="How to repeat this sweep",
         blocks=(

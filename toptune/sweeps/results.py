@@ -90,7 +90,7 @@ class Outcome:
         return "" if self.facts is None else self.facts.key
 
 
-class Pictured(NamedTuple):
+class PictureOutcome(NamedTuple):
     """A combination with pictures, and what became of it.
 
     Attributes
@@ -113,17 +113,17 @@ class Pictured(NamedTuple):
         return self.outcome.metrics
 
 
-def pictured(outcomes: Iterable[Outcome]) -> list[Pictured]:
+def picture_outcomes(outcomes: Iterable[Outcome]) -> list[PictureOutcome]:
     """Give the outcomes that have pictures, in order."""
     return [
-        Pictured(o.combination.view, o.facts, o.combination.fit, o)
+        PictureOutcome(o.combination.view, o.facts, o.combination.fit, o)
         for o in outcomes
         if o.combination.view is not None and o.facts is not None
     ]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Swept:
+class SweepResult:
     """What a sweep made.
 
     Parameters

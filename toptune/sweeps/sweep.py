@@ -40,7 +40,7 @@ from toptune.store.tables import parameter_table
 from toptune.sweeps.features import Failure, ViewJob, attempt, extract_all, find_all_spikes
 from toptune.sweeps.grid import Combination, Grid, View
 from toptune.sweeps.plan import Forecast, run_key, run_name
-from toptune.sweeps.results import Outcome, SweepReporter, Swept, ViewFacts
+from toptune.sweeps.results import Outcome, SweepReporter, SweepResult, ViewFacts
 from toptune.training import fit, fit_problems
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def sweep(
     compute: Compute | None = None,
     seed: int = 0,
     watch: SweepReporter,
-) -> Swept:
+) -> SweepResult:
     """Extract, fit and score every combination of a grid.
 
     Parameters
@@ -88,7 +88,7 @@ def sweep(
     job = _Sweep(Path(devices), grid, Path(out), compute, seed, watch)
     job.check()
     job.run()
-    return Swept(
+    return SweepResult(
         path=job.out,
         devices=Path(devices),
         grid=grid,

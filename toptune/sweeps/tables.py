@@ -20,7 +20,7 @@ from toptune.runs.folder import write_csv
 from toptune.sweeps.grid import View
 from toptune.sweeps.paper_figures import SOURCE, paper_figures
 from toptune.sweeps.plan import describe_fit, describe_picture, describe_task, fit_labels
-from toptune.sweeps.results import Outcome, Pictured, Swept, ViewFacts, pictured
+from toptune.sweeps.results import Outcome, PictureOutcome, SweepResult, ViewFacts, picture_outcomes
 
 RANDOM_NOTE = "Rows whose weights are RANDOM are for testing only: their results are meaningless."
 #: Names the row of the classifier that is trained on spike and burst parameters.
@@ -81,7 +81,7 @@ class ResultTable:
         return "\n".join([f"**{self.caption}**", "", *lines, *notes]) + "\n"
 
 
-def result_tables(swept: Swept) -> tuple[ResultTable, ...]:
+def result_tables(swept: SweepResult) -> tuple[ResultTable, ...]:
     """Make a table for each task."""
     tasks: dict[str, list[Outcome]] = {}
     for outcome in swept.outcomes:
@@ -91,12 +91,12 @@ def result_tables(swept: Swept) -> tuple[ResultTable, ...]:
 
 def _table(title: str, task: str, outcomes: Sequence[Outcome]) -> ResultTable:
     labels = fit_labels(o.combination.fit for o in outcomes)
-    by_view: dict[View, list[Pictured]] = {}
-    for one in pictured(outcomes):
+    by_view: dict[View, list[PictureOutcome]] = {}
+    for one in picture_outcomes(outcomes):
         by_view.setdefault(one.view, []).append(one)
     # A classifier that uses no pictures has its own row and columns, at the end.
     without = [o for o in outcomes if o.combination.view is None]
-    fits = dict.fromkeys(labels[one.fit] for one in pictured(outcomes))
+    fits = dict.fromkeys(labels[one.fit] for one in picture_outcomes(outcomes))
     fits |= dict.fromkeys(labels[o.combination.fit] for o in without)
     names = _NameColumns([(view, mine[0].facts) for view, mine in by_view.items()])
     scored = next((o for o in outcomes if o.metrics is not None), None)
@@ -162,7 +162,7 @@ def is_random(facts: ViewFacts) -> bool:
 
 def any_random(outcomes: Iterable[Outcome]) -> bool:
     """Whether any outcome was made with random weights."""
-    return any(is_random(one.facts) for one in pictured(outcomes))
+    return any(is_random(one.facts) for one in picture_outcomes(outcomes))
 
 
 def weights_text(facts: ViewFacts) -> str:
@@ -252,7 +252,7 @@ def _shared(names: dict[str, str]) -> str:
 # --- files
 
 
-def write_result_tables(swept: Swept) -> None:
+def write_result_tables(swept: SweepResult) -> None:
     """Write the tables of a sweep into its folder.
 
     These are a CSV file for each task (table.csv, further ones with the task in the name), table.md
