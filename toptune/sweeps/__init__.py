@@ -1,8 +1,8 @@
 """Sweeps: every combination of a grid of options, extracted, fitted and scored in one folder.
 
 A devices file and a grid enter (`read_grid`). A folder leaves, with one store, a run for each
-combination, and what failed (`toptune.sweeps.sweep.sweep`); then tables (`write_result_tables`) and a page
-(`write_report`) that compare the runs.
+combination, and a list of what failed (`toptune.sweeps.sweep.sweep`); then tables that compare the
+runs (`write_result_tables`), and a page (`write_report`).
 """
 
 from __future__ import annotations
