@@ -167,8 +167,8 @@ class Direct:
         """
         arrays, kernel, ridge = self.arrays, problem.kernel, problem.ridge
         if problem.centre_rows is None:
-            build = gram or partial(kernel.gram, problem.X[grouping.order], arrays)
-            return AllRows(arrays, build, grouping, ridge, groups_at_once)
+            gram = gram or partial(kernel.gram, problem.X[grouping.order], arrays)
+            return AllRows(arrays, gram, grouping, ridge, groups_at_once)
         centres, bounds = sort_centres(grouping, problem.centre_rows, groups_at_once)
         with arrays.says_when_full():
             Z = NystromKernel(problem.X, grouping.order, centres, kernel, arrays, keep_bytes)
@@ -182,17 +182,19 @@ class Direct:
         Parameters
         ----------
         problems : sequence of Problem
-            They differ in kernel and ridge, never in rows.
+            They differ in kernel and ridge, never in rows or centres.
         grouping : Grouping
         groups_at_once : int
             The most groups that are left out together.
         """
+        if problems[0].centre_rows is not None:
+            return lambda number: self.model(problems[number], grouping, groups_at_once)
         grams = _Grams(problems[0].X[grouping.order], self.arrays)
 
         def factored(number: int) -> Model:
-            problem = problems[number]
-            grams.forget_all_but(problem.kernel)
-            return self.model(problem, grouping, groups_at_once, lambda: grams.of(problem.kernel))
+            kernel = problems[number].kernel
+            grams.forget_all_but(kernel)
+            return self.model(problems[number], grouping, groups_at_once, lambda: grams.of(kernel))
 
         return factored
 
