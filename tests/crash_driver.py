@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 from crash_jobs import N_RECORDINGS, Cost, Job, look, make_jobs, spoilt
-from forked import Ended, die_at_step, ended, limit_files, nothing, toptune
+from forked import Ended, die_at_step, ended, limit_files, nothing, run_toptune
 from small_data import install_tiny_backbones
 
 # A file system in memory keeps whole pages.
@@ -53,10 +53,10 @@ def kills(jobs: list[tuple[Job, Cost]], n: int, seed: int) -> Counter[str]:
 def strike(job: Job, way: str, rng: random.Random, cost: Cost) -> Ended:
     """Run a job and end it in one of the ways."""
     if way == "step":
-        return ended(toptune(job.arguments, die_at_step(rng.randint(1, cost.n_steps))))
+        return ended(run_toptune(job.arguments, die_at_step(rng.randint(1, cost.n_steps))))
     if way == "file size":
-        return ended(toptune(job.arguments, limit_files(rng.choice((0, 50, 500, 1000, 4000)))))
-    child = toptune(job.arguments, nothing)
+        return ended(run_toptune(job.arguments, limit_files(rng.choice((0, 50, 500, 1000, 4000)))))
+    child = run_toptune(job.arguments, nothing)
     time.sleep(rng.uniform(0, cost.seconds))
     if way == "time":
         os.kill(child.pid, signal.SIGKILL)
@@ -82,7 +82,7 @@ def play(job: Job, cost: Cost, rng: random.Random, budget: int) -> Counter[str]:
             raise WrongError(f"{strikes}: exit code {end.code}, {end.output}")
         if (wrong := look(job)) is not None:
             raise WrongError(f"{strikes}: {wrong}")
-    end = ended(toptune(job.arguments, nothing))
+    end = ended(run_toptune(job.arguments, nothing))
     if end.code != 0 and not is_there(job, end):
         raise WrongError(f"{strikes}, then exit code {end.code}: {end.output}")
     if (wrong := look(job) or spoilt(job)) is not None:
@@ -111,7 +111,7 @@ def fresh(job: Job) -> Path:
 def together(job: Job, n: int) -> dict[str, int]:
     """Let processes extract into one store at once, and read it all the while."""
     fresh(job)
-    children = [toptune((*job.arguments, "--json"), nothing) for _ in range(n)]
+    children = [run_toptune((*job.arguments, "--json"), nothing) for _ in range(n)]
     reads = 0
     while not all(has_ended(child.pid) for child in children):
         if (wrong := look(job)) is not None:
@@ -159,7 +159,7 @@ def fill(job: Job, work: Path, size: int, rng: random.Random) -> int:
     """Try and enlarge until the job gets through; gives how often the disk was full."""
     tries = 0
     while True:
-        end = ended(toptune(job.arguments, nothing))
+        end = ended(run_toptune(job.arguments, nothing))
         if (wrong := look(job)) is not None:
             raise WrongError(f"{job.name} on a full disk: {wrong}")
         if end.code == 0:

@@ -55,7 +55,7 @@ def fork(work: Callable[[], None]) -> Child:
         os._exit(code)
 
 
-def toptune(arguments: tuple[str, ...], prepare: Callable[[], None]) -> Child:
+def run_toptune(arguments: tuple[str, ...], prepare: Callable[[], None]) -> Child:
     """Start `toptune ARGUMENTS`."""
 
     def work() -> None:
