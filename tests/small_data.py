@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,12 @@ class _Tiny(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.relu(self.conv(x)).mean((2, 3))
+
+
+@cache
+def random_backbone(name: str) -> LoadedBackbone:
+    """Load a real network with random weights, once for all tests: look, do not touch."""
+    return backbones.load_backbone(Backbone(name=name, weights="random", seed=1))
 
 
 def install_tiny_backbones(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from needs import shared
 from numpy.typing import NDArray
+from small_data import random_backbone
 from torch import nn
 
 from toptune.backbones.engine import FeatureEngine, describe
@@ -77,7 +78,7 @@ def _one_torch_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def mobilenet() -> LoadedBackbone:
-    return load_backbone(Backbone(name="mobilenet_v2", weights="random", seed=5))
+    return random_backbone("mobilenet_v2")
 
 
 @pytest.fixture(scope="module")
@@ -95,25 +96,24 @@ def engine(mobilenet: LoadedBackbone) -> FeatureEngine:
     ],
 )
 def test_openvino_gives_the_features_of_eager_torch(name: str, kind: str) -> None:
-    loaded = load_backbone(Backbone(name=name, weights="random", seed=1))
+    loaded = random_backbone(name)
     pictures = make_drawer(loaded.input_size, kind).draw(0, 5)
-    found = FeatureEngine(loaded).features(pictures)
+    found = FeatureEngine(loaded, batch_size=3).features(pictures)
     assert found.dtype == np.float32
     assert found.shape == (5, loaded.n_features)
     assert_features_agree(found, eager(loaded, pictures))
 
 
-@pytest.mark.parametrize("kind", ["histogram", "raster"])
-def test_openvino_gives_the_features_of_eager_torch_with_trained_weights(kind: str) -> None:
+def test_openvino_gives_the_features_of_eager_torch_with_trained_weights() -> None:
     weights = shared("weights", "mobilenet_v2.safetensors")
     loaded = load_backbone(Backbone(name="mobilenet_v2", weights=str(weights)))
-    drawer = make_drawer(224, kind)
-    pictures = drawer.draw(0, len(drawer))
-    found = FeatureEngine(loaded).features(pictures)
-    assert_features_agree(found, eager(loaded, pictures))
+    engine = FeatureEngine(loaded, batch_size=4)
+    for kind in ("histogram", "raster"):
+        pictures = make_drawer(224, kind).draw(0, 4)
+        assert_features_agree(engine.features(pictures), eager(loaded, pictures))
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 16])
+@pytest.mark.parametrize("batch_size", [1, 3])  # the engine has 16
 def test_batch_size_and_threads_do_not_change_features(
     mobilenet: LoadedBackbone, engine: FeatureEngine, batch_size: int
 ) -> None:
@@ -152,7 +152,7 @@ def test_torch_computes_the_same_batch_by_batch(mobilenet: LoadedBackbone) -> No
 
 def test_the_engine_leaves_the_backbone_as_it_is(mobilenet: LoadedBackbone) -> None:
     before = {k: v.clone() for k, v in mobilenet.module.state_dict().items()}
-    FeatureEngine(mobilenet).features(make_drawer(224).draw(0, 1))
+    FeatureEngine(mobilenet, batch_size=1).features(make_drawer(224).draw(0, 1))
     assert not mobilenet.module.training
     after = mobilenet.module.state_dict()
     assert all(torch.equal(after[k], v) for k, v in before.items())
@@ -225,8 +225,8 @@ from toptune.backbones.engine import FeatureEngine
 from toptune.params import Backbone
 import logging
 logging.disable(logging.CRITICAL)
-engine = FeatureEngine(load_backbone(Backbone(name="mobilenet_v2", weights="random")))
-engine.features(torch.rand(3, 224, 224))
+loaded = load_backbone(Backbone(name="mobilenet_v3_small", weights="random"))
+FeatureEngine(loaded, batch_size=1).features(torch.rand(1, 224, 224))
 import sys, openvino.tools.ovc.telemetry_utils as t
 assert "stub" in t.tm.__name__, t.tm
 assert "openvino_telemetry" not in sys.modules

@@ -20,6 +20,7 @@ import torchvision
 from needs import shared
 from PIL import Image
 from safetensors.torch import save_file
+from small_data import random_backbone as shared_backbone
 
 from toptune.backbones.loading import LoadedBackbone, load_backbone
 from toptune.backbones.networks import PAPER_BACKBONES, build_network, canonical_name
@@ -56,7 +57,7 @@ PAPERS = {
 
 @pytest.mark.parametrize("name", PAPER_BACKBONES)
 def test_the_papers_backbones_have_their_sizes(name: str) -> None:
-    loaded = random_backbone(name)
+    loaded = shared_backbone(name)
     size, n_features, n_parameters = PAPERS[name]
     assert (loaded.input_size, loaded.n_features) == (size, n_features)
     assert loaded.n_parameters == n_parameters - (n_features + 1) * 1000
@@ -162,7 +163,7 @@ def test_random_weights_are_the_same_in_another_process_with_other_threads() -> 
     code = (
         "import torch; torch.set_num_threads(2); torch.rand(9)\n"
         "from toptune.backbones.loading import *; from toptune.params import Backbone\n"
-        "loaded = load_backbone(Backbone(name='mobilenet_v2', weights='random', seed=7))\n"
+        "loaded = load_backbone(Backbone(name='mobilenet_v3_small', weights='random', seed=7))\n"
         "assert torch.get_num_threads() == 2\n"
         "print(loaded.weights_sha256)"
     )
@@ -170,7 +171,7 @@ def test_random_weights_are_the_same_in_another_process_with_other_threads() -> 
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
-    assert done.stdout.strip() == random_backbone("mobilenet_v2", 7).weights_sha256
+    assert done.stdout.strip() == random_backbone("mobilenet_v3_small", 7).weights_sha256
 
 
 def test_random_weights_are_announced(caplog: pytest.LogCaptureFixture) -> None:
@@ -182,7 +183,7 @@ def test_random_weights_are_announced(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_random_features_of_efficientnet_are_of_use() -> None:
     # A fresh EfficientNet, its batch norms not set from data, gives less than 1e-14.
-    loaded = random_backbone("efficientnet_b0")
+    loaded = shared_backbone("efficientnet_b0")
     heights = torch.tensor([0.1, 0.5, 0.9])[:, None, None]
     bars = (torch.arange(224)[:, None] / 224 < 1 - heights).float().expand(3, 224, 224)
     pictures = (bars[:, None].expand(3, 3, 224, 224) - 0.45) / 0.225
