@@ -227,7 +227,8 @@ def _spikes(
     return lambda path, kind, options: SpikeRecording(path, kind, options, reader)
 
 
-#: All formats; the first that recognises a path opens it.
+#: All formats; the first that recognises a path opens it. MCS recognises every HDF5 file, to say
+#: what is wrong with a damaged one: further formats based on HDF5 come before it.
 FORMATS = (
     Format(description="MCS HDF5 files", recognise=_recognise_mcs, open=_open_mcs),
     Format(

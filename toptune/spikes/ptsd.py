@@ -15,9 +15,16 @@ from toptune.errors import InputError
 from toptune.machine.threads import in_threads, thread_pool
 from toptune.params import Ptsd
 from toptune.recordings.trains import Spikes, sort_spikes
-from toptune.spikes import ptsd_compiled
 from toptune.spikes.noise import noise_thresholds
-from toptune.spikes.ptsd_compiled import Found, Rule, Scratch, walk_kept, walk_row
+from toptune.spikes.ptsd_compiled import (
+    BLOCK,
+    Found,
+    Rule,
+    Scratch,
+    block_stats,
+    walk_kept,
+    walk_row,
+)
 
 
 class PtsdSamples(NamedTuple):
@@ -93,10 +100,9 @@ def detect_spikes(
     def one(channel: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         x = samples_uv[channel]
         low, high, total = (
-            np.empty(-(-n // ptsd_compiled.BLOCK), kind)
-            for kind in (np.float32, np.float32, np.float64)
+            np.empty(-(-n // BLOCK), kind) for kind in (np.float32, np.float32, np.float64)
         )
-        ptsd_compiled.block_stats(x, low, high, total)
+        block_stats(x, low, high, total)
         mean = channel_mean(sequential_sum(total), n, f"channel {channel}")
         finder = ChannelWalk(times, thresholds[channel])
         finder.walk_row(x, low, high, mean)
