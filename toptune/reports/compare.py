@@ -82,7 +82,9 @@ def comparison_section(runs: Sequence[ReadRun]) -> Section:
         The reported run, then the others; at least two.
     """
     names = run_names(runs)
-    blocks: list[Block] = [_table(runs, names), _picture(runs, names)]
+    blocks: list[Block] = [_table(runs, names)]
+    blocks += [_description(run, name) for run, name in zip(runs, names, strict=True)]
+    blocks.append(_picture(runs, names))
     for run, name in zip(runs[1:], names[1:], strict=True):
         blocks += _verdict(runs[0], run, names[0], name)
     return Section(title="Comparison with other runs", blocks=tuple(blocks))
@@ -96,8 +98,9 @@ def run_names(runs: Sequence[ReadRun]) -> list[str]:
     return [str(Path(run.path)) for run in runs]
 
 
-def _description(run: ReadRun) -> str:
-    return f"{run.metrics['head']} on {' + '.join(view['name'] for view in run.views)}"
+def _description(run: ReadRun, name: str) -> Text:
+    features = " + ".join(view["name"] for view in run.views)
+    return Text(text=f"{name}: {run.classifier}. Features: {features}.", quiet=True)
 
 
 def _table(runs: Sequence[ReadRun], names: Sequence[str]) -> Table:
@@ -119,14 +122,13 @@ def _table(runs: Sequence[ReadRun], names: Sequence[str]) -> Table:
                 percent(m["chance"]),
                 "-" if m["permutation_p"] is None else p_value_text(m["permutation_p"]),
                 percent(m["device_ece"]),
-                _description(run),
             )
         )
     return Table(
         caption="Accuracy on devices that were left out of training; the highest is in bold",
         header=(
             *("run", "devices correct", "95 % interval", "windows correct", "macro F1", "chance"),
-            *("p-value", "ECE of devices", "classifier and features"),
+            *("p-value", "ECE of devices"),
         ),
         rows=tuple(rows),
         numeric=tuple(range(1, 8)),
@@ -191,8 +193,8 @@ def _verdict(first: ReadRun, second: ReadRun, name: str, other: str) -> Iterator
     else:
         chance = "cannot be told from chance" if pair.p > 0.05 else "is unlikely to be chance"
         paired = (
-            f"{pair.only_first} devices are classified correctly only by {name}, {pair.only_second}"
-            f" only by {other}: this difference {chance} (exact McNemar test, p ="
+            f"Devices classified correctly by one run only: {pair.only_first} by {name},"
+            f" {pair.only_second} by {other}. This difference {chance} (exact McNemar test, p ="
             f" {p_value_text(pair.p)})."
         )
     yield Text(text=f"{better} {intervals} {paired}")

@@ -137,9 +137,9 @@ def report_page(
             headline(run),
             *warnings_of(run),
             Text(
-                text=f"Classifier: {m['head']}. Features: {views}; {m['n_windows']} {run.rows_are}"
-                f" of {m['n_devices']} devices. Each {run.params['group_by']} was left out of"
-                " training once, and all scores were computed on what was left out.",
+                text=f"Classifier: {run.classifier}. Features: {views}. {m['n_windows']}"
+                f" {run.rows_are} of {m['n_devices']} devices. Each {run.params['group_by']} was"
+                " left out of training once, and all scores were computed on what was left out.",
                 quiet=True,
             ),
         ),

@@ -135,8 +135,11 @@ def headline(run: ReadRun) -> Facts:
 
 def _test_detail(test: dict[str, Any]) -> str:
     n = f"all {test['n']:,} possible" if test["exact"] else f"{test['n']:,}"
-    tuning = "tuning repeated in each" if "anew" in test["parameters"] else "no tuning"
-    return f"{n} shuffles of the devices' labels, {tuning}"
+    return f"{n} shuffles of the devices' labels, {_tuning_text(test)}"
+
+
+def _tuning_text(test: dict[str, Any]) -> str:
+    return "tuning repeated in each" if "anew" in test["parameters"] else "without tuning"
 
 
 def scores_section(run: ReadRun) -> Section:
@@ -208,7 +211,7 @@ def _permutation_text(test: dict[str, Any] | None) -> str:
         return "no permutation test was requested"
     return (
         f"share of {test['n']:,} shuffles of the devices' labels with a device accuracy at least as"
-        f" high; parameters {test['parameters']}"
+        f" high; {_tuning_text(test)}"
     )
 
 

@@ -335,7 +335,7 @@ def option_words(**values: Any) -> list[str]:
 def _shown(value: Any) -> str:
     """Write a value for people."""
     if value is None:
-        return "none"
+        return "not set"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple) and value and isinstance(value[0], list | tuple):

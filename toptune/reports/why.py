@@ -181,7 +181,7 @@ def _section(drawn: DrawnExplanation) -> Section:
                 Fact(
                     name="Verdict",
                     value=p.prediction,
-                    detail=f"{p.votes[p.code]} of {len(p.codes)} windows classified as it; mean"
+                    detail=f"predicted in {p.votes[p.code]} of {len(p.codes)} windows; mean"
                     f" probability {percent(p.probability)}",
                 ),
                 Fact(
@@ -277,7 +277,7 @@ def _drop_track(place: NDArray[np.float64], drop: NDArray[np.float64]) -> Track:
     low, high = min(0.0, float(drop.min())), max(_SMALL_DROP, float(drop.max()))
     points = zip(place.tolist(), ((drop - low) / (high - low)).tolist(), strict=True)
     return Track(
-        name=f"drop, {100 * low:.0f} to {100 * high:.0f} percentage points",
+        name=f"drop, {round(100 * low)} to {round(100 * high)} percentage points",
         alt="Drop in probability without the spikes in the gap, from"
         f" {drop.min():.2f} to {drop.max():.2f}",
         lines=(Line(points=tuple(points), tone="strong"),),

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from toptune.errors import InputError
 from toptune.evaluation.scores import HeldOutWindows, Scores, Verdict, score
+from toptune.heads.catalogue import head_of
 from toptune.recordings.facts import WeightsSource
 from toptune.runs.folder import RUN
 
@@ -82,6 +83,15 @@ class ReadRun:
     def views(self) -> tuple[dict[str, Any], ...]:
         """The feature sets the classifier was trained on, as a store describes them."""
         return tuple(self.params["features"]["views"])
+
+    @property
+    def classifier(self) -> str:
+        """Title of the classifier; its name where the package that adds it is not installed."""
+        name: str = self.params["head"]
+        try:
+            return head_of(name).title
+        except InputError:
+            return name
 
     @property
     def rows_are(self) -> str:
