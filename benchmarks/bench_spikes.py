@@ -15,10 +15,10 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
+from known_traces import simulate_traces
 from numpy.typing import NDArray
 
 from toptune.params import Ptsd
-from toptune.recordings.simulated.traces import simulate_traces
 from toptune.spikes.noise import noise_thresholds
 from toptune.spikes.ptsd import detect_spikes
 

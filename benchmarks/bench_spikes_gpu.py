@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from known_traces import simulate_traces
 from real_gpu import real_accelerator
 
 from toptune.machine.cuda import CudaAccelerator, DeviceArray
 from toptune.params import HighPass, Ptsd
-from toptune.recordings.simulated.traces import simulate_traces
 from toptune.recordings.trains import Segment
 from toptune.spikes.filters_cuda import HIGHPASS_BLOCK, DeviceHighPass
 from toptune.spikes.noise_cuda import channel_means, noise_thresholds_on

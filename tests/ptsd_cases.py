@@ -10,11 +10,18 @@ from cuda_on_cpu import Launch
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from toptune.machine.cuda import Accelerator
-from toptune.recordings.trains import Spikes
+from toptune.machine.cuda import Accelerator, DeviceArray
+from toptune.params import Ptsd
+from toptune.recordings.trains import Segment, Spikes
 from toptune.spikes import ptsd_compiled
+from toptune.spikes.noise_cuda import channel_means, noise_thresholds_on
 from toptune.spikes.ptsd import PtsdSamples, channel_mean, sequential_sum
-from toptune.spikes.ptsd_cuda import SegmentWalk, sort_device_spikes
+from toptune.spikes.ptsd_cuda import (
+    DeviceSpikes,
+    SegmentWalk,
+    sort_device_spikes,
+    walk_segments,
+)
 
 RATE_HZ = 10_000.0
 # Around the samples of a chunk: a kernel that reads outside finds its largest peaks here.
@@ -69,6 +76,26 @@ def streamed(
         samples = asarray(chunk.padded)[:, OUTSIDE:-OUTSIDE]
         found.append(walk.decide(samples, chunk.first, begin, end))
     return sort_device_spikes(device, found, x.shape[0]).to_host()
+
+
+def detect_spikes_on(
+    device: Accelerator,
+    samples_uv: DeviceArray,
+    ptsd: Ptsd | None = None,
+    thresholds_uv: NDArray[np.float32] | None = None,
+) -> DeviceSpikes:
+    """Find the spikes of samples on the device, as `detect_spikes` does on the host."""
+    ptsd = ptsd or Ptsd()
+    channels, n = samples_uv.shape
+    with device.active():
+        segments = (Segment(0, n, 0.0),) if n else ()
+        names = [f"channel {k}" for k in range(channels)]
+        mean = channel_means(device, samples_uv, segments, names)
+        if thresholds_uv is None:
+            thresholds_uv = noise_thresholds_on(device, samples_uv, RATE_HZ, ptsd).threshold_uv
+        times = PtsdSamples.at(ptsd, RATE_HZ)
+        found = walk_segments(device, samples_uv, segments, times, mean, thresholds_uv)
+        return sort_device_spikes(device, found, channels)
 
 
 def assert_same_bits(got: Spikes, expected: Spikes) -> None:

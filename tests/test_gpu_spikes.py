@@ -18,6 +18,7 @@ from ptsd_cases import (
     RATE_HZ,
     WALK,
     assert_same_bits,
+    detect_spikes_on,
     milliseconds,
     streamed,
     voltages,
@@ -35,7 +36,6 @@ from toptune.spikes.finding import find_spikes
 from toptune.spikes.noise import noise_thresholds
 from toptune.spikes.noise_cuda import channel_means, noise_thresholds_on
 from toptune.spikes.ptsd import PtsdSamples, detect_spikes
-from toptune.spikes.ptsd_cuda import detect_spikes_on
 from toptune.spikes.streaming import detect_recording
 from toptune.spikes.streaming_cuda import detect_recording_on
 
@@ -114,7 +114,7 @@ def test_a_long_recording_gives_the_thresholds_and_spikes_of_the_cpu(
     got = noise_thresholds_on(gpu, on_gpu, RATE_HZ, params)
     thresholds = noise_thresholds(x, RATE_HZ, params)
     np.testing.assert_allclose(got.noise_sd_uv, thresholds.noise_sd_uv, rtol=1e-13)
-    spikes = detect_spikes_on(gpu, on_gpu, RATE_HZ, params, thresholds.threshold_uv)
+    spikes = detect_spikes_on(gpu, on_gpu, params, thresholds.threshold_uv)
     expected = detect_spikes(x, RATE_HZ, params, thresholds.threshold_uv)
     assert expected.sample.size > 10_000
     assert_same_bits(spikes.to_host(), expected)
@@ -181,7 +181,7 @@ def test_torch_and_cupy_share_memory_and_its_pool(gpu: CudaAccelerator) -> None:
     assert torch.cuda.memory_allocated() < before + 200_000_000
     assert gpu.free_bytes() >= free + 190_000_000
     x = recorded(4, 4, 50_000)
-    spikes = detect_spikes_on(gpu, gpu.xp.asarray(x), RATE_HZ)
+    spikes = detect_spikes_on(gpu, gpu.xp.asarray(x))
     sample, channel, uv = spikes.to_torch()
     assert sample.is_cuda
     assert (sample.dtype, channel.dtype, uv.dtype) == (torch.int64, torch.int32, torch.float32)

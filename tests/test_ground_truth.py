@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from known_traces import Traces, simulate_traces
 
 from toptune.params import HighPass, Ptsd
-from toptune.recordings.simulated.traces import Traces, simulate_traces
 from toptune.spikes.filters import HighPassFilter
 from toptune.spikes.noise import noise_thresholds
 from toptune.spikes.ptsd import detect_spikes

@@ -10,6 +10,7 @@ import h5py
 import McsPy.McsData
 import numpy as np
 import pytest
+from known_traces import simulate_traces
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
@@ -18,7 +19,7 @@ from toptune.recordings.mcs import McsRecording
 from toptune.recordings.opening import open_recording
 from toptune.recordings.simulated.culture import simulate
 from toptune.recordings.simulated.network import EXCITATORY_FRACTIONS, Activity, simulate_activity
-from toptune.recordings.simulated.traces import TYPICAL_TEMPLATE, simulate_traces, template_waveform
+from toptune.recordings.simulated.traces import TYPICAL_TEMPLATE, template_waveform
 from toptune.recordings.spike_npz import read_npz
 from toptune.spikes.ptsd import detect_spikes
 

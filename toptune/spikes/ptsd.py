@@ -95,7 +95,7 @@ def detect_spikes(
     times = PtsdSamples.at(ptsd, sampling_rate_hz)
     if thresholds_uv is None:
         thresholds_uv = noise_thresholds(samples_uv, sampling_rate_hz, ptsd).threshold_uv
-    thresholds = checked_thresholds(thresholds_uv, n_channels)
+    thresholds = _checked_thresholds(thresholds_uv, n_channels)
 
     def one(channel: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         x = samples_uv[channel]
@@ -126,7 +126,7 @@ def channel_mean(total: float, n: int, what: str) -> np.float32:
     return np.float32(total / n)
 
 
-def checked_thresholds(thresholds_uv: NDArray[np.float32], n_channels: int) -> NDArray[np.float32]:
+def _checked_thresholds(thresholds_uv: NDArray[np.float32], n_channels: int) -> NDArray[np.float32]:
     """Check for one positive threshold per channel, float32; the error names the first bad one."""
     thresholds = np.asarray(thresholds_uv, dtype=np.float32)
     if thresholds.shape != (n_channels,):

@@ -13,13 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.errors import InputError
 from toptune.machine.cuda import THREADS, Accelerator, DeviceArray, Kernels, to_host
-from toptune.params import Ptsd
 from toptune.recordings.trains import Segment, Spikes
 from toptune.spikes.filters_cuda import row_pitch
-from toptune.spikes.noise_cuda import channel_means, noise_thresholds_on
-from toptune.spikes.ptsd import PtsdSamples, checked_thresholds
+from toptune.spikes.ptsd import PtsdSamples
 
 if TYPE_CHECKING:
     import torch
@@ -279,53 +276,3 @@ def sort_device_spikes(
     # No channel has two spikes at one sample, so the keys are distinct.
     order = xp.argsort(sample * n_channels + channel)
     return DeviceSpikes(sample[order], channel[order], uv[order])
-
-
-def detect_spikes_on(
-    device: Accelerator,
-    samples_uv: DeviceArray,
-    sampling_rate_hz: float,
-    ptsd: Ptsd | None = None,
-    thresholds_uv: NDArray[np.float32] | None = None,
-) -> DeviceSpikes:
-    """Find the spikes of a recording that lies on the device.
-
-    Parameters
-    ----------
-    device
-        The GPU.
-    samples_uv : (channels, samples) float32
-        The whole recording in microvolts, filtered as wanted, rows contiguous.
-    sampling_rate_hz, ptsd
-        As for `detect_spikes`.
-    thresholds_uv : (channels,) float32, optional
-        Peak-to-peak thresholds, on the host; estimated from the noise if None.
-
-    Returns
-    -------
-    DeviceSpikes
-        The spikes of `detect_spikes`, bit for bit where the thresholds are the same.
-
-    Raises
-    ------
-    InputError
-        Samples are not two-dimensional, NaN or infinite; a threshold is NaN or not above 0.
-    """
-    ptsd = Ptsd() if ptsd is None else ptsd
-    if samples_uv.ndim != 2 or samples_uv.dtype != np.float32:
-        raise InputError(
-            "samples must be (channels, samples) float32, got shape"
-            f" {samples_uv.shape} of {samples_uv.dtype}"
-        )
-    times = PtsdSamples.at(ptsd, sampling_rate_hz)
-    channels, n = samples_uv.shape
-    with device.active():
-        segments = (Segment(0, n, 0.0),) if n else ()
-        names = [f"channel {k}" for k in range(channels)]
-        means = channel_means(device, samples_uv, segments, names)
-        if thresholds_uv is None:
-            noise = noise_thresholds_on(device, samples_uv, sampling_rate_hz, ptsd)
-            thresholds_uv = noise.threshold_uv
-        thresholds = checked_thresholds(thresholds_uv, channels)
-        found = walk_segments(device, samples_uv, segments, times, means, thresholds)
-        return sort_device_spikes(device, found, channels)

@@ -14,14 +14,12 @@ from toptune.machine.lazy import lazy_names
 if TYPE_CHECKING:
     from toptune.recordings.simulated.culture import simulate
     from toptune.recordings.simulated.mcs_writer import McsChannel, McsHeader, McsStream, McsWriter
-    from toptune.recordings.simulated.traces import Traces, simulate_traces
 else:
     __getattr__ = lazy_names(
         __name__,
         {
             "culture": ("simulate",),
             "mcs_writer": ("McsChannel", "McsHeader", "McsStream", "McsWriter"),
-            "traces": ("Traces", "simulate_traces"),
         },
     )
 
@@ -30,7 +28,5 @@ __all__ = [
     "McsHeader",
     "McsStream",
     "McsWriter",
-    "Traces",
     "simulate",
-    "simulate_traces",
 ]

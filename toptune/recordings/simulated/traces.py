@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from toptune.errors import InputError
 from toptune.machine.compiling import compiled
-from toptune.recordings.trains import Spikes, sort_spikes
 
 # Of an autoregressive process of order 2: amplifier noise has more power at low frequencies.
 _AR = (0.35, 0.1)
@@ -49,24 +48,6 @@ class Template(NamedTuple):
 
 
 TYPICAL_TEMPLATE = Template(trough_ms=0.15, hump_ms=0.28, delay_ms=0.6, ratio=0.35)
-
-
-class Traces(NamedTuple):
-    """Voltage with known spikes.
-
-    Attributes
-    ----------
-    samples_uv : (channels, samples) float32
-        Microvolts.
-    spikes
-        The true ones: the sample of each negative peak, and the template's peak-to-peak amplitude.
-    noise_sd_uv
-        The noise's standard deviation on every channel.
-    """
-
-    samples_uv: NDArray[np.float32]
-    spikes: Spikes
-    noise_sd_uv: float
 
 
 class Electrodes(NamedTuple):
@@ -150,71 +131,6 @@ def voltage_blocks(
         _colour(block, state, gain, mains, hum, drift)
         _add_spikes(block, placed, start)
         yield block
-
-
-def simulate_traces(
-    *,
-    n_channels: int,
-    seconds: float,
-    seed: int,
-    peak_sd: float,
-    rate_hz: float = 5.0,
-    noise_sd_uv: float = 5.0,
-    sampling_rate_hz: float = 10_000.0,
-    refractory_ms: float = 5.0,
-) -> Traces:
-    """Simulate electrodes with one randomly firing neuron each, to test a detector.
-
-    Parameters
-    ----------
-    n_channels, seconds
-        Number of electrodes and length.
-    seed
-        Equal seeds give equal traces.
-    peak_sd
-        Height of the negative peak in noise standard deviations; peak to peak is 1.37 times that.
-    rate_hz
-        Spikes/s per electrode, before those in the refractory time are removed.
-    noise_sd_uv
-        Standard deviation of the noise.
-    sampling_rate_hz
-        At least 5 kHz.
-    refractory_ms
-        The shortest time between two spikes of a channel.
-
-    Returns
-    -------
-    Traces
-        Noise and spikes, without hum, drift or offset. No spike is cut off at the ends.
-    """
-    check_rate(sampling_rate_hz)
-    rng = new_generator(seed)
-    n_samples = round(seconds * sampling_rate_hz)
-    wave = template_waveform(TYPICAL_TEMPLATE, peak_sd * noise_sd_uv, sampling_rate_hz)
-    refractory = max(1, round(refractory_ms * sampling_rate_hz / 1000))
-    trains = []
-    for _ in range(n_channels):
-        count = rng.poisson(rate_hz * seconds)
-        sample = np.unique(
-            rng.integers(len(wave), max(len(wave) + 1, n_samples - len(wave)), count)
-        )
-        trains.append(sample[np.diff(sample, prepend=-refractory) >= refractory])
-    channel = np.repeat(np.arange(n_channels, dtype=np.int32), [len(t) for t in trains])
-    swing = np.float32(wave.max() - wave.min())
-    spikes = sort_spikes(np.concatenate(trains), channel, np.full(len(channel), swing, np.float32))
-    none = np.zeros(n_channels)
-    electrodes = Electrodes(np.full(n_channels, noise_sd_uv), none, none, none, none)
-    placed = PlacedSpikes(
-        spikes.sample,
-        spikes.channel,
-        np.zeros(len(channel), np.int32),
-        wave[None],
-        samples_before_peak(sampling_rate_hz),
-    )
-    blocks = voltage_blocks(
-        rng, electrodes, placed, n_samples=n_samples, sampling_rate_hz=sampling_rate_hz
-    )
-    return Traces(np.concatenate(list(blocks), axis=1), spikes, noise_sd_uv)
 
 
 def new_generator(seed: int | np.random.SeedSequence) -> np.random.Generator:
