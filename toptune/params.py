@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
 
-from toptune.errors import InputError
+from toptune.errors import InputError, InputErrors
 
 T = TypeVar("T")
 
@@ -136,12 +136,37 @@ def parse_setting(setting: str) -> dict[str, Any]:
     """
     key, equals, value = setting.partition("=")
     if not equals or not re.fullmatch(r"\s*[\w.]+\s*", key):
-        raise InputError(f"{setting!r} is not of the form KEY=VALUE")
+        raise InputError(f"setting {setting!r} is not of the form KEY=VALUE")
     try:
         return tomllib.loads(f"{key} = {value}")
     except tomllib.TOMLDecodeError:
         quoted = value.strip().replace("\\", "\\\\").replace('"', '\\"')
         return tomllib.loads(f'{key} = "{quoted}"')
+
+
+def parse_merges(texts: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Read merges of classes, each written ``NAME=A,B,C``.
+
+    Raises
+    ------
+    InputErrors
+        A text of another form, or a NAME given twice; all of them.
+    """
+    merges: dict[str, tuple[str, ...]] = {}
+    problems = []
+    for text in texts:
+        name, equals, members = text.partition("=")
+        name = name.strip()
+        parts = tuple(part.strip() for part in members.split(","))
+        if not equals or not name or not all(parts):
+            problems.append(f"`merge` {text!r} is not of the form NAME=A,B,C")
+        elif name in merges:
+            problems.append(f"`merge` gives {name} twice; name all its classes at once")
+        else:
+            merges[name] = parts
+    if problems:
+        raise InputErrors(problems)
+    return merges
 
 
 def command_words(options: Iterable[Option], values: Mapping[str, Any]) -> list[str]:
@@ -203,6 +228,10 @@ def _check(owner: object, name: str, ok: bool, rule: str) -> None:
 
 def _finite(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 class _Params:
@@ -355,6 +384,7 @@ class SpikeSettings:
     )
 
     def __post_init__(self) -> None:
+        _check(self, "stream", self.stream is None or isinstance(self.stream, str), "None or text")
         rate = self.sampling_rate_hz
         if rate is not None and not (isinstance(rate, int | float) and 0 < rate <= FASTEST_HZ):
             raise InputError(
@@ -647,6 +677,16 @@ class FitOptions:
         most=2**32 - 1,
         panel=_ADVANCED,
     )
+
+    def __post_init__(self) -> None:
+        _check(self, "group_by", isinstance(self.group_by, str), "the name of a column")
+        ok = self.strata is None or isinstance(self.strata, str)
+        _check(self, "strata", ok, "None or the name of a column")
+        _check(self, "tune", isinstance(self.tune, bool), "true or false")
+        ok = self.permutations is None or (_whole(self.permutations) and self.permutations >= 0)
+        _check(self, "permutations", ok, "a whole number from 0")
+        ok = _whole(self.seed) and 0 <= self.seed < 2**32
+        _check(self, "seed", ok, "a whole number from 0 to 2**32 - 1")
 
     def __hash__(self) -> int:
         # Mappings have no hash; equal options agree in the rest as well.

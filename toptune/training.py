@@ -21,14 +21,14 @@ from toptune.evaluation.evaluate import Evaluation, Units, evaluate, shuffles
 from toptune.evaluation.folds import FoldResults
 from toptune.evaluation.metrics import describe_metrics, score_task
 from toptune.evaluation.permutations import Permutations
-from toptune.evaluation.scores import Scores, parse_merges
+from toptune.evaluation.scores import Scores
 from toptune.evaluation.task import Task, read_task, table_problems
 from toptune.features.burst_features import KIND
 from toptune.features.table import FeatureTable, RecordingInfo
 from toptune.heads.base import Candidate, Head, Progress
 from toptune.heads.catalogue import head_of, heads
 from toptune.machine.environment import describe_environment
-from toptune.params import FitOptions
+from toptune.params import FitOptions, parse_merges
 from toptune.recordings.facts import TrainingFacts
 from toptune.reports.run import write_report
 from toptune.runs.folder import plain, publish, target_problems, write_json, write_params

@@ -18,9 +18,9 @@ from toptune.evaluation.scores import (
     device_verdicts,
     majority,
     merge_classes,
-    parse_merges,
     score,
 )
+from toptune.params import parse_merges
 
 
 def windows(rows: str, group: dict[str, str] | None = None) -> HeldOutWindows:

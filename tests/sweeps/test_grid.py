@@ -9,9 +9,7 @@ import pytest
 from toptune.backbones.networks import PAPER_BACKBONES
 from toptune.errors import InputError, InputErrors
 from toptune.params import Backbone, FitOptions, Picture, Windows
-from toptune.sweeps.grid import Grid, View, read_grid
-from toptune.sweeps.grid_options import OPTIONS
-from toptune.sweeps.grid_source import shipped_grids
+from toptune.sweeps.grid import Grid, PictureView, grid_keys, read_grid, shipped_grids
 
 
 def write(folder: Path, text: str) -> Path:
@@ -41,11 +39,11 @@ def test_table_1_is_two_pictures_by_four_windows_of_efficientnet_b0() -> None:
     ]
     assert {v.backbone.name for v in grid.views} == {"efficientnet_b0"}
     assert {v.windows.stride_s for v in grid.views} == {5.0}
-    assert [(c.fit.head, c.fit.tune) for c in grid.combinations[:2]] == [
+    assert [(c.fit.head, c.fit.tune) for c in grid.points[:2]] == [
         ("mlp", False),
         ("falkon", True),
     ]
-    assert len(grid.combinations) == 16
+    assert len(grid.points) == 16
 
 
 def test_table_2_is_the_papers_six_backbones() -> None:
@@ -76,7 +74,7 @@ def test_the_documented_grid_is_one(tmp_path: Path) -> None:
     assert grid.title == "Three windows"
     # Three windows by two histograms and a raster by two networks; two MLPs, Falkon; merged or not.
     assert len(grid.views) == 3 * 3 * 2
-    assert len(grid.combinations) == 18 * 3 * 2 + 2
+    assert len(grid.points) == 18 * 3 * 2 + 2
 
 
 # --- axes
@@ -84,8 +82,8 @@ def test_the_documented_grid_is_one(tmp_path: Path) -> None:
 
 def test_an_empty_grid_is_the_defaults(tmp_path: Path) -> None:
     grid = read_grid(write(tmp_path, ""))
-    (one,) = grid.combinations
-    assert grid.views == (View(Windows(), Picture(), Backbone()),)
+    (one,) = grid.points
+    assert grid.views == (PictureView(Windows(), Picture(), Backbone()),)
     assert (one.fit.head, one.fit.fixed, one.fit.tune) == ("falkon", {}, True)
 
 
@@ -93,7 +91,7 @@ def test_a_list_is_an_axis_and_a_list_in_a_list_is_tried_inside_the_folds(tmp_pa
     grid = read_grid(
         write(tmp_path, "width = [0.5, [0.5, 1.0]]\npenalty = 1e-5\nmerge = ['none', ['X=A,B']]")
     )
-    fits = [c.fit for c in grid.combinations]
+    fits = [c.fit for c in grid.points]
     fixed, tried = {"penalty": 1e-5}, {"width": (0.5, 1.0)}
     assert fits == [
         FitOptions(head="falkon", fixed={"width": 0.5, **fixed}),
@@ -105,7 +103,7 @@ def test_a_list_is_an_axis_and_a_list_in_a_list_is_tried_inside_the_folds(tmp_pa
 
 def test_a_section_is_for_its_head_only(tmp_path: Path) -> None:
     text = "head = ['mlp', 'falkon']\npermutations = 9\n[mlp]\nepochs = [3, 5]\ntune = false\n"
-    fits = [c.fit for c in read_grid(write(tmp_path, text)).combinations]
+    fits = [c.fit for c in read_grid(write(tmp_path, text)).points]
     assert [(f.head, f.fixed, f.tune, f.permutations) for f in fits] == [
         ("mlp", {"epochs": 3}, False, 9),
         ("mlp", {"epochs": 5}, False, 9),
@@ -127,7 +125,7 @@ def test_a_table_of_weights_gives_each_backbone_its_own(tmp_path: Path) -> None:
 def test_settings_stand_above_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, "window_s = [120, 60]\nhead = 'mlp'\n[mlp]\nepochs = 3\n")
     grid = read_grid(path, ["window_s=30", "picture=raster", "mlp.epochs=[7]", "mlp.tune=false"])
-    (one,) = grid.combinations
+    (one,) = grid.points
     assert drawn(grid) == [("raster", "window", 30.0)]
     assert (one.fit.fixed, one.fit.tune) == ({"epochs": 7}, False)
     # A file named on the command line lies where the user is, not where the grid is.
@@ -137,7 +135,7 @@ def test_settings_stand_above_the_file(tmp_path: Path, monkeypatch: pytest.Monke
     grid = read_grid(write(tmp_path / "other", ""), ["weights=w.pth"])
     assert grid.views[0].backbone.weights == str(tmp_path / "w.pth")
     # One head of a grid that ships is enough.
-    assert {c.fit.head for c in read_grid("table1", ["head=falkon"]).combinations} == {"falkon"}
+    assert {c.fit.head for c in read_grid("table1", ["head=falkon"]).points} == {"falkon"}
 
 
 def test_detection_is_set_once(tmp_path: Path) -> None:
@@ -164,7 +162,7 @@ def test_rasters_do_not_vary_with_the_count_axis_and_that_is_said(tmp_path: Path
 
 def test_heads_do_not_vary_with_each_others_options_and_that_is_said(tmp_path: Path) -> None:
     grid = read_grid(write(tmp_path, "head = ['mlp', 'falkon']\nepochs = [3, 5]\nwidth = 1.0\n"))
-    assert [(c.fit.head, c.fit.fixed) for c in grid.combinations] == [
+    assert [(c.fit.head, c.fit.fixed) for c in grid.points] == [
         ("mlp", {"epochs": 3}),
         ("mlp", {"epochs": 5}),
         ("falkon", {"width": 1.0}),
@@ -175,7 +173,7 @@ def test_heads_do_not_vary_with_each_others_options_and_that_is_said(tmp_path: P
 def test_burst_parameters_are_fitted_once_for_all_pictures_and_that_is_said(tmp_path: Path) -> None:
     text = "picture = ['histogram', 'raster']\nhead = ['falkon', 'parameters']\n"
     grid = read_grid(write(tmp_path, text), ["merge=['none','X=A,B']"])
-    seen = [(c.view and c.view.picture.kind, c.fit.head, c.fit.merge) for c in grid.combinations]
+    seen = [(c.view and c.view.picture.kind, c.fit.head, c.fit.merge) for c in grid.points]
     assert seen == [
         (None, "parameters", ()),
         (None, "parameters", ("X=A,B",)),
@@ -205,10 +203,10 @@ def test_burst_parameters_are_fitted_once_for_all_pictures_and_that_is_said(tmp_
         ("weights = {densenet121 = 'random'}", "weights: of no use here: no combination has the"),
         ("head = 'parameters'", "line 1: head: of no use here: parameters alone needs no sweep"),
         ("head = 'svm'", "line 1: head: takes mlp or falkon or parameters, got 'svm'"),
-        ("tune = 1", "line 1: tune: takes true or false, got 1"),
-        ("permutations = true", "permutations: takes a whole number, got True"),
-        ("permutations = -1", "permutations: takes a whole number from 0, got -1"),
-        ("merge = 'A,B'", "line 1: merge: --merge 'A,B' is not of the form NAME=A,B,C"),
+        ("tune = 1", "line 1: tune: FitOptions.tune must be true or false, got 1"),
+        ("permutations = true", "FitOptions.permutations must be a whole number from 0, got True"),
+        ("permutations = -1", "FitOptions.permutations must be a whole number from 0, got -1"),
+        ("merge = 'A,B'", "line 1: merge: `merge` 'A,B' is not of the form NAME=A,B,C"),
         ("width = 'wide'", "width: FalkonClassifier.width must be above 0, got 'wide'"),
         ("width = -1.0", "line 1: width: FalkonClassifier.width must be above 0, got -1.0"),
         ("n_centres = 0", "n_centres: FalkonClassifier.n_centres must be a whole number from 1"),
@@ -223,7 +221,7 @@ def test_burst_parameters_are_fitted_once_for_all_pictures_and_that_is_said(tmp_
         ("threshold_sd = [8, 7]", "line 1: threshold_sd: takes one value, since spikes are found"),
         ("noise = 'loud'", "line 1: noise: Ptsd.noise must be one of smallest_sd, mad, fixed"),
         ("threshold_uv = 40", "Ptsd.threshold_uv must be None unless `noise='fixed'`"),
-        ("sampling_rate_hz = 0", "sampling_rate_hz: takes a number above 0, got 0"),
+        ("sampling_rate_hz = 0", "sampling_rate_hz: SpikeSettings.sampling_rate_hz must be above"),
         ("title = 3", "line 1: title: takes text, got 3"),
         ("width = [[0.5, 1.0]]\ntune = false", "width of falkon has values to be tried inside the"),
     ],
@@ -245,7 +243,7 @@ def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
     assert len(problems) == len(keys)
     for key in keys:
         assert any(key in problem for problem in problems)
-    assert any(p.startswith("--set stride_s: ") for p in problems)
+    assert any(p.startswith("setting stride_s: ") for p in problems)
 
 
 def test_what_is_no_toml_is_told_with_its_line(tmp_path: Path) -> None:
@@ -264,4 +262,4 @@ def test_options_are_named_as_on_the_command_line() -> None:
     commands = get_command(app).commands  # type: ignore[attr-defined]  # a group, typed as a command
     options = (o for name in ("extract", "fit") for p in commands[name].params for o in p.opts)
     known = {option.lstrip("-").replace("-", "_") for option in options}
-    assert {*OPTIONS} <= known
+    assert {*grid_keys()} <= known

@@ -17,7 +17,7 @@ from toptune.cli.sweeping import print_swept
 from toptune.params import Backbone, FitOptions, Picture, SpikeSettings, Windows
 from toptune.reports.page import HeatMap, Note, Page, render
 from toptune.sweeps.features import Failure, Throughput
-from toptune.sweeps.grid import Combination, Grid, View
+from toptune.sweeps.grid import Grid, GridPoint, PictureView
 from toptune.sweeps.paper_figures import paper_figures
 from toptune.sweeps.plan import fit_labels
 from toptune.sweeps.report import repeat_command, sweep_page, write_report
@@ -41,12 +41,18 @@ def metrics(n_right: int, *, classes: tuple[str, ...] = FIVE, **more: Any) -> di
     }  # fmt: skip
 
 
-def view(kind: Any = "histogram", width_s: float = 120, backbone: str = "efficientnet_b0") -> View:
-    return View(Windows(width_s=width_s), Picture(kind=kind), Backbone(name=backbone))
+def view(
+    kind: Any = "histogram", width_s: float = 120, backbone: str = "efficientnet_b0"
+) -> PictureView:
+    return PictureView(Windows(width_s=width_s), Picture(kind=kind), Backbone(name=backbone))
 
 
 def outcome(
-    of: View | None, fit: FitOptions, n_right: int | None, weights: str = "x.pth", **more: Any
+    of: PictureView | None,
+    fit: FitOptions,
+    n_right: int | None,
+    weights: str = "x.pth",
+    **more: Any,
 ) -> Outcome:
     facts = None
     if of is not None:
@@ -55,7 +61,7 @@ def outcome(
             key=f"{of}", n_parameters=4_007_548, n_features=1280, weights=weights, throughput=rate
         )
     return Outcome(
-        combination=Combination(view=of, fit=fit),
+        point=GridPoint(view=of, fit=fit),
         facts=facts,
         name=f"run-{n_right}",
         metrics=None if n_right is None else metrics(n_right, **more),
@@ -66,7 +72,7 @@ def outcome(
 def swept(folder: Path, *outcomes: Outcome, **more: Any) -> SweepResult:
     grid = Grid(
         name="table1", title="Table <I>", where="table1", text="picture = 'x'", settings=(),
-        spikes=SpikeSettings(), combinations=tuple(o.combination for o in outcomes), notes=(),
+        spikes=SpikeSettings(), points=tuple(o.point for o in outcomes), notes=(),
     )  # fmt: skip
     failures = [Failure("run", o.name, o.cause) for o in outcomes if o.metrics is None]
     made = SweepResult(
@@ -139,7 +145,7 @@ def test_the_papers_figures_are_shown_for_its_task_only_and_only_where_known(
     ],
 )  # fmt: skip
 def test_only_figures_that_the_paper_reports_are_attributed_to_it(
-    of: View, classes: Any, merges: Any, expected: Any
+    of: PictureView, classes: Any, merges: Any, expected: Any
 ) -> None:
     assert paper_figures(of, classes, merges) == expected
 

@@ -581,7 +581,7 @@ def test_burst_parameters_are_fitted_once_beside_all_pictures(
     grid = grid_of(swept, GRID, 'head=["falkon","parameters"]', "merge='AB=A,B'", "C=1.0")
     assert any("the head parameters uses no pictures" in note for note in grid.notes)
     made = run(swept, grid)
-    assert [o.combination.view is None for o in made.outcomes] == [True, False, False]
+    assert [o.point.view is None for o in made.outcomes] == [True, False, False]
     store = FeatureStore(swept / "out" / "store.zarr")
     table = table_for(store, "parameters")
     plain = FitOptions(head="parameters", merge=("AB=A,B",), fixed={"C": 1.0}, permutations=0)

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from toptune.cli.options import AsJson, command
+from toptune.cli.paths import require_store
 from toptune.cli.printing import print_json, tell
 from toptune.errors import InputError, ToptuneError
 from toptune.machine import assets
@@ -80,6 +81,7 @@ def doctor(
 
 
 def _verify_store(path: Path, remove: bool, as_json: bool) -> None:
+    require_store(path)
     from toptune.store.feature_store import FeatureStore
 
     n_recordings = len(FeatureStore(path).recordings)

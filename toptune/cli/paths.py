@@ -26,6 +26,12 @@ def require_recordings(recordings: Iterable[Path]) -> None:
         raise InputErrors(problems)
 
 
+def require_store(path: Path) -> None:
+    """Refuse a store that is not there."""
+    if not path.exists():
+        raise InputError(f"{path}: no such store: make one with toptune extract --store {path}")
+
+
 def require_model(folder: Path) -> None:
     """Refuse a folder that holds no model."""
     try:

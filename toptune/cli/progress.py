@@ -137,7 +137,7 @@ def run_line(outcome: Outcome) -> str:
     """One line on a run that ended."""
     from toptune.sweeps.plan import describe_fit, describe_picture
 
-    view, fit = outcome.combination.view, describe_fit(outcome.combination.fit)
+    view, fit = outcome.point.view, describe_fit(outcome.point.fit)
     what = fit
     if view is not None:
         drawn = f"{describe_picture(view)}, {view.windows.width_s:g} s"

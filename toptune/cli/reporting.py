@@ -17,7 +17,13 @@ from toptune.cli.options import (
     Recordings,
     command,
 )
-from toptune.cli.paths import require_model, require_parent, require_recordings, require_run
+from toptune.cli.paths import (
+    require_model,
+    require_parent,
+    require_recordings,
+    require_run,
+    require_store,
+)
 from toptune.cli.printing import print_json, tell
 from toptune.params import Compute
 
@@ -45,6 +51,8 @@ def report(
         require_parent(out)
     for folder in (run, *(beside or ())):
         require_run(folder)
+    if store is not None:
+        require_store(store)
     from toptune.cli.progress import watch_steps
     from toptune.reports.run import find_store, write_report
 

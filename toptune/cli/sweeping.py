@@ -81,8 +81,8 @@ def print_swept(swept: SweepResult) -> None:
         tell(table.to_markdown())
     if not swept.done and any_random(swept.outcomes):
         tell(RANDOM_NOTE)
-    for task in dict.fromkeys(describe_task(o.combination.fit) for o in swept.done):
-        mine = [o for o in swept.done if describe_task(o.combination.fit) == task]
+    for task in dict.fromkeys(describe_task(o.point.fit) for o in swept.done):
+        mine = [o for o in swept.done if describe_task(o.point.fit) == task]
         warnings = [w for o in mine for w in (o.metrics or {}).get("warnings", [])]
         for warning in dict.fromkeys(warnings):
             tell(f"warning: {warning}")

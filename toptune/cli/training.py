@@ -23,7 +23,7 @@ from toptune.cli.options import (
     command,
     typer_parameter,
 )
-from toptune.cli.paths import require_model, require_recordings
+from toptune.cli.paths import require_model, require_recordings, require_store
 from toptune.cli.printing import print_json, print_scores, tell
 from toptune.errors import InputError
 from toptune.heads.base import Head
@@ -149,6 +149,7 @@ def fit(
 
     # Before burst parameters are measured, which may take a minute.
     require_target(out, overwrite=overwrite)
+    require_store(store)
     from toptune.store.feature_store import FeatureStore
 
     opened = FeatureStore(store)

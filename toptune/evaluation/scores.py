@@ -7,7 +7,7 @@ one device carries several labels, as in a dose series, those of each device and
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -262,31 +262,6 @@ def majority(votes: NDArray[np.integer[Any]], probabilities: NDArray[np.float64]
         Mean over the voters.
     """
     return int(np.where(votes == votes.max(), probabilities, -np.inf).argmax())
-
-
-def parse_merges(texts: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Read merges of classes, each written ``NAME=A,B,C``.
-
-    Raises
-    ------
-    InputErrors
-        A text of another form, or a NAME given twice; all of them.
-    """
-    merges: dict[str, tuple[str, ...]] = {}
-    problems = []
-    for text in texts:
-        name, equals, members = text.partition("=")
-        name = name.strip()
-        parts = tuple(part.strip() for part in members.split(","))
-        if not equals or not name or not all(parts):
-            problems.append(f"`merge` {text!r} is not of the form NAME=A,B,C")
-        elif name in merges:
-            problems.append(f"`merge` gives {name} twice; name all its classes at once")
-        else:
-            merges[name] = parts
-    if problems:
-        raise InputErrors(problems)
-    return merges
 
 
 def merge_classes(

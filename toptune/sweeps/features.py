@@ -23,7 +23,7 @@ from toptune.machine.progress import ProgressReporter
 from toptune.recordings.devices import DeviceRow, DevicesFile
 from toptune.store.feature_store import recording_name
 from toptune.store.session import StoreSession
-from toptune.sweeps.grid import View
+from toptune.sweeps.grid import PictureView
 
 _LOG = logging.getLogger(__name__)
 
@@ -109,11 +109,11 @@ class ViewJob:
 
     def __init__(
         self,
-        view: View,
+        view: PictureView,
         features: StoredFeatures,
         measured: Path,
         device: str,
-        took: Callable[[View, int, float], None],
+        took: Callable[[PictureView, int, float], None],
     ) -> None:
         self.view = view
         self.features = features

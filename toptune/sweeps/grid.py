@@ -1,42 +1,64 @@
-"""The grid of a sweep: which options take which values, and the combinations that make sense.
+"""The grid of a sweep: which options take which values, and the points that these span.
 
-What enters: a TOML file, or the name of a grid that ships with toptune, and settings from the
-command line that stand above it. Keys are the options' names with underscores; a list is an axis;
-a section named after a head holds what is meant for that head. What leaves: combinations, each
-once, in the order they are worked on; or everything that is wrong, at once, with line or key.
+A grid is a TOML file, or one that ships with toptune. Its keys are the options' names with
+underscores; a list is an axis; a section named after a head sets options for that head alone.
+Settings such as ``stride_s=60`` replace what the file says. Everything that is wrong is told at
+once, each with its line or key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from toptune.errors import InputError, InputErrors
 from toptune.heads.catalogue import head_of, heads
-from toptune.params import Backbone, FitOptions, HighPass, Picture, Ptsd, SpikeSettings, Windows
-from toptune.sweeps.grid_options import DETECTION, IN_SECTIONS, NO_MERGE, OPTIONS, OTHERS
-from toptune.sweeps.grid_source import GridSource
+from toptune.params import (
+    Backbone,
+    FitOptions,
+    Option,
+    Picture,
+    SpikeSettings,
+    Windows,
+    from_options,
+    options_of,
+    parse_merges,
+    parse_setting,
+)
 
+#: Key of a table of weights for backbones that are not named in it.
+OTHERS = "others"
+#: What stands for no merge of classes.
+NO_MERGE = "none"
+#: What a section of a head may set beside the head's own options.
+IN_SECTIONS = ("tune", "permutations")
+
+# In the order in which they vary, the last one fastest; with the class whose options they are.
+_DRAWN: dict[str, type] = {
+    "backbone": Backbone,
+    "weights": Backbone,
+    "picture": Picture,
+    "count_axis": Picture,
+    "window_s": Windows,
+    "stride_s": Windows,
+}
+_FITTED = tuple(one.name for one in options_of(FitOptions) if one.name != "seed")
+_SPIKES = tuple(one.name for one in options_of(SpikeSettings))
 _DEFAULTS: dict[str, Any] = {
-    "picture": "histogram",
-    "window_s": 120.0,
-    "stride_s": 5.0,
-    "count_axis": "window",
-    "backbone": "efficientnet_b0",
-    "weights": "imagenet",
+    **{one.name: one.default for cls in (Backbone, Picture, Windows) for one in options_of(cls)},
+    **{one.name: one.default for one in options_of(FitOptions)},
     "head": "falkon",
     "merge": NO_MERGE,
-    "group_by": "device",
-    "strata": None,
-    "tune": True,
-    "permutations": None,
 }
 
 
-class View(NamedTuple):
+class PictureView(NamedTuple):
     """What is drawn, and what describes it."""
 
     windows: Windows
@@ -45,18 +67,18 @@ class View(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Combination:
+class GridPoint:
     """One point of a grid: what is drawn, what describes it, and what is trained on it.
 
     Parameters
     ----------
     view
-        None for the head that is trained on burst parameters of whole recordings.
+        None for a head that is trained on burst parameters of whole recordings.
     fit
         How the head is trained and scored.
     """
 
-    view: View | None
+    view: PictureView | None
     fit: FitOptions
 
 
@@ -72,10 +94,10 @@ class Grid:
         For people.
     spikes
         How spikes are found, the same for all.
-    combinations
+    points
         Each once; first those without pictures, then backbone by backbone, picture by picture.
     notes
-        Which combinations were one and the same, and why.
+        Which points were one and the same, and why.
     where, text, settings
         What it was read from, as given, to repeat it.
     """
@@ -86,13 +108,13 @@ class Grid:
     text: str
     settings: tuple[str, ...]
     spikes: SpikeSettings
-    combinations: tuple[Combination, ...]
+    points: tuple[GridPoint, ...]
     notes: tuple[str, ...]
 
     @property
-    def views(self) -> tuple[View, ...]:
+    def views(self) -> tuple[PictureView, ...]:
         """What is drawn and described, each once, in order."""
-        return tuple(dict.fromkeys(c.view for c in self.combinations if c.view is not None))
+        return tuple(dict.fromkeys(p.view for p in self.points if p.view is not None))
 
 
 def read_grid(where: Path | str, settings: Sequence[str] = (), *, seed: int = 0) -> Grid:
@@ -114,9 +136,9 @@ def read_grid(where: Path | str, settings: Sequence[str] = (), *, seed: int = 0)
         Unknown keys, values of the wrong type or out of range, options that nothing in the grid
         uses: all of them, each with its line or key.
     InputError
-        The file cannot be read or is no TOML.
+        The file cannot be read or is not TOML.
     """
-    source = GridSource.read(where, settings)
+    source = _Source.read(where, settings)
     problems: list[str] = []
     axes = _Axes(source, problems)
     axes.take(source.values(problems))
@@ -128,27 +150,212 @@ def read_grid(where: Path | str, settings: Sequence[str] = (), *, seed: int = 0)
     return grid
 
 
+def shipped_grids() -> tuple[str, ...]:
+    """Names of the grids that come with toptune."""
+    found = (file.name for file in files("toptune.sweeps").joinpath("grids").iterdir())
+    return tuple(sorted(name.removesuffix(".toml") for name in found if name.endswith(".toml")))
+
+
+# --- what a grid says, and where
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where a grid comes from, what it says, and where in it a key stands.
+
+    Attributes
+    ----------
+    name : str
+        Without folder and ending.
+    where, shown : str
+        As given, and for messages.
+    folder : Path
+        Where the files it names are looked for.
+    text : str
+        TOML.
+    settings : tuple of str
+        Each ``KEY=VALUE``, instead of what the text says.
+    """
+
+    name: str
+    where: str
+    shown: str
+    folder: Path
+    text: str
+    settings: tuple[str, ...]
+
+    @classmethod
+    def read(cls, where: Path | str, settings: Sequence[str]) -> _Source:
+        """Read a file, or a grid that ships with toptune."""
+        path, given = Path(where), tuple(settings)
+        if str(where) in shipped_grids() and not path.is_file():
+            text = files("toptune.sweeps").joinpath("grids", f"{where}.toml").read_text("utf-8")
+            return cls(str(where), str(where), f"the grid {where}", Path(), text, given)
+        try:
+            text = path.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+            raise InputError(
+                f"{path}: cannot be read ({why}); give a TOML file, or one of"
+                f" {', '.join(shipped_grids())}, which come with toptune"
+            ) from None
+        return cls(path.stem, str(where), str(path), path.parent, text, given)
+
+    def values(self, problems: list[str]) -> dict[str, Any]:
+        """Give what the text and the settings say together.
+
+        Parameters
+        ----------
+        problems
+            Settings that cannot be read are added to it.
+
+        Raises
+        ------
+        InputError
+            The text is not TOML.
+        """
+        try:
+            values = tomllib.loads(self.text)
+        except tomllib.TOMLDecodeError as error:
+            raise InputError(f"{self.shown}: not TOML: {error}") from None
+        for setting in self.settings:
+            try:
+                changed = parse_setting(setting)
+            except InputError as error:
+                problems.append(str(error))
+                continue
+            for key, value in changed.items():
+                if isinstance(value, dict) and isinstance(values.get(key), dict) and key in heads():
+                    values[key] |= value
+                else:
+                    values[key] = _from_here(key, value)
+        return values
+
+    def place(self, key: str, section: str = "") -> str:
+        """Say where a key stands: in a setting, or in the text, with its line if it has one."""
+        full = f"{section}.{key}" if section else key
+        if self.is_set(full):
+            return f"setting {full}"
+        at = ""
+        for number, line in enumerate(self.text.splitlines(), 1):
+            header = re.match(r"\s*\[\s*([\w-]+)\s*\]", line)
+            at = header[1] if header else at
+            named = header and not section and header[1] == key
+            if named or (at == section and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line)):
+                return f"{self.shown}, line {number}: {full}"
+        return f"{self.shown}: {full}"
+
+    def is_set(self, key: str) -> bool:
+        """Whether a setting gives this key."""
+        return key in {setting.partition("=")[0].strip() for setting in self.settings}
+
+
+def _from_here(key: str, value: Any) -> Any:
+    """Let files named by settings be looked for from the working folder."""
+    if key != "weights":
+        return value
+    if isinstance(value, list):
+        return [_from_here(key, one) for one in value]
+    if isinstance(value, dict):
+        return {name: _from_here(key, one) for name, one in value.items()}
+    named = isinstance(value, str) and value not in ("imagenet", "random")
+    return str(Path(value).resolve()) if named else value
+
+
+# --- what may be set
+
+
+def _of_heads() -> dict[str, dict[str, Option]]:
+    """Options of heads, by name; each by the names of the heads that have it."""
+    found: dict[str, dict[str, Option]] = {}
+    for name, head in heads().items():
+        for one in head.options:
+            found.setdefault(one.name, {})[name] = one
+    return found
+
+
+def grid_keys() -> tuple[str, ...]:
+    """All options that a grid may set, beside its title."""
+    drawn = (one.name for cls in (Picture, Windows, Backbone) for one in options_of(cls))
+    keys = (*drawn, "head", *_FITTED, *_of_heads(), *_SPIKES)
+    return tuple(dict.fromkeys(key for key in keys if key != "seed"))
+
+
+def _check_head(value: Any) -> None:
+    if value not in heads():
+        raise InputError(f"takes {' or '.join(heads())}, got {value!r}")
+
+
+def _check_merge(value: Any) -> None:
+    if not isinstance(value, str):
+        raise InputError(f"takes text, got {value!r}")
+    if value != NO_MERGE:
+        parse_merges([value])
+
+
+def _check_weights(value: Any) -> None:
+    """Accept a source of weights, or a table of sources by backbone."""
+    for name, source in value.items() if isinstance(value, dict) else [("", value)]:
+        if name and (not isinstance(source, str) or not source):
+            raise InputError(f"takes a source for {name} as text, got {source!r}")
+        Backbone(weights=source)
+
+
+def _check_spikes(key: str, value: Any) -> None:
+    # Each of the two needs the other.
+    fixed: dict[str, Any] = {"noise": "fixed", "threshold_uv": 50.0}
+    needs_other = key == "threshold_uv" or value == "fixed"
+    from_options(SpikeSettings, {**(fixed if needs_other else {}), key: value})
+
+
+_CHECKS: Mapping[str, Callable[[Any], object]] = {
+    "head": _check_head,
+    "merge": _check_merge,
+    "weights": _check_weights,
+}
+
+
+def _check(key: str, value: Any) -> None:
+    """Refuse a value that an option does not take."""
+    if key in _CHECKS:
+        _CHECKS[key](value)
+    elif key in _DRAWN:
+        from_options(_DRAWN[key], {key: value})
+    elif key in _SPIKES:
+        _check_spikes(key, value)
+    elif key in _FITTED:
+        FitOptions(head="falkon", **{key: value})
+    else:
+        for head in _of_heads()[key]:
+            head_of(head).check_option(key, value)
+
+
+# --- from values to points
+
+
 class _Axes:
     """The values of every option, for all heads and for single ones."""
 
-    def __init__(self, source: GridSource, problems: list[str]) -> None:
+    def __init__(self, source: _Source, problems: list[str]) -> None:
         self.source = source
         self.problems = problems
         self.title = source.name
+        self.owners = _of_heads()
         self.common: dict[str, list[Any]] = {}
         self.of_head: dict[str, dict[str, list[Any]]] = {}
 
     def take(self, values: Mapping[str, Any]) -> None:
         """Take all keys; what is wrong becomes a problem."""
+        known = grid_keys()
         for key, value in values.items():
             if key == "title":
                 self._take_title(value)
             elif key in heads() and isinstance(value, dict):
                 self.of_head[key] = self._section(key, value)
-            elif key in OPTIONS:
+            elif key in known:
                 self.common[key] = self._axis(key, value, "")
             else:
-                self._unknown(self.source.place(key), key, ("title", *OPTIONS, *heads()))
+                self._unknown(self.source.place(key), key, ("title", *known, *heads()))
 
     def _take_title(self, value: Any) -> None:
         if not isinstance(value, str):
@@ -156,7 +363,7 @@ class _Axes:
         self.title = str(value)
 
     def _section(self, head: str, values: Mapping[str, Any]) -> dict[str, list[Any]]:
-        known = (*(n for n, option in OPTIONS.items() if option.head == head), *IN_SECTIONS)
+        known = (*(one.name for one in head_of(head).options), *IN_SECTIONS)
         axes = {}
         for key, value in values.items():
             if key in known:
@@ -169,11 +376,11 @@ class _Axes:
         self.problems.append(f"{place}: there is no option {key}; there are {', '.join(known)}")
 
     def _axis(self, key: str, value: Any, section: str) -> list[Any]:
-        option, place = OPTIONS[key], self.source.place(key, section)
+        place = self.source.place(key, section)
         axis = value if isinstance(value, list) else [value]
         if not axis:
             self.problems.append(f"{place}: an empty list; give at least one value")
-        if option.single and isinstance(value, list):
+        if key in _SPIKES and isinstance(value, list):
             self.problems.append(f"{place}: takes one value, since spikes are found once")
         for number, one in enumerate(axis):
             self._check(key, one, place)
@@ -182,11 +389,10 @@ class _Axes:
         return axis
 
     def _check(self, key: str, value: Any, place: str) -> None:
-        option = OPTIONS[key]
-        inner = value if isinstance(value, list) and option.several else [value]
+        several = key == "merge" or any(o.several for o in self.owners.get(key, {}).values())
         try:
-            for one in inner:
-                option.check(one)
+            for one in value if isinstance(value, list) and several else [value]:
+                _check(key, one)
         except InputError as error:
             self.problems.append(f"{place}: {error}")
         else:
@@ -206,18 +412,19 @@ class _Axes:
         return self.common.get(key, [_DEFAULTS[key]])
 
     def refuse_useless(self) -> None:
-        """Refuse what no combination would use: a misunderstanding, or a slip."""
-        heads = self.values("head")
+        """Refuse what no point would use: a misunderstanding, or a slip."""
+        chosen = self.values("head")
         # Of a grid that ships with toptune one head may be all that is wanted.
         for head in () if self.source.is_set("head") else self.of_head:
-            if head not in heads:
+            if head not in chosen:
                 self._useless(head, f"no combination has the head {head}")
         for key in self.common:
-            owner = OPTIONS[key].head
-            if owner is not None and owner not in heads:
-                self._useless(key, f"it belongs to the head {owner}, which no combination has")
-        if not any(_uses_pictures(head) for head in heads):
-            self._useless("head", f"{heads[0]} alone needs no sweep: toptune fit does it")
+            owners = self.owners.get(key, {})
+            if owners and not set(owners) & set(chosen):
+                names = " or ".join(owners)
+                self._useless(key, f"it belongs to the head {names}, which no combination has")
+        if not any(_uses_pictures(head) for head in chosen):
+            self._useless("head", f"{chosen[0]} alone needs no sweep: `fit` does it")
         if "count_axis" in self.common and "histogram" not in self.values("picture"):
             self._useless("count_axis", "a raster has no count axis")
         named = {n for w in self.values("weights") if isinstance(w, dict) for n in w}
@@ -228,25 +435,30 @@ class _Axes:
         self.problems.append(f"{self.source.place(key)}: of no use here: {why}")
 
     def grid(self, seed: int) -> Grid | None:
-        """Put the combinations together; None where that shows new problems."""
+        """Put the points together; None where that shows new problems."""
         try:
-            spikes = _spike_settings({k: self.common[k][0] for k in DETECTION if k in self.common})
+            spikes = from_options(
+                SpikeSettings, {k: self.common[k][0] for k in _SPIKES if k in self.common}
+            )
         except InputError as error:
             self.problems.append(f"{self.source.shown}: {error}")
             return None
-        names = ("backbone", "weights", "picture", "count_axis", "window_s", "stride_s")
-        drawn = list(product(*(self.values(name) for name in names)))
-        views = dict.fromkeys(self._view(*values, seed=seed) for values in drawn)
+        drawn = [
+            dict(zip(_DRAWN, values, strict=True))
+            for values in product(*(self.values(name) for name in _DRAWN))
+        ]
+        views = dict.fromkeys(self._view(values, seed) for values in drawn)
         fits = dict.fromkeys(fit for head in self.values("head") for fit in self._fits(head))
         for fit in fits:
             if fit.tried and not fit.tune:
-                tried = ", ".join(fit.tried)
                 self.problems.append(
-                    f"{self.source.shown}: {tried} of {fit.head} has values to be tried inside the"
-                    " folds, but tune is false"
+                    f"{self.source.shown}: {', '.join(fit.tried)} of {fit.head} has values to be"
+                    " tried inside the folds, but tune is false"
                 )
         if self.problems:
             return None
+        with_pictures = [fit for fit in fits if _uses_pictures(fit.head)]
+        without = [fit for fit in fits if not _uses_pictures(fit.head)]
         return Grid(
             name=self.source.name,
             title=self.title,
@@ -254,56 +466,44 @@ class _Axes:
             text=self.source.text,
             settings=self.source.settings,
             spikes=spikes,
-            combinations=(
-                *(Combination(view=None, fit=fit) for fit in fits if not _uses_pictures(fit.head)),
-                *(
-                    Combination(view=view, fit=fit)
-                    for view in views
-                    for fit in fits
-                    if _uses_pictures(fit.head)
-                ),
+            points=(
+                *(GridPoint(view=None, fit=fit) for fit in without),
+                *(GridPoint(view=view, fit=fit) for view in views for fit in with_pictures),
             ),
             notes=tuple(self._notes(len(drawn), len(views))),
         )
 
-    def _view(
-        self,
-        name: str,
-        weights: Any,
-        kind: Any,
-        axis: Any,
-        width_s: Any,
-        stride_s: Any,
-        *,
-        seed: int,
-    ) -> View:
+    def _view(self, values: dict[str, Any], seed: int) -> PictureView:
+        weights = values["weights"]
         if isinstance(weights, dict):
-            weights = weights.get(name, weights.get(OTHERS, _DEFAULTS["weights"]))
+            weights = weights.get(values["backbone"], weights.get(OTHERS, _DEFAULTS["weights"]))
         if weights not in ("imagenet", "random"):
             weights = str(self.source.folder / weights)
-        return View(
-            Windows(width_s=float(width_s), stride_s=float(stride_s)),
-            # A raster has no count axis, so all axes give the same raster.
-            Picture(kind=kind, count_axis=_DEFAULTS["count_axis"] if kind == "raster" else axis),
-            Backbone(name=name, weights=weights, seed=seed),
+        # A raster has no count axis, so all axes give the same raster.
+        axis = _DEFAULTS if values["picture"] == "raster" else values
+        lengths = {name: float(values[name]) for name in ("window_s", "stride_s")}
+        exact = {**values, **lengths, "count_axis": axis["count_axis"]}
+        return PictureView(
+            from_options(Windows, exact),
+            from_options(Picture, exact),
+            Backbone(name=values["backbone"], weights=weights, seed=seed),
         )
 
     def _fits(self, head: str) -> Iterator[FitOptions]:
-        shared = ("merge", "group_by", "strata", "tune", "permutations")
-        axes = {name: self.values(name) for name in shared}
-        axes |= {k: v for k, v in self.common.items() if OPTIONS[k].head == head}
+        own = {one.name: one for one in head_of(head).options}
+        axes = {name: self.values(name) for name in _FITTED}
+        axes |= {key: values for key, values in self.common.items() if key in own}
         axes |= self.of_head.get(head, {})
         for values in product(*axes.values()):
             chosen = dict(zip(axes, values, strict=True))
-            merge = chosen.pop("merge")
-            merges = merge if isinstance(merge, list) else [merge]
-            common = {name: chosen.pop(name) for name in shared[1:]}
+            merge = chosen["merge"] if isinstance(chosen["merge"], list) else [chosen["merge"]]
+            given = {own[key].field: value for key, value in chosen.items() if key in own}
             yield FitOptions(
                 head=head,
-                fixed={k: v for k, v in chosen.items() if not isinstance(v, list)},
-                tried={k: tuple(v) for k, v in chosen.items() if isinstance(v, list)},
-                merge=tuple(m for m in merges if m != NO_MERGE),
-                **common,
+                fixed={k: v for k, v in given.items() if not isinstance(v, list)},
+                tried={k: tuple(v) for k, v in given.items() if isinstance(v, list)},
+                **{name: chosen[name] for name in _FITTED if name != "merge"},
+                merge=tuple(m for m in merge if m != NO_MERGE),
             )
 
     def _notes(self, n_drawn: int, n_views: int) -> Iterator[str]:
@@ -312,26 +512,16 @@ class _Axes:
                 f"{n_drawn} combinations of picture, windows and backbone are {n_views}: a raster"
                 " has no count axis, and a backbone takes its own weights from a table"
             )
-        heads = self.values("head")
-        for head in heads:
+        chosen = self.values("head")
+        for head in chosen:
             if not _uses_pictures(head):
                 yield f"the head {head} uses no pictures: it is fitted once for all of them"
         for key, values in self.common.items():
-            owner = OPTIONS[key].head
-            if owner is not None and len(values) > 1 and len(heads) > 1:
-                yield f"{key} belongs to the head {owner}: the others do not vary with it"
+            owners = self.owners.get(key, {})
+            if owners and len(values) > 1 and not set(chosen) <= set(owners):
+                names = " or ".join(owners)
+                yield f"{key} belongs to the head {names}: the others do not vary with it"
 
 
 def _uses_pictures(head: str) -> bool:
     return head_of(head).uses == "pictures"
-
-
-def _spike_settings(values: Mapping[str, Any]) -> SpikeSettings:
-    ptsd = {k: v for k, v in values.items() if k in Ptsd.__dataclass_fields__}
-    highpass = HighPass(cutoff_hz=values["highpass_hz"]) if "highpass_hz" in values else HighPass()
-    return SpikeSettings(
-        highpass=highpass,
-        ptsd=Ptsd(**ptsd),
-        stream=values.get("stream"),
-        sampling_rate_hz=values.get("sampling_rate_hz"),
-    )

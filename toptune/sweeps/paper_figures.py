@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import NamedTuple
 
-from toptune.sweeps.grid import View
+from toptune.sweeps.grid import PictureView
 
 SOURCE = (
     "Pastore et al., An efficient deep learning approach to identify dynamics in in vitro neural"
@@ -41,7 +41,7 @@ _MERGED = {("histogram", 120.0, 5.0, "efficientnet_b0"): PaperFigures(0.957, 0.1
 
 
 def paper_figures(
-    view: View, classes: Collection[str], merges: Collection[Collection[str]]
+    view: PictureView, classes: Collection[str], merges: Collection[Collection[str]]
 ) -> PaperFigures | None:
     """Give what the paper reports of a view; None where that is not known here.
 

@@ -14,7 +14,7 @@ from typing import Any
 from toptune.features.table import RecordingInfo
 from toptune.params import FitOptions, content_key
 from toptune.runs.folder import FORMAT
-from toptune.sweeps.grid import View
+from toptune.sweeps.grid import PictureView
 
 _DEFAULT_FIT = {"group_by": "device", "strata": None, "tune": True, "permutations": None}
 
@@ -24,7 +24,7 @@ def weights_word(weights: str) -> str:
     return weights if weights in ("imagenet", "random") else Path(weights).stem
 
 
-def describe_picture(view: View) -> str:
+def describe_picture(view: PictureView) -> str:
     """Name a picture, with its count axis where it is not each window's own."""
     axis = view.picture.count_axis
     if axis == "window":
@@ -78,7 +78,7 @@ def _shown(value: Any) -> str:
     return " or ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values)
 
 
-def run_name(view: View | None, fit: FitOptions, key: str) -> str:
+def run_name(view: PictureView | None, fit: FitOptions, key: str) -> str:
     """Name a run's folder: what a reader wants to know, and its key's first eight digits."""
     parts = [describe_fit(fit)]
     if view is not None:

@@ -31,7 +31,7 @@ def view_labels(outcomes: Sequence[Outcome]) -> dict[str, str]:
     for key, parts in views.items():
         told = [text for name, text in parts.items() if len({p[name] for p in views.values()}) > 1]
         labels[key] = " ".join(filter(None, told)) or f"{parts['picture']} {parts['window']}"
-    if any(o.combination.view is None for o in outcomes):
+    if any(o.point.view is None for o in outcomes):
         labels[""] = WITHOUT_PICTURES
     return labels
 
@@ -57,7 +57,7 @@ def draw_classifiers(outcomes: Sequence[Outcome]) -> Figure:
     from matplotlib.figure import Figure
 
     labels = view_labels(outcomes)
-    of = fit_labels(o.combination.fit for o in outcomes)
+    of = fit_labels(o.point.fit for o in outcomes)
     fits = list(dict.fromkeys(of.values()))
     step = 0.8 / len(fits)
     # Each classifier needs the height of a line.
@@ -66,7 +66,7 @@ def draw_classifiers(outcomes: Sequence[Outcome]) -> Figure:
     axes = figure.add_subplot()
     rows = {key: row for row, key in enumerate(labels)}
     for k, fit in enumerate(fits):
-        mine = [o for o in outcomes if of[o.combination.fit] == fit]
+        mine = [o for o in outcomes if of[o.point.fit] == fit]
         y = [rows[o.view_key] + (k - (len(fits) - 1) / 2) * step for o in mine]
         _dots(axes, [_accuracy(o) for o in mine], y, k, fit)
     _chance(axes, outcomes, vertical=True)
@@ -91,7 +91,7 @@ def draw_throughput(outcomes: Sequence[Outcome]) -> Figure:
     names = list(dict.fromkeys(_network(one) for one in measured))
     of = fit_labels(one.fit for one in measured)
     fits = list(dict.fromkeys(of.values()))
-    without = [o for o in outcomes if o.combination.view is None]
+    without = [o for o in outcomes if o.point.view is None]
     entries = len(names) + len(without) + (len(fits) if len(fits) > 1 else 0)
     figure = Figure(figsize=(_WIDTH_IN, 3.9 + 0.1 * entries), layout="constrained")
     axes = figure.add_subplot()

@@ -103,7 +103,7 @@ def _tasks(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
     """Group outcomes by their classes and by what is left out together."""
     tasks: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
-        tasks.setdefault(describe_task(outcome.combination.fit), []).append(outcome)
+        tasks.setdefault(describe_task(outcome.point.fit), []).append(outcome)
     return tasks
 
 
@@ -112,7 +112,7 @@ def _best(swept: SweepResult, task: str, done: Sequence[Outcome]) -> Fact:
     m = best.metrics or {}
     low, high = m["device_accuracy_ci95"]
     view = view_labels(swept.outcomes)[best.view_key]
-    label = fit_labels(o.combination.fit for o in done)[best.combination.fit]
+    label = fit_labels(o.point.fit for o in done)[best.point.fit]
     return Fact(
         name=f"best accuracy per device{f', {task}' if task else ''}",
         value=f"{m['device_accuracy']:.2f}",
@@ -177,7 +177,7 @@ def _toned(cell: str) -> str | Cell:
 
 def _heat_maps(done: Sequence[Outcome]) -> Iterator[HeatMap]:
     """Give a map for each classifier, backbone and stride with several pictures or windows."""
-    labels = fit_labels(o.combination.fit for o in done)
+    labels = fit_labels(o.point.fit for o in done)
     maps: dict[tuple[str, str, str], list[PictureOutcome]] = {}
     for one in picture_outcomes(done):
         network = f"{one.view.backbone.name} {weights_text(one.facts)}"
@@ -218,10 +218,8 @@ def _shade(outcome: Outcome | None) -> Shade:
 
 
 def _classifiers(done: Sequence[Outcome]) -> Picture:
-    views, fits = view_labels(done), fit_labels(o.combination.fit for o in done)
-    told = [
-        f"{views[o.view_key]}, {fits[o.combination.fit]}: {_device_accuracy(o):.2f}" for o in done
-    ]
+    views, fits = view_labels(done), fit_labels(o.point.fit for o in done)
+    told = [f"{views[o.view_key]}, {fits[o.point.fit]}: {_device_accuracy(o):.2f}" for o in done]
     return Picture(
         uri=svg_uri(draw_classifiers(done)),
         alt="Accuracy per device: " + "; ".join(told),

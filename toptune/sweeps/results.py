@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 from toptune.machine.progress import ProgressReporter
 from toptune.params import FitOptions
 from toptune.sweeps.features import Failure, Throughput
-from toptune.sweeps.grid import Combination, Grid, View
+from toptune.sweeps.grid import Grid, GridPoint, PictureView
 
 
 class SweepReporter(ProgressReporter, Protocol):
@@ -59,11 +59,11 @@ class ViewFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of a combination.
+    """What became of a point.
 
     Parameters
     ----------
-    combination
+    point
         What it is.
     facts
         Of its view; None where it has none.
@@ -77,7 +77,7 @@ class Outcome:
         The run was there already.
     """
 
-    combination: Combination
+    point: GridPoint
     facts: ViewFacts | None
     name: str = ""
     metrics: dict[str, Any] | None = None
@@ -91,17 +91,17 @@ class Outcome:
 
 
 class PictureOutcome(NamedTuple):
-    """A combination with pictures, and what became of it.
+    """A grid point with pictures, and what became of it.
 
     Attributes
     ----------
-    view : View
+    view : PictureView
     facts : ViewFacts
     fit : FitOptions
     outcome : Outcome
     """
 
-    view: View
+    view: PictureView
     facts: ViewFacts
     fit: FitOptions
     outcome: Outcome
@@ -116,9 +116,9 @@ class PictureOutcome(NamedTuple):
 def picture_outcomes(outcomes: Iterable[Outcome]) -> list[PictureOutcome]:
     """Give the outcomes that have pictures, in order."""
     return [
-        PictureOutcome(o.combination.view, o.facts, o.combination.fit, o)
+        PictureOutcome(o.point.view, o.facts, o.point.fit, o)
         for o in outcomes
-        if o.combination.view is not None and o.facts is not None
+        if o.point.view is not None and o.facts is not None
     ]
 
 

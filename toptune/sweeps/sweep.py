@@ -38,7 +38,7 @@ from toptune.runs.folder import SWEEP, target_problems, write_csv
 from toptune.store.session import writing_session
 from toptune.store.tables import parameter_table
 from toptune.sweeps.features import Failure, ViewJob, attempt, extract_all, find_all_spikes
-from toptune.sweeps.grid import Combination, Grid, View
+from toptune.sweeps.grid import Grid, GridPoint, PictureView
 from toptune.sweeps.plan import Forecast, run_key, run_name
 from toptune.sweeps.results import Outcome, SweepReporter, SweepResult, ViewFacts
 from toptune.training import fit, fit_problems
@@ -121,7 +121,7 @@ class _Sweep:
         self.watch = watch
         self.forecast = Forecast()
         self.engines: dict[Backbone, FeatureEngine] = {}
-        self.jobs: dict[View, ViewJob] = {}
+        self.jobs: dict[PictureView, ViewJob] = {}
         self.outcomes: list[Outcome] = []
         self.failures: list[Failure] = []
         self.notes: list[str] = []
@@ -160,7 +160,7 @@ class _Sweep:
         return self.out / "store.zarr"
 
     def _fit_problems(self) -> list[str]:
-        fits = dict.fromkeys(c.fit for c in self.grid.combinations)
+        fits = dict.fromkeys(c.fit for c in self.grid.points)
         return [
             problem
             for one in fits
@@ -194,7 +194,7 @@ class _Sweep:
                 self.jobs[view] = self._job(view)
             self._work()
 
-    def _job(self, view: View) -> ViewJob:
+    def _job(self, view: PictureView) -> ViewJob:
         engine = self.engines[view.backbone]
         features = StoredFeatures(
             self.store, view.windows, view.picture, view.backbone, engine, self.watch.stage
@@ -233,12 +233,12 @@ class _Sweep:
             n = sum(len(window_starts(t, job.view.windows).start_s) for t in missing)
             self.forecast.expect(_label(job.view.backbone), n)
             n_pictures += n
-        for combination in self.grid.combinations:
-            view = combination.view
-            folder = self._folder(None if view is None else self.jobs[view], combination.fit)
+        for point in self.grid.points:
+            view = point.view
+            folder = self._folder(None if view is None else self.jobs[view], point.fit)
             if folder is None or not folder.exists():
-                self.forecast.expect_run(combination.fit.head)
-        self.watch.begin(n_pictures, len(self.grid.combinations))
+                self.forecast.expect_run(point.fit.head)
+        self.watch.begin(n_pictures, len(self.grid.points))
 
     def _folder(self, job: ViewJob | None, options: FitOptions) -> Path | None:
         """Where a run belongs; None as long as its features are not all there.
@@ -259,7 +259,7 @@ class _Sweep:
         view = None if job is None else job.view
         return self.out / "runs" / run_name(view, options, key)
 
-    def _took(self, view: View, n_pictures: int, seconds: float) -> None:
+    def _took(self, view: PictureView, n_pictures: int, seconds: float) -> None:
         self.forecast.described(_label(view.backbone), n_pictures, seconds)
         self.watch.described(n_pictures)
         self.watch.left(*self.forecast.seconds_left())
@@ -281,17 +281,17 @@ class _Sweep:
         table = cache(
             lambda: parameter_table(self.store, BurstFeatureParams(), n_jobs=self.compute.n_jobs)
         )
-        for combination in self.grid.combinations:
-            if combination.view is None:
-                self._end(self._fit(None, combination, table), KIND)
+        for point in self.grid.points:
+            if point.view is None:
+                self._end(self._fit(None, point, table), KIND)
 
     def _fits(self, job: ViewJob) -> None:
         # Read when first needed, too.
         table = cache(lambda: self.store.table(job.features.feature_set))
-        for combination in self.grid.combinations:
-            if combination.view == job.view:
+        for point in self.grid.points:
+            if point.view == job.view:
                 described = job.description
-                self._end(self._fit(job, combination, table), described)
+                self._end(self._fit(job, point, table), described)
 
     def _end(self, outcome: Outcome, what: str) -> None:
         """Keep and tell what became of a combination; `what` names one that has no folder."""
@@ -302,16 +302,16 @@ class _Sweep:
         self.watch.left(*self.forecast.seconds_left())
 
     def _fit(
-        self, job: ViewJob | None, combination: Combination, table: Callable[[], FeatureTable]
+        self, job: ViewJob | None, point: GridPoint, table: Callable[[], FeatureTable]
     ) -> Outcome:
-        facts, options = None if job is None else self._facts(job), combination.fit
+        facts, options = None if job is None else self._facts(job), point.fit
         folder = self._folder(job, options)
         lacking = [] if job is None else job.failed
         if lacking or folder is None:
             self.forecast.dropped_run(options.head)
             failed = ", ".join(recording for recording, _ in lacking)
             cause = f"its features could not be made for {failed}"
-            return Outcome(combination=combination, facts=facts, cause=cause)
+            return Outcome(point=point, facts=facts, cause=cause)
         reused = folder.exists()
         if not reused:
             self.watch.doing(folder.name)
@@ -319,13 +319,9 @@ class _Sweep:
             failure = attempt(partial(self._train, folder, options, table))
             self.forecast.ran(options.head, time.perf_counter() - begin)
             if failure is not None:
-                return Outcome(
-                    combination=combination, facts=facts, name=folder.name, cause=failure
-                )
+                return Outcome(point=point, facts=facts, name=folder.name, cause=failure)
         metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
-        return Outcome(
-            combination=combination, facts=facts, name=folder.name, metrics=metrics, reused=reused
-        )
+        return Outcome(point=point, facts=facts, name=folder.name, metrics=metrics, reused=reused)
 
     def _train(self, folder: Path, options: FitOptions, table: Callable[[], FeatureTable]) -> None:
         rows = table()

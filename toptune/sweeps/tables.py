@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toptune.evaluation.scores import parse_merges
-from toptune.params import FitOptions
+from toptune.params import FitOptions, parse_merges
 from toptune.runs.folder import write_csv
-from toptune.sweeps.grid import View
+from toptune.sweeps.grid import PictureView
 from toptune.sweeps.paper_figures import SOURCE, paper_figures
 from toptune.sweeps.plan import describe_fit, describe_picture, describe_task, fit_labels
 from toptune.sweeps.results import Outcome, PictureOutcome, SweepResult, ViewFacts, picture_outcomes
@@ -85,19 +84,19 @@ def result_tables(swept: SweepResult) -> tuple[ResultTable, ...]:
     """Make a table for each task."""
     tasks: dict[str, list[Outcome]] = {}
     for outcome in swept.outcomes:
-        tasks.setdefault(describe_task(outcome.combination.fit), []).append(outcome)
+        tasks.setdefault(describe_task(outcome.point.fit), []).append(outcome)
     return tuple(_table(swept.grid.title, task, outcomes) for task, outcomes in tasks.items())
 
 
 def _table(title: str, task: str, outcomes: Sequence[Outcome]) -> ResultTable:
-    labels = fit_labels(o.combination.fit for o in outcomes)
-    by_view: dict[View, list[PictureOutcome]] = {}
+    labels = fit_labels(o.point.fit for o in outcomes)
+    by_view: dict[PictureView, list[PictureOutcome]] = {}
     for one in picture_outcomes(outcomes):
         by_view.setdefault(one.view, []).append(one)
     # A classifier that uses no pictures has its own row and columns, at the end.
-    without = [o for o in outcomes if o.combination.view is None]
+    without = [o for o in outcomes if o.point.view is None]
     fits = dict.fromkeys(labels[one.fit] for one in picture_outcomes(outcomes))
-    fits |= dict.fromkeys(labels[o.combination.fit] for o in without)
+    fits |= dict.fromkeys(labels[o.point.fit] for o in without)
     names = _NameColumns([(view, mine[0].facts) for view, mine in by_view.items()])
     scored = next((o for o in outcomes if o.metrics is not None), None)
     paper = _paper_columns(list(by_view), scored)
@@ -112,7 +111,7 @@ def _table(title: str, task: str, outcomes: Sequence[Outcome]) -> ResultTable:
         rows.append((*row, *(paper[number] if paper else ())))
     for outcome in without:
         row = [WITHOUT_PICTURES, *([""] * (len(names.header) - 1))]
-        alone = {labels[outcome.combination.fit]: outcome}
+        alone = {labels[outcome.point.fit]: outcome}
         row += [cell for fit in fits for cell in _cells(alone.get(fit))]
         rows.append((*row, *(("", "") if paper else ())))
     return ResultTable(
@@ -130,14 +129,14 @@ def _notes(
     outcomes: Sequence[Outcome], scored: Outcome | None, *, with_paper: bool
 ) -> Iterator[str]:
     if scored is not None and scored.metrics is not None:
-        m, group = scored.metrics, scored.combination.fit.group_by
+        m, group = scored.metrics, scored.point.fit.group_by
         yield (
             f"Per picture: mean ± SD over {m['n_groups']} folds, each leaving out one {group}; per"
             f" device: share of {m['n_devices']} devices classified correctly by majority vote."
             f" {len(m['classes'])} classes ({', '.join(m['classes'])}); always predicting the most"
             f" common class gives {m['chance']:.2f}."
         )
-    labels = fit_labels(o.combination.fit for o in outcomes)
+    labels = fit_labels(o.point.fit for o in outcomes)
     told = {label: describe_fit(fit, task=False) for fit, label in labels.items()}
     hidden = [text.replace(", ", ": ", 1) for label, text in told.items() if text != label]
     if hidden:
@@ -151,7 +150,7 @@ def _notes(
 def classes_of(outcome: Outcome) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
     """Give the classes of a run, and the classes of each merge."""
     assert outcome.metrics is not None
-    merges = parse_merges(outcome.combination.fit.merge)
+    merges = parse_merges(outcome.point.fit.merge)
     return tuple(outcome.metrics["classes"]), tuple(merges.values())
 
 
@@ -187,7 +186,7 @@ def _cells(outcome: Outcome | None) -> tuple[str, str]:
     return per_picture, f"{m['device_accuracy']:.3f}"
 
 
-def _paper_columns(views: Sequence[View], scored: Outcome | None) -> list[tuple[str, str]]:
+def _paper_columns(views: Sequence[PictureView], scored: Outcome | None) -> list[tuple[str, str]]:
     """Give the paper's figures for each view; nothing for other tasks or where none is known."""
     if scored is None:
         return []
@@ -211,7 +210,7 @@ class _NameColumns:
         What all views have in common, as a phrase.
     """
 
-    def __init__(self, views: Sequence[tuple[View, ViewFacts]]) -> None:
+    def __init__(self, views: Sequence[tuple[PictureView, ViewFacts]]) -> None:
         rows = [_names(view, facts) for view, facts in views]
         varying = [n for n in rows[0] if len({row[n] for row in rows}) > 1]
         # A single view needs a name, too. A backbone's size and weights are listed with it.
@@ -220,13 +219,13 @@ class _NameColumns:
             self.header = list(dict.fromkeys(("backbone", "parameters (M)", "weights", *varying)))
         self.shared = _shared({n: v for n, v in rows[0].items() if n not in self.header})
 
-    def of(self, view: View, facts: ViewFacts) -> list[str]:
+    def of(self, view: PictureView, facts: ViewFacts) -> list[str]:
         """Give the cells of a view."""
         names = _names(view, facts)
         return [names[column] for column in self.header]
 
 
-def _names(view: View, facts: ViewFacts) -> dict[str, str]:
+def _names(view: PictureView, facts: ViewFacts) -> dict[str, str]:
     return {
         "backbone": view.backbone.name,
         "parameters (M)": f"{facts.n_parameters / 1e6:.1f}",
@@ -295,8 +294,8 @@ def write_runs(path: Path, outcomes: Sequence[Outcome]) -> None:
 
 
 def _run_row(outcome: Outcome) -> list[Any]:
-    fit, metrics = outcome.combination.fit, outcome.metrics or {}
-    view, facts = outcome.combination.view, outcome.facts
+    fit, metrics = outcome.point.fit, outcome.metrics or {}
+    view, facts = outcome.point.view, outcome.facts
     drawn: list[Any] = [None] * 8
     speed: list[Any] = [None] * 2
     if view is not None and facts is not None:
