@@ -29,12 +29,6 @@ else:
     )
 
 __all__ = [
-    "PAPER_BACKBONES",
-    "Computed",
-    "FeatureEngine",
-    "LoadedBackbone",
-    "WeightsFile",
-    "canonical_name",
-    "load_backbone",
-    "read_weights",
-]
+    "PAPER_BACKBONES", "Computed", "FeatureEngine", "LoadedBackbone", "WeightsFile",
+    "canonical_name", "load_backbone", "read_weights",
+]  # fmt: skip

@@ -33,17 +33,6 @@ else:
     )
 
 __all__ = [
-    "Accelerator",
-    "accelerator",
-    "file_sha256",
-    "float64_device",
-    "held",
-    "in_threads",
-    "is_held",
-    "move_into_place",
-    "thread_pool",
-    "torch_device",
-    "usable_cores",
-    "write_whole",
-    "writing",
-]
+    "Accelerator", "accelerator", "file_sha256", "float64_device", "held", "in_threads", "is_held",
+    "move_into_place", "thread_pool", "torch_device", "usable_cores", "write_whole", "writing",
+]  # fmt: skip

@@ -28,11 +28,6 @@ else:
     )
 
 __all__ = [
-    "BinnedSpikes",
-    "CudaDrawer",
-    "Drawer",
-    "Drawers",
-    "ResidentSpikes",
-    "Thumbnails",
+    "BinnedSpikes", "CudaDrawer", "Drawer", "Drawers", "ResidentSpikes", "Thumbnails",
     "draw_thumbnails",
-]
+]  # fmt: skip

@@ -33,19 +33,7 @@ else:
     )
 
 __all__ = [
-    "DevicesFile",
-    "RecordingFacts",
-    "Segment",
-    "SpikeRecording",
-    "SpikeTrains",
-    "Spikes",
-    "TrainingFacts",
-    "VoltageRecording",
-    "WeightsSource",
-    "WindowStarts",
-    "open_recording",
-    "read_devices",
-    "read_npz",
-    "window_starts",
-    "write_npz",
-]
+    "DevicesFile", "RecordingFacts", "Segment", "SpikeRecording", "SpikeTrains", "Spikes",
+    "TrainingFacts", "VoltageRecording", "WeightsSource", "WindowStarts", "open_recording",
+    "read_devices", "read_npz", "window_starts", "write_npz",
+]  # fmt: skip

@@ -32,14 +32,6 @@ else:
     )
 
 __all__ = [
-    "Detected",
-    "FoundSpikes",
-    "HighPassFilter",
-    "Thresholds",
-    "check_recording",
-    "detect_recording",
-    "detect_spikes",
-    "detect_voltage",
-    "find_spikes",
-    "noise_thresholds",
-]
+    "Detected", "FoundSpikes", "HighPassFilter", "Thresholds", "check_recording",
+    "detect_recording", "detect_spikes", "detect_voltage", "find_spikes", "noise_thresholds",
+]  # fmt: skip

@@ -24,9 +24,5 @@ else:
     )
 
 __all__ = [
-    "McsChannel",
-    "McsHeader",
-    "McsStream",
-    "McsWriter",
-    "simulate",
-]
+    "McsChannel", "McsHeader", "McsStream", "McsWriter", "simulate",
+]  # fmt: skip
