@@ -40,7 +40,7 @@ KERNEL_MATRIX = "the kernel matrix"
 
 
 class HeldOutScores(NamedTuple):
-    """What folds give.
+    """Scores by the folds of a leave-one-group-out.
 
     Attributes
     ----------
@@ -80,7 +80,7 @@ class Model(ABC):
 
     @abstractmethod
     def multiplied(self, Y: Array) -> Array:
-        """Multiply targets (n, c), rows sorted by group, with what `scores` needs of them."""
+        """Multiply targets (n, c), rows sorted by group, once for all calls of `scores`."""
 
     @abstractmethod
     def scores(self, sets: Sequence[Groups], Y: Array, multiplied: Array) -> tuple[Array, Float64]:

@@ -44,8 +44,8 @@ _TOLERANCES = {"float64": 1e-8, "float32": 1e-4}
 _EPS_FACTORS = (1e1, 1e3, 1e5, 1e7)
 _LARGEST_JITTER = 1e-2
 
-# A new beginning from the true residual that gains less than this has met the rounding.
-_LEAST_GAIN = 0.5
+# A restart that leaves more than this share of the true residual is limited by rounding.
+_RESTARTS_REDUCE_TO = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ class Iteration:
 
 
 class _System(NamedTuple):
-    """What all folds share: the kernel with the centres, theirs with each other, and the ridge."""
+    """What all folds share: kernels of rows with centres and of centres, and the ridge."""
 
     Z: NystromKernel
     B: Tensor
@@ -86,7 +86,7 @@ class _System(NamedTuple):
 
 
 class _Fold(NamedTuple):
-    """What is learnt from: stretches of Z's rows, and all centres but a stretch."""
+    """What a fold learns from: stretches of Z's rows, and all centres but one stretch."""
 
     spans: tuple[tuple[int, int], ...]
     left_out: tuple[int, int]
@@ -312,15 +312,15 @@ class IterativeFolds:
 
 
 class Iterated(NamedTuple):
-    """What the iteration gives.
+    """What the iteration returns.
 
     Attributes
     ----------
     x : (m, k) tensor
     n_iterations : int
     residual : float
-        The true one, relative, of the worst column; above the tolerance where the number of
-        iterations or the rounding stood in the way.
+        The true one, relative, of the worst column; above the tolerance where iterations were too
+        few or rounding allows no less.
     """
 
     x: Tensor
@@ -337,9 +337,9 @@ def conjugate_gradients(
 ) -> Iterated:
     """Solve ``apply(x) = b`` for every column of b at once, each with steps of its own.
 
-    The residual that is carried along drifts from the true one by rounding. So when the former
-    says that all columns are done, the latter is computed, and the iteration begins anew from
-    where it stands if it is not, as long as that gains something.
+    The residual that is updated in every step drifts from the true one by rounding. So once it is
+    small enough in all columns, the true residual is computed. If that is too large, the iteration
+    restarts from the current x, as long as a restart reduces it.
 
     Parameters
     ----------
@@ -373,7 +373,7 @@ def conjugate_gradients(
             active &= square.sqrt() > tolerance * length
             n_iterations += 1
         r = b - apply(x)
-        before_anew, residual = residual, float((r.square().sum(dim=0).sqrt() / length).max())
+        before_restart, residual = residual, float((r.square().sum(dim=0).sqrt() / length).max())
         done = residual <= tolerance or n_iterations >= max_iterations
-        if done or not residual < _LEAST_GAIN * before_anew:
+        if done or not residual < _RESTARTS_REDUCE_TO * before_restart:
             return Iterated(x, n_iterations, residual)

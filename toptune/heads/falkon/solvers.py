@@ -31,7 +31,7 @@ from toptune.heads.rows import Float64, Grouping, Ints, check_device
 
 @dataclass(frozen=True)
 class Problem:
-    """What there is to solve but for the targets.
+    """The equations of a model, without their right-hand sides.
 
     Attributes
     ----------
@@ -54,7 +54,7 @@ class Problem:
 
 
 class Solution(NamedTuple):
-    """What a solver gives.
+    """What a solver returns.
 
     Attributes
     ----------
