@@ -187,10 +187,9 @@ def _scattered(grouping: Grouping, pairs: Sequence[Groups], block: range) -> tup
 
     Rows of h are what is scored inside the training data of g, and rows of g inside that of h.
     """
-    n, sizes = len(grouping.order), np.diff(grouping.bounds)
-    # The group of every row, and the other group of its pair.
-    own = [np.repeat(pair, sizes[list(pair)]) for pair in pairs]
-    other = np.concatenate([sum(pair) - groups for pair, groups in zip(pairs, own, strict=True)])
+    n, groups = len(grouping.order), np.array(pairs)
+    # The other group of each row's pair.
+    other = np.repeat(groups[:, ::-1], np.diff(grouping.bounds)[groups].ravel())
     source = np.flatnonzero((other >= block.start) & (other < block.stop))
     rows = grouping.order[_rows_of(grouping, pairs)[source]]
     return source, (other[source] - block.start) * n + rows
