@@ -24,7 +24,7 @@ from toptune.heads.falkon.head import falkon_candidates
 from toptune.heads.falkon.tuning import tune_falkon
 from toptune.heads.mlp.classifier import MLPClassifier
 from toptune.heads.mlp.tuning import tune_mlp
-from toptune.heads.rows import group_rows, l2_normalise
+from toptune.heads.rows import LabelledRows, group_rows, l2_normalise
 
 DEVICES, WINDOWS, FEATURES, CLASSES = 32, 157, 1280, 5
 MLP_EPOCHS = 5
@@ -105,7 +105,7 @@ def test_falkon_tuned_and_permuted(benchmark: BenchmarkFixture, data: Data) -> N
 
     def work() -> NDArray[Any]:
         nested, told = tune_falkon(
-            head, data.X, data.y, group_rows(data.device), units.of_row, candidates,
+            head, LabelledRows(data.X, data.y, group_rows(data.device), units.of_row), candidates,
             shuffled=shuffled.labels,
         )  # fmt: skip
         assert len(told.predicted) == 1 + len(shuffled.labels)
@@ -194,7 +194,7 @@ def test_mlp_tuning_toptune(benchmark: BenchmarkFixture, few_devices: Data) -> N
 
     def tuned() -> NDArray[Any]:
         head = MLPClassifier(epochs=MLP_EPOCHS)
-        scores = tune_mlp(head, X, y, group_rows(device), device, CANDIDATES).scores
+        scores = tune_mlp(head, LabelledRows(X, y, group_rows(device), device), CANDIDATES).scores
         predictions: NDArray[Any] = scores.argmax(axis=1)
         return predictions
 

@@ -27,7 +27,7 @@ from toptune.heads.falkon.classifier import FalkonClassifier
 from toptune.heads.falkon.head import falkon_candidates
 from toptune.heads.falkon.tuning import tune_falkon
 from toptune.heads.mlp.classifier import MLPClassifier
-from toptune.heads.rows import group_rows, l2_normalise
+from toptune.heads.rows import LabelledRows, group_rows, l2_normalise
 
 pytestmark = pytest.mark.gpu
 
@@ -95,7 +95,9 @@ def test_falkon_tuned_and_permuted(benchmark: BenchmarkFixture, rows: Rows, devi
 
     def work() -> NDArray[Any]:
         nested, told = tune_falkon(
-            head, rows.X, rows.label, group_rows(rows.device), units.of_row, candidates,
+            head,
+            LabelledRows(rows.X, rows.label, group_rows(rows.device), units.of_row),
+            candidates,
             shuffled=shuffled.labels,
         )  # fmt: skip
         assert len(told.predicted) == 1 + len(shuffled.labels)

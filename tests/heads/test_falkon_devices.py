@@ -18,7 +18,7 @@ from toptune.heads.falkon import solvers
 from toptune.heads.falkon.arrays import NUMPY
 from toptune.heads.falkon.classifier import FalkonClassifier
 from toptune.heads.falkon.tuning import tune_falkon
-from toptune.heads.rows import group_rows
+from toptune.heads.rows import LabelledRows, group_rows
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -46,10 +46,11 @@ def test_too_little_memory_is_one_line_with_the_ways_out(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.80 GiB")
 
     monkeypatch.setattr(torch.linalg, "cholesky_ex", full)
+    rows = LabelledRows(X, y, group_rows(device), device)
     steps: dict[str, Callable[[], object]] = {
         "fit": lambda: head.fit(X, y),
         "folds": lambda: leave_one_group_out(head, X, y, device),
-        "tuning": lambda: tune_falkon(head, X, y, group_rows(device), device, CANDIDATES),
+        "tuning": lambda: tune_falkon(head, rows, CANDIDATES),
     }
     with pytest.raises(
         ToptuneError, match=r"not fit into the memory of cpu .*`n_centres`.*`device"
@@ -90,7 +91,7 @@ def test_a_gpu_gives_the_cpus_scores(
     device = rng.permutation(np.repeat(np.arange(12), rng.integers(60, 140, 12)))
     y = device % 3
     X = np.abs(rng.standard_normal((3, 512))[y] + rng.standard_normal((len(y), 512)))
-    args = (X.astype(np.float32), y, group_rows(device), device)
+    args = (LabelledRows(X.astype(np.float32), y, group_rows(device), device),)
     candidates = [{"width": w, "penalty": p} for w in (0.5, 1.0) for p in (1e-5, 1e-4)]
     units = Units.of(device.astype(str), y.astype(str))
     drawn = shuffles(units, 50, 0)

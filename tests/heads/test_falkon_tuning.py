@@ -21,7 +21,7 @@ from toptune.heads.falkon.classifier import SHARPNESS, FalkonClassifier, one_vs_
 from toptune.heads.falkon.head import PENALTIES, WIDTHS, default_view_weights, falkon_candidates
 from toptune.heads.falkon.tuning import tune_falkon
 from toptune.heads.nested import NestedScores, Shuffled
-from toptune.heads.rows import Grouping, group_rows, l2_normalise_views
+from toptune.heads.rows import Grouping, LabelledRows, group_rows, l2_normalise_views
 from toptune.heads.selection import (
     SHARPENINGS,
     labelling_losses,
@@ -44,6 +44,10 @@ class Data(NamedTuple):
     y: NDArray[Any]
     grouping: Grouping
     unit: NDArray[np.int64]
+
+    @property
+    def rows(self) -> LabelledRows:
+        return LabelledRows(self.X, self.y, self.grouping, self.unit)
 
 
 def tune(arrays: Arrays, *args: Any, **how: Any) -> tuple[NestedScores, Shuffled]:
@@ -158,7 +162,7 @@ def test_tuning_in_closed_form_equals_refitting(
         weights = [(0.25, 0.75), (1.0, 0.0), (0.5, 0.5)]
         candidates = [{**c, "view_weights": w} for c, w in zip(CANDIDATES, weights, strict=True)]
     assume(centres_outlast_two_groups(head, data))
-    found, _ = tune(arrays, head, data.X, data.y, data.grouping, data.unit, candidates)
+    found, _ = tune(arrays, head, data.rows, candidates)
     expected, nearest_tie = naive(head, data, candidates)
     assume(nearest_tie > 1e-5)
     assert found.jitter.max() == 0
@@ -178,7 +182,7 @@ def test_centres_that_all_lie_in_two_groups_are_refused_before_anything_is_compu
     assert len(set(drawn.tolist())) == 2
     first, second = sorted(set(drawn.tolist()))
     with pytest.raises(InputError, match=f"lie in groups {first} and {second}; raise `n_centres`"):
-        tune_falkon(head, data.X, data.y, data.grouping, data.unit, CANDIDATES)
+        tune_falkon(head, data.rows, CANDIDATES)
 
 
 @BOTH
@@ -186,7 +190,7 @@ def test_centres_that_all_lie_in_two_groups_are_refused_before_anything_is_compu
 def test_a_single_candidate_gives_the_plain_folds(arrays: Arrays, n_centres: int | None) -> None:
     data = make_data(1, [9, 4, 6, 7, 5])
     head = FalkonClassifier(width=0.8, penalty=1e-3, n_centres=n_centres)
-    found, told = tune(arrays, head, data.X, data.y, data.grouping, data.unit, [{}])
+    found, told = tune(arrays, head, data.rows, [{}])
     plain = leave_one_group_out(head, data.X, data.y, data.grouping.codes)
     np.testing.assert_allclose(found.scores, plain.scores, atol=1e-9)
     np.testing.assert_allclose(found.final_scores, plain.scores, atol=1e-9)
@@ -204,14 +208,10 @@ def test_shuffled_labels_go_through_the_whole_procedure(
     rng = np.random.default_rng(0)
     observed = np.arange(6) % 3
     shuffled = np.stack([rng.permutation(observed) for _ in range(7)])
-    _, told = tune(
-        arrays, head, data.X, data.y, data.grouping, data.unit, candidates, shuffled=shuffled
-    )
+    _, told = tune(arrays, head, data.rows, candidates, shuffled=shuffled)
     for line, labels in enumerate([observed, *shuffled]):
-        again, alone = tune(
-            arrays, head, data.X, np.array(["c0", "c1", "c2"])[labels[data.unit]], data.grouping,
-            data.unit, candidates,
-        )  # fmt: skip
+        relabelled = data.rows._replace(y=np.array(["c0", "c1", "c2"])[labels[data.unit]])
+        again, alone = tune(arrays, head, relabelled, candidates)
         np.testing.assert_array_equal(told.predicted[line], alone.predicted[0])
         np.testing.assert_array_equal(told.predicted[line], again.scores.argmax(axis=1))
         np.testing.assert_allclose(told.mean_scores[line], alone.mean_scores[0], atol=1e-5)
@@ -225,13 +225,13 @@ def test_shuffled_labels_go_through_the_whole_procedure(
 def test_nothing_of_the_outer_group_reaches_its_fold(arrays: Arrays, n_centres: int | None) -> None:
     data = make_data(3, [6, 9, 4, 8, 7, 5], n_classes=3)
     head = FalkonClassifier(n_centres=n_centres)
-    before, _ = tune(arrays, head, data.X, data.y, data.grouping, data.unit, CANDIDATES)
+    before, _ = tune(arrays, head, data.rows, CANDIDATES)
     for group in range(6):
         rows = data.grouping.rows(group)
         X, y = data.X.copy(), data.y.copy()
         X[rows] = np.random.default_rng(9).standard_normal(X[rows].shape) * 7
         y[rows] = "c2" if y[rows[0]] == "c0" else "c0"
-        after, _ = tune(arrays, head, X, y, data.grouping, data.unit, CANDIDATES)
+        after, _ = tune(arrays, head, LabelledRows(X, y, data.grouping, data.unit), CANDIDATES)
         # Where the outer group's rows are not looked at, what is left of them is rounding.
         np.testing.assert_allclose(after.loss[:, group], before.loss[:, group], atol=2e-6)
         assert after.choice[group] == before.choice[group]
@@ -252,7 +252,9 @@ def test_features_that_only_identify_the_device_score_at_chance(
     for seed in range(5):
         labels = np.random.default_rng(seed).permutation(np.arange(n_devices) % 4)
         y = labels[group]
-        found, _ = tune_falkon(head, X, y, group_rows(group), group, falkon_candidates(len(sizes)))
+        found, _ = tune_falkon(
+            head, LabelledRows(X, y, group_rows(group), group), falkon_candidates(len(sizes))
+        )
         accuracies.append((found.scores.argmax(axis=1) == y).mean())
     # Whatever leaks lets 16 of 16 be right; chance is 4, and leaving one out makes its own class
     # the rarest of the training devices, so that blind guessing does worse than chance.
@@ -262,7 +264,7 @@ def test_features_that_only_identify_the_device_score_at_chance(
 @BOTH
 def test_folds_in_blocks_give_the_same(arrays: Arrays, monkeypatch: pytest.MonkeyPatch) -> None:
     data = make_data(2, [3, 5, 4, 6, 2])
-    args = (FalkonClassifier(), data.X, data.y, data.grouping, data.unit, CANDIDATES)
+    args = (FalkonClassifier(), data.rows, CANDIDATES)
     at_once, _ = tune(arrays, *args)
     monkeypatch.setattr(nested, "_INNER_BYTES", 2 * 4 * len(data.X) * 2)
     in_blocks, _ = tune(arrays, *args)
@@ -277,7 +279,7 @@ def test_kernels_that_do_not_fit_are_evaluated_again(
     data = make_data(2, [3, 5, 4, 6, 2])
     head = FalkonClassifier(view_sizes=(2, 3))
     candidates = falkon_candidates(2, penalties=(1e-3, 1e-2))
-    args = (head, data.X, data.y, data.grouping, data.unit, candidates)
+    args = (head, data.rows, candidates)
     kept, _ = tune(arrays, *args)
     monkeypatch.setattr(Arrays, "kept_bytes", lambda _: 0)
     anew, _ = tune(arrays, *args)
@@ -316,7 +318,7 @@ def test_too_many_views_are_refused() -> None:
 
 def test_bad_arguments_are_refused_before_anything_is_computed() -> None:
     data = make_data(0, [4, 4, 4])
-    args = (data.X, data.y, data.grouping, data.unit)
+    args = (data.rows,)
     with pytest.raises(InputError, match="got iterative and 3"):
         tune_falkon(FalkonClassifier(solver="iterative"), *args, CANDIDATES)
     with pytest.raises(InputError, match="no candidate"):
@@ -325,7 +327,7 @@ def test_bad_arguments_are_refused_before_anything_is_computed() -> None:
         tune_falkon(FalkonClassifier(), *args, [*CANDIDATES, {"penalty": -1.0}])
     two = make_data(0, [4, 4])
     with pytest.raises(InputError, match="got direct and 2"):
-        tune_falkon(FalkonClassifier(), two.X, two.y, two.grouping, two.unit, CANDIDATES)
+        tune_falkon(FalkonClassifier(), two.rows, CANDIDATES)
 
 
 def test_the_loss_is_the_surprise_of_spread_windows_every_unit_once() -> None:

@@ -13,7 +13,7 @@ from toptune.heads.logistic import tuning as logistic_tuning
 from toptune.heads.logistic.classifier import LogisticClassifier
 from toptune.heads.logistic.head import LOGISTIC_CANDIDATES
 from toptune.heads.logistic.tuning import tune_logistic
-from toptune.heads.rows import group_rows
+from toptune.heads.rows import LabelledRows, group_rows
 from toptune.heads.selection import selection_loss
 
 CANDIDATES = ({"C": 1.0}, {"C": 0.03}, {"C": 8.0})
@@ -33,10 +33,14 @@ def refit(C: float, X: Any, y: Any, train: NDArray[np.bool_], test: NDArray[np.b
     return LogisticClassifier(C=C).fit(X[train], y[train]).class_scores(X[test])
 
 
+def rows_of(X: Any, y: Any, group: Any, unit: Any = None) -> LabelledRows:
+    return LabelledRows(X, y, group_rows(group), group if unit is None else unit)
+
+
 def test_every_fold_is_what_refitting_gives() -> None:
     X, y, group = data()
     codes = np.unique(y, return_inverse=True)[1]
-    nested, told = tune_logistic(LogisticClassifier(), X, y, group_rows(group), group, CANDIDATES)
+    nested, told = tune_logistic(LogisticClassifier(), rows_of(X, y, group), CANDIDATES)
     final = np.empty((3, len(y), 3))
     for g in range(9):
         inner = np.full((3, len(y), 3), np.nan)
@@ -68,25 +72,25 @@ def test_a_shuffle_is_told_as_if_its_labels_were_observed(monkeypatch: pytest.Mo
     shuffled = np.stack([rng.permutation(np.arange(9) % 3) for _ in range(5)])
     seen: list[tuple[int, int]] = []
     _, told = tune_logistic(
-        LogisticClassifier(), X, y, group_rows(group), group, CANDIDATES, shuffled=shuffled,
+        LogisticClassifier(), rows_of(X, y, group), CANDIDATES, shuffled=shuffled,
         progress=lambda done, total: seen.append((done, total)),
     )  # fmt: skip
     assert seen == [(1, 6), (3, 6), (5, 6), (6, 6)]
     for line, labels in enumerate(shuffled, 1):
         other = np.array(list("abc"))[labels[group]]
-        nested, alone = tune_logistic(
-            LogisticClassifier(), X, other, group_rows(group), group, CANDIDATES
-        )
+        nested, alone = tune_logistic(LogisticClassifier(), rows_of(X, other, group), CANDIDATES)
         np.testing.assert_array_equal(told.predicted[line], nested.scores.argmax(axis=1))
         np.testing.assert_allclose(told.mean_scores[line], alone.mean_scores[0], rtol=1e-5)
 
 
 def test_the_order_of_candidates_does_not_matter() -> None:
     X, y, group = data(2)
-    one, _ = tune_logistic(LogisticClassifier(), X, y, group_rows(group), group, CANDIDATES)
+    one, _ = tune_logistic(LogisticClassifier(), rows_of(X, y, group), CANDIDATES)
     order = [2, 0, 1]
     other, _ = tune_logistic(
-        LogisticClassifier(), X, y, group_rows(group), group, [CANDIDATES[k] for k in order]
+        LogisticClassifier(),
+        rows_of(X, y, group),
+        [CANDIDATES[k] for k in order],
     )
     np.testing.assert_allclose(other.loss, one.loss[order], rtol=1e-6)
     assert [order[k] for k in other.choice] == one.choice.tolist()
@@ -98,10 +102,8 @@ def test_nothing_of_a_left_out_group_touches_its_fold() -> None:
     changed, others = X.copy(), y.copy()
     changed[group == 4] = [[1e6, np.nan, -3e5, 0.0, 7.0]]
     others[group == 4] = "c"
-    before, _ = tune_logistic(LogisticClassifier(), X, y, group_rows(group), group, CANDIDATES)
-    after, _ = tune_logistic(
-        LogisticClassifier(), changed, others, group_rows(group), group, CANDIDATES
-    )
+    before, _ = tune_logistic(LogisticClassifier(), rows_of(X, y, group), CANDIDATES)
+    after, _ = tune_logistic(LogisticClassifier(), rows_of(changed, others, group), CANDIDATES)
     assert after.choice[4] == before.choice[4]
     np.testing.assert_array_equal(after.loss[:, 4], before.loss[:, 4])
     rows = group != 4
@@ -115,9 +117,7 @@ def test_what_identifies_the_device_and_nothing_else_scores_at_chance() -> None:
     group = np.repeat(np.arange(24), 3)
     y = np.array(list("abc"))[group % 3]
     X = np.eye(24)[group] + 0.01 * np.random.default_rng(0).standard_normal((72, 24))
-    nested, _ = tune_logistic(
-        LogisticClassifier(), X, y, group_rows(group), group, LOGISTIC_CANDIDATES
-    )
+    nested, _ = tune_logistic(LogisticClassifier(), rows_of(X, y, group), LOGISTIC_CANDIDATES)
     right = np.array(list("abc"))[nested.scores.argmax(axis=1)] == y
     assert right.mean() <= 0.45
     seen = LogisticClassifier(C=10.0).fit(X, y).predict(X) == y
@@ -128,7 +128,10 @@ def test_one_candidate_is_calibrated_but_not_tuned() -> None:
     X, y, group = data(4)
     shuffled = np.array([np.roll(np.arange(9) % 3, 1)])
     nested, told = tune_logistic(
-        LogisticClassifier(C=0.5), X, y, group_rows(group), group, [{}], shuffled=shuffled
+        LogisticClassifier(C=0.5),
+        rows_of(X, y, group),
+        [{}],
+        shuffled=shuffled,
     )
     assert not nested.choice.any()
     assert np.isfinite(nested.inner_scores[2][group != 2]).all()
@@ -141,8 +144,8 @@ def test_what_cannot_be_tuned_is_refused() -> None:
     X, y, group = data()
     head = LogisticClassifier()
     with pytest.raises(InputError, match="three groups, got 2"):
-        tune_logistic(head, X, y, group_rows(group % 2), group, CANDIDATES)
+        tune_logistic(head, rows_of(X, y, group % 2, group), CANDIDATES)
     with pytest.raises(InputError, match="at least one candidate"):
-        tune_logistic(head, X, y, group_rows(group), group, [])
+        tune_logistic(head, rows_of(X, y, group), [])
     with pytest.raises(InputError, match="C must be above 0, got -1"):
-        tune_logistic(head, X, y, group_rows(group), group, [{"C": -1.0}])
+        tune_logistic(head, rows_of(X, y, group), [{"C": -1.0}])

@@ -17,7 +17,7 @@ from toptune.heads.mlp.head import MLP_CANDIDATES
 from toptune.heads.mlp.network import Draws
 from toptune.heads.mlp.tuning import held_out_scores_of, tune_mlp
 from toptune.heads.nested import NestedScores
-from toptune.heads.rows import group_rows
+from toptune.heads.rows import LabelledRows, group_rows
 from toptune.heads.selection import selection_loss
 
 SEED, HIDDEN, BATCH, EPOCHS, RATE = 3, 6, 16, 4, 0.01
@@ -50,7 +50,9 @@ class Data(NamedTuple):
     def tune(self, head: MLPClassifier = HEAD, **options: Any) -> NestedScores:
         candidates = options.pop("candidates", CANDIDATES)
         grouping = group_rows(self.group)
-        return tune_mlp(head, self.X, self.y, grouping, self.unit(), candidates, **options)
+        return tune_mlp(
+            head, LabelledRows(self.X, self.y, grouping, self.unit()), candidates, **options
+        )
 
 
 def noisy_devices(n_devices: int = 5, n_features: int = 7, seed: int = 0) -> Data:

@@ -78,6 +78,24 @@ class LabelledRows(NamedTuple):
     grouping: Grouping
     unit: NDArray[np.int64]
 
+    def labellings(self, shuffled: Ints | None = None) -> tuple[NDArray[Any], Ints]:
+        """Find the classes, and number the class of each unit: as observed, then as shuffled.
+
+        Parameters
+        ----------
+        shuffled : (r, u) int64, optional
+
+        Returns
+        -------
+        classes : (k,) array
+            Sorted.
+        labels : (1 + r, u) int64
+        """
+        classes, codes = np.unique(self.y, return_inverse=True)
+        observed = np.empty((1, int(self.unit.max()) + 1), np.int64)
+        observed[0, self.unit] = codes
+        return classes, observed if shuffled is None else np.concatenate([observed, shuffled])
+
 
 def view_sizes_of(estimator: Any, n_features: int) -> tuple[int, ...]:
     """Columns of each of the classifier's views; one view of all columns where it names none.

@@ -273,10 +273,7 @@ class FalkonHead(Head):
 
         return tune_falkon(
             estimator,
-            rows.X,
-            rows.y,
-            rows.grouping,
-            rows.unit,
+            rows,
             candidates,
             shuffled=shuffled,
             progress=None if progress is None else partial(progress, "settings"),

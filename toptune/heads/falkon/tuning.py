@@ -7,36 +7,31 @@ centres for each pair of groups (Nystrom); see `toptune.heads.falkon.folds` and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
 
 from toptune.errors import InputError
+from toptune.heads.base import Candidate, StepProgress
 from toptune.heads.falkon.classifier import SHARPNESS, FalkonClassifier
 from toptune.heads.falkon.folds import sort_centres
 from toptune.heads.falkon.solvers import Direct, Problem, solver_of
 from toptune.heads.nested import Labelling, NestedScores, Shuffled, nest
-from toptune.heads.rows import Grouping
+from toptune.heads.rows import LabelledRows
 
 # An inner fold leaves out the outer group and one more.
 _GROUPS_AT_ONCE = 2
 
-Candidate = Mapping[str, Any]
-
 
 def tune_falkon(
     classifier: FalkonClassifier,
-    X: Any,
-    y: Any,
-    grouping: Grouping,
-    unit: NDArray[np.int64],
+    rows: LabelledRows,
     candidates: Sequence[Candidate],
     *,
     shuffled: NDArray[np.int64] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: StepProgress | None = None,
 ) -> tuple[NestedScores, Shuffled]:
     """Leave each group out once, with the candidate chosen among the other groups.
 
@@ -44,26 +39,21 @@ def tune_falkon(
     ----------
     classifier : FalkonClassifier
         Not fitted, and not changed; its solver must be ``direct``.
-    X : (n, d) float32 or float64
-    y : (n,) labels
-        One label for each unit.
-    grouping : Grouping
-        Of the n rows; three groups or more.
-    unit : (n,) int64
-        Device and label of each row, numbered from 0; each lies in one group.
+    rows : LabelledRows
+        Of three groups or more.
     candidates : sequence of mapping
         Values of the constructor. With one nothing is tuned; inner folds serve calibration.
     shuffled : (r, u) int64, optional
-        Further labellings: the class of each unit, numbered in the sorted order of y's classes.
+        Further labellings: the class of each unit, numbered in the sorted order of the classes.
     progress : callable, optional
         Called with how many candidates are done, and how many there are.
 
     Returns
     -------
     NestedScores
-        Of y.
+        Of the observed labels.
     Shuffled
-        Its first line is of y, the others of `shuffled`.
+        Its first line is of the observed labels, the others of `shuffled`.
 
     Raises
     ------
@@ -72,6 +62,7 @@ def tune_falkon(
         range in any of them, or Nystrom centres that all lie in two groups, before anything is
         computed.
     """
+    grouping = rows.grouping
     if classifier.solver != "direct" or len(grouping.groups) < 3:
         raise InputError(
             "tuning inside the folds needs the direct solver and three groups, got"
@@ -79,21 +70,18 @@ def tune_falkon(
         )
     if not candidates:
         raise InputError("there is no candidate to choose from")
-    problems = [_problem(classifier, candidate, X, y) for candidate in candidates]
+    problems = [_problem(classifier, candidate, rows) for candidate in candidates]
     for problem in problems:
         if problem.centre_rows is not None:
             sort_centres(grouping, problem.centre_rows, _GROUPS_AT_ONCE)
-    classes, codes = np.unique(np.asarray(y), return_inverse=True)
-    observed = np.empty(int(unit.max()) + 1, np.int64)
-    observed[unit] = codes
-    labels = observed[None] if shuffled is None else np.concatenate([observed[None], shuffled])
-    labelling = Labelling(unit, labels, len(classes), SHARPNESS)
+    classes, labels = rows.labellings(shuffled)
+    labelling = Labelling(rows.unit, labels, len(classes), SHARPNESS)
     solver = solver_of(classifier)
     assert isinstance(solver, Direct)  # no other solver has closed forms
     models = solver.models(problems, grouping, _GROUPS_AT_ONCE)
     return nest(models, len(problems), grouping, labelling, solver.arrays, progress)
 
 
-def _problem(classifier: FalkonClassifier, candidate: Candidate, X: Any, y: Any) -> Problem:
+def _problem(classifier: FalkonClassifier, candidate: Candidate, rows: LabelledRows) -> Problem:
     tried: FalkonClassifier = clone(classifier).set_params(**candidate)
-    return tried.problem(X, y)
+    return tried.problem(rows.X, rows.y)

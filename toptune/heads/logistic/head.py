@@ -86,10 +86,7 @@ class LogisticHead(Head):
 
         return tune_logistic(
             estimator,
-            rows.X,
-            rows.y,
-            rows.grouping,
-            rows.unit,
+            rows,
             candidates,
             shuffled=shuffled,
             progress=None if progress is None else partial(progress, "labellings"),

@@ -21,7 +21,7 @@ from toptune.heads.base import Candidate, StepProgress
 from toptune.heads.logistic.classifier import LogisticClassifier, Standardiser
 from toptune.heads.logistic.folds import log_odds
 from toptune.heads.nested import NestedScores, Shuffled
-from toptune.heads.rows import Float64, Grouping
+from toptune.heads.rows import Float64, Grouping, LabelledRows
 from toptune.heads.selection import labelling_losses, selection_loss, spread_rows, unit_weights
 from toptune.machine.threads import in_threads, thread_pool
 
@@ -40,10 +40,7 @@ class _FoldScores(NamedTuple):
 
 def tune_logistic(
     head: LogisticClassifier,
-    X: Any,
-    y: Any,
-    grouping: Grouping,
-    unit: NDArray[np.int64],
+    rows: LabelledRows,
     candidates: Sequence[Candidate],
     *,
     shuffled: NDArray[np.int64] | None = None,
@@ -58,34 +55,29 @@ def tune_logistic(
     ----------
     head : LogisticClassifier
         Not fitted, and not changed.
-    X : (n, d) float32 or float64
-        NaN where a value is not defined.
-    y : (n,) labels
-        One label a unit.
-    grouping : Grouping
-        Of the n rows; three groups or more.
-    unit : (n,) int64
-        Device and label of each row, numbered from 0; each lies in one group.
+    rows : LabelledRows
+        Of three groups or more; NaN where a value is not defined.
     candidates : sequence of mapping
         Values of C; of equally good ones the smallest is chosen. One, which may name none: nothing
         is tuned, inner folds serve calibration.
     shuffled : (r, u) int64, optional
-        Further labellings: the class of each unit, numbered in the sorted order of y's classes.
+        Further labellings: the class of each unit, numbered in the sorted order of the classes.
     progress : callable, optional
         Told how many labellings are done, and how many there are.
 
     Returns
     -------
     NestedScores
-        Of y; candidates in their order.
+        Of the observed labels; candidates in their order.
     Shuffled
-        Its first line is of y, the others of `shuffled`.
+        Its first line is of the observed labels, the others of `shuffled`.
 
     Raises
     ------
     InputError
         Fewer than three groups, no candidate, or one that the head cannot take.
     """
+    X, y, grouping, unit = rows
     if len(grouping.groups) < 3:
         raise InputError(f"tuning inside the folds needs three groups, got {len(grouping.groups)}")
     if not candidates:
@@ -93,9 +85,7 @@ def tune_logistic(
     heads = [clone(head).set_params(**candidate) for candidate in candidates]
     for each in heads:
         checked, classes, codes = each.check(X, y)
-    observed = np.empty(int(unit.max()) + 1, np.int64)
-    observed[unit] = codes
-    labels = observed[None] if shuffled is None else np.concatenate([observed[None], shuffled])
+    _, labels = rows.labellings(shuffled)
     search = _Search(
         checked, len(classes), grouping, unit, np.array([float(each.C) for each in heads])
     )

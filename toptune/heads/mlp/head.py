@@ -98,6 +98,4 @@ class MLPHead(Head):
         """See `Head`."""
         from toptune.heads.mlp.tuning import tune_mlp
 
-        return tune_mlp(
-            estimator, rows.X, rows.y, rows.grouping, rows.unit, candidates, progress=progress
-        )
+        return tune_mlp(estimator, rows, candidates, progress=progress)

@@ -31,7 +31,14 @@ from toptune.heads.mlp.folds import (
 from toptune.heads.mlp.network import Network
 from toptune.heads.nested import NestedScores
 from toptune.heads.refitting import choose
-from toptune.heads.rows import Float64, Grouping, encode_classes, seed_of, view_sizes_of
+from toptune.heads.rows import (
+    Float64,
+    Grouping,
+    LabelledRows,
+    encode_classes,
+    seed_of,
+    view_sizes_of,
+)
 
 # Rows that the lists of training rows may hold at a time, 8 bytes each.
 _LISTED_ROWS = 2**25
@@ -50,10 +57,7 @@ class _Scores(NamedTuple):
 
 def tune_mlp(
     head: MLPClassifier,
-    X: Any,
-    y: Any,
-    grouping: Grouping,
-    unit: NDArray[np.int64],
+    rows: LabelledRows,
     candidates: Sequence[Mapping[str, Any]],
     *,
     progress: StepProgress | None = None,
@@ -69,12 +73,8 @@ def tune_mlp(
     ----------
     head : MLPClassifier
         With the parameters that no candidate overrides; not fitted.
-    X : (n, d) float32 or float64
-    y : (n,) labels
-    grouping : Grouping
-        Of the n rows; at least three groups.
-    unit : (n,) int64
-        Device and label of each row, numbered: what counts once in the loss.
+    rows : LabelledRows
+        Of three groups or more.
     candidates : sequence of mappings
         Parameters of the constructor and their values. Each costs g (g + 1) / 2 networks.
     progress : callable, optional
@@ -90,6 +90,7 @@ def tune_mlp(
     InputError
         Fewer than three groups, no candidate, or one that the head cannot take.
     """
+    X, y, grouping, unit = rows
     n_groups = len(grouping.groups)
     if n_groups < 3:
         raise InputError(f"tuning inside the folds needs three groups, got {n_groups}")
@@ -106,12 +107,12 @@ def tune_mlp(
     seed = seed_of(head.random_state)
     count = _Count(progress, len(heads) * n_groups * (n_groups + 1) // 2)
     for numbers in _by_rows(heads, checked.shape[1]):
-        rows = heads[numbers[0]].shared_rows(checked, codes, len(classes))
+        shared = heads[numbers[0]].shared_rows(checked, codes, len(classes))
         variants = [Variant(heads[number].schedule()) for number in numbers]
         for left_out in _blocks(n_groups, len(codes)):
             folds = [without(grouping, groups, seed) for groups in left_out]
-            use = _Scorer(rows, grouping, left_out, numbers, scores)
-            train_folds(rows, folds, variants, use, progress=count.onwards())
+            use = _Scorer(shared, grouping, left_out, numbers, scores)
+            train_folds(shared, folds, variants, use, progress=count.onwards())
     return choose(scores.outer, scores.inner, codes, unit, grouping)
 
 
