@@ -322,7 +322,6 @@ def only(table: FeatureTable, labels: str) -> FeatureTable:
             {"tried": {"width": [0.5, 1.0]}},
             "`width` is to be chosen from [0.5, 1.0], but",
         ),
-        (lambda t: t, {"permutations": -1}, "permutations must be"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_written(
@@ -337,6 +336,15 @@ def test_bad_input_is_refused_before_anything_is_written(
     assert any(message in problem for problem in refused.value.problems)
     assert all("\n" not in problem for problem in refused.value.problems)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("permutations", -1), ("seed", 2**32), ("tune", "yes"), ("group_by", 3), ("strata", 3)],
+)
+def test_options_of_a_fit_are_checked_where_they_are_made(name: str, value: Any) -> None:
+    with pytest.raises(InputError, match=f"FitOptions.{name} must be .*, got {value!r}"):
+        FitOptions(head="falkon", **{name: value})
 
 
 def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
