@@ -8,6 +8,7 @@ what Guo et al. call the temperature: the loss is convex in a, and not in its in
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -181,8 +182,9 @@ def _minimum(loss: _Loss, low: float, high: float) -> float:
     if loss.slope_and_curvature(high)[0] <= 0:
         return high
     start = float(np.sqrt(low * high))
-    # Steps may leave the bounds and overflow; the slope has no second zero to end at.
-    with np.errstate(all="ignore"):
+    # Steps may leave the bounds, to where the curvature is 0; then the bounds are searched instead.
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
         found = root_scalar(
             loss.slope_and_curvature,
             method="newton",
