@@ -6,77 +6,23 @@ one place that decides so. What fails is listed, and how fast pictures were desc
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from toptune.errors import StorageError, ToptuneError
 from toptune.extraction import PublishedSpikes, StoredFeatures, StoredSpikes
 from toptune.features.recordings import one_line
-from toptune.machine.durable import write_whole, writing
 from toptune.machine.progress import ProgressReporter
 from toptune.recordings.devices import DeviceRow, DevicesFile
 from toptune.store.feature_store import recording_name
 from toptune.store.session import StoreSession
 from toptune.sweeps.grid import PictureView
+from toptune.sweeps.results import Failure, Throughput, ViewFacts
 
 _LOG = logging.getLogger(__name__)
-
-
-class Failure(NamedTuple):
-    """Something that could not be done.
-
-    Attributes
-    ----------
-    what : str
-        ``recording``, ``features`` or ``run``.
-    name : str
-        Of the recording, the view or the run.
-    cause : str
-        One line.
-    """
-
-    what: str
-    name: str
-    cause: str
-
-
-@dataclass(kw_only=True)
-class Throughput:
-    """How fast pictures were drawn and described, compiling the backbone not counted.
-
-    Parameters
-    ----------
-    pictures, seconds
-        In all that was measured.
-    device
-        Where, for people; the last one.
-    """
-
-    pictures: int = 0
-    seconds: float = 0.0
-    device: str = ""
-
-    @property
-    def pictures_per_s(self) -> float | None:
-        """Pictures a second; None where nothing was measured."""
-        return self.pictures / self.seconds if self.seconds > 0 else None
-
-    @classmethod
-    def read(cls, path: Path) -> Throughput:
-        """Read what was measured earlier; nothing where there is no such file."""
-        return cls(**json.loads(path.read_text("utf-8"))) if path.exists() else cls()
-
-    def write(self, path: Path) -> None:
-        """Keep it beside the features, since those are not made again."""
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, json.dumps(asdict(self)))
 
 
 class ViewJob:
@@ -124,6 +70,18 @@ class ViewJob:
         self._device = device
         self._tell = took
         self.throughput = Throughput.read(self._measured)
+
+    @property
+    def facts(self) -> ViewFacts:
+        """What is known of the view beside scores."""
+        loaded = self.features.engine.loaded
+        return ViewFacts(
+            key=self.key,
+            n_parameters=loaded.n_parameters,
+            n_features=loaded.n_features,
+            weights=loaded.weights,
+            throughput=self.throughput,
+        )
 
     def update(self, spikes: PublishedSpikes) -> None:
         """Bring the features of one recording up to date, and measure how long that takes."""

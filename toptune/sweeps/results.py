@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from toptune.machine.durable import write_whole, writing
 from toptune.machine.progress import ProgressReporter
 from toptune.params import FitOptions
-from toptune.sweeps.features import Failure, Throughput
 from toptune.sweeps.grid import Grid, GridPoint, PictureView
 
 
@@ -30,6 +31,57 @@ class SweepReporter(ProgressReporter, Protocol):
 
     def left(self, seconds: float, whole: bool) -> None:
         """Note how long the rest takes; not `whole` where something cannot be told yet."""
+
+
+class Failure(NamedTuple):
+    """Something that could not be done.
+
+    Attributes
+    ----------
+    what : str
+        ``recording``, ``features`` or ``run``.
+    name : str
+        Of the recording, the view or the run.
+    cause : str
+        One line.
+    """
+
+    what: str
+    name: str
+    cause: str
+
+
+@dataclass(kw_only=True)
+class Throughput:
+    """How fast pictures were drawn and described, compiling the backbone not counted.
+
+    Parameters
+    ----------
+    pictures, seconds
+        In all that was measured.
+    device
+        Where, for people; the last one.
+    """
+
+    pictures: int = 0
+    seconds: float = 0.0
+    device: str = ""
+
+    @property
+    def pictures_per_s(self) -> float | None:
+        """Pictures a second; None where nothing was measured."""
+        return self.pictures / self.seconds if self.seconds > 0 else None
+
+    @classmethod
+    def read(cls, path: Path) -> Throughput:
+        """Read what was measured earlier; nothing where there is no such file."""
+        return cls(**json.loads(path.read_text("utf-8"))) if path.exists() else cls()
+
+    def write(self, path: Path) -> None:
+        """Keep it beside the features, since those are not made again."""
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, json.dumps(asdict(self)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +111,7 @@ class ViewFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of a point.
+    """What became of a grid point.
 
     Parameters
     ----------

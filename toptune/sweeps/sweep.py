@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,17 +35,17 @@ from toptune.params import Backbone, Compute, FitOptions, content_key
 from toptune.recordings.devices import DevicesFile, read_devices
 from toptune.recordings.windows import window_starts
 from toptune.runs.folder import SWEEP, target_problems, write_csv
-from toptune.store.session import writing_session
+from toptune.store.session import StoreSession, writing_session
 from toptune.store.tables import parameter_table
-from toptune.sweeps.features import Failure, ViewJob, attempt, extract_all, find_all_spikes
+from toptune.sweeps.features import ViewJob, attempt, extract_all, find_all_spikes
 from toptune.sweeps.grid import Grid, GridPoint, PictureView
 from toptune.sweeps.plan import Forecast, run_key, run_name
-from toptune.sweeps.results import Outcome, SweepReporter, SweepResult, ViewFacts
+from toptune.sweeps.results import Failure, Outcome, SweepReporter, SweepResult
 from toptune.training import fit, fit_problems
 
 if TYPE_CHECKING:
     from toptune.backbones.engine import FeatureEngine
-    from toptune.features.table import FeatureTable
+    from toptune.features.table import FeatureTable, RecordingInfo
 
 FORMAT = 1
 
@@ -85,138 +85,174 @@ def sweep(
     """
     begin = time.perf_counter()
     compute = compute or Compute()
-    job = _Sweep(Path(devices), grid, Path(out), compute, seed, watch)
-    job.check()
-    job.run()
+    task = _Task(Path(devices), grid, Path(out), compute, seed)
+    checked = _check(task, watch)
+    with writing(task.out):
+        task.out.mkdir(parents=True, exist_ok=True)
+    task.write_state("under way")
+    with writing_session(
+        task.store_path,
+        grid.spikes.to_json(),
+        checked.infos,
+        devices_file=checked.devices.path,
+    ) as session:
+        work = _Work(task, checked, session, watch)
+        work.run()
     return SweepResult(
-        path=job.out,
-        devices=Path(devices),
+        path=task.out,
+        devices=task.devices,
         grid=grid,
-        outcomes=tuple(job.outcomes),
-        failures=tuple(job.failures),
-        notes=(*grid.notes, *job.notes),
+        outcomes=tuple(work.outcomes),
+        failures=tuple(work.failures),
+        notes=(*grid.notes, *work.notes),
         seed=seed,
         device=compute.device,
         seconds=time.perf_counter() - begin,
     )
 
 
-class _Sweep:
-    """One sweep at work."""
+@dataclass(frozen=True)
+class _Task:
+    """What was asked for; see `sweep`."""
 
-    def __init__(
-        self,
-        devices: Path,
-        grid: Grid,
-        out: Path,
-        compute: Compute,
-        seed: int,
-        watch: SweepReporter,
-    ) -> None:
-        self.devices_path = devices
-        self.grid = grid
-        self.out = out
-        self.compute = compute
-        self.seed = seed
-        self.watch = watch
-        self.forecast = Forecast()
-        self.engines: dict[Backbone, FeatureEngine] = {}
-        self.jobs: dict[PictureView, ViewJob] = {}
-        self.outcomes: list[Outcome] = []
-        self.failures: list[Failure] = []
-        self.notes: list[str] = []
-
-    # --- before any work
-
-    def check(self) -> None:
-        """Find everything that is wrong with what was given."""
-        problems: list[str] = []
-        if self.out.exists() and not _is_empty(self.out):
-            problems += target_problems(self.out, overwrite=True, kind=SWEEP)
-        try:
-            self.devices: DevicesFile = read_devices(self.devices_path)
-            self.infos = list_devices(self.devices)
-            opened = check_listed(self.devices, self.grid.spikes)
-            problems += problems_of(self.devices, opened)
-            problems += self._fit_problems()
-            refuse_store(self.store_path, self.grid.spikes)
-            self.finder = SpikeFinder(self.grid.spikes, self.compute, voltage=opened.voltage)
-        except InputErrors as error:
-            problems += error.problems
-        except InputError as error:
-            problems.append(str(error))
-        self.watch.doing("loading backbones")
-        for backbone in dict.fromkeys(view.backbone for view in self.grid.views):
-            try:
-                self.engines[backbone] = load_engine(backbone, self.compute)
-            except ToptuneError as error:
-                problems.append(str(error))
-        if problems:
-            raise InputErrors(list(dict.fromkeys(problems)))
+    devices: Path
+    grid: Grid
+    out: Path
+    compute: Compute
+    seed: int
 
     @property
     def store_path(self) -> Path:
         """Of the one store of all combinations."""
         return self.out / "store.zarr"
 
-    def _fit_problems(self) -> list[str]:
-        fits = dict.fromkeys(c.fit for c in self.grid.points)
-        return [
-            problem
-            for one in fits
-            for problem in fit_problems(
-                self.infos, replace(one, seed=self.seed), device=self._head_device(one.head)
-            )
-        ]
-
-    def _head_device(self, head: str) -> str:
+    def head_device(self, head: str) -> str:
         """Give the sweep's device, unless a head cannot compute there."""
         device = self.compute.device
         return device if device in ("auto", *head_of(head).devices) else "auto"
 
-    # --- the work
+    def write_state(
+        self, state: str, runs: Sequence[str] = (), failures: Sequence[Failure] = ()
+    ) -> None:
+        """Write sweep.json, which also marks the folder as a sweep."""
+        told = {
+            "kind": SWEEP.kind,
+            "format": FORMAT,
+            "state": state,
+            "devices": str(self.devices),
+            "grid": {
+                "name": self.grid.name,
+                "title": self.grid.title,
+                "text": self.grid.text,
+                "settings": list(self.grid.settings),
+            },
+            "seed": self.seed,
+            "device": self.compute.device,
+            "runs": list(runs),
+            "failures": [f._asdict() for f in failures],
+        }
+        # Whole or not at all: without it nothing would go on in this folder. The lock tells what a
+        # killed process left from what another is writing.
+        lock = self.store_path.with_name(f".{self.store_path.name}.locks") / "sweep.lock"
+        with writing(self.out), held(lock):
+            for left in self.out.glob(f".{SWEEP.marker}.*.partial"):
+                left.unlink()
+            write_whole(self.out / SWEEP.marker, json.dumps(told, indent=2) + "\n")
 
-    def run(self) -> None:
-        """Extract and fit, beside other processes that do the same."""
-        with writing(self.out):
-            self.out.mkdir(parents=True, exist_ok=True)
-        self._write_state("under way")
-        with writing_session(
-            self.store_path,
-            self.grid.spikes.to_json(),
-            self.infos,
-            devices_file=self.devices.path,
-        ) as self.session:
-            self.store = self.session.store
-            # Kept, since the plan and every backbone need them again.
-            self.spikes_of = StoredSpikes(self.store, self.finder, self.watch.stage, keep=True)
-            for view in self.grid.views:
-                self.jobs[view] = self._job(view)
-            self._work()
+
+@dataclass(frozen=True, eq=False)
+class _Checked:
+    """What the checks before any work have opened and loaded."""
+
+    devices: DevicesFile
+    infos: tuple[RecordingInfo, ...]
+    finder: SpikeFinder
+    engines: dict[Backbone, FeatureEngine]
+
+
+def _check(task: _Task, watch: SweepReporter) -> _Checked:
+    """Find everything that is wrong with what was given."""
+    problems: list[str] = []
+    if task.out.exists() and not _is_empty(task.out):
+        problems += target_problems(task.out, overwrite=True, kind=SWEEP)
+    opened = None
+    try:
+        opened = _open(task, problems)
+    except InputErrors as error:
+        problems += error.problems
+    except InputError as error:
+        problems.append(str(error))
+    watch.doing("loading backbones")
+    engines = {}
+    for backbone in dict.fromkeys(view.backbone for view in task.grid.views):
+        try:
+            engines[backbone] = load_engine(backbone, task.compute)
+        except ToptuneError as error:
+            problems.append(str(error))
+    if problems or opened is None:
+        raise InputErrors(list(dict.fromkeys(problems)))
+    return _Checked(*opened, engines)
+
+
+def _open(
+    task: _Task, problems: list[str]
+) -> tuple[DevicesFile, tuple[RecordingInfo, ...], SpikeFinder]:
+    """Open the devices file and every recording, and add what stands against the fits."""
+    devices = read_devices(task.devices)
+    infos = list_devices(devices)
+    opened = check_listed(devices, task.grid.spikes)
+    problems += problems_of(devices, opened)
+    for one in dict.fromkeys(c.fit for c in task.grid.points):
+        options = replace(one, seed=task.seed)
+        problems += fit_problems(infos, options, device=task.head_device(one.head))
+    refuse_store(task.store_path, task.grid.spikes)
+    return devices, infos, SpikeFinder(task.grid.spikes, task.compute, voltage=opened.voltage)
+
+
+class _Work:
+    """Extracting and fitting, beside other processes that do the same."""
+
+    def __init__(
+        self, task: _Task, checked: _Checked, session: StoreSession, watch: SweepReporter
+    ) -> None:
+        self.task = task
+        self.checked = checked
+        self.session = session
+        self.store = session.store
+        self.watch = watch
+        self.forecast = Forecast()
+        # Kept, since the plan and every backbone need them again.
+        self.spikes_of = StoredSpikes(self.store, checked.finder, watch.stage, keep=True)
+        self.jobs = {view: self._job(view) for view in task.grid.views}
+        self.outcomes: list[Outcome] = []
+        self.failures: list[Failure] = []
+        self.notes: list[str] = []
 
     def _job(self, view: PictureView) -> ViewJob:
-        engine = self.engines[view.backbone]
+        engine = self.checked.engines[view.backbone]
         features = StoredFeatures(
             self.store, view.windows, view.picture, view.backbone, engine, self.watch.stage
         )
         where = describe_environment(str(engine.device))
         name = where["device_name"] or where["cpu"]
-        return ViewJob(view, features, self.out / "measured", name, self._took)
+        return ViewJob(view, features, self.task.out / "measured", name, self._took)
 
-    def _work(self) -> None:
+    def run(self) -> None:
         """Spikes first, then backbone by backbone features and runs; what failed is written."""
         self.watch.doing("spikes")
-        self.failures += find_all_spikes(self.devices, self.spikes_of, self.session, self.watch)
+        self.failures += find_all_spikes(
+            self.checked.devices, self.spikes_of, self.session, self.watch
+        )
         self.notes += self.spikes_of.notes
         if self.failures:
             self.notes.append(
                 "Nothing was fitted: correct the recordings that failed, or take their lines out of"
-                f" {self.devices_path}, and run the same command again"
+                f" {self.task.devices}, and run the same command again"
             )
         else:
             self._plan()
             self._without_pictures()
-            for backbone in self.engines:
+            for backbone in self.checked.engines:
                 self._backbone(
                     [job for view, job in self.jobs.items() if view.backbone == backbone]
                 )
@@ -224,7 +260,7 @@ class _Sweep:
 
     def _plan(self) -> None:
         """Count what is to be done; only now, since windows depend on the recordings' lengths."""
-        trains = {info.name: self.spikes_of.read(info.name) for info in self.infos}
+        trains = {info.name: self.spikes_of.read(info.name) for info in self.checked.infos}
         n_pictures = 0
         for job in self.jobs.values():
             missing = [
@@ -233,12 +269,12 @@ class _Sweep:
             n = sum(len(window_starts(t, job.view.windows).start_s) for t in missing)
             self.forecast.expect(_label(job.view.backbone), n)
             n_pictures += n
-        for point in self.grid.points:
+        for point in self.task.grid.points:
             view = point.view
             folder = self._folder(None if view is None else self.jobs[view], point.fit)
             if folder is None or not folder.exists():
                 self.forecast.expect_run(point.fit.head)
-        self.watch.begin(n_pictures, len(self.grid.points))
+        self.watch.begin(n_pictures, len(self.task.grid.points))
 
     def _folder(self, job: ViewJob | None, options: FitOptions) -> Path | None:
         """Where a run belongs; None as long as its features are not all there.
@@ -246,7 +282,7 @@ class _Sweep:
         Without a view it is trained on what is measured of the spikes.
         """
         keys = {} if job is not None else {KIND: content_key(BurstFeatureParams().to_json())}
-        for info in self.infos:
+        for info in self.checked.infos:
             made = (
                 self.store.spikes_info(info.name)
                 if job is None
@@ -255,9 +291,9 @@ class _Sweep:
             if made is None:
                 return None
             keys[info.name] = made["key"]
-        key = run_key(self.infos, keys, options, self.seed)
+        key = run_key(self.checked.infos, keys, options, self.task.seed)
         view = None if job is None else job.view
-        return self.out / "runs" / run_name(view, options, key)
+        return self.task.out / "runs" / run_name(view, options, key)
 
     def _took(self, view: PictureView, n_pictures: int, seconds: float) -> None:
         self.forecast.described(_label(view.backbone), n_pictures, seconds)
@@ -266,8 +302,8 @@ class _Sweep:
 
     def _backbone(self, jobs: Sequence[ViewJob]) -> None:
         self.watch.doing(f"{jobs[0].view.backbone.name}: features")
-        extract_all(self.devices, jobs, self.spikes_of, self.session, self.watch)
-        if jobs[0].view.backbone == list(self.engines)[-1]:
+        extract_all(self.checked.devices, jobs, self.spikes_of, self.session, self.watch)
+        if jobs[0].view.backbone == list(self.checked.engines)[-1]:
             self.spikes_of.forget()  # before runs, which want the memory
         self.forecast.finished(_label(jobs[0].view.backbone))
         for job in jobs:
@@ -279,22 +315,24 @@ class _Sweep:
     def _without_pictures(self) -> None:
         # Measured when first needed, which may be never, and once for all.
         table = cache(
-            lambda: parameter_table(self.store, BurstFeatureParams(), n_jobs=self.compute.n_jobs)
+            lambda: parameter_table(
+                self.store, BurstFeatureParams(), n_jobs=self.task.compute.n_jobs
+            )
         )
-        for point in self.grid.points:
+        for point in self.task.grid.points:
             if point.view is None:
                 self._end(self._fit(None, point, table), KIND)
 
     def _fits(self, job: ViewJob) -> None:
         # Read when first needed, too.
         table = cache(lambda: self.store.table(job.features.feature_set))
-        for point in self.grid.points:
+        for point in self.task.grid.points:
             if point.view == job.view:
                 described = job.description
                 self._end(self._fit(job, point, table), described)
 
     def _end(self, outcome: Outcome, what: str) -> None:
-        """Keep and tell what became of a combination; `what` names one that has no folder."""
+        """Keep and tell what became of a grid point; `what` names one that has no folder."""
         self.outcomes.append(outcome)
         if outcome.metrics is None:
             self.failures.append(Failure("run", outcome.name or what, outcome.cause))
@@ -304,7 +342,7 @@ class _Sweep:
     def _fit(
         self, job: ViewJob | None, point: GridPoint, table: Callable[[], FeatureTable]
     ) -> Outcome:
-        facts, options = None if job is None else self._facts(job), point.fit
+        facts, options = None if job is None else job.facts, point.fit
         folder = self._folder(job, options)
         lacking = [] if job is None else job.failed
         if lacking or folder is None:
@@ -327,57 +365,22 @@ class _Sweep:
         rows = table()
         fit(
             rows,
-            replace(options, seed=self.seed),
+            replace(options, seed=self.task.seed),
             folder,
             facts=self.store.training_facts(rows),
-            device=self._head_device(options.head),
+            device=self.task.head_device(options.head),
             store=self.store,
             progress=self.watch.stage,
         )
 
-    def _facts(self, job: ViewJob) -> ViewFacts:
-        loaded = self.engines[job.view.backbone].loaded
-        return ViewFacts(
-            key=job.key,
-            n_parameters=loaded.n_parameters,
-            n_features=loaded.n_features,
-            weights=loaded.weights,
-            throughput=job.throughput,
-        )
-
     def _finish(self) -> None:
-        path = self.out / "failures.csv"
+        path = self.task.out / "failures.csv"
         with writing(path):
             path.unlink(missing_ok=True)
             if self.failures:
                 write_csv(path, Failure._fields, self.failures)
-        self._write_state("finished")
-
-    def _write_state(self, state: str) -> None:
-        """Write sweep.json, which also marks the folder as a sweep."""
-        told = {
-            "kind": SWEEP.kind,
-            "format": FORMAT,
-            "state": state,
-            "devices": str(self.devices_path),
-            "grid": {
-                "name": self.grid.name,
-                "title": self.grid.title,
-                "text": self.grid.text,
-                "settings": list(self.grid.settings),
-            },
-            "seed": self.seed,
-            "device": self.compute.device,
-            "runs": [o.name for o in self.outcomes if o.metrics is not None],
-            "failures": [f._asdict() for f in self.failures],
-        }
-        # Whole or not at all: without it nothing would go on in this folder. The lock tells what a
-        # killed process left from what another is writing.
-        lock = self.store_path.with_name(f".{self.store_path.name}.locks") / "sweep.lock"
-        with writing(self.out), held(lock):
-            for left in self.out.glob(f".{SWEEP.marker}.*.partial"):
-                left.unlink()
-            write_whole(self.out / SWEEP.marker, json.dumps(told, indent=2) + "\n")
+        runs = [o.name for o in self.outcomes if o.metrics is not None]
+        self.task.write_state("finished", runs, self.failures)
 
 
 def _is_empty(folder: Path) -> bool:
