@@ -373,9 +373,9 @@ def test_runs_are_compared_device_by_device(made: Path) -> None:
     wrong = [v._replace(prediction="C" if v.label != "C" else "A") for v in second.verdicts]
     object.__setattr__(second, "verdicts", tuple(wrong))
     pair = compare(first, second)
-    assert (pair.n_shared, pair.only_first, pair.only_second) == (7, first.n_right, 0)
+    assert (pair.n_shared, pair.only_first, pair.only_second) == (7, first.n_correct, 0)
     # Two-sided, of n devices that all fall to one side.
-    assert pair.p == pytest.approx(min(1, 2 * binom.pmf(0, first.n_right, 0.5)))
+    assert pair.p == pytest.approx(min(1, 2 * binom.pmf(0, first.n_correct, 0.5)))
     same = compare(first, first)
     assert (same.only_first, same.only_second, same.p) == (0, 0, 1.0)
 

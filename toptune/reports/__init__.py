@@ -10,8 +10,9 @@ a recording. All pages are made of the blocks in `toptune.reports.page`.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from toptune.machine.lazy import lazy_names
 
 if TYPE_CHECKING:
     from toptune.reports.overview_plot import draw_overview
@@ -20,16 +21,11 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_overview", "find_store", "write_explanation", "write_report"]
 
-# Imported when first used, since matplotlib and the store take a second to load.
-_HOMES = {
-    "draw_overview": "toptune.reports.overview_plot",
-    "find_store": "toptune.reports.run",
-    "write_explanation": "toptune.reports.why",
-    "write_report": "toptune.reports.run",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "overview_plot": ("draw_overview",),
+        "run": ("find_store", "write_report"),
+        "why": ("write_explanation",),
+    },
+)

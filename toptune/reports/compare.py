@@ -113,7 +113,7 @@ def _table(runs: Sequence[ReadRun], names: Sequence[str]) -> Table:
             (
                 name,
                 Cell(
-                    text=f"{run.n_right} of {m['n_devices']} = {percent(m['device_accuracy'])}",
+                    text=f"{run.n_correct} of {m['n_devices']} = {percent(m['device_accuracy'])}",
                     tone="strong" if leads else "plain",
                 ),
                 interval(*m["device_accuracy_ci95"]),

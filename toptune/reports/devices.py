@@ -79,7 +79,7 @@ def devices_section(run: ReadRun, drawn: Mapping[str, Drawn]) -> Section:
         What the store adds, by recording; empty without a store.
     """
     rows = _rows(run)
-    wrong = run.metrics["n_devices"] - run.n_right
+    wrong = run.metrics["n_devices"] - run.n_correct
     intro = (
         f"{wrong} of {run.metrics['n_devices']} devices were misclassified; they are listed first,"
         " most confident errors first."

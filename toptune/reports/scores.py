@@ -34,7 +34,7 @@ def verdict_sentence(run: ReadRun) -> str:
     m = run.metrics
     low, high = m["device_accuracy_ci95"]
     correct = (
-        f"{run.n_right} of {m['n_devices']} devices were classified correctly by models trained"
+        f"{run.n_correct} of {m['n_devices']} devices were classified correctly by models trained"
         f" without them ({percent(m['device_accuracy'])}; 95\u202f% confidence interval"
         f" {interval(low, high)})."
     )
@@ -100,7 +100,7 @@ def headline(run: ReadRun) -> Facts:
     facts = [
         Fact(
             name="Devices classified correctly",
-            value=f"{run.n_right} of {m['n_devices']}",
+            value=f"{run.n_correct} of {m['n_devices']}",
             detail=f"{percent(m['device_accuracy'])}; 95\u202f% confidence interval"
             f" {interval(low, high)}",
             tone="good" if low > m["chance"] else "bad",

@@ -100,7 +100,7 @@ class ReadRun:
         return "windows" if has_windows else "recordings"
 
     @property
-    def n_right(self) -> int:
+    def n_correct(self) -> int:
         """Number of devices classified correctly."""
         return sum(v.prediction == v.label for v in self.verdicts)
 
@@ -142,11 +142,12 @@ def read_run(folder: Path | str) -> ReadRun:
             sources=_sources(_json(folder / "model" / "model.json", folder)),
         )
         _refuse_unknown_classes(read)
-        right, n = metrics["device_accuracy"] * metrics["n_devices"], metrics["n_devices"]
-        if len(verdicts) != n or abs(read.n_right - right) > 1e-6 * n:
+        n = metrics["n_devices"]
+        correct = metrics["device_accuracy"] * n
+        if len(verdicts) != n or abs(read.n_correct - correct) > 1e-6 * n:
             raise InputError(
-                f"{folder} is damaged: by devices.csv {read.n_right} of {len(verdicts)} devices"
-                f" are classified correctly, by metrics.json {right:g} of {n}"
+                f"{folder} is damaged: by devices.csv {read.n_correct} of {len(verdicts)} devices"
+                f" are classified correctly, by metrics.json {correct:g} of {n}"
             )
         _ = read.views
     except (KeyError, TypeError, ValueError) as error:

@@ -29,8 +29,11 @@ def view_labels(outcomes: Sequence[Outcome]) -> dict[str, str]:
     views = {one.facts.key: _parts(one) for one in picture_outcomes(outcomes)}
     labels = {}
     for key, parts in views.items():
-        told = [text for name, text in parts.items() if len({p[name] for p in views.values()}) > 1]
-        labels[key] = " ".join(filter(None, told)) or f"{parts['picture']} {parts['window']}"
+        differs = [name for name in parts if len({p[name] for p in views.values()}) > 1]
+        labels[key] = (
+            " ".join(filter(None, (parts[name] for name in differs)))
+            or f"{parts['picture']} {parts['window']}"
+        )
     if any(o.point.view is None for o in outcomes):
         labels[""] = WITHOUT_PICTURES
     return labels

@@ -42,7 +42,7 @@ from toptune.sweeps.tables import (
 
 _BEST = (
     "The accuracy of the best run is too optimistic, because it was selected on the same devices."
-    " Runs whose intervals overlap cannot be told apart with these devices."
+    " Where intervals overlap, it is not shown that one run is better than the other."
 )
 
 
@@ -95,8 +95,8 @@ def _first_blocks(swept: SweepResult) -> Iterator[Block]:
     for note in swept.grid.notes:
         yield Note(text=note, level="note")
     if swept.notes:
-        told = tuple(Text(text=note) for note in swept.notes)
-        yield Details(summary=f"{len(told)} notes on recordings", blocks=told)
+        notes = tuple(Text(text=note) for note in swept.notes)
+        yield Details(summary=f"{len(notes)} notes on recordings", blocks=notes)
 
 
 def _tasks(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
@@ -187,8 +187,8 @@ def _heat_maps(done: Sequence[Outcome]) -> Iterator[HeatMap]:
     differs = [len({names[k] for names in maps}) > 1 for k in range(3)]
     for names, mine in maps.items():
         if len({(one.view.picture, one.view.windows) for one in mine}) > 1:
-            told = [name for name, wanted in zip(names, differs, strict=True) if wanted]
-            yield _heat_map(", ".join(told) or names[0], mine)
+            parts = [name for name, wanted in zip(names, differs, strict=True) if wanted]
+            yield _heat_map(", ".join(parts) or names[0], mine)
 
 
 def _heat_map(what: str, mine: Sequence[PictureOutcome]) -> HeatMap:
@@ -219,10 +219,12 @@ def _shade(outcome: Outcome | None) -> Shade:
 
 def _classifiers(done: Sequence[Outcome]) -> Picture:
     views, fits = view_labels(done), fit_labels(o.point.fit for o in done)
-    told = [f"{views[o.view_key]}, {fits[o.point.fit]}: {_device_accuracy(o):.2f}" for o in done]
+    accuracies = [
+        f"{views[o.view_key]}, {fits[o.point.fit]}: {_device_accuracy(o):.2f}" for o in done
+    ]
     return Picture(
         uri=svg_uri(draw_classifiers(done)),
-        alt="Accuracy per device: " + "; ".join(told),
+        alt="Accuracy per device: " + "; ".join(accuracies),
         caption="Accuracy per device with its 95 % Wilson interval; dashed line: chance.",
         width_px=620,
     )
@@ -241,10 +243,10 @@ def _throughput(done: Sequence[Outcome]) -> Iterator[Block]:
         )
         return
     views = view_labels(done)
-    told = "; ".join(f"{views[key]}: {rate:.0f}" for key, rate in rates.items())
+    listed = "; ".join(f"{views[key]}: {rate:.0f}" for key, rate in rates.items())
     yield Picture(
         uri=svg_uri(draw_throughput(done)),
-        alt=f"Pictures per second: {told}",
+        alt=f"Pictures per second: {listed}",
         caption="Filled markers: histograms; hollow markers: raster plots. Bars: 95 % Wilson"
         " intervals.",
         width_px=620,

@@ -137,8 +137,8 @@ def _notes(
             f" common class gives {m['chance']:.2f}."
         )
     labels = fit_labels(o.point.fit for o in outcomes)
-    told = {label: describe_fit(fit, task=False) for fit, label in labels.items()}
-    hidden = [text.replace(", ", ": ", 1) for label, text in told.items() if text != label]
+    whole = {label: describe_fit(fit, task=False) for fit, label in labels.items()}
+    hidden = [text.replace(", ", ": ", 1) for label, text in whole.items() if text != label]
     if hidden:
         yield f"{'; '.join(hidden)}."
     if any_random(outcomes):
