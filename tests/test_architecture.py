@@ -1,13 +1,16 @@
-"""Starting up loads nothing heavy, and the public names are there.
+"""Starting up loads nothing heavy, the library names no flags, and the public names are there.
 
 import-linter holds the layers (pyproject.toml).
 """
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -45,6 +48,38 @@ def test_help_loads_nothing_heavy() -> None:
     )
     assert "toptune.cli.app" in loaded
     assert loaded.isdisjoint(HEAVY)
+
+
+# --- the library does not speak for the command line
+
+# These write whole command lines, to be run again, or options of another program.
+WRITES_COMMANDS = {
+    "machine/cuda.py": "NVIDIA's compiler",
+    "params.py": "command_words",
+    "reports/setup.py": "the commands that repeat a run",
+    "sweeps/report.py": "the command that repeats a sweep",
+}
+
+
+def strings_of(path: Path) -> list[str]:
+    """All text in a module's code, documentation included."""
+    tree = ast.parse(path.read_text("utf-8"))
+    return [
+        n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)
+    ]
+
+
+def test_the_library_names_parameters_and_no_flags() -> None:
+    package = Path(toptune.__file__).parent
+    modules = {path.relative_to(package).as_posix(): path for path in package.rglob("*.py")}
+    library = {n for n in modules if not n.startswith(("cli/", "_assets/"))} - {*WRITES_COMMANDS}
+    assert len(library) > 50
+    assert {*WRITES_COMMANDS} < {*modules}
+    named = {
+        name: [text for text in strings_of(modules[name]) if re.search(r"(?<![\w-])--[a-z]", text)]
+        for name in library
+    }
+    assert {name: texts for name, texts in named.items() if texts} == {}
 
 
 # --- the public names

@@ -13,6 +13,8 @@ from pathlib import Path
 from toptune.errors import InputError, InputErrors
 from toptune.machine.fingerprint import require_regular
 
+_WEIGHTS = (".safetensors", ".pth", ".pt")
+
 
 def require_recordings(recordings: Iterable[Path]) -> None:
     """Refuse recordings that are not there, all at once."""
@@ -29,7 +31,7 @@ def require_recordings(recordings: Iterable[Path]) -> None:
 def require_store(path: Path) -> None:
     """Refuse a store that is not there."""
     if not path.exists():
-        raise InputError(f"{path}: no such store: make one with toptune extract --store {path}")
+        raise InputError(f"{path}: no such store: make one with `extract`")
 
 
 def require_model(folder: Path) -> None:
@@ -59,9 +61,10 @@ def require_weights(weights: str) -> None:
     path = Path(weights)
     if weights in ("imagenet", "random"):
         return
-    if path.suffix not in (".safetensors", ".pth", ".pt"):
+    if path.suffix not in _WEIGHTS:
         raise InputError(
-            f"{path} is no weights: give imagenet, random, or a file ending in .safetensors or .pth"
+            f"{path} is no weights: give imagenet, random, or a file ending in"
+            f" {', '.join(_WEIGHTS)}"
         )
     try:
         require_regular(path, folder=False)

@@ -34,10 +34,11 @@ if TYPE_CHECKING:
     from toptune.runs.verdicts import Predictions
 
 
-class _FitChoice:
+class FitChoice:
     """What `fit` takes: options of every fit, and those of toptune's own classifiers."""
 
     def parameters(self) -> Iterable[inspect.Parameter]:
+        """See `Expansion`."""
         yield from map(typer_parameter, options_of(FitOptions))
         listed = {one.name: one for head in BUILT_IN for one in head.options}
         for one in listed.values():
@@ -45,9 +46,11 @@ class _FitChoice:
             yield typer_parameter(replace(one, help=one.help + more))
 
     def fields(self) -> Iterable[tuple[str, Option]]:
+        """See `Expansion`."""
         return [(h.estimator.partition(":")[2], one) for h in BUILT_IN for one in h.options]
 
     def build(self, given: Mapping[str, Any], by_user: Collection[str]) -> FitOptions:
+        """See `Expansion`."""
         head = head_of(given["head"])
         # A value is fixed only where the user gives it, and is refused with another classifier.
         values = {
@@ -116,7 +119,7 @@ def fit(
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="New folder for the run.")],
-    options: Annotated[FitOptions, _FitChoice()],
+    options: Annotated[FitOptions, FitChoice()],
     machine: Annotated[Compute, Only(("device",))],
     features: Annotated[
         list[str] | None,
