@@ -318,4 +318,4 @@ def _table_problems(options: FitOptions, table: FeatureTable) -> list[str]:
         return problems
     windows, bursts = "features of windows", "burst parameters of whole recordings"
     used, given = (bursts, windows) if of_recordings else (windows, bursts)
-    return [*problems, f"the {head.name} head is trained on {used}, and these are {given}"]
+    return [*problems, f"the classifier {head.name} is trained on {used}, and these are {given}"]

@@ -257,10 +257,12 @@ def test_parameters_out_of_range_are_named(params: dict[str, Any], message: str)
 
 def test_unknown_heads_and_parameters_are_refused() -> None:
     with pytest.raises(
-        InputError, match="there is no head 'svm'; there are mlp, falkon, parameters"
+        InputError, match="there is no classifier 'svm'; there are mlp, falkon, parameters"
     ):
         head_of("svm").make({})
-    with pytest.raises(InputError, match="falkon head has no parameter 'sigma'; it has width"):
+    with pytest.raises(
+        InputError, match="classifier falkon has no parameter 'sigma'; it has width"
+    ):
         head_of("falkon").make({"sigma": 1})
 
 
@@ -275,7 +277,7 @@ def test_tensors_bring_the_head_back() -> None:
     back = FalkonClassifier.from_tensors(views.to_tensors(), params, views.classes_)
     np.testing.assert_array_equal(back.predict_proba(X), views.predict_proba(X))
     assert back.get_params() == views.get_params()
-    with pytest.raises(InputError, match="no model of the falkon head"):
+    with pytest.raises(InputError, match="no model of the classifier falkon"):
         FalkonClassifier.from_tensors({}, {}, head.classes_)
     with pytest.raises(InputError, match="does not fit together"):
         FalkonClassifier.from_tensors(head.to_tensors(), {}, head.classes_[:2])

@@ -127,7 +127,7 @@ def test_tensors_bring_the_head_back_or_say_what_is_wrong() -> None:
     tensors, classes = head.to_tensors(), np.array(list("ABCD"))
     again = LogisticClassifier.from_tensors(tensors, {"C": 0.2}, classes)
     np.testing.assert_array_equal(again.class_scores(X), head.class_scores(X))
-    with pytest.raises(InputError, match="no model of the parameters head: it has no 'coef'"):
+    with pytest.raises(InputError, match="no model of the classifier parameters: it has no 'coef'"):
         LogisticClassifier.from_tensors({"fill": X, "mean": X, "scale": X}, {}, classes)
     with pytest.raises(InputError, match=r"coef is \(4, 12\), expected \(3, 12\)"):
         LogisticClassifier.from_tensors(tensors, {}, classes[:3])

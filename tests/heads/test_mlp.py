@@ -328,7 +328,7 @@ def test_tensors_bring_the_head_back() -> None:
     with pytest.raises(InputError, match="the model's output_weight is"):
         MLPClassifier.from_tensors(tensors, {}, head.classes_[:2])
     del tensors["hidden_bias"]
-    with pytest.raises(InputError, match="no model of the mlp head: it has no 'hidden_bias'"):
+    with pytest.raises(InputError, match="no model of the classifier mlp: it has no 'hidden_bias'"):
         MLPClassifier.from_tensors(tensors, {}, head.classes_)
 
 

@@ -246,9 +246,9 @@ def test_scores_of_many_labelings_are_those_of_each() -> None:
 
 def test_what_cannot_be_tuned_is_refused() -> None:
     data = noisy_devices(n_devices=3)
-    with pytest.raises(InputError, match="'weight' is nothing the mlp head can be tuned by"):
+    with pytest.raises(InputError, match="'weight' of the classifier mlp cannot be tuned"):
         data.tune(candidates=[{"weight": 1}])
-    with pytest.raises(InputError, match="'random_state' is nothing the mlp head can be tuned by"):
+    with pytest.raises(InputError, match="'random_state' of the classifier mlp cannot be tuned"):
         data.tune(candidates=[{"random_state": 1}])
     with pytest.raises(InputError, match="at least one candidate"):
         data.tune(candidates=[])

@@ -259,7 +259,7 @@ def test_problems_are_told_before_there_are_features(swept: Path) -> None:
     (problem,) = fit_problems(infos, FitOptions(head="centroid", fixed={"grow": 1}))
     assert "no parameter 'grow'; it has shrink" in problem
     (problem,) = fit_problems(infos, FitOptions(head="centroid"), device="cuda")
-    assert problem == "the centroid head works on the CPU, not on cuda"
+    assert problem == "the classifier centroid works on the CPU, not on cuda"
 
 
 def test_classifiers_belong_to_the_head_of_their_type(registered: None) -> None:  # noqa: ARG001  # registers
@@ -278,9 +278,11 @@ def test_classifiers_belong_to_the_head_of_their_type(registered: None) -> None:
 
 def test_a_name_is_given_once(registered: None) -> None:  # noqa: ARG001  # registers
     assert list(heads()) == ["mlp", "falkon", "parameters", "centroid"]
-    with pytest.raises(InputError, match="there is a head 'centroid' already"):
+    with pytest.raises(InputError, match="there is a classifier 'centroid' already"):
         register(CentroidHead())
-    with pytest.raises(InputError, match="no head 'svm'; there are mlp, falkon, parameters, cent"):
+    with pytest.raises(
+        InputError, match="no classifier 'svm'; there are mlp, falkon, parameters, cent"
+    ):
         head_of("svm")
 
 
@@ -317,7 +319,7 @@ def test_heads_of_installed_packages_are_found_and_broken_ones_told_of(tmp_path:
         env={**os.environ, "PYTHONPATH": path}, check=True, capture_output=True, text=True,
     )  # fmt: skip
     assert done.stdout.split() == ["plugin", "mlp", "falkon", "parameters", "NearestCentroid"]
-    assert "the head 'broken' of some_heads:Missing cannot be used" in done.stderr
+    assert "the classifier 'broken' of some_heads:Missing cannot be used" in done.stderr
 
 
 def test_asking_for_options_imports_nothing_heavy() -> None:

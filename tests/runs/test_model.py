@@ -303,7 +303,7 @@ def test_every_missing_value_is_told(folder: Path) -> None:
         (lambda d: d.pop("format"), "has model format None"),
         (lambda d: d.update(head=7), "model.json is damaged"),
         (lambda d: d.update(scores=[]), "scores have no"),
-        (lambda d: d["head"].update(name="svm"), "there is no head 'svm'"),
+        (lambda d: d["head"].update(name="svm"), "there is no classifier 'svm'"),
         (lambda d: d["head"].update(name="mlp"), "is damaged"),
         (lambda d: d["head"].update(classes=["A", "B"]), "does not fit together"),
         (lambda d: d["head"].update(classes=["A", "B", "B"]), "all different"),

@@ -242,7 +242,9 @@ def test_two_groups_are_scored_without_tuning(store: FeatureStore, tmp_path: Pat
     )
     with pytest.raises(InputErrors, match="needs three groups"):
         run(store, halves, "parameters", tmp_path / "a", group_by="half")
-    with pytest.raises(InputErrors, match="permutations of the parameters head need three groups"):
+    with pytest.raises(
+        InputErrors, match="permutations of the classifier parameters need three groups"
+    ):
         run(
             store, halves, "parameters", tmp_path / "a", group_by="half", tune=False, permutations=9
         )
@@ -254,7 +256,7 @@ def test_two_groups_are_scored_without_tuning(store: FeatureStore, tmp_path: Pat
 def test_heads_and_tables_that_do_not_fit_are_refused(store: FeatureStore, tmp_path: Path) -> None:
     whole, windows = table_for(store, "parameters"), store.table(store.choose())
     for table, head in ((whole, "falkon"), (windows, "parameters")):
-        with pytest.raises(InputErrors, match=f"the {head} head is trained on"):
+        with pytest.raises(InputErrors, match=f"the classifier {head} is trained on"):
             run(store, table, head, tmp_path / "run")
     with pytest.raises(InputErrors, match="works on the CPU, not on cuda"):
         run(store, whole, "parameters", tmp_path / "run", device="cuda")

@@ -206,7 +206,7 @@ def _task_problems(
     problems = group_problems(labels[named], grouping)
     classes = np.unique(labels[named])
     if len(classes) < 2:
-        problems.append(f"there is one class, {classes[0]}; a head tells at least two apart")
+        problems.append(f"there is one class, {classes[0]}; a classifier needs two or more")
     groups_of: dict[str, set[str]] = {}
     for i in named:
         groups_of.setdefault(infos[i].device, set()).add(groups[i])

@@ -156,8 +156,8 @@ class Head:
         for name, values in tried.items():
             if name not in self.tuned:
                 raise InputError(
-                    f"`{name}` of the {self.name} head cannot be chosen inside the folds: give one"
-                    " value"
+                    f"`{name}` of the classifier {self.name} cannot be chosen inside the folds:"
+                    " give one value"
                 )
             if name in fixed:
                 raise InputError(f"`{name}` is both fixed and to be chosen from {list(values)}")
@@ -209,7 +209,7 @@ class Head:
 
             return torch_device(requested)
         if requested == "cuda":
-            raise InputError(f"the {self.name} head works on the CPU, not on cuda")
+            raise InputError(f"the classifier {self.name} works on the CPU, not on cuda")
         return "cpu"
 
     # --- from rows to a classifier
@@ -248,7 +248,8 @@ class Head:
         unknown = sorted(set(params) - set(known))
         if unknown:
             raise InputError(
-                f"the {self.name} head has no parameter {unknown[0]!r}; it has {', '.join(known)}"
+                f"the classifier {self.name} has no parameter {unknown[0]!r}; it has"
+                f" {', '.join(known)}"
             )
         return cls(**params)
 

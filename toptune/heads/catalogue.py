@@ -40,7 +40,7 @@ def head_of(name: str) -> Head:
     """
     head = _known.get(name) or heads().get(name)
     if head is None:
-        raise InputError(f"there is no head {name!r}; there are {', '.join(heads())}")
+        raise InputError(f"there is no classifier {name!r}; there are {', '.join(heads())}")
     return head
 
 
@@ -64,7 +64,7 @@ def register(head: Head) -> None:
         There is one of this name.
     """
     if head.name in heads():
-        raise InputError(f"there is a head {head.name!r} already")
+        raise InputError(f"there is a classifier {head.name!r} already")
     _known[head.name] = head
 
 
@@ -80,5 +80,7 @@ def _installed() -> dict[str, Head]:
                 raise InputError("it is no toptune.heads.base.Head, or its name is taken")
             found[head.name] = head
         except Exception as error:  # noqa: BLE001  # another package's fault must not end every command
-            _LOG.warning("the head %r of %s cannot be used: %s", point.name, point.value, error)
+            _LOG.warning(
+                "the classifier %r of %s cannot be used: %s", point.name, point.value, error
+            )
     return found

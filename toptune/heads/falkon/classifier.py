@@ -277,7 +277,9 @@ class FalkonClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         try:
             centres, dual_coef = tensors["centres"], tensors["dual_coef"]
         except KeyError as missing:
-            raise InputError(f"this is no model of the falkon head: it has no {missing}") from None
+            raise InputError(
+                f"this is no model of the classifier falkon: it has no {missing}"
+            ) from None
         if centres.ndim != 2 or dual_coef.shape != (len(centres), len(classes)):
             raise InputError(
                 f"the model does not fit together: centres {centres.shape}, coefficients "

@@ -184,7 +184,9 @@ class LogisticClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         """
         missing = [name for name in _TENSORS if name not in tensors]
         if missing:
-            raise InputError(f"this is no model of the parameters head: it has no {missing[0]!r}")
+            raise InputError(
+                f"this is no model of the classifier parameters: it has no {missing[0]!r}"
+            )
         parts = {name: np.asarray(tensors[name], dtype=np.float64) for name in _TENSORS}
         k, d = len(classes), parts["mean"].size
         shapes = dict(zip(_TENSORS, ((d,), (d,), (d,), (k, d), (k,)), strict=True))

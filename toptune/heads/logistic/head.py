@@ -59,7 +59,7 @@ class LogisticHead(Head):
         found = super().problems(estimator, n_groups, n_candidates, permuted=permuted)
         if permuted and n_groups < 3:
             found.append(
-                f"permutations of the {self.name} head need three groups: leave them out with"
+                f"permutations of the classifier {self.name} need three groups: leave them out with"
                 " `permutations=0`"
             )
         return found

@@ -245,7 +245,7 @@ class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
         """
         missing = [name for name in Network._fields if name not in tensors]
         if missing:
-            raise InputError(f"this is no model of the mlp head: it has no {missing[0]!r}")
+            raise InputError(f"this is no model of the classifier mlp: it has no {missing[0]!r}")
         parts = {name: np.asarray(tensors[name], dtype=np.float32) for name in Network._fields}
         n_hidden, n_features = parts["hidden_weight"].shape
         shapes = (

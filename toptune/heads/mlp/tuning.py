@@ -174,7 +174,7 @@ def _overridden(head: MLPClassifier, candidate: Mapping[str, Any]) -> MLPClassif
     for name in candidate:
         if name not in names:
             raise InputError(
-                f"{name!r} is nothing the mlp head can be tuned by; there are {', '.join(names)}"
+                f"{name!r} of the classifier mlp cannot be tuned; there are {', '.join(names)}"
             )
     overridden: MLPClassifier = clone(head).set_params(**candidate)
     return overridden
