@@ -300,6 +300,7 @@ def _write_failures(path: Path, failed: Iterable[tuple[str, str]]) -> None:
 # --- one recording
 
 
+@dataclass(eq=False, kw_only=True)
 class PublishedSpikes:
     """Spikes of a recording that are in the store.
 
@@ -315,43 +316,30 @@ class PublishedSpikes:
         What they were found in: name, sha256, stamp.
     reused
         They were there already.
-    drawers
-        The spikes themselves, if they were found just now; otherwise they are read when needed.
-
-    Attributes
-    ----------
-    name
-        Of the recording in the store.
-    row, key, source, reused
-        As given.
+    found
+        The spikes themselves, if this process found them; otherwise they are read when needed.
     """
 
-    def __init__(
-        self,
-        row: DeviceRow,
-        store: FeatureStore,
-        key: str,
-        source: dict[str, Any],
-        *,
-        reused: bool,
-        drawers: Drawers | None = None,
-    ) -> None:
-        self.row = row
-        self.name = recording_name(row.written)
-        self.key = key
-        self.source = source
-        self.reused = reused
-        self._store = store
-        self._found = drawers
+    row: DeviceRow
+    store: FeatureStore
+    key: str
+    source: dict[str, Any]
+    reused: bool
+    found: Drawers | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the recording in the store."""
+        return recording_name(self.row.written)
 
     @cached_property
     def drawers(self) -> Drawers:
         """The spikes, for extractors."""
-        if self._found is not None:
-            return self._found
+        if self.found is not None:
+            return self.found
         from toptune.pictures.drawer import Drawers
 
-        return Drawers(self._store.read_spikes(self.name))
+        return Drawers(self.store.read_spikes(self.name))
 
 
 class StoredSpikes:
@@ -396,13 +384,13 @@ class StoredSpikes:
                 "version": VERSION,
             }
         )
-        if info is not None and info["key"] == key:
-            drawers = self._again(name, key)
-            return PublishedSpikes(row, self._store, key, source, reused=True, drawers=drawers)
-        if info is not None:
+        reused = info is not None and info["key"] == key
+        if info is not None and not reused:
             _LOG.warning("%s changed since it was extracted: doing it again", row.written)
-        drawers = self._find(row, name, key, source)
-        return PublishedSpikes(row, self._store, key, source, reused=False, drawers=drawers)
+        found = self._again(name, key) if reused else self._find(row, name, key, source)
+        return PublishedSpikes(
+            row=row, store=self._store, key=key, source=source, reused=reused, found=found
+        )
 
     def read(self, name: str) -> SpikeTrains:
         """Give a recording's spikes that are up to date, from memory where they are kept."""

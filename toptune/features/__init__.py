@@ -13,8 +13,9 @@ A `FeatureTable` puts the rows of many recordings together for a classifier.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from toptune.machine.lazy import lazy_names
 
 if TYPE_CHECKING:
     from toptune.features.burst_features import BurstExtractor, BurstFeatureParams
@@ -22,40 +23,37 @@ if TYPE_CHECKING:
     from toptune.features.picture_features import PictureExtractor, PictureFeatureParams
     from toptune.features.recordings import RecordingBatch, SpikeFinder, check_recordings
     from toptune.features.table import FeatureTable, join_tables
+else:
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "burst_features": (
+                "BurstExtractor",
+                "BurstFeatureParams",
+            ),
+            "extractor": (
+                "extract_features",
+                "read_feature_params",
+                "start_features",
+            ),
+            "picture_features": (
+                "PictureExtractor",
+                "PictureFeatureParams",
+            ),
+            "recordings": (
+                "RecordingBatch",
+                "SpikeFinder",
+                "check_recordings",
+            ),
+            "table": (
+                "FeatureTable",
+                "join_tables",
+            ),
+        },
+    )
 
 __all__ = [
-    "BurstExtractor",
-    "BurstFeatureParams",
-    "FeatureTable",
-    "PictureExtractor",
-    "PictureFeatureParams",
-    "RecordingBatch",
-    "SpikeFinder",
-    "check_recordings",
-    "extract_features",
-    "join_tables",
-    "read_feature_params",
-    "start_features",
-]
-
-# Imported when first used, since Numba and torch take seconds to load.
-_HOMES = {
-    "BurstExtractor": "burst_features",
-    "BurstFeatureParams": "burst_features",
-    "FeatureTable": "table",
-    "PictureExtractor": "picture_features",
-    "PictureFeatureParams": "picture_features",
-    "RecordingBatch": "recordings",
-    "SpikeFinder": "recordings",
-    "check_recordings": "recordings",
-    "extract_features": "extractor",
-    "join_tables": "table",
-    "read_feature_params": "extractor",
-    "start_features": "extractor",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"toptune.features.{_HOMES[name]}"), name)
+    "BurstExtractor", "BurstFeatureParams", "FeatureTable", "PictureExtractor",
+    "PictureFeatureParams", "RecordingBatch", "SpikeFinder", "check_recordings", "extract_features",
+    "join_tables", "read_feature_params", "start_features",
+]  # fmt: skip

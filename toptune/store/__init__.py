@@ -9,38 +9,36 @@ time; `check_store` verifies every file, and `remove_damaged` takes out what can
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from toptune.machine.lazy import lazy_names
 
 if TYPE_CHECKING:
     from toptune.store.check import check_store, remove_damaged
     from toptune.store.feature_store import FeatureSet, FeatureStore
     from toptune.store.session import writing_session
     from toptune.store.tables import parameter_table, table_for
+else:
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "check": (
+                "check_store",
+                "remove_damaged",
+            ),
+            "feature_store": (
+                "FeatureSet",
+                "FeatureStore",
+            ),
+            "session": ("writing_session",),
+            "tables": (
+                "parameter_table",
+                "table_for",
+            ),
+        },
+    )
 
 __all__ = [
-    "FeatureSet",
-    "FeatureStore",
-    "check_store",
-    "parameter_table",
-    "remove_damaged",
-    "table_for",
+    "FeatureSet", "FeatureStore", "check_store", "parameter_table", "remove_damaged", "table_for",
     "writing_session",
-]
-
-# Imported when first used, since Zarr takes half a second to load.
-_HOMES = {
-    "FeatureSet": "feature_store",
-    "FeatureStore": "feature_store",
-    "check_store": "check",
-    "parameter_table": "tables",
-    "remove_damaged": "check",
-    "table_for": "tables",
-    "writing_session": "session",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"toptune.store.{_HOMES[name]}"), name)
+]  # fmt: skip
