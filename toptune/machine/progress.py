@@ -1,4 +1,4 @@
-"""Who watches long work: told which recording is worked on, and how far it is."""
+"""The progress of long work, reported by recording and by stage."""
 
 from __future__ import annotations
 
