@@ -152,13 +152,13 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.usefixtures("way")
 def test_every_fold_follows_every_schedule_and_label_set() -> None:
     X, y = data(130)
-    labelings = torch.stack([y, y.flip(0), (y + 1) % 3])
-    shared = Rows(X, torch.nn.functional.one_hot(labelings).float())
+    labellings = torch.stack([y, y.flip(0), (y + 1) % 3])
+    shared = Rows(X, torch.nn.functional.one_hot(labellings).float())
     folds = unequal_folds((61, 100, 99, 81, 90, 7, 60, 100, 1))
     variants = [Variant(schedule, labels) for labels in (2, 0) for schedule in SCHEDULES]
     for (fold, number), network in train_all(shared, folds, variants).items():
         schedule, labels = variants[number]
-        expected = plain_loop(X, labelings[labels], folds[fold], schedule)
+        expected = plain_loop(X, labellings[labels], folds[fold], schedule)
         assert_trained_alike(network, expected, f"{fold} {schedule} {labels}")
 
 

@@ -227,19 +227,19 @@ def test_a_class_that_leaves_with_two_groups_is_trained_without() -> None:
     assert (inner[rows].argmax(axis=1) != 2).all()
 
 
-def test_scores_of_many_labelings_are_those_of_each() -> None:
+def test_scores_of_many_labellings_are_those_of_each() -> None:
     data = noisy_devices()
     grouping = group_rows(data.group)
     rng = np.random.default_rng(0)
     of_device = np.array([data.y[data.group == name][0] for name in grouping.groups])
     # More than are trained side by side.
-    labelings = np.stack(
+    labellings = np.stack(
         [data.y, *(rng.permutation(of_device)[grouping.codes] for _ in range(9))], axis=1
     )
     head = MLPClassifier(n_hidden=HIDDEN, batch_size=BATCH, epochs=2, weight_decay=0.01)
-    scores = list(held_out_scores_of(head, data.X, labelings, grouping))
+    scores = list(held_out_scores_of(head, data.X, labellings, grouping))
     assert len(scores) == 10
-    for labels, each in zip(labelings.T, scores, strict=True):
+    for labels, each in zip(labellings.T, scores, strict=True):
         np.testing.assert_array_equal(each, head.held_out_scores(data.X, labels, grouping))
     assert not np.array_equal(scores[0], scores[1])
 

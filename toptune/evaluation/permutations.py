@@ -252,7 +252,7 @@ def device_accuracies(
     Parameters
     ----------
     predicted : (r, n) int
-        Class that each window gets from heads trained on each of r sets of labels.
+        Class of each window, by classifiers trained on each of r sets of labels.
     labels : (r, u) int64
         Class of each unit in each set.
     unit : (n,) int64

@@ -50,7 +50,7 @@ def table_problems(table: FeatureTable, *, may_be_undefined: bool = False) -> li
     ----------
     table : FeatureTable
     may_be_undefined : bool
-        Whether NaN stands for what a recording does not have, and the head fills it in.
+        Whether NaN stands for what a recording does not have, and the classifier fills it in.
     """
     if not len(table.features):
         return ["there are no windows to train on; all recordings are shorter than one window?"]
@@ -157,7 +157,7 @@ def read_labels(
 def batch_warnings(
     infos: Sequence[RecordingInfo], labels: Sequence[str], columns: Iterable[str | None] = ()
 ) -> tuple[str, ...]:
-    """Warn of classes that lie in one batch only, which a head may tell apart by the batch.
+    """Warn of classes that lie in one batch only, which a classifier may tell apart by the batch.
 
     Parameters
     ----------

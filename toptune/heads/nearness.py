@@ -22,7 +22,7 @@ _ROWS_AT_ONCE = 4096
 
 @dataclass(frozen=True)
 class Nearness:
-    """How near two rows of features are: a head's kernel, after its normalisation.
+    """How near two rows of features are: a classifier's kernel, after its normalisation.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class Nearness:
 
     @classmethod
     def plain(cls, view_sizes: Sequence[int]) -> Nearness:
-        """Gaussians of a fixed width on normalised rows, all views alike: for heads without one."""
+        """Take Gaussians of a fixed width on normalised rows, where a classifier has no kernel."""
         n = len(view_sizes)
         return cls(KernelSum((PLAIN_WIDTH,) * n, (1 / n,) * n, tuple(view_sizes)))
 

@@ -1,4 +1,4 @@
-"""The Falkon head: a Gaussian-kernel ridge classifier on all rows or on Nystrom centres.
+"""Falkon: a Gaussian-kernel ridge classifier on all rows or on Nystrom centres.
 
 What enters: rows of features (float32 or float64) and labels. What leaves: one score a class,
 +1 towards the class and -1 away from it, dimensionless.
@@ -83,7 +83,7 @@ class FalkonClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         (docs/falkon.md). The latter two need `n_centres`.
     device : str
         ``cpu``, or ``cuda``, where the kernel, the factorisations and the folds are then computed.
-        A fitted head scores new rows on the CPU.
+        A fitted classifier scores new rows on the CPU.
     precision : str
         ``float64``, or ``float32`` where the solver is not ``direct``.
     tolerance : float or None
@@ -254,7 +254,7 @@ class FalkonClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
     def from_tensors(
         cls, tensors: dict[str, NDArray[Any]], params: dict[str, Any], classes: NDArray[Any]
     ) -> Self:
-        """Build the fitted head that `to_tensors` was called on.
+        """Build the fitted classifier that `to_tensors` was called on.
 
         Parameters
         ----------
@@ -266,14 +266,14 @@ class FalkonClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         Raises
         ------
         InputError
-            Where the tensors are not those of this head, or do not fit together.
+            Where the tensors are not those of this classifier, or do not fit together.
         """
         # JSON has lists only.
         given: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in params.items()
         }
-        head = cls(**given)
+        made = cls(**given)
         try:
             centres, dual_coef = tensors["centres"], tensors["dual_coef"]
         except KeyError as missing:
@@ -285,13 +285,13 @@ class FalkonClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
                 f"the model does not fit together: centres {centres.shape}, coefficients "
                 f"{dual_coef.shape}, {len(classes)} classes"
             )
-        head.classes_ = classes
-        head.n_features_in_ = centres.shape[1]
-        head.centres_ = centres
-        head.dual_coef_ = np.ascontiguousarray(dual_coef, dtype=np.float64)
-        head.jitter_ = 0.0
-        head.n_iter_ = 0
-        return head
+        made.classes_ = classes
+        made.n_features_in_ = centres.shape[1]
+        made.centres_ = centres
+        made.dual_coef_ = np.ascontiguousarray(dual_coef, dtype=np.float64)
+        made.jitter_ = 0.0
+        made.n_iter_ = 0
+        return made
 
 
 def kernel_of(classifier: FalkonClassifier, n_features: int) -> KernelSum:

@@ -168,7 +168,7 @@ class LogisticClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
     def from_tensors(
         cls, tensors: dict[str, NDArray[Any]], params: dict[str, Any], classes: NDArray[Any]
     ) -> Self:
-        """Build the fitted head that `to_tensors` was called on.
+        """Build the fitted classifier that `to_tensors` was called on.
 
         Parameters
         ----------
@@ -180,7 +180,7 @@ class LogisticClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         Raises
         ------
         InputError
-            Where the tensors are not those of this head, or do not fit together.
+            Where the tensors are not those of this classifier, or do not fit together.
         """
         missing = [name for name in _TENSORS if name not in tensors]
         if missing:
@@ -193,13 +193,13 @@ class LogisticClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         for name, shape in shapes.items():
             if parts[name].shape != shape:
                 raise InputError(f"the model's {name} is {parts[name].shape}, expected {shape}")
-        head = cls(**params)
-        head.classes_ = classes
-        head.n_features_in_ = d
-        head.standardiser_ = Standardiser(parts["fill"], parts["mean"], parts["scale"])
-        head.coef_ = parts["coef"]
-        head.intercept_ = parts["intercept"]
-        return head
+        made = cls(**params)
+        made.classes_ = classes
+        made.n_features_in_ = d
+        made.standardiser_ = Standardiser(parts["fill"], parts["mean"], parts["scale"])
+        made.coef_ = parts["coef"]
+        made.intercept_ = parts["intercept"]
+        return made
 
 
 def probabilities_of(scores: Float64) -> Float64:

@@ -39,7 +39,7 @@ class _FoldScores(NamedTuple):
 
 
 def tune_logistic(
-    head: LogisticClassifier,
+    classifier: LogisticClassifier,
     rows: LabelledRows,
     candidates: Sequence[Candidate],
     *,
@@ -53,7 +53,7 @@ def tune_logistic(
 
     Parameters
     ----------
-    head : LogisticClassifier
+    classifier : LogisticClassifier
         Not fitted, and not changed.
     rows : LabelledRows
         Of three groups or more; NaN where a value is not defined.
@@ -75,23 +75,23 @@ def tune_logistic(
     Raises
     ------
     InputError
-        Fewer than three groups, no candidate, or one that the head cannot take.
+        Fewer than three groups, no candidate, or one that the classifier cannot take.
     """
     X, y, grouping, unit = rows
     if len(grouping.groups) < 3:
         raise InputError(f"tuning inside the folds needs three groups, got {len(grouping.groups)}")
     if not candidates:
         raise InputError("tuning needs at least one candidate, got none")
-    heads = [clone(head).set_params(**candidate) for candidate in candidates]
-    for each in heads:
+    classifiers = [clone(classifier).set_params(**candidate) for candidate in candidates]
+    for each in classifiers:
         checked, classes, codes = each.check(X, y)
     _, labels = rows.labellings(shuffled)
     search = _Search(
-        checked, len(classes), grouping, unit, np.array([float(each.C) for each in heads])
+        checked, len(classes), grouping, unit, np.array([float(each.C) for each in classifiers])
     )
     parts, nested = [], None
     for block in _blocks(len(labels), search.inner_bytes):
-        found = search.scores(labels[block], inner=len(heads) > 1 or block.start == 0)
+        found = search.scores(labels[block], inner=len(classifiers) > 1 or block.start == 0)
         loss = search.losses(found, labels[block])
         if nested is None:
             nested = search.nested(found, loss[0], codes)

@@ -229,7 +229,7 @@ class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
     def from_tensors(
         cls, tensors: dict[str, NDArray[Any]], params: dict[str, Any], classes: NDArray[Any]
     ) -> Self:
-        """Build the fitted head that `to_tensors` was called on.
+        """Build the fitted classifier that `to_tensors` was called on.
 
         Parameters
         ----------
@@ -241,7 +241,7 @@ class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
         Raises
         ------
         InputError
-            Where the tensors are not those of this head, or do not fit together.
+            Where the tensors are not those of this classifier, or do not fit together.
         """
         missing = [name for name in Network._fields if name not in tensors]
         if missing:
@@ -257,8 +257,8 @@ class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
         for (name, part), shape in zip(parts.items(), shapes, strict=True):
             if part.shape != shape:
                 raise InputError(f"the model's {name} is {part.shape}, expected {shape}")
-        head = cls(**params)
-        head.classes_ = classes
-        head.n_features_in_ = n_features
-        head.network_ = Network(*(torch.tensor(part)[None] for part in parts.values()))
-        return head
+        made = cls(**params)
+        made.classes_ = classes
+        made.n_features_in_ = n_features
+        made.network_ = Network(*(torch.tensor(part)[None] for part in parts.values()))
+        return made

@@ -42,8 +42,8 @@ from toptune.heads.rows import (
 
 # Rows that the lists of training rows may hold at a time, 8 bytes each.
 _LISTED_ROWS = 2**25
-# Labelings whose networks are trained side by side; their batches are gathered once.
-_LABELINGS_TOGETHER = 8
+# Labellings whose networks are trained side by side; their batches are gathered once.
+_LABELLINGS_TOGETHER = 8
 # What a candidate may not override: the draws and the device are the run's.
 _NOT_TUNED = frozenset({"random_state", "device"})
 
@@ -56,7 +56,7 @@ class _Scores(NamedTuple):
 
 
 def tune_mlp(
-    head: MLPClassifier,
+    classifier: MLPClassifier,
     rows: LabelledRows,
     candidates: Sequence[Mapping[str, Any]],
     *,
@@ -71,7 +71,7 @@ def tune_mlp(
 
     Parameters
     ----------
-    head : MLPClassifier
+    classifier : MLPClassifier
         With the parameters that no candidate overrides; not fitted.
     rows : LabelledRows
         Of three groups or more.
@@ -88,7 +88,7 @@ def tune_mlp(
     Raises
     ------
     InputError
-        Fewer than three groups, no candidate, or one that the head cannot take.
+        Fewer than three groups, no candidate, or one that the classifier cannot take.
     """
     X, y, grouping, unit = rows
     n_groups = len(grouping.groups)
@@ -96,19 +96,19 @@ def tune_mlp(
         raise InputError(f"tuning inside the folds needs three groups, got {n_groups}")
     if not candidates:
         raise InputError("tuning needs at least one candidate, got none")
-    heads = [_overridden(head, candidate) for candidate in candidates]
-    for each in heads:
+    classifiers = [_overridden(classifier, candidate) for candidate in candidates]
+    for each in classifiers:
         checked, classes, codes = each.check(X, y)
     shape = (len(codes), len(classes))
     scores = _Scores(
-        np.empty((len(heads), *shape)),
-        np.full((len(heads), n_groups, *shape), np.nan, dtype=np.float32),
+        np.empty((len(classifiers), *shape)),
+        np.full((len(classifiers), n_groups, *shape), np.nan, dtype=np.float32),
     )
-    seed = seed_of(head.random_state)
-    count = _Count(progress, len(heads) * n_groups * (n_groups + 1) // 2)
-    for numbers in _by_rows(heads, checked.shape[1]):
-        shared = heads[numbers[0]].shared_rows(checked, codes, len(classes))
-        variants = [Variant(heads[number].schedule()) for number in numbers]
+    seed = seed_of(classifier.random_state)
+    count = _Count(progress, len(classifiers) * n_groups * (n_groups + 1) // 2)
+    for numbers in _by_rows(classifiers, checked.shape[1]):
+        shared = classifiers[numbers[0]].shared_rows(checked, codes, len(classes))
+        variants = [Variant(classifiers[number].schedule()) for number in numbers]
         for left_out in _blocks(n_groups, len(codes)):
             folds = [without(grouping, groups, seed) for groups in left_out]
             use = _Scorer(shared, grouping, left_out, numbers, scores)
@@ -117,20 +117,20 @@ def tune_mlp(
 
 
 def held_out_scores_of(
-    head: MLPClassifier, X: Any, labelings: NDArray[Any], grouping: Grouping
+    classifier: MLPClassifier, X: Any, labellings: NDArray[Any], grouping: Grouping
 ) -> Iterator[Float64]:
-    """Held-out scores for each of many label vectors, as permutation tests need them.
+    """Held-out scores for each of many labellings, as permutation tests need them.
 
-    The head's parameters are taken as they are. Each fold starts from the same weights and sees
-    the same batches whatever the labels, so that the scores depend on nothing but them; those of
-    one label vector are what `MLPClassifier.held_out_scores` gives for it.
+    Each fold starts from the same weights and sees the same batches whatever the labels, so that
+    the scores depend on nothing else; those of one labelling are what
+    `MLPClassifier.held_out_scores` gives for it.
 
     Parameters
     ----------
-    head : MLPClassifier
+    classifier : MLPClassifier
         Not fitted.
     X : (n, d) float32 or float64
-    labelings : (n, r) labels
+    labellings : (n, r) labels
         One label vector a column; all of the same classes.
     grouping : Grouping
         Of the n rows.
@@ -145,46 +145,46 @@ def held_out_scores_of(
     InputError
         As `MLPClassifier.fit` does; at once.
     """
-    labelings = np.asarray(labelings)
-    X, _, _ = head.check(X, labelings[:, 0])
-    classes, codes = encode_classes(head, labelings.ravel())
-    by_labeling = codes.reshape(labelings.shape).T
-    return _scores_by_labeling(head, X, by_labeling, len(classes), grouping)
+    labellings = np.asarray(labellings)
+    X, _, _ = classifier.check(X, labellings[:, 0])
+    classes, codes = encode_classes(classifier, labellings.ravel())
+    by_labelling = codes.reshape(labellings.shape).T
+    return _scores_by_labelling(classifier, X, by_labelling, len(classes), grouping)
 
 
-def _scores_by_labeling(
-    head: MLPClassifier,
+def _scores_by_labelling(
+    classifier: MLPClassifier,
     X: NDArray[Any],
     codes: NDArray[np.int64],
     n_classes: int,
     grouping: Grouping,
 ) -> Iterator[Float64]:
-    seed = seed_of(head.random_state)
-    rows = head.shared_rows(X, codes[:1], n_classes)
-    for start in range(0, len(codes), _LABELINGS_TOGETHER):
-        some = codes[start : start + _LABELINGS_TOGETHER]
+    seed = seed_of(classifier.random_state)
+    rows = classifier.shared_rows(X, codes[:1], n_classes)
+    for start in range(0, len(codes), _LABELLINGS_TOGETHER):
+        some = codes[start : start + _LABELLINGS_TOGETHER]
         rows = Rows(rows.X, one_hot(some, n_classes, rows.X.device))
-        variants = [Variant(head.schedule(), labels) for labels in range(len(some))]
+        variants = [Variant(classifier.schedule(), labels) for labels in range(len(some))]
         yield from fold_scores(rows, grouping, variants, seed)
 
 
-def _overridden(head: MLPClassifier, candidate: Mapping[str, Any]) -> MLPClassifier:
-    """Give the head with a candidate's parameters."""
-    names = sorted(set(head.get_params()) - _NOT_TUNED)
+def _overridden(classifier: MLPClassifier, candidate: Mapping[str, Any]) -> MLPClassifier:
+    """Give the classifier with a candidate's parameters."""
+    names = sorted(set(classifier.get_params()) - _NOT_TUNED)
     for name in candidate:
         if name not in names:
             raise InputError(
                 f"{name!r} of the classifier mlp cannot be tuned; there are {', '.join(names)}"
             )
-    overridden: MLPClassifier = clone(head).set_params(**candidate)
+    overridden: MLPClassifier = clone(classifier).set_params(**candidate)
     return overridden
 
 
-def _by_rows(heads: Sequence[MLPClassifier], n_features: int) -> list[list[int]]:
-    """Numbers of the heads that train on the same rows, normalised in the same way."""
+def _by_rows(classifiers: Sequence[MLPClassifier], n_features: int) -> list[list[int]]:
+    """Numbers of the classifiers that train on the same rows, normalised in the same way."""
     groups: dict[tuple[bool, tuple[int, ...]], list[int]] = {}
-    for number, head in enumerate(heads):
-        key = bool(head.normalise), view_sizes_of(head, n_features)
+    for number, classifier in enumerate(classifiers):
+        key = bool(classifier.normalise), view_sizes_of(classifier, n_features)
         groups.setdefault(key, []).append(number)
     return list(groups.values())
 
