@@ -8,8 +8,6 @@ import pytest
 import torch
 from hypothesis import settings
 
-pytest_plugins = ["needs", "pytester"]
-
 # Numba's first call is slow. Otherwise the profile is that of the place: where CI is set, examples
 # are the same each time, so that a red run means a change and never a draw.
 _PLACE = settings.get_profile(settings.get_current_profile_name())
