@@ -211,7 +211,7 @@ MODELS = (
         "model: whose seed is another",
         json_edit(MODEL, put("weights", value=[{"path": None, "seed": 7}])),
         PREDICT,
-        ("needs tiny with random weights", "give the right file"),
+        ("needs tiny with random weights", "the right file"),
     ),
     Case(
         "model: whose weights are not there",
