@@ -238,7 +238,7 @@ def test_run_of_burst_parameters_is_reported_and_can_stand_beside_pictures(made:
     (said,) = (
         b.text for b in comparison_section(runs).blocks if isinstance(b, Text) and not b.quiet
     )
-    assert "95 % intervals" in said
+    assert "95\u202f% intervals" in said
     bare = devices_section(runs[1], {}).blocks
     assert all(not b.tracks for b in bare if isinstance(b, Timeline))
 

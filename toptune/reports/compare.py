@@ -158,8 +158,8 @@ def _picture(runs: Sequence[ReadRun], names: Sequence[str]) -> Picture:
             f" {interval(*r.metrics['device_accuracy_ci95'])}"
             for name, r in zip(names, runs, strict=True)
         ),
-        caption="Share of devices classified correctly with its 95 % Wilson interval; dotted lines:"
-        " chance.",
+        caption="Share of devices classified correctly with its 95\u202f% Wilson interval; dotted"
+        " lines: chance.",
         width_px=640,
     )
 
@@ -187,7 +187,7 @@ def _verdict(first: ReadRun, second: ReadRun, name: str, other: str) -> Iterator
     )
     (low_a, high_a), (low_b, high_b) = a["device_accuracy_ci95"], b["device_accuracy_ci95"]
     overlap = low_a <= high_b and low_b <= high_a
-    intervals = f"Their 95 % intervals {'overlap' if overlap else 'do not overlap'}."
+    intervals = f"Their 95\u202f% intervals {'overlap' if overlap else 'do not overlap'}."
     if pair.only_first + pair.only_second == 0:
         paired = "Both classify the same devices correctly."
     else:

@@ -1,8 +1,8 @@
-"""What the paper reports, to stand beside what was measured here.
+"""Accuracies that the paper reports, for comparison.
 
 Pastore et al., "An efficient deep learning approach to identify dynamics in in vitro neural
-networks": 32 devices of five ratios of excitatory to inhibitory neurons, the paper's network, every
-device left out once. Only figures that were read in it are here; of others nobody knows here.
+networks": 32 devices of five ratios of excitatory to inhibitory neurons, the paper's network, each
+device left out once. Only those figures are listed that are known from the paper's text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from toptune.sweeps.grid import PictureView
 
 SOURCE = (
     "Pastore et al., An efficient deep learning approach to identify dynamics in in vitro neural"
-    " networks; their 64-unit network on their recordings; an empty cell: not known here."
+    " networks; their 64-unit network on their recordings. Empty cells: not known here."
 )
 ENDS = frozenset({"100E0I", "0E100I"})
 MIXED = frozenset({"75E25I", "50E50I", "25E75I"})
