@@ -66,7 +66,7 @@ class Sizes:
 
 
 class Study(NamedTuple):
-    """What is foretold: the paper's protocol with one backbone and one picture.
+    """What is predicted: the paper's protocol with one backbone and one picture.
 
     Attributes
     ----------
@@ -140,7 +140,7 @@ class Stage:
 
     @property
     def per_second(self) -> float:
-        """Work in a second."""
+        """Work per second."""
         return self.amount / self.seconds
 
 
@@ -277,7 +277,7 @@ def _plans(
     yield _Plan(
         "Falkon, leave one device out", direct, "windows", lambda: stages.falkon(direct),
         STUDY.windows, power=3, in_total=True,
-        note="without tuning" + ("; foretold by windows^3, at most" if fewer else ""),
+        note="without tuning" + ("; extrapolated by windows^3, an upper limit" if fewer else ""),
     )  # fmt: skip
     yield _Plan(
         "MLP, leave one device out", device, "rows", stages.mlp, STUDY.trained_rows, in_total=True,

@@ -52,7 +52,7 @@ class Scale(NamedTuple):
     low, high : float
         In the parameter's unit.
     undefined : float
-        In the parameter's unit: what stands for NaN where a row may hold none.
+        In the parameter's unit: what replaces NaN in rows that may hold none.
     """
 
     kind: Literal["log", "linear"]

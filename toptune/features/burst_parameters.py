@@ -1,12 +1,11 @@
-"""Spike and burst parameters: what laboratories measure of cultures by hand.
+"""Spike and burst parameters of recordings or windows, as laboratories usually report them.
 
-Spikes of a recording enter, whole or in windows; one value of each parameter leaves, float64, in
-the unit that its name ends with (none: a number, share or correlation without unit).
+A parameter's name ends with its unit; numbers, shares and correlations have none.
 
-What is silent or too short is treated alike everywhere. A rate or a share of electrodes of which
-there is nothing is 0. A mean over things of which there are none (the duration of bursts where
-nothing bursts, the interval between bursts where no electrode has two) is NaN: it is not known, and
-not 0. All but `firing_rate_hz` and `active_share` look at active electrodes only.
+Silent and short recordings follow one rule. Rates, and shares of all electrodes, are 0 where
+nothing is found. A mean over nothing (the duration of bursts where nothing bursts, the interval
+between bursts where no electrode has two) is unknown, so it is NaN and not 0. All but
+`firing_rate_hz` and `active_share` are computed from active electrodes only.
 """
 
 from __future__ import annotations
@@ -40,18 +39,18 @@ class BurstParameters(NamedTuple):
     Attributes
     ----------
     firing_rate_hz
-        Spikes a second and electrode, over all electrodes.
+        Spikes per second and electrode, over all electrodes.
     active_share
         Share of electrodes that are active (`BurstCriteria.active_hz`).
     active_rate_hz
-        Spikes a second and active electrode; NaN without one.
+        Spikes per second and active electrode; NaN without one.
     rate_cv
         SD over mean of the active electrodes' rates; NaN with fewer than two.
     isi_cv, isi_cv2, isi_lv
         Irregularity of inter-spike intervals (`toptune.features.train_statistics`), means over the
         electrodes that have it; NaN where none has.
     burst_rate_per_min
-        Bursts a minute and active electrode, by the MaxInterval method; 0 without one.
+        Bursts per minute and active electrode, by the MaxInterval method; 0 without one.
     bursting_share
         Share of active electrodes that burst (`BurstCriteria.bursting_per_minute`); NaN without
         an active one.
@@ -74,7 +73,7 @@ logisi_burst_duration_s, logisi_burst_spikes, logisi_burst_interval_s
         Median interval between successive beginnings of bursts, all electrodes together (inter-
         burst-event interval, Pasquale et al. 2010).
     network_burst_rate_per_min
-        Network bursts a minute (`toptune.features.bursts`).
+        Network bursts per minute (`toptune.features.bursts`).
     network_burst_duration_s
         Mean, from the first spike of the first burst to the last spike of all.
     network_burst_electrodes

@@ -8,9 +8,10 @@ and the first following peak from which it is separated by the void parameter,
 ``1 - valley / sqrt(peak x peak)``. Bursts are runs of intervals up to the threshold; where it lies
 above the cut-off, runs that hold a core, a burst by the cut-off alone.
 
-Network bursts are found by the same paper: what logISI does with an electrode's spikes is done with
-the beginnings of all electrodes' bursts, the burst events. Where their intervals show no valley the
-cut-off is the threshold. A network burst holds a share of the active electrodes at least, and two.
+Network bursts follow the same paper: the method is applied to the beginnings of all electrodes'
+bursts, the burst events, instead of an electrode's spikes. Where their intervals show no valley the
+cut-off is the threshold. At least a given share of the active electrodes, and at least two, take
+part in a network burst.
 
 All comparisons are of whole samples.
 """

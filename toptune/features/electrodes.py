@@ -40,7 +40,7 @@ class ElectrodeTrains:
     n_electrodes
         E, silent ones too.
     sampling_rate_hz
-        Samples a second.
+        Samples per second.
     start, length : (stretches,) float64
         Of each stretch, in samples; windows need not begin on a whole sample.
     """

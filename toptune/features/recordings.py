@@ -125,7 +125,7 @@ class RecordingBatch:
     keep_going
         List a recording that fails, and go on; otherwise its error ends the work.
     progress
-        Told which recording is worked on.
+        Shows which recording is worked on.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class RecordingBatch:
             self.fail(name, error)
 
     def fail(self, name: str, error: BaseException) -> None:
-        """List a recording as failed where told to go on; otherwise, or on a defect, raise."""
+        """List a recording as failed if `keep_going`; otherwise, or on a defect, raise."""
         # Where one recording could not be stored, no other could be either.
         fatal = isinstance(error, StorageError) or not isinstance(error, ToptuneError)
         if fatal or not self._keep_going:
@@ -184,7 +184,7 @@ def one_line(error: BaseException) -> str:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Let what a bad recording raises, foreseen or not, be that recording's failure."""
+    """Turn whatever a bad recording raises into an error that names the recording."""
     try:
         yield
     except ToptuneError:

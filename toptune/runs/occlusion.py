@@ -27,14 +27,14 @@ from toptune.recordings.windows import SegmentBins, window_starts
 from toptune.runs.predictor import FoundRecording, MatchedWindows, Predictor
 from toptune.runs.verdicts import RecordingPrediction
 
-# Stretches in a window's width, and by how much of itself each moves on.
+# Gaps in a window's width, and by how much of itself each moves on.
 _STRETCHES = 12
 _STEPS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Occlusion:
-    """How the blank stretch slides.
+    """How the gap without spikes slides.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class Occlusion:
 
 
 class Explanation(NamedTuple):
-    """What spoke for a recording's verdict.
+    """What contributed to a recording's verdict.
 
     Attributes
     ----------
@@ -64,17 +64,17 @@ class Explanation(NamedTuple):
     code : int
         The class that is explained.
     rows : (m,) int64
-        The windows in which stretches were taken away: next to each other, so that together they
-        hold what windows hold of the recording; the last; and the one with the largest probability
-        of the class.
+        The windows that were given gaps: adjacent ones, so that together they cover all that
+        windows hold of the recording; the last; and the one with the largest probability of the
+        class.
     strongest : int
         Position of that one among `rows`.
     offset_s : (p,) float64
-        From a window's start to the blank stretch's.
+        From a window's start to the gap's.
     stretch_s : float
         Its length.
     probability, score : (m, p) float64
-        Of the class, without the stretch.
+        Of the class, without the spikes in the gap.
     """
 
     prediction: RecordingPrediction
@@ -93,7 +93,7 @@ class Explanation(NamedTuple):
 
     @property
     def drop(self) -> NDArray[np.float64]:
-        """How much less probable the class gets without the stretch, (m, p)."""
+        """How much less probable the class gets without the spikes in the gap, (m, p)."""
         whole = self.prediction.probabilities[self.rows, self.code]
         return np.asarray(whole[:, None] - self.probability)
 
@@ -105,7 +105,7 @@ class Explanation(NamedTuple):
 
 
 def importance(explained: Explanation) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean drop of all blank stretches that hold a time.
+    """Mean drop of all gaps that hold a time.
 
     Parameters
     ----------
@@ -114,8 +114,8 @@ def importance(explained: Explanation) -> tuple[NDArray[np.float64], NDArray[np.
     Returns
     -------
     time_s, drop : (t,) float64
-        Middles of the pieces between the stretches' ends, seconds since the recording's start, and
-        the drop in probability; only pieces that a stretch holds.
+        Middles of the pieces between the gaps' ends, seconds since the recording's start, and
+        the drop in probability; only pieces that a gap holds.
     """
     begin = (explained.start_s[:, None] + explained.offset_s).ravel()
     end = begin + explained.stretch_s
@@ -153,7 +153,7 @@ def explain(
     Raises
     ------
     InputError
-        No window fits, the model knows no such class, or the stretch is longer than a window.
+        No window fits, the model knows no such class, or the gap is longer than a window.
     """
     classes = predictor.model.classes
     if of_class is not None and of_class not in classes:
@@ -187,7 +187,7 @@ def explain(
 
 
 def _stretches(occlusion: Occlusion, width: int, bin_s: float) -> tuple[int, NDArray[np.int64]]:
-    """Length and offsets of the blank stretch in whole bins; the last ends with the window."""
+    """Length and offsets of the gap in whole bins; the last ends with the window."""
     wanted = occlusion.stretch_s
     stretch = max(1, round(width / _STRETCHES if wanted is None else wanted / bin_s))
     if stretch > width:
@@ -214,7 +214,7 @@ def _tiles(start_s: NDArray[np.float64], width_s: float) -> list[int]:
 
 
 class _Gaps:
-    """Windows of one recording without a stretch of their spikes, for every stretch."""
+    """Windows of one recording without the spikes in a gap, for every gap."""
 
     def __init__(
         self,
@@ -246,7 +246,7 @@ class _Gaps:
         )
 
     def features(self, stage: StageReporter) -> NDArray[np.float32]:
-        """Compute the features of every window without every stretch, (windows x stretches, d)."""
+        """Compute the features of every window with every gap, (windows x gaps, d)."""
         columns = [
             self._of_view(extractor, self.matched.rows[number][self.rows], stage)
             for number, extractor in enumerate(self.extractors)
@@ -271,13 +271,13 @@ class _Gaps:
         return found
 
     def _variants(self, rows: NDArray[np.int64]) -> Iterator[tuple[SpikeTrains, list[int]]]:
-        """Take a stretch each out of windows that are far from each other, together."""
+        """Put a gap into each of several windows that are far from each other."""
         for group in self.apart:
             for offset in self.offsets.tolist():
                 yield self._without(group, offset), rows[group].tolist()
 
     def _without(self, group: NDArray[np.int64], offset: int) -> SpikeTrains:
-        """Take the spikes of one stretch out of each window of a group."""
+        """Put the gap with an offset into each window of a group."""
         keep = np.ones(len(self.spike_bin), dtype=bool)
         for k in group:
             first = self.first_bin[k] + offset
@@ -292,7 +292,7 @@ class _Gaps:
 
 
 def _apart(start_s: NDArray[np.float64], distance_s: float) -> list[NDArray[np.int64]]:
-    """Part windows into groups in which each starts `distance_s` after the one before or later."""
+    """Split windows into groups; in each, windows start `distance_s` or more after each other."""
     groups: list[list[int]] = []
     for k, start in enumerate(start_s.tolist()):
         fitting = (g for g in groups if start - start_s[g[-1]] >= distance_s - 1e-6)

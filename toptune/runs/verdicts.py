@@ -128,7 +128,7 @@ class Predictions:
     recordings
         In the order they were named, but for those that failed.
     failed
-        (recording, cause) of each that failed; only where told to go on.
+        (recording, cause) of each that failed; only with `keep_going`.
     """
 
     model: Path
@@ -180,7 +180,7 @@ def write_predictions(out: Path, predictions: Predictions, *, overwrite: bool = 
         "kind": PREDICTIONS.kind,
         "format": FORMAT,
         "toptune_version": version("toptune"),
-        # model.json holds the sha256 of its tensors, so this one stands for all of the model.
+        # model.json holds the sha256 of its tensors, so this one identifies the whole model.
         "model_sha256": file_sha256(predictions.model / "model.json"),
         "packages": describe_environment("cpu")["packages"],
     }

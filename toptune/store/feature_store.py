@@ -533,7 +533,7 @@ def _read_root(path: Path) -> dict[str, Any]:
 
 
 def _checked_root(path: Path, attributes: dict[str, Any]) -> dict[str, Any]:
-    # A flipped bit may turn a name or number into another: then the sum tells, whatever it says.
+    # A flipped bit may turn a name or number into another valid one: only the sum shows that.
     if SUM in attributes:
         _refuse_damage(path)
     if attributes.get("format") != FORMAT:

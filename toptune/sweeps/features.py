@@ -39,7 +39,7 @@ class ViewJob:
     device
         Where pictures are described, for people.
     took
-        Told the view, pictures and seconds of each recording.
+        Called with the view, pictures and seconds of each recording.
 
     Attributes
     ----------
@@ -148,15 +148,15 @@ def _claimed(
 
 
 def attempt(work: Callable[[], object]) -> str | None:
-    """Do some work; give the cause in one line where it fails."""
+    """Do some work; if it fails, give the cause in one line."""
     try:
         work()
     except StorageError:
         raise  # nothing else could be written either
     except ToptuneError as error:
         return one_line(error)
-    except Exception as error:  # noqa: BLE001  # told, with its traceback
+    except Exception as error:  # noqa: BLE001  # logged with its traceback
         # Whatever it is, the rest of a long sweep goes on; the traceback says where to look.
-        _LOG.exception("unforeseen")
+        _LOG.exception("an unexpected error")
         return f"{type(error).__name__}: {one_line(error)}"
     return None

@@ -43,15 +43,15 @@ def describe_fit(fit: FitOptions, *, task: bool = True) -> str:
     task
         Whether to say what the task is, too: merged classes and what is left out together.
     """
-    told = [fit.head, *(f"{name} {_shown(value)}" for name, value in fit.fixed.items())]
-    told += [f"{name} of {_shown(values)}" for name, values in fit.tried.items()]
+    parts = [fit.head, *(f"{name} {_shown(value)}" for name, value in fit.fixed.items())]
+    parts += [f"{name} of {_shown(values)}" for name, values in fit.tried.items()]
     if not fit.tune:
-        told.append("not tuned")
+        parts.append("not tuned")
     if fit.permutations is not None:
-        told.append(f"{fit.permutations} permutations")
+        parts.append(f"{fit.permutations} permutations")
     if task and describe_task(fit):
-        told.append(describe_task(fit))
-    return ", ".join(told)
+        parts.append(describe_task(fit))
+    return ", ".join(parts)
 
 
 def fit_labels(fits: Iterable[FitOptions]) -> dict[FitOptions, str]:
@@ -64,13 +64,13 @@ def fit_labels(fits: Iterable[FitOptions]) -> dict[FitOptions, str]:
 
 
 def describe_task(fit: FitOptions) -> str:
-    """Say what is told apart and left out together, where it is not the plain task."""
-    told = [f"{merge} merged" for merge in fit.merge]
+    """Describe merged classes and what is left out together; empty for the plain task."""
+    parts = [f"{merge} merged" for merge in fit.merge]
     if fit.group_by != "device":
-        told.append(f"each {fit.group_by} left out whole")
+        parts.append(f"each {fit.group_by} left out whole")
     if fit.strata is not None:
-        told.append(f"shuffled within {fit.strata}")
-    return ", ".join(told)
+        parts.append(f"shuffled within {fit.strata}")
+    return ", ".join(parts)
 
 
 def _shown(value: Any) -> str:
@@ -175,7 +175,7 @@ class Forecast:
         _measure(self.runs[head], 1, seconds)
 
     def finished(self, backbone: str) -> None:
-        """Note that no more pictures are to be described, whatever became of them."""
+        """Note that no more pictures will be described, even if some were not."""
         self.pictures[backbone].left = 0
 
     def dropped_run(self, head: str) -> None:

@@ -30,7 +30,7 @@ class SweepReporter(ProgressReporter, Protocol):
         """Note how a run ended."""
 
     def left(self, seconds: float, whole: bool) -> None:
-        """Note how long the rest takes; not `whole` where something cannot be told yet."""
+        """Note how long the rest takes; `whole` is false while some of it cannot be estimated."""
 
 
 class Failure(NamedTuple):
@@ -69,7 +69,7 @@ class Throughput:
 
     @property
     def pictures_per_s(self) -> float | None:
-        """Pictures a second; None where nothing was measured."""
+        """Pictures per second; None where nothing was measured."""
         return self.pictures / self.seconds if self.seconds > 0 else None
 
     @classmethod
@@ -99,7 +99,7 @@ class ViewFacts:
     weights
         Where they come from, for people.
     throughput
-        Pictures a second.
+        Pictures per second.
     """
 
     key: str

@@ -135,7 +135,7 @@ class _Task:
         self, state: str, runs: Sequence[str] = (), failures: Sequence[Failure] = ()
     ) -> None:
         """Write sweep.json, which also marks the folder as a sweep."""
-        told = {
+        content = {
             "kind": SWEEP.kind,
             "format": FORMAT,
             "state": state,
@@ -157,7 +157,7 @@ class _Task:
         with writing(self.out), held(lock):
             for left in self.out.glob(f".{SWEEP.marker}.*.partial"):
                 left.unlink()
-            write_whole(self.out / SWEEP.marker, json.dumps(told, indent=2) + "\n")
+            write_whole(self.out / SWEEP.marker, json.dumps(content, indent=2) + "\n")
 
 
 @dataclass(frozen=True, eq=False)
