@@ -16,7 +16,7 @@ from sklearn.base import clone
 
 from toptune.errors import InputErrors
 from toptune.heads.catalogue import head_for
-from toptune.heads.refitting import HeldOut, refit_folds
+from toptune.heads.refitting import HeldOut
 from toptune.heads.rows import Float64, Grouping, LabelledRows, group_rows
 
 
@@ -91,16 +91,6 @@ def leave_one_group_out(head: Any, X: Any, y: Any, groups: Any) -> FoldResults:
     """
     rows = _checked_rows(X, y, groups)
     return fold_results(head_for(head).held_out(clone(head), rows), rows)
-
-
-def refit_each_fold(head: Any, X: Any, y: Any, groups: Any) -> FoldResults:
-    """Do the same by fitting a clone of any classifier per fold, one after the other.
-
-    A `FalkonClassifier` then draws centres, and takes its ridge, from each fold's training rows.
-    Parameters, results and errors are those of `leave_one_group_out`.
-    """
-    rows = _checked_rows(X, y, groups)
-    return fold_results(refit_folds(head, rows), rows)
 
 
 def _checked_rows(X: Any, y: Any, groups: Any) -> LabelledRows:

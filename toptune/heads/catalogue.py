@@ -27,7 +27,7 @@ _known: dict[str, Head] = {head.name: head for head in BUILT_IN}
 
 def heads() -> dict[str, Head]:
     """Give all heads by name: toptune's own, registered ones, then those of installed packages."""
-    return {**_installed(), **_known} if _installed() else dict(_known)
+    return {**_known, **_installed()}
 
 
 def head_of(name: str) -> Head:
