@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import Any, Protocol, Self, TypeAlias
 
 import numpy as np
@@ -411,12 +411,7 @@ class CudaUploads:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         # Pinned memory goes back to its pool, which takes no account of streams.
         self._stream.synchronize()
 
