@@ -9,12 +9,12 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from toptune.errors import InputError, InputErrors
 from toptune.features.extractor import FeatureRows, PendingFeatures, StageReporter, start_features
@@ -184,18 +184,14 @@ def _run(
     with closing(_shared_out(devices, batch, session)) as work, BackgroundWriter() as writer:
         for row, claim in work:
             with batch.working_on(row.written, row.recording):
-                spikes = spikes_of.update(row)
-                published = features.published(spikes)
-                if published is not None:
-                    windows_of[row.written] = published
-                    reused += 1
-                else:
-                    spikes_reused += spikes.reused
-                    pending = features.start(spikes)
-                    windows_of[row.written] = len(pending.start_s)
+                started = _start(row, spikes_of, features)
+                windows_of[row.written] = started.n_windows
+                reused += started.write is None
+                spikes_reused += started.spikes_reused
+                if started.write is not None:
                     # Waits for a GPU and writes while the next recording is read and computed.
-                    taken = claim.pop_all()
-                    writer.submit(row.written, partial(_write, features, spikes, pending, taken))
+                    write = partial(_release_after, claim.pop_all(), started.write)
+                    writer.submit(row.written, write)
             _settle(batch, writer)
         writer.wait()
         _settle(batch, writer)
@@ -216,11 +212,39 @@ def _run(
     )
 
 
-def _write(
-    features: StoredFeatures, spikes: PublishedSpikes, pending: PendingFeatures, claim: ExitStack
-) -> None:
+class _Started(NamedTuple):
+    """A recording whose features are being computed, or are published already.
+
+    Attributes
+    ----------
+    n_windows : int
+    spikes_reused : bool
+        Features are computed from spikes that were in the store.
+    write : callable or None
+        Waits for the features and publishes them; None where they were published already.
+    """
+
+    n_windows: int
+    spikes_reused: bool
+    write: Callable[[], None] | None
+
+
+def _start(row: DeviceRow, spikes_of: StoredSpikes, features: StoredFeatures) -> _Started:
+    spikes = spikes_of.update(row)
+    published = features.published(spikes)
+    if published is not None:
+        return _Started(published, False, None)
+    pending = features.start(spikes)
+    # The spikes themselves are not kept in memory until the features are written.
+    source = replace(spikes, found=None)
+    return _Started(
+        len(pending.start_s), spikes.reused, lambda: features.write(source, pending.result())
+    )
+
+
+def _release_after(claim: ExitStack, write: Callable[[], None]) -> None:
     with claim:
-        features.write(spikes, pending.result())
+        write()
 
 
 def _shared_out(
