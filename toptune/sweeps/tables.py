@@ -243,7 +243,7 @@ def _shared(names: dict[str, str]) -> str:
         "weights": "weights {}",
         "picture": "{}",
         "window (s)": "windows of {} s",
-        "stride (s)": "one window every {} s",
+        "stride (s)": "a window every {} s",
     }
     return ", ".join(forms[name].format(text) for name, text in names.items())
 
