@@ -197,8 +197,8 @@ def _report(folder: Path, out: Path, store: FeatureStore | None, progress: Progr
     except Exception as error:  # noqa: BLE001  # told; hours of training must not hang on a drawing
         _LOG.debug("report of %s", out, exc_info=True)
         _LOG.error(
-            "%s is published without its report.html (%s): toptune report %s tries again",
-            out, " ".join(str(error).split()), out,
+            "%s is published without its report.html (%s): `report` tries again",
+            out, " ".join(str(error).split()),
         )  # fmt: skip
 
 

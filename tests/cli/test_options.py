@@ -125,6 +125,7 @@ def test_examples_are_command_lines_that_are_understood(name: str) -> None:
     example = COMMANDS[name].epilog.removeprefix("Example: ")
     program, command_name, *rest = shlex.split(example)
     assert (program, command_name) == ("toptune", name)
+    assert len(f" Example: {example} ") <= 80
     COMMANDS[name].make_context(name, rest)
 
 

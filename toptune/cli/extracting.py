@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from toptune.extraction import ExtractionResult
 
 
-@command("toptune extract recordings/devices.csv --store study.zarr --window-s 30")
+@command("toptune extract data/devices.csv --store study.zarr --window-s 30")
 def extract(
     devices: DevicesCsv,
     store: Annotated[

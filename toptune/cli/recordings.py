@@ -22,7 +22,7 @@ from toptune.errors import InputError
 from toptune.params import Compute, SpikeSettings
 
 
-@command("toptune simulate recordings --devices 10 --seconds 120")
+@command("toptune simulate data --devices 10 --seconds 120")
 def simulate(
     directory: Annotated[Path, typer.Argument(help="Folder to write into.")],
     devices: Annotated[int, typer.Option(min=1, help="Number of cultures to simulate.")] = 10,
@@ -58,7 +58,7 @@ def simulate(
         tell(f"{devices} recordings of {seconds:g} s; next: toptune extract {path}")
 
 
-@command("toptune inspect recordings/device00.h5 --png overview.png")
+@command("toptune inspect data/D01_100E0I.h5 --png overview.png")
 def inspect(
     recording: ARecording,
     spikes: SpikeSettings,
@@ -81,7 +81,7 @@ def inspect(
         _print_overview(view.summary)
 
 
-@command("toptune detect recordings/device00.h5 -o spikes.npz")
+@command("toptune detect data/D01_100E0I.h5 -o spikes.npz")
 def detect(
     recording: ARecording,
     out: Annotated[Path, typer.Option("-o", "--out", help="NPZ file to write.")],

@@ -28,7 +28,7 @@ from toptune.cli.printing import print_json, tell
 from toptune.params import Compute
 
 
-@command("toptune report run --beside run-mlp")
+@command("toptune report run")
 def report(
     run: Annotated[Path, typer.Argument(help="The folder of a run.")],
     store: Annotated[
@@ -66,7 +66,7 @@ def report(
         tell(f"report: {path}")
 
 
-@command("toptune why run/model recordings/device00.h5 -o why")
+@command("toptune why run/model data/D01_100E0I.h5 -o why")
 def why(
     model: ModelFolder,
     recordings: Recordings,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from toptune.sweeps.results import SweepResult
 
 
-@command("toptune sweep recordings/devices.csv table1 -o sweep --set window_s=30")
+@command("toptune sweep data/devices.csv table1 -o sweep --set window_s=30")
 def sweep(
     devices: DevicesCsv,
     grid: Annotated[

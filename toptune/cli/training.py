@@ -185,7 +185,7 @@ def fit(
         tell(f"run: {result.path}; report: {result.path / 'report.html'}")
 
 
-@command("toptune predict run/model recordings/device00.h5 -o predictions")
+@command("toptune predict run/model data/D01_100E0I.h5 -o predictions")
 def predict(
     model: ModelFolder,
     recordings: Recordings,
