@@ -252,5 +252,5 @@ def test_a_classifier_of_another_package_is_set_by_key(monkeypatch: pytest.Monke
         fit_options("--head", "forest", "--width", "1")
     with pytest.raises(InputError, match=r"--head forest has no option leaves; it has trees"):
         fit_options("--head", "forest", "--set", "leaves=3")
-    with pytest.raises(InputError, match=r"no head 'fern'; there are mlp, falkon, .*forest"):
+    with pytest.raises(InputError, match=r"no classifier 'fern'; there are mlp, falkon, .*forest"):
         fit_options("--head", "fern")
