@@ -157,7 +157,7 @@ def _fit_values(run: ReadRun) -> dict[str, Any]:
         "group_by": params["group_by"],
         "merge": merge,
         "strata": params.get("strata"),
-        "tune": requested.get("tune", True),
+        "tune": requested.get("tune", len(params["candidates"]) > 1),
         "permutations": requested.get("permutations"),
         "seed": params["seed"],
     }
