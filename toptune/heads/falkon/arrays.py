@@ -435,7 +435,7 @@ class _Inverse(NamedTuple):
 class _InverseAsFactors(NamedTuple):
     """``Q = L^-T L^-1``, kept as ``L^-1``: only blocks of one stretch of rows are formed.
 
-    Forming all of Q takes n^3 / 3 operations more: FIGURE.
+    That saves a third of the n^3 operations that all of Q takes.
     """
 
     arrays: Arrays
