@@ -4,7 +4,7 @@
 disabled, the same code on six windows a device, as a quick test. Where there is no GPU all of it is
 skipped; TOPTUNE_GPU=1 turns that into failures.
 
-    TOPTUNE_GPU=1 pytest benchmarks/bench_heads_gpu.py --benchmark-enable --benchmark-only
+    TOPTUNE_GPU=1 pytest benchmarks/bench_heads_gpu.py -n0 --benchmark-enable --benchmark-only
 """
 
 from __future__ import annotations

@@ -607,4 +607,4 @@ def test_a_report_that_fails_loses_nothing(
     monkeypatch.setattr(fit_module, "write_report", failing)
     result = fit(make_table(), "falkon", tmp_path / "run", fixed={"n_centres": 20})
     assert (result.path / "model" / "model.json").exists()
-    assert "run is published without its report.html (no font): toptune report" in caplog.text
+    assert "run is published without its report.html (no font): `report` tries again" in caplog.text
