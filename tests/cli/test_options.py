@@ -13,8 +13,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from toptune.cli.app import app, main
-from toptune.cli.flags import in_flags, use_flags_of
-from toptune.cli.options import Only, command
+from toptune.cli.options import Only, command, in_flags, use_flags_of
 from toptune.cli.training import FitChoice
 from toptune.errors import InputError
 from toptune.heads import catalogue

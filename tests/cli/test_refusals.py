@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from toptune.backbones.weights import read_weights
-from toptune.cli import paths
+from toptune.cli import options
 from toptune.cli.app import app
 from toptune.errors import InputError, InputErrors
 from toptune.runs.model import read_model
@@ -124,12 +124,12 @@ def test_every_command_is_among_the_refusals() -> None:
 @pytest.mark.parametrize(
     ("light", "whole"),
     [
-        (lambda: paths.require_store(Path("no.zarr")), lambda: FeatureStore("no.zarr")),
-        (lambda: paths.require_model(Path("there")), lambda: read_model("there")),
-        (lambda: paths.require_run(Path("no")), lambda: read_run("no")),
-        (lambda: paths.require_run(Path("there")), lambda: read_run("there")),
-        (lambda: paths.require_weights("no.pth"), lambda: read_weights("no.pth")),
-        (lambda: paths.require_weights("file.csv"), lambda: read_weights("file.csv")),
+        (lambda: options.require_store(Path("no.zarr")), lambda: FeatureStore("no.zarr")),
+        (lambda: options.require_model(Path("there")), lambda: read_model("there")),
+        (lambda: options.require_run(Path("no")), lambda: read_run("no")),
+        (lambda: options.require_run(Path("there")), lambda: read_run("there")),
+        (lambda: options.require_weights("no.pth"), lambda: read_weights("no.pth")),
+        (lambda: options.require_weights("file.csv"), lambda: read_weights("file.csv")),
     ],
 )
 @pytest.mark.usefixtures("folder")
@@ -146,4 +146,4 @@ def test_what_is_refused_at_once_reads_as_what_the_library_says(
 @pytest.mark.usefixtures("folder")
 def test_recordings_that_are_not_there_are_all_named() -> None:
     with pytest.raises(InputErrors, match=r"(?s)no\.h5: no such file or folder.*neither\.h5"):
-        paths.require_recordings([Path("no.h5"), Path("file.csv"), Path("neither.h5")])
+        options.require_recordings([Path("no.h5"), Path("file.csv"), Path("neither.h5")])

@@ -12,16 +12,20 @@ import pytest
 from browser import browser, needs_chromium
 from scipy.stats import binomtest
 
-from toptune.cli.progress import run_line, time_left
-from toptune.cli.sweeping import print_swept
+from toptune.cli.printing import run_line, time_left
+from toptune.cli.training import print_swept
 from toptune.params import Backbone, FitOptions, Picture, SpikeSettings, Windows
 from toptune.reports.page import HeatMap, Note, Page, render
 from toptune.sweeps.grid import Grid, GridPoint, PictureView
-from toptune.sweeps.paper_figures import paper_figures
 from toptune.sweeps.plan import fit_labels
 from toptune.sweeps.report import repeat_command, sweep_page, write_report
 from toptune.sweeps.results import Failure, Outcome, SweepResult, Throughput, ViewFacts
-from toptune.sweeps.tables import ResultTable, result_tables, write_result_tables
+from toptune.sweeps.tables import (
+    ResultTable,
+    paper_figures,
+    result_tables,
+    write_result_tables,
+)
 
 FIVE = ("0E100I", "100E0I", "25E75I", "50E50I", "75E25I")
 MIXED = ("25E75I", "50E50I", "75E25I")

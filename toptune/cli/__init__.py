@@ -2,9 +2,9 @@
 
 Words on a terminal enter; the verbs of the library do the work. Results leave on stdout, for people
 or as JSON, and everything else on stderr. A command's options are made from the parameter classes
-(`options`); it checks paths before it imports what it works with (`paths`); messages of the library
-name parameters, for which the command's flags are put (`flags`). A module holds the commands of one
-topic and what they print.
+(`options`), where it also checks paths before it imports what it works with, and puts its flags in
+messages of the library, which name parameters. A module holds the commands of one topic and what
+they print.
 """
 
 __all__ = ["main"]

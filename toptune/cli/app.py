@@ -23,14 +23,11 @@ from toptune.cli import (
     bench,
     demo,
     doctor,
-    extracting,
     recordings,
     reporting,
-    sweeping,
     training,
 )
-from toptune.cli.flags import in_flags
-from toptune.cli.options import BASIC
+from toptune.cli.options import BASIC, in_flags
 from toptune.cli.printing import say
 from toptune.errors import ToptuneError
 
@@ -58,10 +55,10 @@ for command in (
     recordings.simulate,
     recordings.inspect,
     recordings.detect,
-    extracting.extract,
+    recordings.extract,
     training.fit,
     training.predict,
-    sweeping.sweep,
+    training.sweep,
     reporting.report,
     reporting.why,
     doctor.doctor,

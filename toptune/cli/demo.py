@@ -10,8 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from toptune.cli.options import N_JOBS, SEED, AsJson, command
-from toptune.cli.paths import require_weights
+from toptune.cli.options import N_JOBS, SEED, AsJson, command, require_weights
 from toptune.cli.printing import print_json, print_scores, say, tell
 from toptune.errors import InputError
 from toptune.params import Backbone, Compute, FitOptions, Picture, Windows

@@ -22,9 +22,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from toptune.cli.options import AsJson, command
-from toptune.cli.paths import require_store
-from toptune.cli.printing import print_json, tell
+from toptune.cli.options import AsJson, command, require_store
+from toptune.cli.printing import print_json, tell, watch_count
 from toptune.errors import InputError, ToptuneError
 from toptune.machine import assets
 from toptune.machine.device import has_full_rate_float64
@@ -85,7 +84,6 @@ def _verify_store(path: Path, remove: bool, as_json: bool) -> None:
     from toptune.store.feature_store import FeatureStore
 
     n_recordings = len(FeatureStore(path).recordings)
-    from toptune.cli.progress import watch_count
     from toptune.store.check import check_store, remove_damaged
 
     with watch_count("verifying", n_recordings) as advance:
@@ -127,29 +125,21 @@ def _print_store(report: StoreReport, removed: tuple[str, ...]) -> None:
 # --- this machine
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Check:
-    """One thing that was looked for.
-
-    Parameters
-    ----------
-    part
-        What it belongs to: the CPU path, the GPU path, ImageNet weights, or what only some need.
-    name
-        What it is.
-    state
-        See `State`.
-    found
-        What is there, or what is wrong with it.
-    remedy
-        The command, or the step, that fixes it; None where nothing needs fixing.
-    """
+    """One thing that was looked for."""
 
     part: Part
     name: str
     state: State
-    found: str
-    remedy: str | None = None
+    found: str  # what is there, or what is wrong with it
+    remedy: str | None = None  # the command, or the step, that fixes it
+
+
+def _check(part: Part, name: str, ok: object, found: str, remedy: str | None = None) -> Check:
+    """Make a check; only what is not ok has a remedy."""
+    state: State = "ok" if ok else "missing" if part == "cpu" else "absent"
+    return Check(part, name, state, found, None if ok else remedy)
 
 
 @dataclass(frozen=True)
@@ -166,17 +156,13 @@ class Report:
     @property
     def gpu_complete(self) -> bool:
         """Whether everything the GPU path needs is there too."""
-        return self.cpu_complete and all(
-            check.state == "ok" for check in self.checks if check.part == "gpu"
-        )
+        of_gpu = [check.state for check in self.checks if check.part == "gpu"]
+        return self.cpu_complete and set(of_gpu) <= {"ok"}
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {
-            "cpu_complete": self.cpu_complete,
-            "gpu_complete": self.gpu_complete,
-            "checks": [asdict(check) for check in self.checks],
-        }
+        complete = {"cpu_complete": self.cpu_complete, "gpu_complete": self.gpu_complete}
+        return {**complete, "checks": [asdict(check) for check in self.checks]}
 
 
 def requirements() -> list[str]:
@@ -217,61 +203,42 @@ def examine() -> Report:
 
 
 def _python() -> Iterator[Check]:
-    wanted = ".".join(map(str, _OLDEST_PYTHON))
-    enough = sys.version_info >= _OLDEST_PYTHON
-    yield Check(
-        part="cpu",
-        name="Python",
-        state="ok" if enough else "missing",
-        found=f"{platform.python_version()} on {platform.platform()}",
-        remedy=None if enough else f"install Python {wanted} or later",
-    )
+    found = f"{platform.python_version()} on {platform.platform()}"
+    remedy = f"install Python {'.'.join(map(str, _OLDEST_PYTHON))} or later"
+    yield _check("cpu", "Python", sys.version_info >= _OLDEST_PYTHON, found, remedy)
 
 
 def _toptune() -> Iterator[Check]:
-    try:
-        found, remedy = metadata.version("toptune"), None
-    except metadata.PackageNotFoundError:
-        found, remedy = "not installed, only found on the path", "pip install -e ."
-    state: State = "ok" if remedy is None else "missing"
-    yield Check(part="cpu", name="toptune", state=state, found=found, remedy=remedy)
+    here = version_of("toptune")
+    found = here or "not installed, only found on the path"
+    yield _check("cpu", "toptune", here, found, "pip install -e .")
 
 
 def _packages() -> Iterator[Check]:
     """Every package that toptune's own metadata ask for, its version, and whether it imports."""
     module, problem = imported("packaging.requirements")
     if module is None:
-        yield Check(
-            part="cpu",
-            name="packaging",
-            state="missing",
-            found=f"{problem}; no other package was looked at",
-            remedy="pip install packaging",
-        )
+        found = f"{problem}; no other package was looked at"
+        yield _check("cpu", "packaging", False, found, "pip install packaging")
         return
     for text in requirements():
         requirement = module.Requirement(text)
         if requirement.marker is None:
-            yield _package(requirement.name, str(requirement.specifier), part="cpu")
+            yield _package(requirement.name, requirement.specifier)
 
 
-def _package(name: str, specifier: str, part: Part) -> Check:
-    from packaging.specifiers import SpecifierSet
-
+def _package(name: str, specifier: Any) -> Check:
     here = version_of(name)
     problem = None
     if here is None:
         problem = "not installed"
-    elif not SpecifierSet(specifier).contains(here, prereleases=True):
+    elif not specifier.contains(here, prereleases=True):
         problem = f"{here}, which is not {specifier}"
     else:
         _, problem = imported(_MODULES.get(name.lower(), name.lower()))
         problem = problem and f"{here}, but it cannot be imported: {problem}"
-    if problem is None:
-        return Check(part=part, name=name, state="ok", found=str(here))
-    state: State = "missing" if part == "cpu" else "absent"
-    command = f"pip install --upgrade '{name}{specifier}'"
-    return Check(part=part, name=name, state=state, found=problem, remedy=command)
+    remedy = f"pip install --upgrade '{name}{specifier}'"
+    return _check("cpu", name, problem is None, problem or str(here), remedy)
 
 
 def _openvino() -> Iterator[Check]:
@@ -282,39 +249,31 @@ def _openvino() -> Iterator[Check]:
         devices = list(module.Core().available_devices)
     except RuntimeError as error:
         devices, problem = [], " ".join(str(error).split())
-    there = "CPU" in devices
-    yield Check(
-        part="cpu",
-        name="OpenVINO's devices",
-        state="ok" if there else "missing",
-        found=", ".join(devices) or problem or "none",
-        remedy=None if there else "pip install --force-reinstall openvino",
-    )
+    found = ", ".join(devices) or problem or "none"
+    remedy = "pip install --force-reinstall openvino"
+    yield _check("cpu", "OpenVINO's devices", "CPU" in devices, found, remedy)
 
 
 def _numba() -> Iterator[Check]:
     module, _ = imported("numba")
     if module is not None:
         found = f"{module.config.NUMBA_NUM_THREADS} (NUMBA_NUM_THREADS)"
-        yield Check(part="cpu", name="Numba's threads", state="ok", found=found)
+        yield _check("cpu", "Numba's threads", True, found)
 
 
 def _machine() -> Iterator[Check]:
     from toptune.machine.memory import available_memory
 
-    yield Check(part="cpu", name="cores", state="ok", found=f"{usable_cores()} usable")
-    free = available_memory()
-    yield Check(part="cpu", name="memory", state="ok", found=f"{free / _GIB:.1f} GiB free")
+    yield _check("cpu", "cores", True, f"{usable_cores()} usable")
+    yield _check("cpu", "memory", True, f"{available_memory() / _GIB:.1f} GiB free")
     here = Path.cwd()
     disk = shutil.disk_usage(here).free
-    enough = disk >= _NEEDED_DISK_BYTES
-    yield Check(
-        part="cpu",
-        name="disk",
-        state="ok" if enough else "absent",
-        found=f"{disk / _GIB:.1f} GiB free at {here}",
-        remedy=None if enough else "make room: a store of a study takes some hundred megabytes",
-    )
+    found = f"{disk / _GIB:.1f} GiB free at {here}"
+    if disk >= _NEEDED_DISK_BYTES:
+        yield _check("cpu", "disk", True, found)
+    else:
+        remedy = "make room: a store of a study takes some hundred megabytes"
+        yield Check("cpu", "disk", "absent", found, remedy)
 
 
 def _assets() -> Iterator[Check]:
@@ -328,24 +287,15 @@ def _assets() -> Iterator[Check]:
             found = f"{path}" + (f", but without {', '.join(lacking)}" if lacking else "")
         except ToptuneError as error:
             lacking, found = list(wanted), str(error)
-        yield Check(
-            part="cpu",
-            name=name,
-            state="missing" if lacking else "ok",
-            found=found,
-            remedy="pip install --force-reinstall --no-deps ." if lacking else None,
-        )
+        remedy = "pip install --force-reinstall --no-deps ."
+        yield _check("cpu", name, not lacking, found, remedy)
 
 
 def _falkon() -> Iterator[Check]:
     module, problem = imported("falkon")
-    yield Check(
-        part="extra",
-        name="falkon library",
-        state="ok" if module else "absent",
-        found=str(version_of("falkon")) if module else f"{problem}",
-        remedy=None if module else "only for --solver falkon: docs/falkon.md says how",
-    )
+    found = str(version_of("falkon") if module else problem)
+    remedy = "only for --solver falkon: docs/falkon.md says how"
+    yield _check("extra", "falkon library", module, found, remedy)
 
 
 # --- the GPU path: torch for CUDA, driver, CuPy, and whether the CUDA sources compile
@@ -355,30 +305,15 @@ def _torch_gpu() -> Iterator[Check]:
     torch, _ = imported("torch")
     if torch is None:
         return
-    driver = driver_version()
     built = torch.version.cuda
-    yield Check(
-        part="gpu",
-        name="torch for CUDA",
-        state="ok" if built else "absent",
-        found=f"{torch.__version__}, built for CUDA {built}" if built else torch.__version__,
-        remedy=None if built else _TORCH_FOR_CUDA,
-    )
-    yield Check(
-        part="gpu",
-        name="NVIDIA driver",
-        state="ok" if driver else "absent",
-        found=driver or "none found",
-        remedy=None if driver else "install NVIDIA's driver; then nvidia-smi lists the GPU",
-    )
+    found = torch.__version__ + (f", built for CUDA {built}" if built else "")
+    yield _check("gpu", "torch for CUDA", built, found, _TORCH_FOR_CUDA)
+    driver = driver_version()
+    remedy = "install NVIDIA's driver; then nvidia-smi lists the GPU"
+    yield _check("gpu", "NVIDIA driver", driver, driver or "none found", remedy)
     names = [_gpu(torch, index) for index in range(torch.cuda.device_count())]
-    yield Check(
-        part="gpu",
-        name="GPU",
-        state="ok" if names else "absent",
-        found="; ".join(names) or "torch sees none",
-        remedy=None if names else "the CPU path needs none; otherwise see the lines above",
-    )
+    remedy = "the CPU path needs none; otherwise see the lines above"
+    yield _check("gpu", "GPU", names, "; ".join(names) or "torch sees none", remedy)
 
 
 def _gpu(torch: Any, index: int) -> str:
@@ -411,26 +346,16 @@ def _cupy() -> Iterator[Check]:
     wanted = [text for text in listed if text.startswith("cupy")]
     package, bound, version = (wanted or ["cupy-cuda13x"])[0].partition(">=")
     cupy, problem = imported("cupy")
-    yield Check(
-        part="gpu",
-        name="CuPy",
-        state="absent" if cupy is None else "ok",
-        found=f"{problem}" if cupy is None else cupy.__version__,
-        remedy=f"pip install '{package}{bound}{version}'" if cupy is None else None,
-    )
+    remedy = f"pip install '{package}{bound}{version}'"
+    yield _check("gpu", "CuPy", cupy, f"{problem}" if cupy is None else cupy.__version__, remedy)
     if cupy is None:
         return
     try:
         n_gpus, problem = cupy.cuda.runtime.getDeviceCount(), "no GPU"
     except cupy.cuda.runtime.CUDARuntimeError as error:
         n_gpus, problem = 0, str(error)
-    yield Check(
-        part="gpu",
-        name="CuPy's GPUs",
-        state="ok" if n_gpus else "absent",
-        found=str(n_gpus) if n_gpus else problem,
-        remedy=None if n_gpus else "needs a GPU and its driver, as above",
-    )
+    found = str(n_gpus or problem)
+    yield _check("gpu", "CuPy's GPUs", n_gpus, found, "needs a GPU and its driver, as above")
     yield from _kernels(f"pip install '{package}[ctk]{bound}{version}'")
 
 
@@ -440,18 +365,12 @@ def _kernels(remedy: str) -> Iterator[Check]:
 
     with contextlib.suppress(ToptuneError):
         for source in sorted(assets.kernels().glob("*.cu")):
-            problem = None
+            problem = ""
             try:
-                size = _compiled(nvrtc, source)
+                found = f"compiled, {_compiled(nvrtc, source)} bytes of PTX"
             except (RuntimeError, OSError, nvrtc.NVRTCError) as error:
                 problem = " ".join(str(getattr(error, "log", "") or error).split())[:200]
-            yield Check(
-                part="gpu",
-                name=f"NVRTC: {source.name}",
-                state="absent" if problem else "ok",
-                found=problem or f"compiled, {size} bytes of PTX",
-                remedy=remedy if problem else None,
-            )
+            yield _check("gpu", f"NVRTC: {source.name}", not problem, problem or found, remedy)
 
 
 def _compiled(nvrtc: Any, source: Path) -> int:
@@ -482,18 +401,14 @@ def _weights() -> Iterator[Check]:
     from toptune.backbones.networks import PAPER_BACKBONES, canonical_name
 
     for library, folder in (("torchvision", torch.hub.get_dir()), ("timm", HF_HUB_CACHE)):
-        yield Check(part="weights", name=f"cache of {library}", state="ok", found=str(folder))
+        yield _check("weights", f"cache of {library}", True, str(folder))
     for name in PAPER_BACKBONES:
         canonical = canonical_name(name)
         timm_name = canonical.removeprefix("timm:") if canonical.startswith("timm:") else None
         path = _timm_file(timm_name) if timm_name else _torchvision_file(canonical)
-        yield Check(
-            part="weights",
-            name=name,
-            state="ok" if path.exists() else "absent",
-            found=str(path) if path.exists() else "would be fetched once, when first used",
-            remedy=None if path.exists() else _fetch(name),
-        )
+        there = path.exists()
+        found = str(path) if there else "would be fetched once, when first used"
+        yield _check("weights", name, there, found, _fetch(name))
 
 
 def _fetch(name: str) -> str:

@@ -1,14 +1,18 @@
-"""How commands get their options from the parameter classes, and which options many commands share.
+"""What commands take: options from the parameter classes, their flags in messages, and paths.
 
 A command's parameter that is annotated with a parameter class, as in ``spikes: SpikeSettings``,
 stands for every option of that class: the command line has a flag for each, and the command gets
-the finished object.
+the finished object. Messages of the library name parameters between backticks, as Python writes
+them: `overwrite=True`, `weights`; the running command's flags are put in their place.
 """
 
 from __future__ import annotations
 
 import inspect
+import json
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, is_dataclass
 from functools import wraps
 from pathlib import Path
@@ -18,12 +22,64 @@ from typing import Annotated, Any, Protocol, get_args, get_origin, get_type_hint
 import typer
 from typer.models import OptionInfo
 
-from toptune.cli.flags import flag, use_flags_of
-from toptune.errors import InputError
+from toptune.errors import InputError, InputErrors
+from toptune.machine.fingerprint import require_regular
 from toptune.params import Compute, FitOptions, Option, from_options, options_of
 
 BASIC = "Basic"
 ADVANCED = "Advanced"
+
+_NAMED = re.compile(r"`([A-Za-z_][\w.]*)(?:=([^`]*))?`")
+_QUALIFIED = re.compile(r"\b[A-Z]\w*\.\w+\b")
+_NONE: Mapping[str, str] = {}
+_RUNNING: ContextVar[Mapping[str, str]] = ContextVar("flags of the running command", default=_NONE)
+
+
+def flag(name: str) -> str:
+    """Write an option's name as the command line does."""
+    return "--" + name.replace("_", "-")
+
+
+def use_flags_of(context: typer.Context, fields: Iterable[tuple[str, Option]]) -> None:
+    """Let messages name the flags of this command from now on.
+
+    `fields` are its options that are fields of parameter classes, each with the class's name.
+    """
+    flags: dict[str, str] = {
+        one.name: f"toptune {one.name}"
+        for one in getattr(context.find_root().command, "commands", {}).values()
+    }
+    for parameter in context.command.params:
+        if parameter.param_type_name == "argument":
+            flags[str(parameter.name)] = str(parameter.name).upper()
+            continue
+        for long in (*parameter.opts, *parameter.secondary_opts):
+            if long.startswith("--"):
+                flags[long[2:].replace("-", "_")] = long
+                flags.setdefault(str(parameter.name), long)
+    flags |= {f"{owner}.{one.field}": flag(one.name) for owner, one in fields}
+    _RUNNING.set(flags)
+
+
+def in_flags(text: str) -> str:
+    """Write a message of the library as a user of the running command would say it.
+
+    What is between backticks but no option of the command stays as it is.
+    """
+    flags = _RUNNING.get()
+
+    def named(match: re.Match[str]) -> str:
+        name, value = match[1], match[2]
+        if name not in flags:
+            return match[0]
+        if value is None or value == "True":
+            return flags[name]
+        if value == "False":
+            return flags.get(f"no_{name}", f"no {flags[name]}")
+        return f"{flags[name]} {value.strip(chr(34) + chr(39))}"
+
+    told = _NAMED.sub(named, text)
+    return _QUALIFIED.sub(lambda match: flags.get(match[0], match[0]), told)
 
 
 class Expansion(Protocol):
@@ -86,18 +142,10 @@ def _value(one: Option, given: Any) -> Any:
 
 @dataclass(frozen=True)
 class Command:
-    """A command for typer.
+    """A command for typer."""
 
-    Parameters
-    ----------
-    run
-        Its parameters are those of the command line.
-    example
-        A command line that works as it is written.
-    """
-
-    run: Callable[..., None]
-    example: str
+    run: Callable[..., None]  # its parameters are those of the command line
+    example: str  # a command line that works as it is written
 
 
 def command(example: str) -> Callable[[Callable[..., None]], Command]:
@@ -228,3 +276,80 @@ ARecording = Annotated[Path, typer.Argument(help="A recording of any kind.")]
 ModelFolder = Annotated[Path, typer.Argument(help="The model folder of a run.")]
 Recordings = Annotated[list[Path], typer.Argument(help="Recordings of any kind.")]
 DevicesCsv = Annotated[Path, typer.Argument(help="CSV file with recording, device and label.")]
+
+
+# --- paths, refused before anything heavy is imported, in the words of the library's own checks;
+# the library checks again, with all that it knows
+
+_WEIGHTS = (".safetensors", ".pth", ".pt")
+
+
+def require_recordings(recordings: Iterable[Path]) -> None:
+    """Refuse recordings that are not there, all at once."""
+    problems = []
+    for recording in recordings:
+        try:
+            require_regular(recording)
+        except InputError as error:
+            problems.append(str(error))
+    if problems:
+        raise InputErrors(problems)
+
+
+def require_store(path: Path) -> None:
+    """Refuse a store that is not there."""
+    if not path.exists():
+        raise InputError(f"{path}: no such store: make one with `extract`")
+
+
+def require_model(folder: Path) -> None:
+    """Refuse a folder that holds no model."""
+    try:
+        (folder / "model.json").stat()
+    except OSError as error:
+        raise InputError(
+            f"{folder} holds no model: {error}: name the model folder of a run"
+        ) from None
+
+
+def require_run(folder: Path) -> None:
+    """Refuse a folder that is not a run's."""
+    try:
+        params = json.loads((folder / "params.json").read_text("utf-8"))
+    except OSError as error:
+        raise InputError(f"{folder} is not a whole run: params.json: {error.strerror}") from None
+    except ValueError as error:
+        raise InputError(f"{folder / 'params.json'} is damaged: {error}") from None
+    if not isinstance(params, dict) or params.get("kind") != "toptune run":
+        raise InputError(f"{folder} is not a run of toptune: give the folder that fit wrote")
+
+
+def require_weights(weights: str) -> None:
+    """Refuse a file of weights that is not there, or of a kind that is not read."""
+    path = Path(weights)
+    if weights in ("imagenet", "random"):
+        return
+    if path.suffix not in _WEIGHTS:
+        raise InputError(
+            f"{path} is no weights: give imagenet, random, or a file ending in"
+            f" {', '.join(_WEIGHTS)}"
+        )
+    try:
+        require_regular(path, folder=False)
+    except InputError as error:
+        raise InputError(f"weights file {path} does not exist ({error})") from None
+
+
+def require_new_file(path: Path, *, overwrite: bool) -> None:
+    """Refuse a file that cannot or must not be written."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: give the name of a file")
+    require_parent(path)
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists already: choose another file or --overwrite")
+
+
+def require_parent(path: Path) -> None:
+    """Refuse a file whose folder is not there."""
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: there is no folder {path.parent}")

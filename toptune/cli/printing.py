@@ -1,14 +1,20 @@
-"""What commands print: lines and tables of results on stdout, everything else on stderr."""
+"""What commands print: results on stdout; everything else, and progress bars, on stderr."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from toptune.cli.flags import in_flags
+from toptune.cli.options import in_flags
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn, TaskID
+
+    from toptune.sweeps.results import Outcome
 
 
 def say(text: str) -> None:
@@ -102,3 +108,161 @@ def _notes_on_data(metrics: dict[str, Any]) -> Iterator[str]:
 def _brief(value: Any) -> str:
     values = value if isinstance(value, list) else [value]
     return ", ".join(f"{v:.2g}" for v in values)
+
+
+# --- progress bars, where stderr is a terminal
+
+
+@contextmanager
+def watch_count(what: str, total: int) -> Iterator[Callable[[object], None]]:
+    """Show a bar that each call moves by one."""
+    with _bar() as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda _: bar.advance(task)
+
+
+@contextmanager
+def watch_steps() -> Iterator[Callable[[str, int, int], None]]:
+    """Show one bar that goes through steps."""
+    with _bar() as bar:
+        task = bar.add_task("", total=None, visible=False)
+
+        def step(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total, visible=True)
+
+        yield step
+
+
+class _RecordingsWatch:
+    """Two bars: recordings, and the stage inside the present one."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._all: TaskID | None = None
+        self._stage = bar.add_task("", total=None, visible=False)
+
+    def recording(self, number: int, total: int, name: str) -> None:
+        if self._all is None:
+            self._all = self._bar.add_task("", total=total)
+        self._bar.update(self._all, completed=number - 1, description=name[-40:])
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        self._bar.update(
+            self._stage, description=f"  {name}", completed=done, total=total, visible=True
+        )
+
+
+@contextmanager
+def watch_recordings() -> Iterator[_RecordingsWatch]:
+    """Show how work goes on from recording to recording."""
+    with _bar() as bar:
+        yield _RecordingsWatch(bar)
+
+
+class _SweepWatch:
+    """Bars for pictures, runs and what is going on; a line to stderr for each run that ends."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._pictures = bar.add_task("pictures", total=None, visible=False, extra="")
+        self._runs = bar.add_task("runs", total=None, visible=False, extra="")
+        self._now = bar.add_task("", total=None, extra="")
+        self._done = 0
+        self._total = 0
+        self._left = ""
+
+    def begin(self, n_pictures: int, n_runs: int) -> None:
+        self._total = n_runs
+        self._show(self._pictures, n_pictures)
+        self._show(self._runs, n_runs)
+
+    def _show(self, task: TaskID, total: int) -> None:
+        self._bar.update(task, total=total, visible=total > 0)
+
+    def doing(self, text: str) -> None:
+        self._bar.update(self._now, description=text, total=None, completed=0)
+
+    def recording(self, number: int, total: int, name: str) -> None:
+        self._bar.update(self._now, completed=number - 1, total=total, extra=name[-40:])
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        self._bar.update(self._now, extra=f"{name} {done}/{total}")
+
+    def described(self, n_pictures: int) -> None:
+        self._bar.advance(self._pictures, n_pictures)
+
+    def left(self, seconds: float, whole: bool) -> None:
+        self._left = time_left(seconds, whole) if seconds else ""
+        self._bar.update(self._runs, extra=self._left)
+
+    def ran(self, outcome: Outcome) -> None:
+        self._done += 1
+        self._bar.advance(self._runs)
+        self._bar.console.print(
+            f"[{self._done}/{self._total}] {run_line(outcome)}"
+            + (f"; {self._left}" if self._left and self._done < self._total else ""),
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+@contextmanager
+def watch_sweep() -> Iterator[_SweepWatch]:
+    """Show a sweep's progress: bars on a terminal, and a line per run anywhere."""
+    from rich.progress import TextColumn
+
+    with _bar(TextColumn("{task.fields[extra]}"), width=24) as bar:
+        yield _SweepWatch(bar)
+
+
+def time_left(seconds: float, whole: bool) -> str:
+    """Say how long the rest takes, no finer than is known."""
+    if seconds < 60:
+        told = f"{seconds:.0f} s"
+    elif seconds < 5400:
+        told = f"{seconds / 60:.0f} min"
+    else:
+        told = f"{seconds / 3600:.1f} h"
+    return f"about {told} left" if whole else f"more than {told} left"
+
+
+def run_line(outcome: Outcome) -> str:
+    """One line on a run that ended."""
+    from toptune.sweeps.plan import describe_fit, describe_picture
+
+    view, fit = outcome.point.view, describe_fit(outcome.point.fit)
+    what = fit
+    if view is not None:
+        drawn = f"{describe_picture(view)}, {view.windows.width_s:g} s"
+        what = f"{view.backbone.name}, {drawn}, {fit}"
+    m = outcome.metrics
+    if m is None:
+        return f"{what}: FAILED: {outcome.cause}"
+    scores = (
+        f"devices {m['device_accuracy']:.3f},"
+        f" windows {m['window_accuracy_mean']:.3f} ± {m['window_accuracy_sd']:.3f}"
+    )
+    return f"{what}: {scores}" + (" (was there already)" if outcome.reused else "")
+
+
+def _bar(*columns: ProgressColumn, width: int = 40) -> Progress:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=width),
+        MofNCompleteColumn(),
+        *(columns or (TimeRemainingColumn(),)),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )

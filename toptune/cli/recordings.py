@@ -1,9 +1,9 @@
-"""Commands on single recordings: simulate, inspect, detect."""
+"""Commands on recordings: simulate, inspect, detect, extract."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,14 +12,22 @@ from toptune.cli.options import (
     SEED,
     ARecording,
     AsJson,
+    DevicesCsv,
+    KeepGoing,
     Machine,
     Overwrite,
     command,
+    require_new_file,
+    require_recordings,
+    require_weights,
 )
-from toptune.cli.paths import require_new_file, require_recordings
-from toptune.cli.printing import print_json, tell
+from toptune.cli.printing import print_json, tell, watch_count, watch_recordings
 from toptune.errors import InputError
-from toptune.params import Compute, SpikeSettings
+from toptune.params import Backbone, Compute, Picture, SpikeSettings, Windows
+from toptune.recordings.devices import read_devices
+
+if TYPE_CHECKING:
+    from toptune.extraction import ExtractionResult
 
 
 @command("toptune simulate data --devices 10 --seconds 120")
@@ -38,7 +46,6 @@ def simulate(
     table = directory / "devices.csv"
     if table.exists() and not overwrite:
         raise InputError(f"{table} is already there; choose another folder or overwrite it")
-    from toptune.cli.progress import watch_count
     from toptune.machine.threads import usable_cores
     from toptune.recordings.simulated.culture import simulate as run
 
@@ -141,3 +148,76 @@ def _print_overview(summary: dict[str, Any]) -> None:
         threshold = "-" if c["threshold_uv"] is None else f"{c['threshold_uv']:.1f}"
         table.add_row(c["label"], str(c["spikes"]), f"{c['rate_hz']:.2f}", threshold)
     Console().print(table)
+
+
+@command("toptune extract data/devices.csv --store study.zarr --window-s 30")
+def extract(
+    devices: DevicesCsv,
+    store: Annotated[
+        Path, typer.Option(help="Store to make or to go on with; its name ends in .zarr.")
+    ],
+    windows: Windows,
+    picture: Picture,
+    backbone: Backbone,
+    spikes: SpikeSettings,
+    machine: Compute,
+    keep_going: KeepGoing = False,
+    resume: Annotated[
+        bool, typer.Option("--resume/--overwrite", help="Go on with a store, or start it anew.")
+    ] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Detect spikes, draw windows, describe them, and keep it all in a store."""
+    read_devices(devices)
+    _require_store(store, spikes, resume=resume)
+    require_weights(backbone.weights)
+    from toptune.extraction import extract as run
+
+    with watch_recordings() as progress:
+        result = run(
+            devices,
+            store,
+            windows=windows,
+            picture=picture,
+            backbone=backbone,
+            spikes=spikes,
+            compute=machine,
+            keep_going=keep_going,
+            overwrite=not resume,
+            progress=progress,
+        )
+    if as_json:
+        print_json(result.to_json())
+    else:
+        _print_extracted(result)
+    if result.failed:
+        raise typer.Exit(3)
+
+
+def _require_store(path: Path, spikes: SpikeSettings, *, resume: bool) -> None:
+    """Refuse what is no store, or a store whose spikes were found otherwise."""
+    if path.exists():
+        from toptune.store.feature_store import FeatureStore
+        from toptune.store.session import refuse_other_settings
+
+        FeatureStore(path)
+        if resume:
+            refuse_other_settings(path, spikes.to_json())
+
+
+def _print_extracted(result: ExtractionResult) -> None:
+    """Print what an extraction did, and the next command."""
+    tell(
+        f"{result.done} recordings extracted ({result.spikes_reused} with spikes from the store),"
+        f" {result.reused} were there already: {result.n_windows} windows"
+    )
+    tell(f"features: {result.feature_set.description} [{result.feature_set.key[:8]}]")
+    for note in result.notes:
+        tell(f"note: {note}")
+    if result.too_short:
+        tell(f"shorter than a window, skipped: {', '.join(result.too_short)}")
+    for recording, cause in result.failed:
+        tell(f"failed: {recording}: {cause}")
+    if result.failed:
+        tell(f"the failures are listed in {result.store.with_suffix('.failures.csv')}")
+    tell(f"next: toptune fit {result.store} --head falkon -o run-falkon")

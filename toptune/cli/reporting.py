@@ -16,15 +16,13 @@ from toptune.cli.options import (
     Overwrite,
     Recordings,
     command,
-)
-from toptune.cli.paths import (
     require_model,
     require_parent,
     require_recordings,
     require_run,
     require_store,
 )
-from toptune.cli.printing import print_json, tell
+from toptune.cli.printing import print_json, tell, watch_recordings, watch_steps
 from toptune.params import Compute
 
 
@@ -53,7 +51,6 @@ def report(
         require_run(folder)
     if store is not None:
         require_store(store)
-    from toptune.cli.progress import watch_steps
     from toptune.reports.run import find_store, write_report
 
     with watch_steps() as progress:
@@ -104,7 +101,6 @@ def why(
     require_target(out, overwrite=overwrite, kind=WHY)
     require_model(model)
     require_recordings(recordings)
-    from toptune.cli.progress import watch_recordings
     from toptune.explanation import why as run
     from toptune.reports.why import summary
     from toptune.runs.occlusion import Occlusion
