@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from toptune.recordings.mcs import McsRecording
-from toptune.recordings.simulated.culture import simulate
+from toptune.recordings.simulated import simulate
 from toptune.spikes.streaming import detect_recording
 
 DATA = "Data/Recording_0/AnalogStream/Stream_1/ChannelData"

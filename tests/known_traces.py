@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.recordings.simulated.traces import (
+from toptune.recordings.simulated import (
     TYPICAL_TEMPLATE,
     Electrodes,
     PlacedSpikes,

@@ -18,8 +18,8 @@ from toptune.backbones.loading import LoadedBackbone
 from toptune.features.table import FeatureTable, View
 from toptune.machine.assets import store_contract
 from toptune.params import Backbone, Picture, SpikeSettings, Windows
-from toptune.recordings.facts import RecordingFacts, TrainingFacts, WeightsSource
-from toptune.recordings.simulated.mcs_writer import McsChannel, McsStream, McsWriter
+from toptune.recordings.mcs_writer import McsChannel, McsStream, McsWriter
+from toptune.recordings.trains import RecordingFacts, TrainingFacts, WeightsSource
 from toptune.store.feature_store import FeatureSet
 
 RATE_HZ = 10_000

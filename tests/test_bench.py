@@ -170,7 +170,7 @@ def test_an_unknown_backbone_is_refused_before_the_recording_is_made(
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("a recording was simulated for nothing")
 
-    monkeypatch.setattr("toptune.recordings.simulated.culture.simulate", never)
+    monkeypatch.setattr("toptune.recordings.simulated.simulate", never)
     with pytest.raises(InputError, match="there is no backbone 'efficientnet_b99'"):
         bench(compute=CPU, backbones=("efficientnet_b99",), sizes=SIZES)
 

@@ -27,7 +27,7 @@ from bad_recordings import mat73, sparse73
 from fuzzing import SLACK_KIB, Reader, Reply, mutated, mutated_json
 from safetensors.torch import save_file
 
-from toptune.recordings.simulated.mcs_writer import McsChannel, McsStream, McsWriter
+from toptune.recordings.mcs_writer import McsChannel, McsStream, McsWriter
 from toptune.recordings.spike_csv import read_spike_csv
 from toptune.recordings.spike_npz import write_npz
 

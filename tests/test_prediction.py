@@ -30,11 +30,10 @@ from toptune.machine import cuda
 from toptune.machine.fingerprint import file_sha256
 from toptune.params import Backbone, Compute, Picture, Windows
 from toptune.prediction import predict
-from toptune.recordings.facts import WeightsSource
 from toptune.recordings.mcs import McsRecording
-from toptune.recordings.simulated.mcs_writer import McsChannel, McsStream, McsWriter
+from toptune.recordings.mcs_writer import McsChannel, McsStream, McsWriter
 from toptune.recordings.spike_npz import write_npz
-from toptune.recordings.trains import Spikes, SpikeTrains
+from toptune.recordings.trains import Spikes, SpikeTrains, WeightsSource
 from toptune.runs.model import Model, read_model, trained_model, write_model
 from toptune.runs.verdicts import Predictions
 from toptune.spikes import streaming as detection

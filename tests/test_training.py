@@ -585,9 +585,9 @@ def test_the_device_is_resolved_for_the_solvers_arithmetic(monkeypatch: pytest.M
 
 
 def test_centres_are_planned_for_the_devices_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    from toptune.machine import memory as machine_memory
+    from toptune.machine import device as machine_device
 
-    monkeypatch.setattr(machine_memory, "free_bytes", lambda _: 8 * 2**30)
+    monkeypatch.setattr(machine_device, "free_bytes", lambda _: 8 * 2**30)
     falkon = head_of("falkon")
     params, _ = falkon.prepare({}, n_rows=5024, view_sizes=(8,), device="cuda")
     assert params == {"n_centres": None}

@@ -354,7 +354,7 @@ class Stages:
     @cached_property
     def recording(self) -> Path:
         """An MCS file of a simulated culture."""
-        from toptune.recordings.simulated.culture import simulate
+        from toptune.recordings.simulated import simulate
 
         simulate(self._folder, n_devices=1, seconds=self._sizes.recording_s, seed=0)
         (path,) = self._folder.glob("*.h5")

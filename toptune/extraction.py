@@ -38,8 +38,7 @@ from toptune.machine.fingerprint import file_sha256, stamp_of
 from toptune.machine.progress import ProgressReporter, SilentReporter
 from toptune.params import Backbone, Compute, Picture, SpikeSettings, Windows, content_key
 from toptune.recordings.devices import DeviceRow, DevicesFile, read_devices
-from toptune.recordings.facts import WeightsSource
-from toptune.recordings.trains import SpikeTrains, check_trains
+from toptune.recordings.trains import SpikeTrains, WeightsSource, check_trains
 from toptune.store.feature_store import VERSION, FeatureSet, FeatureStore, recording_name
 from toptune.store.session import StoreSession, refuse_other_settings, writing_session
 

@@ -29,7 +29,7 @@ from toptune.heads.base import Candidate, Head, Progress
 from toptune.heads.catalogue import head_of, heads
 from toptune.machine.environment import describe_environment
 from toptune.params import FitOptions, parse_merges
-from toptune.recordings.facts import TrainingFacts
+from toptune.recordings.trains import TrainingFacts
 from toptune.reports.run import write_report
 from toptune.runs.folder import plain, publish, target_problems, write_json, write_params
 from toptune.runs.model import trained_model, write_model

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = """
-from toptune.machine.compiling import compiled
+from toptune.machine.threads import compiled
 
 @compiled()
 def plus(a, b):

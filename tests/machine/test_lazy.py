@@ -11,7 +11,6 @@ import pytest
 PACKAGES = (
     "toptune.machine",
     "toptune.recordings",
-    "toptune.recordings.simulated",
     "toptune.spikes",
     "toptune.pictures",
     "toptune.backbones",

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from toptune.heads.falkon.arrays import NUMPY
-from toptune.machine import memory
-from toptune.machine.memory import available_memory
+from toptune.machine import device
+from toptune.machine.device import available_memory
 
 GIB = 2**30
 
@@ -23,7 +23,7 @@ def write(root: Path, files: dict[str, str | int]) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(memory, "_ROOT", tmp_path)
+    monkeypatch.setattr(device, "_ROOT", tmp_path)
     meminfo = "MemTotal:  33554432 kB\nMemFree:  100 kB\nMemAvailable:   16777216 kB"
     write(tmp_path, {"proc/meminfo": meminfo})
     return tmp_path
@@ -72,7 +72,7 @@ def test_a_container_that_names_the_hosts_path_has_its_limit_at_the_top(root: Pa
 def test_elsewhere_half_of_what_is_installed_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "_ROOT", tmp_path)
+    monkeypatch.setattr(device, "_ROOT", tmp_path)
     sizes = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 8 * GIB // 4096}
     monkeypatch.setattr(os, "sysconf", sizes.__getitem__, raising=False)
     assert available_memory() == 4 * GIB

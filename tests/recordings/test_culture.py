@@ -17,9 +17,8 @@ from toptune.errors import InputError
 from toptune.recordings.devices import read_devices
 from toptune.recordings.mcs import McsRecording
 from toptune.recordings.opening import open_recording
-from toptune.recordings.simulated.culture import simulate
-from toptune.recordings.simulated.network import EXCITATORY_FRACTIONS, Activity, simulate_activity
-from toptune.recordings.simulated.traces import TYPICAL_TEMPLATE, template_waveform
+from toptune.recordings.simulated import TYPICAL_TEMPLATE, simulate, template_waveform
+from toptune.recordings.simulated_network import EXCITATORY_FRACTIONS, Activity, simulate_activity
 from toptune.recordings.spike_npz import read_npz
 from toptune.spikes.ptsd import detect_spikes
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from toptune.errors import InputError
 from toptune.recordings.mcs import McsRecording, check_gains, stretches
+from toptune.recordings.mcs_writer import McsChannel, McsStream, McsWriter, mea60_channels
 from toptune.recordings.opening import open_recording
-from toptune.recordings.simulated.mcs_writer import McsChannel, McsStream, McsWriter, mea60_channels
 
 RAW = "Data Acquisition (1) Electrode Raw Data"
 

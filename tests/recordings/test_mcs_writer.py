@@ -16,8 +16,7 @@ from needs import shared
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.recordings.simulated.mcs_writer import (
-    Compressor,
+from toptune.recordings.mcs_writer import (
     McsChannel,
     McsHeader,
     McsStream,
@@ -163,15 +162,14 @@ def test_mcs_own_library_reads_what_was_written(tmp_path: Path) -> None:
 @given(
     st.integers(1, 70),
     st.lists(st.integers(0, 700), max_size=6),
-    st.sampled_from(["isal", "zlib"]),
 )
 def test_any_division_into_blocks_gives_the_same_data(
-    tmp_path_factory: pytest.TempPathFactory, n: int, sizes: list[int], compressor: Compressor
+    tmp_path_factory: pytest.TempPathFactory, n: int, sizes: list[int]
 ) -> None:
     path = tmp_path_factory.mktemp("mcs") / "w.h5"
     data = counts(n, sum(sizes))
     channels = tuple(McsChannel(label=str(k), channel_id=k) for k in range(n))
-    with McsWriter(path, compressor=compressor) as writer:
+    with McsWriter(path) as writer:
         stream = writer.add_recording().add_stream(McsStream(label=RAW, channels=channels))
         for start, size in zip(np.cumsum([0, *sizes]), sizes, strict=False):
             block = data[:, start : start + size].copy()

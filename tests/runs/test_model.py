@@ -24,7 +24,7 @@ from toptune.features.picture_features import PictureFeatureParams
 from toptune.features.table import FeatureTable, RecordingInfo
 from toptune.heads import head_of
 from toptune.params import Picture, SpikeSettings
-from toptune.recordings.facts import WeightsSource
+from toptune.recordings.trains import WeightsSource
 from toptune.runs.model import (
     FORMAT,
     Model,

@@ -21,7 +21,7 @@ from toptune.heads.logistic.head import LogisticHead
 from toptune.heads.mlp.classifier import MLPClassifier
 from toptune.heads.mlp.head import MLPHead
 from toptune.heads.nearness import Nearness
-from toptune.recordings.facts import RecordingFacts
+from toptune.recordings.trains import RecordingFacts
 from toptune.runs.novelty import (
     NoveltyLimits,
     Range,

@@ -15,8 +15,7 @@ from toptune.errors import InputError, StorageError, ToptuneError
 from toptune.features.table import RecordingInfo
 from toptune.machine.assets import store_contract
 from toptune.params import Backbone, Picture, SpikeSettings, Windows
-from toptune.recordings.facts import RecordingFacts, WeightsSource
-from toptune.recordings.trains import Segment, Spikes, SpikeTrains
+from toptune.recordings.trains import RecordingFacts, Segment, Spikes, SpikeTrains, WeightsSource
 from toptune.store import groups as zarr_groups
 from toptune.store.feature_store import FeatureSet, FeatureStore, recording_name
 from toptune.store.groups import read_attributes, write_attributes

@@ -111,7 +111,7 @@ def run_demo(
         raise InputError(f"{folder} exists already: remove it or choose another folder with --out")
     from toptune.extraction import extract
     from toptune.machine.threads import usable_cores
-    from toptune.recordings.simulated.culture import simulate
+    from toptune.recordings.simulated import simulate
     from toptune.store.feature_store import FeatureStore
     from toptune.training import fit
 

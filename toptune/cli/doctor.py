@@ -262,7 +262,7 @@ def _numba() -> Iterator[Check]:
 
 
 def _machine() -> Iterator[Check]:
-    from toptune.machine.memory import available_memory
+    from toptune.machine.device import available_memory
 
     yield _check("cpu", "cores", True, f"{usable_cores()} usable")
     yield _check("cpu", "memory", True, f"{available_memory() / _GIB:.1f} GiB free")

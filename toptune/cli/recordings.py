@@ -47,7 +47,7 @@ def simulate(
     if table.exists() and not overwrite:
         raise InputError(f"{table} is already there; choose another folder or overwrite it")
     from toptune.machine.threads import usable_cores
-    from toptune.recordings.simulated.culture import simulate as run
+    from toptune.recordings.simulated import simulate as run
 
     with watch_count("simulating", devices) as advance:
         path = run(

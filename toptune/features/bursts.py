@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.features.electrodes import ElectrodeTrains, whole_samples
-from toptune.machine.compiling import compiled
+from toptune.machine.threads import compiled
 from toptune.params import BurstCriteria
 
 # Intervals of 0.1 ms to 1000 s, ten bins a decade as in Pasquale et al.; a bin's lower edge stands

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.features.electrodes import ElectrodeTrains, whole_samples
-from toptune.machine.compiling import compiled
+from toptune.machine.threads import compiled
 
 # A train whose counts vary less than rounding does not vary.
 _CONSTANT = 1e-12

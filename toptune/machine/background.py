@@ -15,17 +15,9 @@ _LOG = logging.getLogger(__name__)
 
 
 class Failed(NamedTuple):
-    """A task that failed.
+    """A task that failed."""
 
-    Attributes
-    ----------
-    owner : str
-        What it wrote for.
-    error : BaseException
-        The error.
-    """
-
-    owner: str
+    owner: str  # what it wrote for
     error: BaseException
 
 
@@ -38,15 +30,7 @@ class BackgroundWriter:
         self._failed: list[Failed] = []
 
     def submit(self, owner: str, write: Callable[[], None]) -> None:
-        """Start a task, once the previous one is done.
-
-        Parameters
-        ----------
-        owner
-            What it writes for, to name in its error.
-        write
-            The task.
-        """
+        """Start a task, once the previous one is done; `owner` names it in its error."""
         self.wait()
         self._running = (owner, self._pool.submit(write))
 

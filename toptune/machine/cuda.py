@@ -47,17 +47,10 @@ class Launch(Protocol):
     """Queues kernels of one source."""
 
     def __call__(self, name: str, threads: int, /, *arguments: KernelArgument) -> None:
-        """Queue a kernel.
+        """Queue a kernel for work of `threads` threads; it does all of it with any number.
 
-        Parameters
-        ----------
-        name
-            The kernel's name in the source.
-        threads
-            How many threads have work; the kernel does all of it with any number.
-        arguments
-            As the kernel declares them: arrays and contiguous tensors as pointers, int as 64-bit
-            integers, float as doubles.
+        Arguments are passed as the kernel declares them: arrays and contiguous tensors as pointers,
+        int as 64-bit integers, float as doubles.
         """
 
 
@@ -180,13 +173,7 @@ def open_cuda() -> CudaAccelerator:
 
 
 class CudaAccelerator:
-    """The current GPU, used by CuPy in torch's memory and on torch's stream.
-
-    Parameters
-    ----------
-    cupy, cupyx, torch
-        The modules.
-    """
+    """The current GPU, used by CuPy in torch's memory and on torch's stream."""
 
     def __init__(self, cupy: ModuleType, cupyx: ModuleType, torch: ModuleType) -> None:
         self._cupy = cupy
@@ -253,20 +240,7 @@ class _Stream:
 class CudaKernels:
     """Kernels compiled by NVRTC when the first is launched; CuPy keeps the machine code on disk.
 
-    Parameters
-    ----------
-    cupy
-        The module.
-    source
-        Name of the file in kernels/, without ``.cu``.
-    shapes
-        Values to #define.
-    options
-        For the compiler.
-    threads_per_block, most_blocks
-        How the grid is cut.
-    context
-        Makes the context in which kernels are launched; by default that of the caller.
+    `context` makes the context in which kernels are launched; by default it is the caller's.
     """
 
     def __init__(
@@ -307,22 +281,10 @@ def _kernel_argument(argument: KernelArgument) -> Any:
 
 @cache
 def torch_kernels(source: str, device_index: int) -> CudaKernels:
-    """Compile the kernels that draw, for torch's tensors on a GPU.
+    """Compile the kernels that draw, in kernels/`source`.cu, for torch's tensors on a GPU.
 
     They run in torch's current stream on that GPU, and so keep their order with torch's own work
     without waiting for it.
-
-    Parameters
-    ----------
-    source
-        Name of the file in kernels/, without ``.cu``.
-    device_index
-        Index of the GPU.
-
-    Raises
-    ------
-    ToptuneError
-        CuPy is not installed.
     """
     try:
         import cupy
@@ -355,15 +317,6 @@ class CudaUploads:
 
     Events keep the order: a pinned buffer is refilled only after it has been copied, and the copy
     on the device is overwritten only after the work queued on it has run.
-
-    Parameters
-    ----------
-    cupy
-        The module.
-    empty_pinned
-        `cupyx.empty_pinned`.
-    n_values
-        float32 values per buffer.
     """
 
     def __init__(self, cupy: ModuleType, empty_pinned: Any, n_values: int) -> None:

@@ -30,13 +30,7 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 @contextmanager
 def writing(place: Path) -> Iterator[None]:
-    """Turn errors of writing into one line that says how to go on.
-
-    Raises
-    ------
-    StorageError
-        An `OSError` was raised inside the context.
-    """
+    """Turn an `OSError` of writing into a StorageError of one line that says how to go on."""
     try:
         yield
     except OSError as error:
@@ -92,21 +86,9 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 def move_into_place(aside: Path, place: Path, *, replace: bool) -> None:
-    """Move a finished folder to its final name; one of that name is replaced as a whole.
+    """Move a finished folder to its final name, on the same file system.
 
-    Parameters
-    ----------
-    aside
-        The finished folder, on the same file system as `place`.
-    place
-        The final name.
-    replace
-        Whether to replace a folder of that name.
-
-    Raises
-    ------
-    FileExistsError
-        `place` exists and must not be replaced.
+    With `replace`, a folder of that name is replaced as a whole; without, it is a FileExistsError.
     """
     sync_tree(aside)
     if replace and place.exists():

@@ -9,36 +9,13 @@ from pathlib import Path
 from typing import Any
 
 _PACKAGES = (
-    "toptune",
-    "numpy",
-    "scipy",
-    "scikit-learn",
-    "torch",
-    "torchvision",
-    "timm",
-    "openvino",
-    "numba",
-    "zarr",
-    "h5py",
-    "safetensors",
-    "matplotlib",
+    *("toptune", "numpy", "scipy", "scikit-learn", "torch", "torchvision", "timm", "openvino"),
+    *("numba", "zarr", "h5py", "safetensors", "matplotlib"),
 )
 
 
 def describe_environment(device: str) -> dict[str, Any]:
-    """Describe the machine and the packages.
-
-    Parameters
-    ----------
-    device : str
-        The torch device, such as ``cpu`` or ``cuda``.
-
-    Returns
-    -------
-    dict
-        JSON-able, without times: python, platform, cpu, cpus, torch_threads, device, device_name,
-        packages (None for a package that is not installed).
-    """
+    """Describe the machine, the torch device and the packages, as plain values without times."""
     import torch
 
     on_gpu = torch.device(device).type == "cuda"

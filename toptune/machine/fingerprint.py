@@ -29,17 +29,7 @@ def stamp_of(path: Path) -> list[list[Any]]:
 def require_regular(path: Path, *, folder: bool = True) -> None:
     """Refuse what is neither a file nor a folder, since reading a pipe or a device may never end.
 
-    Parameters
-    ----------
-    path
-        A path given by the user.
-    folder
-        Whether a folder is allowed.
-
-    Raises
-    ------
-    InputError
-        Nothing is at the path, something else is, or the name is impossible.
+    Missing files, impossible names and, unless `folder`, folders are refused as well.
     """
     try:
         there = path.exists()

@@ -9,15 +9,7 @@ from typing import Any
 
 
 def lazy_names(package: str, homes: Mapping[str, tuple[str, ...]]) -> Callable[[str], Any]:
-    """Make a package's ``__getattr__``, which imports a name from its module.
-
-    Parameters
-    ----------
-    package
-        The package's ``__name__``.
-    homes
-        For each module of the package, the names it gives to the package.
-    """
+    """Make a package's ``__getattr__``; `homes` lists the public names of each of its modules."""
     module_of = {name: module for module, names in homes.items() for name in names}
 
     def look_up(name: str) -> Any:

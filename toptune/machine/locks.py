@@ -28,19 +28,10 @@ class NoLocksError(InputError):
 
 @contextmanager
 def held(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold a lock inside the context.
+    """Hold a lock inside the context; yield whether this process holds it.
 
-    Parameters
-    ----------
-    path
-        The lock file; its folder is created.
-    wait
-        Whether to wait until another process releases the lock.
-
-    Yields
-    ------
-    bool
-        Whether this process holds the lock; always True with `wait`.
+    The lock file's folder is created. Without `wait`, a lock held by another process is not waited
+    for.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Threads over channels or chunks; compiled code releases the interpreter, so threads suffice.
+"""Threads over channels or chunks, and compiled code, during which other threads run too.
 
 Work goes to a pool that the caller owns; without a pool it is done at once. Results never depend on
 the number of threads, because every item is computed by itself.
@@ -10,10 +10,11 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def usable_cores() -> int:
@@ -25,13 +26,7 @@ def usable_cores() -> int:
 
 @contextmanager
 def thread_pool(n_jobs: int | None = None) -> Iterator[Executor | None]:
-    """Provide a pool of threads inside the context; None for a single thread.
-
-    Parameters
-    ----------
-    n_jobs
-        Number of threads; all usable cores if None.
-    """
+    """Provide a pool of `n_jobs` threads (None: one per usable core); None for a single thread."""
     n_jobs = usable_cores() if n_jobs is None else n_jobs
     if n_jobs == 1:
         yield None
@@ -55,3 +50,24 @@ def channel_slices(n: int, pool: Executor | None, multiple: int = 1) -> list[sli
     size = -(-n // workers)
     size = max(multiple, -(-size // multiple) * multiple)
     return [slice(a, min(a + size, n)) for a in range(0, n, size)]
+
+
+def compiled(**options: Any) -> Callable[[Function], Function]:
+    """Compile a function by `numba.njit` with `options`; it runs without the interpreter's lock.
+
+    Numba keeps the machine code beside the source, or in the user's cache folder where the
+    installation is read-only, or in ``NUMBA_CACHE_DIR``. Where none of them can be written, the
+    function is compiled again in every process.
+    """
+    import numba
+
+    def decorate(function: Function) -> Function:
+        try:
+            made: Function = numba.njit(nogil=True, cache=True, **options)(function)
+        except RuntimeError as error:
+            if "cannot cache function" not in str(error):
+                raise
+            made = numba.njit(nogil=True, **options)(function)
+        return made
+
+    return decorate

@@ -25,41 +25,19 @@ _UNPRINTABLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceRow:
-    """One recording.
+    """One recording."""
 
-    Parameters
-    ----------
-    line
-        Its line in the file.
-    recording
-        Its path.
-    written
-        Its path as the file writes it.
-    device, label
-        The device that was recorded, and its class.
-    columns
-        The further columns by name.
-    """
-
-    line: int
+    line: int  # in the file
     recording: Path
-    written: str
+    written: str  # its path as the file writes it
     device: str
-    label: str
-    columns: dict[str, str]
+    label: str  # the device's class
+    columns: dict[str, str]  # the further columns by name
 
 
 @dataclass(frozen=True, kw_only=True)
 class DevicesFile:
-    """A checked devices file.
-
-    Parameters
-    ----------
-    path
-        The file.
-    rows
-        In the file's order.
-    """
+    """A checked devices file, with its rows in the file's order."""
 
     path: Path
     rows: tuple[DeviceRow, ...]
@@ -119,7 +97,7 @@ def read_devices(path: Path) -> DevicesFile:
     rows: list[DeviceRow] = []
     problems: list[str] = []
     for line, cells in table:
-        problem = _ragged(cells, header) or _empty(cells, header) or _unprintable(cells, header)
+        problem = _problem(cells, header)
         if problem:
             problems.append(f"{path}, line {line}: {problem}")
         else:
@@ -173,31 +151,22 @@ def _check_header(path: Path, header: list[str]) -> None:
         )
     repeated = [name for name, count in Counter(header).items() if count > 1]
     if repeated:
-        shown = (
-            f"column {repeated[0]!r:.80} is there twice"
-            if repeated[0]
-            else "columns without a name"
-        )
-        raise InputError(f"{path}, line 1: {shown}")
+        shown = f"column {repeated[0]!r:.80} is there twice"
+        raise InputError(f"{path}, line 1: {shown if repeated[0] else 'columns without a name'}")
     if "" in header:
         raise InputError(f"{path}, line 1: column {header.index('') + 1} has no name")
 
 
-def _ragged(cells: list[str], header: list[str]) -> str:
-    if len(cells) == len(header):
-        return ""
-    return f"{len(cells)} columns, but the header has {len(header)}"
-
-
-def _empty(cells: list[str], header: list[str]) -> str:
-    empty = [name for name in _REQUIRED if not cells[header.index(name)]]
-    return f"{', '.join(empty)} is missing" if empty else ""
-
-
-def _unprintable(cells: list[str], header: list[str]) -> str:
-    """Refuse line breaks and control characters, which would break tables and messages."""
-    for name in _REQUIRED:
-        cell = cells[header.index(name)]
+def _problem(cells: list[str], header: list[str]) -> str:
+    """Say what is wrong with a row, if anything."""
+    if len(cells) != len(header):
+        return f"{len(cells)} columns, but the header has {len(header)}"
+    needed = {name: cells[header.index(name)] for name in _REQUIRED}
+    empty = [name for name, cell in needed.items() if not cell]
+    if empty:
+        return f"{', '.join(empty)} is missing"
+    # Line breaks and control characters would break tables and messages.
+    for name, cell in needed.items():
         bad = next((c for c in cell if unicodedata.category(c) in _UNPRINTABLE), None)
         if bad is not None:
             return f"{name} has a line break or another character that cannot be shown, {bad!r}"

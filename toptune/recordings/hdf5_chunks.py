@@ -19,8 +19,7 @@ from isal import igzip_lib, isal_zlib
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.machine.compiling import compiled
-from toptune.machine.threads import channel_slices, in_threads
+from toptune.machine.threads import channel_slices, compiled, in_threads
 from toptune.recordings.hdf5_guard import (
     DAMAGE,
     DEFLATE,
@@ -46,18 +45,10 @@ class _Chunk(NamedTuple):
 
 
 class ChunkedVoltage:
-    """A dataset of raw samples, read as microvolts in any ranges.
+    """A dataset of raw samples (rows, samples) in an open file, read as microvolts in any ranges.
 
-    Parameters
-    ----------
-    dataset
-        (rows, samples) integers in an open file.
-    path
-        The file, for messages and for reading beside the library.
-    rows : (channels,) int64
-        The dataset's row of each channel.
-    gain_uv, zero : (channels,) float64
-        Microvolts = (value - zero) * gain_uv, rounded once to float32.
+    The file at `path` is also read beside the library. `rows`, `gain_uv` and `zero` (channels,) are
+    each channel's row and scale: microvolts = (value - zero) * gain_uv, rounded once to float32.
     """
 
     def __init__(
@@ -89,21 +80,9 @@ class ChunkedVoltage:
         return min(int(self._dataset.chunks[1]), widest)
 
     def read_into(self, out: NDArray[np.float32], start: int, pool: Executor | None = None) -> None:
-        """Fill `out` with the samples from `start` on.
+        """Fill `out` (channels, samples) float32 with microvolts from sample `start` on.
 
-        Parameters
-        ----------
-        out : (channels, samples) float32
-            Where to write microvolts.
-        start
-            First sample; start + samples must not exceed `n_samples`.
-        pool
-            Threads that inflate.
-
-        Raises
-        ------
-        InputError
-            A chunk is damaged or cut off; the message names the file and the sample.
+        A damaged or truncated chunk is an InputError that names the file and the sample.
         """
         stop = start + out.shape[1]
         if not self._fast:
@@ -126,7 +105,8 @@ class ChunkedVoltage:
             for column in range(start // step * step, stop, step)
             for row in range(0, self._dataset.shape[0], row_step)
         ]
-        with _Descriptor(self._path) as fd:
+        fd = os.open(self._path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        try:
 
             def some(which: slice) -> None:
                 for corner in corners[which]:
@@ -134,15 +114,11 @@ class ChunkedVoltage:
 
             # Few large tasks: with a task per chunk, threads would mostly wait for the interpreter.
             in_threads(pool, some, channel_slices(len(corners), pool))
+        finally:
+            os.close(fd)
 
     def check_whole(self) -> None:
-        """Check by the index of chunks, without reading samples, that the file is not truncated.
-
-        Raises
-        ------
-        InputError
-            The file ends inside a chunk.
-        """
+        """Refuse a truncated file by the index of its chunks, without reading samples."""
         if not self._fast:
             return
         if self._index is None:
@@ -216,20 +192,6 @@ class ChunkedVoltage:
             f"{self._path}: the data from sample {sample} on are damaged ({why}):"
             " copy the file again from its source"
         )
-
-
-class _Descriptor:
-    """A file descriptor for positioned reads from several threads."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> int:
-        self._fd = os.open(self._path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        return self._fd
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
 
 
 def _filters(dataset: Any) -> tuple[bool, bool] | None:

@@ -46,20 +46,7 @@ class _Vlen(NamedTuple):
 
 
 def check_links(file: Any, path: Path) -> None:
-    """Refuse soft, external and user-defined links anywhere in the file.
-
-    Parameters
-    ----------
-    file
-        An open h5py file.
-    path
-        For messages.
-
-    Raises
-    ------
-    InputError
-        There is such a link, or the groups cannot be walked.
-    """
+    """Refuse soft, external and user-defined links anywhere in an open h5py file."""
 
     def see(name: bytes, info: Any) -> str | None:
         if info.type == h5py.h5l.TYPE_HARD:
@@ -78,23 +65,10 @@ def check_links(file: Any, path: Path) -> None:
 
 
 def check_stored(dataset: Any, path: Path, limit_bytes: int | None = None) -> None:
-    """Refuse data stored outside the file, or with a shape larger than the file can hold.
+    """Refuse data of a filter other than `_FILTERS`, outside the file, or larger than it can hold.
 
-    Parameters
-    ----------
-    dataset
-        An open h5py dataset.
-    path
-        Its file.
-    limit_bytes
-        The most that it may take in memory, for data that are read whole; compressed chunks are
-        then also checked to inflate to no more than a chunk.
-
-    Raises
-    ------
-    InputError
-        The storage is virtual or external, a filter is not gzip, shuffle or fletcher32, or chunks
-        or the shape claim more than is stored.
+    Data that are read whole may take `limit_bytes` in memory, and no compressed chunk of them may
+    inflate to more than a chunk.
     """
     name = dataset.name
     try:
@@ -169,13 +143,7 @@ def check_heaps(dataset: Any, path: Path) -> None:
 
     Such texts are in heaps of the file. In a heap with an object of length 0, HDF5 2.0 loops
     forever, and with an object beyond the heap's end it reads outside the heap.
-
-    Parameters
-    ----------
-    dataset
-        A table that passed `check_stored`.
-    path
-        Its file.
+    `dataset` is a table that passed `check_stored`.
     """
     vlen = _vlen_of(dataset.id.get_type())
     if vlen is None:

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.machine.compiling import compiled
+from toptune.machine.threads import compiled
 from toptune.recordings.peak_mat import looks_like_mat, read_peak_mat
 from toptune.recordings.trains import PeakTrain, Segment, SpikeTrains, natural_key, sort_spikes
 

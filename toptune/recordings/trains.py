@@ -1,4 +1,4 @@
-"""The spikes of one recording, whether detected in voltage or read from a file.
+"""The spikes of one recording, detected in voltage or read from a file, and facts about it.
 
 Samples are 0-based indices into the recording's stored samples, amplitudes are peak-to-peak in
 microvolts, and times are in seconds since the recording's start.
@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,64 +26,31 @@ _UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
 
 
 class Spikes(NamedTuple):
-    """Spikes sorted by sample, then channel.
+    """Spikes sorted by sample, then channel."""
 
-    Attributes
-    ----------
-    sample : (n,) int64
-        0-based index into the recording's stored samples.
-    channel : (n,) int32
-        Row of the channel.
-    peak_to_peak_uv : (n,) float32
-        Peak-to-peak amplitude in microvolts.
-    """
-
-    sample: NDArray[np.int64]
-    channel: NDArray[np.int32]
-    peak_to_peak_uv: NDArray[np.float32]
+    sample: NDArray[np.int64]  # (n,), 0-based index into the recording's stored samples
+    channel: NDArray[np.int32]  # (n,), row of the channel
+    peak_to_peak_uv: NDArray[np.float32]  # (n,), amplitude in microvolts
 
 
 class Segment(NamedTuple):
-    """A stretch of a recording without a gap, whose ends detection and windows never cross.
+    """A stretch of a recording without a gap, whose ends detection and windows never cross."""
 
-    Attributes
-    ----------
-    first_sample
-        Index of its first sample among the recording's stored samples.
-    n_samples
-        Its length.
-    start_s
-        Time of its first sample in seconds since the recording's start.
-    """
-
-    first_sample: int
+    first_sample: int  # its index among the recording's stored samples
     n_samples: int
-    start_s: float
+    start_s: float  # time of the first sample in seconds since the recording's start
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SpikeTrains:
-    """All spikes of a recording, with its electrodes, rate and segments.
-
-    Parameters
-    ----------
-    spikes
-        Sorted by sample, then channel.
-    channel_labels
-        The electrodes' names as the recording gives them.
-    sampling_rate_hz
-        Samples per second.
-    segments
-        In order; together they hold all samples.
-    threshold_uv : (channels,) float32
-        The peak-to-peak thresholds of detection; NaN if none is known, infinite for a dead
-        channel.
-    """
+    """All spikes of a recording, with its electrodes, rate and segments."""
 
     spikes: Spikes
-    channel_labels: tuple[str, ...]
-    sampling_rate_hz: float
-    segments: tuple[Segment, ...]
+    channel_labels: tuple[str, ...]  # the electrodes' names as the recording gives them
+    sampling_rate_hz: float  # samples per second
+    segments: tuple[Segment, ...]  # in order; together they hold all samples
+    # (channels,): the peak-to-peak thresholds of detection; NaN if none is known, infinite for a
+    # dead channel.
     threshold_uv: NDArray[np.float32]
 
     @property
@@ -98,21 +65,11 @@ class SpikeTrains:
 
 
 class PeakTrain(NamedTuple):
-    """Spikes of one electrode, as a file of that electrode holds them.
+    """Spikes of one electrode, as a file of that electrode holds them."""
 
-    Attributes
-    ----------
-    n_samples
-        Length of the recording.
-    sample : (n,) int64
-        0-based, strictly rising.
-    peak_to_peak_uv : (n,) float32
-        Amplitudes in microvolts.
-    """
-
-    n_samples: int
-    sample: NDArray[np.int64]
-    peak_to_peak_uv: NDArray[np.float32]
+    n_samples: int  # length of the recording
+    sample: NDArray[np.int64]  # (n,), 0-based, strictly rising
+    peak_to_peak_uv: NDArray[np.float32]  # (n,), amplitude in microvolts
 
 
 def natural_key(label: str) -> tuple[tuple[int, int | str], ...]:
@@ -123,13 +80,7 @@ def natural_key(label: str) -> tuple[tuple[int, int | str], ...]:
 
 
 def check_length(path: Path, segments: Sequence[Segment], sampling_rate_hz: float) -> None:
-    """Refuse recordings with no sample, and those that claim an impossible length.
-
-    Raises
-    ------
-    InputError
-        Names the file and the length that it claims.
-    """
+    """Refuse recordings with no sample, and those that claim an impossible length."""
     if not 0 < sampling_rate_hz <= FASTEST_HZ:
         raise InputError(
             f"{path}: sampled at {sampling_rate_hz:g} Hz, not between 0 and {FASTEST_HZ:g} Hz"
@@ -146,13 +97,7 @@ def check_length(path: Path, segments: Sequence[Segment], sampling_rate_hz: floa
 
 
 def check_labels(path: Path, labels: Sequence[str]) -> None:
-    """Refuse names of electrodes with characters that cannot be printed.
-
-    Raises
-    ------
-    InputError
-        Names the file and the label.
-    """
+    """Refuse names of electrodes with characters that cannot be printed."""
     for label in labels:
         if any(unicodedata.category(c) in _UNPRINTABLE for c in label):
             raise InputError(
@@ -161,13 +106,7 @@ def check_labels(path: Path, labels: Sequence[str]) -> None:
 
 
 def check_spikes(trains: SpikeTrains) -> None:
-    """Refuse spikes outside the recording, or on channels that it does not have.
-
-    Raises
-    ------
-    InputError
-        Names the sample or the channel.
-    """
+    """Refuse spikes outside the recording, or on channels that it does not have."""
     sample, channel = trains.spikes.sample, trains.spikes.channel
     if len(sample) == 0:
         return
@@ -184,13 +123,7 @@ def check_spikes(trains: SpikeTrains) -> None:
 
 
 def check_trains(source: Path, trains: SpikeTrains) -> None:
-    """Refuse spikes that are out of order or range, since compiled code does not check.
-
-    Raises
-    ------
-    InputError
-        Names the source.
-    """
+    """Refuse spikes that are out of order or range, since compiled code does not check."""
     check_length(source, trains.segments, trains.sampling_rate_hz)
     sample, channel, amplitude = trains.spikes
     n_channels = len(trains.channel_labels)
@@ -233,3 +166,55 @@ def end_s(trains: SpikeTrains) -> float:
     """Return the recording's length in seconds, gaps included."""
     last = trains.segments[-1]
     return last.start_s + last.n_samples / trains.sampling_rate_hz
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordingFacts:
+    """How a recording was made, and how many spikes it has; trained models carry these facts."""
+
+    name: str  # for messages
+    sampling_rate_hz: float
+    n_electrodes: int  # including silent and dead ones
+    n_spikes: int
+    duration_s: float  # recorded time without gaps
+
+    @classmethod
+    def of(cls, name: str, trains: SpikeTrains) -> RecordingFacts:
+        """Count a recording's spikes."""
+        return cls(
+            name=name,
+            sampling_rate_hz=trains.sampling_rate_hz,
+            n_electrodes=len(trains.channel_labels),
+            n_spikes=len(trains.spikes.sample),
+            duration_s=trains.duration_s,
+        )
+
+    @property
+    def electrode_rate_hz(self) -> float:
+        """Spikes/s per electrode, as the mean over all electrodes."""
+        return self.n_spikes / (self.n_electrodes * self.duration_s)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsSource:
+    """Where a backbone's weights came from, to find them again."""
+
+    path: str | None = None  # the weights file, if there was one; it may have been moved since
+    seed: int | None = None  # of random weights; None for others
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, which ``WeightsSource(**values)`` reads back."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingFacts:
+    """The recordings and the weights behind a table of features."""
+
+    recordings: tuple[RecordingFacts, ...]  # in the order of the table's recordings
+    # For each view of the table; None if the store, made by an earlier toptune, does not say.
+    weights: tuple[WeightsSource | None, ...]

@@ -16,23 +16,12 @@ from toptune.recordings.trains import SpikeTrains
 
 
 class SegmentBins(NamedTuple):
-    """The whole bins of each segment of a recording.
+    """The whole bins of each segment of a recording."""
 
-    Attributes
-    ----------
-    first_sample : (segments,) int64
-    n_bins : (segments,) int64
-        Whole bins; the samples after the last one belong to none.
-    offset : (segments,) int64
-        Whole bins in all previous segments.
-    per_bin : float
-        Samples per bin, which need not be a whole number.
-    """
-
-    first_sample: NDArray[np.int64]
-    n_bins: NDArray[np.int64]
-    offset: NDArray[np.int64]
-    per_bin: float
+    first_sample: NDArray[np.int64]  # (segments,)
+    n_bins: NDArray[np.int64]  # (segments,); the samples after the last bin belong to none
+    offset: NDArray[np.int64]  # (segments,): bins in all previous segments
+    per_bin: float  # samples, which need not be a whole number
 
     @classmethod
     def of(cls, trains: SpikeTrains, bin_ms: float) -> SegmentBins:
@@ -51,37 +40,18 @@ class SegmentBins(NamedTuple):
 
 
 class WindowStarts(NamedTuple):
-    """Where the windows of a recording begin, in order of time.
+    """Where the windows of a recording begin, in order of time."""
 
-    Attributes
-    ----------
-    segment : (n,) int64
-        The segment that holds the window.
-    first_bin : (n,) int64
-        The window's first bin, counted from its segment's start.
-    start_s : (n,) float64
-        Seconds from the recording's start to the window's.
-    """
-
-    segment: NDArray[np.int64]
-    first_bin: NDArray[np.int64]
-    start_s: NDArray[np.float64]
+    segment: NDArray[np.int64]  # (n,): the segment that holds the window
+    first_bin: NDArray[np.int64]  # (n,): its first bin, counted from its segment's start
+    start_s: NDArray[np.float64]  # (n,): seconds from the recording's start to the window's
 
 
 def window_starts(trains: SpikeTrains, windows: Windows) -> WindowStarts:
     """Place the whole windows of a recording: (duration - width) / stride + 1 in each segment.
 
-    Parameters
-    ----------
-    trains
-        Only its segments and sampling rate matter.
-    windows
-        Width, stride and bin.
-
-    Returns
-    -------
-    WindowStarts
-        Empty if no segment is as long as a window.
+    Only the segments and the sampling rate of `trains` matter. There are no windows in a segment
+    shorter than one.
     """
     n_bins = SegmentBins.of(trains, windows.bin_ms).n_bins
     n_windows = np.maximum((n_bins - windows.width_bins) // windows.stride_bins + 1, 0)

@@ -29,7 +29,7 @@ from toptune.params import (
     options_of,
     word,
 )
-from toptune.recordings.facts import WeightsSource
+from toptune.recordings.trains import WeightsSource
 from toptune.reports.page import Block, Code, Details, Section, Table, Text
 from toptune.runs.reading import ReadRun
 from toptune.store.feature_store import FeatureStore

@@ -28,7 +28,7 @@ from toptune.features.table import FeatureTable
 from toptune.heads.calibration import calibrated
 from toptune.heads.catalogue import head_of
 from toptune.params import SpikeSettings
-from toptune.recordings.facts import TrainingFacts, WeightsSource
+from toptune.recordings.trains import TrainingFacts, WeightsSource
 from toptune.runs.folder import plain, write_json
 from toptune.runs.novelty import NoveltyLimits, training_limits
 

@@ -28,8 +28,7 @@ from toptune.features.recordings import Preflight, SpikeFinder, check_recordings
 from toptune.features.table import leading_kind, match_windows
 from toptune.machine.fingerprint import file_sha256
 from toptune.params import Backbone, Compute, SpikeSettings
-from toptune.recordings.facts import RecordingFacts, WeightsSource
-from toptune.recordings.trains import Segment, SpikeTrains
+from toptune.recordings.trains import RecordingFacts, Segment, SpikeTrains, WeightsSource
 from toptune.runs.model import Model, ModelView
 from toptune.runs.novelty import Novelty, judge
 from toptune.runs.verdicts import SEEN, RecordingPrediction

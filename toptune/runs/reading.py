@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from toptune.errors import InputError
 from toptune.evaluation.scores import HeldOutWindows, Scores, Verdict, score
 from toptune.heads.catalogue import head_of
-from toptune.recordings.facts import WeightsSource
+from toptune.recordings.trains import WeightsSource
 from toptune.runs.folder import RUN
 
 Rows = list[dict[str, str]]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from toptune.machine.environment import describe_environment
 from toptune.machine.fingerprint import file_sha256
-from toptune.recordings.facts import RecordingFacts
+from toptune.recordings.trains import RecordingFacts
 from toptune.runs.folder import PREDICTIONS, publish, write_csv, write_json
 from toptune.runs.novelty import Novelty
 

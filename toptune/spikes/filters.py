@@ -13,8 +13,7 @@ import scipy.signal
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.machine.compiling import compiled
-from toptune.machine.threads import channel_slices, in_threads
+from toptune.machine.threads import channel_slices, compiled, in_threads
 from toptune.params import HighPass
 
 # Channels filtered side by side: a single recursion waits for its own last sample, while eight fill

@@ -28,7 +28,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from toptune.machine.compiling import compiled
+from toptune.machine.threads import compiled
 
 # Samples per block: long enough that the statistics run at memory speed, short enough that a spike
 # costs little more than its own neighbourhood (measured: 64 is 40 % slower, 256 no faster).

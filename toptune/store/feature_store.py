@@ -29,8 +29,15 @@ from toptune.errors import InputError, ToptuneError
 from toptune.features.table import FeatureTable, RecordingInfo, View
 from toptune.machine.durable import move_into_place, writing
 from toptune.params import content_key
-from toptune.recordings.facts import RecordingFacts, TrainingFacts, WeightsSource
-from toptune.recordings.trains import Segment, Spikes, SpikeTrains, check_trains
+from toptune.recordings.trains import (
+    RecordingFacts,
+    Segment,
+    Spikes,
+    SpikeTrains,
+    TrainingFacts,
+    WeightsSource,
+    check_trains,
+)
 from toptune.store.groups import (
     SUM,
     UNREADABLE,

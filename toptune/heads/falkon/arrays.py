@@ -25,7 +25,7 @@ from scipy.linalg import LinAlgWarning, blas, lapack
 from toptune.errors import ToptuneError
 from toptune.heads.falkon.memory import KEPT_SHARE
 from toptune.heads.rows import Float64, Ints
-from toptune.machine.memory import available_memory
+from toptune.machine.device import available_memory
 from toptune.machine.threads import in_threads, thread_pool
 
 #: An array of the library that computes: NumPy's, or a tensor on its device.

@@ -295,6 +295,6 @@ def _plan(n_rows: int, device: str) -> CentrePlan:
         return plan_centres(n_rows)
     import torch
 
-    from toptune.machine.memory import free_bytes
+    from toptune.machine.device import free_bytes
 
     return plan_centres(n_rows, free_bytes(torch.device(device)), n_matrices=GPU_MATRICES)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from toptune.machine.memory import available_memory
+from toptune.machine.device import available_memory
 
 # Above it, all rows as centres take too long: see above.
 ALL_ROWS_CAP = 15_000

@@ -31,7 +31,7 @@ from toptune.heads.falkon.arrays import (
     warn_of_jitter,
 )
 from toptune.heads.rows import Float64, Ints
-from toptune.machine.memory import free_bytes
+from toptune.machine.device import free_bytes
 
 # Matrices up to this size are factored together; a larger one keeps a GPU busy by itself, and
 # cuSOLVER's batched factorisation is made for small ones.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from toptune.errors import ToptuneError
 from toptune.heads.rows import Float64
-from toptune.machine.compiling import compiled
+from toptune.machine.threads import compiled
 
 # Newton's decrement, relative to the number of rows, at which w is the minimum within rounding:
 # steps converge quadratically, so the error is far below it.

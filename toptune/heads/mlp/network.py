@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from toptune.machine.compiling import compiled
+from toptune.machine.threads import compiled
 
 Float32 = NDArray[np.float32]
 

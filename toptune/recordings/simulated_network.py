@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.machine.compiling import compiled
+from toptune.machine.threads import compiled
 
 # The paper's classes by their excitatory fraction.
 EXCITATORY_FRACTIONS = {
@@ -48,24 +48,12 @@ _SPREAD_UM_S = 40_000.0
 
 
 class Activity(NamedTuple):
-    """The spikes of the neurons near the electrodes.
+    """The spikes of the neurons near the electrodes."""
 
-    Attributes
-    ----------
-    sample : (n,) int64
-        Spike times in samples, unit by unit.
-    unit : (n,) int32
-        The neuron that fired.
-    electrode : (units,) int32
-        The electrode that each neuron is near.
-    population : (steps, 2) float64
-        Activity of the excitatory and inhibitory populations, 0 to 1, every 2 ms.
-    """
-
-    sample: NDArray[np.int64]
-    unit: NDArray[np.int32]
-    electrode: NDArray[np.int32]
-    population: NDArray[np.float64]
+    sample: NDArray[np.int64]  # (n,), spike times in samples, unit by unit
+    unit: NDArray[np.int32]  # (n,), the neuron that fired
+    electrode: NDArray[np.int32]  # (units,), the electrode that each neuron is near
+    population: NDArray[np.float64]  # (steps, 2), activity of both populations, 0 to 1, every 2 ms
 
 
 class _Bursts(NamedTuple):
@@ -83,23 +71,11 @@ def simulate_activity(
     n_samples: int,
     sampling_rate_hz: float,
 ) -> Activity:
-    """Simulate one culture.
+    """Simulate one culture; two spikes of one neuron are at least 3 ms apart.
 
-    Parameters
-    ----------
-    rng
-        The source of all randomness.
-    excitatory_fraction
-        Of the neurons plated, 0 to 1; the culture's own fraction differs by an SD of 0.04.
-    positions_um : (electrodes, 2) float64
-        Positions of the electrodes in micrometres.
-    n_samples, sampling_rate_hz
-        Length and sampling rate of the recording.
-
-    Returns
-    -------
-    Activity
-        Two spikes of one neuron are at least 3 ms apart.
+    `excitatory_fraction` (0 to 1) is that of the neurons plated; the culture's own differs by an SD
+    of 0.04. `positions_um` (electrodes, 2) are in micrometres. `rng` is the source of all
+    randomness.
     """
     fraction = float(np.clip(excitatory_fraction + rng.normal(0, _FRACTION_SD), 0, 1))
     n_steps = math.ceil(n_samples / sampling_rate_hz / _STEP_S)
