@@ -5,8 +5,9 @@ The public names; each is imported when it is first used, so that importing topt
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from toptune.machine.lazy import lazy_names
 
 if TYPE_CHECKING:
     from toptune.evaluation.folds import leave_one_group_out
@@ -23,39 +24,26 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
-    "Backbone",
-    "FalkonClassifier",
-    "FeatureStore",
-    "HighPass",
-    "MLPClassifier",
-    "Picture",
-    "Ptsd",
-    "Spikes",
-    "Windows",
-    "__version__",
-    "detect_spikes",
-    "extract",
-    "leave_one_group_out",
-    "open_recording",
-    "predict",
-]
+    "Backbone", "FalkonClassifier", "FeatureStore", "HighPass", "MLPClassifier", "Picture", "Ptsd",
+    "Spikes", "Windows", "__version__", "detect_spikes", "extract", "leave_one_group_out",
+    "open_recording", "predict",
+]  # fmt: skip
 
-_HOMES = {
-    "Backbone": "toptune.params",
-    "FalkonClassifier": "toptune.heads.falkon.classifier",
-    "FeatureStore": "toptune.store.feature_store",
-    "HighPass": "toptune.params",
-    "MLPClassifier": "toptune.heads.mlp.classifier",
-    "Picture": "toptune.params",
-    "Ptsd": "toptune.params",
-    "Spikes": "toptune.recordings.trains",
-    "Windows": "toptune.params",
-    "detect_spikes": "toptune.spikes.ptsd",
-    "extract": "toptune.extraction",
-    "leave_one_group_out": "toptune.evaluation.folds",
-    "open_recording": "toptune.recordings.opening",
-    "predict": "toptune.prediction",
-}
+_LOOK_UP = lazy_names(
+    __name__,
+    {
+        "evaluation.folds": ("leave_one_group_out",),
+        "extraction": ("extract",),
+        "heads.falkon.classifier": ("FalkonClassifier",),
+        "heads.mlp.classifier": ("MLPClassifier",),
+        "params": ("Backbone", "HighPass", "Picture", "Ptsd", "Windows"),
+        "prediction": ("predict",),
+        "recordings.opening": ("open_recording",),
+        "recordings.trains": ("Spikes",),
+        "spikes.ptsd": ("detect_spikes",),
+        "store.feature_store": ("FeatureStore",),
+    },
+)
 
 
 def __getattr__(name: str) -> Any:
@@ -63,11 +51,7 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("toptune")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'toptune' has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
+    return _LOOK_UP(name)
 
 
 def __dir__() -> list[str]:

@@ -31,42 +31,20 @@ Precision = Literal["auto", "float32", "half"]
 #: Ten times what the fastest amplifiers do.
 FASTEST_HZ = 1e7
 
-_DETECTION = "Spike detection"
-_ADVANCED = "Advanced"
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Option:
-    """One value that a user may set, from Python, in a grid or on the command line.
+    """One value that a user may set, from Python, in a grid or on the command line."""
 
-    Parameters
-    ----------
-    name
-        The key of a grid; the command line writes it with hyphens.
-    field
-        The field of the parameter class, or the argument of a classifier's constructor.
-    type
-        Of one value: ``bool``, ``int``, ``float``, ``str``, or a ``Literal`` of the choices.
-    default
-        None where it follows from the data or the device.
-    help
-        One sentence: what it is, and in which unit.
-    panel
-        Under which heading the command line's help lists it.
-    several
-        Several values may be given. Of a classifier, they are then chosen from inside every fold.
-    least, most
-        The range of a number, both ends allowed; None for no limit.
-    """
-
-    name: str
-    field: str
-    type: Any
-    default: Any
-    help: str
-    panel: str = "Basic"
+    name: str  # the key of a grid; the command line writes it with hyphens
+    field: str  # of the parameter class, or the argument of a classifier's constructor
+    type: Any  # of one value: bool, int, float, str, or a Literal of the choices
+    default: Any  # None where it follows from the data or the device
+    help: str  # one sentence: what it is, and in which unit
+    panel: str = "Basic"  # under which heading the command line's help lists it
+    # Several values may be given. Of a classifier, they are then chosen from inside every fold.
     several: bool = False
-    least: float | None = None
+    least: float | None = None  # the range of a number, both ends allowed; None for no limit
     most: float | None = None
 
     @property
@@ -81,6 +59,14 @@ def option(default: Any, help: str, **told: Any) -> Any:  # noqa: A002  # typer'
     The option has the field's name and type unless told otherwise.
     """
     return field(default=default, metadata={"option": {"help": help, **told}})
+
+
+def _detection(default: Any, text: str, **told: Any) -> Any:
+    return option(default, text, panel="Spike detection", **told)
+
+
+def _advanced(default: Any, text: str, **told: Any) -> Any:
+    return option(default, text, panel="Advanced", **told)
 
 
 def options_of(cls: type) -> tuple[Option, ...]:
@@ -127,13 +113,7 @@ def from_options(cls: type[T], values: Mapping[str, Any]) -> T:
 
 
 def parse_setting(setting: str) -> dict[str, Any]:
-    """Read ``KEY=VALUE``, the value as in TOML; text may go without quotes.
-
-    Raises
-    ------
-    InputError
-        It is not of that form.
-    """
+    """Read ``KEY=VALUE``, the value as in TOML; text may go without quotes."""
     key, equals, value = setting.partition("=")
     if not equals or not re.fullmatch(r"\s*[\w.]+\s*", key):
         raise InputError(f"setting {setting!r} is not of the form KEY=VALUE")
@@ -145,13 +125,7 @@ def parse_setting(setting: str) -> dict[str, Any]:
 
 
 def parse_merges(texts: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Read merges of classes, each written ``NAME=A,B,C``.
-
-    Raises
-    ------
-    InputErrors
-        A text of another form, or a NAME given twice; all of them.
-    """
+    """Read merges of classes, each written ``NAME=A,B,C``; what is wrong is told all at once."""
     merges: dict[str, tuple[str, ...]] = {}
     problems = []
     for text in texts:
@@ -170,20 +144,10 @@ def parse_merges(texts: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 
 def command_words(options: Iterable[Option], values: Mapping[str, Any]) -> list[str]:
-    """Write values as the words of a command line that sets them.
+    """Write values, by the options' names, as the words of a command line, not yet quoted.
 
-    Parameters
-    ----------
-    options
-        What may be set, in the order in which it is to be written.
-    values
-        By the option's name. Of an option with `several` values, a list or tuple is that many
-        values. What is not named, is None, or equals its default is left out.
-
-    Returns
-    -------
-    list of str
-        Not yet quoted for a shell.
+    Of an option with `several` values, a list or tuple is that many values. What is not named, is
+    None, or equals its default is left out.
     """
     words: list[str] = []
     for one in options:
@@ -228,6 +192,23 @@ def _check(owner: object, name: str, ok: bool, rule: str) -> None:
 
 def _finite(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_above_0(owner: object, *names: str) -> None:
+    for name in names:
+        value = getattr(owner, name)
+        _check(owner, name, _finite(value) and value > 0, "above 0")
+
+
+def _check_from_0(owner: object, *names: str) -> None:
+    for name in names:
+        value = getattr(owner, name)
+        _check(owner, name, _finite(value) and value >= 0, "0 or above")
+
+
+def _check_choice(owner: object, name: str, choices: Any) -> None:
+    listed = get_args(choices)
+    _check(owner, name, getattr(owner, name) in listed, f"one of {', '.join(listed)}")
 
 
 def _whole(value: Any) -> bool:
@@ -283,47 +264,29 @@ class Ptsd(_Params):
         The peak-to-peak threshold in microvolts; only with, and required by, ``noise="fixed"``.
     """
 
-    threshold_sd: float = option(
-        8.0, "Peak-to-peak threshold, in noise standard deviations.", panel=_DETECTION
+    threshold_sd: float = _detection(8.0, "Peak-to-peak threshold, in noise standard deviations.")
+    lifetime_ms: float = _detection(
+        2.0, "Peak lifetime period, in ms: longest time between the two peaks of a spike."
     )
-    lifetime_ms: float = option(
-        2.0,
-        "Peak lifetime period, in ms: longest time between the two peaks of a spike.",
-        panel=_DETECTION,
+    refractory_ms: float = _detection(
+        1.0, "Refractory period, in ms: shortest time between spikes of a channel."
     )
-    refractory_ms: float = option(
-        1.0,
-        "Refractory period, in ms: shortest time between spikes of a channel.",
-        panel=_DETECTION,
+    overshoot_ms: float = _detection(
+        0.5, "Extension of the search, in ms, where the second peak lies at its end."
     )
-    overshoot_ms: float = option(
-        0.5,
-        "Extension of the search, in ms, where the second peak lies at its end.",
-        panel=_DETECTION,
+    alignment: Alignment = _detection("largest", "Which of a spike's two peaks gives its time.")
+    noise: Noise = _detection(
+        "smallest_sd", "How a channel's noise is estimated; fixed: threshold_uv is used instead."
     )
-    alignment: Alignment = option(
-        "largest", "Which of a spike's two peaks gives its time.", panel=_DETECTION
-    )
-    noise: Noise = option(
-        "smallest_sd",
-        "How a channel's noise is estimated; fixed: threshold_uv is used instead.",
-        panel=_DETECTION,
-    )
-    threshold_uv: float | None = option(
-        None, "Peak-to-peak threshold, in microvolts, where noise is fixed.", panel=_DETECTION
+    threshold_uv: float | None = _detection(
+        None, "Peak-to-peak threshold, in microvolts, where noise is fixed."
     )
 
     def __post_init__(self) -> None:
-        for name in ("threshold_sd", "lifetime_ms"):
-            value = getattr(self, name)
-            _check(self, name, _finite(value) and value > 0, "above 0")
-        for name in ("refractory_ms", "overshoot_ms"):
-            value = getattr(self, name)
-            _check(self, name, _finite(value) and value >= 0, "0 or above")
-        choices = get_args(Alignment)
-        _check(self, "alignment", self.alignment in choices, f"one of {', '.join(choices)}")
-        choices = get_args(Noise)
-        _check(self, "noise", self.noise in choices, f"one of {', '.join(choices)}")
+        _check_above_0(self, "threshold_sd", "lifetime_ms")
+        _check_from_0(self, "refractory_ms", "overshoot_ms")
+        _check_choice(self, "alignment", Alignment)
+        _check_choice(self, "noise", Noise)
         if self.noise == "fixed":
             value = self.threshold_uv
             ok = value is not None and _finite(value) and value > 0
@@ -344,71 +307,43 @@ class HighPass(_Params):
         Filter order, 1 to 8.
     """
 
-    cutoff_hz: float = option(
-        300.0,
-        "Cut-off frequency of the high-pass filter, in Hz; 0: no filter.",
-        name="highpass_hz",
-        panel=_DETECTION,
+    cutoff_hz: float = _detection(
+        300.0, "Cut-off frequency of the high-pass filter, in Hz; 0: no filter.", name="highpass_hz"
     )
     order: int = 2
 
     def __post_init__(self) -> None:
-        _check(self, "cutoff_hz", _finite(self.cutoff_hz) and self.cutoff_hz >= 0, "0 or above")
+        _check_from_0(self, "cutoff_hz")
         ok = isinstance(self.order, int) and 1 <= self.order <= 8
         _check(self, "order", ok, "a whole number from 1 to 8")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpikeSettings:
-    """How the spikes of a whole store are found; one store, one setting.
+    """How the spikes of a whole store are found; one store, one setting."""
 
-    Parameters
-    ----------
-    highpass, ptsd
-        Filter and detection, for voltage.
-    stream
-        Label of the electrode stream, for files with several.
-    sampling_rate_hz
-        For spike files that do not tell their rate; None for the usual 10 kHz.
-    """
-
-    highpass: HighPass = field(default_factory=HighPass)
+    highpass: HighPass = field(default_factory=HighPass)  # for voltage, as is the next
     ptsd: Ptsd = field(default_factory=Ptsd)
-    stream: str | None = option(
-        None, "Label of the electrode stream, where a file has several.", panel=_ADVANCED
-    )
-    sampling_rate_hz: float | None = option(
-        None,
-        "Sampling rate, in Hz, of spike files that do not state theirs; 10,000 if not given.",
-        panel=_ADVANCED,
+    stream: str | None = _advanced(None, "Label of the electrode stream, where a file has several.")
+    sampling_rate_hz: float | None = _advanced(
+        None, "Sampling rate, in Hz, of spike files that do not state theirs; 10,000 if not given."
     )
 
     def __post_init__(self) -> None:
         _check(self, "stream", self.stream is None or isinstance(self.stream, str), "None or text")
         rate = self.sampling_rate_hz
-        if rate is not None and not (isinstance(rate, int | float) and 0 < rate <= FASTEST_HZ):
-            raise InputError(
-                "SpikeSettings.sampling_rate_hz must be above 0 and at most"
-                f" {FASTEST_HZ:g}, got {rate!r}"
-            )
+        ok = rate is None or (isinstance(rate, int | float) and 0 < rate <= FASTEST_HZ)
+        _check(self, "sampling_rate_hz", ok, f"above 0 and at most {FASTEST_HZ:g}")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for the store."""
-        return {
-            "highpass": self.highpass.to_json(),
-            "ptsd": self.ptsd.to_json(),
-            "stream": self.stream,
-            "sampling_rate_hz": self.sampling_rate_hz,
-        }
+        return asdict(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> SpikeSettings:
         """Build from what `to_json` gave; a missing or unknown name is an error."""
-        parts = {
-            "highpass": HighPass.from_json(values["highpass"]),
-            "ptsd": Ptsd.from_json(values["ptsd"]),
-        }
-        made = cls(**{**values, **parts})
+        highpass, ptsd = HighPass.from_json(values["highpass"]), Ptsd.from_json(values["ptsd"])
+        made = cls(**{**values, "highpass": highpass, "ptsd": ptsd})
         if made.to_json() != values:
             raise InputError(
                 f"SpikeSettings are not complete, a default may have changed: {values}"
@@ -435,11 +370,10 @@ class Windows(_Params):
     bin_ms: float = 10.0
 
     def __post_init__(self) -> None:
-        _check(self, "bin_ms", _finite(self.bin_ms) and self.bin_ms > 0, "above 0")
+        _check_above_0(self, "bin_ms")
         for name in ("width_s", "stride_s"):
-            value = getattr(self, name)
-            _check(self, name, _finite(value) and value > 0, "above 0")
-            bins = value * 1000 / self.bin_ms
+            _check_above_0(self, name)
+            bins = getattr(self, name) * 1000 / self.bin_ms
             whole = round(bins) >= 1 and abs(bins - round(bins)) < 1e-6
             _check(self, name, whole, f"a whole number of {self.bin_ms:g} ms bins")
 
@@ -470,24 +404,18 @@ class Picture(_Params):
     kind: PictureKind = option(
         "histogram", "How a window is drawn: spike counts or a raster plot.", name="picture"
     )
-    count_axis: str | float = option(
-        "window",
-        "Maximum of the histogram's count axis: window, recording, or spikes per bin.",
-        panel=_ADVANCED,
+    count_axis: str | float = _advanced(
+        "window", "Maximum of the histogram's count axis: window, recording, or spikes per bin."
     )
 
     def __post_init__(self) -> None:
-        choices = get_args(PictureKind)
-        _check(self, "kind", self.kind in choices, f"one of {', '.join(choices)}")
+        _check_choice(self, "kind", PictureKind)
         axis = self.count_axis
-        ok = (
-            axis in ("window", "recording") if isinstance(axis, str) else _finite(axis) and axis > 0
-        )
+        named = axis in ("window", "recording")
+        ok = named or (not isinstance(axis, str) and _finite(axis) and axis > 0)
         _check(self, "count_axis", ok, "window, recording or a number above 0")
-        if self.kind == "raster":
-            _check(
-                self, "count_axis", axis == "window", "left at window: a raster has no count axis"
-            )
+        ok = self.kind != "raster" or axis == "window"
+        _check(self, "count_axis", ok, "left at window: a raster has no count axis")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -514,7 +442,7 @@ class Backbone(_Params):
     weights: str = option(
         "imagenet", "Weights of the network: imagenet, random, or a .safetensors or .pth file."
     )
-    seed: int = option(0, "Seed of random weights.", least=0, most=2**32 - 1, panel=_ADVANCED)
+    seed: int = _advanced(0, "Seed of random weights.", least=0, most=2**32 - 1)
 
     def __post_init__(self) -> None:
         _check(self, "name", isinstance(self.name, str) and bool(self.name), "a model's name")
@@ -572,16 +500,9 @@ class BurstCriteria(_Params):
     count_bin_ms: float = 100.0
 
     def __post_init__(self) -> None:
-        above_0 = (
-            "active_hz", "start_ms", "end_ms", "cutoff_ms", "longest_ms", "coincidence_ms",
-            "count_bin_ms",
-        )  # fmt: skip
-        for name in above_0:
-            value = getattr(self, name)
-            _check(self, name, _finite(value) and value > 0, "above 0")
-        for name in ("between_ms", "duration_ms", "bursting_per_minute"):
-            value = getattr(self, name)
-            _check(self, name, _finite(value) and value >= 0, "0 or above")
+        _check_above_0(self, "active_hz", "start_ms", "end_ms", "cutoff_ms", "longest_ms")
+        _check_above_0(self, "coincidence_ms", "count_bin_ms")
+        _check_from_0(self, "between_ms", "duration_ms", "bursting_per_minute")
         for name in ("void", "network_share"):
             value = getattr(self, name)
             _check(self, name, _finite(value) and 0 < value < 1, "between 0 and 1")
@@ -594,30 +515,21 @@ class BurstCriteria(_Params):
 class Compute:
     """Where and with how much of the machine to compute; no result depends on it but by rounding.
 
-    Parameters
-    ----------
-    device
-        ``auto`` takes a GPU where there is one; ``cpu``; ``cuda``, an error where there is none.
-    precision
-        Of backbones: ``auto`` is 16 bits on a GPU and float32 on the CPU.
-    batch_size
-        Pictures per batch; None for the engine's choice.
-    n_jobs
-        CPU threads; None for all cores.
+    The device ``cuda`` is an error where there is no GPU.
     """
 
     device: Device = option("auto", "Where to compute; auto: a GPU where there is one.")
-    precision: Precision = option(
-        "auto", "Precision of backbones; auto: 16 bits on a GPU, else float32.", panel=_ADVANCED
+    precision: Precision = _advanced(
+        "auto", "Precision of backbones; auto: 16 bits on a GPU, else float32."
     )
-    batch_size: int | None = option(
-        None, "Pictures per batch; chosen by device if not given.", least=1, panel=_ADVANCED
+    batch_size: int | None = _advanced(
+        None, "Pictures per batch; chosen by device if not given.", least=1
     )
     n_jobs: int | None = option(None, "Number of CPU threads; all cores if not given.", least=1)
 
     def __post_init__(self) -> None:
-        for name, choices in (("device", get_args(Device)), ("precision", get_args(Precision))):
-            _check(self, name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
+        _check_choice(self, "device", Device)
+        _check_choice(self, "precision", Precision)
         for name in ("batch_size", "n_jobs"):
             value = getattr(self, name)
             ok = value is None or (isinstance(value, int) and value >= 1)
@@ -626,56 +538,29 @@ class Compute:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FitOptions:
-    """How a classifier is trained and scored.
+    """How a classifier is trained and scored; what is not given is the classifier's own choice."""
 
-    Parameters
-    ----------
-    head
-        Its name.
-    fixed
-        Values of its options that are fixed.
-    tried
-        For its other options, values to choose from inside every fold.
-    group_by
-        What is left out together: ``device``, or a further column of the devices file.
-    merge
-        Classes to merge before training, each ``NAME=A,B,C``.
-    strata
-        A further column of the devices file, within which labels are shuffled.
-    tune
-        Choose what is not fixed inside each fold's training groups; otherwise the classifier's own
-        defaults are taken.
-    permutations
-        Shuffles of the labels for the p-value; None for the classifier's own number.
-    seed
-        Of everything random; equal seeds give equal results.
-    """
-
-    head: str
-    fixed: Mapping[str, Any] = field(default_factory=dict)
+    head: str  # the classifier's name
+    fixed: Mapping[str, Any] = field(default_factory=dict)  # values of its options
+    # For its other options, values to choose from inside every fold.
     tried: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     group_by: str = option("device", "Column of devices.csv whose values are left out together.")
     merge: tuple[str, ...] = option(
         (), "Merge classes before training: NAME=A,B,C; may be repeated.", type=str, several=True
     )
-    strata: str | None = option(
-        None, "Column of devices.csv; labels are shuffled only within its values.", panel=_ADVANCED
+    strata: str | None = _advanced(
+        None, "Column of devices.csv; labels are shuffled only within its values."
     )
     tune: bool = option(
         True, "Choose parameters inside every fold, or take the classifier's defaults."
     )
-    permutations: int | None = option(
+    permutations: int | None = _advanced(
         None,
         "Number of label shuffles for the p-value; 0: none; by classifier if not given.",
         least=0,
-        panel=_ADVANCED,
     )
-    seed: int = option(
-        0,
-        "Seed of all random numbers; equal seeds give equal results.",
-        least=0,
-        most=2**32 - 1,
-        panel=_ADVANCED,
+    seed: int = _advanced(
+        0, "Seed of all random numbers; equal seeds give equal results.", least=0, most=2**32 - 1
     )
 
     def __post_init__(self) -> None:
