@@ -292,14 +292,7 @@ def sweep(
     from toptune.sweeps.tables import write_result_tables
 
     with watch_sweep() as watch:
-        result = run(
-            devices,
-            read,
-            out,
-            compute=machine,
-            seed=seed,
-            watch=watch,
-        )
+        result = run(devices, read, out, compute=machine, seed=seed, watch=watch)
         with writing(out):
             write_result_tables(result)
             write_report(result)
@@ -313,17 +306,15 @@ def sweep(
 
 def print_swept(swept: SweepResult) -> None:
     """Print the tables, what to know of them, and where everything is."""
-    from toptune.sweeps.plan import describe_task
+    from toptune.sweeps.results import by_task, warnings_of
     from toptune.sweeps.tables import RANDOM_NOTE, any_random, result_tables
 
     for table in result_tables(swept) if swept.done else ():
         tell(table.to_markdown())
     if not swept.done and any_random(swept.outcomes):
         tell(RANDOM_NOTE)
-    for task in dict.fromkeys(describe_task(o.point.fit) for o in swept.done):
-        mine = [o for o in swept.done if describe_task(o.point.fit) == task]
-        warnings = [w for o in mine for w in (o.metrics or {}).get("warnings", [])]
-        for warning in dict.fromkeys(warnings):
+    for done in by_task(swept.done).values():
+        for warning in warnings_of(done):
             tell(f"warning: {warning}")
     for note in swept.notes:
         tell(f"note: {note}")

@@ -8,7 +8,7 @@ never the only difference.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,15 +34,21 @@ from toptune.reports.page import (
     svg_uri,
 )
 from toptune.reports.setup import option_words
-from toptune.sweeps.plan import describe_picture, describe_task, fit_labels
-from toptune.sweeps.results import Outcome, PictureOutcome, SweepResult, picture_outcomes
+from toptune.sweeps.plan import describe_picture, fit_labels
+from toptune.sweeps.results import (
+    Outcome,
+    PictureOutcome,
+    SweepResult,
+    by_task,
+    picture_outcomes,
+    warnings_of,
+)
 from toptune.sweeps.tables import (
     RANDOM_NOTE,
     WITHOUT_PICTURES,
     ResultTable,
     accuracy_text,
     any_random,
-    is_random,
     result_tables,
     weights_text,
 )
@@ -98,14 +104,13 @@ def _first_blocks(swept: SweepResult) -> Iterator[Block]:
     n_lost = len(swept.outcomes) - len(swept.done)
     if n_lost or swept.failures:
         facts.append(Fact(name="failed", value=str(n_lost or len(swept.failures)), tone="bad"))
-    facts += [_best(swept, task, done) for task, done in _tasks(swept.done).items()]
+    facts += [_best(swept, task, done) for task, done in by_task(swept.done).items()]
     yield Facts(facts=tuple(facts))
     if len(swept.done) > 1:
         yield Note(text=_BEST, level="note")
     if any_random(swept.outcomes):
         yield Note(text=RANDOM_NOTE)
-    warnings = [w for o in swept.done for w in (o.metrics or {}).get("warnings", [])]
-    for warning in dict.fromkeys(warnings):
+    for warning in warnings_of(swept.done):
         yield Note(text=warning)
     for note in swept.grid.notes:
         yield Note(text=note, level="note")
@@ -114,16 +119,8 @@ def _first_blocks(swept: SweepResult) -> Iterator[Block]:
         yield Details(summary=f"{len(notes)} notes on recordings", blocks=notes)
 
 
-def _tasks(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
-    """Group outcomes by their classes and by what is left out together."""
-    tasks: dict[str, list[Outcome]] = {}
-    for outcome in outcomes:
-        tasks.setdefault(describe_task(outcome.point.fit), []).append(outcome)
-    return tasks
-
-
 def _best(swept: SweepResult, task: str, done: Sequence[Outcome]) -> Fact:
-    best = max(done, key=_device_accuracy)
+    best = max(done, key=lambda outcome: _accuracy(outcome)[0])
     m = best.metrics or {}
     low, high = m["device_accuracy_ci95"]
     view = view_labels(swept.outcomes)[best.view_key]
@@ -135,44 +132,37 @@ def _best(swept: SweepResult, task: str, done: Sequence[Outcome]) -> Fact:
     )
 
 
-def _device_accuracy(outcome: Outcome) -> float:
-    return float((outcome.metrics or {})["device_accuracy"])
-
-
 # --- a task: its classes, and what is left out together
 
 
 def _task_sections(swept: SweepResult) -> Iterator[Section]:
-    done = _tasks(swept.done)
+    done = by_task(swept.done)
     for table in result_tables(swept):
-        mine = done.get(table.task, [])
-        blocks: list[Block] = [_shown_table(table)]
-        blocks += [Text(text=note, quiet=True) for note in table.notes if note != RANDOM_NOTE]
-        yield Section(title=_titled("Accuracies", table.task), blocks=tuple(blocks))
-        if not mine:
-            continue
-        maps = tuple(_heat_maps(mine))
-        if maps:
-            explained = Text(
-                text="Accuracy per device, from white (chance or below) to the darkest colour (all"
-                " devices correct).",
-                quiet=True,
-            )
-            yield Section(
-                title=_titled("Pictures and windows", table.task),
-                blocks=(explained, Columns(blocks=maps)),
-            )
-        yield Section(
-            title=_titled("Comparison of classifiers", table.task), blocks=(_classifiers(mine),)
-        )
-        yield Section(
-            title=_titled("Accuracy against throughput", table.task),
-            blocks=tuple(_throughput(mine)),
-        )
+        for title, blocks in _task_blocks(table, done.get(table.task, [])):
+            whole = f"{title}: {table.task}" if table.task else title
+            yield Section(title=whole, blocks=tuple(blocks))
 
 
-def _titled(what: str, task: str) -> str:
-    return f"{what}: {task}" if task else what
+def _task_blocks(
+    table: ResultTable, mine: Sequence[Outcome]
+) -> Iterator[tuple[str, Iterable[Block]]]:
+    notes = (_quiet(note) for note in table.notes if note != RANDOM_NOTE)
+    yield "Accuracies", (_shown_table(table), *notes)
+    if not mine:
+        return
+    maps = tuple(_heat_maps(mine))
+    if maps:
+        explained = (
+            "Accuracy per device, from white (chance or below) to the darkest colour (all devices"
+            " correct)."
+        )
+        yield "Pictures and windows", (_quiet(explained), Columns(blocks=maps))
+    yield "Comparison of classifiers", (_classifiers(mine),)
+    yield "Accuracy against throughput", _throughput(mine)
+
+
+def _quiet(text: str) -> Text:
+    return Text(text=text, quiet=True)
 
 
 def _shown_table(table: ResultTable) -> Table:
@@ -234,12 +224,10 @@ def _shade(outcome: Outcome | None) -> Shade:
 
 def _classifiers(done: Sequence[Outcome]) -> Picture:
     views, fits = view_labels(done), fit_labels(o.point.fit for o in done)
-    accuracies = [
-        f"{views[o.view_key]}, {fits[o.point.fit]}: {_device_accuracy(o):.2f}" for o in done
-    ]
+    listed = [f"{views[o.view_key]}, {fits[o.point.fit]}: {_accuracy(o)[0]:.2f}" for o in done]
     return Picture(
         uri=svg_uri(draw_classifiers(done)),
-        alt="Accuracy per device: " + "; ".join(accuracies),
+        alt="Accuracy per device: " + "; ".join(listed),
         caption="Accuracy per device with its 95 % Wilson interval; dashed line: chance.",
         width_px=620,
     )
@@ -247,15 +235,11 @@ def _classifiers(done: Sequence[Outcome]) -> Picture:
 
 def _throughput(done: Sequence[Outcome]) -> Iterator[Block]:
     shown = picture_outcomes(done)
-    rates = {
-        one.facts.key: one.facts.throughput.pictures_per_s
-        for one in shown
-        if one.facts.throughput.pictures_per_s
-    }
+    measured = {one.facts.key: one.facts.throughput.pictures_per_s for one in shown}
+    rates = {key: rate for key, rate in measured.items() if rate}
     if not rates:
-        yield Text(
-            text="Throughput was not measured, because all features were already in the store."
-        )
+        text = "Throughput was not measured, because all features were already in the store."
+        yield Text(text=text)
         return
     views = view_labels(done)
     listed = "; ".join(f"{views[key]}: {rate:.0f}" for key, rate in rates.items())
@@ -267,20 +251,14 @@ def _throughput(done: Sequence[Outcome]) -> Iterator[Block]:
         width_px=620,
     )
     machines = dict.fromkeys(one.facts.throughput.device for one in shown)
-    yield Text(
-        text=(
-            "Throughput is the number of pictures per second that were drawn and turned into"
-            f" features during this sweep, on {' and '.join(filter(None, machines))}. Other work on"
-            " the machine lowers it."
-        ),
-        quiet=True,
+    yield _quiet(
+        "Throughput is the number of pictures per second that were drawn and turned into features"
+        f" during this sweep, on {' and '.join(filter(None, machines))}. Other work on the machine"
+        " lowers it."
     )
     n_missing = sum(one.facts.key not in rates for one in shown)
     if n_missing:
-        yield Text(
-            text=f"{n_missing} runs are not shown: their features were already in the store.",
-            quiet=True,
-        )
+        yield _quiet(f"{n_missing} runs are not shown: their features were already in the store.")
 
 
 # --- diagrams
@@ -304,7 +282,7 @@ def view_labels(outcomes: Sequence[Outcome]) -> dict[str, str]:
 def _parts(one: PictureOutcome) -> dict[str, str]:
     return {
         "backbone": one.view.backbone.name,
-        "weights": "random" if is_random(one.facts) else "",
+        "weights": "random" if one.facts.is_random else "",
         "picture": describe_picture(one.view),
         "window": f"{one.view.windows.width_s:g} s",
         "stride": f"every {one.view.windows.stride_s:g} s",
@@ -314,10 +292,7 @@ def _parts(one: PictureOutcome) -> dict[str, str]:
 def draw_classifiers(outcomes: Sequence[Outcome]) -> Figure:
     """Draw device accuracy with its interval: a row for each view, a marker for each classifier.
 
-    Parameters
-    ----------
-    outcomes
-        Outcomes of one task, each with scores.
+    The outcomes are those of one task, each with scores.
     """
     from matplotlib.figure import Figure
 
@@ -337,7 +312,7 @@ def draw_classifiers(outcomes: Sequence[Outcome]) -> Figure:
     _chance(axes, outcomes, vertical=True)
     axes.set(xlim=(-0.02, 1.02), ylim=(len(labels) - 0.5, -0.5), xlabel="accuracy per device")
     axes.set_yticks(range(len(labels)), list(labels.values()), fontsize=9)
-    _quiet(axes, "x")
+    _plain_frame(axes, "x")
     figure.legend(loc="outside upper center", ncols=1 + (len(fits) < 3), fontsize=9, frameon=False)
     return figure
 
@@ -345,10 +320,8 @@ def draw_classifiers(outcomes: Sequence[Outcome]) -> Figure:
 def draw_throughput(outcomes: Sequence[Outcome]) -> Figure:
     """Draw device accuracy against pictures per second.
 
-    Parameters
-    ----------
-    outcomes
-        Outcomes of one task, each with scores; those without pictures are horizontal lines.
+    The outcomes are those of one task, each with scores; those without pictures are horizontal
+    lines.
     """
     from matplotlib.figure import Figure
 
@@ -386,13 +359,13 @@ def draw_throughput(outcomes: Sequence[Outcome]) -> Figure:
         xscale="log", ylim=(-0.03, 1.03), xlabel="pictures per second", ylabel="accuracy per device"
     )
     _plain_log_ticks(axes, [one.facts.throughput.pictures_per_s or 1.0 for one in measured])
-    _quiet(axes, "both")
+    _plain_frame(axes, "both")
     figure.legend(loc="outside upper center", ncols=2, fontsize=9, frameon=False)
     return figure
 
 
 def _network(one: PictureOutcome) -> str:
-    random = " (random weights)" if is_random(one.facts) else ""
+    random = " (random weights)" if one.facts.is_random else ""
     return f"{one.view.backbone.name}{random}"
 
 
@@ -439,7 +412,7 @@ def _plain_log_ticks(axes: Axes, rates: Sequence[float]) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _quiet(axes: Axes, grid: Any) -> None:
+def _plain_frame(axes: Axes, grid: Any) -> None:
     axes.grid(axis=grid, color="#dddddd", lw=0.6)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
@@ -508,10 +481,9 @@ def _repeat(swept: SweepResult) -> Section:
         title="How to repeat this sweep",
         blocks=(
             Code(text=repeat_command(swept)),
-            Text(
-                text="Spikes, features and runs that exist for the same data and settings are"
-                " reused; everything else is computed.",
-                quiet=True,
+            _quiet(
+                "Spikes, features and runs that exist for the same data and settings are reused;"
+                " everything else is computed."
             ),
             Details(summary=f"Grid {swept.grid.name}", blocks=(Code(text=swept.grid.text),)),
         ),

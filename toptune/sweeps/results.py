@@ -12,6 +12,7 @@ from toptune.machine.durable import write_whole, writing
 from toptune.machine.progress import ProgressReporter
 from toptune.params import FitOptions
 from toptune.sweeps.grid import Grid, GridPoint, PictureView
+from toptune.sweeps.plan import describe_task
 
 
 class SweepReporter(ProgressReporter, Protocol):
@@ -34,38 +35,20 @@ class SweepReporter(ProgressReporter, Protocol):
 
 
 class Failure(NamedTuple):
-    """Something that could not be done.
+    """Something that could not be done."""
 
-    Attributes
-    ----------
-    what : str
-        ``recording``, ``features`` or ``run``.
-    name : str
-        Of the recording, the view or the run.
-    cause : str
-        One line.
-    """
-
-    what: str
-    name: str
-    cause: str
+    what: str  # recording, features or run
+    name: str  # of the recording, the view or the run
+    cause: str  # one line
 
 
 @dataclass(kw_only=True)
 class Throughput:
-    """How fast pictures were drawn and described, compiling the backbone not counted.
-
-    Parameters
-    ----------
-    pictures, seconds
-        In all that was measured.
-    device
-        Where, for people; the last one.
-    """
+    """How fast pictures were drawn and described, compiling the backbone not counted."""
 
     pictures: int = 0
     seconds: float = 0.0
-    device: str = ""
+    device: str = ""  # for people; the last one
 
     @property
     def pictures_per_s(self) -> float | None:
@@ -86,55 +69,30 @@ class Throughput:
 
 @dataclass(frozen=True, kw_only=True)
 class ViewFacts:
-    """What is known of a view beside its scores.
+    """What is known of a view beside its scores."""
 
-    Parameters
-    ----------
-    key
-        Of its features.
-    n_parameters
-        Of the backbone, the classifier not counted.
-    n_features
-        Length of a feature vector.
-    weights
-        Where they come from, for people.
-    throughput
-        Pictures per second.
-    """
-
-    key: str
-    n_parameters: int
+    key: str  # of its features
+    n_parameters: int  # of the backbone, the classifier not counted
     n_features: int
-    weights: str
+    weights: str  # where they come from, for people
     throughput: Throughput
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the weights are random."""
+        return self.weights.startswith("random")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of a grid point.
-
-    Parameters
-    ----------
-    point
-        What it is.
-    facts
-        Of its view; None where it has none.
-    name
-        Of its folder in ``runs``; empty where it never came to that.
-    metrics
-        What its metrics.json holds; None where it failed.
-    cause
-        Why it failed.
-    reused
-        The run was there already.
-    """
+    """What became of a grid point."""
 
     point: GridPoint
-    facts: ViewFacts | None
-    name: str = ""
-    metrics: dict[str, Any] | None = None
-    cause: str = ""
-    reused: bool = False
+    facts: ViewFacts | None  # of its view; None where it has none
+    name: str = ""  # of its folder in runs; empty where it never came to that
+    metrics: dict[str, Any] | None = None  # what its metrics.json holds; None where it failed
+    cause: str = ""  # why it failed
+    reused: bool = False  # the run was there already
 
     @property
     def view_key(self) -> str:
@@ -143,26 +101,26 @@ class Outcome:
 
 
 class PictureOutcome(NamedTuple):
-    """A grid point with pictures, and what became of it.
-
-    Attributes
-    ----------
-    view : PictureView
-    facts : ViewFacts
-    fit : FitOptions
-    outcome : Outcome
-    """
+    """A grid point with pictures, and what became of it."""
 
     view: PictureView
     facts: ViewFacts
     fit: FitOptions
     outcome: Outcome
 
-    @property
-    def metrics(self) -> dict[str, Any]:
-        """Its scores; an error where it has none."""
-        assert self.outcome.metrics is not None
-        return self.outcome.metrics
+
+def by_task(outcomes: Iterable[Outcome]) -> dict[str, list[Outcome]]:
+    """Group outcomes by their classes and by what is left out together."""
+    tasks: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        tasks.setdefault(describe_task(outcome.point.fit), []).append(outcome)
+    return tasks
+
+
+def warnings_of(outcomes: Iterable[Outcome]) -> list[str]:
+    """Give the warnings of runs, each once."""
+    found = [w for o in outcomes for w in (o.metrics or {}).get("warnings", [])]
+    return list(dict.fromkeys(found))
 
 
 def picture_outcomes(outcomes: Iterable[Outcome]) -> list[PictureOutcome]:
@@ -176,37 +134,17 @@ def picture_outcomes(outcomes: Iterable[Outcome]) -> list[PictureOutcome]:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepResult:
-    """What a sweep made.
-
-    Parameters
-    ----------
-    path
-        Its folder.
-    devices
-        The devices file.
-    grid
-        What was asked for.
-    outcomes
-        In the grid's order; none where recordings failed.
-    failures
-        Everything that could not be done.
-    notes
-        What a user should know.
-    seed, device
-        As given.
-    seconds
-        What this call took.
-    """
+    """What a sweep made."""
 
     path: Path
     devices: Path
     grid: Grid
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[Outcome, ...]  # in the grid's order; none where recordings failed
     failures: tuple[Failure, ...]
     notes: tuple[str, ...]
     seed: int
-    device: str
-    seconds: float
+    device: str  # as given
+    seconds: float  # what this call took
 
     @property
     def done(self) -> tuple[Outcome, ...]:

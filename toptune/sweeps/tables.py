@@ -14,11 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from toptune.params import FitOptions, parse_merges
+from toptune.params import parse_merges
 from toptune.runs.folder import write_csv
 from toptune.sweeps.grid import PictureView
-from toptune.sweeps.plan import describe_fit, describe_picture, describe_task, fit_labels
-from toptune.sweeps.results import Outcome, PictureOutcome, SweepResult, ViewFacts, picture_outcomes
+from toptune.sweeps.plan import describe_fit, describe_picture, fit_labels
+from toptune.sweeps.results import (
+    Outcome,
+    PictureOutcome,
+    SweepResult,
+    ViewFacts,
+    by_task,
+    picture_outcomes,
+)
 
 RANDOM_NOTE = "Rows whose weights are RANDOM are for testing only: their results are meaningless."
 #: Names the row of the classifier that is trained on spike and burst parameters.
@@ -27,33 +34,15 @@ WITHOUT_PICTURES = "burst parameters"
 
 @dataclass(frozen=True, kw_only=True)
 class ResultTable:
-    """One table.
+    """One table."""
 
-    Parameters
-    ----------
-    task
-        Merged classes and what is left out together; empty for all classes and single devices.
-    title
-        Title of the sweep and of the task.
-    shared
-        Backbone, weights, picture and windows, as far as all rows have them in common.
-    header
-        Names of the columns.
-    rows
-        Cells as text, as many as the header has.
-    n_names
-        Number of columns, from the left, that name the row.
-    notes
-        Sentences below the table.
-    """
-
-    task: str
-    title: str
-    shared: str
+    task: str  # merged classes and what is left out together; empty for the plain task
+    title: str  # of the sweep and of the task
+    shared: str  # backbone, weights, picture and windows, as far as all rows have them in common
     header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    n_names: int
-    notes: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]  # of text, as many cells as the header has
+    n_names: int  # number of columns, from the left, that name the row
+    notes: tuple[str, ...]  # sentences below the table
 
     @property
     def caption(self) -> str:
@@ -81,9 +70,7 @@ class ResultTable:
 
 def result_tables(swept: SweepResult) -> tuple[ResultTable, ...]:
     """Make a table for each task."""
-    tasks: dict[str, list[Outcome]] = {}
-    for outcome in swept.outcomes:
-        tasks.setdefault(describe_task(outcome.point.fit), []).append(outcome)
+    tasks = by_task(swept.outcomes)
     return tuple(_table(swept.grid.title, task, outcomes) for task, outcomes in tasks.items())
 
 
@@ -96,30 +83,28 @@ def _table(title: str, task: str, outcomes: Sequence[Outcome]) -> ResultTable:
     without = [o for o in outcomes if o.point.view is None]
     fits = dict.fromkeys(labels[one.fit] for one in picture_outcomes(outcomes))
     fits |= dict.fromkeys(labels[o.point.fit] for o in without)
-    names = _NameColumns([(view, mine[0].facts) for view, mine in by_view.items()])
+    names, shared = _naming([_names(view, mine[0].facts) for view, mine in by_view.items()])
     scored = next((o for o in outcomes if o.metrics is not None), None)
     paper = _paper_columns(list(by_view), scored)
-    header = [*names.header]
-    header += [f"{fit}: {what}" for fit in fits for what in ("per picture", "per device")]
+    header = [*names[0], *(f"{fit}: per {of}" for fit in fits for of in ("picture", "device"))]
     header += ["paper: per picture", "paper: per device"] if paper else []
     rows = []
-    for number, (view, mine) in enumerate(by_view.items()):
+    for number, mine in enumerate(by_view.values()):
         of_fit = {labels[one.fit]: one.outcome for one in mine}
-        row = [*names.of(view, mine[0].facts)]
-        row += [cell for fit in fits for cell in _cells(of_fit.get(fit))]
-        rows.append((*row, *(paper[number] if paper else ())))
+        cells = [cell for fit in fits for cell in _cells(of_fit.get(fit))]
+        rows.append((*names[number].values(), *cells, *(paper[number] if paper else ())))
     for outcome in without:
-        row = [WITHOUT_PICTURES, *([""] * (len(names.header) - 1))]
         alone = {labels[outcome.point.fit]: outcome}
-        row += [cell for fit in fits for cell in _cells(alone.get(fit))]
+        cells = [cell for fit in fits for cell in _cells(alone.get(fit))]
+        row = (WITHOUT_PICTURES, *([""] * (len(names[0]) - 1)), *cells)
         rows.append((*row, *(("", "") if paper else ())))
     return ResultTable(
         task=task,
         title=f"{title}; {task}" if task else title,
-        shared=names.shared,
+        shared=shared,
         header=tuple(header),
         rows=tuple(rows),
-        n_names=len(names.header),
+        n_names=len(names[0]),
         notes=tuple(_notes(outcomes, scored, with_paper=bool(paper))),
     )
 
@@ -146,26 +131,14 @@ def _notes(
         yield f"Paper: {_SOURCE}"
 
 
-def classes_of(outcome: Outcome) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
-    """Give the classes of a run, and the classes of each merge."""
-    assert outcome.metrics is not None
-    merges = parse_merges(outcome.point.fit.merge)
-    return tuple(outcome.metrics["classes"]), tuple(merges.values())
-
-
-def is_random(facts: ViewFacts) -> bool:
-    """Whether a view's weights are random."""
-    return facts.weights.startswith("random")
-
-
 def any_random(outcomes: Iterable[Outcome]) -> bool:
     """Whether any outcome was made with random weights."""
-    return any(is_random(one.facts) for one in picture_outcomes(outcomes))
+    return any(one.facts.is_random for one in picture_outcomes(outcomes))
 
 
 def weights_text(facts: ViewFacts) -> str:
     """Name the weights; RANDOM ones in capitals."""
-    if is_random(facts):
+    if facts.is_random:
         return facts.weights.replace("random", "RANDOM", 1)
     return facts.weights.removeprefix("file ")
 
@@ -189,7 +162,9 @@ def _paper_columns(views: Sequence[PictureView], scored: Outcome | None) -> list
     """Give the paper's figures for each view; nothing for other tasks or where none is known."""
     if scored is None:
         return []
-    found = [paper_figures(view, *classes_of(scored)) for view in views]
+    classes = (scored.metrics or {})["classes"]
+    merges = parse_merges(scored.point.fit.merge).values()
+    found = [paper_figures(view, classes, merges) for view in views]
     if not any(found):
         return []
     return [
@@ -198,53 +173,34 @@ def _paper_columns(views: Sequence[PictureView], scored: Outcome | None) -> list
     ]
 
 
-class _NameColumns:
-    """The columns that name a view: what differs between views.
+def _naming(views: Sequence[dict[str, str]]) -> tuple[list[dict[str, str]], str]:
+    """Give of each view's names what differs between them, and as a phrase what does not."""
+    first = views[0]
+    varying = [n for n in first if len({names[n] for names in views}) > 1]
+    # A single view needs a name, too. A backbone's size and weights are listed with it.
+    columns = varying or ["picture"]
+    if "backbone" in varying:
+        columns = list(dict.fromkeys(("backbone", "parameters (M)", "weights", *varying)))
+    shared = [_PHRASES[n].format(text) for n, text in first.items() if n not in columns]
+    return [{n: names[n] for n in columns} for names in views], ", ".join(shared)
 
-    Attributes
-    ----------
-    header
-        Names of the columns.
-    shared
-        What all views have in common, as a phrase.
-    """
 
-    def __init__(self, views: Sequence[tuple[PictureView, ViewFacts]]) -> None:
-        rows = [_names(view, facts) for view, facts in views]
-        varying = [n for n in rows[0] if len({row[n] for row in rows}) > 1]
-        # A single view needs a name, too. A backbone's size and weights are listed with it.
-        self.header = varying or ["picture"]
-        if "backbone" in varying:
-            self.header = list(dict.fromkeys(("backbone", "parameters (M)", "weights", *varying)))
-        self.shared = _shared({n: v for n, v in rows[0].items() if n not in self.header})
-
-    def of(self, view: PictureView, facts: ViewFacts) -> list[str]:
-        """Give the cells of a view."""
-        names = _names(view, facts)
-        return [names[column] for column in self.header]
+_PHRASES = {
+    "backbone": "{}",
+    "parameters (M)": "{} M parameters",
+    "weights": "weights {}",
+    "picture": "{}",
+    "window (s)": "windows of {} s",
+    "stride (s)": "a window every {} s",
+}
 
 
 def _names(view: PictureView, facts: ViewFacts) -> dict[str, str]:
-    return {
-        "backbone": view.backbone.name,
-        "parameters (M)": f"{facts.n_parameters / 1e6:.1f}",
-        "weights": weights_text(facts),
-        "picture": describe_picture(view),
-        "window (s)": f"{view.windows.width_s:g}",
-        "stride (s)": f"{view.windows.stride_s:g}",
-    }
-
-
-def _shared(names: dict[str, str]) -> str:
-    forms = {
-        "backbone": "{}",
-        "parameters (M)": "{} M parameters",
-        "weights": "weights {}",
-        "picture": "{}",
-        "window (s)": "windows of {} s",
-        "stride (s)": "a window every {} s",
-    }
-    return ", ".join(forms[name].format(text) for name, text in names.items())
+    texts = (
+        *(view.backbone.name, f"{facts.n_parameters / 1e6:.1f}", weights_text(facts)),
+        *(describe_picture(view), f"{view.windows.width_s:g}", f"{view.windows.stride_s:g}"),
+    )
+    return dict(zip(_PHRASES, texts, strict=True))
 
 
 # --- what the paper reports: Pastore et al., 32 devices of five ratios of excitatory to inhibitory
@@ -311,18 +267,9 @@ def write_result_tables(swept: SweepResult) -> None:
 
 
 _OF_METRICS = (
-    "n_devices",
-    "n_windows",
-    "window_accuracy_mean",
-    "window_accuracy_sd",
-    "device_accuracy",
-    "balanced_accuracy",
-    "macro_f1",
-    "chance",
-    "permutation_p",
-    "device_ece",
-    "seconds",
-)
+    "n_devices", "n_windows", "window_accuracy_mean", "window_accuracy_sd", "device_accuracy",
+    "balanced_accuracy", "macro_f1", "chance", "permutation_p", "device_ece", "seconds",
+)  # fmt: skip
 
 
 def write_runs(path: Path, outcomes: Sequence[Outcome]) -> None:
@@ -349,12 +296,8 @@ def _run_row(outcome: Outcome) -> list[Any]:
         speed = [facts.throughput.pictures_per_s, facts.throughput.device]
     return [
         *(outcome.name, *drawn, fit.head, describe_fit(fit, task=False)),
-        *(_merge_text(fit), fit.group_by),
+        *("; ".join(fit.merge), fit.group_by),
         *(metrics.get(name) for name in _OF_METRICS),
         *metrics.get("device_accuracy_ci95", (None, None)),
         *(*speed, outcome.cause),
     ]
-
-
-def _merge_text(fit: FitOptions) -> str:
-    return "; ".join(fit.merge)
