@@ -18,13 +18,7 @@ if TYPE_CHECKING:
 else:
     __getattr__ = lazy_names(
         __name__,
-        {
-            "grid": ("read_grid",),
-            "report": ("write_report",),
-            "tables": ("write_result_tables",),
-        },
+        {"grid": ("read_grid",), "report": ("write_report",), "tables": ("write_result_tables",)},
     )
 
-__all__ = [
-    "read_grid", "write_report", "write_result_tables",
-]  # fmt: skip
+__all__ = ["read_grid", "write_report", "write_result_tables"]

@@ -28,29 +28,8 @@ _LOG = logging.getLogger(__name__)
 class ViewJob:
     """One view of a sweep: its features, and how fast they were made.
 
-    Parameters
-    ----------
-    view
-        What is drawn and what describes it.
-    features
-        Of that view, in the store.
-    measured
-        Folder in which throughputs are kept.
-    device
-        Where pictures are described, for people.
-    took
-        Called with the view, pictures and seconds of each recording.
-
-    Attributes
-    ----------
-    view, features
-        As given.
-    key, description
-        Of the features.
-    failed
-        Recordings whose features could not be made, with the cause.
-    throughput
-        As measured so far.
+    Throughputs are kept in the folder `measured`; `device` is where pictures are described, for
+    people; `took` is called with the view, pictures and seconds of each recording.
     """
 
     def __init__(
@@ -65,10 +44,10 @@ class ViewJob:
         self.features = features
         self.key = features.feature_set.key
         self.description = features.feature_set.description
-        self.failed: list[tuple[str, str]] = []
+        self.failed: list[tuple[str, str]] = []  # recordings, with the cause
         self._measured = measured / f"{self.key}.json"
         self._device = device
-        self._tell = took
+        self._took = took
         self.throughput = Throughput.read(self._measured)
 
     @property
@@ -92,16 +71,14 @@ class ViewJob:
         _ = spikes.drawers
         begin = time.perf_counter()
         rows = self.features.start(spikes).result()
-        self._took(len(rows.features), time.perf_counter() - begin)
-        self.features.write(spikes, rows)
-
-    def _took(self, pictures: int, seconds: float) -> None:
+        pictures, seconds = len(rows.features), time.perf_counter() - begin
         if pictures:
             self.throughput.pictures += pictures
             self.throughput.seconds += seconds
             self.throughput.device = self._device
             self.throughput.write(self._measured)
-        self._tell(self.view, pictures, seconds)
+        self._took(self.view, pictures, seconds)
+        self.features.write(spikes, rows)
 
 
 def find_all_spikes(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import product
@@ -41,21 +41,17 @@ IN_SECTIONS = ("tune", "permutations")
 
 # In the order in which they vary, the last one fastest; with the class whose options they are.
 _DRAWN: dict[str, type] = {
-    "backbone": Backbone,
-    "weights": Backbone,
-    "picture": Picture,
-    "count_axis": Picture,
-    "window_s": Windows,
-    "stride_s": Windows,
+    **dict.fromkeys(("backbone", "weights"), Backbone),
+    **dict.fromkeys(("picture", "count_axis"), Picture),
+    **dict.fromkeys(("window_s", "stride_s"), Windows),
 }
 _FITTED = tuple(one.name for one in options_of(FitOptions) if one.name != "seed")
 _SPIKES = tuple(one.name for one in options_of(SpikeSettings))
 _DEFAULTS: dict[str, Any] = {
-    **{one.name: one.default for cls in (Backbone, Picture, Windows) for one in options_of(cls)},
-    **{one.name: one.default for one in options_of(FitOptions)},
-    "head": "falkon",
-    "merge": NO_MERGE,
-}
+    one.name: one.default
+    for cls in (Backbone, Picture, Windows, FitOptions)
+    for one in options_of(cls)
+} | {"head": "falkon", "merge": NO_MERGE}
 
 
 class PictureView(NamedTuple):
@@ -68,48 +64,25 @@ class PictureView(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class GridPoint:
-    """One point of a grid: what is drawn, what describes it, and what is trained on it.
+    """One point of a grid: what is drawn, what describes it, and what is trained on it."""
 
-    Parameters
-    ----------
-    view
-        None for a head that is trained on burst parameters of whole recordings.
-    fit
-        How the head is trained and scored.
-    """
-
-    view: PictureView | None
+    view: PictureView | None  # None for a head that is trained on burst parameters
     fit: FitOptions
 
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """A checked grid.
+    """A checked grid."""
 
-    Parameters
-    ----------
-    name
-        Of the file, without its ending, or as it ships with toptune.
-    title
-        For people.
-    spikes
-        How spikes are found, the same for all.
-    points
-        Each once; first those without pictures, then backbone by backbone, picture by picture.
-    notes
-        Which points were one and the same, and why.
-    where, text, settings
-        What it was read from, as given, to repeat it.
-    """
-
-    name: str
-    title: str
-    where: str
+    name: str  # of the file, without its ending, or as it ships with toptune
+    title: str  # for people
+    where: str  # this and the next two: what it was read from, to repeat it
     text: str
     settings: tuple[str, ...]
-    spikes: SpikeSettings
+    spikes: SpikeSettings  # the same for all points
+    # Each once; first those without pictures, then backbone by backbone, picture by picture.
     points: tuple[GridPoint, ...]
-    notes: tuple[str, ...]
+    notes: tuple[str, ...]  # which points were one and the same, and why
 
     @property
     def views(self) -> tuple[PictureView, ...]:
@@ -161,28 +134,14 @@ def shipped_grids() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class _Source:
-    """Where a grid comes from, what it says, and where in it a key stands.
+    """Where a grid comes from, what it says, and where in it a key stands."""
 
-    Attributes
-    ----------
-    name : str
-        Without folder and ending.
-    where, shown : str
-        As given, and for messages.
-    folder : Path
-        Where the files it names are looked for.
-    text : str
-        TOML.
-    settings : tuple of str
-        Each ``KEY=VALUE``, instead of what the text says.
-    """
-
-    name: str
-    where: str
-    shown: str
-    folder: Path
+    name: str  # without folder and ending
+    where: str  # as given
+    shown: str  # in messages
+    folder: Path  # where the files it names are looked for
     text: str
-    settings: tuple[str, ...]
+    settings: tuple[str, ...]  # each KEY=VALUE, instead of what the text says
 
     @classmethod
     def read(cls, where: Path | str, settings: Sequence[str]) -> _Source:
@@ -202,18 +161,7 @@ class _Source:
         return cls(path.stem, str(where), str(path), path.parent, text, given)
 
     def values(self, problems: list[str]) -> dict[str, Any]:
-        """Give what the text and the settings say together.
-
-        Parameters
-        ----------
-        problems
-            Settings that cannot be read are added to it.
-
-        Raises
-        ------
-        InputError
-            The text is not TOML.
-        """
+        """Give what the text and the settings say together; unreadable settings are problems."""
         try:
             values = tomllib.loads(self.text)
         except tomllib.TOMLDecodeError as error:
@@ -308,11 +256,7 @@ def _check_spikes(key: str, value: Any) -> None:
     from_options(SpikeSettings, {**(fixed if needs_other else {}), key: value})
 
 
-_CHECKS: Mapping[str, Callable[[Any], object]] = {
-    "head": _check_head,
-    "merge": _check_merge,
-    "weights": _check_weights,
-}
+_CHECKS = {"head": _check_head, "merge": _check_merge, "weights": _check_weights}
 
 
 def _check(key: str, value: Any) -> None:

@@ -16,8 +16,6 @@ from toptune.params import FitOptions, content_key
 from toptune.runs.folder import FORMAT
 from toptune.sweeps.grid import PictureView
 
-_DEFAULT_FIT = {"group_by": "device", "strata": None, "tune": True, "permutations": None}
-
 
 def weights_word(weights: str) -> str:
     """Name a source of weights: ``imagenet``, ``random`` or a file without its ending."""
@@ -34,15 +32,7 @@ def describe_picture(view: PictureView) -> str:
 
 
 def describe_fit(fit: FitOptions, *, task: bool = True) -> str:
-    """Name a way of fitting: the head, and what differs from its defaults.
-
-    Parameters
-    ----------
-    fit
-        How it is trained and scored.
-    task
-        Whether to say what the task is, too: merged classes and what is left out together.
-    """
+    """Name a way of fitting: the head, what differs from its defaults, and if asked the task."""
     parts = [fit.head, *(f"{name} {_shown(value)}" for name, value in fit.fixed.items())]
     parts += [f"{name} of {_shown(values)}" for name, values in fit.tried.items()]
     if not fit.tune:
@@ -84,35 +74,19 @@ def run_name(view: PictureView | None, fit: FitOptions, key: str) -> str:
     if view is not None:
         windows = view.windows
         parts = [
-            describe_picture(view),
-            f"{windows.width_s:g}s",
-            f"every{windows.stride_s:g}s",
-            view.backbone.name,
-            weights_word(view.backbone.weights),
-            *parts,
+            *(describe_picture(view), f"{windows.width_s:g}s", f"every{windows.stride_s:g}s"),
+            *(view.backbone.name, weights_word(view.backbone.weights), *parts),
         ]
     slug = "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", part).strip("._") for part in parts)
     return f"{slug[:120]}-{key[:8]}"
 
 
 def run_key(
-    recordings: Sequence[RecordingInfo],
-    features: Mapping[str, str],
-    fit: FitOptions,
-    seed: int,
+    recordings: Sequence[RecordingInfo], features: Mapping[str, str], fit: FitOptions, seed: int
 ) -> str:
     """Give the key of a run: equal data, features and settings, equal key.
 
-    Parameters
-    ----------
-    recordings
-        Names, devices, labels and columns, as listed.
-    features
-        For each recording's name the key of its features, which covers its spikes.
-    fit
-        How it is trained and scored.
-    seed
-        Of the head.
+    `features` holds for each recording's name the key of its features, which covers its spikes.
     """
     return content_key(
         {
@@ -142,10 +116,11 @@ class _Pace:
     done: int = 0
     seconds: float = 0.0
 
-    @property
-    def each_s(self) -> float | None:
-        """Seconds one takes; None where none was measured."""
-        return self.seconds / self.done if self.done else None
+    def measure(self, n: int, seconds: float) -> None:
+        """Note that some of it was done."""
+        self.left -= n
+        self.done += n
+        self.seconds += seconds
 
 
 @dataclass
@@ -168,11 +143,11 @@ class Forecast:
 
     def described(self, backbone: str, n_pictures: int, seconds: float) -> None:
         """Note that pictures were described."""
-        _measure(self.pictures[backbone], n_pictures, seconds)
+        self.pictures[backbone].measure(n_pictures, seconds)
 
     def ran(self, head: str, seconds: float) -> None:
         """Note that a run was made."""
-        _measure(self.runs[head], 1, seconds)
+        self.runs[head].measure(1, seconds)
 
     def finished(self, backbone: str) -> None:
         """Note that no more pictures will be described, even if some were not."""
@@ -188,16 +163,9 @@ class Forecast:
         return sum(seconds for seconds, _ in parts), all(whole for _, whole in parts)
 
 
-def _measure(pace: _Pace, n: int, seconds: float) -> None:
-    pace.left -= n
-    pace.done += n
-    pace.seconds += seconds
-
-
 def _left(paces: Sequence[_Pace]) -> tuple[float, bool]:
-    known = [p.each_s for p in paces if p.each_s is not None]
+    slowest = max((p.seconds / p.done for p in paces if p.done), default=None)
     waiting = [p for p in paces if p.left > 0]
-    if not known:
+    if slowest is None:
         return 0.0, not waiting
-    slowest = max(known)
-    return sum(p.left * (slowest if p.each_s is None else p.each_s) for p in waiting), True
+    return sum(p.left * (p.seconds / p.done if p.done else slowest) for p in waiting), True

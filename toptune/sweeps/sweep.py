@@ -61,21 +61,8 @@ def sweep(
 ) -> SweepResult:
     """Extract, fit and score every combination of a grid.
 
-    Parameters
-    ----------
-    devices
-        The devices file.
-    grid
-        From `read_grid`.
-    out
-        A new folder, or that of a sweep, which goes on: with another grid, too.
-    compute
-        Where spikes are found, pictures described and classifiers trained, and with how much of the
-        machine.
-    seed
-        Of the classifiers.
-    watch
-        Shows the progress.
+    `out` is a new folder, or that of a sweep, which goes on: with another grid, too. `seed` is that
+    of the classifiers.
 
     Raises
     ------
@@ -90,12 +77,8 @@ def sweep(
     with writing(task.out):
         task.out.mkdir(parents=True, exist_ok=True)
     task.write_state("under way")
-    with writing_session(
-        task.store_path,
-        grid.spikes.to_json(),
-        checked.infos,
-        devices_file=checked.devices.path,
-    ) as session:
+    settings, listed = grid.spikes.to_json(), checked.devices.path
+    with writing_session(task.store_path, settings, checked.infos, devices_file=listed) as session:
         work = _Work(task, checked, session, watch)
         work.run()
     return SweepResult(
@@ -140,12 +123,7 @@ class _Task:
             "format": FORMAT,
             "state": state,
             "devices": str(self.devices),
-            "grid": {
-                "name": self.grid.name,
-                "title": self.grid.title,
-                "text": self.grid.text,
-                "settings": list(self.grid.settings),
-            },
+            "grid": {n: getattr(self.grid, n) for n in ("name", "title", "text", "settings")},
             "seed": self.seed,
             "device": self.compute.device,
             "runs": list(runs),
@@ -240,9 +218,8 @@ class _Work:
     def run(self) -> None:
         """Spikes first, then backbone by backbone features and runs; what failed is written."""
         self.watch.doing("spikes")
-        self.failures += find_all_spikes(
-            self.checked.devices, self.spikes_of, self.session, self.watch
-        )
+        devices = self.checked.devices
+        self.failures += find_all_spikes(devices, self.spikes_of, self.session, self.watch)
         self.notes += self.spikes_of.notes
         if self.failures:
             self.notes.append(
@@ -253,9 +230,7 @@ class _Work:
             self._plan()
             self._without_pictures()
             for backbone in self.checked.engines:
-                self._backbone(
-                    [job for view, job in self.jobs.items() if view.backbone == backbone]
-                )
+                self._backbone([j for v, j in self.jobs.items() if v.backbone == backbone])
         self._finish()
 
     def _plan(self) -> None:
@@ -283,11 +258,10 @@ class _Work:
         """
         keys = {} if job is not None else {KIND: content_key(BurstFeatureParams().to_json())}
         for info in self.checked.infos:
-            made = (
-                self.store.spikes_info(info.name)
-                if job is None
-                else self.store.features_info(info.name, job.key)
-            )
+            if job is None:
+                made = self.store.spikes_info(info.name)
+            else:
+                made = self.store.features_info(info.name, job.key)
             if made is None:
                 return None
             keys[info.name] = made["key"]
@@ -314,11 +288,8 @@ class _Work:
 
     def _without_pictures(self) -> None:
         # Measured when first needed, which may be never, and once for all.
-        table = cache(
-            lambda: parameter_table(
-                self.store, BurstFeatureParams(), n_jobs=self.task.compute.n_jobs
-            )
-        )
+        n_jobs = self.task.compute.n_jobs
+        table = cache(lambda: parameter_table(self.store, BurstFeatureParams(), n_jobs=n_jobs))
         for point in self.task.grid.points:
             if point.view is None:
                 self._end(self._fit(None, point, table), KIND)
@@ -328,8 +299,7 @@ class _Work:
         table = cache(lambda: self.store.table(job.features.feature_set))
         for point in self.task.grid.points:
             if point.view == job.view:
-                described = job.description
-                self._end(self._fit(job, point, table), described)
+                self._end(self._fit(job, point, table), job.description)
 
     def _end(self, outcome: Outcome, what: str) -> None:
         """Keep and tell what became of a grid point; `what` names one that has no folder."""
