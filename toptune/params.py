@@ -456,48 +456,34 @@ class Backbone(_Params):
 class BurstCriteria(_Params):
     """What counts as active, as a burst, as a network burst and as coincident.
 
-    Parameters
-    ----------
-    active_hz
-        An electrode is active from so many spikes a second on: one in ten seconds, a limit that is
-        usual for cultures.
-    start_ms, end_ms, between_ms, duration_ms
-        Of the MaxInterval method (MC_Rack's manual, chapter on burst analysis; after Legendy &
-        Salcman 1985, J. Neurophysiol. 53:926-939): the longest interval that starts a burst, the
-        longest one inside it, bursts nearer than `between_ms` are merged, and shorter ones than
-        `duration_ms` dropped. The values are those of Cotterill et al. 2016, J. Neurophysiol.
-        116:306-321.
-    min_spikes
-        The fewest spikes in a burst, by either method; as in Cotterill et al.
-    cutoff_ms, longest_ms, void
-        Of the logISI method (Pasquale, Martinoia & Chiappalone 2010, J. Comput. Neurosci.
-        29:213-229): intervals inside bursts peak below `cutoff_ms`, which is also the threshold
-        where the histogram shows none; peaks are told apart where the valley between them reaches
-        the void parameter; a threshold above `longest_ms` is not believed (Cotterill et al.).
-    bursting_per_minute
-        An electrode is a bursting one from so many bursts a minute on.
-    network_share
-        The smallest share of active electrodes in a network burst; two electrodes at least.
-    coincidence_ms
-        Spikes of two electrodes no further apart are coincident, for the spike time tiling
-        coefficient.
-    count_bin_ms
-        Bins in which spikes are counted for the correlation of electrodes.
+    Bursts are found by the MaxInterval method (MC_Rack's manual, chapter on burst analysis; after
+    Legendy & Salcman 1985, J. Neurophysiol. 53:926-939; the values are those of Cotterill et al.
+    2016, J. Neurophysiol. 116:306-321) and by the logISI method (Pasquale, Martinoia & Chiappalone
+    2010, J. Comput. Neurosci. 29:213-229).
     """
 
+    # An electrode is active from so many spikes a second on: one in ten seconds, a limit that is
+    # usual for cultures.
     active_hz: float = 0.1
+    # MaxInterval: the longest interval that starts a burst, and the longest one inside it; bursts
+    # nearer than `between_ms` are merged, and shorter ones than `duration_ms` dropped.
     start_ms: float = 170.0
     end_ms: float = 300.0
     between_ms: float = 200.0
     duration_ms: float = 10.0
-    min_spikes: int = 3
+    min_spikes: int = 3  # the fewest in a burst, by either method; as in Cotterill et al.
+    # logISI: intervals inside bursts peak below `cutoff_ms`, which is also the threshold where the
+    # histogram shows none; a threshold above `longest_ms` is not believed (Cotterill et al.); peaks
+    # are told apart where the valley between them reaches the void parameter.
     cutoff_ms: float = 100.0
     longest_ms: float = 1000.0
     void: float = 0.7
-    bursting_per_minute: float = 0.4
-    network_share: float = 0.2
+    bursting_per_minute: float = 0.4  # an electrode is a bursting one from so many bursts on
+    network_share: float = 0.2  # of active electrodes in a network burst; two at least
+    # Spikes of two electrodes no further apart are coincident, for the spike time tiling
+    # coefficient.
     coincidence_ms: float = 50.0
-    count_bin_ms: float = 100.0
+    count_bin_ms: float = 100.0  # in which spikes are counted for the correlation of electrodes
 
     def __post_init__(self) -> None:
         _check_above_0(self, "active_hz", "start_ms", "end_ms", "cutoff_ms", "longest_ms")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from toptune.cli.options import AsJson, Machine, command
-from toptune.cli.printing import print_json, say, tell
+from toptune.cli.printing import print_json, print_table, say, tell
 
 if TYPE_CHECKING:
     from toptune.bench import BenchResult, Stage
@@ -45,23 +45,16 @@ def bench(
 
 def print_bench(result: BenchResult, machine: dict[str, Any]) -> None:
     """Print a row per stage, and how long the study would take."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
     from toptune.bench import STUDY
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
-    table.add_column("stage", no_wrap=True)
-    table.add_column("on", no_wrap=True)
-    for column in ("per second", "study", "share"):
-        table.add_column(column, justify="right", no_wrap=True)
+    rows = []
     for stage in result.stages:
         share = result.share(stage)
         study = "" if stage.study_seconds is None else _seconds(stage.study_seconds)
         percent = "" if share is None else f"{share:.0%}"
-        table.add_row(stage.name, stage.device, _rate(stage), study, percent)
-    Console().print(table)
+        rows.append((stage.name, stage.device, _rate(stage), study, percent))
+    header = ("stage", "on", "per second", "study", "share")
+    print_table(header, rows, n_names=2, padding=(0, 1))
     for stage in result.stages:
         if stage.note:
             tell(f"{stage.name}: {stage.note}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -63,21 +64,11 @@ def _print_demo(result: DemoResult, weights: str) -> None:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demonstration made.
+    """What the demonstration made."""
 
-    Parameters
-    ----------
-    folder
-        Recordings, store and runs.
-    metrics
-        By head, what its metrics.json holds.
-    seconds
-        By step.
-    """
-
-    folder: Path
-    metrics: dict[str, dict[str, Any]]
-    seconds: dict[str, float]
+    folder: Path  # of recordings, store and runs
+    metrics: dict[str, dict[str, Any]]  # by head, what its metrics.json holds
+    seconds: dict[str, float]  # by step
 
 
 def run_demo(
@@ -90,22 +81,9 @@ def run_demo(
     n_jobs: int | None = None,
     step: Callable[[str], None] = lambda _: None,
 ) -> DemoResult:
-    """Simulate cultures, extract features and fit Falkon and the MLP.
+    """Simulate cultures, extract features and fit Falkon and the MLP, in a new folder.
 
-    Parameters
-    ----------
-    folder
-        Where to; must not exist.
-    weights
-        ``random`` (seeded, needs no download), ``imagenet`` or a file, for MobileNetV2.
-    seed
-        Of simulation, random weights and classifiers.
-    n_devices, seconds
-        Size of the simulated data set.
-    n_jobs
-        CPU threads; None for all cores.
-    step
-        Called with a line of text as each step begins.
+    `step` is called with a line of text as each step begins.
     """
     if folder.exists():
         raise InputError(f"{folder} exists already: remove it or choose another folder with --out")
@@ -116,50 +94,42 @@ def run_demo(
     from toptune.training import fit
 
     took: dict[str, float] = {}
-    began = time.perf_counter()
 
-    def begin(name: str, text: str) -> None:
-        nonlocal began
-        took[name] = 0.0
-        began = time.perf_counter()
+    @contextmanager
+    def timed(name: str, text: str) -> Iterator[None]:
         step(text)
-
-    def end(name: str) -> None:
+        began = time.perf_counter()
+        yield
         took[name] = time.perf_counter() - began
 
-    begin("simulate", f"simulating {n_devices} cultures of {seconds:g} s on 60 electrodes")
-    devices = simulate(
-        folder / "recordings",
-        n_devices=n_devices,
-        seconds=seconds,
-        seed=seed,
-        n_jobs=n_jobs or usable_cores(),
-    )
-    end("simulate")
-    begin(
-        "extract", f"detecting spikes, drawing windows, describing them by {BACKBONE} ({weights})"
-    )
+    simulating = f"simulating {n_devices} cultures of {seconds:g} s on 60 electrodes"
+    with timed("simulate", simulating):
+        devices = simulate(
+            folder / "recordings",
+            n_devices=n_devices,
+            seconds=seconds,
+            seed=seed,
+            n_jobs=n_jobs or usable_cores(),
+        )
+    describing = f"detecting spikes, drawing windows, describing them by {BACKBONE} ({weights})"
     store = folder / "store.zarr"
-    done = extract(
-        devices,
-        store,
-        windows=WINDOWS,
-        picture=PICTURE,
-        backbone=Backbone(name=BACKBONE, weights=weights, seed=seed),
-        compute=Compute(n_jobs=n_jobs),
-    )
-    end("extract")
+    with timed("extract", describing):
+        done = extract(
+            devices,
+            store,
+            windows=WINDOWS,
+            picture=PICTURE,
+            backbone=Backbone(name=BACKBONE, weights=weights, seed=seed),
+            compute=Compute(n_jobs=n_jobs),
+        )
     opened = FeatureStore(store)
     table = opened.table(done.feature_set)
     facts = opened.training_facts(table)
     metrics = {}
     # Tuning the MLP trains a network for every pair of cultures, which is no demonstration.
     for head, tune in (("falkon", True), ("mlp", False)):
-        begin(head, f"leaving each culture out once: {head}")
-        run = fit(
-            table, FitOptions(head=head, seed=seed, tune=tune), folder / f"run-{head}",
-            facts=facts, store=opened,
-        )  # fmt: skip
-        metrics[head] = run.metrics
-        end(head)
+        options = FitOptions(head=head, seed=seed, tune=tune)
+        with timed(head, f"leaving each culture out once: {head}"):
+            run = fit(table, options, folder / f"run-{head}", facts=facts, store=opened)
+            metrics[head] = run.metrics
     return DemoResult(folder, metrics, took)

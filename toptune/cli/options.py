@@ -12,6 +12,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, is_dataclass
 from functools import wraps
@@ -133,10 +134,8 @@ def _value(one: Option, given: Any) -> Any:
     if one.several:
         return tuple(given or ())
     if isinstance(one.type, UnionType) and isinstance(given, str):
-        try:
+        with suppress(ValueError):
             return float(given)
-        except ValueError:
-            return given
     return given
 
 
@@ -245,10 +244,11 @@ def _range_check(one: Option) -> Callable[[Any], Any] | None:
         return None
 
     def check(value: Any) -> Any:
-        for number in value if isinstance(value, list) else [value]:
-            if least is not None and number is not None and number < least:
+        given = value if isinstance(value, list) else [value]
+        for number in (number for number in given if number is not None):
+            if least is not None and number < least:
                 raise InputError(f"{flag(one.name)} must be {least:.0f} or above, got {number}")
-            if most is not None and number is not None and number > most:
+            if most is not None and number > most:
                 raise InputError(f"{flag(one.name)} must be at most {most:.0f}, got {number}")
         return value
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -37,20 +37,29 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, allow_nan=False))
 
 
-def print_scores(metrics: dict[str, dict[str, Any]]) -> None:
-    """Print the scores of one run or several, by classifier, and what they rest on."""
+def print_table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], *, n_names: int = 1, **look: Any
+) -> None:
+    """Print a table whose columns after the first `n_names` are numbers."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="scores on devices left out of training", box=box.SIMPLE_HEAD, padding=0)
-    table.add_column("classifier", no_wrap=True)
-    for column in ("devices", "95 % CI", "windows", "chance", "p", "ECE", "s"):
-        table.add_column(column, justify="right", no_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, **look)
+    for k, column in enumerate(header):
+        table.add_column(column, justify="left" if k < n_names else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def print_scores(metrics: dict[str, dict[str, Any]]) -> None:
+    """Print the scores of one run or several, by classifier, and what they rest on."""
+    rows = []
     for head, m in metrics.items():
         low, high = m["device_accuracy_ci95"]
         n_right = round(m["device_accuracy"] * m["n_devices"])
-        table.add_row(
+        row = (
             head,
             f"{n_right}/{m['n_devices']} = {m['device_accuracy']:.2f}",
             f"{low:.2f}-{high:.2f}",
@@ -60,7 +69,9 @@ def print_scores(metrics: dict[str, dict[str, Any]]) -> None:
             f"{m['device_ece']:.2f}",
             f"{m['seconds']:.0f}",
         )
-    Console().print(table)
+        rows.append(row)
+    header = ("classifier", "devices", "95 % CI", "windows", "chance", "p", "ECE", "s")
+    print_table(header, rows, title="scores on devices left out of training", padding=0)
     for head, m in metrics.items():
         for line in _remarks(m):
             tell(f"{head}: {line}")
@@ -173,11 +184,8 @@ class _SweepWatch:
 
     def begin(self, n_pictures: int, n_runs: int) -> None:
         self._total = n_runs
-        self._show(self._pictures, n_pictures)
-        self._show(self._runs, n_runs)
-
-    def _show(self, task: TaskID, total: int) -> None:
-        self._bar.update(task, total=total, visible=total > 0)
+        for task, total in ((self._pictures, n_pictures), (self._runs, n_runs)):
+            self._bar.update(task, total=total, visible=total > 0)
 
     def doing(self, text: str) -> None:
         self._bar.update(self._now, description=text, total=None, completed=0)

@@ -78,11 +78,10 @@ class FitChoice:
         fixed: dict[str, Any] = {}
         tried: dict[str, tuple[Any, ...]] = {}
         for one in (one for one in head.options if one.name in values):
-            several = one.several and len(values[one.name]) > 1
             listed = values[one.name] if one.several else [values[one.name]]
             for value in listed:
                 head.check_option(one.name, value)
-            if several:
+            if len(listed) > 1:
                 tried[one.field] = tuple(listed)
             else:
                 fixed[one.field] = listed[0]
