@@ -269,11 +269,8 @@ def view_labels(outcomes: Sequence[Outcome]) -> dict[str, str]:
     views = {one.facts.key: _parts(one) for one in picture_outcomes(outcomes)}
     labels = {}
     for key, parts in views.items():
-        differs = [name for name in parts if len({p[name] for p in views.values()}) > 1]
-        labels[key] = (
-            " ".join(filter(None, (parts[name] for name in differs)))
-            or f"{parts['picture']} {parts['window']}"
-        )
+        differs = [part for n, part in parts.items() if len({p[n] for p in views.values()}) > 1]
+        labels[key] = " ".join(filter(None, differs)) or f"{parts['picture']} {parts['window']}"
     if any(o.point.view is None for o in outcomes):
         labels[""] = WITHOUT_PICTURES
     return labels
@@ -308,7 +305,18 @@ def draw_classifiers(outcomes: Sequence[Outcome]) -> Figure:
     for k, fit in enumerate(fits):
         mine = [o for o in outcomes if of[o.point.fit] == fit]
         y = [rows[o.view_key] + (k - (len(fits) - 1) / 2) * step for o in mine]
-        _dots(axes, [_accuracy(o) for o in mine], y, k, fit)
+        shares = [_accuracy(o) for o in mine]
+        error = [[s - low for s, low, _ in shares], [high - s for s, _, high in shares]]
+        axes.errorbar(
+            [share for share, _, _ in shares],
+            y,
+            xerr=error,
+            fmt=_MARKERS[k % len(_MARKERS)],
+            color=_COLOURS[k % len(_COLOURS)],
+            ms=5,
+            elinewidth=1,
+            label=fit,
+        )
     _chance(axes, outcomes, vertical=True)
     axes.set(xlim=(-0.02, 1.02), ylim=(len(labels) - 0.5, -0.5), xlabel="accuracy per device")
     axes.set_yticks(range(len(labels)), list(labels.values()), fontsize=9)
@@ -376,23 +384,6 @@ def _accuracy(outcome: Outcome) -> tuple[float, float, float]:
     return outcome.metrics["device_accuracy"], low, high
 
 
-def _dots(
-    axes: Axes, shares: list[tuple[float, float, float]], y: list[float], k: int, label: str
-) -> None:
-    x = [share for share, _, _ in shares]
-    error = [[s - low for s, low, _ in shares], [high - s for s, _, high in shares]]
-    axes.errorbar(
-        x,
-        y,
-        xerr=error,
-        fmt=_MARKERS[k % len(_MARKERS)],
-        color=_COLOURS[k % len(_COLOURS)],
-        ms=5,
-        elinewidth=1,
-        label=label,
-    )
-
-
 def _chance(axes: Axes, outcomes: Sequence[Outcome], *, vertical: bool) -> None:
     assert outcomes[0].metrics is not None
     chance = outcomes[0].metrics["chance"]
@@ -433,18 +424,17 @@ def _run_table(swept: SweepResult) -> Details:
         low, high = m["device_accuracy_ci95"]
         p, rate = m["permutation_p"], o.facts and o.facts.throughput.pictures_per_s
         n_right = round(m["device_accuracy"] * m["n_devices"])
-        rows.append(
-            (
-                o.name,
-                f"{m['device_accuracy']:.3f} ({n_right}/{m['n_devices']})",
-                f"{low:.2f} to {high:.2f}",
-                accuracy_text(m["window_accuracy_mean"], m["window_accuracy_sd"]),
-                f"{m['chance']:.2f}",
-                "-" if p is None else f"{p:.3f}",
-                "-" if rate is None else f"{rate:.0f}",
-                f"{m['seconds']:.0f}",
-            )
+        row = (
+            o.name,
+            f"{m['device_accuracy']:.3f} ({n_right}/{m['n_devices']})",
+            f"{low:.2f} to {high:.2f}",
+            accuracy_text(m["window_accuracy_mean"], m["window_accuracy_sd"]),
+            f"{m['chance']:.2f}",
+            "-" if p is None else f"{p:.3f}",
+            "-" if rate is None else f"{rate:.0f}",
+            f"{m['seconds']:.0f}",
         )
+        rows.append(row)
     table = Table(
         caption="Each run is a folder in runs/, with its report, model and parameters.",
         header=header,
@@ -458,7 +448,7 @@ def _failures(swept: SweepResult) -> Section:
     table = Table(
         caption="Also in failures.csv. The same command tries again only what failed.",
         header=("step", "name", "cause"),
-        rows=tuple((f.what, f.name, f.cause) for f in swept.failures),
+        rows=swept.failures,
     )
     return Section(title="Failures", blocks=(table,))
 
