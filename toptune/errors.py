@@ -24,13 +24,7 @@ class StorageError(ToptuneError):
 
 
 class InputErrors(InputError):  # noqa: N818  # plural of InputError
-    """Several things are wrong with the input at once, all of them listed.
-
-    Parameters
-    ----------
-    problems
-        One line each.
-    """
+    """Several things are wrong with the input at once, all of them listed, one line each."""
 
     def __init__(self, problems: list[str]) -> None:
         self.problems = tuple(problems)
