@@ -64,28 +64,15 @@ class VoltageRecording(Protocol):
         """Yield all samples in order; a chunk never spans a gap."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class OpeningOptions:
-    """What the user says about a recording; each format uses what applies to it.
+    """What the user says about a recording; each format uses what applies to it."""
 
-    Parameters
-    ----------
-    stream
-        Label of the electrode stream, for files that have several.
-    sampling_rate_hz
-        For spikes whose file does not state a rate; `DEFAULT_SAMPLING_RATE_HZ` if None.
-    duration_s
-        Length of the recording, for spike files that do not state it; if None, the time of the
-        last spike rounded up to the next whole second.
-
-    Raises
-    ------
-    InputError
-        The rate or the duration is out of range.
-    """
-
-    stream: str | None = None
+    stream: str | None = None  # label of the electrode stream, for files that have several
+    # For spikes whose file does not state a rate; `DEFAULT_SAMPLING_RATE_HZ` if None.
     sampling_rate_hz: float | None = None
+    # Length of the recording, for spike files that do not state it; if None, the time of the last
+    # spike rounded up to the next whole second.
     duration_s: float | None = None
 
     def __post_init__(self) -> None:
@@ -103,19 +90,7 @@ class OpeningOptions:
 
 @dataclass(frozen=True, eq=False)
 class SpikeRecording:
-    """A recording that holds spikes only.
-
-    Parameters
-    ----------
-    path
-        Its file or folder.
-    kind
-        The name of its format.
-    options
-        What the user says about it.
-    reader
-        Reads the spikes.
-    """
+    """A recording that holds spikes only, in a file or folder of a kind that `reader` reads."""
 
     path: Path
     kind: str
@@ -123,13 +98,7 @@ class SpikeRecording:
     reader: Callable[[Path, OpeningOptions], SpikeTrains]
 
     def trains(self) -> SpikeTrains:
-        """Read the spikes.
-
-        Raises
-        ------
-        InputError
-            The file is faulty, or disagrees with the rate or the duration given.
-        """
+        """Read the spikes; the file must agree with the rate and the duration given."""
         path, options = self.path, self.options
         try:
             trains = self.reader(path, options)
@@ -147,27 +116,16 @@ class SpikeRecording:
         return trains
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Format:
-    """A format of recordings.
+    """A format of recordings, in a file or a folder."""
 
-    Parameters
-    ----------
-    description
-        For the message that lists the known formats.
-    is_folder
-        Whether a recording is a folder; otherwise it is a file.
-    recognise
-        Looks at the content and returns the name of the kind, None where it is another format. It
-        reads little, and does not judge whether the rest is sound.
-    open
-        Opens a path of that kind.
-    """
-
-    description: str
-    is_folder: bool = False
+    description: str  # for the message that lists the known formats
+    # Looks at the content and returns the name of the kind, None where it is another format. It
+    # reads little, and does not judge whether the rest is sound.
     recognise: Callable[[Path], str | None]
     open: Callable[[Path, str, OpeningOptions], McsRecording | SpikeRecording]
+    is_folder: bool = False
 
 
 def _recognise_mcs(path: Path) -> str | None:
@@ -230,34 +188,20 @@ def _spikes(
 #: All formats; the first that recognises a path opens it. MCS recognises every HDF5 file, to say
 #: what is wrong with a damaged one: further formats based on HDF5 come before it.
 FORMATS = (
-    Format(description="MCS HDF5 files", recognise=_recognise_mcs, open=_open_mcs),
+    Format("MCS HDF5 files", _recognise_mcs, _open_mcs),
     Format(
-        description="folders of SpyCode peak trains (.txt or .mat)",
+        "folders of SpyCode peak trains (.txt or .mat)",
+        _recognise_peak_trains,
+        _spikes(_read_peak_trains),
         is_folder=True,
-        recognise=_recognise_peak_trains,
-        open=_spikes(_read_peak_trains),
     ),
-    Format(
-        description="spikes as NPZ, as toptune writes them",
-        recognise=_recognise_npz,
-        open=_spikes(_read_npz),
-    ),
-    Format(
-        description="spikes as CSV (time_s,channel)",
-        recognise=_recognise_csv,
-        open=_spikes(_read_csv),
-    ),
+    Format("spikes as NPZ, as toptune writes them", _recognise_npz, _spikes(_read_npz)),
+    Format("spikes as CSV (time_s,channel)", _recognise_csv, _spikes(_read_csv)),
 )
 
 
 def recognise(path: Path) -> tuple[Format, str] | None:
-    """Return the format of a file or folder and its kind, by content; None if none is known.
-
-    Raises
-    ------
-    InputError
-        The file cannot be read.
-    """
+    """Return the format of a file or folder and its kind, by content; None if none is known."""
     try:
         for one in FORMATS:
             if one.is_folder == path.is_dir():
@@ -292,9 +236,7 @@ def open_recording(
         Nothing is at the path, or nothing known; the message lists the known formats.
     """
     path = Path(path)
-    options = OpeningOptions(
-        stream=stream, sampling_rate_hz=sampling_rate_hz, duration_s=duration_s
-    )
+    options = OpeningOptions(stream, sampling_rate_hz, duration_s)
     require_regular(path)
     if path.is_file() and path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty")

@@ -52,14 +52,7 @@ def looks_like_mat(path: Path) -> bool:
 
 
 def read_peak_mat(path: Path) -> PeakTrain:
-    """Read one electrode's file.
-
-    Raises
-    ------
-    InputError
-        The file is not a readable MATLAB file, has no ``peak_train``, it is not a vector of real
-        numbers, or an amplitude is not a finite number above 0.
-    """
+    """Read one electrode's file, whose amplitudes must be finite numbers above 0."""
     try:
         if not looks_like_mat(path):
             raise InputError(f"{path}: not a MATLAB file (or an empty or damaged one)")
@@ -83,7 +76,11 @@ def _from_version_5(path: Path) -> tuple[int, NDArray[np.int64], NDArray[Any]]:
     if variable.matrix_class not in _NUMERIC or variable.is_complex:
         raise _no_vector(path)
     n = _vector_length(path, variable.shape)
-    _check_room(path, n * 8 if variable.matrix_class != _SPARSE else 0)
+    if variable.matrix_class != _SPARSE and n * 8 > _DENSE_BYTES:
+        raise InputError(
+            f"{path}: {_VARIABLE} is not sparse and would take {n * 8} bytes, more than"
+            f" {_DENSE_BYTES}: save it as sparse({_VARIABLE})"
+        )
     vector = scipy.io.loadmat(io.BytesIO(variable.alone()), variable_names=[_VARIABLE])[_VARIABLE]
     if scipy.sparse.issparse(vector):
         # SciPy writes beyond its arrays where the columns' ends do not rise.
@@ -140,14 +137,6 @@ def _vector(path: Path, group: Any, name: str) -> NDArray[Any]:
     return np.asarray(node[...])
 
 
-def _check_room(path: Path, dense_bytes: int) -> None:
-    if dense_bytes > _DENSE_BYTES:
-        raise InputError(
-            f"{path}: {_VARIABLE} is not sparse and would take {dense_bytes} bytes, more than"
-            f" {_DENSE_BYTES}: save it as sparse({_VARIABLE})"
-        )
-
-
 def _vector_length(path: Path, shape: tuple[int, ...]) -> int:
     if len(shape) != 2 or 1 not in shape or 0 in shape:
         size = " x ".join(map(str, shape))
@@ -163,7 +152,7 @@ def _checked(
     path: Path, n_samples: int, sample: NDArray[np.int64], amplitude: NDArray[Any]
 ) -> PeakTrain:
     if np.iscomplexobj(amplitude) or amplitude.dtype.kind not in "fiub":
-        raise InputError(f"{path}: {_VARIABLE} is not a vector of numbers")
+        raise _no_vector(path)
     if len(sample) and (sample[0] < 0 or sample[-1] >= n_samples or np.any(np.diff(sample) <= 0)):
         raise InputError(f"{path}: damaged MATLAB file (rows of {_VARIABLE} out of order or range)")
     ok = np.isfinite(amplitude) & (amplitude > 0)
@@ -177,30 +166,14 @@ def _checked(
 
 
 class _Variable(NamedTuple):
-    """A variable of a MATLAB file of version 5 to 7.
-
-    Attributes
-    ----------
-    name
-        Its name.
-    matrix_class
-        MATLAB's number for its class: 5 sparse, 6 double, 7 single, 8 to 15 whole numbers.
-    is_complex
-        Whether it has an imaginary part.
-    shape
-        As declared.
-    file_header
-        The file's first 128 bytes.
-    element
-        The variable's bytes, inflated; empty until it is the one that is wanted.
-    """
+    """A variable of a MATLAB file of version 5 to 7."""
 
     name: str
-    matrix_class: int
+    matrix_class: int  # MATLAB's: 5 sparse, 6 double, 7 single, 8 to 15 whole numbers
     is_complex: bool
-    shape: tuple[int, ...]
-    file_header: bytes
-    element: bytes
+    shape: tuple[int, ...]  # as declared
+    file_header: bytes  # the file's first 128 bytes
+    element: bytes  # its bytes, inflated; empty until it is the variable that is wanted
 
     def alone(self) -> bytes:
         """Return the bytes of a file that holds this variable only."""
@@ -208,13 +181,7 @@ class _Variable(NamedTuple):
 
 
 def find_variable(path: Path, name: str = _VARIABLE) -> _Variable:
-    """Find a variable by its name.
-
-    Raises
-    ------
-    InputError
-        The file has no such variable or is damaged, or the variable would inflate to too much.
-    """
+    """Find a variable by its name, and inflate it if that is not too much."""
     names = []
     with path.open("rb") as stream:
         header = stream.read(_HEADER_BYTES)

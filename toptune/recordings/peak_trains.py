@@ -49,21 +49,10 @@ def sniff_peak_folder(folder: Path) -> PeakKind | None:
 
 
 def read_peak_trains(path: Path, *, sampling_rate_hz: float) -> SpikeTrains:
-    """Read a folder of peak trains.
+    """Read a folder that holds the electrodes' files, or one above exactly one such folder.
 
-    Parameters
-    ----------
-    path
-        The folder that holds the electrodes' files, or a folder above exactly one such folder.
-    sampling_rate_hz
-        Samples per second, which peak trains do not state.
-
-    Raises
-    ------
-    InputError
-        There is no such folder or more than one, text and .mat files are mixed, a file is not a
-        peak train, or electrodes differ in length. The message names the file, and the line of a
-        text file.
+    Text and .mat files must not be mixed, and all electrodes have the same length. Messages name
+    the file, and the line of a text file. Peak trains do not state their sampling rate.
     """
     folder, kind = _the_peak_folder(path)
     files = _electrode_files(folder, kind)
@@ -90,17 +79,10 @@ def _peak_folders(path: Path) -> Iterator[tuple[Path, PeakKind]]:
             )
         # The order of the walk, and of names in messages, must not depend on the file system.
         subfolders.sort(key=natural_key)
-        kind = _kind_of_any(Path(where), sorted(names))
+        folder = Path(where)
+        kind = next(filter(None, (_kind(folder / name) for name in sorted(names))), None)
         if kind is not None:
-            yield Path(where), kind
-
-
-def _kind_of_any(folder: Path, names: list[str]) -> PeakKind | None:
-    for name in names:
-        kind = _kind(folder / name)
-        if kind is not None:
-            return kind
-    return None
+            yield folder, kind
 
 
 def _kind(file: Path) -> PeakKind | None:
@@ -183,15 +165,7 @@ def looks_like_peak_text(path: Path) -> bool:
 
 
 def read_peak_text(path: Path) -> PeakTrain:
-    """Read one electrode's file.
-
-    Raises
-    ------
-    InputError
-        The file is empty or not text, a line is not two finite numbers, the first line is not
-        ``n_samples 0``, an index is not a whole number from 1 to ``n_samples`` or does not rise,
-        or an amplitude is not above 0. The message names the line.
-    """
+    """Read one electrode's file; a message about its content names the line."""
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -46,25 +46,10 @@ def read_spike_csv(
 ) -> SpikeTrains:
     """Read a table of spikes.
 
-    Times are rounded to the nearest sample. Several spikes of a channel at the same sample are
-    kept, as several units may fire at once.
-
-    Parameters
-    ----------
-    path
-        The CSV file, with commas or semicolons between columns. Other columns are ignored, but one
-        that looks like a misspelt ``peak_to_peak_uv`` is refused.
-    sampling_rate_hz
-        Samples per second.
-    duration_s
-        Length of the recording; if None, the last spike's time rounded up to a whole second.
-
-    Raises
-    ------
-    InputError
-        A time is not a number from 0 to the duration, an amplitude is not above 0, a channel is
-        empty, or a line has too few or too many columns; the message names the line. Or the file
-        has no spikes.
+    Columns are separated by commas or semicolons. Other columns are ignored, but one that looks
+    like a misspelt ``peak_to_peak_uv`` is refused. Times are rounded to the nearest sample. Several
+    spikes of a channel at the same sample are kept, as several units may fire at once. The duration
+    is, if None, the last spike's time rounded up to a whole second. Messages name the line.
     """
     table = _Table(path)
     if not table.time_s:
