@@ -26,7 +26,7 @@ from toptune.cli.options import AsJson, command, require_store
 from toptune.cli.printing import print_json, tell, watch_count
 from toptune.errors import InputError, ToptuneError
 from toptune.machine import assets
-from toptune.machine.device import has_full_rate_float64
+from toptune.machine.device import FULL_RATE_FLOAT64
 from toptune.machine.threads import usable_cores
 
 if TYPE_CHECKING:
@@ -319,7 +319,7 @@ def _torch_gpu() -> Iterator[Check]:
 def _gpu(torch: Any, index: int) -> str:
     gpu = torch.cuda.get_device_properties(index)
     free, total = torch.cuda.mem_get_info(index)
-    full = has_full_rate_float64((gpu.major, gpu.minor))
+    full = (gpu.major, gpu.minor) in FULL_RATE_FLOAT64
     float64 = "at full rate" if full else "at a fraction of the rate (docs/falkon.md)"
     return (
         f"{gpu.name}, compute capability {gpu.major}.{gpu.minor},"

@@ -35,7 +35,7 @@ def torch_device(device: str) -> str:
 # Compute capabilities of the GPUs whose float64 runs at half the rate of float32, instead of a 32nd
 # or less: P100, V100, A100, H100 and H200, B200 (CUDA C++ Programming Guide, throughput of native
 # arithmetic instructions, 64-bit floating-point).
-_FULL_RATE_FLOAT64 = frozenset({(6, 0), (7, 0), (8, 0), (9, 0), (10, 0)})
+FULL_RATE_FLOAT64 = frozenset({(6, 0), (7, 0), (8, 0), (9, 0), (10, 0)})
 
 
 def float64_device(device: str) -> str:
@@ -48,14 +48,9 @@ def float64_device(device: str) -> str:
     if device == "auto" and resolved == "cuda":
         import torch
 
-        if not has_full_rate_float64(torch.cuda.get_device_capability()):
+        if torch.cuda.get_device_capability() not in FULL_RATE_FLOAT64:
             return "cpu"
     return resolved
-
-
-def has_full_rate_float64(capability: tuple[int, int]) -> bool:
-    """Tell whether GPUs of a compute capability run float64 at half the rate of float32."""
-    return capability in _FULL_RATE_FLOAT64
 
 
 # Where the system does not say how much is free.

@@ -71,13 +71,9 @@ class DevicesFile:
 def read_devices(path: Path) -> DevicesFile:
     """Read and check a devices file.
 
-    Columns are separated by commas, or by semicolons, as German spreadsheets do. Blank lines and
-    spaces around cells are ignored. A device may have several recordings and labels.
-
-    Parameters
-    ----------
-    path
-        The CSV file, UTF-8 with or without a byte-order mark.
+    It is UTF-8 with or without a byte-order mark. Columns are separated by commas, or by
+    semicolons, as German spreadsheets do. Blank lines and spaces around cells are ignored. A device
+    may have several recordings and labels.
 
     Raises
     ------

@@ -211,17 +211,9 @@ class McsRecording:
         return out
 
     def chunks(self, n_samples: int | None = None) -> Iterator[NDArray[np.float32]]:
-        """Yield the recording in order; a chunk never spans a gap.
+        """Yield the recording in order, (channels, samples) float32 microvolts at a time.
 
-        Parameters
-        ----------
-        n_samples
-            The most samples in a chunk; about a million values if None.
-
-        Yields
-        ------
-        (channels, samples) float32
-            Microvolts.
+        A chunk never spans a gap, and has at most `n_samples`, or a million values if None.
         """
         step = n_samples or max(1, 1_000_000 // len(self.channel_labels))
         for segment in self.segments:

@@ -80,7 +80,8 @@ def _peak_folders(path: Path) -> Iterator[tuple[Path, PeakKind]]:
         # The order of the walk, and of names in messages, must not depend on the file system.
         subfolders.sort(key=natural_key)
         folder = Path(where)
-        kind = next(filter(None, (_kind(folder / name) for name in sorted(names))), None)
+        kinds = (_kind(folder / name) for name in sorted(names))
+        kind = next((kind for kind in kinds if kind is not None), None)
         if kind is not None:
             yield folder, kind
 

@@ -12,7 +12,7 @@ import math
 import struct
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,15 +21,11 @@ from toptune.errors import InputError
 from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes
 
 _NAMES = (
-    "sample",
-    "channel",
-    "peak_to_peak_uv",
-    "channel_labels",
-    "sampling_rate_hz",
-    "duration_s",
+    *("sample", "channel", "peak_to_peak_uv", "channel_labels", "sampling_rate_hz", "duration_s"),
     "threshold_uv",
 )
 _OPTIONAL = "segments"
+_Arrays: TypeAlias = dict[str, NDArray[Any]]
 # The most that compressed arrays may take beyond four times the file's size.
 _ROOM_BYTES = 64 * 2**20
 
@@ -72,11 +68,7 @@ def write_npz(trains: SpikeTrains, path: Path) -> None:
 def read_npz(path: Path) -> SpikeTrains:
     """Read what `write_npz` wrote, or another program in the same form.
 
-    Raises
-    ------
-    InputError
-        The file is damaged or of another kind, an array is missing or unknown, or a value is out of
-        range.
+    A damaged file, a missing or unknown array, and a value out of range are InputErrors.
     """
     path = Path(path)
     arrays = _load(path)
@@ -98,7 +90,7 @@ def read_npz(path: Path) -> SpikeTrains:
     )
 
 
-def _load(path: Path) -> dict[str, NDArray[Any]]:
+def _load(path: Path) -> _Arrays:
     try:
         with zipfile.ZipFile(path) as archive:
             members = _members(path, archive)
@@ -150,7 +142,7 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
     return array
 
 
-def _positive(path: Path, arrays: dict[str, NDArray[Any]], name: str) -> float:
+def _positive(path: Path, arrays: _Arrays, name: str) -> float:
     array = arrays[name]
     if array.shape != () or array.dtype.kind not in "iuf":
         raise InputError(f"{path}: {name} must be one number")
@@ -169,9 +161,7 @@ def _channel_labels(path: Path, array: NDArray[Any]) -> tuple[str, ...]:
     return labels
 
 
-def _indices(
-    path: Path, arrays: dict[str, NDArray[Any]], name: str, limit: int
-) -> NDArray[np.int64]:
+def _indices(path: Path, arrays: _Arrays, name: str, limit: int) -> NDArray[np.int64]:
     array = arrays[name]
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise InputError(f"{path}: {name} must be a list of whole numbers")
@@ -183,12 +173,7 @@ def _indices(
 
 
 def _microvolts(
-    path: Path,
-    arrays: dict[str, NDArray[Any]],
-    name: str,
-    length: int,
-    *,
-    infinite: bool = False,
+    path: Path, arrays: _Arrays, name: str, length: int, *, infinite: bool = False
 ) -> NDArray[np.float32]:
     array = arrays[name]
     if array.shape != (length,) or array.dtype.kind not in "iuf":
