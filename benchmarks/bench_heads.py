@@ -22,8 +22,7 @@ from toptune.evaluation.folds import leave_one_group_out
 from toptune.heads.falkon.classifier import FalkonClassifier
 from toptune.heads.falkon.head import falkon_candidates
 from toptune.heads.falkon.tuning import tune_falkon
-from toptune.heads.mlp.classifier import MLPClassifier
-from toptune.heads.mlp.tuning import tune_mlp
+from toptune.heads.mlp.classifier import MLPClassifier, tune_mlp
 from toptune.heads.rows import LabelledRows, group_rows, l2_normalise
 
 DEVICES, WINDOWS, FEATURES, CLASSES = 32, 157, 1280, 5

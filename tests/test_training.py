@@ -21,7 +21,7 @@ from toptune.evaluation.folds import leave_one_group_out
 from toptune.features.table import FeatureTable, RecordingInfo
 from toptune.heads.base import Head
 from toptune.heads.catalogue import head_of
-from toptune.heads.falkon import memory
+from toptune.heads.falkon import head as falkon_head
 from toptune.heads.falkon.classifier import FalkonClassifier
 from toptune.params import FitOptions
 from toptune.runs.model import load_model, read_model
@@ -422,8 +422,8 @@ def test_a_failure_while_replacing_brings_the_old_run_back(
 def test_many_windows_get_nystrom_centres_and_the_run_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "ALL_ROWS_CAP", 30)
-    monkeypatch.setattr(memory, "NYSTROM_CENTRES", 25)
+    monkeypatch.setattr(falkon_head, "ALL_ROWS_CAP", 30)
+    monkeypatch.setattr(falkon_head, "NYSTROM_CENTRES", 25)
     result = fit(make_table(), "falkon", tmp_path / "run")
     assert "25 of" in result.metrics["centres"]
     assert read_json(result.path / "params.json")["head_params"]["n_centres"] == 25

@@ -17,9 +17,15 @@ import numpy as np
 from sklearn.base import clone
 
 from toptune.errors import InputError, InputErrors, StorageError
-from toptune.evaluation.evaluate import Evaluation, Units, evaluate, shuffles
+from toptune.evaluation.evaluate import (
+    Evaluation,
+    Units,
+    describe_metrics,
+    evaluate,
+    score_task,
+    shuffles,
+)
 from toptune.evaluation.folds import FoldResults
-from toptune.evaluation.metrics import describe_metrics, score_task
 from toptune.evaluation.permutations import Permutations
 from toptune.evaluation.scores import Scores
 from toptune.evaluation.task import Task, read_task, table_problems

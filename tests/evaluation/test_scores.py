@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from toptune.errors import InputErrors
-from toptune.evaluation.calibration_quality import reliability
 from toptune.evaluation.scores import (
     HeldOutWindows,
     device_verdicts,
     majority,
     merge_classes,
+    reliability,
     score,
 )
 from toptune.params import parse_merges

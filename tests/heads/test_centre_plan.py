@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from toptune.heads.falkon.memory import all_rows_limit, plan_centres
+from toptune.heads.falkon.head import all_rows_limit, plan_centres
 
 GIB = 2**30
 

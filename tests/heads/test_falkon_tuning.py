@@ -20,15 +20,16 @@ from toptune.heads.falkon.arrays import Arrays
 from toptune.heads.falkon.classifier import SHARPNESS, FalkonClassifier, one_vs_rest
 from toptune.heads.falkon.head import PENALTIES, WIDTHS, default_view_weights, falkon_candidates
 from toptune.heads.falkon.tuning import tune_falkon
-from toptune.heads.nested import NestedScores, Shuffled
-from toptune.heads.rows import Grouping, LabelledRows, group_rows, l2_normalise_views
-from toptune.heads.selection import (
+from toptune.heads.nested import (
     SHARPENINGS,
+    NestedScores,
+    Shuffled,
     labelling_losses,
     selection_loss,
     spread_rows,
     unit_weights,
 )
+from toptune.heads.rows import Grouping, LabelledRows, group_rows, l2_normalise_views
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

@@ -18,8 +18,8 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from toptune.errors import InputError, ToptuneError
 from toptune.heads import head_of
-from toptune.heads.logistic.classifier import LogisticClassifier, Standardiser, probabilities_of
-from toptune.heads.logistic.folds import log_odds
+from toptune.heads.logistic.classifier import LogisticClassifier, Standardiser
+from toptune.heads.logistic.tuning import log_odds
 
 
 def test_logistic_passes_the_estimator_checks() -> None:
@@ -70,7 +70,7 @@ def test_two_classes_mirror_each_other() -> None:
 
 def test_probabilities_of_far_scores_sum_to_one() -> None:
     scores = np.array([[-900.0, -901.0, -950.0], [900.0, -900.0, 0.0], [0.0, 0.0, 0.0]])
-    shares = probabilities_of(scores)
+    shares = LogisticClassifier.probabilities_of(scores)
     np.testing.assert_allclose(shares.sum(axis=1), 1)
     assert shares[0, 0] == pytest.approx(1 / (1 + np.exp(-1)), rel=1e-9)
     np.testing.assert_array_equal(shares.argmax(axis=1), scores.argmax(axis=1))

@@ -13,8 +13,8 @@ from toptune.heads.logistic import tuning as logistic_tuning
 from toptune.heads.logistic.classifier import LogisticClassifier
 from toptune.heads.logistic.head import LOGISTIC_CANDIDATES
 from toptune.heads.logistic.tuning import tune_logistic
+from toptune.heads.nested import selection_loss
 from toptune.heads.rows import LabelledRows, group_rows
-from toptune.heads.selection import selection_loss
 
 CANDIDATES = ({"C": 1.0}, {"C": 0.03}, {"C": 8.0})
 

@@ -19,8 +19,16 @@ from toptune.errors import InputError
 from toptune.heads import head_of
 from toptune.heads.mlp import folds as mlp_folds
 from toptune.heads.mlp.classifier import MLPClassifier
-from toptune.heads.mlp.folds import Rows, TrainingFold, Variant, train_folds
-from toptune.heads.mlp.network import Draws, Network, Schedule, StackLearner
+from toptune.heads.mlp.training import (
+    Draws,
+    Network,
+    Rows,
+    Schedule,
+    StackLearner,
+    TrainingFold,
+    Variant,
+    train_folds,
+)
 from toptune.heads.rows import group_rows
 
 SCHEDULE = Schedule(

@@ -12,13 +12,11 @@ from numpy.typing import NDArray
 
 from toptune.errors import InputError
 from toptune.heads.mlp import tuning as mlp_tuning
-from toptune.heads.mlp.classifier import MLPClassifier
+from toptune.heads.mlp.classifier import MLPClassifier, held_out_scores_of, tune_mlp
 from toptune.heads.mlp.head import MLP_CANDIDATES
-from toptune.heads.mlp.network import Draws
-from toptune.heads.mlp.tuning import held_out_scores_of, tune_mlp
-from toptune.heads.nested import NestedScores
+from toptune.heads.mlp.training import Draws
+from toptune.heads.nested import NestedScores, selection_loss
 from toptune.heads.rows import LabelledRows, group_rows
-from toptune.heads.selection import selection_loss
 
 SEED, HIDDEN, BATCH, EPOCHS, RATE = 3, 6, 16, 4, 0.01
 HEAD = MLPClassifier(

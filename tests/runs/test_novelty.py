@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 from toptune.errors import ToptuneError
 from toptune.heads.falkon.classifier import FalkonClassifier
 from toptune.heads.falkon.head import FalkonHead
-from toptune.heads.falkon.kernel import KernelSum
+from toptune.heads.falkon.kernel import KernelSum, Nearness
 from toptune.heads.logistic.classifier import LogisticClassifier
 from toptune.heads.logistic.head import LogisticHead
 from toptune.heads.mlp.classifier import MLPClassifier
 from toptune.heads.mlp.head import MLPHead
-from toptune.heads.nearness import Nearness
 from toptune.recordings.trains import RecordingFacts
 from toptune.runs.novelty import (
     NoveltyLimits,

@@ -16,7 +16,7 @@ from sklearn.base import clone
 
 from toptune.errors import InputErrors
 from toptune.heads.catalogue import head_for
-from toptune.heads.refitting import HeldOut
+from toptune.heads.nested import HeldOut
 from toptune.heads.rows import Float64, Grouping, LabelledRows, group_rows
 
 

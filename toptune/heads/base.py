@@ -19,22 +19,22 @@ by the run.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+import numbers
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from importlib import import_module
 from itertools import product
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from toptune.errors import InputError
-from toptune.heads.rules import Rule, rule_of
 from toptune.params import Option
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from toptune.heads.nearness import Nearness
-    from toptune.heads.nested import NestedScores, Shuffled
-    from toptune.heads.refitting import HeldOut
+    from toptune.heads.falkon.kernel import Nearness
+    from toptune.heads.nested import HeldOut, NestedScores, Shuffled
     from toptune.heads.rows import LabelledRows
 
 Candidate = Mapping[str, Any]
@@ -42,6 +42,10 @@ Candidate = Mapping[str, Any]
 Progress = Callable[[str, int, int], None]
 #: Told how much of one thing is done, and how much there is.
 StepProgress = Callable[[int, int], None]
+#: Takes a parameter's full name and a value; raises `InputError` where that is out of range.
+#: Classifiers apply their rules when they are fitted, as scikit-learn asks; grids and command lines
+#: apply the same rules before there is any data.
+Rule = Callable[[str, Any], None]
 
 
 class Table(NamedTuple):
@@ -302,7 +306,7 @@ class Head:
             Not fitted.
         rows : LabelledRows
         """
-        from toptune.heads.refitting import refit_folds
+        from toptune.heads.nested import refit_folds
 
         return refit_folds(estimator, rows)
 
@@ -352,7 +356,7 @@ class Head:
         progress : callable, optional
             Told how many models are trained, and of how many.
         """
-        from toptune.heads.refitting import tune_by_refitting
+        from toptune.heads.nested import tune_by_refitting
 
         return tune_by_refitting(estimator, rows, candidates, progress)
 
@@ -381,7 +385,7 @@ class Head:
         Shuffled or None
             Its first line is of the observed labels, the others of `shuffled`.
         """
-        from toptune.heads.refitting import tune_each_labelling
+        from toptune.heads.nested import tune_each_labelling
 
         return tune_each_labelling(self.tune, estimator, rows, candidates, shuffled, progress)
 
@@ -390,7 +394,7 @@ class Head:
     def nearness(self, estimator: Any, view_sizes: Sequence[int]) -> Nearness:
         """Say how alike two rows are, for telling recordings unlike those of training."""
         del estimator  # a kernel of its own is another head's
-        from toptune.heads.nearness import Nearness
+        from toptune.heads.falkon.kernel import Nearness
 
         return Nearness.plain(view_sizes)
 
@@ -406,3 +410,92 @@ class Head:
         """
         del estimator, columns  # other heads have something to tell
         return {}
+
+
+# --- rules of parameters
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite real number, of Python or NumPy; a bool is none."""
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return real and math.isfinite(value)
+
+
+def is_count(value: Any) -> bool:
+    """Whether a value is a whole number from 1."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return whole and int(value) >= 1
+
+
+def is_list(value: Any) -> bool:
+    """Whether a value is a sequence or an array, and no text."""
+    return isinstance(value, Collection) and not isinstance(value, str)
+
+
+def listed(value: Any) -> list[Any]:
+    """Give several values, or a single one, as a list."""
+    return list(value) if is_list(value) else [value]
+
+
+def above_0(name: str, value: Any) -> None:
+    """Accept finite numbers above 0."""
+    if not is_number(value) or value <= 0:
+        raise InputError(f"{name} must be above 0, got {value!r}")
+
+
+def at_least_0(name: str, value: Any) -> None:
+    """Accept finite numbers from 0."""
+    if not is_number(value) or value < 0:
+        raise InputError(f"{name} must be 0 or above, got {value!r}")
+
+
+def above_0_up_to_1(name: str, value: Any) -> None:
+    """Accept numbers above 0, 1 included."""
+    above_0(name, value)
+    if value > 1:
+        raise InputError(f"{name} must be at most 1, got {value!r}")
+
+
+def whole_from_1(name: str, value: Any) -> None:
+    """Accept whole numbers from 1."""
+    if not is_count(value):
+        raise InputError(f"{name} must be a whole number from 1, got {value!r}")
+
+
+def one_of(*choices: str) -> Rule:
+    """Make a rule that accepts some words."""
+    words = f"{', '.join(choices[:-1])} or {choices[-1]}"
+
+    def rule(name: str, value: Any) -> None:
+        if value not in choices:
+            raise InputError(f"{name} must be {words}, got {value!r}")
+
+    return rule
+
+
+def optional(rule: Rule) -> Rule:
+    """Make a rule that accepts None as well."""
+
+    def with_none(name: str, value: Any) -> None:
+        if value is not None:
+            rule(name, value)
+
+    return with_none
+
+
+def rule_of(option: Option) -> Rule:
+    """Make the rule that an option's type and range stand for."""
+    if option.choices:
+        return one_of(*option.choices)
+
+    def rule(name: str, value: Any) -> None:
+        kinds = {bool: bool, int: numbers.Integral, float: numbers.Real}
+        kind = kinds.get(option.type, option.type)
+        if not isinstance(value, kind) or (isinstance(value, bool) and option.type is not bool):
+            raise InputError(f"{name} must be of type {option.type.__name__}, got {value!r}")
+        if option.least is not None and value < option.least:
+            raise InputError(f"{name} must be {option.least:g} or above, got {value!r}")
+        if option.most is not None and value > option.most:
+            raise InputError(f"{name} must be at most {option.most:g}, got {value!r}")
+
+    return rule

@@ -1,35 +1,144 @@
-"""Leave-one-group-out whose parameters are chosen inside each fold's training groups.
+"""Folds inside folds: what they give, the loss by which all classifiers are tuned, and refitting.
 
-Every row is scored by a model that neither learnt nor tuned anything on the row's group, for the
-observed labels and for any number of shuffled ones.
+Every row is scored by a model that neither learnt nor tuned anything on the row's group. Any
+classifier can be fitted anew for each fold, as here; heads that know better do it faster.
 
-In outer fold g a candidate is judged by its inner folds: each other group h is scored by the model
-without g and h. These scores are linear in the targets, and windows of a unit (device and label)
-share their label. So one column for each unit serves every labelling: scores under shuffled labels
-are combinations of the same columns, and a permutation costs a product instead of a fit.
+The loss is the share of windows that another class outscores, plus half the surprise: the negative
+logarithm of the probability given to a window's own class; each unit (device and label) counts
+once; smaller is better. Errors are what is reported, but with a handful of devices two settings
+often make equally many; surprise changes smoothly, but prefers models whose probabilities are all
+nearly equal. On 30 real cultures neither alone chose better throughout.
+
+Probabilities are the softmax of the scores, times the factor that suits the candidate best
+(`SHARPENINGS`). Without it, candidates with too small scores would be preferred to those with too
+large ones, which calibration corrects. Windows of a unit overlap, by 96 % where 120 s are taken
+every 5 s, so some of them, evenly spread, stand for all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import combinations, pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
+from sklearn.base import clone
 
-from toptune.heads.falkon.arrays import Array, Arrays
-from toptune.heads.falkon.folds import Model
-from toptune.heads.rows import Float64, Grouping, Ints
-from toptune.heads.selection import (
-    labelling_losses,
-    selection_loss,
-    spread_rows,
-    unit_weights,
-)
+from toptune.errors import InputError
+from toptune.heads.base import Candidate, Progress, StepProgress
+from toptune.heads.rows import Float64, Grouping, LabelledRows
 
-# Inner scores of several outer folds are held at once, so that a pair of groups serves both.
-_INNER_BYTES = 2**31
+# Windows of a unit that are looked at, at most. With 20 minutes a device they lie 80 s apart.
+WINDOWS_A_UNIT = 16
+# Weight of the surprise, in nats, beside the share of errors.
+SURPRISE = 0.5
+# Factors tried on the scores, each twice the one before: its exponentials are the other's squares.
+SHARPENINGS = tuple(2.0**power for power in range(-3, 3))
+
+
+def spread_rows(unit: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Choose the rows that stand for their units: at most `WINDOWS_A_UNIT` each, evenly spread.
+
+    Parameters
+    ----------
+    unit : (n,) int64
+        Numbered from 0.
+
+    Returns
+    -------
+    (m,) int64
+        Rows, ascending.
+    """
+    order = np.argsort(unit, kind="stable")
+    bounds = np.concatenate([[0], np.cumsum(np.bincount(unit))])
+    chosen = [
+        order[start + (np.arange(count) * (stop - start)) // count]
+        for start, stop in pairwise(bounds)
+        if (count := min(WINDOWS_A_UNIT, stop - start))
+    ]
+    return np.sort(np.concatenate(chosen)).astype(np.int64)
+
+
+def unit_weights(unit: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Weight of each row so that every unit counts once and all weights add up to 1."""
+    sizes = np.bincount(unit)
+    weights: NDArray[np.float64] = 1 / (sizes[unit] * np.count_nonzero(sizes))
+    return weights
+
+
+def selection_loss(
+    scores: NDArray[np.floating[Any]],
+    codes: NDArray[np.int64],
+    unit: NDArray[np.int64],
+    sharpness: float = 1.0,
+) -> float:
+    """Share of errors plus `SURPRISE` x mean negative log-likelihood, every unit counting once.
+
+    Parameters
+    ----------
+    scores : (n, k) float
+        Rows that hold NaN are left out.
+    codes : (n,) int64
+        Class of each row.
+    unit : (n,) int64
+        Device and label of each row, numbered from 0.
+    sharpness : float
+        Probabilities are the softmax of factor x sharpness x scores, with the factor of
+        `SHARPENINGS` that fits best; sharpness is 1 for logits.
+
+    Returns
+    -------
+    float
+        NaN where no row is left.
+    """
+    seen = np.flatnonzero(~np.isnan(scores[:, 0]))
+    if not seen.size:
+        return float("nan")
+    rows = seen[spread_rows(unit[seen])]
+    logits = sharpness * scores[rows].astype(np.float64).T
+    losses = labelling_losses(logits[:, :, None], codes[rows][:, None], unit_weights(unit[rows]))
+    return float(losses[0])
+
+
+def labelling_losses(logits: Any, codes: Any, weights: Any, xp: Any = np) -> Any:
+    """Compute the same loss of many labellings at once, in NumPy or in torch.
+
+    Parameters
+    ----------
+    logits : (k, m, r) float
+        Scores of m rows under r labellings, classes first: sums over classes then run along
+        memory. Overwritten.
+    codes : (m, r) int64
+        Class of each row in each labelling.
+    weights : (m,) float64
+        From `unit_weights`.
+    xp : module
+        ``numpy`` or ``torch``, which all arrays are of.
+
+    Returns
+    -------
+    (r,) float64
+    """
+
+    def mean(values: Any) -> Any:
+        return weights @ xp.asarray(values, dtype=xp.float64)
+
+    logits *= SHARPENINGS[0]
+    # Below 0, no power of two overflows; and a window is right where its own class has the 0.
+    logits -= xp.amax(logits, 0)
+    take = np.take_along_axis if xp is np else xp.take_along_dim
+    own = take(logits, codes[None], 0)[0]
+    errors = mean(own < 0)
+    powers = xp.exp(logits, out=logits)
+    surprise = xp.full_like(errors, float("inf"))
+    for _ in SHARPENINGS:
+        surprise = xp.minimum(surprise, mean(xp.log(powers.sum(0)) - own))
+        powers *= powers
+        own *= 2
+    return errors + SURPRISE * surprise
 
 
 @dataclass(frozen=True)
@@ -83,249 +192,206 @@ class Shuffled(NamedTuple):
     mean_scores: NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Labelling:
-    """Rows, their units and groups, and one or more ways to label the units.
+Tune = Callable[[Any, LabelledRows, Sequence[Candidate], StepProgress | None], NestedScores]
+
+
+class HeldOut(NamedTuple):
+    """What classifiers say of rows whose groups they have not seen.
 
     Attributes
     ----------
-    unit : (n,) int64
-        Unit of each row, numbered from 0; every unit lies in one group.
-    labels : (r, u) int64
-        Class of each unit; the first line is what was observed.
-    n_classes : int
-    sharpness : float
-        Probabilities are the softmax of sharpness x scores.
+    scores, probabilities : (n, k) float64
+        Classes in their sorted order.
+    predictions : (n,) labels
+    jitter : (g,) float64
+        What a closed form had to add to the diagonal of its matrix in each fold; 0 as a rule.
     """
 
-    unit: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    n_classes: int
-    sharpness: float
-
-    @property
-    def codes(self) -> NDArray[np.int64]:
-        """Observed class of each row, (n,)."""
-        codes: NDArray[np.int64] = self.labels[0, self.unit]
-        return codes
-
-    def targets(self, labels: NDArray[np.int64]) -> Float64:
-        """One-vs-rest targets in {-1, 1} of labellings (r, u): (u, r, k)."""
-        return np.where(labels.T[:, :, None] == np.arange(self.n_classes), 1.0, -1.0)
+    scores: Float64
+    probabilities: Float64
+    predictions: NDArray[Any]
+    jitter: Float64
 
 
-class Basis(NamedTuple):
-    """Targets of some labellings as combinations of few columns.
+def refit_folds(estimator: Any, rows: LabelledRows) -> HeldOut:
+    """Fit a clone without each group, one after the other."""
+    X, y, grouping, _ = rows
+    classes = np.unique(y)
+    scores = np.empty((len(y), len(classes)))
+    probabilities = np.empty_like(scores)
+    predictions = np.empty_like(y)
+    jitter = np.zeros(len(grouping.groups))
+    for fold in range(len(grouping.groups)):
+        train, test = grouping.codes != fold, grouping.rows(fold)
+        fitted = clone(estimator).fit(X[train], y[train])
+        scores[test], probabilities[test] = _scores_of(fitted, X[test], classes)
+        predictions[test] = fitted.predict(X[test])
+        jitter[fold] = getattr(fitted, "jitter_", 0.0)
+    return HeldOut(scores, probabilities, predictions, jitter)
 
-    Attributes
-    ----------
-    columns : (n, c) float64
-    coefficients : (c, r, k) float64
-        Targets of labelling r are ``columns @ coefficients[:, r]``.
+
+def _scores_of(fitted: Any, X: NDArray[Any], classes: NDArray[Any]) -> tuple[Float64, Float64]:
+    """Scores and probabilities (n, k) of any classifier.
+
+    One without scores is scored by its probabilities, one without probabilities gets the softmax
+    of its scores.
     """
-
-    columns: Float64
-    coefficients: Float64
-
-    @classmethod
-    def of(cls, labelling: Labelling, labels: NDArray[np.int64]) -> Basis:
-        """Take one column for each class for one labelling, one for each unit for several."""
-        targets = labelling.targets(labels)
-        if len(labels) == 1:
-            n_classes = labelling.n_classes
-            return cls(targets[labelling.unit, 0], np.eye(n_classes).reshape(-1, 1, n_classes))
-        return cls(np.eye(labels.shape[1])[labelling.unit], targets)
-
-    def scores(self, maps: NDArray[np.floating], which: NDArray[np.int64]) -> NDArray[np.floating]:
-        """Scores (m, len(which), k) of some labellings, from maps (m, c), in the maps' type."""
-        coefficients = self.coefficients[:, which].astype(maps.dtype)
-        flat = maps @ coefficients.reshape(len(coefficients), -1)
-        return flat.reshape(len(maps), len(which), -1)
+    if hasattr(fitted, "class_scores"):
+        scores = fitted.class_scores(X)
+    elif hasattr(fitted, "decision_function"):
+        scores = fitted.decision_function(X)
+    else:
+        scores = fitted.predict_proba(X)
+    if scores.ndim == 1:
+        scores = np.stack([-scores, scores], axis=1)
+    known = np.searchsorted(classes, fitted.classes_)
+    scores = _of_all_classes(scores, known, len(classes))
+    if not hasattr(fitted, "predict_proba"):
+        return scores, softmax(scores, axis=1)
+    probabilities = np.zeros_like(scores)
+    probabilities[:, known] = fitted.predict_proba(X)
+    return scores, probabilities
 
 
-class _Judge:
-    """Computes losses of labellings by the inner folds of some outer folds, where these are.
+def _of_all_classes(scores: Float64, known: NDArray[np.int64], n_classes: int) -> Float64:
+    """Score classes that no training row had below all others, by as much as those differ."""
+    if len(known) == n_classes:
+        return scores
+    lowest = scores.min(axis=1) - np.ptp(scores, axis=1)
+    every = np.repeat(lowest[:, None], n_classes, axis=1)
+    every[:, known] = scores
+    return every
+
+
+def tune_by_refitting(
+    estimator: Any,
+    rows: LabelledRows,
+    candidates: Sequence[Candidate],
+    progress: StepProgress | None = None,
+) -> NestedScores:
+    """Choose a candidate inside each fold's training groups, and score the fold by it.
+
+    A model trained without groups g and h serves twice: as fold h inside outer fold g, and the
+    other way round.
 
     Parameters
     ----------
-    labelling : Labelling
-    basis : Basis
-        Of the labellings to judge, the first of `labelling`.
-    grouping : Grouping
-    arrays : Arrays
-    """
-
-    def __init__(
-        self, labelling: Labelling, basis: Basis, grouping: Grouping, arrays: Arrays
-    ) -> None:
-        self._arrays, self._sharpness = arrays, labelling.sharpness
-        # Classes first: in scores (k, m, r) sums over classes run along memory.
-        by_class = np.ascontiguousarray(np.moveaxis(basis.coefficients, 2, 0), np.float32)
-        self._coefficients = arrays.as_is(by_class)
-        self._observed = arrays.as_is(basis.coefficients[:, 0].astype(np.float32))
-        self._labels = arrays.as_is(labelling.labels[: by_class.shape[2]])
-        judged = spread_rows(labelling.unit)
-        self._folds = [
-            self._fold(judged[grouping.codes[judged] != group], labelling.unit)
-            for group in range(len(grouping.groups))
-        ]
-
-    def _fold(self, rows: Ints, unit: Ints) -> tuple[Array, Array, Array]:
-        """Rows that are judged in an outer fold, their units, and their weights."""
-        as_is = self._arrays.as_is
-        return as_is(rows), as_is(unit[rows]), as_is(unit_weights(unit[rows]))
-
-    def losses(self, block: range, maps: Array) -> Float64:
-        """Loss of every judged labelling, (len(block), r), from maps (len(block), n, c)."""
-        arrays = self._arrays
-        with arrays.says_when_full():
-            found = arrays.each(self._of_fold, zip(block, maps, strict=True))
-            return arrays.to_host(arrays.xp.stack(found))
-
-    def observed(self, maps: Array, fold: int) -> NDArray[np.float64]:
-        """Scores (n, k) of the first labelling in one of the folds of the maps."""
-        return self._arrays.to_host(maps[fold] @ self._observed)
-
-    def _of_fold(self, fold: tuple[int, Array]) -> Array:
-        group, maps = fold
-        rows, unit, weights = self._folds[group]
-        logits = maps[rows] @ self._coefficients
-        logits *= self._sharpness
-        return labelling_losses(logits, self._labels[:, unit].T, weights, self._arrays.xp)
-
-
-def nest(
-    factor: Callable[[int], Model],
-    n_candidates: int,
-    grouping: Grouping,
-    labelling: Labelling,
-    arrays: Arrays,
-    progress: Callable[[int, int], None] | None = None,
-) -> tuple[NestedScores, Shuffled]:
-    """Choose a candidate in each outer fold, for the observed and for shuffled labels.
-
-    Every labelling goes through the same steps and the same arithmetic, the choice of candidates
-    included, so that the observed one is one of them if labels mean nothing.
-
-    Parameters
-    ----------
-    factor : callable
-        Gives a candidate's factored model, by its number; called once for each, in order.
-    n_candidates : int
-        With one there is nothing to choose, and shuffled labels need no inner folds.
-    grouping : Grouping
-        Of the n rows; at least three groups.
-    labelling : Labelling
-    arrays : Arrays
-        Where the models are.
+    estimator : classifier
+        Not fitted, and not changed.
+    rows : LabelledRows
+        Of three groups or more; every training set must hold two classes.
+    candidates : sequence of mapping
+        Values of the constructor. Each costs g (g + 1) / 2 fits.
     progress : callable, optional
-        Called with how many candidates are done, and how many there are.
+        Told how many models are fitted, and of how many.
+
+    Raises
+    ------
+    InputError
+        Fewer than three groups.
     """
-    search = _Search(n_candidates, grouping, labelling, arrays)
-    for candidate in range(n_candidates):
-        search.try_candidate(candidate, factor(candidate))
-        if progress is not None:
-            progress(candidate + 1, n_candidates)
-    return search.result()
+    X, y, grouping, unit = rows
+    n_groups = len(grouping.groups)
+    if n_groups < 3:
+        raise InputError(f"tuning inside the folds needs three groups, got {n_groups}")
+    classes, codes = np.unique(y, return_inverse=True)
+    outer = np.empty((len(candidates), len(y), len(classes)))
+    inner = np.full((len(candidates), n_groups, len(y), len(classes)), np.nan, np.float32)
+    left_out = [*((g,) for g in range(n_groups)), *combinations(range(n_groups), 2)]
+    n_done = 0
+    for number, candidate in enumerate(candidates):
+        tried = clone(estimator).set_params(**candidate)
+        for groups in left_out:
+            train = ~np.isin(grouping.codes, groups)
+            fitted = clone(tried).fit(X[train], y[train])
+            for group in groups:
+                own = grouping.rows(group)
+                scores = _scores_of(fitted, X[own], classes)[0]
+                if len(groups) == 1:
+                    outer[number, own] = scores
+                for other in set(groups) - {group}:
+                    inner[number, other, own] = scores
+            n_done += 1
+            if progress is not None:
+                progress(n_done, len(candidates) * len(left_out))
+    return choose(outer, inner, codes.astype(np.int64), unit, grouping)
 
 
-class _Search:
-    """The best candidate so far of every outer fold and labelling, and its scores."""
+def choose(
+    outer: Float64,
+    inner: NDArray[np.float32],
+    codes: NDArray[np.int64],
+    unit: NDArray[np.int64],
+    grouping: Grouping,
+) -> NestedScores:
+    """Choose the candidate of every fold by the scores of its inner folds.
 
-    def __init__(
-        self, n_candidates: int, grouping: Grouping, labelling: Labelling, arrays: Arrays
-    ) -> None:
-        self._grouping = grouping
-        self._labelling = labelling
-        n_groups, (n_sets, n_units) = len(grouping.groups), labelling.labels.shape
-        n, k = len(labelling.unit), labelling.n_classes
-        self._outer = Basis.of(labelling, labelling.labels)
-        # With a single candidate only calibration asks for inner folds, and not of shuffled labels.
-        n_judged = n_sets if n_candidates > 1 else 1
-        self._inner = Basis.of(labelling, labelling.labels[:n_judged])
-        self._judge = _Judge(labelling, self._inner, grouping, arrays)
-        self._groups_of_units = np.empty(n_units, np.int64)
-        self._groups_of_units[labelling.unit] = grouping.codes
-
-        self._loss = np.empty((n_candidates, n_groups))
-        self._final_loss = np.empty(n_candidates)
-        self._best = np.full((n_sets, n_groups), np.inf)
-        self._choice = np.zeros(n_groups, np.int64)
-        self._scores: Float64 = np.empty((n, k))
-        self._final_scores: Float64 = np.empty((n, k))
-        self._inner_scores = np.full((n_groups, n, k), np.nan, np.float32)
-        self._jitter = np.zeros(n_groups)
-        self._predicted = np.empty((n_sets, n), np.int16)
-        self._mean_scores = np.empty((n_sets, n_units, k), np.float32)
-
-    def try_candidate(self, candidate: int, model: Model) -> None:
-        targets = model.targets(self._outer.columns)
-        outer = targets.held_out_scores()
-        plain: Float64 = self._outer.scores(outer.scores, np.array([0]))[:, 0].astype(np.float64)
-        labelling = self._labelling
-        loss = selection_loss(plain, labelling.codes, labelling.unit, labelling.sharpness)
-        if candidate == 0 or loss < self._final_loss[:candidate].min():
-            self._final_scores = plain
-        self._final_loss[candidate] = loss
-
-        inner = targets
-        if self._inner.columns.shape != self._outer.columns.shape:
-            inner = model.targets(self._inner.columns)
-        n_groups, n_columns = len(self._grouping.groups), self._inner.columns.shape[1]
-        for block in _inner_blocks(n_groups, len(plain), n_columns):
-            maps = inner.inner(block)
-            losses = self._judge.losses(block, maps)
-            for fold, group in enumerate(block):
-                self._loss[candidate, group] = losses[fold, 0]
-                better = self._improved(group, losses[fold])
-                if better.size:
-                    self._keep(group, outer.scores, better)
-                if better.size and better[0] == 0:
-                    rows = self._grouping.rows(group)
-                    self._choice[group] = candidate
-                    self._scores[rows] = plain[rows]
-                    self._inner_scores[group] = self._judge.observed(maps, fold)
-                    self._jitter[group] = outer.jitter[group]
-            # Gone before the next block's are made.
-            del maps
-
-    def _improved(self, group: int, losses: Float64) -> NDArray[np.int64]:
-        """Find and note labellings whose loss in an outer fold is the smallest so far."""
-        # A single candidate is kept for every labelling, also those that are not judged.
-        of_all = np.broadcast_to(losses, len(self._best)) if len(losses) == 1 else losses
-        better = np.flatnonzero(of_all < self._best[:, group]).astype(np.int64)
-        self._best[better, group] = of_all[better]
-        return better
-
-    def _keep(self, group: int, maps: Float64, which: NDArray[np.int64]) -> None:
-        """Write down the outer fold's predictions under some labellings."""
-        rows = self._grouping.rows(group)
-        scores = self._outer.scores(maps[rows].astype(np.float32), which)
-        self._predicted[np.ix_(which, rows)] = scores.argmax(axis=2).T
-        for unit in np.flatnonzero(self._groups_of_units == group):
-            mine = self._labelling.unit[rows] == unit
-            self._mean_scores[which, unit] = scores[mine].mean(axis=0)
-
-    def result(self) -> tuple[NestedScores, Shuffled]:
-        nested = NestedScores(
-            self._loss,
-            self._final_loss,
-            self._choice,
-            int(self._final_loss.argmin()),
-            self._scores,
-            self._inner_scores,
-            self._final_scores,
-            self._jitter,
-        )
-        return nested, Shuffled(self._predicted, self._mean_scores)
-
-
-def _inner_blocks(n_groups: int, n_rows: int, n_columns: int) -> Iterator[range]:
-    """Outer folds whose inner scores are held at once, `_INNER_BYTES` at most.
-
-    Each pair of groups is solved once where the scores of all folds fit; pairs in different blocks
-    twice.
+    Parameters
+    ----------
+    outer : (p, n, k) float64
+        Of each candidate: scores of every row by the model without its group.
+    inner : (p, g, n, k) float32
+        The same without group g as well; NaN in rows of g.
+    codes, unit : (n,) int64
+        Class and unit of each row.
+    grouping : Grouping
     """
-    size = max(1, _INNER_BYTES // (4 * n_rows * n_columns))
-    for start in range(0, n_groups, size):
-        yield range(start, min(start + size, n_groups))
+    loss = np.array(
+        [[selection_loss(fold, codes, unit) for fold in candidate] for candidate in inner]
+    )
+    final_loss = np.array([selection_loss(scores, codes, unit) for scores in outer])
+    choice, final_choice = loss.argmin(axis=0), int(final_loss.argmin())
+    n_groups = len(choice)
+    return NestedScores(
+        loss=loss,
+        final_loss=final_loss,
+        choice=choice,
+        final_choice=final_choice,
+        scores=outer[choice[grouping.codes], np.arange(len(codes))],
+        inner_scores=inner[choice, np.arange(n_groups)],
+        final_scores=outer[final_choice],
+        jitter=np.zeros(n_groups),
+    )
+
+
+def tune_each_labelling(
+    tune: Tune,
+    estimator: Any,
+    rows: LabelledRows,
+    candidates: Sequence[Candidate],
+    shuffled: NDArray[np.int64] | None,
+    progress: Progress | None,
+) -> tuple[NestedScores, Shuffled | None]:
+    """Tune for the observed labels, then anew for each shuffle; see `Head.nested`."""
+
+    def watched(what: str) -> StepProgress | None:
+        return None if progress is None else lambda done, total: progress(what, done, total)
+
+    nested = tune(estimator, rows, candidates, watched("models"))
+    if shuffled is None:
+        return nested, None
+    classes = np.unique(rows.y)
+    scores = [nested.scores]
+    for number, labels in enumerate(shuffled):
+        what = watched(f"models of shuffle {number + 1} of {len(shuffled)}")
+        relabelled = rows._replace(y=classes[labels[rows.unit]])
+        scores.append(tune(estimator, relabelled, candidates, what).scores)
+    return nested, verdicts_of(scores, rows.unit)
+
+
+def verdicts_of(scores: Sequence[Float64], unit: NDArray[np.int64]) -> Shuffled:
+    """Classes of rows and mean scores of units, of each labelling's held-out scores.
+
+    Parameters
+    ----------
+    scores : sequence of (n, k) float64
+        A labelling each.
+    unit : (n,) int64
+        Unit of each row, numbered from 0 without gaps.
+    """
+    sizes = np.bincount(unit)[:, None]
+    predicted = np.stack([of_rows.argmax(axis=1) for of_rows in scores])
+    sums = np.zeros((len(scores), len(sizes), scores[0].shape[1]))
+    for line, of_rows in zip(sums, scores, strict=True):
+        np.add.at(line, unit, of_rows)
+    return Shuffled(predicted.astype(np.int16), (sums / sizes).astype(np.float32))

@@ -1,15 +1,19 @@
-"""Rows of features as classifiers need them: by group, by view, by class; and seeds for drawing."""
+"""Rows of features by group, view and class, and what the classifiers of such rows share."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from toptune.errors import InputError
-from toptune.heads.rules import is_count, listed
+from toptune.heads.base import Rule, is_count, listed
 
 Float64 = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -211,3 +215,132 @@ def view_columns(view_sizes: Sequence[int]) -> tuple[slice, ...]:
     """Columns of each view, given how many each has."""
     stops = np.cumsum(view_sizes).tolist()
     return tuple(slice(stop - size, stop) for size, stop in zip(view_sizes, stops, strict=True))
+
+
+class RowClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
+    """What the scikit-learn classifiers of toptune's heads share.
+
+    Their fitted attributes are ``classes_``, (k,) sorted, ``n_features_in_``, and those that the
+    tensors of a model hold.
+    """
+
+    _head: str  # name of the head, for messages
+    _rules: Mapping[str, Rule]
+    _tensors: tuple[str, ...]  # names of what is learnt
+    _allow_nan = False
+    # Probabilities are the softmax of sharpness x scores.
+    _sharpness = 1.0
+
+    def check(self, X: Any, y: Any) -> tuple[NDArray[Any], NDArray[Any], Ints]:
+        """Check parameters, rows and labels, as `fit` does.
+
+        Returns
+        -------
+        X : (n, d) float32 or float64
+        classes : (k,) array, sorted
+        codes : (n,) int64
+            The class of each row.
+
+        Raises
+        ------
+        InputError
+            A parameter out of range, or fewer than two classes.
+        """
+        X, y = self._validated(X, y)
+        for name, rule in self._rules.items():
+            rule(f"{type(self).__name__}.{name}", getattr(self, name))
+        self._check_together(X.shape[1])
+        check_classification_targets(y)
+        classes, codes = encode_classes(self, y)
+        return X, classes, codes
+
+    def _check_together(self, n_features: int) -> None:
+        """Refuse parameters that do not go with each other, the rows or the machine."""
+
+    def _validated(self, X: Any, *y: Any, **options: bool) -> Any:
+        nan = "allow-nan" if self._allow_nan else True
+        types = [np.float64, np.float32]
+        return validate_data(self, X, *y, dtype=types, ensure_all_finite=nan, **options)
+
+    def class_scores(self, X: Any) -> Float64:
+        """One score a class, (n, k) float64, whatever the number of classes."""
+        check_is_fitted(self)
+        return self._scores(self._validated(X, reset=False))
+
+    def _scores(self, X: NDArray[Any]) -> Float64:
+        """Score rows (n, d) that are checked."""
+        raise NotImplementedError
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Name the class with the largest score, (n,)."""
+        labels: NDArray[Any] = self.classes_[self.class_scores(X).argmax(axis=1)]
+        return labels
+
+    def predict_proba(self, X: Any) -> Float64:
+        """Scores made to sum to one, (n, k) float64; see `probabilities_of`."""
+        return self.probabilities_of(self.class_scores(X))
+
+    @classmethod
+    def probabilities_of(cls, scores: Float64) -> Float64:
+        """Softmax over classes, (n, k) float64, of the scores times a fixed factor.
+
+        The order of the scores is kept, but the values are not calibrated: rows with 0.9 need not
+        be right nine times in ten.
+        """
+        probabilities: Float64 = softmax(cls._sharpness * scores, axis=1)
+        return probabilities
+
+    def __sklearn_tags__(self) -> Any:
+        """Tell scikit-learn whether NaN is welcome."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = self._allow_nan
+        return tags
+
+    def to_tensors(self) -> dict[str, NDArray[Any]]:
+        """Give what was learnt, for a file without pickle; `from_tensors` is the way back."""
+        check_is_fitted(self)
+        return dict(zip(self._tensors, self._learnt(), strict=True))
+
+    def _learnt(self) -> Iterable[NDArray[Any]]:
+        """Give the arrays that `_tensors` names."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_tensors(
+        cls, tensors: dict[str, NDArray[Any]], params: dict[str, Any], classes: NDArray[Any]
+    ) -> Self:
+        """Build the fitted classifier that `to_tensors` was called on.
+
+        Parameters
+        ----------
+        tensors : dict of str to array
+        params : dict
+            Of the constructor, as they are or as JSON gives them back.
+        classes : (k,) array
+
+        Raises
+        ------
+        InputError
+            Where the tensors are not those of this classifier, or do not fit together.
+        """
+        missing = [name for name in cls._tensors if name not in tensors]
+        if missing:
+            raise InputError(
+                f"this is no model of the classifier {cls._head}: it has no {missing[0]!r}"
+            )
+        # JSON has lists only.
+        made = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in params.items()})
+        made.classes_ = classes
+        made.n_features_in_ = made._restore(*(tensors[name] for name in cls._tensors))
+        return made
+
+    def _restore(self, *learnt: NDArray[Any]) -> int:
+        """Take back what `_learnt` gave, and tell the number of features."""
+        raise NotImplementedError
+
+
+def check_shapes(parts: Mapping[str, NDArray[Any]], shapes: Iterable[tuple[int, ...]]) -> None:
+    """Refuse a model's arrays that are not of the shapes expected."""
+    for (name, part), shape in zip(parts.items(), shapes, strict=True):
+        if part.shape != shape:
+            raise InputError(f"the model's {name} is {part.shape}, expected {shape}")

@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from toptune.evaluation.calibration_quality import Reliability
+from toptune.evaluation.scores import Reliability
 from toptune.reports.page import (
     BLUE,
     GREY,

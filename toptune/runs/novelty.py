@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import ToptuneError
-from toptune.heads.nearness import Nearness
+from toptune.heads.falkon.kernel import Nearness
 from toptune.recordings.trains import RecordingFacts
 
 # At 1,280 features 10 MB in float32, and a second for all windows of a usual data set.

@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from scipy.linalg import LinAlgWarning, blas, lapack
 
 from toptune.errors import ToptuneError
-from toptune.heads.falkon.memory import KEPT_SHARE
 from toptune.heads.rows import Float64, Ints
 from toptune.machine.device import available_memory
 from toptune.machine.threads import in_threads, thread_pool
@@ -43,6 +42,9 @@ _CACHED_ROWS = 32
 _PANEL_ROWS = 512
 # Models whose matrices take so much are solved before their scores are brought to their places.
 _BATCH_BYTES = 2**26
+# A kernel of rows and centres is kept where it fits this share of the free memory, and evaluated
+# again, block by block, where it does not.
+_KEPT_SHARE = 0.25
 
 
 class Arrays:
@@ -101,7 +103,7 @@ class Arrays:
 
     def kept_bytes(self) -> int:
         """Size up to which a kernel is kept, right now."""
-        return int(KEPT_SHARE * self.free_bytes())
+        return int(_KEPT_SHARE * self.free_bytes())
 
     def says_when_full(self) -> AbstractContextManager[None]:
         """Turn a GPU's lack of memory into one line with the ways out."""

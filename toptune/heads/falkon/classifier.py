@@ -16,26 +16,22 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
 
 from toptune.errors import InputError
+from toptune.heads.base import is_list, listed
 from toptune.heads.falkon.arrays import NUMPY
 from toptune.heads.falkon.folds import Folds
 from toptune.heads.falkon.head import RULES
 from toptune.heads.falkon.kernel import Centres, KernelSum
-from toptune.heads.falkon.solvers import Problem, Solver, solver_of
+from toptune.heads.falkon.solvers import Problem, solver_of
 from toptune.heads.rows import (
     Float64,
     Grouping,
-    encode_classes,
+    RowClassifier,
     l2_normalise_views,
     seed_of,
     view_sizes_of,
 )
-from toptune.heads.rules import check_parameters, is_list, listed
 
 # Rows scored at a time, which bounds the memory of their kernel with the centres.
 _SCORED_ROWS = 1024
@@ -45,7 +41,7 @@ _SCORED_ROWS = 1024
 SHARPNESS = 2.0
 
 
-class FalkonClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
+class FalkonClassifier(RowClassifier):
     """Gaussian-kernel ridge regression on one-vs-rest targets in {-1, 1}.
 
     With centres C (rows of the training data), ``Z = K(X, C)`` and ``B = K(C, C)``, it solves
@@ -108,6 +104,11 @@ class FalkonClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         0 of a direct solve.
     """
 
+    _head = "falkon"
+    _rules = RULES
+    _tensors = ("centres", "dual_coef")
+    _sharpness = SHARPNESS
+
     def __init__(
         self,
         width: float | tuple[float, ...] = 0.5,
@@ -149,8 +150,8 @@ class FalkonClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         InputError
             A parameter out of range, or fewer than two classes.
         """
-        solver, problem, classes, Y = self._check(X, y)
-        solution = solver.solve(problem, Y)
+        problem, classes, Y = self._equations(X, y)
+        solution = solver_of(self).solve(problem, Y)
         chosen = slice(None) if problem.centre_rows is None else problem.centre_rows
         self.classes_ = classes
         self.centres_ = problem.X[chosen]
@@ -160,30 +161,20 @@ class FalkonClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         return self
 
     def problem(self, X: Any, y: Any) -> Problem:
-        """Check everything, and say what there is to solve but for the targets.
+        """Check everything as `fit` does, and say what there is to solve but for the targets."""
+        return self._equations(X, y)[0]
 
-        Parameters
-        ----------
-        X : (n, d) float32 or float64
-        y : (n,) labels
-
-        Raises
-        ------
-        InputError
-            A parameter out of range, or fewer than two classes.
-        """
-        return self._check(X, y)[1]
-
-    def _check(self, X: Any, y: Any) -> tuple[Solver, Problem, NDArray[Any], Float64]:
-        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
-        check_parameters(self, RULES)
+    def _equations(self, X: Any, y: Any) -> tuple[Problem, NDArray[Any], Float64]:
+        """Give what there is to solve, the classes, and their targets."""
+        X, classes, codes = self.check(X, y)
         kernel = kernel_of(self, X.shape[1])
-        solver = solver_of(self)
-        check_classification_targets(y)
-        classes, codes = encode_classes(self, y)
         centres = self._draw_centres(len(X))
         problem = Problem(self._rows(X, kernel), centres, kernel, self.penalty * len(X))
-        return solver, problem, classes, one_vs_rest(codes, len(classes))
+        return problem, classes, one_vs_rest(codes, len(classes))
+
+    def _check_together(self, n_features: int) -> None:
+        kernel_of(self, n_features)
+        solver_of(self)
 
     def _rows(self, X: NDArray[Any], kernel: KernelSum) -> NDArray[Any]:
         return l2_normalise_views(X, kernel.view_sizes) if self.normalise else X
@@ -214,13 +205,10 @@ class FalkonClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         Y : (n, k) float64
             One-vs-rest targets of y, the classes in sorted order; other targets do as well.
         """
-        solver, problem, _, Y = self._check(X, y)
-        return solver.folds(problem, grouping), Y
+        problem, _, Y = self._equations(X, y)
+        return solver_of(self).folds(problem, grouping), Y
 
-    def class_scores(self, X: Any) -> Float64:
-        """One score a class, (n, k) float64, whatever the number of classes."""
-        check_is_fitted(self)
-        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+    def _scores(self, X: NDArray[Any]) -> Float64:
         kernel = kernel_of(self, X.shape[1])
         centres = Centres(kernel, self.centres_)
         scores = np.empty((len(X), len(self.classes_)))
@@ -235,63 +223,21 @@ class FalkonClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         scores = self.class_scores(X)
         return scores[:, 1] if len(self.classes_) == 2 else scores
 
-    def predict(self, X: Any) -> NDArray[Any]:
-        """Name the class with the largest score, (n,)."""
-        best = self.class_scores(X).argmax(axis=1)
-        labels: NDArray[Any] = self.classes_[best]
-        return labels
+    def _learnt(self) -> tuple[NDArray[Any], ...]:
+        return self.centres_, self.dual_coef_
 
-    def predict_proba(self, X: Any) -> Float64:
-        """Scores made to sum to one by the softmax, (n, k) float64; see `probabilities_of`."""
-        return probabilities_of(self.class_scores(X))
-
-    def to_tensors(self) -> dict[str, NDArray[Any]]:
-        """Give what was learnt, for a file without pickle; `from_tensors` is the way back."""
-        check_is_fitted(self)
-        return {"centres": self.centres_, "dual_coef": self.dual_coef_}
-
-    @classmethod
-    def from_tensors(
-        cls, tensors: dict[str, NDArray[Any]], params: dict[str, Any], classes: NDArray[Any]
-    ) -> Self:
-        """Build the fitted classifier that `to_tensors` was called on.
-
-        Parameters
-        ----------
-        tensors : dict of str to array
-        params : dict
-            Of the constructor, as they are or as JSON gives them back.
-        classes : (k,) array
-
-        Raises
-        ------
-        InputError
-            Where the tensors are not those of this classifier, or do not fit together.
-        """
-        # JSON has lists only.
-        given: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in params.items()
-        }
-        made = cls(**given)
-        try:
-            centres, dual_coef = tensors["centres"], tensors["dual_coef"]
-        except KeyError as missing:
-            raise InputError(
-                f"this is no model of the classifier falkon: it has no {missing}"
-            ) from None
-        if centres.ndim != 2 or dual_coef.shape != (len(centres), len(classes)):
+    def _restore(self, *learnt: NDArray[Any]) -> int:
+        centres, dual_coef = learnt
+        if centres.ndim != 2 or dual_coef.shape != (len(centres), len(self.classes_)):
             raise InputError(
                 f"the model does not fit together: centres {centres.shape}, coefficients "
-                f"{dual_coef.shape}, {len(classes)} classes"
+                f"{dual_coef.shape}, {len(self.classes_)} classes"
             )
-        made.classes_ = classes
-        made.n_features_in_ = centres.shape[1]
-        made.centres_ = centres
-        made.dual_coef_ = np.ascontiguousarray(dual_coef, dtype=np.float64)
-        made.jitter_ = 0.0
-        made.n_iter_ = 0
-        return made
+        self.centres_ = centres
+        self.dual_coef_ = np.ascontiguousarray(dual_coef, dtype=np.float64)
+        self.jitter_ = 0.0
+        self.n_iter_ = 0
+        return int(centres.shape[1])
 
 
 def kernel_of(classifier: FalkonClassifier, n_features: int) -> KernelSum:
@@ -325,13 +271,3 @@ def kernel_of(classifier: FalkonClassifier, n_features: int) -> KernelSum:
 def one_vs_rest(codes: NDArray[np.int64], n_classes: int) -> Float64:
     """Targets (n, k) float64: 1 for a row's own class, -1 for the others."""
     return np.where(codes[:, None] == np.arange(n_classes), 1.0, -1.0)
-
-
-def probabilities_of(scores: Float64) -> Float64:
-    """Softmax over classes of `SHARPNESS` x score, (n, k) float64.
-
-    The order of the scores is kept, but the values are not calibrated: rows with
-    0.9 need not be right nine times in ten.
-    """
-    probabilities: Float64 = softmax(SHARPNESS * scores, axis=1)
-    return probabilities

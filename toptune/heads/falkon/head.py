@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product as combinations_of
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from toptune.errors import InputError
-from toptune.heads.base import Candidate, Head, Progress
-from toptune.heads.rules import (
+from toptune.heads.base import (
+    Candidate,
+    Head,
+    Progress,
     Rule,
     above_0,
     is_number,
@@ -20,16 +22,15 @@ from toptune.heads.rules import (
     optional,
     whole_from_1,
 )
+from toptune.machine.device import available_memory
 from toptune.params import option, options_of
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from toptune.heads.falkon.memory import CentrePlan
-    from toptune.heads.nearness import Nearness
-    from toptune.heads.nested import NestedScores, Shuffled
-    from toptune.heads.refitting import HeldOut
+    from toptune.heads.falkon.kernel import Nearness
+    from toptune.heads.nested import HeldOut, NestedScores, Shuffled
     from toptune.heads.rows import LabelledRows
 
 Solver = Literal["direct", "iterative", "falkon"]
@@ -69,6 +70,17 @@ WIDTHS = (0.5, 1.0, 2.0)
 PENALTIES = (1e-6, 1e-5, 1e-4)
 # With several views the weights matter more than the width.
 FUSED_WIDTHS = (1.0,)
+
+# Which rows serve as centres follows from the memory at hand (on a GPU, the GPU's):
+# - All rows, up to `all_rows_limit`: as many as fit two float64 matrices of rows x rows (four on a
+#   GPU) into half of it, and never more than 15,000. At 15,000 they take 3.6 GB, and n^3 makes each
+#   further doubling of the rows eight times slower.
+# - Above it, 4,000 rows are drawn as Nystrom centres.
+ALL_ROWS_CAP = 15_000
+NYSTROM_CENTRES = 4_000
+ALL_ROWS_SHARE = 0.5
+# On a GPU nothing is factored in place: the kernel, a copy with the ridge, its factor, its inverse.
+GPU_MATRICES = 4.0
 
 _TITLE = "Falkon"
 
@@ -202,8 +214,6 @@ class FalkonHead(Head):
         self, params: Mapping[str, Any], *, n_rows: int, view_sizes: Sequence[int], device: str
     ) -> tuple[dict[str, Any], str | None]:
         """See `Head`; the note says why it takes as many centres."""
-        from toptune.heads.falkon.memory import NYSTROM_CENTRES
-
         filled, _ = super().prepare(params, n_rows=n_rows, view_sizes=view_sizes, device=device)
         if "n_centres" in filled:
             return filled, None
@@ -247,13 +257,12 @@ class FalkonHead(Head):
         """
         import numpy as np
 
-        from toptune.heads.falkon.classifier import probabilities_of
-        from toptune.heads.refitting import HeldOut
+        from toptune.heads.nested import HeldOut
 
         folds, Y = estimator.fold_factors(rows.X, rows.y, rows.grouping)
         scores, jitter = folds.held_out_scores(Y)
         predictions = np.unique(rows.y)[scores.argmax(axis=1)]
-        return HeldOut(scores, probabilities_of(scores), predictions, jitter)
+        return HeldOut(scores, estimator.probabilities_of(scores), predictions, jitter)
 
     def nests(self, estimator: Any, n_groups: int, n_candidates: int) -> bool:
         """See `Head`: always where there are closed forms."""
@@ -282,15 +291,69 @@ class FalkonHead(Head):
     def nearness(self, estimator: Any, view_sizes: Sequence[int]) -> Nearness:
         """See `Head`: the classifier's own kernel."""
         from toptune.heads.falkon.classifier import kernel_of
-        from toptune.heads.nearness import Nearness
+        from toptune.heads.falkon.kernel import Nearness
 
         return Nearness(kernel_of(estimator, sum(view_sizes)), estimator.normalise)
 
 
+class CentrePlan(NamedTuple):
+    """How many centres the Falkon classifier takes for a number of rows, and why.
+
+    Attributes
+    ----------
+    n_centres : int or None
+        None: all rows.
+    reason : str
+        One line for the log.
+    """
+
+    n_centres: int | None
+    reason: str
+
+
+def plan_centres(
+    n_rows: int, available_bytes: int | None = None, *, n_matrices: float = 2.0
+) -> CentrePlan:
+    """Decide between all rows and Nystrom centres, by the rules above.
+
+    Parameters
+    ----------
+    n_rows : int
+    available_bytes : int, optional
+        Default: what is free now.
+    n_matrices : float
+        See `all_rows_limit`.
+    """
+    available = available_memory() if available_bytes is None else available_bytes
+    limit = all_rows_limit(available, n_matrices=n_matrices)
+    if n_rows <= limit:
+        return CentrePlan(None, f"all {n_rows} windows are centres (up to {limit} may be)")
+    n_centres = min(NYSTROM_CENTRES, n_rows)
+    why = (
+        f"more than {ALL_ROWS_CAP} take too long"
+        if limit == ALL_ROWS_CAP
+        else f"{available / 2**30:.1f} GiB of memory are at hand, enough for {limit} as centres"
+    )
+    return CentrePlan(n_centres, f"{n_centres} of {n_rows} windows are Nystrom centres: {why}")
+
+
+def all_rows_limit(available_bytes: int, *, n_matrices: float = 2.0) -> int:
+    """Count the rows up to which all of them can be centres.
+
+    Parameters
+    ----------
+    available_bytes : int
+    n_matrices : float
+        How many float64 matrices of rows x rows there are at once. One fit or one set of folds
+        has one, and with two or three groups half of another. On a GPU there are
+        `GPU_MATRICES`.
+    """
+    fitting = math.isqrt(int(ALL_ROWS_SHARE * available_bytes / (8 * n_matrices)))
+    return min(ALL_ROWS_CAP, fitting)
+
+
 def _plan(n_rows: int, device: str) -> CentrePlan:
     """Decide by the memory of the device that is to work."""
-    from toptune.heads.falkon.memory import GPU_MATRICES, plan_centres
-
     if device == "cpu":
         return plan_centres(n_rows)
     import torch

@@ -1,13 +1,19 @@
 """Tuning of the Falkon classifier inside every fold, and its permutation test, in closed form.
 
+In outer fold g a candidate is judged by its inner folds: each other group h is scored by the model
+without g and h. These scores are linear in the targets, and windows of a unit (device and label)
+share their label. So one column for each unit serves every labelling: scores under shuffled labels
+are combinations of the same columns, and a permutation costs a product instead of a fit.
+
 A candidate costs one inversion of n x n (all rows as centres), or one factorisation of centres x
-centres for each pair of groups (Nystrom); see `toptune.heads.falkon.folds` and
-`toptune.heads.nested`.
+centres for each pair of groups (Nystrom); see `toptune.heads.falkon.folds`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +21,24 @@ from sklearn.base import clone
 
 from toptune.errors import InputError
 from toptune.heads.base import Candidate, StepProgress
+from toptune.heads.falkon.arrays import Array, Arrays
 from toptune.heads.falkon.classifier import SHARPNESS, FalkonClassifier
-from toptune.heads.falkon.folds import sort_centres
+from toptune.heads.falkon.folds import Model, sort_centres
 from toptune.heads.falkon.solvers import Direct, Problem, solver_of
-from toptune.heads.nested import Labelling, NestedScores, Shuffled, nest
-from toptune.heads.rows import LabelledRows
+from toptune.heads.nested import (
+    NestedScores,
+    Shuffled,
+    labelling_losses,
+    selection_loss,
+    spread_rows,
+    unit_weights,
+)
+from toptune.heads.rows import Float64, Grouping, Ints, LabelledRows
 
 # An inner fold leaves out the outer group and one more.
 _GROUPS_AT_ONCE = 2
+# Inner scores of several outer folds are held at once, so that a pair of groups serves both.
+_INNER_BYTES = 2**31
 
 
 def tune_falkon(
@@ -85,3 +101,251 @@ def tune_falkon(
 def _problem(classifier: FalkonClassifier, candidate: Candidate, rows: LabelledRows) -> Problem:
     tried: FalkonClassifier = clone(classifier).set_params(**candidate)
     return tried.problem(rows.X, rows.y)
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """Rows, their units and groups, and one or more ways to label the units.
+
+    Attributes
+    ----------
+    unit : (n,) int64
+        Unit of each row, numbered from 0; every unit lies in one group.
+    labels : (r, u) int64
+        Class of each unit; the first line is what was observed.
+    n_classes : int
+    sharpness : float
+        Probabilities are the softmax of sharpness x scores.
+    """
+
+    unit: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    n_classes: int
+    sharpness: float
+
+    @property
+    def codes(self) -> NDArray[np.int64]:
+        """Observed class of each row, (n,)."""
+        codes: NDArray[np.int64] = self.labels[0, self.unit]
+        return codes
+
+    def targets(self, labels: NDArray[np.int64]) -> Float64:
+        """One-vs-rest targets in {-1, 1} of labellings (r, u): (u, r, k)."""
+        return np.where(labels.T[:, :, None] == np.arange(self.n_classes), 1.0, -1.0)
+
+
+class Basis(NamedTuple):
+    """Targets of some labellings as combinations of few columns.
+
+    Attributes
+    ----------
+    columns : (n, c) float64
+    coefficients : (c, r, k) float64
+        Targets of labelling r are ``columns @ coefficients[:, r]``.
+    """
+
+    columns: Float64
+    coefficients: Float64
+
+    @classmethod
+    def of(cls, labelling: Labelling, labels: NDArray[np.int64]) -> Basis:
+        """Take one column for each class for one labelling, one for each unit for several."""
+        targets = labelling.targets(labels)
+        if len(labels) == 1:
+            n_classes = labelling.n_classes
+            return cls(targets[labelling.unit, 0], np.eye(n_classes).reshape(-1, 1, n_classes))
+        return cls(np.eye(labels.shape[1])[labelling.unit], targets)
+
+    def scores(self, maps: NDArray[np.floating], which: NDArray[np.int64]) -> NDArray[np.floating]:
+        """Scores (m, len(which), k) of some labellings, from maps (m, c), in the maps' type."""
+        coefficients = self.coefficients[:, which].astype(maps.dtype)
+        flat = maps @ coefficients.reshape(len(coefficients), -1)
+        return flat.reshape(len(maps), len(which), -1)
+
+
+class _Judge:
+    """Computes losses of labellings by the inner folds of some outer folds, where these are.
+
+    Parameters
+    ----------
+    labelling : Labelling
+    basis : Basis
+        Of the labellings to judge, the first of `labelling`.
+    grouping : Grouping
+    arrays : Arrays
+    """
+
+    def __init__(
+        self, labelling: Labelling, basis: Basis, grouping: Grouping, arrays: Arrays
+    ) -> None:
+        self._arrays, self._sharpness = arrays, labelling.sharpness
+        # Classes first: in scores (k, m, r) sums over classes run along memory.
+        by_class = np.ascontiguousarray(np.moveaxis(basis.coefficients, 2, 0), np.float32)
+        self._coefficients = arrays.as_is(by_class)
+        self._observed = arrays.as_is(basis.coefficients[:, 0].astype(np.float32))
+        self._labels = arrays.as_is(labelling.labels[: by_class.shape[2]])
+        judged = spread_rows(labelling.unit)
+        self._folds = [
+            self._fold(judged[grouping.codes[judged] != group], labelling.unit)
+            for group in range(len(grouping.groups))
+        ]
+
+    def _fold(self, rows: Ints, unit: Ints) -> tuple[Array, Array, Array]:
+        """Rows that are judged in an outer fold, their units, and their weights."""
+        as_is = self._arrays.as_is
+        return as_is(rows), as_is(unit[rows]), as_is(unit_weights(unit[rows]))
+
+    def losses(self, block: range, maps: Array) -> Float64:
+        """Loss of every judged labelling, (len(block), r), from maps (len(block), n, c)."""
+        arrays = self._arrays
+        with arrays.says_when_full():
+            found = arrays.each(self._of_fold, zip(block, maps, strict=True))
+            return arrays.to_host(arrays.xp.stack(found))
+
+    def observed(self, maps: Array, fold: int) -> NDArray[np.float64]:
+        """Scores (n, k) of the first labelling in one of the folds of the maps."""
+        return self._arrays.to_host(maps[fold] @ self._observed)
+
+    def _of_fold(self, fold: tuple[int, Array]) -> Array:
+        group, maps = fold
+        rows, unit, weights = self._folds[group]
+        logits = maps[rows] @ self._coefficients
+        logits *= self._sharpness
+        return labelling_losses(logits, self._labels[:, unit].T, weights, self._arrays.xp)
+
+
+def nest(
+    factor: Callable[[int], Model],
+    n_candidates: int,
+    grouping: Grouping,
+    labelling: Labelling,
+    arrays: Arrays,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[NestedScores, Shuffled]:
+    """Choose a candidate in each outer fold, for the observed and for shuffled labels.
+
+    Every labelling goes through the same steps and the same arithmetic, the choice of candidates
+    included, so that the observed one is one of them if labels mean nothing.
+
+    Parameters
+    ----------
+    factor : callable
+        Gives a candidate's factored model, by its number; called once for each, in order.
+    n_candidates : int
+        With one there is nothing to choose, and shuffled labels need no inner folds.
+    grouping : Grouping
+        Of the n rows; at least three groups.
+    labelling : Labelling
+    arrays : Arrays
+        Where the models are.
+    progress : callable, optional
+        Called with how many candidates are done, and how many there are.
+    """
+    search = _Search(n_candidates, grouping, labelling, arrays)
+    for candidate in range(n_candidates):
+        search.try_candidate(candidate, factor(candidate))
+        if progress is not None:
+            progress(candidate + 1, n_candidates)
+    return search.result()
+
+
+class _Search:
+    """The best candidate so far of every outer fold and labelling, and its scores."""
+
+    def __init__(
+        self, n_candidates: int, grouping: Grouping, labelling: Labelling, arrays: Arrays
+    ) -> None:
+        self._grouping = grouping
+        self._labelling = labelling
+        n_groups, (n_sets, n_units) = len(grouping.groups), labelling.labels.shape
+        n, k = len(labelling.unit), labelling.n_classes
+        self._outer = Basis.of(labelling, labelling.labels)
+        # With a single candidate only calibration asks for inner folds, and not of shuffled labels.
+        n_judged = n_sets if n_candidates > 1 else 1
+        self._inner = Basis.of(labelling, labelling.labels[:n_judged])
+        self._judge = _Judge(labelling, self._inner, grouping, arrays)
+        self._groups_of_units = np.empty(n_units, np.int64)
+        self._groups_of_units[labelling.unit] = grouping.codes
+
+        self._loss = np.empty((n_candidates, n_groups))
+        self._final_loss = np.empty(n_candidates)
+        self._best = np.full((n_sets, n_groups), np.inf)
+        self._choice = np.zeros(n_groups, np.int64)
+        self._scores: Float64 = np.empty((n, k))
+        self._final_scores: Float64 = np.empty((n, k))
+        self._inner_scores = np.full((n_groups, n, k), np.nan, np.float32)
+        self._jitter = np.zeros(n_groups)
+        self._predicted = np.empty((n_sets, n), np.int16)
+        self._mean_scores = np.empty((n_sets, n_units, k), np.float32)
+
+    def try_candidate(self, candidate: int, model: Model) -> None:
+        targets = model.targets(self._outer.columns)
+        outer = targets.held_out_scores()
+        plain: Float64 = self._outer.scores(outer.scores, np.array([0]))[:, 0].astype(np.float64)
+        labelling = self._labelling
+        loss = selection_loss(plain, labelling.codes, labelling.unit, labelling.sharpness)
+        if candidate == 0 or loss < self._final_loss[:candidate].min():
+            self._final_scores = plain
+        self._final_loss[candidate] = loss
+
+        inner = targets
+        if self._inner.columns.shape != self._outer.columns.shape:
+            inner = model.targets(self._inner.columns)
+        n_groups, n_columns = len(self._grouping.groups), self._inner.columns.shape[1]
+        for block in _inner_blocks(n_groups, len(plain), n_columns):
+            maps = inner.inner(block)
+            losses = self._judge.losses(block, maps)
+            for fold, group in enumerate(block):
+                self._loss[candidate, group] = losses[fold, 0]
+                better = self._improved(group, losses[fold])
+                if better.size:
+                    self._keep(group, outer.scores, better)
+                if better.size and better[0] == 0:
+                    rows = self._grouping.rows(group)
+                    self._choice[group] = candidate
+                    self._scores[rows] = plain[rows]
+                    self._inner_scores[group] = self._judge.observed(maps, fold)
+                    self._jitter[group] = outer.jitter[group]
+            # Gone before the next block's are made.
+            del maps
+
+    def _improved(self, group: int, losses: Float64) -> NDArray[np.int64]:
+        """Find and note labellings whose loss in an outer fold is the smallest so far."""
+        # A single candidate is kept for every labelling, also those that are not judged.
+        of_all = np.broadcast_to(losses, len(self._best)) if len(losses) == 1 else losses
+        better = np.flatnonzero(of_all < self._best[:, group]).astype(np.int64)
+        self._best[better, group] = of_all[better]
+        return better
+
+    def _keep(self, group: int, maps: Float64, which: NDArray[np.int64]) -> None:
+        """Write down the outer fold's predictions under some labellings."""
+        rows = self._grouping.rows(group)
+        scores = self._outer.scores(maps[rows].astype(np.float32), which)
+        self._predicted[np.ix_(which, rows)] = scores.argmax(axis=2).T
+        for unit in np.flatnonzero(self._groups_of_units == group):
+            mine = self._labelling.unit[rows] == unit
+            self._mean_scores[which, unit] = scores[mine].mean(axis=0)
+
+    def result(self) -> tuple[NestedScores, Shuffled]:
+        nested = NestedScores(
+            self._loss,
+            self._final_loss,
+            self._choice,
+            int(self._final_loss.argmin()),
+            self._scores,
+            self._inner_scores,
+            self._final_scores,
+            self._jitter,
+        )
+        return nested, Shuffled(self._predicted, self._mean_scores)
+
+
+def _inner_blocks(n_groups: int, n_rows: int, n_columns: int) -> Iterator[range]:
+    """Outer folds whose inner scores are held at once, `_INNER_BYTES` at most.
+
+    Each pair of groups is solved once where the scores of all folds fit; pairs in different blocks
+    twice.
+    """
+    size = max(1, _INNER_BYTES // (4 * n_rows * n_columns))
+    for start in range(0, n_groups, size):
+        yield range(start, min(start + size, n_groups))

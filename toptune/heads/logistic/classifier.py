@@ -10,17 +10,10 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_expit
-from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
 
-from toptune.errors import InputError
 from toptune.heads.logistic.head import RULES
-from toptune.heads.rows import Float64, encode_classes
-from toptune.heads.rules import check_parameters
-
-_TENSORS = ("fill", "mean", "scale", "coef", "intercept")
+from toptune.heads.rows import Float64, RowClassifier, check_shapes
 
 
 class Standardiser(NamedTuple):
@@ -56,7 +49,7 @@ class Standardiser(NamedTuple):
         return (filled - self.mean) / self.scale
 
 
-class LogisticClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
+class LogisticClassifier(RowClassifier):
     """One logistic regression a class, against all others, with an L2 penalty.
 
     Missing values are filled in by the training rows' medians, columns standardised by their means
@@ -78,6 +71,11 @@ class LogisticClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         Of standardised columns.
     intercept_ : (k,) float64
     """
+
+    _head = "parameters"
+    _rules = RULES
+    _tensors = ("fill", "mean", "scale", "coef", "intercept")
+    _allow_nan = True
 
     def __init__(self, C: float = 1.0) -> None:
         self.C = C
@@ -111,105 +109,30 @@ class LogisticClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         self.intercept_ = np.array(intercept)
         return self
 
-    def check(self, X: Any, y: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]:
-        """Check parameters, rows and labels.
-
-        Returns
-        -------
-        X : (n, d) float32 or float64
-        classes : (k,) array, sorted
-        codes : (n,) int64
-            The class of each row.
-
-        Raises
-        ------
-        InputError
-        """
-        X, y = validate_data(
-            self, X, y, dtype=[np.float64, np.float32], ensure_all_finite="allow-nan"
-        )
-        check_parameters(self, RULES)
-        check_classification_targets(y)
-        classes, codes = encode_classes(self, y)
-        return X, classes, codes
-
-    def class_scores(self, X: Any) -> Float64:
-        """Log-odds of each class against the others, (n, k) float64."""
-        check_is_fitted(self)
-        X = validate_data(
-            self, X, dtype=[np.float64, np.float32], ensure_all_finite="allow-nan", reset=False
-        )
+    def _scores(self, X: NDArray[Any]) -> Float64:
         scores: Float64 = self.standardiser_.apply(X) @ self.coef_.T + self.intercept_
         return scores
 
-    def predict(self, X: Any) -> NDArray[Any]:
-        """Name the class with the largest log-odds, (n,)."""
-        best = self.class_scores(X).argmax(axis=1)
-        labels: NDArray[Any] = self.classes_[best]
-        return labels
-
-    def predict_proba(self, X: Any) -> Float64:
-        """Probability of each class against the others, made to sum to one; (n, k) float64."""
-        return probabilities_of(self.class_scores(X))
-
-    def __sklearn_tags__(self) -> Any:
-        """Tell scikit-learn that NaN is welcome."""
-        tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
-        return tags
-
-    def to_tensors(self) -> dict[str, NDArray[Any]]:
-        """Give what was learnt, for a file without pickle; `from_tensors` is the way back."""
-        check_is_fitted(self)
-        parts = (*self.standardiser_, self.coef_, self.intercept_)
-        return dict(zip(_TENSORS, parts, strict=True))
-
     @classmethod
-    def from_tensors(
-        cls, tensors: dict[str, NDArray[Any]], params: dict[str, Any], classes: NDArray[Any]
-    ) -> Self:
-        """Build the fitted classifier that `to_tensors` was called on.
+    def probabilities_of(cls, scores: Float64) -> Float64:
+        """Turn log-odds of each class against the others, (n, k), into probabilities.
 
-        Parameters
-        ----------
-        tensors : dict of str to array
-        params : dict
-            Of the constructor.
-        classes : (k,) array
-
-        Raises
-        ------
-        InputError
-            Where the tensors are not those of this classifier, or do not fit together.
+        Each class's own probability is divided by their sum, as scikit-learn's
+        `OneVsRestClassifier` does. The order of the scores is kept.
         """
-        missing = [name for name in _TENSORS if name not in tensors]
-        if missing:
-            raise InputError(
-                f"this is no model of the classifier parameters: it has no {missing[0]!r}"
-            )
-        parts = {name: np.asarray(tensors[name], dtype=np.float64) for name in _TENSORS}
-        k, d = len(classes), parts["mean"].size
-        shapes = dict(zip(_TENSORS, ((d,), (d,), (d,), (k, d), (k,)), strict=True))
-        for name, shape in shapes.items():
-            if parts[name].shape != shape:
-                raise InputError(f"the model's {name} is {parts[name].shape}, expected {shape}")
-        made = cls(**params)
-        made.classes_ = classes
-        made.n_features_in_ = d
-        made.standardiser_ = Standardiser(parts["fill"], parts["mean"], parts["scale"])
-        made.coef_ = parts["coef"]
-        made.intercept_ = parts["intercept"]
-        return made
+        # In logarithms, and relative to the largest: far below 0 all of a row's would vanish.
+        logs = log_expit(scores)
+        shares = np.exp(logs - logs.max(axis=1, keepdims=True))
+        probabilities: Float64 = shares / shares.sum(axis=1, keepdims=True)
+        return probabilities
 
+    def _learnt(self) -> tuple[NDArray[Any], ...]:
+        return (*self.standardiser_, self.coef_, self.intercept_)
 
-def probabilities_of(scores: Float64) -> Float64:
-    """Turn log-odds of each class against the others, (n, k), into probabilities that sum to one.
-
-    Each class's own probability is divided by their sum, as scikit-learn's `OneVsRestClassifier`
-    does. The order of the scores is kept.
-    """
-    # In logarithms, and relative to the largest: far below 0 all of a row's would vanish.
-    logs = log_expit(scores)
-    shares = np.exp(logs - logs.max(axis=1, keepdims=True))
-    probabilities: Float64 = shares / shares.sum(axis=1, keepdims=True)
-    return probabilities
+    def _restore(self, *learnt: NDArray[Any]) -> int:
+        parts = {n: np.asarray(p, np.float64) for n, p in zip(self._tensors, learnt, strict=True)}
+        k, d = len(self.classes_), parts["mean"].size
+        check_shapes(parts, ((d,), (d,), (d,), (k, d), (k,)))
+        *standardiser, self.coef_, self.intercept_ = parts.values()
+        self.standardiser_ = Standardiser(*standardiser)
+        return d

@@ -7,15 +7,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from toptune.heads.base import Candidate, Head, Progress, Table
-from toptune.heads.rules import Rule, above_0
+from toptune.heads.base import Candidate, Head, Progress, Rule, Table, above_0
 from toptune.params import option, options_of
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from toptune.heads.nearness import Nearness
+    from toptune.heads.falkon.kernel import Nearness
     from toptune.heads.nested import NestedScores, Shuffled
     from toptune.heads.rows import LabelledRows
 

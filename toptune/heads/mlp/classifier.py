@@ -2,38 +2,63 @@
 
 ``Linear(d, 64), ReLU, Linear(64, classes)``; Adam with learning rate 0.0005 that decays
 exponentially, batches of 75, 25 epochs, cross-entropy (Pastore et al.).
+
+Its parameters are chosen inside every fold: a network trained without groups g and h serves twice,
+as fold h inside outer fold g and as fold g inside outer fold h. So g (g - 1) / 2 pairs and g outer
+folds are trained once per candidate, all with the candidates side by side, scored, and dropped:
+memory is that of the scores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Self
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import softmax
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.base import clone
 
 from toptune.errors import InputError
-from toptune.heads.mlp.folds import Rows, TrainingFold, Variant, fold_scores, one_hot, train_folds
+from toptune.heads.base import StepProgress
 from toptune.heads.mlp.head import RULES
-from toptune.heads.mlp.network import Network, Schedule
+from toptune.heads.mlp.training import (
+    Network,
+    Rows,
+    Schedule,
+    TrainingFold,
+    Variant,
+    fold_scores,
+    logits_of,
+    one_hot,
+    train_folds,
+    without,
+)
+from toptune.heads.nested import NestedScores, choose
 from toptune.heads.rows import (
     Float64,
     Grouping,
+    LabelledRows,
+    RowClassifier,
     check_device,
+    check_shapes,
     encode_classes,
     l2_normalise_views,
     seed_of,
     view_sizes_of,
 )
-from toptune.heads.rules import check_parameters
+
+# Rows that the lists of training rows may hold at a time, 8 bytes each.
+_LISTED_ROWS = 2**25
+# Labellings whose networks are trained side by side; their batches are gathered once.
+_LABELLINGS_TOGETHER = 8
+# What a candidate may not override: the draws and the device are the run's.
+_NOT_TUNED = frozenset({"random_state", "device"})
 
 
-class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
+class MLPClassifier(RowClassifier):
     """The paper's network: one hidden layer of rectified linear units, trained by Adam.
 
     Training is in float32, scoring in float64. No global random state is read or changed.
@@ -71,6 +96,10 @@ class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
     network_ : Network
         The weights, float32, on the CPU.
     """
+
+    _head = "mlp"
+    _rules = RULES
+    _tensors = Network._fields
 
     def __init__(
         self,
@@ -146,27 +175,9 @@ class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
         scores: Float64 = fold_scores(rows, grouping, [Variant(self.schedule())], seed)[0]
         return scores
 
-    def check(self, X: Any, y: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]:
-        """Check the parameters and the data, as `fit` does.
-
-        Returns
-        -------
-        X : (n, d) float32 or float64
-        classes : (k,) array, sorted
-        codes : (n,) int64
-            The class of each row.
-
-        Raises
-        ------
-        InputError
-        """
-        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
-        check_parameters(self, RULES)
-        view_sizes_of(self, X.shape[1])
+    def _check_together(self, n_features: int) -> None:
+        view_sizes_of(self, n_features)
         check_device(self)
-        check_classification_targets(y)
-        classes, codes = encode_classes(self, y)
-        return X, classes, codes
 
     def schedule(self) -> Schedule:
         """Give the parameters that a training follows."""
@@ -199,66 +210,209 @@ class MLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
             X = l2_normalise_views(X, sizes) * scale
         return torch.from_numpy(np.ascontiguousarray(X, dtype=np.float32))
 
-    def class_scores(self, X: Any) -> Float64:
-        """Logits, (n, k) float64."""
-        check_is_fitted(self)
-        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+    def _scores(self, X: NDArray[Any]) -> Float64:
         logits: Float64 = self.network_.logits(self._rows(X)).numpy()
         return logits
 
-    def predict(self, X: Any) -> NDArray[Any]:
-        """Name the class with the largest logit, (n,)."""
-        best = self.class_scores(X).argmax(axis=1)
-        labels: NDArray[Any] = self.classes_[best]
-        return labels
+    def _learnt(self) -> list[NDArray[Any]]:
+        return [np.ascontiguousarray(part[0].numpy()) for part in self.network_]
 
-    def predict_proba(self, X: Any) -> Float64:
-        """Softmax of the logits, (n, k) float64."""
-        probabilities: Float64 = softmax(self.class_scores(X), axis=1)
-        return probabilities
+    def _restore(self, *learnt: NDArray[Any]) -> int:
+        parts = {n: np.asarray(p, np.float32) for n, p in zip(self._tensors, learnt, strict=True)}
+        n_hidden, d = parts["hidden_weight"].shape
+        k = len(self.classes_)
+        check_shapes(parts, ((n_hidden, d), (1, n_hidden), (k, n_hidden), (1, k)))
+        self.network_ = Network(*(torch.tensor(part)[None] for part in parts.values()))
+        return int(d)
 
-    def to_tensors(self) -> dict[str, NDArray[Any]]:
-        """Give what was learnt, for a file without pickle; `from_tensors` is the way back."""
-        check_is_fitted(self)
-        return {
-            name: np.ascontiguousarray(part[0].numpy())
-            for name, part in self.network_._asdict().items()
-        }
 
-    @classmethod
-    def from_tensors(
-        cls, tensors: dict[str, NDArray[Any]], params: dict[str, Any], classes: NDArray[Any]
-    ) -> Self:
-        """Build the fitted classifier that `to_tensors` was called on.
+class _Scores(NamedTuple):
+    """Scores of all candidates: (p, n, k) float64, and (p, g, n, k) float32 of the inner folds."""
 
-        Parameters
-        ----------
-        tensors : dict of str to array
-        params : dict
-            Of the constructor.
-        classes : (k,) array
+    outer: Float64
+    inner: NDArray[np.float32]
 
-        Raises
-        ------
-        InputError
-            Where the tensors are not those of this classifier, or do not fit together.
-        """
-        missing = [name for name in Network._fields if name not in tensors]
-        if missing:
-            raise InputError(f"this is no model of the classifier mlp: it has no {missing[0]!r}")
-        parts = {name: np.asarray(tensors[name], dtype=np.float32) for name in Network._fields}
-        n_hidden, n_features = parts["hidden_weight"].shape
-        shapes = (
-            (n_hidden, n_features),
-            (1, n_hidden),
-            (len(classes), n_hidden),
-            (1, len(classes)),
-        )
-        for (name, part), shape in zip(parts.items(), shapes, strict=True):
-            if part.shape != shape:
-                raise InputError(f"the model's {name} is {part.shape}, expected {shape}")
-        made = cls(**params)
-        made.classes_ = classes
-        made.n_features_in_ = n_features
-        made.network_ = Network(*(torch.tensor(part)[None] for part in parts.values()))
-        return made
+
+def tune_mlp(
+    classifier: MLPClassifier,
+    rows: LabelledRows,
+    candidates: Sequence[Mapping[str, Any]],
+    *,
+    progress: StepProgress | None = None,
+) -> NestedScores:
+    """Choose a candidate inside each fold's training groups, and score the fold by it.
+
+    The network of outer fold g is the one that `MLPClassifier.held_out_scores` trains with the
+    chosen candidate's parameters; inner networks draw from the seed and both groups. Where leaving
+    out two groups leaves no row of a class, the networks are trained all the same, without a
+    positive example of it: rows of that class are then misclassified, whatever the candidate.
+
+    Parameters
+    ----------
+    classifier : MLPClassifier
+        With the parameters that no candidate overrides; not fitted.
+    rows : LabelledRows
+        Of three groups or more.
+    candidates : sequence of mappings
+        Parameters of the constructor and their values. Each costs g (g + 1) / 2 networks.
+    progress : callable, optional
+        Given how many networks are trained, and of how many.
+
+    Returns
+    -------
+    NestedScores
+        Its arrays, and as many inner scores for every candidate meanwhile: p x g x n x k float32.
+
+    Raises
+    ------
+    InputError
+        Fewer than three groups, no candidate, or one that the classifier cannot take.
+    """
+    X, y, grouping, unit = rows
+    n_groups = len(grouping.groups)
+    if n_groups < 3:
+        raise InputError(f"tuning inside the folds needs three groups, got {n_groups}")
+    if not candidates:
+        raise InputError("tuning needs at least one candidate, got none")
+    classifiers = [_overridden(classifier, candidate) for candidate in candidates]
+    for each in classifiers:
+        checked, classes, codes = each.check(X, y)
+    shape = (len(codes), len(classes))
+    scores = _Scores(
+        np.empty((len(classifiers), *shape)),
+        np.full((len(classifiers), n_groups, *shape), np.nan, dtype=np.float32),
+    )
+    seed = seed_of(classifier.random_state)
+    count = _Count(progress, len(classifiers) * n_groups * (n_groups + 1) // 2)
+    for numbers in _by_rows(classifiers, checked.shape[1]):
+        shared = classifiers[numbers[0]].shared_rows(checked, codes, len(classes))
+        variants = [Variant(classifiers[number].schedule()) for number in numbers]
+        for left_out in _blocks(n_groups, len(codes)):
+            folds = [without(grouping, groups, seed) for groups in left_out]
+            use = _Scorer(shared, grouping, left_out, numbers, scores)
+            train_folds(shared, folds, variants, use, progress=count.onwards())
+    return choose(scores.outer, scores.inner, codes, unit, grouping)
+
+
+def held_out_scores_of(
+    classifier: MLPClassifier, X: Any, labellings: NDArray[Any], grouping: Grouping
+) -> Iterator[Float64]:
+    """Held-out scores for each of many labellings, as permutation tests need them.
+
+    Each fold starts from the same weights and sees the same batches whatever the labels, so that
+    the scores depend on nothing else; those of one labelling are what
+    `MLPClassifier.held_out_scores` gives for it.
+
+    Parameters
+    ----------
+    classifier : MLPClassifier
+        Not fitted.
+    X : (n, d) float32 or float64
+    labellings : (n, r) labels
+        One label vector a column; all of the same classes.
+    grouping : Grouping
+        Of the n rows.
+
+    Yields
+    ------
+    (n, k) float64
+        One label vector after the other; the classes of all of them in sorted order.
+
+    Raises
+    ------
+    InputError
+        As `MLPClassifier.fit` does; at once.
+    """
+    labellings = np.asarray(labellings)
+    X, _, _ = classifier.check(X, labellings[:, 0])
+    classes, codes = encode_classes(classifier, labellings.ravel())
+    by_labelling = codes.reshape(labellings.shape).T
+    return _scores_by_labelling(classifier, X, by_labelling, len(classes), grouping)
+
+
+def _scores_by_labelling(
+    classifier: MLPClassifier,
+    X: NDArray[Any],
+    codes: NDArray[np.int64],
+    n_classes: int,
+    grouping: Grouping,
+) -> Iterator[Float64]:
+    seed = seed_of(classifier.random_state)
+    rows = classifier.shared_rows(X, codes[:1], n_classes)
+    for start in range(0, len(codes), _LABELLINGS_TOGETHER):
+        some = codes[start : start + _LABELLINGS_TOGETHER]
+        rows = Rows(rows.X, one_hot(some, n_classes, rows.X.device))
+        variants = [Variant(classifier.schedule(), labels) for labels in range(len(some))]
+        yield from fold_scores(rows, grouping, variants, seed)
+
+
+def _overridden(classifier: MLPClassifier, candidate: Mapping[str, Any]) -> MLPClassifier:
+    """Give the classifier with a candidate's parameters."""
+    names = sorted(set(classifier.get_params()) - _NOT_TUNED)
+    for name in candidate:
+        if name not in names:
+            raise InputError(
+                f"{name!r} of the classifier mlp cannot be tuned; there are {', '.join(names)}"
+            )
+    overridden: MLPClassifier = clone(classifier).set_params(**candidate)
+    return overridden
+
+
+def _by_rows(classifiers: Sequence[MLPClassifier], n_features: int) -> list[list[int]]:
+    """Numbers of the classifiers that train on the same rows, normalised in the same way."""
+    groups: dict[tuple[bool, tuple[int, ...]], list[int]] = {}
+    for number, classifier in enumerate(classifiers):
+        key = bool(classifier.normalise), view_sizes_of(classifier, n_features)
+        groups.setdefault(key, []).append(number)
+    return list(groups.values())
+
+
+def _blocks(n_groups: int, n_rows: int) -> Iterator[list[tuple[int, ...]]]:
+    """Name the groups that each fold leaves out, one or two, for so many folds at a time."""
+    left_out: list[tuple[int, ...]] = [(group,) for group in range(n_groups)]
+    left_out += combinations(range(n_groups), 2)
+    size = max(1, _LISTED_ROWS // n_rows)
+    for start in range(0, len(left_out), size):
+        yield left_out[start : start + size]
+
+
+@dataclass(frozen=True)
+class _Scorer:
+    """Scores each network on the groups it did not learn from, and lets it go."""
+
+    rows: Rows
+    grouping: Grouping
+    left_out: list[tuple[int, ...]]
+    numbers: list[int]
+    scores: _Scores
+
+    def __call__(self, fold: int, variant: int, network: Network) -> None:
+        number, groups = self.numbers[variant], self.left_out[fold]
+        for group in groups:
+            held_out = self.grouping.rows(group)
+            logits = logits_of(network, self.rows, held_out)
+            if len(groups) == 1:
+                self.scores.outer[number, held_out] = logits
+            for outer in groups:
+                if outer != group:
+                    self.scores.inner[number, outer, held_out] = logits
+
+
+class _Count:
+    """Progress over several trainings, in networks."""
+
+    def __init__(self, progress: StepProgress | None, total: int) -> None:
+        self._progress = progress
+        self._total = total
+        self._done = 0
+
+    def onwards(self) -> StepProgress:
+        """Give what counts the next training on from here."""
+        before = self._done
+
+        def watch(done: int, _: int) -> None:
+            self._done = before + done
+            if self._progress is not None:
+                self._progress(self._done, self._total)
+
+        return watch

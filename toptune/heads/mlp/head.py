@@ -6,16 +6,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from toptune.heads.base import Candidate, Head, StepProgress
-from toptune.heads.rules import Rule, above_0, above_0_up_to_1, at_least_0, whole_from_1
+from toptune.heads.base import (
+    Candidate,
+    Head,
+    Rule,
+    StepProgress,
+    above_0,
+    above_0_up_to_1,
+    at_least_0,
+    whole_from_1,
+)
 from toptune.params import option, options_of
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from toptune.heads.nested import NestedScores
-    from toptune.heads.refitting import HeldOut
+    from toptune.heads.nested import HeldOut, NestedScores
     from toptune.heads.rows import LabelledRows
 
 RULES: Mapping[str, Rule] = {
@@ -71,20 +78,19 @@ class MLPHead(Head):
     def held_out(self, estimator: Any, rows: LabelledRows) -> HeldOut:
         """See `Head`: all folds trained together (`mlp.folds`)."""
         import numpy as np
-        from scipy.special import softmax
 
-        from toptune.heads.refitting import HeldOut
+        from toptune.heads.nested import HeldOut
 
         scores = estimator.held_out_scores(rows.X, rows.y, rows.grouping)
         predictions = np.unique(rows.y)[scores.argmax(axis=1)]
         jitter = np.zeros(len(rows.grouping.groups))
-        return HeldOut(scores, softmax(scores, axis=1), predictions, jitter)
+        return HeldOut(scores, estimator.probabilities_of(scores), predictions, jitter)
 
     def held_out_of_labellings(
         self, estimator: Any, rows: LabelledRows, labellings: NDArray[Any]
     ) -> Iterator[NDArray[np.float64]]:
         """See `Head`: networks of several labellings are trained side by side."""
-        from toptune.heads.mlp.tuning import held_out_scores_of
+        from toptune.heads.mlp.classifier import held_out_scores_of
 
         return held_out_scores_of(estimator, rows.X, labellings.T, rows.grouping)
 
@@ -96,6 +102,6 @@ class MLPHead(Head):
         progress: StepProgress | None,
     ) -> NestedScores:
         """See `Head`."""
-        from toptune.heads.mlp.tuning import tune_mlp
+        from toptune.heads.mlp.classifier import tune_mlp
 
         return tune_mlp(estimator, rows, candidates, progress=progress)
