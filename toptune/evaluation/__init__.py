@@ -5,8 +5,8 @@ may choose from. Held-out scores and probabilities of every row leave, with what
 permutation test, and the scores that a run publishes.
 
 `task` says who each row belongs to, `folds` leaves one group out, `evaluate` adds tuning,
-calibration and permutations inside the folds, `scores` and `calibration_quality` judge predictions,
-and `metrics` puts metrics.json together.
+calibration and permutations inside the folds and puts metrics.json together, and `scores` judges
+predictions.
 """
 
 from __future__ import annotations

@@ -37,16 +37,11 @@ from toptune.heads.rows import LabelledRows, group_rows
 
 
 class Units(NamedTuple):
-    """What carries one label and gets one verdict: a device and label.
+    """What carries one label and gets one verdict: a device and label."""
 
-    Attributes
-    ----------
-    of_row : (n,) int64
-        Unit of each row, numbered in the order of devices, then labels.
-    device, label : (u,) str
-    """
-
+    # (n,): unit of each row, numbered in the order of devices, then labels
     of_row: NDArray[np.int64]
+    # Device and label: (u,) str
     device: NDArray[Any]
     label: NDArray[Any]
 
@@ -63,56 +58,27 @@ class Units(NamedTuple):
 
 @dataclass(frozen=True)
 class PermutationTest:
-    """How often the procedure does as well under shuffled labels.
+    """How often the procedure does as well under shuffled labels."""
 
-    Attributes
-    ----------
-    p : float
-        ``(1 + shuffles whose device accuracy is at least the observed) / (1 + shuffles)``.
-    n : int
-        Shuffles.
-    exact : bool
-        They are all ways in which the labels can fall.
-    smallest_p : float
-        No p below this could be expected, however good the classifier.
-    repeats_tuning : bool
-        Candidates were chosen anew under each shuffle; otherwise there was nothing to choose.
-    note : str or None
-        What a user should know of a test that cannot become significant.
-    """
-
-    p: float
-    n: int
-    exact: bool
-    smallest_p: float
+    p: float  # ``(1 + shuffles whose device accuracy is at least the observed) / (1 + shuffles)``
+    n: int  # shuffles
+    exact: bool  # they are all ways in which the labels can fall
+    smallest_p: float  # no p below this could be expected, however good the classifier
+    # Candidates were chosen anew under each shuffle; otherwise there was nothing to choose
     repeats_tuning: bool
-    note: str | None
+    note: str | None  # what a user should know of a test that cannot become significant
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What leaving out each group once says of a classifier.
+    """What leaving out each group once says of a classifier."""
 
-    Attributes
-    ----------
-    folds : FoldResults
-        Probabilities are calibrated where `inverse_temperature` is there.
-    candidates : tuple of mapping
-        What was chosen from; one where nothing was.
-    nested : NestedScores or None
-        What was chosen; None without inner folds.
-    inverse_temperature : (g,) float64 or None
-        By which each fold's scores became probabilities.
-    final_inverse_temperature : float or None
-        The same for the model of all devices.
-    test : PermutationTest or None
-    """
-
-    folds: FoldResults
-    candidates: tuple[Candidate, ...]
-    nested: NestedScores | None = None
+    folds: FoldResults  # probabilities are calibrated where `inverse_temperature` is there
+    candidates: tuple[Candidate, ...]  # what was chosen from; one where nothing was
+    nested: NestedScores | None = None  # what was chosen; None without inner folds
+    # (g,) float64 or None: by which each fold's scores became probabilities
     inverse_temperature: NDArray[np.float64] | None = None
-    final_inverse_temperature: float | None = None
+    final_inverse_temperature: float | None = None  # the same for the model of all devices
     test: PermutationTest | None = None
 
     @property
@@ -126,19 +92,9 @@ def shuffles(
 ) -> Permutations | None:
     """Shuffle the labels of units; None for no permutations.
 
-    Parameters
-    ----------
-    units : Units
-    n : int
-        How many; 0 for none.
-    seed : int
-    strata : (n_rows,) str, optional
-        Within which labels may be shuffled.
-
-    Raises
-    ------
-    InputError
-        Units that cannot be exchanged, or in two strata.
+    - `n`: how many; 0 for none.
+    - `strata`, (n_rows,) str: within which labels may be shuffled.
+    - Raises `InputError`: units that cannot be exchanged, or in two strata.
     """
     if n == 0:
         return None
@@ -164,26 +120,14 @@ def evaluate(
 ) -> Evaluation:
     """Leave each group out once.
 
-    Parameters
-    ----------
-    head : Head
-    estimator : classifier
-        The head's, not fitted, and not changed.
-    X : (n, d) float32 or float64
-    y, groups : (n,) str
-    units : Units
-        Of the same rows.
-    candidates : sequence of mapping
-        Values of the estimator's constructor; one where nothing is to be chosen.
-    shuffled : Permutations, optional
-        From `shuffles`.
-    progress : callable, optional
-        Told what is going on, how much of it is done, and how much there is.
-
-    Raises
-    ------
-    InputErrors
-        Tuning or permutations that the head or so few groups do not allow.
+    - `estimator`: the head's, not fitted, and not changed.
+    - `X`, (n, d) float32 or float64.
+    - `y`, `groups`, (n,) str.
+    - `units`: of the same rows.
+    - `candidates`: values of the estimator's constructor; one where nothing is to be chosen.
+    - `shuffled`: from `shuffles`.
+    - `progress`: told what is going on, how much of it is done, and how much there is.
+    - Raises `InputErrors`: tuning or permutations that the head or so few groups do not allow.
     """
     rows = LabelledRows(X, y, group_rows(groups), units.of_row)
     n_groups, n_candidates = len(rows.grouping.groups), len(candidates)
@@ -274,16 +218,7 @@ def _calibrated(
 def describe_metrics(
     head: str, task: Task, table: FeatureTable, scores: Scores, found: Evaluation
 ) -> dict[str, Any]:
-    """Put together metrics.json, but for the time.
-
-    Parameters
-    ----------
-    head : str
-    task : Task
-    table : FeatureTable
-    scores : Scores
-    found : Evaluation
-    """
+    """Put together metrics.json, but for the time."""
     return {
         "head": head,
         "features": [view.name for view in table.views],
@@ -357,12 +292,7 @@ def score_task(
 ) -> Scores:
     """Score what was predicted for the windows of a task.
 
-    Parameters
-    ----------
-    task : Task
-    classes : (k,) array
-    predictions : (n_windows,) array of classes
-    probabilities : (n_windows, k) float64
+    `classes`, (k,). `predictions`, (n_windows,) array of classes. `probabilities`, (n_windows, k).
     """
     return score(
         HeldOutWindows(task.label, predictions, probabilities, task.device, task.group, classes)

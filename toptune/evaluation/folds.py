@@ -21,50 +21,27 @@ from toptune.heads.rows import Float64, Grouping, LabelledRows, group_rows
 
 
 class Fold(NamedTuple):
-    """One fold.
+    """One fold."""
 
-    Attributes
-    ----------
-    group : str or number
-        What was left out.
-    n_train_rows, n_rows : int
-        Rows learnt from, and rows left out.
-    jitter : float
-        What a closed form had to add to the diagonal of its matrix; 0 as a rule.
-    """
-
-    group: Any
+    group: Any  # what was left out
+    # Rows learnt from, and rows left out
     n_train_rows: int
     n_rows: int
-    jitter: float
+    jitter: float  # what a closed form had to add to the diagonal of its matrix; 0 as a rule
 
 
 @dataclass(frozen=True)
 class FoldResults:
-    """What leaving out each group gives.
+    """What leaving out each group gives."""
 
-    Attributes
-    ----------
-    classes : (k,) array
-        Sorted.
-    scores : (n, k) float64
-        Falkon's scores, an MLP's logits; of another classifier its decision function, or its
-        probabilities where it has none.
-    probabilities : (n, k) float64
-        Rows sum to one.
-    predictions : (n,) array of classes
-    fold : (n,) int64
-        Row of `folds` that left each row out.
-    folds : tuple of Fold
-        In the groups' sorted order.
-    """
-
-    classes: NDArray[Any]
+    classes: NDArray[Any]  # (k,): sorted
+    # (n, k): Falkon's scores, an MLP's logits; of another classifier its decision function, or its
+    # probabilities where it has none
     scores: Float64
-    probabilities: Float64
-    predictions: NDArray[Any]
-    fold: NDArray[np.int64]
-    folds: tuple[Fold, ...]
+    probabilities: Float64  # (n, k): rows sum to one
+    predictions: NDArray[Any]  # (n,) array of classes
+    fold: NDArray[np.int64]  # (n,): row of `folds` that left each row out
+    folds: tuple[Fold, ...]  # in the groups' sorted order
 
 
 def leave_one_group_out(head: Any, X: Any, y: Any, groups: Any) -> FoldResults:
@@ -112,11 +89,7 @@ def _checked_rows(X: Any, y: Any, groups: Any) -> LabelledRows:
 def group_problems(y: NDArray[Any], grouping: Grouping) -> list[str]:
     """Say what stands against leaving out each group; an empty list where nothing does.
 
-    Parameters
-    ----------
-    y : (n,) labels
-    grouping : Grouping
-        Of the same rows.
+    `y`, (n,) labels. `grouping`: of the same rows.
     """
     problems = []
     if len(grouping.groups) < 2:
@@ -132,13 +105,7 @@ def group_problems(y: NDArray[Any], grouping: Grouping) -> list[str]:
 
 
 def fold_results(held_out: HeldOut, rows: LabelledRows) -> FoldResults:
-    """Put together what leaving out each group gives.
-
-    Parameters
-    ----------
-    held_out : HeldOut
-    rows : LabelledRows
-    """
+    """Put together what leaving out each group gives."""
     codes = rows.grouping.codes
     sizes = np.bincount(codes)
     folds = tuple(

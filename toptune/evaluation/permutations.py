@@ -29,24 +29,14 @@ _TIE = 1e-9
 
 @dataclass(frozen=True)
 class Permutations:
-    """Shuffled labels, and how many ways there are to shuffle.
+    """Shuffled labels, and how many ways there are to shuffle."""
 
-    Attributes
-    ----------
-    labels : (n, u) int64
-        A row a shuffle, a column a unit.
-    n_arrangements : int
-        Distinct ways in which the labels may fall, the observed one included.
-    n_renamings : int
-        Of these, ways that only rename classes, the observed one included: whatever holds classes
-        apart gets the same accuracy on them.
-    exact : bool
-        `labels` are all arrangements but the observed one, each once, and not random draws.
-    """
-
-    labels: NDArray[np.int64]
-    n_arrangements: int
+    labels: NDArray[np.int64]  # (n, u): a row a shuffle, a column a unit
+    n_arrangements: int  # distinct ways in which the labels may fall, the observed one included
+    # Of these, ways that only rename classes, the observed one included: whatever holds classes
+    # apart gets the same accuracy on them
     n_renamings: int
+    # `labels` are all arrangements but the observed one, each once, and not random draws
     exact: bool
 
     @property
@@ -76,23 +66,11 @@ def strata_of_units(
 ) -> NDArray[Any]:
     """Give each unit the stratum that its windows have.
 
-    Parameters
-    ----------
-    unit : (n,) int64
-        Unit of each window, 0 to u - 1; each has a window.
-    values : (n,) str
-        Stratum of each window.
-    devices : (u,) str
-        Device of each unit.
-
-    Returns
-    -------
-    (u,) str
-
-    Raises
-    ------
-    InputError
-        The windows of a unit are in two strata.
+    - `unit`, (n,): unit of each window, 0 to u - 1; each has a window.
+    - `values`, (n,) str: stratum of each window.
+    - `devices`, (u,) str: device of each unit.
+    - Returns (u,) str.
+    - Raises `InputError`: the windows of a unit are in two strata.
     """
     _, first = np.unique(unit, return_index=True)
     strata: NDArray[Any] = values[first]
@@ -114,25 +92,14 @@ def exchangeable_blocks(
     Units of devices that have one unit each form one block, or one a stratum. The units of a device
     that has several form a block of their own, or one a stratum.
 
-    Parameters
-    ----------
-    devices : (u,) str
-        Device of each unit; a device is named as often as it has units, which is once a label.
-    strata : (u,) str, optional
-        Labels are shuffled within each only: where labels and, say, batches are not independent by
-        design, it must be the batch.
-
-    Returns
-    -------
-    (u,) int64
-        Block of each unit.
-
-    Raises
-    ------
-    InputError
-        Some devices have several labels, some one, and there are no strata. Within and between
-        devices are different questions; naming strata, if only one for all, says that both are
-        meant to be asked at once.
+    - `devices`, (u,) str: device of each unit; a device is named as often as it has units, which is
+      once a label.
+    - `strata`, (u,) str: labels are shuffled within each only: where labels and, say, batches are
+      not independent by design, it must be the batch.
+    - Returns (u,): block of each unit.
+    - Raises `InputError`: some devices have several labels, some one, and there are no strata.
+      Within and between devices are different questions; naming strata, if only one for all, says
+      that both are meant to be asked at once.
     """
     names, code, sizes = np.unique(devices, return_inverse=True, return_counts=True)
     if strata is None:
@@ -160,24 +127,11 @@ def permuted_labels(
     given, each once, and the p-value is exact; else `n` independent uniform draws, among which the
     observed one and repetitions may be, as the +1 of `p_value` asks (Phipson & Smyth 2010).
 
-    Parameters
-    ----------
-    unit_codes : (u,) int64
-        Class of each unit.
-    blocks : (u,) int64 or None
-        From `exchangeable_blocks`; None where all units may exchange labels.
-    n : int
-        How many, from 1.
-    seed : int
-
-    Returns
-    -------
-    Permutations
-
-    Raises
-    ------
-    InputError
-        `n` is below 1.
+    - `unit_codes`, (u,): class of each unit.
+    - `blocks`, (u,) int64 or None: from `exchangeable_blocks`; None where all units may exchange
+      labels.
+    - `n`: how many, from 1.
+    - Raises `InputError`: `n` is below 1.
     """
     if n < 1:
         raise InputError(f"permutations must be 1 or more, got {n}")
@@ -249,23 +203,14 @@ def device_accuracies(
     The observed labels' accuracy must come from here too, with or without `mean_scores` like the
     others.
 
-    Parameters
-    ----------
-    predicted : (r, n) int
-        Class of each window, by classifiers trained on each of r sets of labels.
-    labels : (r, u) int64
-        Class of each unit in each set.
-    unit : (n,) int64
-        Unit of each window, 0 to u - 1.
-    n_classes : int
-    mean_scores : (r, u, k) float, optional
-        Mean of each unit's scores or probabilities: of classes with equally many windows the one
-        with the larger mean is named, as in `device_verdicts`, and of those still equal the first.
-        Without it the first.
-
-    Returns
-    -------
-    (r,) float64
+    - `predicted`, (r, n) int: class of each window, by classifiers trained on each of r sets of
+      labels.
+    - `labels`, (r, u): class of each unit in each set.
+    - `unit`, (n,): unit of each window, 0 to u - 1.
+    - `mean_scores`, (r, u, k) float: mean of each unit's scores or probabilities: of classes with
+      equally many windows the one with the larger mean is named, as in `device_verdicts`, and of
+      those still equal the first. Without it the first.
+    - Returns (r,).
     """
     n_units = labels.shape[1]
     if predicted.shape != (len(labels), len(unit)):
@@ -295,17 +240,9 @@ def p_value(statistic: float, permuted: NDArray[np.float64]) -> float:
     Permutation p-values should never be zero, Stat. Appl. Genet. Mol. Biol. 9:39). It is valid
     where everything that used labels, tuning too, was done anew with each set of shuffled labels.
 
-    Parameters
-    ----------
-    statistic : float
-        Of the observed labels; larger is better.
-    permuted : (n,) float64
-        Of labels from `permuted_labels`.
-
-    Raises
-    ------
-    ToptuneError
-        A value is NaN or infinite.
+    - `statistic`: of the observed labels; larger is better.
+    - `permuted`, (n,): of labels from `permuted_labels`.
+    - Raises `ToptuneError`: a value is NaN or infinite.
     """
     if not (np.isfinite(statistic) and np.isfinite(permuted).all()):
         raise ToptuneError("a permutation's score is NaN or infinite")

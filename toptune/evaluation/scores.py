@@ -26,24 +26,14 @@ N_BINS = 15
 
 @dataclass(frozen=True)
 class Reliability:
-    """Predicted confidence and accuracy, bin by bin.
+    """Predicted confidence and accuracy, bin by bin."""
 
-    Attributes
-    ----------
-    edges : (bins + 1,) float64
-        Bin i holds confidences above ``edges[i]`` up to and with ``edges[i + 1]``; the first holds
-        0 as well.
-    count : (bins,) int64
-        Predictions in it.
-    share : (bins,) float64
-        What they weigh; sums to one.
-    confidence, accuracy : (bins,) float64
-        Their weighted means; NaN in an empty bin.
-    """
-
+    # (bins + 1,): bin i holds confidences above ``edges[i]`` up to and with ``edges[i + 1]``; the
+    # first holds 0 as well
     edges: NDArray[np.float64]
-    count: NDArray[np.int64]
-    share: NDArray[np.float64]
+    count: NDArray[np.int64]  # (bins,): predictions in it
+    share: NDArray[np.float64]  # (bins,): what they weigh; sums to one
+    # (bins,): their weighted means; NaN in an empty bin
     confidence: NDArray[np.float64]
     accuracy: NDArray[np.float64]
 
@@ -61,18 +51,12 @@ class Reliability:
 
 
 class CalibrationQuality(NamedTuple):
-    """How well a set of probabilities is calibrated.
-
-    Attributes
-    ----------
-    reliability : Reliability
-    brier : float
-        Mean squared distance of probabilities and truth, summed over classes (Brier 1950,
-        Verification of forecasts expressed in terms of probability, Monthly Weather Review
-        78:1-3). A guess of 1 / classes for each gets 1 - 1 / classes.
-    """
+    """How well a set of probabilities is calibrated."""
 
     reliability: Reliability
+    # Mean squared distance of probabilities and truth, summed over classes (Brier 1950,
+    # Verification of forecasts expressed in terms of probability, Monthly Weather Review 78:1-3). A
+    # guess of 1 / classes for each gets 1 - 1 / classes.
     brier: float
 
     @property
@@ -90,15 +74,11 @@ def calibration_quality(
 ) -> CalibrationQuality:
     """Compare probabilities with what was right.
 
-    Parameters
-    ----------
-    label, prediction : (n,) str
-        Confidence is the probability of the predicted class; a majority's need not be the largest.
-    probabilities : (n, k) float64
-    classes : (k,) str
-        Its columns, sorted.
-    weights : (n,) float64, optional
-        How much each prediction counts; equal where not given.
+    - `label`, `prediction`, (n,) str: confidence is the probability of the predicted class; a
+      majority's need not be the largest.
+    - `probabilities`, (n, k).
+    - `classes`, (k,) str: its columns, sorted.
+    - `weights`, (n,): how much each prediction counts; equal where not given.
     """
     confidence = (probabilities * (prediction[:, None] == classes)).sum(axis=1)
     # By hand: scikit-learn's warns of probabilities that were written with six digits.
@@ -115,15 +95,10 @@ def reliability(
 ) -> Reliability:
     """Put predictions into equal bins of their confidence.
 
-    Parameters
-    ----------
-    confidence : (n,) float64
-        Probability of the predicted class, 0 to 1.
-    right : (n,) bool
-    weights : (n,) float64, optional
-        How much each counts; equal where not given.
-    n_bins : int
-        Guo et al. take 15.
+    - `confidence`, (n,): probability of the predicted class, 0 to 1.
+    - `right`, (n,).
+    - `weights`, (n,): how much each counts; equal where not given.
+    - `n_bins`: Guo et al. take 15.
     """
     weights = np.full(len(right), 1 / len(right)) if weights is None else weights / weights.sum()
     edges = np.arange(n_bins + 1) / n_bins
@@ -142,49 +117,30 @@ def reliability(
 
 
 class HeldOutWindows(NamedTuple):
-    """Held-out predictions, one row a window.
+    """Held-out predictions, one row a window."""
 
-    Attributes
-    ----------
-    label, prediction : (n,) str
-    probabilities : (n, k) float64
-        Columns as `classes`.
-    device, group : (n,) str
-        Where it was recorded, and what was left out together with it.
-    classes : (k,) str
-    """
-
+    # Label and prediction: (n,) str
     label: NDArray[Any]
     prediction: NDArray[Any]
-    probabilities: NDArray[np.float64]
+    probabilities: NDArray[np.float64]  # (n, k): columns as `classes`
+    # (n,) str: where it was recorded, and what was left out together with it
     device: NDArray[Any]
     group: NDArray[Any]
-    classes: NDArray[Any]
+    classes: NDArray[Any]  # (k,) str
 
 
 class Verdict(NamedTuple):
-    """What the windows of one device (and label) say together.
-
-    Attributes
-    ----------
-    device, label, group : str
-    n_windows : int
-    prediction : str
-        The class most windows have; of equals the one with the larger mean probability, of
-        those still equal the first by name.
-    votes : (k,) int64
-        Windows per class.
-    probabilities : (k,) float64
-        Mean over the windows.
-    """
+    """What the windows of one device (and label) say together."""
 
     device: str
     label: str
     group: str
     n_windows: int
+    # The class most windows have; of equals the one with the larger mean probability, of those
+    # still equal the first by name
     prediction: str
-    votes: NDArray[np.int64]
-    probabilities: NDArray[np.float64]
+    votes: NDArray[np.int64]  # (k,): windows per class
+    probabilities: NDArray[np.float64]  # (k,): mean over the windows
 
 
 class GroupScore(NamedTuple):
@@ -202,59 +158,37 @@ class GroupScore(NamedTuple):
 
 @dataclass(frozen=True)
 class Scores:
-    """Every score of a leave-one-group-out.
-
-    Attributes
-    ----------
-    classes : tuple of str
-    groups : tuple of GroupScore
-    verdicts : tuple of Verdict
-        Sorted by device, then label.
-    window_accuracy_mean, window_accuracy_sd : float
-        Of the groups' accuracies, each group counting once; SD with n - 1 in the denominator.
-    device_accuracy : float
-        Share of verdicts that are right.
-    device_accuracy_ci95 : (low, high)
-        Wilson's score interval (Wilson 1927, J. Am. Stat. Assoc. 22:209-212).
-    balanced_accuracy, macro_f1 : float
-        Of the verdicts: mean recall and mean F1 over classes.
-    window_balanced_accuracy, window_macro_f1 : float
-        The same of windows, all counting once.
-    chance : float
-        Accuracy of always predicting the commonest class: its share of the verdicts.
-    chance_balanced : float
-        Balanced accuracy of any constant or blind guess: 1 / classes.
-    window_ece, device_ece : float
-        Expected calibration error: the mean distance of the predicted class's probability from the
-        accuracy at that probability. Every device (and label) counts once, its windows in equal
-        shares, as in calibration. Few devices have an error above 0 however well calibrated.
-    window_brier, device_brier : float
-        Brier's score, 0 to 2, counted likewise.
-    window_reliability, device_reliability : Reliability
-        What the expected calibration errors were made of.
-    window_confusion, device_confusion : (k, k) int64
-        Rows are labels, columns predictions.
-    """
+    """Every score of a leave-one-group-out."""
 
     classes: tuple[str, ...]
     groups: tuple[GroupScore, ...]
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[Verdict, ...]  # sorted by device, then label
+    # Of the groups' accuracies, each group counting once; SD with n - 1 in the denominator
     window_accuracy_mean: float
     window_accuracy_sd: float
-    device_accuracy: float
+    device_accuracy: float  # share of verdicts that are right
+    # (low, high): Wilson's score interval (Wilson 1927, J. Am. Stat. Assoc. 22:209-212).
     device_accuracy_ci95: tuple[float, float]
+    # Of the verdicts: mean recall and mean F1 over classes
     balanced_accuracy: float
     macro_f1: float
+    # The same of windows, all counting once
     window_balanced_accuracy: float
     window_macro_f1: float
-    chance: float
-    chance_balanced: float
+    chance: float  # accuracy of always predicting the commonest class: its share of the verdicts
+    chance_balanced: float  # balanced accuracy of any constant or blind guess: 1 / classes
+    # Expected calibration error: the mean distance of the predicted class's probability from the
+    # accuracy at that probability. Every device (and label) counts once, its windows in equal
+    # shares, as in calibration. Few devices have an error above 0 however well calibrated.
     window_ece: float
     device_ece: float
+    # Brier's score, 0 to 2, counted likewise
     window_brier: float
     device_brier: float
+    # What the expected calibration errors were made of
     window_reliability: Reliability
     device_reliability: Reliability
+    # (k, k): rows are labels, columns predictions
     window_confusion: NDArray[np.int64]
     device_confusion: NDArray[np.int64]
 
@@ -339,14 +273,7 @@ def _group_scores(windows: HeldOutWindows) -> tuple[GroupScore, ...]:
 def device_verdicts(windows: HeldOutWindows) -> tuple[Verdict, ...]:
     """Let the windows of each device, or of each device and label, vote.
 
-    Parameters
-    ----------
-    windows : HeldOutWindows
-
-    Returns
-    -------
-    tuple of Verdict
-        Sorted by device, then label.
+    They are sorted by device, then label.
     """
     pairs = sorted(set(zip(windows.device.tolist(), windows.label.tolist(), strict=True)))
     verdicts = []
@@ -372,11 +299,7 @@ def device_verdicts(windows: HeldOutWindows) -> tuple[Verdict, ...]:
 def majority(votes: NDArray[np.integer[Any]], probabilities: NDArray[np.float64]) -> int:
     """Find the class with most votes; of equals the more probable, then the first.
 
-    Parameters
-    ----------
-    votes : (k,) int
-    probabilities : (k,) float64
-        Mean over the voters.
+    `votes`, (k,) int. `probabilities`, (k,): mean over the voters.
     """
     return int(np.where(votes == votes.max(), probabilities, -np.inf).argmax())
 
@@ -389,21 +312,11 @@ def merge_classes(
     Classifiers never see the old classes: this is another task, not another way to count the
     errors of the old one.
 
-    Parameters
-    ----------
-    labels : (n,) str
-    merges : mapping of str to sequence of str
-        New name to the classes it stands for.
-
-    Returns
-    -------
-    (n,) str
-
-    Raises
-    ------
-    InputErrors
-        A class nobody has, one that is in two merges, or a new name that another class has
-        already; all of them.
+    - `labels`, (n,) str.
+    - `merges`: new name to the classes it stands for.
+    - Returns (n,) str.
+    - Raises `InputErrors`: a class nobody has, one that is in two merges, or a new name that
+      another class has already; all of them.
     """
     values = np.asarray(labels, dtype=str)
     classes = sorted(set(values.tolist()))

@@ -20,37 +20,24 @@ from toptune.heads.rows import group_rows
 
 
 class Task(NamedTuple):
-    """Who each row belongs to: a window, or a whole recording.
+    """Who each row belongs to: a window, or a whole recording."""
 
-    Attributes
-    ----------
-    recording, device : (n,) str
-    label : (n,) str
-        As trained on: merged where classes are.
-    group : (n,) str
-        What is left out together.
-    stratum : (n,) str or None
-        Within which permutations shuffle labels.
-    warnings : tuple of str
-        What does not stand against training, but against believing the scores; one line each.
-    """
-
+    # Recording and device: (n,) str
     recording: NDArray[Any]
     device: NDArray[Any]
-    label: NDArray[Any]
-    group: NDArray[Any]
+    label: NDArray[Any]  # (n,) str: as trained on: merged where classes are
+    group: NDArray[Any]  # (n,) str: what is left out together
+    # (n,) str or None: within which permutations shuffle labels
     stratum: NDArray[Any] | None = None
+    # What does not stand against training, but against believing the scores; one line each
     warnings: tuple[str, ...] = ()
 
 
 def table_problems(table: FeatureTable, *, may_be_undefined: bool = False) -> list[str]:
     """Find what is wrong with the features themselves.
 
-    Parameters
-    ----------
-    table : FeatureTable
-    may_be_undefined : bool
-        Whether NaN stands for what a recording does not have, and the classifier fills it in.
+    `may_be_undefined`: whether NaN stands for what a recording does not have, and the classifier
+    fills it in.
     """
     if not len(table.features):
         return ["there are no windows to train on; all recordings are shorter than one window?"]
@@ -83,19 +70,11 @@ def read_task(
 ) -> Task:
     """Give every row its device, label, group and stratum.
 
-    Parameters
-    ----------
-    recordings : sequence of RecordingInfo
-    recording : (n,) int64
-        Which of them each row is of.
-    group_by : str
-        ``device``, or a further column of the devices file.
-    merges : mapping of str to tuple of str
-        Classes to merge.
-    problems : list of str
-        What is wrong is added to it.
-    strata : str, optional
-        A further column, within which permutations shuffle labels.
+    - `recording`, (n,): which of them each row is of.
+    - `group_by`: ``device``, or a further column of the devices file.
+    - `merges`: classes to merge.
+    - `problems`: what is wrong is added to it.
+    - `strata`: a further column, within which permutations shuffle labels.
     """
     used = np.unique(recording).tolist()
     infos = [recordings[row] for row in used]
@@ -123,12 +102,8 @@ def read_labels(
 ) -> tuple[NDArray[Any], list[str]]:
     """Give every recording its class and its group; see `read_task`.
 
-    Returns
-    -------
-    labels : (n_recordings,) str
-        Merged where classes are.
-    groups : list of str
-        What is left out together.
+    Returns `labels`, (n_recordings,) str: merged where classes are. Returns `groups`: what is left
+    out together.
     """
     groups = [_group_of(info, group_by) for info in infos]
     needed = {
@@ -159,19 +134,10 @@ def batch_warnings(
 ) -> tuple[str, ...]:
     """Warn of classes that lie in one batch only, which a classifier may tell apart by the batch.
 
-    Parameters
-    ----------
-    infos : sequence of RecordingInfo
-    labels : sequence of str
-        The class of each, as trained on.
-    columns : iterable of str or None
-        Further columns that may say what was made together, beside ``batch``.
-
-    Returns
-    -------
-    tuple of str
-        A line a class and column. None of a column with one value only, since that tells no
-        classes apart; recordings without a value are passed over.
+    - `labels`: the class of each, as trained on.
+    - `columns`: further columns that may say what was made together, beside ``batch``.
+    - Returns a line a class and column. None of a column with one value only, since that tells no
+      classes apart; recordings without a value are passed over.
     """
     warnings = []
     for column in dict.fromkeys(("batch", *columns)):

@@ -30,18 +30,10 @@ _NO_DISTANCE = 1e-300
 
 
 class CalibratedFolds(NamedTuple):
-    """Probabilities of held-out rows, each calibrated without its own group.
+    """Probabilities of held-out rows, each calibrated without its own group."""
 
-    Attributes
-    ----------
-    probabilities : (n, k) float64
-        Rows sum to one.
-    inverse_temperature : (g,) float64
-        Of each fold.
-    """
-
-    probabilities: NDArray[np.float64]
-    inverse_temperature: NDArray[np.float64]
+    probabilities: NDArray[np.float64]  # (n, k): rows sum to one
+    inverse_temperature: NDArray[np.float64]  # (g,): of each fold
 
 
 def fit_inverse_temperature(
@@ -55,24 +47,12 @@ def fit_inverse_temperature(
     all classes would send a to infinity, scores that carry no or the wrong information to 0 or
     below: a is kept between `LOWEST` and `HIGHEST`, over the spread of the scores.
 
-    Parameters
-    ----------
-    scores : (n, k) float
-        Of models that have not seen the rows. Rows that hold NaN are left out.
-    codes : (n,) int64
-        Class of each row.
-    unit : (n,) int64
-        Device and label of each row, numbered.
-
-    Returns
-    -------
-    float
-        1 where all scores of every row are equal: no a changes anything.
-
-    Raises
-    ------
-    ToptuneError
-        No row is left, or a score is infinite.
+    - `scores`, (n, k) float: of models that have not seen the rows. Rows that hold NaN are left
+      out.
+    - `codes`, (n,): class of each row.
+    - `unit`, (n,): device and label of each row, numbered.
+    - Returns 1 where all scores of every row are equal: no a changes anything.
+    - Raises `ToptuneError`: no row is left, or a score is infinite.
     """
     seen = ~np.isnan(scores).any(axis=1)
     if not seen.any():
@@ -92,11 +72,7 @@ def calibrated(
 ) -> NDArray[np.float64]:
     """Probabilities softmax(a x scores), (n, k) float64.
 
-    Parameters
-    ----------
-    scores : (n, k) float
-    inverse_temperature : float
-        a, from `fit_inverse_temperature`.
+    `scores`, (n, k) float. `inverse_temperature`: a, from `fit_inverse_temperature`.
     """
     probabilities: NDArray[np.float64] = softmax(
         inverse_temperature * scores.astype(np.float64), axis=1
@@ -116,22 +92,11 @@ def calibrate_folds(
     The a of fold g comes from rows of the other groups, scored by models that have seen neither g
     nor the row's own group; nothing of group g, labels or scores, touches it.
 
-    Parameters
-    ----------
-    inner_scores : (g, n, k) float32
-        As in `NestedScores`; rows of a fold's own group are not looked at.
-    codes : (n,) int64
-        Class of each row.
-    unit : (n,) int64
-        Device and label of each row, numbered.
-    group_codes : (n,) int64
-        Group of each row, 0 to g - 1.
-    scores : (n, k) float64
-        Held-out scores of each row, by its fold's model.
-
-    Returns
-    -------
-    CalibratedFolds
+    - `inner_scores`, (g, n, k): as in `NestedScores`; rows of a fold's own group are not looked at.
+    - `codes`, (n,): class of each row.
+    - `unit`, (n,): device and label of each row, numbered.
+    - `group_codes`, (n,): group of each row, 0 to g - 1.
+    - `scores`, (n, k): held-out scores of each row, by its fold's model.
     """
     n_groups = len(inner_scores)
     probabilities = np.empty(scores.shape)

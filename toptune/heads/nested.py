@@ -42,15 +42,7 @@ SHARPENINGS = tuple(2.0**power for power in range(-3, 3))
 def spread_rows(unit: NDArray[np.int64]) -> NDArray[np.int64]:
     """Choose the rows that stand for their units: at most `WINDOWS_A_UNIT` each, evenly spread.
 
-    Parameters
-    ----------
-    unit : (n,) int64
-        Numbered from 0.
-
-    Returns
-    -------
-    (m,) int64
-        Rows, ascending.
+    `unit`, (n,): numbered from 0. Returns (m,): rows, ascending.
     """
     order = np.argsort(unit, kind="stable")
     bounds = np.concatenate([[0], np.cumsum(np.bincount(unit))])
@@ -77,22 +69,12 @@ def selection_loss(
 ) -> float:
     """Share of errors plus `SURPRISE` x mean negative log-likelihood, every unit counting once.
 
-    Parameters
-    ----------
-    scores : (n, k) float
-        Rows that hold NaN are left out.
-    codes : (n,) int64
-        Class of each row.
-    unit : (n,) int64
-        Device and label of each row, numbered from 0.
-    sharpness : float
-        Probabilities are the softmax of factor x sharpness x scores, with the factor of
-        `SHARPENINGS` that fits best; sharpness is 1 for logits.
-
-    Returns
-    -------
-    float
-        NaN where no row is left.
+    - `scores`, (n, k) float: rows that hold NaN are left out.
+    - `codes`, (n,): class of each row.
+    - `unit`, (n,): device and label of each row, numbered from 0.
+    - `sharpness`: probabilities are the softmax of factor x sharpness x scores, with the factor of
+      `SHARPENINGS` that fits best; sharpness is 1 for logits.
+    - Returns NaN where no row is left.
     """
     seen = np.flatnonzero(~np.isnan(scores[:, 0]))
     if not seen.size:
@@ -106,21 +88,12 @@ def selection_loss(
 def labelling_losses(logits: Any, codes: Any, weights: Any, xp: Any = np) -> Any:
     """Compute the same loss of many labellings at once, in NumPy or in torch.
 
-    Parameters
-    ----------
-    logits : (k, m, r) float
-        Scores of m rows under r labellings, classes first: sums over classes then run along
-        memory. Overwritten.
-    codes : (m, r) int64
-        Class of each row in each labelling.
-    weights : (m,) float64
-        From `unit_weights`.
-    xp : module
-        ``numpy`` or ``torch``, which all arrays are of.
-
-    Returns
-    -------
-    (r,) float64
+    - `logits`, (k, m, r) float: scores of m rows under r labellings, classes first: sums over
+      classes then run along memory. Overwritten.
+    - `codes`, (m, r) int64: class of each row in each labelling.
+    - `weights`, (m,) float64: from `unit_weights`.
+    - `xp`: ``numpy`` or ``torch``, which all arrays are of.
+    - Returns (r,) float64.
     """
 
     def mean(values: Any) -> Any:
@@ -143,73 +116,47 @@ def labelling_losses(logits: Any, codes: Any, weights: Any, xp: Any = np) -> Any
 
 @dataclass(frozen=True)
 class NestedScores:
-    """Leave-one-group-out with the candidate of every fold chosen inside its training groups.
+    """Leave-one-group-out with the candidate of every fold chosen inside its training groups."""
 
-    Attributes
-    ----------
-    loss : (p, g) float64
-        Mean loss of each candidate over the inner folds of each outer fold, whose own group takes
-        no part; smaller is better.
-    final_loss : (p,) float64
-        Loss of each candidate over all groups' leave-one-group-out, which chooses the model of all
-        devices.
-    choice : (g,) int64
-        Candidate chosen in each outer fold; of equals the first.
-    final_choice : int
-    scores : (n, k) float64
-        Held-out scores of every row, by the candidate its fold chose.
-    inner_scores : (g, n, k) float32
-        Of fold g's candidate: scores of row i by the model without g and without i's own group;
-        NaN in rows of g.
-    final_scores : (n, k) float64
-        Leave-one-group-out scores of the final candidate, for calibrating the model of all devices.
-    jitter : (g,) float64
-        What had to be added to a diagonal in each outer fold; 0 as a rule.
-    """
-
+    # (p, g): mean loss of each candidate over the inner folds of each outer fold, whose own group
+    # takes no part; smaller is better
     loss: NDArray[np.float64]
+    # (p,): loss of each candidate over all groups' leave-one-group-out, which chooses the model of
+    # all devices
     final_loss: NDArray[np.float64]
-    choice: NDArray[np.int64]
+    choice: NDArray[np.int64]  # (g,): candidate chosen in each outer fold; of equals the first
     final_choice: int
+    # (n, k): held-out scores of every row, by the candidate its fold chose
     scores: NDArray[np.float64]
+    # (g, n, k): of fold g's candidate: scores of row i by the model without g and without i's own
+    # group; NaN in rows of g
     inner_scores: NDArray[np.float32]
+    # (n, k): leave-one-group-out scores of the final candidate, for calibrating the model of all
+    # devices
     final_scores: NDArray[np.float64]
+    # (g,): what had to be added to a diagonal in each outer fold; 0 as a rule
     jitter: NDArray[np.float64]
 
 
 class Shuffled(NamedTuple):
-    """Results of the whole procedure, tuning included, under other labellings.
+    """Results of the whole procedure, tuning included, under other labellings."""
 
-    Attributes
-    ----------
-    predicted : (r, n) int16
-        Class of each row by the model without its group, for each labelling.
-    mean_scores : (r, u, k) float32
-        Mean scores of each unit's rows.
-    """
-
+    # (r, n): class of each row by the model without its group, for each labelling
     predicted: NDArray[np.int16]
-    mean_scores: NDArray[np.float32]
+    mean_scores: NDArray[np.float32]  # (r, u, k): mean scores of each unit's rows
 
 
 Tune = Callable[[Any, LabelledRows, Sequence[Candidate], StepProgress | None], NestedScores]
 
 
 class HeldOut(NamedTuple):
-    """What classifiers say of rows whose groups they have not seen.
+    """What classifiers say of rows whose groups they have not seen."""
 
-    Attributes
-    ----------
-    scores, probabilities : (n, k) float64
-        Classes in their sorted order.
-    predictions : (n,) labels
-    jitter : (g,) float64
-        What a closed form had to add to the diagonal of its matrix in each fold; 0 as a rule.
-    """
-
+    # (n, k): classes in their sorted order
     scores: Float64
     probabilities: Float64
-    predictions: NDArray[Any]
+    predictions: NDArray[Any]  # (n,) labels
+    # (g,): what a closed form had to add to the diagonal of its matrix in each fold; 0 as a rule
     jitter: Float64
 
 
@@ -274,21 +221,11 @@ def tune_by_refitting(
     A model trained without groups g and h serves twice: as fold h inside outer fold g, and the
     other way round.
 
-    Parameters
-    ----------
-    estimator : classifier
-        Not fitted, and not changed.
-    rows : LabelledRows
-        Of three groups or more; every training set must hold two classes.
-    candidates : sequence of mapping
-        Values of the constructor. Each costs g (g + 1) / 2 fits.
-    progress : callable, optional
-        Told how many models are fitted, and of how many.
-
-    Raises
-    ------
-    InputError
-        Fewer than three groups.
+    - `estimator`: not fitted, and not changed.
+    - `rows`: of three groups or more; every training set must hold two classes.
+    - `candidates`: values of the constructor. Each costs g (g + 1) / 2 fits.
+    - `progress`: told how many models are fitted, and of how many.
+    - Raises `InputError`: fewer than three groups.
     """
     X, y, grouping, unit = rows
     n_groups = len(grouping.groups)
@@ -326,15 +263,9 @@ def choose(
 ) -> NestedScores:
     """Choose the candidate of every fold by the scores of its inner folds.
 
-    Parameters
-    ----------
-    outer : (p, n, k) float64
-        Of each candidate: scores of every row by the model without its group.
-    inner : (p, g, n, k) float32
-        The same without group g as well; NaN in rows of g.
-    codes, unit : (n,) int64
-        Class and unit of each row.
-    grouping : Grouping
+    - `outer`, (p, n, k): of each candidate: scores of every row by the model without its group.
+    - `inner`, (p, g, n, k): the same without group g as well; NaN in rows of g.
+    - `codes`, `unit`, (n,): class and unit of each row.
     """
     loss = np.array(
         [[selection_loss(fold, codes, unit) for fold in candidate] for candidate in inner]
@@ -382,12 +313,8 @@ def tune_each_labelling(
 def verdicts_of(scores: Sequence[Float64], unit: NDArray[np.int64]) -> Shuffled:
     """Classes of rows and mean scores of units, of each labelling's held-out scores.
 
-    Parameters
-    ----------
-    scores : sequence of (n, k) float64
-        A labelling each.
-    unit : (n,) int64
-        Unit of each row, numbered from 0 without gaps.
+    `scores`, sequence of (n, k): a labelling each. `unit`, (n,): unit of each row, numbered from 0
+    without gaps.
     """
     sizes = np.bincount(unit)[:, None]
     predicted = np.stack([of_rows.argmax(axis=1) for of_rows in scores])

@@ -20,24 +20,12 @@ Ints = NDArray[np.int64]
 
 
 class Grouping(NamedTuple):
-    """Rows brought together by group.
+    """Rows brought together by group."""
 
-    Attributes
-    ----------
-    groups : (g,) array
-        The distinct groups, sorted.
-    codes : (n,) int64
-        Which of them each row belongs to.
-    order : (n,) int64
-        Rows sorted by group, otherwise as they came.
-    bounds : (g + 1,) int64
-        Group i holds ``order[bounds[i]:bounds[i + 1]]``.
-    """
-
-    groups: NDArray[Any]
-    codes: NDArray[np.int64]
-    order: NDArray[np.int64]
-    bounds: NDArray[np.int64]
+    groups: NDArray[Any]  # (g,): the distinct groups, sorted
+    codes: NDArray[np.int64]  # (n,): which of them each row belongs to
+    order: NDArray[np.int64]  # (n,): rows sorted by group, otherwise as they came
+    bounds: NDArray[np.int64]  # (g + 1,): group i holds ``order[bounds[i]:bounds[i + 1]]``
 
     def rows(self, group: int) -> NDArray[np.int64]:
         """Rows of a group, by its code."""
@@ -64,36 +52,21 @@ def group_rows(groups: NDArray[Any]) -> Grouping:
 
 
 class LabelledRows(NamedTuple):
-    """Rows of features, and who each belongs to.
+    """Rows of features, and who each belongs to."""
 
-    Attributes
-    ----------
-    X : (n, d) float32 or float64
-    y : (n,) labels
-    grouping : Grouping
-        What is left out together.
-    unit : (n,) int64
-        What carries one label and counts once: a device and label, numbered from 0; each lies in
-        one group.
-    """
-
-    X: NDArray[np.floating[Any]]
-    y: NDArray[Any]
-    grouping: Grouping
+    X: NDArray[np.floating[Any]]  # (n, d) float32 or float64
+    y: NDArray[Any]  # (n,) labels
+    grouping: Grouping  # what is left out together
+    # (n,): what carries one label and counts once: a device and label, numbered from 0; each lies
+    # in one group
     unit: NDArray[np.int64]
 
     def labellings(self, shuffled: Ints | None = None) -> tuple[NDArray[Any], Ints]:
         """Find the classes, and number the class of each unit: as observed, then as shuffled.
 
-        Parameters
-        ----------
-        shuffled : (r, u) int64, optional
-
-        Returns
-        -------
-        classes : (k,) array
-            Sorted.
-        labels : (1 + r, u) int64
+        - `shuffled`, (r, u).
+        - Returns `classes`, (k,) array: sorted.
+        - Returns `labels`, (1 + r, u) int64.
         """
         classes, codes = np.unique(self.y, return_inverse=True)
         observed = np.empty((1, int(self.unit.max()) + 1), np.int64)
@@ -104,16 +77,8 @@ class LabelledRows(NamedTuple):
 def view_sizes_of(estimator: Any, n_features: int) -> tuple[int, ...]:
     """Columns of each of the classifier's views; one view of all columns where it names none.
 
-    Parameters
-    ----------
-    estimator : object
-        With `view_sizes`: None or a sequence of int.
-    n_features : int
-
-    Raises
-    ------
-    InputError
-        Not whole numbers from 1, or not adding up to the number of features.
+    `estimator`: with `view_sizes`: None or a sequence of int. Raises `InputError`: not whole
+    numbers from 1, or not adding up to the number of features.
     """
     if estimator.view_sizes is None:
         return (n_features,)
@@ -173,13 +138,7 @@ def seed_of(random_state: Any) -> int:
 def l2_normalise(X: NDArray[Any]) -> NDArray[Any]:
     """Divide each row by its own Euclidean length; a row of zeros stays zero.
 
-    Parameters
-    ----------
-    X : (n, d) float32 or float64
-
-    Returns
-    -------
-    (n, d) of the same type
+    `X`, (n, d) float32 or float64. Returns (n, d) of the same type.
     """
     # By the largest value first, so that no square overflows or vanishes.
     largest = np.abs(X).max(axis=1, keepdims=True, initial=0)
@@ -192,16 +151,9 @@ def l2_normalise(X: NDArray[Any]) -> NDArray[Any]:
 def l2_normalise_views(X: NDArray[Any], view_sizes: Sequence[int] | None = None) -> NDArray[Any]:
     """Divide each row's part in each view by that part's own length; zeros stay zero.
 
-    Parameters
-    ----------
-    X : (n, d) float32 or float64
-        Views side by side.
-    view_sizes : sequence of int, optional
-        Columns of each view; they sum to d. None: one view.
-
-    Returns
-    -------
-    (n, d) of the same type
+    - `X`, (n, d) float32 or float64: views side by side.
+    - `view_sizes`: columns of each view; they sum to d. None: one view.
+    - Returns (n, d) of the same type.
     """
     if view_sizes is None or len(view_sizes) == 1:
         return l2_normalise(X)
@@ -234,17 +186,10 @@ class RowClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
     def check(self, X: Any, y: Any) -> tuple[NDArray[Any], NDArray[Any], Ints]:
         """Check parameters, rows and labels, as `fit` does.
 
-        Returns
-        -------
-        X : (n, d) float32 or float64
-        classes : (k,) array, sorted
-        codes : (n,) int64
-            The class of each row.
-
-        Raises
-        ------
-        InputError
-            A parameter out of range, or fewer than two classes.
+        - Returns `X`, (n, d) float32 or float64.
+        - Returns `classes`, (k,) array, sorted.
+        - Returns `codes`, (n,) int64: the class of each row.
+        - Raises `InputError`: a parameter out of range, or fewer than two classes.
         """
         X, y = self._validated(X, y)
         for name, rule in self._rules.items():

@@ -54,24 +54,14 @@ class Arrays:
     some milliseconds after its last call and slow down the other: products by NumPy between
     factorisations by SciPy made the folds four times slower on two cores. So all is SciPy's. BLAS
     reads columns first: of a C-order matrix it sees the transpose, without a copy.
-
-    Attributes
-    ----------
-    xp : module
-        ``numpy`` or ``torch``, for what both name alike.
-    device : str or torch.device
-    block_rows : int
-        Rows of a kernel at a time: few beside a matrix, and enough for a fast product.
-    item_bytes : int
-    one_by_one : bool
-        Whether a batch has one model.
     """
 
-    xp: Any = np
+    xp: Any = np  # ``numpy`` or ``torch``, for what both name alike
     device: Any = "cpu"
+    # Rows of a kernel at a time: few beside a matrix, and enough for a fast product.
     block_rows = 1024
     item_bytes = 8
-    one_by_one = True
+    one_by_one = True  # whether a batch has one model
 
     # --- to and from the device
 
@@ -190,22 +180,11 @@ class Arrays:
         rounding of the factorisation itself, and grows tenfold until the factorisation succeeds.
         It is returned and warned of, never silent.
 
-        Parameters
-        ----------
-        build : callable
-            Returns the matrix, (n, n); it is factored in place, and built anew where that fails.
-        what : str
-            Names the matrix in the warning and the error.
-
-        Returns
-        -------
-        Cholesky
-            Or its like in torch.
-
-        Raises
-        ------
-        ToptuneError
-            Where even the largest jitter does not help.
+        - `build`: returns the matrix, (n, n); it is factored in place, and built anew where that
+          fails.
+        - `what`: names the matrix in the warning and the error.
+        - Returns a `Cholesky`, or its like in torch.
+        - Raises `ToptuneError`: where even the largest jitter does not help.
         """
         jitter = 0.0
         for attempt in range(JITTER_TRIES + 1):
@@ -232,17 +211,9 @@ class Arrays:
     def inverse(self, factor: Any, groups_at_once: int) -> Any:
         """Invert a factored matrix, in the factor's memory.
 
-        Parameters
-        ----------
-        factor
-            From `cholesky`.
-        groups_at_once : int
-            With 1, no more than blocks of one stretch of rows will be asked for.
-
-        Returns
-        -------
-        object
-            With methods ``times(Y)``, for ``Q Y``, and ``principal(subset)``.
+        - `factor`: from `cholesky`.
+        - `groups_at_once`: with 1, no more than blocks of one stretch of rows will be asked for.
+        - Returns an object with methods ``times(Y)``, for ``Q Y``, and ``principal(subset)``.
         """
         inverse, _ = lapack.dtrtri(factor.lower.T, lower=0, overwrite_c=1)
         if groups_at_once == 1:
@@ -273,14 +244,7 @@ class Arrays:
     ) -> Any:
         """Factor the matrices of a batch, each with a jitter of its own; see `cholesky`.
 
-        Parameters
-        ----------
-        subset : Subset
-            Their rows and columns.
-        build : callable
-            Returns them.
-        names : sequence of str
-            Of each.
+        `subset` says which rows and columns they have; `build` returns them.
         """
         (name,) = names
         return self.cholesky(build, name)
@@ -288,13 +252,8 @@ class Arrays:
     def batches(self, n: int, size: int, n_bytes: int) -> Iterator[slice]:  # noqa: ARG002  # see torch
         """Cut n models into batches that fit the memory.
 
-        Parameters
-        ----------
-        n : int
-        size : int
-            Rows of the largest matrix.
-        n_bytes : int
-            What one of them takes, all that is made beside it included.
+        `size`: rows of the largest matrix. `n_bytes`: what one of them takes, all that is made
+        beside it included.
         """
         return cut(n, _BATCH_BYTES // n_bytes)
 
@@ -333,18 +292,12 @@ def singular(what: str, jitter: float) -> ToptuneError:
 
 
 class Cholesky(NamedTuple):
-    """A matrix factored by LAPACK.
+    """A matrix factored by LAPACK."""
 
-    Attributes
-    ----------
-    lower : (n, n) float64, C order
-        L of ``L L' = A + jitter I``; what lies above the diagonal is not to be read.
-    jitter : float
-        What had to be added to the diagonal; 0 where A itself could be factored.
-    """
-
+    # (n, n) float64, C order: L of ``L L' = A + jitter I``; what lies above the diagonal is not to
+    # be read
     lower: Float64
-    jitter: float
+    jitter: float  # what had to be added to the diagonal; 0 where A itself could be factored
 
     def solve(self, right: Float64) -> Float64:
         """Solve ``(A + jitter I) x = right`` for (n, c)."""
@@ -355,19 +308,10 @@ class Cholesky(NamedTuple):
 
 @dataclass(frozen=True)
 class Stretches:
-    """Rows or centres of a batch of one model, in stretches: faster to copy than by index.
+    """Rows or centres of a batch of one model, in stretches: faster to copy than by index."""
 
-    Attributes
-    ----------
-    spans : tuple of slice
-        Ascending.
-    n : int
-        Length of the axis, as far as it is known.
-    block_rows : int
-    """
-
-    spans: tuple[slice, ...]
-    n: int
+    spans: tuple[slice, ...]  # ascending
+    n: int  # length of the axis, as far as it is known
     block_rows: int
 
     @property

@@ -54,17 +54,17 @@ class FalkonClassifier(RowClassifier):
     ----------
     width : float or tuple of float
         Standard deviation of the Gaussian, ``k(x, z) = exp(-|x - z|^2 / (2 width^2))``, in the
-        units of the rows; one for all views, or one a view. The default is a fixed number, since
-        a width learnt from the data would be learnt from the held-out devices too. Rows of unit
+        units of the rows; one for all views, or one a view. The default is a fixed number, since a
+        width learnt from the data would be learnt from the held-out devices too. Rows of unit
         length lie 0 to 1.41 apart if no feature is negative, as pooled ReLU outputs; 0.5 is the
         root of the median squared distance (0.28) of 1666 windows of 30 real cultures under
         MobileNetV2, and their accuracy changes by less than 0.02 from half to twice that width.
     penalty : float
         Ridge per training row.
     n_centres : int or None
-        How many rows, drawn without replacement, serve as Nystrom centres; None: all of them,
-        which needs rows^2 x 8 bytes (0.2 GB for 5,000 rows, 1.8 GB for 15,000). With fewer rows
-        than `n_centres`, all of them.
+        How many rows, drawn without replacement, serve as Nystrom centres; None: all of them, which
+        needs rows^2 x 8 bytes (0.2 GB for 5,000 rows, 1.8 GB for 15,000). With fewer rows than
+        `n_centres`, all of them.
     normalise : bool
         Divide each row's part in each view by its own length first; zeros stay zero.
     view_sizes : tuple of int or None
@@ -74,9 +74,9 @@ class FalkonClassifier(RowClassifier):
         Of each view's Gaussian: 0 or above, adding up to 1. A view of weight 0 has no say. None:
         all equal.
     solver : str
-        ``direct``; ``iterative``, conjugate gradients for very many rows
-        (`falkon.iterative`); or ``falkon``, the library of that name, where it is installed
-        (docs/falkon.md). The latter two need `n_centres`.
+        ``direct``; ``iterative``, conjugate gradients for very many rows (`falkon.iterative`); or
+        ``falkon``, the library of that name, where it is installed (docs/falkon.md). The latter two
+        need `n_centres`.
     device : str
         ``cpu``, or ``cuda``, where the kernel, the factorisations and the folds are then computed.
         A fitted classifier scores new rows on the CPU.
@@ -85,8 +85,8 @@ class FalkonClassifier(RowClassifier):
     tolerance : float or None
         At which relative residual iterating ends; None: 1e-8 in float64, 1e-4 in float32.
     max_iterations : int
-        If these do not suffice, that is an error. (The falkon library goes no further and does
-        not say so.)
+        If these do not suffice, that is an error. (The falkon library goes no further and does not
+        say so.)
     random_state : int, numpy Generator, RandomState or None
         Draws the centres; without meaning where all rows are centres.
 
@@ -192,18 +192,11 @@ class FalkonClassifier(RowClassifier):
         scores. The ridge is `penalty` x rows of X in every fold. The centres are drawn from all
         of X; a fold does without those of its group.
 
-        Parameters
-        ----------
-        X : (n, d) float32 or float64
-        y : (n,) labels
-        grouping : Grouping
-            Of the n rows.
-
-        Returns
-        -------
-        folds : Folds
-        Y : (n, k) float64
-            One-vs-rest targets of y, the classes in sorted order; other targets do as well.
+        - `X`, (n, d) float32 or float64.
+        - `y`, (n,) labels.
+        - `grouping`: of the n rows.
+        - Returns `Y`, (n, k) float64: one-vs-rest targets of y, the classes in sorted order; other
+          targets do as well.
         """
         problem, _, Y = self._equations(X, y)
         return solver_of(self).folds(problem, grouping), Y
@@ -243,16 +236,8 @@ class FalkonClassifier(RowClassifier):
 def kernel_of(classifier: FalkonClassifier, n_features: int) -> KernelSum:
     """Kernel of a classifier's rows.
 
-    Parameters
-    ----------
-    classifier : FalkonClassifier
-        Its parameters follow `RULES`.
-    n_features : int
-
-    Raises
-    ------
-    InputError
-        Widths or weights that are not one for each view.
+    `classifier`: its parameters follow `RULES`. Raises `InputError`: widths or weights that are not
+    one for each view.
     """
     sizes = view_sizes_of(classifier, n_features)
     n_views = len(sizes)

@@ -40,17 +40,10 @@ KERNEL_MATRIX = "the kernel matrix"
 
 
 class HeldOutScores(NamedTuple):
-    """Scores by the folds of a leave-one-group-out.
+    """Scores by the folds of a leave-one-group-out."""
 
-    Attributes
-    ----------
-    scores : (n, k) float64
-        Of each row and each column of the targets.
-    jitter : (g,) float64
-        The largest number that was added to a diagonal in each fold; 0 as a rule.
-    """
-
-    scores: Float64
+    scores: Float64  # (n, k): of each row and each column of the targets
+    # (g,): the largest number that was added to a diagonal in each fold; 0 as a rule
     jitter: Float64
 
 
@@ -63,20 +56,11 @@ class Folds(Protocol):
 
 
 class Model(ABC):
-    """A factored model of all rows, of which groups are left out.
+    """A factored model of all rows, of which groups are left out."""
 
-    Attributes
-    ----------
-    arrays : Arrays
-        Where it is computed.
-    grouping : Grouping
-    jitter : float
-        Of the factorisation of all rows.
-    """
-
-    arrays: Arrays
+    arrays: Arrays  # where it is computed
     grouping: Grouping
-    jitter = 0.0
+    jitter = 0.0  # of the factorisation of all rows
 
     @abstractmethod
     def multiplied(self, Y: Array) -> Array:
@@ -86,12 +70,8 @@ class Model(ABC):
     def scores(self, sets: Sequence[Groups], Y: Array, multiplied: Array) -> tuple[Array, Float64]:
         """Score the rows of sets of groups by the models without them.
 
-        Returns
-        -------
-        scores : (r, c)
-            One set after the other, their rows sorted by group.
-        jitter : (s,) float64
-            Of each set.
+        Returns `scores`, (r, c): one set after the other, their rows sorted by group. Returns
+        `jitter`, (s,) float64: of each set.
         """
 
     @abstractmethod
@@ -111,11 +91,7 @@ class Model(ABC):
 class Targets:
     """Targets multiplied with a factored model, ready for folds and for pairs.
 
-    Parameters
-    ----------
-    model : Model
-    Y : (n, c) float64
-        In the rows' order.
+    `Y`, (n, c): in the rows' order.
     """
 
     def __init__(self, model: Model, Y: Float64) -> None:
@@ -139,10 +115,8 @@ class Targets:
 
         Each pair of groups of the block is solved once.
 
-        Returns
-        -------
-        (len(block), n, c) float32
-            Where it was computed, in the rows' order; NaN in each group's own rows.
+        Returns (len(block), n, c) float32: where it was computed, in the rows' order; NaN in each
+        group's own rows.
         """
         arrays, xp, grouping = self._arrays, self._arrays.xp, self._grouping
         n, n_columns = self._Y.shape
@@ -200,17 +174,10 @@ class AllRows(Model):
 
     That takes n x n float64 of memory and 2/3 n^3 operations for folds, n^3 for pairs.
 
-    Parameters
-    ----------
-    arrays : Arrays
-    build : callable
-        Gives ``K(X, X)``, a new (n, n) matrix, rows sorted by group; called again where it has to
-        be jittered.
-    grouping : Grouping
-        Of the n rows.
-    ridge : float
-    groups_at_once : int
-        The most groups that are left out together.
+    - `build`: gives ``K(X, X)``, a new (n, n) matrix, rows sorted by group; called again where it
+      has to be jittered.
+    - `grouping`: of the n rows.
+    - `groups_at_once`: the most groups that are left out together.
     """
 
     def __init__(
@@ -257,14 +224,9 @@ def regularised(arrays: Arrays, K: Array, ridge: float) -> Array:
 class Nystrom(Model):
     """Kernel ridge regression on Nystrom centres: each set of groups factors one matrix of J x J.
 
-    Parameters
-    ----------
-    Z : NystromKernel
-        Rows sorted by group, and centres too: those of one group lie side by side.
-    grouping : Grouping
-    centre_bounds : (g + 1,) int64
-        Group i holds the centres ``centre_bounds[i]:centre_bounds[i + 1]``; see `sort_centres`.
-    ridge : float
+    - `Z`: rows sorted by group, and centres too: those of one group lie side by side.
+    - `centre_bounds`, (g + 1,): group i holds the centres ``centre_bounds[i]:centre_bounds[i +
+      1]``; see `sort_centres`.
     """
 
     def __init__(
@@ -322,26 +284,14 @@ def sort_centres(
 ) -> tuple[Ints, Ints]:
     """Sort centres by group like the rows, so that a fold leaves out one stretch of them.
 
-    Parameters
-    ----------
-    grouping : Grouping
-        Of the n rows.
-    centre_rows : (m,) int64
-        Which rows are centres, each at most once.
-    groups_at_once : int
-        The most groups that are left out together: 1, or 2 for the pairs of nested folds.
-
-    Returns
-    -------
-    centre_rows : (m,) int64
-        Sorted by group.
-    bounds : (g + 1,) int64
-        Group i holds the centres ``bounds[i]:bounds[i + 1]``.
-
-    Raises
-    ------
-    InputError
-        Where all centres lie in so few groups that a fold without these would have none.
+    - `grouping`: of the n rows.
+    - `centre_rows`, (m,): which rows are centres, each at most once.
+    - `groups_at_once`: the most groups that are left out together: 1, or 2 for the pairs of nested
+      folds.
+    - Returns `centre_rows`, (m,) int64: sorted by group.
+    - Returns `bounds`, (g + 1,) int64: group i holds the centres ``bounds[i]:bounds[i + 1]``.
+    - Raises `InputError`: where all centres lie in so few groups that a fold without these would
+      have none.
     """
     place = np.empty(len(grouping.order), dtype=np.int64)
     place[grouping.order] = np.arange(len(place))

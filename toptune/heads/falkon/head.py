@@ -123,23 +123,11 @@ def falkon_candidates(
 ) -> tuple[dict[str, Any], ...]:
     """List every combination of widths, penalties and weights of the views.
 
-    Parameters
-    ----------
-    n_views : int
-    widths, penalties : sequence of float, optional
-        Default: `WIDTHS` (`FUSED_WIDTHS` for several views) and `PENALTIES`.
-    view_weights : sequence of sequence of float, optional
-        Default: see `default_view_weights`.
-
-    Returns
-    -------
-    tuple of dict
-        Values of `FalkonClassifier`'s constructor. Those that share kernels follow each other.
-
-    Raises
-    ------
-    InputError
-        Weights of another number of views.
+    - `widths`, `penalties`: default: `WIDTHS` (`FUSED_WIDTHS` for several views) and `PENALTIES`.
+    - `view_weights`: default: `default_view_weights`.
+    - Returns values of `FalkonClassifier`'s constructor. Those that share kernels follow each
+      other.
+    - Raises `InputError`: weights of another number of views.
     """
     widths = widths or (WIDTHS if n_views == 1 else FUSED_WIDTHS)
     weights = view_weights or default_view_weights(n_views)
@@ -164,10 +152,7 @@ def default_view_weights(n_views: int) -> tuple[tuple[float, ...], ...]:
     Of three views or more every subset is tried, each of its views weighing the same; so a view can
     be left out, and one alone can win.
 
-    Raises
-    ------
-    InputError
-        More than five views: that would be 63 subsets and more.
+    Raises `InputError`: more than five views: that would be 63 subsets and more.
     """
     if n_views == 2:
         return tuple((share / 4, 1 - share / 4) for share in range(5))
@@ -297,18 +282,10 @@ class FalkonHead(Head):
 
 
 class CentrePlan(NamedTuple):
-    """How many centres the Falkon classifier takes for a number of rows, and why.
+    """How many centres the Falkon classifier takes for a number of rows, and why."""
 
-    Attributes
-    ----------
-    n_centres : int or None
-        None: all rows.
-    reason : str
-        One line for the log.
-    """
-
-    n_centres: int | None
-    reason: str
+    n_centres: int | None  # None: all rows
+    reason: str  # one line for the log
 
 
 def plan_centres(
@@ -316,13 +293,7 @@ def plan_centres(
 ) -> CentrePlan:
     """Decide between all rows and Nystrom centres, by the rules above.
 
-    Parameters
-    ----------
-    n_rows : int
-    available_bytes : int, optional
-        Default: what is free now.
-    n_matrices : float
-        See `all_rows_limit`.
+    `available_bytes` is what is free now unless given. `n_matrices`: see `all_rows_limit`.
     """
     available = available_memory() if available_bytes is None else available_bytes
     limit = all_rows_limit(available, n_matrices=n_matrices)
@@ -340,13 +311,8 @@ def plan_centres(
 def all_rows_limit(available_bytes: int, *, n_matrices: float = 2.0) -> int:
     """Count the rows up to which all of them can be centres.
 
-    Parameters
-    ----------
-    available_bytes : int
-    n_matrices : float
-        How many float64 matrices of rows x rows there are at once. One fit or one set of folds
-        has one, and with two or three groups half of another. On a GPU there are
-        `GPU_MATRICES`.
+    `n_matrices`: how many float64 matrices of rows x rows there are at once. One fit or one set of
+    folds has one, and with two or three groups half of another. On a GPU there are `GPU_MATRICES`.
     """
     fitting = math.isqrt(int(ALL_ROWS_SHARE * available_bytes / (8 * n_matrices)))
     return min(ALL_ROWS_CAP, fitting)

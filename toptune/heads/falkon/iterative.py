@@ -50,26 +50,14 @@ _RESTARTS_REDUCE_TO = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Iteration:
-    """How the equations are iterated on.
+    """How the equations are iterated on."""
 
-    Attributes
-    ----------
-    device : str
-        Where torch computes, such as ``cpu`` or ``cuda``.
-    precision : str
-        ``float64``; or ``float32``, which is faster and halves the memory.
-    tolerance : float or None
-        Of the residual of the preconditioned equations, relative to their right-hand side, in
-        every column of the targets. None: 1e-8 in float64, 1e-4 in float32, whose rounding allows
-        no less.
-    max_iterations : int
-        Of each attempt.
-    """
-
-    device: str = "cpu"
-    precision: str = "float64"
+    device: str = "cpu"  # where torch computes, such as ``cpu`` or ``cuda``
+    precision: str = "float64"  # ``float64``; or ``float32``, which is faster and halves the memory
+    # Of the residual of the preconditioned equations, relative to their right-hand side, in every
+    # column of the targets. None: 1e-8 in float64, 1e-4 in float32, whose rounding allows no less.
     tolerance: float | None = None
-    max_iterations: int = 500
+    max_iterations: int = 500  # of each attempt
 
     @property
     def reached(self) -> float:
@@ -96,17 +84,8 @@ class _Fold(NamedTuple):
 class _Equations:
     """The preconditioned equations of some rows and all but one stretch of the centres.
 
-    Parameters
-    ----------
-    system : _System
-    fold : _Fold
-    jitter : float
-        eps m, what is added to the diagonal of B.
-
-    Raises
-    ------
-    _SingularError
-        Where eps is too small for B to be factored.
+    `jitter`: eps m, what is added to the diagonal of B. Raises `_SingularError`: where eps is too
+    small for B to be factored.
     """
 
     def __init__(self, system: _System, fold: _Fold, jitter: float) -> None:
@@ -236,12 +215,7 @@ def _warn_of(jitter: float, fold: _Fold) -> None:
 
 
 class Iterative:
-    """The solver; one fit for each fold.
-
-    Parameters
-    ----------
-    iteration : Iteration
-    """
+    """The solver; one fit for each fold."""
 
     def __init__(self, iteration: Iteration) -> None:
         self._iteration = iteration
@@ -250,10 +224,7 @@ class Iterative:
     def solve(self, problem: Problem, Y: Float64) -> Solution:
         """See `toptune.heads.falkon.solvers.Solver`.
 
-        Raises
-        ------
-        ToptuneError
-            The tolerance is not reached.
+        Raises `ToptuneError`: the tolerance is not reached.
         """
         n, arrays = len(problem.X), self._arrays
         system = self._system(problem, np.arange(n), problem.named_centres)
@@ -278,19 +249,11 @@ class IterativeFolds:
 
     The ridge is the same in every fold, so the scores are those of
     `toptune.heads.falkon.folds.Nystrom`.
-
-    Attributes
-    ----------
-    grouping : Grouping
-    system : _System
-        Rows sorted by group, and centres too.
-    centre_bounds : (g + 1,) int64
-        Group i holds the centres ``centre_bounds[i]:centre_bounds[i + 1]``.
-    iteration : Iteration
     """
 
     grouping: Grouping
-    system: _System
+    system: _System  # rows sorted by group, and centres too
+    # (g + 1,): group i holds the centres ``centre_bounds[i]:centre_bounds[i + 1]``
     centre_bounds: Ints
     iteration: Iteration
 
@@ -312,19 +275,12 @@ class IterativeFolds:
 
 
 class Iterated(NamedTuple):
-    """What the iteration returns.
+    """What the iteration returns."""
 
-    Attributes
-    ----------
-    x : (m, k) tensor
-    n_iterations : int
-    residual : float
-        The true one, relative, of the worst column; above the tolerance where iterations were too
-        few or rounding allows no less.
-    """
-
-    x: Tensor
+    x: Tensor  # (m, k)
     n_iterations: int
+    # The true one, relative, of the worst column; above the tolerance where iterations were too few
+    # or rounding allows no less
     residual: float
 
 
@@ -341,18 +297,9 @@ def conjugate_gradients(
     small enough in all columns, the true residual is computed. If that is too large, the iteration
     restarts from the current x, as long as a restart reduces it.
 
-    Parameters
-    ----------
-    apply : callable
-        A symmetric positive semidefinite operator on (m, k) tensors, column by column.
-    b : (m, k) tensor
-    tolerance : float
-        Relative to the length of each column of b.
-    max_iterations : int
-
-    Returns
-    -------
-    Iterated
+    - `apply`: a symmetric positive semidefinite operator on (m, k) tensors, column by column.
+    - `b`, (m, k).
+    - `tolerance`: relative to the length of each column of b.
     """
     length = torch.linalg.vector_norm(b, dim=0)
     # A column of zeros is done at once.

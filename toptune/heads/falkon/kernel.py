@@ -25,16 +25,9 @@ _ROWS_AT_ONCE = 4096
 
 
 class View(NamedTuple):
-    """A view that takes part in a sum of kernels.
+    """A view that takes part in a sum of kernels."""
 
-    Attributes
-    ----------
-    columns : slice
-        Of the rows.
-    width, weight : float
-    """
-
-    columns: slice
+    columns: slice  # of the rows
     width: float
     weight: float
 
@@ -45,20 +38,12 @@ class KernelSum:
 
     A view is a stretch of columns: one feature set of several that are fused. A view of weight 0
     is not evaluated.
-
-    Attributes
-    ----------
-    widths : tuple of float
-        Standard deviation of each view's Gaussian, in the units of the rows.
-    weights : tuple of float
-        0 or above, not all 0.
-    view_sizes : tuple of int
-        Columns of each view.
     """
 
+    # Standard deviation of each view's Gaussian, in the units of the rows
     widths: tuple[float, ...]
-    weights: tuple[float, ...]
-    view_sizes: tuple[int, ...]
+    weights: tuple[float, ...]  # 0 or above, not all 0
+    view_sizes: tuple[int, ...]  # columns of each view
 
     def __post_init__(self) -> None:
         if not len(self.widths) == len(self.weights) == len(self.view_sizes):
@@ -80,16 +65,9 @@ class KernelSum:
     def gram(self, X: NDArray[np.floating[Any]], arrays: Arrays = NUMPY) -> Array:
         """Kernel of rows with each other.
 
-        Parameters
-        ----------
-        X : (n, d) float
-        arrays : Arrays
-
-        Returns
-        -------
-        (n, n)
-            In NumPy the lower triangle, with zeros above the diagonal, and the only matrix of that
-            size in memory, whatever the number of views; in torch both triangles.
+        - `X`, (n, d) float.
+        - Returns (n, n): in NumPy the lower triangle, with zeros above the diagonal, and the only
+          matrix of that size in memory, whatever the number of views; in torch both triangles.
         """
         first, *others = self.views()
         K = arrays.gaussian_gram(arrays.scaled(X[:, first.columns], first.width), first.weight)
@@ -101,11 +79,7 @@ class KernelSum:
 class Centres:
     """Centres made ready for the kernel of any number of blocks of rows with them.
 
-    Parameters
-    ----------
-    kernel : KernelSum
-    Z : (m, d) float
-    arrays : Arrays
+    `Z`, (m, d) float.
     """
 
     def __init__(
@@ -140,18 +114,10 @@ class NystromKernel:
 
     The values are the same either way, for 2 n m d operations each time.
 
-    Parameters
-    ----------
-    X : (N, d) float32 or float64
-        Never copied as a whole.
-    order : (n,) int64
-        Rows of X, in the order of Z's.
-    centre_rows : (m,) int64
-        Rows of X, in the order of Z's columns.
-    kernel : KernelSum
-    arrays : Arrays
-    keep_bytes : int, optional
-        Size up to which Z is kept. Default: `Arrays.kept_bytes`.
+    - `X`, (N, d) float32 or float64: never copied as a whole.
+    - `order`, (n,): rows of X, in the order of Z's.
+    - `centre_rows`, (m,): rows of X, in the order of Z's columns.
+    - `keep_bytes`: size up to which Z is kept. Default: `Arrays.kept_bytes`.
     """
 
     def __init__(
@@ -220,18 +186,10 @@ class NystromKernel:
 
 @dataclass(frozen=True)
 class Nearness:
-    """How near two rows of features are: a classifier's kernel, after its normalisation.
+    """How near two rows of features are: a classifier's kernel, after its normalisation."""
 
-    Attributes
-    ----------
-    kernel : KernelSum
-        Its weights sum to 1.
-    normalise : bool
-        Whether rows are divided by their length first, view by view.
-    """
-
-    kernel: KernelSum
-    normalise: bool = True
+    kernel: KernelSum  # its weights sum to 1
+    normalise: bool = True  # whether rows are divided by their length first, view by view
 
     @classmethod
     def plain(cls, view_sizes: Sequence[int]) -> Nearness:
@@ -247,17 +205,11 @@ class Nearness:
     ) -> NDArray[np.float64]:
         """Find how near each row comes to the nearest reference row.
 
-        Parameters
-        ----------
-        features : (n, d) float32
-        reference : (m, d) float32
-        apart : ((n,) int64, (m,) int64), optional
-            A number for each row of both; rows of equal numbers are not compared.
-
-        Returns
-        -------
-        (n,) float64
-            The largest value of the kernel; 0 where a row is compared with none.
+        - `features`, (n, d).
+        - `reference`, (m, d).
+        - `apart`, ((n,) int64, (m,) int64): a number for each row of both; rows of equal numbers
+          are not compared.
+        - Returns (n,): the largest value of the kernel; 0 where a row is compared with none.
         """
         centres = Centres(self.kernel, self._rows(reference))
         largest = np.empty(len(features))

@@ -30,10 +30,7 @@ from toptune.heads.rows import Float64, Grouping, Ints
 def load_library() -> Any:
     """Import the falkon library.
 
-    Raises
-    ------
-    InputError
-        It is not installed, or not for this version of torch.
+    Raises `InputError`: it is not installed, or not for this version of torch.
     """
     try:
         import falkon
@@ -48,15 +45,8 @@ def load_library() -> Any:
 class Library:
     """The solver; one fit for each fold.
 
-    Parameters
-    ----------
-    iteration : Iteration
-        Its tolerance is, as the library takes it, absolute.
-
-    Raises
-    ------
-    InputError
-        It is not installed, or not for this version of torch.
+    `iteration`: its tolerance is, as the library takes it, absolute. Raises `InputError`: it is not
+    installed, or not for this version of torch.
     """
 
     def __init__(self, iteration: Iteration) -> None:
@@ -65,10 +55,7 @@ class Library:
     def solve(self, problem: Problem, Y: Float64) -> Solution:
         """See `toptune.heads.falkon.solvers.Solver`; by `falkon.Falkon`.
 
-        Raises
-        ------
-        InputError
-            Several views: the library has no sum of kernels.
+        Raises `InputError`: several views: the library has no sum of kernels.
         """
         falkon, iteration = self._falkon, self._iteration
         columns, width = _only_view(problem.kernel)
@@ -140,24 +127,13 @@ def _undisturbed() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class LibraryFolds:
-    """Folds of the library: one fit each, without the group's rows and centres.
-
-    Attributes
-    ----------
-    solver : Library
-    problem : Problem
-        Its ridge is the same in every fold.
-    grouping : Grouping
-    centre_rows : (m,) int64
-        Sorted by group.
-    centre_bounds : (g + 1,) int64
-        Group i holds the centres ``centre_bounds[i]:centre_bounds[i + 1]``.
-    """
+    """Folds of the library: one fit each, without the group's rows and centres."""
 
     solver: Library
-    problem: Problem
+    problem: Problem  # its ridge is the same in every fold
     grouping: Grouping
-    centre_rows: Ints
+    centre_rows: Ints  # (m,): sorted by group
+    # (g + 1,): group i holds the centres ``centre_bounds[i]:centre_bounds[i + 1]``
     centre_bounds: Ints
 
     def held_out_scores(self, Y: Float64) -> HeldOutScores:

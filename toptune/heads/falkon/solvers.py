@@ -31,18 +31,10 @@ from toptune.heads.rows import Float64, Grouping, Ints, check_device
 
 @dataclass(frozen=True)
 class Problem:
-    """The equations of a model, without their right-hand sides.
+    """The equations of a model, without their right-hand sides."""
 
-    Attributes
-    ----------
-    X : (n, d) float32 or float64
-    centre_rows : (m,) int64 or None
-        Which rows are centres, each at most once; None: all.
-    kernel : KernelSum
-    ridge : float
-    """
-
-    X: NDArray[np.floating[Any]]
+    X: NDArray[np.floating[Any]]  # (n, d) float32 or float64
+    # (m,) int64 or None: which rows are centres, each at most once; None: all
     centre_rows: Ints | None
     kernel: KernelSum
     ridge: float
@@ -54,21 +46,11 @@ class Problem:
 
 
 class Solution(NamedTuple):
-    """What a solver returns.
+    """What a solver returns."""
 
-    Attributes
-    ----------
-    dual_coef : (m, k) float64
-        Of each centre and each column of the targets.
-    jitter : float
-        What was added to the diagonal of the equations; 0 as a rule.
-    n_iterations : int
-        0 of a direct solve.
-    """
-
-    dual_coef: Float64
-    jitter: float
-    n_iterations: int
+    dual_coef: Float64  # (m, k): of each centre and each column of the targets
+    jitter: float  # what was added to the diagonal of the equations; 0 as a rule
+    n_iterations: int  # 0 of a direct solve
 
 
 class Solver(Protocol):
@@ -81,10 +63,7 @@ class Solver(Protocol):
     def folds(self, problem: Problem, grouping: Grouping) -> Folds:
         """Prepare the folds that leave out each group, ready for any number of targets.
 
-        Raises
-        ------
-        InputError
-            Where all centres lie in one group, whose fold would have none.
+        Raises `InputError`: where all centres lie in one group, whose fold would have none.
         """
         ...
 
@@ -92,10 +71,7 @@ class Solver(Protocol):
 class Direct:
     """Cholesky factorisations in float64, and closed forms for the folds.
 
-    Parameters
-    ----------
-    arrays : Arrays
-        Where to compute.
+    `arrays`: where to compute.
     """
 
     def __init__(self, arrays: Arrays) -> None:
@@ -148,22 +124,13 @@ class Direct:
     ) -> Model:
         """Factor a model of all rows, of which groups can be left out.
 
-        Parameters
-        ----------
-        problem : Problem
-        grouping : Grouping
-            Of its rows.
-        groups_at_once : int
-            The most groups that are left out together.
-        gram : callable, optional
-            Gives the kernel of all rows, sorted by group, as a new matrix. Default: evaluates it.
-        keep_bytes : int, optional
-            Size up to which the kernel with Nystrom centres is kept. Default: `Arrays.kept_bytes`.
-
-        Raises
-        ------
-        InputError
-            Where a fold would have no centres; see `sort_centres`.
+        - `grouping`: of its rows.
+        - `groups_at_once`: the most groups that are left out together.
+        - `gram`: gives the kernel of all rows, sorted by group, as a new matrix. Default: evaluates
+          it.
+        - `keep_bytes`: size up to which the kernel with Nystrom centres is kept. Default:
+          `Arrays.kept_bytes`.
+        - Raises `InputError`: where a fold would have no centres; see `sort_centres`.
         """
         arrays, kernel, ridge = self.arrays, problem.kernel, problem.ridge
         if problem.centre_rows is None:
@@ -179,13 +146,8 @@ class Direct:
     ) -> Callable[[int], Model]:
         """Give what factors the model of one problem after the other, by number.
 
-        Parameters
-        ----------
-        problems : sequence of Problem
-            They differ in kernel and ridge, never in rows or centres.
-        grouping : Grouping
-        groups_at_once : int
-            The most groups that are left out together.
+        `problems`: they differ in kernel and ridge, never in rows or centres. `groups_at_once`: the
+        most groups that are left out together.
         """
         if problems[0].centre_rows is not None:
             return lambda number: self.model(problems[number], grouping, groups_at_once)
@@ -243,11 +205,8 @@ class _Grams:
 def solver_of(classifier: Any) -> Solver:
     """Build the solver that a classifier names; its parameters follow their rules.
 
-    Raises
-    ------
-    InputError
-        An unknown device; a device, a precision or centres that do not go with the solver; or no
-        library where it is asked for.
+    Raises `InputError`: an unknown device; a device, a precision or centres that do not go with the
+    solver; or no library where it is asked for.
     """
     name = type(classifier).__name__
     if classifier.solver == "direct":

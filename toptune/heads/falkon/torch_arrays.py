@@ -45,15 +45,9 @@ _NO_ROOM = re.compile(r"STATUS_ALLOC_FAILED|out of memory")
 
 
 class TorchCholesky(NamedTuple):
-    """A factored matrix.
+    """A factored matrix."""
 
-    Attributes
-    ----------
-    lower : (n, n)
-    jitter : float
-    """
-
-    lower: Tensor
+    lower: Tensor  # (n, n)
     jitter: float
 
     def solve(self, right: Tensor) -> Tensor:
@@ -62,17 +56,11 @@ class TorchCholesky(NamedTuple):
 
 
 class TorchFactors(NamedTuple):
-    """Matrices factored together.
+    """Matrices factored together."""
 
-    Attributes
-    ----------
-    lower : (b, s, s)
-        Rows and columns that a matrix does not have are those of the identity.
-    jitter : (b,) float64
-    """
-
+    # (b, s, s): rows and columns that a matrix does not have are those of the identity
     lower: Tensor
-    jitter: Float64
+    jitter: Float64  # (b,)
 
     def solve(self, right: Tensor) -> Tensor:
         """Solve for right-hand sides (b, s, c); rows that are absent must be 0, and stay it."""
@@ -84,11 +72,7 @@ class TorchFactors(NamedTuple):
 class TorchArrays(Arrays):
     """Tensors on one device.
 
-    Parameters
-    ----------
-    device : str or torch.device
-    dtype : torch.dtype
-        Of all algebra; float32 for iterating only.
+    `dtype`: of all algebra; float32 for iterating only.
     """
 
     xp = torch
@@ -129,10 +113,7 @@ class TorchArrays(Arrays):
     def says_when_full(self) -> Iterator[None]:
         """See `Arrays`.
 
-        Raises
-        ------
-        ToptuneError
-            In place of what torch, cuBLAS or cuSOLVER raise.
+        Raises `ToptuneError`: in place of what torch, cuBLAS or cuSOLVER raise.
         """
         try:
             yield
@@ -271,19 +252,11 @@ class _Inverse(NamedTuple):
 
 @dataclass(frozen=True)
 class _Gathered:
-    """Rows of a batch of models, padded to the longest, as their `Subset`.
-
-    Attributes
-    ----------
-    padded_places : (b, s) int64
-        0 where a model has no more rows.
-    is_absent : (b, s) bool
-        Where a model has no more rows.
-    """
+    """Rows of a batch of models, padded to the longest, as their `Subset`."""
 
     arrays: TorchArrays
-    padded_places: Ints
-    is_absent: NDArray[np.bool_]
+    padded_places: Ints  # (b, s): 0 where a model has no more rows
+    is_absent: NDArray[np.bool_]  # (b, s): where a model has no more rows
 
     @property
     def places(self) -> Ints:
@@ -320,16 +293,10 @@ class _Gathered:
 
 @dataclass(frozen=True)
 class _Masked:
-    """Centres that each model keeps, as a `Subset`: what belongs to the others is 0.
-
-    Attributes
-    ----------
-    is_absent : (b, n) bool
-        The others.
-    """
+    """Centres that each model keeps, as a `Subset`: what belongs to the others is 0."""
 
     arrays: TorchArrays
-    is_absent: NDArray[np.bool_]
+    is_absent: NDArray[np.bool_]  # (b, n): the others
 
     @cached_property
     def absent(self) -> Tensor:

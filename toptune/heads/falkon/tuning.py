@@ -51,32 +51,18 @@ def tune_falkon(
 ) -> tuple[NestedScores, Shuffled]:
     """Leave each group out once, with the candidate chosen among the other groups.
 
-    Parameters
-    ----------
-    classifier : FalkonClassifier
-        Not fitted, and not changed; its solver must be ``direct``.
-    rows : LabelledRows
-        Of three groups or more.
-    candidates : sequence of mapping
-        Values of the constructor. With one nothing is tuned; inner folds serve calibration.
-    shuffled : (r, u) int64, optional
-        Further labellings: the class of each unit, numbered in the sorted order of the classes.
-    progress : callable, optional
-        Called with how many candidates are done, and how many there are.
-
-    Returns
-    -------
-    NestedScores
-        Of the observed labels.
-    Shuffled
-        Its first line is of the observed labels, the others of `shuffled`.
-
-    Raises
-    ------
-    InputError
-        Another solver than ``direct``, fewer than three groups, no candidate, a value out of
-        range in any of them, or Nystrom centres that all lie in two groups, before anything is
-        computed.
+    - `classifier`: not fitted, and not changed; its solver must be ``direct``.
+    - `rows`: of three groups or more.
+    - `candidates`: values of the constructor. With one nothing is tuned; inner folds serve
+      calibration.
+    - `shuffled`, (r, u): further labellings: the class of each unit, numbered in the sorted order
+      of the classes.
+    - `progress`: called with how many candidates are done, and how many there are.
+    - Returns `NestedScores`: of the observed labels.
+    - Returns `Shuffled`: its first line is of the observed labels, the others of `shuffled`.
+    - Raises `InputError`: another solver than ``direct``, fewer than three groups, no candidate, a
+      value out of range in any of them, or Nystrom centres that all lie in two groups, before
+      anything is computed.
     """
     grouping = rows.grouping
     if classifier.solver != "direct" or len(grouping.groups) < 3:
@@ -105,23 +91,12 @@ def _problem(classifier: FalkonClassifier, candidate: Candidate, rows: LabelledR
 
 @dataclass(frozen=True)
 class Labelling:
-    """Rows, their units and groups, and one or more ways to label the units.
+    """Rows, their units and groups, and one or more ways to label the units."""
 
-    Attributes
-    ----------
-    unit : (n,) int64
-        Unit of each row, numbered from 0; every unit lies in one group.
-    labels : (r, u) int64
-        Class of each unit; the first line is what was observed.
-    n_classes : int
-    sharpness : float
-        Probabilities are the softmax of sharpness x scores.
-    """
-
-    unit: NDArray[np.int64]
-    labels: NDArray[np.int64]
+    unit: NDArray[np.int64]  # (n,): unit of each row, numbered from 0; every unit lies in one group
+    labels: NDArray[np.int64]  # (r, u): class of each unit; the first line is what was observed
     n_classes: int
-    sharpness: float
+    sharpness: float  # probabilities are the softmax of sharpness x scores
 
     @property
     def codes(self) -> NDArray[np.int64]:
@@ -135,17 +110,10 @@ class Labelling:
 
 
 class Basis(NamedTuple):
-    """Targets of some labellings as combinations of few columns.
+    """Targets of some labellings as combinations of few columns."""
 
-    Attributes
-    ----------
-    columns : (n, c) float64
-    coefficients : (c, r, k) float64
-        Targets of labelling r are ``columns @ coefficients[:, r]``.
-    """
-
-    columns: Float64
-    coefficients: Float64
+    columns: Float64  # (n, c)
+    coefficients: Float64  # (c, r, k): targets of labelling r are ``columns @ coefficients[:, r]``
 
     @classmethod
     def of(cls, labelling: Labelling, labels: NDArray[np.int64]) -> Basis:
@@ -166,13 +134,7 @@ class Basis(NamedTuple):
 class _Judge:
     """Computes losses of labellings by the inner folds of some outer folds, where these are.
 
-    Parameters
-    ----------
-    labelling : Labelling
-    basis : Basis
-        Of the labellings to judge, the first of `labelling`.
-    grouping : Grouping
-    arrays : Arrays
+    `basis`: of the labellings to judge, the first of `labelling`.
     """
 
     def __init__(
@@ -227,19 +189,11 @@ def nest(
     Every labelling goes through the same steps and the same arithmetic, the choice of candidates
     included, so that the observed one is one of them if labels mean nothing.
 
-    Parameters
-    ----------
-    factor : callable
-        Gives a candidate's factored model, by its number; called once for each, in order.
-    n_candidates : int
-        With one there is nothing to choose, and shuffled labels need no inner folds.
-    grouping : Grouping
-        Of the n rows; at least three groups.
-    labelling : Labelling
-    arrays : Arrays
-        Where the models are.
-    progress : callable, optional
-        Called with how many candidates are done, and how many there are.
+    - `factor`: gives a candidate's factored model, by its number; called once for each, in order.
+    - `n_candidates`: with one there is nothing to choose, and shuffled labels need no inner folds.
+    - `grouping`: of the n rows; at least three groups.
+    - `arrays`: where the models are.
+    - `progress`: called with how many candidates are done, and how many there are.
     """
     search = _Search(n_candidates, grouping, labelling, arrays)
     for candidate in range(n_candidates):

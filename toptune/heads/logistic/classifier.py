@@ -17,17 +17,10 @@ from toptune.heads.rows import Float64, RowClassifier, check_shapes
 
 
 class Standardiser(NamedTuple):
-    """Fills in what is not defined, and brings columns to mean 0 and SD 1.
+    """Fills in what is not defined, and brings columns to mean 0 and SD 1."""
 
-    Attributes
-    ----------
-    fill : (d,) float64
-        Medians of the training rows; 0 of a column that none of them has.
-    mean, scale : (d,) float64
-        Of the filled training rows; scale is their SD, 1 where they do not differ.
-    """
-
-    fill: Float64
+    fill: Float64  # (d,): medians of the training rows; 0 of a column that none of them has
+    # (d,): of the filled training rows; scale is their SD, 1 where they do not differ
     mean: Float64
     scale: Float64
 

@@ -60,31 +60,17 @@ def tune_logistic(
     Where leaving out two groups leaves no row of a class, its log-odds are those of half a row
     against all others, whatever the row and the penalty.
 
-    Parameters
-    ----------
-    classifier : LogisticClassifier
-        Not fitted, and not changed.
-    rows : LabelledRows
-        Of three groups or more; NaN where a value is not defined.
-    candidates : sequence of mapping
-        Values of C; of equally good ones the smallest is chosen. One, which may name none: nothing
-        is tuned, inner folds serve calibration.
-    shuffled : (r, u) int64, optional
-        Further labellings: the class of each unit, numbered in the sorted order of the classes.
-    progress : callable, optional
-        Told how many labellings are done, and how many there are.
-
-    Returns
-    -------
-    NestedScores
-        Of the observed labels; candidates in their order.
-    Shuffled
-        Its first line is of the observed labels, the others of `shuffled`.
-
-    Raises
-    ------
-    InputError
-        Fewer than three groups, no candidate, or one that the classifier cannot take.
+    - `classifier`: not fitted, and not changed.
+    - `rows`: of three groups or more; NaN where a value is not defined.
+    - `candidates`: values of C; of equally good ones the smallest is chosen. One, which may name
+      none: nothing is tuned, inner folds serve calibration.
+    - `shuffled`, (r, u): further labellings: the class of each unit, numbered in the sorted order
+      of the classes.
+    - `progress`: told how many labellings are done, and how many there are.
+    - Returns `NestedScores`: of the observed labels; candidates in their order.
+    - Returns `Shuffled`: its first line is of the observed labels, the others of `shuffled`.
+    - Raises `InputError`: fewer than three groups, no candidate, or one that the classifier cannot
+      take.
     """
     X, y, grouping, unit = rows
     if len(grouping.groups) < 3:
@@ -241,26 +227,13 @@ def log_odds(
 ) -> Float64:
     """Train on some rows, score others.
 
-    Parameters
-    ----------
-    train : (m, d) float64
-        Standardised.
-    codes : (r, m) int64
-        Class of each training row in each labelling.
-    n_classes : int
-    C : (p,) float64
-        Inverse penalties, ascending.
-    rows : (t, d) float64
-        Standardised likewise.
-
-    Returns
-    -------
-    (r, p, t, k) float64
-
-    Raises
-    ------
-    ToptuneError
-        Newton's method did not end; never seen, since the loss is strictly convex.
+    - `train`, (m, d): standardised.
+    - `codes`, (r, m): class of each training row in each labelling.
+    - `C`, (p,): inverse penalties, ascending.
+    - `rows`, (t, d): standardised likewise.
+    - Returns (r, p, t, k).
+    - Raises `ToptuneError`: Newton's method did not end; never seen, since the loss is strictly
+      convex.
     """
     scores = np.empty((len(codes), len(C), len(rows), n_classes))
     train, rows = np.ascontiguousarray(train), np.ascontiguousarray(rows)

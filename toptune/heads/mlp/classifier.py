@@ -70,17 +70,17 @@ class MLPClassifier(RowClassifier):
     learning_rate : float
         Of the first epoch.
     learning_rate_decay : float
-        Factor from one epoch to the next, above 0 and at most 1. The paper says exponential but
-        no rate; 0.95 ends 25 epochs at 0.29 of the first rate.
+        Factor from one epoch to the next, above 0 and at most 1. The paper says exponential but no
+        rate; 0.95 ends 25 epochs at 0.29 of the first rate.
     weight_decay : float
         Times the weights and biases, added to their gradient (L2), as `torch.optim.Adam` does.
     batch_size, epochs : int
     normalise : bool
-        Divide each row by its own length and multiply it by sqrt(d), so that its values have a
-        mean square of 1; a row of zeros stays zero. Nothing is learnt from other rows. At unit
-        length alone, values of 0.03 barely move the weights in 25 epochs: on 1666 windows of 30
-        real cultures under MobileNetV2 the training loss stopped at 1.12, and at 0.38 with the
-        factor (0.45 for rows as the backbone gives them).
+        Divide each row by its own length and multiply it by sqrt(d), so that its values have a mean
+        square of 1; a row of zeros stays zero. Nothing is learnt from other rows. At unit length
+        alone, values of 0.03 barely move the weights in 25 epochs: on 1666 windows of 30 real
+        cultures under MobileNetV2 the training loss stopped at 1.12, and at 0.38 with the factor
+        (0.45 for rows as the backbone gives them).
     view_sizes : sequence of int or None
         Columns of each of several feature sets side by side; None where there is one. Each is
         normalised by itself, so that none outweighs the others by the scale of its values.
@@ -157,17 +157,10 @@ class MLPClassifier(RowClassifier):
 
         Each fold draws its own initial weights and orders, from `random_state` and its number.
 
-        Parameters
-        ----------
-        X : (n, d) float32 or float64
-        y : (n,) labels
-        grouping : Grouping
-            Of the n rows.
-
-        Returns
-        -------
-        (n, k) float64
-            The classes in sorted order.
+        - `X`, (n, d) float32 or float64.
+        - `y`, (n,) labels.
+        - `grouping`: of the n rows.
+        - Returns (n, k): the classes in sorted order.
         """
         X, classes, codes = self.check(X, y)
         rows = self.shared_rows(X, codes, len(classes))
@@ -193,12 +186,8 @@ class MLPClassifier(RowClassifier):
     def shared_rows(self, X: NDArray[Any], codes: NDArray[np.int64], n_classes: int) -> Rows:
         """Bring rows and label sets to where torch trains.
 
-        Parameters
-        ----------
-        X : (n, d) float32 or float64
-        codes : (n,) or (l, n) int64
-            Class of each row, in one or several label sets.
-        n_classes : int
+        `X`, (n, d) float32 or float64. `codes`, (n,) or (l, n): class of each row, in one or
+        several label sets.
         """
         device = torch.device(self.device)
         return Rows(self._rows(X).to(device), one_hot(np.atleast_2d(codes), n_classes, device))
@@ -247,26 +236,15 @@ def tune_mlp(
     out two groups leaves no row of a class, the networks are trained all the same, without a
     positive example of it: rows of that class are then misclassified, whatever the candidate.
 
-    Parameters
-    ----------
-    classifier : MLPClassifier
-        With the parameters that no candidate overrides; not fitted.
-    rows : LabelledRows
-        Of three groups or more.
-    candidates : sequence of mappings
-        Parameters of the constructor and their values. Each costs g (g + 1) / 2 networks.
-    progress : callable, optional
-        Given how many networks are trained, and of how many.
-
-    Returns
-    -------
-    NestedScores
-        Its arrays, and as many inner scores for every candidate meanwhile: p x g x n x k float32.
-
-    Raises
-    ------
-    InputError
-        Fewer than three groups, no candidate, or one that the classifier cannot take.
+    - `classifier`: with the parameters that no candidate overrides; not fitted.
+    - `rows`: of three groups or more.
+    - `candidates`: parameters of the constructor and their values. Each costs g (g + 1) / 2
+      networks.
+    - `progress`: given how many networks are trained, and of how many.
+    - Returns `NestedScores`: its arrays, and as many inner scores for every candidate meanwhile: p
+      x g x n x k float32.
+    - Raises `InputError`: fewer than three groups, no candidate, or one that the classifier cannot
+      take.
     """
     X, y, grouping, unit = rows
     n_groups = len(grouping.groups)
@@ -303,25 +281,12 @@ def held_out_scores_of(
     the scores depend on nothing else; those of one labelling are what
     `MLPClassifier.held_out_scores` gives for it.
 
-    Parameters
-    ----------
-    classifier : MLPClassifier
-        Not fitted.
-    X : (n, d) float32 or float64
-    labellings : (n, r) labels
-        One label vector a column; all of the same classes.
-    grouping : Grouping
-        Of the n rows.
-
-    Yields
-    ------
-    (n, k) float64
-        One label vector after the other; the classes of all of them in sorted order.
-
-    Raises
-    ------
-    InputError
-        As `MLPClassifier.fit` does; at once.
+    - `classifier`: not fitted.
+    - `X`, (n, d) float32 or float64.
+    - `labellings`, (n, r) labels: one label vector a column; all of the same classes.
+    - `grouping`: of the n rows.
+    - Yields (n, k): one label vector after the other; the classes of all of them in sorted order.
+    - Raises `InputError`: as `MLPClassifier.fit` does; at once.
     """
     labellings = np.asarray(labellings)
     X, _, _ = classifier.check(X, labellings[:, 0])

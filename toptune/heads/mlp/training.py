@@ -44,20 +44,12 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8
 
 
 class Network(NamedTuple):
-    """Weights of f networks ``relu(x W1' + b1) W2' + b2``, as `torch.nn.Linear` keeps them.
+    """Weights of f networks ``relu(x W1' + b1) W2' + b2``, as `torch.nn.Linear` keeps them."""
 
-    Attributes
-    ----------
-    hidden_weight : (f, h, d) float32
-    hidden_bias : (f, 1, h) float32
-    output_weight : (f, k, h) float32
-    output_bias : (f, 1, k) float32
-    """
-
-    hidden_weight: Tensor
-    hidden_bias: Tensor
-    output_weight: Tensor
-    output_bias: Tensor
+    hidden_weight: Tensor  # (f, h, d) float32
+    hidden_bias: Tensor  # (f, 1, h) float32
+    output_weight: Tensor  # (f, k, h) float32
+    output_bias: Tensor  # (f, 1, k) float32
 
     def fold(self, index: int) -> Network:
         """One of the networks, still stacked: f = 1."""
@@ -74,24 +66,14 @@ class Network(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """How a network is trained.
-
-    Attributes
-    ----------
-    n_hidden, batch_size, epochs : int
-    learning_rate : float
-        Of the first epoch.
-    learning_rate_decay : float
-        Factor from one epoch to the next.
-    weight_decay : float
-        Times the weights and biases, added to their gradient, as `torch.optim.Adam` does.
-    """
+    """How a network is trained."""
 
     n_hidden: int
-    learning_rate: float
-    learning_rate_decay: float
+    learning_rate: float  # of the first epoch
+    learning_rate_decay: float  # factor from one epoch to the next
     batch_size: int
     epochs: int
+    # Times the weights and biases, added to their gradient, as `torch.optim.Adam` does
     weight_decay: float = 0.0
 
     def draws_like(self, other: Schedule) -> bool:
@@ -109,11 +91,8 @@ class Draws:
     Drawn on the CPU whatever the device, from a generator of their own, so that a fold is the same
     on every device and whichever folds it is trained with.
 
-    Parameters
-    ----------
-    seed : sequence of int
-        Numbers from 0; sequences that differ in more than zeros at their end give independent
-        draws.
+    `seed`: numbers from 0; sequences that differ in more than zeros at their end give independent
+    draws.
     """
 
     def __init__(self, seed: Sequence[int]) -> None:
@@ -152,12 +131,7 @@ class StackLearner:
     def step(self, x: Tensor, targets: Tensor, weight: Tensor, epoch: int) -> None:
         """Move the weights by the gradient of the weighted cross-entropy of a batch.
 
-        Parameters
-        ----------
-        x : (f, b, d) float32
-        targets : (f, b, k) float32
-        weight : (f, b, 1) float32
-        epoch : int
+        `x`, (f, b, d) float32. `targets`, (f, b, k) float32. `weight`, (f, b, 1) float32.
         """
         W1, b1, W2, b2 = self.network
         g_W1, g_b1, g_W2, g_b2 = self._gradients
@@ -200,11 +174,7 @@ class StackLearner:
 class CpuLearner:
     """A single network in one schedule, and Adam's state of it.
 
-    Parameters
-    ----------
-    start : Network
-        Initial weights of f = 1; not changed.
-    schedule : Schedule
+    `start`: initial weights of f = 1; not changed.
     """
 
     def __init__(self, start: Network, schedule: Schedule) -> None:
@@ -226,12 +196,7 @@ class CpuLearner:
     def step(self, x: Tensor, targets: Tensor, weight: Tensor, epoch: int) -> None:
         """Move the weights by the gradient of the weighted cross-entropy of a batch.
 
-        Parameters
-        ----------
-        x : (1, b, d) float32
-        targets : (1, b, k) float32
-        weight : (1, b, 1) float32
-        epoch : int
+        `x`, (1, b, d) float32. `targets`, (1, b, k) float32. `weight`, (1, b, 1) float32.
         """
         rows = x[0]
         hidden = self._hidden[: len(rows)]
@@ -281,15 +246,12 @@ def _between_layers(
 ) -> Any:
     """Go from the hidden layer's sums to the gradients, of all but the first layer's weights.
 
-    Parameters
-    ----------
-    hidden : (b, h) float32
-        ``x W1'``; becomes the gradient of the cross-entropy with respect to it, bias included.
-    targets : (b, k) float32
-    weight : (b, 1) float32
-    b1, W2, b2 : (1, h), (k, h), (1, k) float32
-    g_b1, g_W2, g_b2 : of the same shapes
-        Are filled.
+    - `hidden`, (b, h): ``x W1'``; becomes the gradient of the cross-entropy with respect to it,
+      bias included.
+    - `targets`, (b, k).
+    - `weight`, (b, 1).
+    - `b1`, `W2`, `b2`, (1, h), (k, h), (1, k).
+    - `g_b1`, `g_W2`, `g_b2`: are filled.
     """
     n_hidden, n_classes = hidden.shape[1], len(W2)
     error = np.empty(n_classes, dtype=np.float32)
@@ -351,17 +313,10 @@ _GPU_SHARE = 0.5
 
 
 class Rows(NamedTuple):
-    """What all networks share.
+    """What all networks share."""
 
-    Attributes
-    ----------
-    X : (n, d) float32 tensor
-    targets : (l, n, k) float32 tensor
-        1 for a row's class, otherwise 0; l label sets.
-    """
-
-    X: Tensor
-    targets: Tensor
+    X: Tensor  # (n, d) float32 tensor
+    targets: Tensor  # (l, n, k) float32 tensor: 1 for a row's class, otherwise 0; l label sets
 
 
 def one_hot(codes: NDArray[np.int64], n_classes: int, device: torch.device) -> Tensor:
@@ -370,32 +325,17 @@ def one_hot(codes: NDArray[np.int64], n_classes: int, device: torch.device) -> T
 
 
 class TrainingFold(NamedTuple):
-    """What the networks of one fold have in common.
+    """What the networks of one fold have in common."""
 
-    Attributes
-    ----------
-    rows : (n_f,) int64 tensor
-        Rows they learn from; any number, at least one.
-    seed : tuple of int
-        Of their `Draws`.
-    """
-
-    rows: Tensor
-    seed: tuple[int, ...]
+    rows: Tensor  # (n_f,) int64 tensor: rows they learn from; any number, at least one
+    seed: tuple[int, ...]  # of their `Draws`
 
 
 class Variant(NamedTuple):
-    """One way to train every fold.
-
-    Attributes
-    ----------
-    schedule : Schedule
-    labels : int
-        Which label set of `Rows.targets` is learnt.
-    """
+    """One way to train every fold."""
 
     schedule: Schedule
-    labels: int = 0
+    labels: int = 0  # which label set of `Rows.targets` is learnt
 
 
 class _Pass(NamedTuple):
@@ -417,17 +357,10 @@ def train_folds(
 
     Memory on the CPU is that of `_VARIANTS_TOGETHER` networks a thread, whatever their number.
 
-    Parameters
-    ----------
-    rows : Rows
-        On the device that is to work.
-    folds : sequence of TrainingFold
-    variants : sequence of Variant
-    use : callable
-        Given the numbers of a fold and of a variant and their network (f = 1, on the device);
-        from several threads at once, in no certain order.
-    progress : callable, optional
-        Given how many networks are trained, and of how many.
+    - `rows`: on the device that is to work.
+    - `use`: given the numbers of a fold and of a variant and their network (f = 1, on the device);
+      from several threads at once, in no certain order.
+    - `progress`: given how many networks are trained, and of how many.
     """
     device = rows.X.device
 
@@ -581,20 +514,10 @@ def fold_scores(
 ) -> Float64:
     """Logits of every row by networks trained without that row's group.
 
-    Parameters
-    ----------
-    rows : Rows
-    grouping : Grouping
-        Of the n rows.
-    variants : sequence of Variant
-        Each trained in every fold.
-    seed : int
-    progress : callable, optional
-        Given how many networks are trained, and of how many.
-
-    Returns
-    -------
-    (v, n, k) float64
+    - `grouping`: of the n rows.
+    - `variants`: each trained in every fold.
+    - `progress`: given how many networks are trained, and of how many.
+    - Returns (v, n, k).
     """
     folds = [without(grouping, (fold,), seed) for fold in range(len(grouping.groups))]
     scores = np.empty((len(variants), *rows.targets.shape[1:]))
