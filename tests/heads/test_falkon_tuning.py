@@ -14,8 +14,7 @@ from sklearn.base import clone
 
 from toptune.errors import InputError
 from toptune.evaluation.folds import leave_one_group_out
-from toptune.heads import nested
-from toptune.heads.falkon import solvers
+from toptune.heads.falkon import solvers, tuning
 from toptune.heads.falkon.arrays import Arrays
 from toptune.heads.falkon.classifier import SHARPNESS, FalkonClassifier, one_vs_rest
 from toptune.heads.falkon.head import PENALTIES, WIDTHS, default_view_weights, falkon_candidates
@@ -267,7 +266,7 @@ def test_folds_in_blocks_give_the_same(arrays: Arrays, monkeypatch: pytest.Monke
     data = make_data(2, [3, 5, 4, 6, 2])
     args = (FalkonClassifier(), data.rows, CANDIDATES)
     at_once, _ = tune(arrays, *args)
-    monkeypatch.setattr(nested, "_INNER_BYTES", 2 * 4 * len(data.X) * 2)
+    monkeypatch.setattr(tuning, "_INNER_BYTES", 2 * 4 * len(data.X) * 2)
     in_blocks, _ = tune(arrays, *args)
     np.testing.assert_allclose(at_once.loss, in_blocks.loss, atol=1e-6)
     np.testing.assert_array_equal(at_once.scores, in_blocks.scores)

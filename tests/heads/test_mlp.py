@@ -17,7 +17,7 @@ from torch import Tensor
 
 from toptune.errors import InputError
 from toptune.heads import head_of
-from toptune.heads.mlp import folds as mlp_folds
+from toptune.heads.mlp import training as mlp_training
 from toptune.heads.mlp.classifier import MLPClassifier
 from toptune.heads.mlp.training import (
     Draws,
@@ -153,8 +153,8 @@ def assert_trained_alike(network: Network, expected: Network, what: str) -> None
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Train as the CPU does, and, on the CPU, as a GPU does: several folds in batched products."""
     if request.param == "gpu":
-        monkeypatch.setattr(mlp_folds, "CpuLearner", StackLearner)
-        monkeypatch.setattr(mlp_folds, "_folds_together", lambda _rows, _variants: 4)
+        monkeypatch.setattr(mlp_training, "CpuLearner", StackLearner)
+        monkeypatch.setattr(mlp_training, "_folds_together", lambda _rows, _variants: 4)
 
 
 @pytest.mark.usefixtures("way")

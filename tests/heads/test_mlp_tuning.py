@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.heads.mlp import tuning as mlp_tuning
+from toptune.heads.mlp import classifier as mlp_classifier
 from toptune.heads.mlp.classifier import MLPClassifier, held_out_scores_of, tune_mlp
 from toptune.heads.mlp.head import MLP_CANDIDATES
 from toptune.heads.mlp.training import Draws
@@ -162,7 +162,7 @@ def test_tuning_does_not_depend_on_threads_or_blocks(monkeypatch: pytest.MonkeyP
     assert seen == [(done, 45) for done in range(3, 48, 3)]
     torch.set_num_threads(3)
     # Four folds of all rows a block.
-    monkeypatch.setattr(mlp_tuning, "_LISTED_ROWS", 4 * len(data.y))
+    monkeypatch.setattr(mlp_classifier, "_LISTED_ROWS", 4 * len(data.y))
     seen.clear()
     other = data.tune(progress=lambda *done: seen.append(done))
     torch.set_num_threads(1)

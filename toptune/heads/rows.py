@@ -218,7 +218,8 @@ class RowClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Name the class with the largest score, (n,)."""
-        labels: NDArray[Any] = self.classes_[self.class_scores(X).argmax(axis=1)]
+        best = self.class_scores(X).argmax(axis=1)
+        labels: NDArray[Any] = self.classes_[best]
         return labels
 
     def predict_proba(self, X: Any) -> Float64:
