@@ -38,26 +38,15 @@ _WINDOWS = Windows()
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How much is done to measure.
+    """How much is done to measure."""
 
-    Parameters
-    ----------
-    recording_s
-        Length of the simulated recording.
-    pictures
-        Windows that are drawn, and described by each backbone.
-    devices, windows_a_device, features
-        Rows that the classifiers are trained on.
-    epochs
-        Of the MLP; the study's are 25.
-    """
-
-    recording_s: float = 30.0
-    pictures: int = 64
+    recording_s: float = 30.0  # length of the simulated recording
+    pictures: int = 64  # windows that are drawn, and described by each backbone
+    # Rows that the classifiers are trained on.
     devices: int = 32
     windows_a_device: int = 157
     features: int = 1280
-    epochs: int = 3
+    epochs: int = 3  # of the MLP; the study's are 25
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -66,15 +55,7 @@ class Sizes:
 
 
 class Study(NamedTuple):
-    """What is predicted: the paper's protocol with one backbone and one picture.
-
-    Attributes
-    ----------
-    devices, channels : int
-    seconds, sampling_rate_hz : float
-        Of each device's recording.
-    windows_a_device, epochs : int
-    """
+    """What is predicted: the paper's protocol with one backbone and one picture."""
 
     devices: int = 32
     channels: int = 60
@@ -104,39 +85,18 @@ STUDY = Study()
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What was measured of one stage.
-
-    Parameters
-    ----------
-    name
-        For people.
-    device
-        Where it was computed.
-    unit
-        Of `amount`.
-    amount
-        Work done in a round.
-    seconds
-        Of the fastest round.
-    rounds
-        How many were measured.
-    study_seconds
-        What the study's work would take at this rate; None where it is no stage of its own.
-    in_total
-        Whether the study's total counts it.
-    note
-        What the figure rests on; empty as a rule.
-    """
+    """What was measured of one stage."""
 
     name: str
-    device: str
-    unit: str
-    amount: float
-    seconds: float
-    rounds: int
+    device: str  # where it was computed
+    unit: str  # of `amount`
+    amount: float  # work done in a round
+    seconds: float  # of the fastest round
+    rounds: int  # how many were measured
+    # What the study's work would take at this rate; None where it is no stage of its own.
     study_seconds: float | None = None
-    in_total: bool = False
-    note: str = ""
+    in_total: bool = False  # whether the study's total counts it
+    note: str = ""  # what the figure rests on
 
     @property
     def per_second(self) -> float:
@@ -317,32 +277,18 @@ def _measure(plan: _Plan, budget_s: float, most: int) -> Stage:
 
 
 class Rows(NamedTuple):
-    """Features as pooled ReLU outputs are: not negative, alike within a device and a class.
+    """Features as pooled ReLU outputs are: not negative, alike within a device and a class."""
 
-    Attributes
-    ----------
-    X : (n, d) float32
-    label, device : (n,) int64
-    """
-
-    X: NDArray[np.float32]
-    label: NDArray[np.int64]
-    device: NDArray[np.int64]
+    X: NDArray[np.float32]  # (n, d)
+    label: NDArray[np.int64]  # (n,)
+    device: NDArray[np.int64]  # (n,)
 
 
 class Stages:
     """Every stage's work, made ready when it is first asked for.
 
-    Parameters
-    ----------
-    folder
-        Exists; a simulated recording is written into it.
-    sizes
-        How much.
-    device
-        ``cpu`` or ``cuda``: where pictures, features and the MLP are computed.
-    n_jobs
-        CPU threads; None for all cores.
+    A simulated recording is written into `folder`; pictures, features and the MLP are computed on
+    `device`, ``cpu`` or ``cuda``.
     """
 
     def __init__(self, folder: Path, sizes: Sizes, device: str, n_jobs: int | None) -> None:

@@ -212,19 +212,11 @@ def _run(
 
 
 class _Started(NamedTuple):
-    """A recording whose features are being computed, or are published already.
-
-    Attributes
-    ----------
-    n_windows : int
-    spikes_reused : bool
-        Features are computed from spikes that were in the store.
-    write : callable or None
-        Waits for the features and publishes them; None where they were published already.
-    """
+    """A recording whose features are being computed, or are published already."""
 
     n_windows: int
-    spikes_reused: bool
+    spikes_reused: bool  # features are computed from spikes that were in the store
+    # Waits for the features and publishes them; None where they were published already.
     write: Callable[[], None] | None
 
 
@@ -325,30 +317,14 @@ def _write_failures(path: Path, failed: Iterable[tuple[str, str]]) -> None:
 
 @dataclass(eq=False, kw_only=True)
 class PublishedSpikes:
-    """Spikes of a recording that are in the store.
-
-    Parameters
-    ----------
-    row
-        The recording.
-    store
-        Where they are.
-    key
-        Theirs.
-    source
-        What they were found in: name, sha256, stamp.
-    reused
-        They were there already.
-    found
-        The spikes themselves, if this process found them; otherwise they are read when needed.
-    """
+    """Spikes of a recording that are in the store."""
 
     row: DeviceRow
     store: FeatureStore
-    key: str
-    source: dict[str, Any]
-    reused: bool
-    found: Drawers | None = None
+    key: str  # of the spikes
+    source: dict[str, Any]  # what they were found in: name, sha256, stamp
+    reused: bool  # they were there already
+    found: Drawers | None = None  # None: they are read when needed
 
     @property
     def name(self) -> str:
@@ -368,21 +344,8 @@ class PublishedSpikes:
 class StoredSpikes:
     """Brings recordings' spikes into a store, unless they are there already.
 
-    Parameters
-    ----------
-    store
-        Open for writing.
-    finder
-        Finds them.
-    stage
-        Shows the progress.
-    keep
-        Keep what is found in memory until `forget`, for further passes over the recordings.
-
-    Attributes
-    ----------
-    notes
-        What a user should know of single recordings: dead or over-noisy channels.
+    With `keep`, what is found stays in memory until `forget`, for further passes over the
+    recordings. `notes` is what a user should know of single ones: dead or over-noisy channels.
     """
 
     def __init__(
@@ -469,23 +432,7 @@ def _source_of(row: DeviceRow, info: dict[str, Any] | None) -> dict[str, Any]:
 class StoredFeatures:
     """Brings features of one kind of picture into a store, one recording after the other.
 
-    Parameters
-    ----------
-    store
-        Open for writing.
-    windows, picture, backbone
-        What to extract.
-    engine
-        The backbone, loaded; several kinds may share it.
-    stage
-        Shows the progress.
-
-    Attributes
-    ----------
-    feature_set
-        What is extracted.
-    engine
-        As given.
+    `engine` is the backbone, loaded; several kinds may share it.
     """
 
     def __init__(

@@ -29,7 +29,6 @@ from toptune.evaluation.folds import FoldResults
 from toptune.evaluation.permutations import Permutations
 from toptune.evaluation.scores import Scores
 from toptune.evaluation.task import Task, read_task, table_problems
-from toptune.features.burst_features import KIND
 from toptune.features.table import FeatureTable, RecordingInfo
 from toptune.heads.base import Candidate, Head, Progress
 from toptune.heads.catalogue import head_of, heads
@@ -317,9 +316,7 @@ def _table_problems(options: FitOptions, table: FeatureTable) -> list[str]:
     head = heads().get(options.head)
     of_recordings = head is not None and head.uses == "recordings"
     problems = table_problems(table, may_be_undefined=of_recordings)
-    whole = any(
-        view.params.get("kind") == KIND and not view.params["windows"] for view in table.views
-    )
+    whole = any(not view.params.get("windows", True) for view in table.views)
     if head is None or whole == of_recordings:
         return problems
     windows, bursts = "features of windows", "burst parameters of whole recordings"

@@ -11,7 +11,7 @@ from burst_data import by_electrode, make_trains, naive_sttc, per_train, spike_t
 from hypothesis import given, settings
 from numpy.typing import NDArray
 
-from toptune.features.train_statistics import (
+from toptune.features.electrodes import (
     interval_variability,
     mean_count_correlation,
     mean_spike_time_tiling,

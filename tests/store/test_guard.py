@@ -16,8 +16,13 @@ from hypothesis.extra import numpy as hnp
 
 from toptune.errors import InputError
 from toptune.store.feature_store import recording_name
-from toptune.store.groups import write_group
-from toptune.store.guard import check_array, check_group, check_names, zstd_content_bytes
+from toptune.store.groups import (
+    check_array,
+    check_group,
+    check_names,
+    write_group,
+    zstd_content_bytes,
+)
 
 GOLDEN = Path(__file__).parents[2] / "store" / "golden.zarr"
 

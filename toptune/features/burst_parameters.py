@@ -23,11 +23,13 @@ from toptune.features.bursts import (
     max_interval_bursts,
     network_bursts,
 )
-from toptune.features.electrodes import ElectrodeTrains, WindowedTrains, whole_recording
-from toptune.features.train_statistics import (
+from toptune.features.electrodes import (
+    ElectrodeTrains,
+    WindowedTrains,
     interval_variability,
     mean_count_correlation,
     mean_spike_time_tiling,
+    whole_recording,
 )
 from toptune.params import BurstCriteria, Windows
 from toptune.recordings.trains import SpikeTrains
@@ -47,7 +49,7 @@ class BurstParameters(NamedTuple):
     rate_cv
         SD over mean of the active electrodes' rates; NaN with fewer than two.
     isi_cv, isi_cv2, isi_lv
-        Irregularity of inter-spike intervals (`toptune.features.train_statistics`), means over the
+        Irregularity of inter-spike intervals (`toptune.features.electrodes`), means over the
         electrodes that have it; NaN where none has.
     burst_rate_per_min
         Bursts per minute and active electrode, by the MaxInterval method; 0 without one.
@@ -131,11 +133,6 @@ def recording_parameters(
 ) -> BurstParameters:
     """Measure a whole recording; nothing is counted across a gap.
 
-    Parameters
-    ----------
-    trains : SpikeTrains
-    criteria : BurstCriteria
-
     Raises
     ------
     InputError
@@ -197,101 +194,62 @@ def parameters_of(trains: ElectrodeTrains, criteria: BurstCriteria = DEFAULTS) -
     max_interval = max_interval_bursts(active, criteria)
     thresholds = log_isi_thresholds(active, criteria)
     log_isi = log_isi_bursts(active, criteria, thresholds.used)
-    of_bursts = _burst_statistics(active, max_interval, criteria)
-    of_log_isi = _burst_statistics(active, log_isi, criteria)
-    of_network = _network_statistics(active, log_isi, criteria)
-    return BurstParameters(
-        firing_rate_hz=_mean(rates_hz),
-        active_share=_mean(is_active.astype(np.float64)),
-        active_rate_hz=_mean(active_hz),
-        rate_cv=_cv(active_hz),
-        isi_cv=_mean(variability.cv),
-        isi_cv2=_mean(variability.cv2),
-        isi_lv=_mean(variability.lv),
-        burst_rate_per_min=of_bursts.rate_per_min,
-        bursting_share=of_bursts.bursting_share,
-        burst_spike_share=of_bursts.spike_share,
-        burst_duration_s=of_bursts.duration_s,
-        burst_spikes=of_bursts.spikes,
-        burst_interval_s=of_bursts.interval_s,
-        burst_interval_cv=of_bursts.interval_cv,
-        logisi_burst_rate_per_min=of_log_isi.rate_per_min,
-        logisi_bursting_share=of_log_isi.bursting_share,
-        logisi_burst_spike_share=of_log_isi.spike_share,
-        logisi_burst_duration_s=of_log_isi.duration_s,
-        logisi_burst_spikes=of_log_isi.spikes,
-        logisi_burst_interval_s=of_log_isi.interval_s,
-        logisi_threshold_s=float(np.exp(_mean(np.log(thresholds.found)))) / 1000,
-        event_interval_s=of_network.event_interval_s,
-        network_burst_rate_per_min=of_network.rate_per_min,
-        network_burst_duration_s=of_network.duration_s,
-        network_burst_electrodes=of_network.electrodes,
-        network_burst_spike_share=of_network.spike_share,
-        network_burst_interval_s=of_network.interval_s,
-        network_burst_interval_cv=of_network.interval_cv,
-        spike_time_tiling=mean_spike_time_tiling(active, criteria.coincidence_ms),
-        count_correlation=mean_count_correlation(active, criteria.count_bin_ms),
+    of_log_isi = _burst_statistics(active, log_isi, criteria)[:-1]
+    # In the order of the parameters; both kinds of statistics are.
+    return BurstParameters._make(
+        (
+            _mean(rates_hz),
+            _mean(is_active.astype(np.float64)),
+            _mean(active_hz),
+            _cv(active_hz),
+            *map(_mean, variability),
+            *_burst_statistics(active, max_interval, criteria),
+            *of_log_isi,
+            float(np.exp(_mean(np.log(thresholds.found)))) / 1000,
+            *_network_statistics(active, log_isi, criteria),
+            mean_spike_time_tiling(active, criteria.coincidence_ms),
+            mean_count_correlation(active, criteria.count_bin_ms),
+        )
     )
-
-
-class _BurstStatistics(NamedTuple):
-    rate_per_min: float
-    bursting_share: float
-    spike_share: float
-    duration_s: float
-    spikes: float
-    interval_s: float
-    interval_cv: float
 
 
 def _burst_statistics(
     trains: ElectrodeTrains, bursts: Bursts, criteria: BurstCriteria
-) -> _BurstStatistics:
-    """Of bursts of active electrodes."""
+) -> tuple[float, ...]:
+    """Give ``burst_rate_per_min`` up to ``burst_interval_cv``, of active electrodes' bursts."""
     train, n = trains.train[bursts.first], trains.n_electrodes
     minutes = trains.duration_s / 60
     start, end = trains.sample[bursts.first], trains.sample[bursts.last]
     of_electrode = np.bincount(train % max(1, n), minlength=n)
     bursting = of_electrode[:n] / minutes >= criteria.bursting_per_minute
     interval_s = (start[1:] - end[:-1])[train[1:] == train[:-1]] / trains.sampling_rate_hz
-    n_spikes = bursts.n_spikes
-    return _BurstStatistics(
-        rate_per_min=len(start) / (n * minutes) if n else 0.0,
-        bursting_share=_mean(bursting.astype(np.float64)),
-        spike_share=_share(n_spikes, trains),
-        duration_s=_mean((end - start) / trains.sampling_rate_hz),
-        spikes=_mean(n_spikes.astype(np.float64)),
-        interval_s=_mean(interval_s),
-        interval_cv=_cv(interval_s),
+    return (
+        len(start) / (n * minutes) if n else 0.0,
+        _mean(bursting.astype(np.float64)),
+        _share(bursts.n_spikes, trains),
+        _mean((end - start) / trains.sampling_rate_hz),
+        _mean(bursts.n_spikes.astype(np.float64)),
+        _mean(interval_s),
+        _cv(interval_s),
     )
-
-
-class _NetworkStatistics(NamedTuple):
-    event_interval_s: float
-    rate_per_min: float
-    duration_s: float
-    electrodes: float
-    spike_share: float
-    interval_s: float
-    interval_cv: float
 
 
 def _network_statistics(
     trains: ElectrodeTrains, bursts: Bursts, criteria: BurstCriteria
-) -> _NetworkStatistics:
-    """Of network bursts made of bursts of active electrodes."""
+) -> tuple[float, ...]:
+    """Give ``event_interval_s`` up to ``network_burst_interval_cv``, of active electrodes."""
     found = network_bursts(trains, bursts, criteria)
     rate_hz = trains.sampling_rate_hz
     interval_s = np.diff(found.start)[np.diff(found.stretch) == 0] / rate_hz
     events = found.event_interval
-    return _NetworkStatistics(
-        event_interval_s=float(np.median(events)) / rate_hz if len(events) else math.nan,
-        rate_per_min=len(found.start) / (trains.duration_s / 60),
-        duration_s=_mean((found.end - found.start) / rate_hz),
-        electrodes=_mean(found.n_electrodes / max(1, trains.n_electrodes)),
-        spike_share=_share(found.n_spikes, trains),
-        interval_s=_mean(interval_s),
-        interval_cv=_cv(interval_s),
+    return (
+        float(np.median(events)) / rate_hz if len(events) else math.nan,
+        len(found.start) / (trains.duration_s / 60),
+        _mean((found.end - found.start) / rate_hz),
+        _mean(found.n_electrodes / max(1, trains.n_electrodes)),
+        _share(found.n_spikes, trains),
+        _mean(interval_s),
+        _cv(interval_s),
     )
 
 

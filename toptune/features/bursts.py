@@ -70,11 +70,6 @@ def max_interval_bursts(trains: ElectrodeTrains, criteria: BurstCriteria) -> Bur
     A burst starts at the first interval of at most ``start_ms``, and goes on while intervals are at
     most ``end_ms``. Bursts less than ``between_ms`` apart, last spike to first, become one; then
     those shorter than ``duration_ms`` or with fewer than ``min_spikes`` spikes are dropped.
-
-    Parameters
-    ----------
-    trains : ElectrodeTrains
-    criteria : BurstCriteria
     """
     rate = trains.sampling_rate_hz
     first, last = (np.empty(len(trains.sample) // 2, dtype=np.int64) for _ in range(2))
@@ -137,13 +132,7 @@ class Thresholds(NamedTuple):
 
 
 def log_isi_thresholds(trains: ElectrodeTrains, criteria: BurstCriteria) -> Thresholds:
-    """Find each electrode's threshold between intervals inside and outside bursts.
-
-    Parameters
-    ----------
-    trains : ElectrodeTrains
-    criteria : BurstCriteria
-    """
+    """Find each electrode's threshold between intervals inside and outside bursts."""
     counts = count_intervals(trains)
     found = np.full(trains.n_electrodes, np.nan)
     used = np.full(trains.n_electrodes, np.nan)
@@ -233,27 +222,14 @@ def _runs(
 
 
 class NetworkBursts(NamedTuple):
-    """Network bursts in the order of time, and the intervals between burst events.
+    """Network bursts in the order of time, (m,), and the intervals between burst events, (j,)."""
 
-    Attributes
-    ----------
-    stretch : (m,) int64
-        In which each lies.
-    start, end : (m,) int64
-        Samples of the first burst's first spike and of the last spike of all its bursts.
-    n_electrodes : (m,) int64
-        That take part.
-    n_spikes : (m,) int64
-        In its bursts.
-    event_interval : (j,) int64
-        Samples between successive burst events of all electrodes, never across a gap.
-    """
-
-    stretch: NDArray[np.int64]
-    start: NDArray[np.int64]
-    end: NDArray[np.int64]
-    n_electrodes: NDArray[np.int64]
-    n_spikes: NDArray[np.int64]
+    stretch: NDArray[np.int64]  # in which each lies
+    start: NDArray[np.int64]  # sample of the first burst's first spike
+    end: NDArray[np.int64]  # sample of the last spike of all its bursts
+    n_electrodes: NDArray[np.int64]  # that take part
+    n_spikes: NDArray[np.int64]  # in its bursts
+    # Samples between successive burst events of all electrodes, never across a gap.
     event_interval: NDArray[np.int64]
 
 

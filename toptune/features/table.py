@@ -24,54 +24,26 @@ _SAME_S = 1e-6
 
 @dataclass(frozen=True)
 class RecordingInfo:
-    """One line of the devices file.
+    """One line of the devices file."""
 
-    Attributes
-    ----------
-    name : str
-        The recording's name in the store.
-    device : str
-        The device (culture) it was recorded from.
-    label : str
-        Its class.
-    columns : dict of str to str
-        The further columns of the devices file, such as ``batch`` or ``div``.
-    """
-
-    name: str
-    device: str
-    label: str
-    columns: dict[str, str]
+    name: str  # of the recording in the store
+    device: str  # the device (culture) it was recorded from
+    label: str  # its class
+    columns: dict[str, str]  # further columns of the devices file, such as batch or div
 
 
 @dataclass(frozen=True)
 class View:
-    """The columns of a table that come from one feature set.
+    """The columns of a table that come from one feature set."""
 
-    Attributes
-    ----------
-    name : str
-        The set's description, one line for people.
-    key : str
-        The set's key in the store.
-    n_columns : int
-    params : dict
-        JSON-able: windows, picture, backbone, as in the store.
-    """
-
-    name: str
-    key: str
+    name: str  # the set's description, one line for people
+    key: str  # the set's key in the store
     n_columns: int
-    params: dict[str, Any]
+    params: dict[str, Any]  # JSON-able: windows, picture, backbone, as in the store
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, which ``View(**values)`` reads back."""
-        return {
-            "name": self.name,
-            "key": self.key,
-            "n_columns": self.n_columns,
-            "params": self.params,
-        }
+        return dict(vars(self))
 
 
 class Dropped(NamedTuple):

@@ -1,6 +1,6 @@
 """The confusion matrices of a report, in HTML: of devices and of windows.
 
-The picture of them in a run's folder, confusion.png, is drawn by `toptune.runs.confusion_plot`.
+The picture of them in a run's folder, confusion.png, is drawn by `toptune.runs.tables`.
 """
 
 from __future__ import annotations

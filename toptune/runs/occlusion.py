@@ -107,10 +107,6 @@ class Explanation(NamedTuple):
 def importance(explained: Explanation) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean drop of all gaps that hold a time.
 
-    Parameters
-    ----------
-    explained : Explanation
-
     Returns
     -------
     time_s, drop : (t,) float64

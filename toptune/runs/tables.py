@@ -8,11 +8,14 @@ where a classifier is trained on those; further tables are the head's own.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from toptune.evaluation.evaluate import Evaluation
@@ -23,8 +26,10 @@ from toptune.features.burst_features import in_units
 from toptune.features.burst_parameters import NAMES
 from toptune.features.table import FeatureTable
 from toptune.heads.base import Head
-from toptune.runs.confusion_plot import draw_confusion
 from toptune.runs.folder import write_csv
+
+# Up to this many classes the cells of confusion.png have room for counts and percentages.
+_PERCENT_CLASSES = 10
 
 
 def write_tables(
@@ -186,3 +191,55 @@ def _confusion_rows(scores: Scores) -> Iterator[list[Any]]:
                 scores.classes[column],
                 int(counts[row, column]),
             ]
+
+
+def draw_confusion(
+    devices: NDArray[np.int64], windows: NDArray[np.int64], classes: Sequence[str]
+) -> Figure:
+    """Draw both matrices side by side, coloured by each row's shares, with the counts written in.
+
+    Parameters
+    ----------
+    devices, windows : (k, k) int64
+        Rows are true classes, columns predicted ones.
+    classes : sequence of k str
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        With an Agg canvas, which needs no display.
+    """
+    # Room for the longest name twice: beside its row, and slanted below its column.
+    names = 0.08 * max(len(name) for name in classes)
+    side = max(2.6, 0.72 * len(classes))
+    figure = Figure(figsize=(2 * (side + names) + 2.2, side + names + 1.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, 2)
+    _draw_matrix(axes[0], devices, classes, "Devices")
+    _draw_matrix(axes[1], windows, classes, "Windows")
+    bar = figure.colorbar(
+        axes[1].images[0], ax=axes, shrink=0.8, label="share of the true class (row)"
+    )
+    bar.outline.set_visible(False)
+    return figure
+
+
+def _draw_matrix(axes: Axes, counts: NDArray[np.int64], classes: Sequence[str], unit: str) -> None:
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = counts / np.maximum(totals, 1)
+    # cividis looks the same with and without colour blindness, and in grey.
+    axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
+    for row, column in np.ndindex(*counts.shape):
+        text = str(counts[row, column])
+        if len(classes) <= _PERCENT_CLASSES and counts[row, column]:
+            text += f"\n{100 * shares[row, column]:.0f} %"
+        colour = "black" if shares[row, column] > 0.55 else "white"
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
+    ticks = range(len(classes))
+    axes.set_xticks(ticks, classes, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(ticks, classes)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    axes.set_title(f"{unit}: {np.trace(counts)} of {counts.sum()} correct")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)

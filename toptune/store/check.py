@@ -10,7 +10,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -19,8 +19,7 @@ from toptune.errors import ToptuneError
 from toptune.machine.durable import writing
 from toptune.params import content_key
 from toptune.store.feature_store import ASIDE, VERSION, FeatureSet, FeatureStore
-from toptune.store.groups import check_plain, file_sums, published, read_array
-from toptune.store.guard import DamagedError
+from toptune.store.groups import DamagedError, check_plain, file_sums, published, read_array
 from toptune.store.session import alone
 
 #: ``damaged``: refused when read. ``missing``: listed, but not there. ``note``: harmless.
@@ -29,60 +28,26 @@ Kind = Literal["damaged", "missing", "note"]
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing about a store that is not as it should be.
-
-    Parameters
-    ----------
-    kind
-        How bad it is.
-    place
-        Path inside the store, with ``/``.
-    cause
-        What is wrong.
-    recording
-        The recording to extract again, as the devices file wrote it where that is known, otherwise
-        its name in the store; None where none must be.
-    """
+    """One thing about a store that is not as it should be."""
 
     kind: Kind
-    place: str
+    place: str  # path inside the store, with /
     cause: str
+    # To extract again, as the devices file wrote it where that is known, otherwise its name in the
+    # store; None where none must be.
     recording: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {
-            "kind": self.kind,
-            "place": self.place,
-            "cause": self.cause,
-            "recording": self.recording,
-        }
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoreReport:
-    """What verifying a store found.
-
-    Parameters
-    ----------
-    path
-        The store.
-    n_recordings
-        Listed.
-    n_groups, n_bytes
-        Published groups that were verified, and the bytes of their files.
-    n_unsummed
-        Groups of an earlier toptune, whose arrays have sums, but not their attributes.
-    findings
-        In the order of the recordings.
-    """
+    """What verifying a store found."""
 
     path: Path
-    n_recordings: int
-    n_groups: int
-    n_bytes: int
-    n_unsummed: int
-    findings: tuple[Finding, ...]
+    n_recordings: int  # listed
+    n_groups: int  # published groups that were verified
+    n_bytes: int  # of their files
+    n_unsummed: int  # of an earlier toptune: their arrays have sums, but not their attributes
+    findings: tuple[Finding, ...]  # in the order of the recordings
 
     @property
     def is_sound(self) -> bool:
@@ -105,7 +70,7 @@ class StoreReport:
             "n_bytes": self.n_bytes,
             "n_groups_without_sums": self.n_unsummed,
             "extract_again": list(self.extract_again),
-            "findings": [f.to_json() for f in self.findings],
+            "findings": [asdict(f) for f in self.findings],
         }
 
 

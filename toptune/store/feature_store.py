@@ -41,6 +41,9 @@ from toptune.recordings.trains import (
 from toptune.store.groups import (
     SUM,
     UNREADABLE,
+    DamagedError,
+    check_group,
+    check_names,
     check_plain,
     published,
     read_array,
@@ -50,7 +53,6 @@ from toptune.store.groups import (
     write_attributes,
     write_group,
 )
-from toptune.store.guard import DamagedError, check_group, check_names
 from toptune.store.provenance import made_with, refuse_mixed
 
 FORMAT = "toptune"
