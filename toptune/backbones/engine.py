@@ -38,21 +38,11 @@ HALF = torch.float16
 
 
 class Computed(NamedTuple):
-    """What computed features. It is no part of their key: any device may compute them.
+    """What computed features. It is no part of their key: any device may compute them."""
 
-    Attributes
-    ----------
-    device : str
-        ``cpu``, or ``cuda:`` and the GPU's name.
-    precision : str
-        ``float32``, ``float16`` or ``bfloat16``.
-    engine : str
-        ``openvino`` or ``torch``.
-    """
-
-    device: str
-    precision: str
-    engine: str
+    device: str  # cpu, or cuda: and the GPU's name
+    precision: str  # float32, float16 or bfloat16
+    engine: str  # openvino or torch
 
     def to_json(self) -> dict[str, str]:
         """Plain values."""
@@ -60,19 +50,9 @@ class Computed(NamedTuple):
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:
-    """Return the type in which a backbone computes.
+    """Return the type in which a backbone computes: ``auto`` is 16 bits on CUDA, else float32.
 
-    Parameters
-    ----------
-    precision
-        ``auto`` is 16 bits on CUDA and float32 elsewhere.
-    device
-        Where it computes.
-
-    Raises
-    ------
-    InputError
-        The precision is unknown, or half on another device than CUDA.
+    An unknown precision, or half on another device than CUDA, is an `InputError`.
     """
     if precision not in get_args(Precision):
         choices = ", ".join(get_args(Precision))

@@ -23,13 +23,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class Channel(NamedTuple):
-    """An input channel: ``darkness * scale + shift``; darkness is 0 for white and 1 for black.
-
-    Attributes
-    ----------
-    scale, shift
-        Without unit.
-    """
+    """An input channel: ``darkness * scale + shift``; darkness is 0 for white and 1 for black."""
 
     scale: float
     shift: float

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -148,14 +148,8 @@ def _from_file(name: str, params: Backbone) -> tuple[Network, str]:
         likely = _likely_network(file.state, name)
         raise InputError(f"{error}{f'; it fits {likely}' if likely else ''}") from error
     network.module.load_state_dict(fitting)
-    fitted = Network(
-        module=network.module,
-        classifier=network.classifier,
-        input_size=network.input_size,
-        mean=file.mean or network.mean,
-        std=file.std or network.std,
-    )
-    return fitted, file.sha256
+    mean, std = file.mean or network.mean, file.std or network.std
+    return replace(network, mean=mean, std=std), file.sha256
 
 
 def _imagenet(name: str) -> tuple[Network, str]:

@@ -46,13 +46,7 @@ class Source(Protocol):
 
 
 class GreyPictures:
-    """Pictures that have been drawn already.
-
-    Parameters
-    ----------
-    grey : (n, S, S) float32
-        In [0, 1], 1 = white, on the network's device.
-    """
+    """Pictures that have been drawn: (n, S, S) float32 in [0, 1], 1 = white, on the device."""
 
     def __init__(self, grey: torch.Tensor) -> None:
         self._grey = grey
@@ -130,22 +124,9 @@ class TorchNetwork:
     ) -> Callable[[], NDArray[np.float32]]:
         """Queue the work on all pictures of a source.
 
-        Parameters
-        ----------
-        source
-            Of pictures.
-        progress
-            Called after each batch, on CUDA once it is queued, with the number of its pictures.
-
-        Returns
-        -------
-        callable
-            Waits for the features and gives them, (n, d) float32 in main memory.
-
-        Raises
-        ------
-        ToptuneError
-            Not even one picture fits into the device's memory.
+        `progress` is called after each batch, on CUDA once it is queued, with the number of its
+        pictures. Returns what waits for the features and gives them, (n, d) float32 in main
+        memory. If not even one picture fits into the device's memory, that is a `ToptuneError`.
         """
         n, first = len(source), 0
         features = torch.empty((n, self._n_features), dtype=torch.float32, device=self._device)
@@ -283,14 +264,9 @@ def even_batch(n: int, most: int) -> int:
 
 
 def fitting_batch(free_bytes: float, picture_bytes: float) -> int:
-    """Return the pictures per batch that fit into some free memory: a power of two up to 256.
+    """Return how many pictures per batch fit into some memory: a power of two up to 256.
 
-    Parameters
-    ----------
-    free_bytes
-        That can be taken.
-    picture_bytes
-        That a picture of a batch takes at most while the network runs.
+    `picture_bytes` is the most that a picture of a batch takes while the network runs.
     """
     # A third, since the first run and the graph's capture each have a pool, and others need some.
     fitting = free_bytes / 3 / max(picture_bytes, 1.0)

@@ -114,27 +114,11 @@ def fitting_state(
 ) -> dict[str, torch.Tensor]:
     """Remove the classifier from `state` and check that the rest is exactly what a network needs.
 
-    Parameters
-    ----------
-    state
-        Tensors as read.
-    expected
-        The state of the network without its classifier.
-    classifier
-        Names of the classifier's tensors; a name ending in a dot stands for all that begin with it.
-    source, name
-        The source of the tensors and the network's name, for the message.
-
-    Returns
-    -------
-    dict
-        The tensors named in `expected`. Only counters of training batches may be missing from
-        `state`, since they do not affect what a trained network computes.
-
-    Raises
-    ------
-    InputError
-        A tensor is missing, unexpected, of another shape or type, or not finite.
+    `expected` is the state of the network without its classifier. `classifier` names its tensors; a
+    name ending in a dot stands for all that begin with it. Only counters of training batches may be
+    missing from `state`, since they do not affect what a trained network computes; any other
+    tensor that is missing, unexpected, of another shape or type or not finite is an `InputError`,
+    whose message says where the tensors are from (`source`) and for which network (`name`).
     """
     dropped = tuple(classifier)
     prefixes = tuple(c for c in dropped if c.endswith("."))
@@ -240,11 +224,9 @@ def _triple(metadata: dict[str, str], key: str, path: Path) -> Triple | None:
     try:
         first, second, third = (float(v) for v in json.loads(metadata[key]))
     except (TypeError, ValueError, RecursionError, OverflowError):
-        ok = False
-    else:
-        values = (first, second, third)
-        ok = all(map(math.isfinite, values)) and (key == "mean" or min(values) > 0)
-    if not ok:
+        first = second = third = math.nan
+    values = (first, second, third)
+    if not all(map(math.isfinite, values)) or (key == "std" and min(values) <= 0):
         raise InputError(
             f"{path}: metadata {key!r} must be a JSON list of three numbers"
             f"{' above 0' if key == 'std' else ''}, got {metadata[key]!r:.60}"

@@ -15,33 +15,18 @@ from toptune.recordings.windows import SegmentBins
 
 
 class Counted(NamedTuple):
-    """Bins that hold spikes, and how many.
+    """Bins that hold spikes, and how many."""
 
-    Attributes
-    ----------
-    bin : (m,) int32
-        Every bin with a spike, ascending.
-    level : (m,) int32
-        Index into `counts` of the bin's spike count.
-    counts : (levels,) int64
-        The spike counts that occur, ascending.
-    """
-
-    bin: torch.Tensor
-    level: torch.Tensor
-    counts: torch.Tensor
+    bin: torch.Tensor  # (m,) int32, every bin with a spike, ascending
+    level: torch.Tensor  # (m,) int32, index into `counts` of the bin's spike count
+    counts: torch.Tensor  # (levels,) int64, the spike counts that occur, ascending
 
 
 class Fired(NamedTuple):
-    """Bins and the electrodes that fired in them: each pair once, sorted by bin.
+    """Bins and the electrodes that fired in them: each pair once, sorted by bin."""
 
-    Attributes
-    ----------
-    bin, electrode : (m,) int32
-    """
-
-    bin: torch.Tensor
-    electrode: torch.Tensor
+    bin: torch.Tensor  # (m,) int32
+    electrode: torch.Tensor  # (m,) int32
 
 
 class BinnedSpikes:

@@ -31,16 +31,10 @@ _TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
 
 class InputChannels(NamedTuple):
-    """The content of a network's input channels: darkness * scale + shift.
+    """The content of a network's input channels: darkness * scale + shift."""
 
-    Attributes
-    ----------
-    scale, shift : (channels,) float32
-        On the device of the pictures.
-    """
-
-    scale: torch.Tensor
-    shift: torch.Tensor
+    scale: torch.Tensor  # (channels,) float32, on the device of the pictures
+    shift: torch.Tensor  # the same
 
     @classmethod
     def of(cls, channels: tuple[tuple[float, float], ...], device: torch.device) -> InputChannels:
@@ -58,49 +52,18 @@ def _upload(values: NDArray[np.int64] | NDArray[np.int32], device: torch.device)
 
 
 class ResidentSpikes(NamedTuple):
-    """Spikes on the device where they were detected.
+    """Spikes on the device where they were detected."""
 
-    Attributes
-    ----------
-    sample : (n,) int64
-    channel : (n,) int32
-    """
-
-    sample: torch.Tensor
-    channel: torch.Tensor
+    sample: torch.Tensor  # (n,) int64
+    channel: torch.Tensor  # (n,) int32
 
 
 class CudaBinnedSpikes:
-    """A recording's spikes in bins of one length, on a device; windows and pictures share it.
+    """What `BinnedSpikes` is, for the kernels of render.cu, which `launch` launches on `device`.
 
-    Parameters
-    ----------
-    trains
-        The recording's spikes.
-    bin_ms
-        Length of a bin.
-    device
-        Where the bins are computed and stay.
-    launch
-        Launches the kernels of render.cu on that device.
-    resident
-        The same spikes if they are on the device already; uploaded if None.
-
-    Attributes
-    ----------
-    trains, bin_ms, device, launch
-        As given.
-    segment_bins
-        The bins of each segment.
-    count : (bins,) int32
-        Spikes per bin, over all channels.
-    fired : (channels, words) int32
-        Bit b of word k of a channel tells whether it fired in bin 32 k + b.
-
-    Raises
-    ------
-    InputError
-        A spike lies outside the recording or on a channel it does not have.
+    `resident` are the same spikes if they are on the device already; else they are uploaded. Kept
+    are the spikes per bin, `count` (bins,) int32, and `fired` (channels, words) int32: bit b of word
+    k of a channel tells whether it fired in bin 32 k + b.
     """
 
     def __init__(
@@ -184,18 +147,12 @@ class CudaDrawer:
         Parameters
         ----------
         first, last
-            A slice of the windows, ``0 <= first <= last <= len(self)``.
+            A slice of the windows; an `IndexError` where the recording has no such windows.
         out : (last - first, channels, S, S) float32, float16 or bfloat16
-            The batch, channels last in memory, on the device; overwritten.
+            The batch, channels last in memory, on the device; overwritten. One of another shape,
+            type or layout is a `ValueError`.
         channels
             The content of its channels.
-
-        Raises
-        ------
-        IndexError
-            The recording has no such windows.
-        ValueError
-            `out` has another shape, type or layout.
         """
         if not 0 <= first <= last <= len(self):
             raise IndexError(f"windows {first} to {last} asked for, there are {len(self)}")

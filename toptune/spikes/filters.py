@@ -87,22 +87,9 @@ class HighPassFilter:
 
 
 def butterworth_sections(params: HighPass, sampling_rate_hz: float) -> NDArray[np.float64] | None:
-    """Second-order sections of the filter, as `scipy.signal.sosfilt` takes them.
+    """Return the filter's second-order sections, (sections, 6), for `scipy.signal.sosfilt`.
 
-    Parameters
-    ----------
-    params, sampling_rate_hz
-        As for `HighPassFilter`.
-
-    Returns
-    -------
-    (sections, 6) float64
-        None where the cut-off is 0.
-
-    Raises
-    ------
-    InputError
-        The cut-off is at or above half the sampling rate.
+    None where the cut-off is 0; an `InputError` where it is at or above half the sampling rate.
     """
     if params.cutoff_hz == 0:
         return None
@@ -120,15 +107,7 @@ def butterworth_sections(params: HighPass, sampling_rate_hz: float) -> NDArray[n
 
 
 def settling_samples(params: HighPass, sampling_rate_hz: float, limit: int) -> int:
-    """Return how many samples it takes until the filter's slowest mode has decayed to 1e-6.
-
-    Parameters
-    ----------
-    params, sampling_rate_hz
-        As for `HighPassFilter`.
-    limit
-        The largest number to return.
-    """
+    """Return after how many samples, up to `limit`, the filter's slowest mode is below 1e-6."""
     if params.cutoff_hz == 0:
         return 0
     _, poles, _ = scipy.signal.butter(

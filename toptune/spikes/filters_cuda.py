@@ -20,22 +20,7 @@ _TILE = 64
 
 
 class DeviceHighPass:
-    """Causal Butterworth high-pass filter over chunks of one gap-free stretch of voltage.
-
-    Parameters
-    ----------
-    device
-        Holds the chunks.
-    params
-        Cut-off and order; a cut-off of 0 Hz passes samples through unchanged.
-    sampling_rate_hz
-        Samples per second.
-
-    Raises
-    ------
-    InputError
-        The cut-off is at or above half the sampling rate.
-    """
+    """`HighPassFilter` for chunks on the device; an `InputError` where that one raises it."""
 
     def __init__(self, device: Accelerator, params: HighPass, sampling_rate_hz: float) -> None:
         self._xp = device.xp
@@ -56,19 +41,10 @@ class DeviceHighPass:
         self._silence = self._xp.asarray(_after_silence(sos, HIGHPASS_BLOCK))
 
     def apply(self, samples_uv: DeviceArray, out: DeviceArray) -> None:
-        """Filter the next chunk.
+        """Filter the next chunk, (channels, samples) float32, into `out`, which must not overlap it.
 
-        Parameters
-        ----------
-        samples_uv : (channels, samples) float32
-            The samples that follow the last chunk, rows contiguous.
-        out : (channels, samples) float32
-            Where to write, rows contiguous; must not overlap `samples_uv`.
-
-        Raises
-        ------
-        ValueError
-            The previous chunk was not a whole number of blocks, so that no state follows it.
+        Rows are contiguous. A chunk that follows one of no whole number of blocks, after which the
+        state is unknown, is a `ValueError`.
         """
         channels, n = samples_uv.shape
         if n == 0:
@@ -96,13 +72,7 @@ class DeviceHighPass:
 
 
 def row_pitch(samples: DeviceArray) -> int:
-    """Return the number of values from one row to the next of an array with contiguous rows.
-
-    Raises
-    ------
-    ValueError
-        Rows are not contiguous.
-    """
+    """Return the number of values from one row to the next; the rows must be contiguous."""
     if samples.shape[1] > 1 and samples.strides[1] != samples.itemsize:
         raise ValueError(f"rows must be contiguous, got strides {samples.strides}")
     return int(samples.strides[0] // samples.itemsize)

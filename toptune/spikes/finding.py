@@ -22,15 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What is known of a recording before its voltage is read.
-
-    Parameters
-    ----------
-    segments
-        Gap-free stretches, in order.
-    sampling_rate_hz
-        Samples per second.
-    """
+    """What is known of a recording before its voltage is read."""
 
     segments: tuple[Segment, ...]
     sampling_rate_hz: float
@@ -99,19 +91,9 @@ def detect_voltage(
     n_jobs: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Detected, DeviceSpikes | None]:
-    """Detect a recording's spikes on the CPU, or on a GPU if one is given.
+    """Detect a recording's spikes on the CPU, or on a GPU if one is given; see `detect_recording`.
 
-    Parameters
-    ----------
-    recording, highpass, ptsd, n_jobs, progress
-        As for `detect_recording`.
-    device
-        A GPU; None for the CPU.
-
-    Returns
-    -------
-    Detected, DeviceSpikes
-        The latter are the spikes on the GPU; None on the CPU.
+    On a GPU the spikes are returned as they lie there, too; None on the CPU.
     """
     if device is None:
         from toptune.spikes.streaming import detect_recording

@@ -52,17 +52,9 @@ def noise_windows(n_samples: int, sampling_rate_hz: float) -> list[slice]:
 
 
 def smallest_sd(windows: list[NDArray[np.float32]]) -> NDArray[np.float64]:
-    """Return each channel's smallest sample standard deviation (ddof 1) over some windows.
+    """Return each channel's smallest sample SD (ddof 1) over some windows, (channels, samples) each.
 
-    Parameters
-    ----------
-    windows
-        (channels, samples) float32 each.
-
-    Returns
-    -------
-    (channels,) float64
-        0 where no window has two samples.
+    It is 0 where no window has two samples.
     """
     sds = [w.astype(np.float64).std(axis=1, ddof=1) for w in windows if w.shape[1] > 1]
     if not sds:
@@ -71,12 +63,7 @@ def smallest_sd(windows: list[NDArray[np.float32]]) -> NDArray[np.float64]:
 
 
 def mad_sd(samples_uv: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return each channel's MAD / 0.6745 (Quiroga et al. 2004, Neural Comput. 16:1661).
-
-    Parameters
-    ----------
-    samples_uv : (channels, samples) float32
-    """
+    """Return each channel's MAD / 0.6745 (Quiroga et al. 2004, Neural Comput. 16:1661)."""
     out = np.empty(samples_uv.shape[0])
     for row, x in enumerate(samples_uv):
         centre = np.median(x).astype(np.float64)
@@ -89,14 +76,8 @@ def thresholds_from(
 ) -> Thresholds:
     """Turn noise estimates into thresholds.
 
-    Parameters
-    ----------
-    ptsd
-        The factor, or the fixed threshold.
-    smallest : (channels,) float64
-        Smallest SD of the noise windows; 0 for a dead channel.
-    noise : (channels,) float64
-        The estimate that `ptsd.noise` asks for.
+    `smallest` (channels,) is the smallest SD of the noise windows, 0 for a dead channel, and `noise`
+    (channels,) the estimate that `ptsd.noise` asks for.
     """
     dead = smallest == 0
     if ptsd.threshold_uv is not None:

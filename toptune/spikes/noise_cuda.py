@@ -26,28 +26,10 @@ _TILE = 64
 def channel_means(
     device: Accelerator, samples_uv: DeviceArray, segments: Sequence[Segment], names: Sequence[str]
 ) -> NDArray[np.float32]:
-    """Return each channel's mean over all segments.
+    """Return the mean of each channel of `samples_uv` over all segments, on the host.
 
-    Parameters
-    ----------
-    device
-        Holds the samples.
-    samples_uv : (channels, samples) float32
-        The whole recording, rows contiguous.
-    segments
-        They hold all samples.
-    names
-        Names of the channels, for messages.
-
-    Returns
-    -------
-    (channels,) float32
-        On the host.
-
-    Raises
-    ------
-    InputError
-        A channel holds NaN or infinity.
+    `samples_uv` (channels, samples) float32 is the whole recording on the device, rows contiguous;
+    `names` are its channels', for messages. NaN or infinity is an `InputError`.
     """
     xp = device.xp
     kernels = device.kernels("sums", SUM_BLOCK=BLOCK, SUM_TILE=_TILE)
@@ -70,23 +52,9 @@ def channel_means(
 def noise_thresholds_on(
     device: Accelerator, samples_uv: DeviceArray, sampling_rate_hz: float, ptsd: Ptsd
 ) -> Thresholds:
-    """Estimate each channel's noise over a whole recording and set its threshold.
+    """Do what `noise_thresholds` does for a recording on the device.
 
-    Parameters
-    ----------
-    device
-        Holds the samples.
-    samples_uv : (channels, samples) float32
-        The whole recording, filtered.
-    sampling_rate_hz
-        Samples per second.
-    ptsd
-        The kind of estimate, and the factor.
-
-    Returns
-    -------
-    Thresholds
-        On the host, where thresholds are computed in float64 and cast once.
+    Thresholds are computed on the host, in float64, and cast once.
     """
     windows = noise_windows(samples_uv.shape[1], sampling_rate_hz)
     smallest = _smallest_sd([samples_uv[:, w] for w in windows], samples_uv.shape[0])

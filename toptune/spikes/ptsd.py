@@ -158,12 +158,7 @@ def merge_channels(found: list[tuple[NDArray[np.int64], NDArray[np.float32]]]) -
 class ChannelWalk:
     """The walk over one segment of one channel: its state and the spikes found so far.
 
-    Parameters
-    ----------
-    times
-        Detection times in samples.
-    threshold_uv
-        Peak-to-peak threshold; with infinity nothing is found.
+    With an infinite threshold nothing is found.
     """
 
     def __init__(self, times: PtsdSamples, threshold_uv: np.float32) -> None:

@@ -209,42 +209,21 @@ class Rule(NamedTuple):
 
 
 class Found(NamedTuple):
-    """State of the walk over a channel, and the spikes it found.
+    """State of the walk over a channel, and the spikes it found, with room for more."""
 
-    Attributes
-    ----------
-    state : (2,) int64
-        The next sample to look at, and the number of spikes found.
-    sample : (k,) int64
-        Their samples; the rest is room for more.
-    uv : (k,) float32
-        Their peak-to-peak amplitudes in microvolts.
-    """
-
-    state: NDArray[np.int64]
+    state: NDArray[np.int64]  # the next sample to look at, and the number of spikes found
     sample: NDArray[np.int64]
-    uv: NDArray[np.float32]
+    uv: NDArray[np.float32]  # peak to peak, in microvolts
 
 
 class Scratch(NamedTuple):
-    """Working memory for marking a span of at most `BLOCK` samples.
+    """Working memory for marking a span of at most `BLOCK` samples."""
 
-    Attributes
-    ----------
-    values : (m,) float32
-        Samples from the one before the span on, less the mean.
-    keys : (5 m,) int32
-        The same as integers that order alike, then two pairs of sliding minima and maxima.
-    marks : (BLOCK + 8,) uint8
-        1 for a peak whose reach spans the threshold.
-    words : (BLOCK / 8 + 1,) int64
-        The same memory, eight marks at a time.
-    """
-
-    values: NDArray[np.float32]
+    values: NDArray[np.float32]  # (m,), from the sample before the span on, less the mean
+    # (5 m,): the same as integers that order alike, then two pairs of sliding minima and maxima
     keys: NDArray[np.int32]
-    marks: NDArray[np.uint8]
-    words: NDArray[np.int64]
+    marks: NDArray[np.uint8]  # (BLOCK + 8,), 1 for a peak whose reach spans the threshold
+    words: NDArray[np.int64]  # the same memory, eight marks at a time
 
     @classmethod
     def for_reach(cls, reach: int) -> Scratch:

@@ -32,21 +32,11 @@ CHUNK_VALUES = 1 << 27
 
 
 class DeviceSpikes(NamedTuple):
-    """Spikes on the device, sorted by sample, then channel.
+    """`Spikes` on the device, sorted by sample, then channel."""
 
-    Attributes
-    ----------
-    sample : (n,) int64
-        0-based index into the recording's stored samples.
-    channel : (n,) int32
-        Row of the channel.
-    peak_to_peak_uv : (n,) float32
-        Differential amplitude in microvolts.
-    """
-
-    sample: DeviceArray
-    channel: DeviceArray
-    peak_to_peak_uv: DeviceArray
+    sample: DeviceArray  # (n,) int64
+    channel: DeviceArray  # (n,) int32
+    peak_to_peak_uv: DeviceArray  # (n,) float32
 
     def to_host(self) -> Spikes:
         """Copy to the host."""
@@ -66,18 +56,9 @@ class DeviceSpikes(NamedTuple):
 class SegmentWalk:
     """The walk over one segment of all channels, and its state between chunks.
 
-    Parameters
-    ----------
-    device
-        Holds the samples.
-    times
-        Detection times in samples.
-    n_samples
-        Length of the segment.
-    mean_uv, threshold_uv : (channels,) float32
-        On the device. With an infinite threshold nothing is found.
-    walk_limit
-        Longer runs of candidates are walked by pointer doubling; the spikes do not depend on it.
+    `mean_uv` and `threshold_uv` (channels,) float32 are on the device; with an infinite threshold
+    nothing is found. Runs of more than `walk_limit` candidates are walked by pointer doubling, on
+    which the spikes do not depend.
     """
 
     def __init__(
@@ -102,18 +83,9 @@ class SegmentWalk:
     def decide(self, samples: DeviceArray, first: int, begin: int, end: int) -> DeviceSpikes:
         """Find the spikes whose candidates lie in [begin, end), which follows the previous chunk.
 
-        Parameters
-        ----------
-        samples : (channels, held) float32
-            Samples from `first` on, rows contiguous: all from begin - 1 to
-            end - 1 + lifetime + overshoot, as far as the segment has them.
-        first, begin, end
-            Sample indices in the segment.
-
-        Returns
-        -------
-        DeviceSpikes
-            By channel, then sample; samples count from the segment's start.
+        `samples` (channels, held) float32 begin at `first`, rows contiguous: all from begin - 1 to
+        end - 1 + lifetime + overshoot, as far as the segment has them. Returns spikes by channel,
+        then sample; these and all indices count from the segment's start.
         """
         end = min(end, self._n)
         if begin >= end:
@@ -233,23 +205,9 @@ def walk_segments(
 ) -> list[DeviceSpikes]:
     """Find the spikes of a recording on the device, in chunks that bound the memory needed.
 
-    Parameters
-    ----------
-    device
-        Holds the samples.
-    samples_uv : (channels, samples) float32
-        The whole recording, filtered, rows contiguous.
-    segments
-        The walk restarts in each.
-    times
-        Detection times in samples.
-    mean_uv, threshold_uv : (channels,) float32
-        On the host.
-
-    Returns
-    -------
-    list of DeviceSpikes
-        One per chunk; samples count over the recording.
+    `samples_uv` (channels, samples) float32 is the whole recording, filtered, rows contiguous; means
+    and thresholds (channels,) are on the host. The walk restarts in each segment. Returns spikes
+    by chunk; their samples count over the recording.
     """
     xp = device.xp
     mean, threshold = (xp.asarray(a, np.float32) for a in (mean_uv, threshold_uv))

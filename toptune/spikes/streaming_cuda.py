@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -37,15 +37,7 @@ _HELD_SHARE = 0.6
 
 @dataclass(frozen=True, eq=False)
 class DetectedOnDevice:
-    """The spikes that a GPU detected in a recording.
-
-    Parameters
-    ----------
-    spikes
-        The spikes, on the device.
-    found
-        The same spikes on the host, with thresholds.
-    """
+    """The spikes that a GPU detected in a recording: on the device, and the same on the host."""
 
     spikes: DeviceSpikes
     found: Detected
@@ -199,9 +191,5 @@ def _room(device: Accelerator, buffers_bytes: int) -> int:
 
 def _joined(noises: list[Thresholds]) -> Thresholds:
     """Concatenate the groups' channels."""
-    return Thresholds(
-        np.concatenate([n.threshold_uv for n in noises]),
-        np.concatenate([n.noise_sd_uv for n in noises]),
-        np.concatenate([n.dead for n in noises]),
-        np.concatenate([n.noisy for n in noises]),
-    )
+    names = [field.name for field in fields(Thresholds)]
+    return Thresholds(**{k: np.concatenate([getattr(n, k) for n in noises]) for k in names})
