@@ -14,10 +14,10 @@ import pytest
 import torch
 from needs import shared
 from numpy.typing import NDArray
-from small_data import random_backbone
+from small_data import install_tiny_backbones, random_backbone
 from torch import nn
 
-from toptune.backbones.engine import FeatureEngine, describe
+from toptune.backbones.engine import FeatureEngine, OpenVinoNetwork, describe
 from toptune.backbones.loading import LoadedBackbone, load_backbone
 from toptune.backbones.torch_engine import GreyPictures, TorchNetwork
 from toptune.errors import ToptuneError
@@ -262,3 +262,17 @@ def test_features_on_the_gpu_are_those_of_the_cpu(
     half = FeatureEngine(mobilenet, "cuda").features(pictures.cuda())
     norms = np.linalg.norm(half, axis=1) * np.linalg.norm(expected, axis=1)
     assert ((half * expected).sum(1) / norms).min() > 0.9995
+
+
+@pytest.mark.parametrize(("batch_size", "n"), [(1, 5), (4, 4), (4, 5), (4, 3), (64, 5)])
+def test_every_picture_gets_its_own_row_whatever_the_batch(
+    monkeypatch: pytest.MonkeyPatch, batch_size: int, n: int
+) -> None:
+    install_tiny_backbones(monkeypatch)
+    loaded = load_backbone(Backbone(name="tiny", weights="random"))
+    grey = torch.rand(n, 32, 32, generator=torch.Generator().manual_seed(n))
+    with torch.inference_mode():
+        normalised = ((grey[:, None] - 0.5) / 0.25).expand(-1, 3, -1, -1)
+        expected = loaded.module(normalised).numpy()
+    found = OpenVinoNetwork(loaded, batch_size, 2)(grey)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())

@@ -15,7 +15,7 @@ from small_data import install_tiny_backbones, write_data_set, write_devices
 from toptune import extraction
 from toptune import training as fit_module
 from toptune.backbones import engine as features
-from toptune.backbones.openvino_engine import OpenVinoNetwork
+from toptune.backbones.engine import OpenVinoNetwork
 from toptune.errors import InputError, InputErrors, ToptuneError
 from toptune.extraction import extract
 from toptune.features.extractor import start_features

@@ -61,9 +61,9 @@ class ResidentSpikes(NamedTuple):
 class CudaBinnedSpikes:
     """What `BinnedSpikes` is, for the kernels of render.cu, which `launch` launches on `device`.
 
-    `resident` are the same spikes if they are on the device already; else they are uploaded. Kept
-    are the spikes per bin, `count` (bins,) int32, and `fired` (channels, words) int32: bit b of word
-    k of a channel tells whether it fired in bin 32 k + b.
+    `resident` are the same spikes if they are on the device already; else they are uploaded.
+    `count` (bins,) int32 are the spikes per bin. Bit b of word k of a channel in `fired` (channels,
+    words) int32 tells whether it fired in bin 32 k + b.
     """
 
     def __init__(

@@ -41,7 +41,7 @@ class DeviceHighPass:
         self._silence = self._xp.asarray(_after_silence(sos, HIGHPASS_BLOCK))
 
     def apply(self, samples_uv: DeviceArray, out: DeviceArray) -> None:
-        """Filter the next chunk, (channels, samples) float32, into `out`, which must not overlap it.
+        """Filter the next chunk, (channels, samples) float32, into `out`; they must not overlap.
 
         Rows are contiguous. A chunk that follows one of no whole number of blocks, after which the
         state is unknown, is a `ValueError`.

@@ -52,7 +52,7 @@ def noise_windows(n_samples: int, sampling_rate_hz: float) -> list[slice]:
 
 
 def smallest_sd(windows: list[NDArray[np.float32]]) -> NDArray[np.float64]:
-    """Return each channel's smallest sample SD (ddof 1) over some windows, (channels, samples) each.
+    """Return each channel's smallest sample SD (ddof 1) over windows, each (channels, samples).
 
     It is 0 where no window has two samples.
     """
@@ -76,8 +76,8 @@ def thresholds_from(
 ) -> Thresholds:
     """Turn noise estimates into thresholds.
 
-    `smallest` (channels,) is the smallest SD of the noise windows, 0 for a dead channel, and `noise`
-    (channels,) the estimate that `ptsd.noise` asks for.
+    Both are (channels,): `smallest` is the smallest SD of the noise windows, 0 for a dead channel,
+    and `noise` the estimate that `ptsd.noise` asks for.
     """
     dead = smallest == 0
     if ptsd.threshold_uv is not None:

@@ -205,9 +205,9 @@ def walk_segments(
 ) -> list[DeviceSpikes]:
     """Find the spikes of a recording on the device, in chunks that bound the memory needed.
 
-    `samples_uv` (channels, samples) float32 is the whole recording, filtered, rows contiguous; means
-    and thresholds (channels,) are on the host. The walk restarts in each segment. Returns spikes
-    by chunk; their samples count over the recording.
+    `samples_uv` (channels, samples) float32 is the whole recording, filtered, rows contiguous.
+    Means and thresholds (channels,) are on the host. The walk restarts in each segment. Returns
+    spikes by chunk; their samples count over the recording.
     """
     xp = device.xp
     mean, threshold = (xp.asarray(a, np.float32) for a in (mean_uv, threshold_uv))
