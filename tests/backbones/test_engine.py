@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from small_data import install_tiny_backbones, random_backbone
 from torch import nn
 
+from toptune.backbones import loading
 from toptune.backbones.engine import FeatureEngine, OpenVinoNetwork, describe
 from toptune.backbones.loading import LoadedBackbone, load_backbone
 from toptune.backbones.torch_engine import GreyPictures, TorchNetwork
@@ -269,7 +270,7 @@ def test_every_picture_gets_its_own_row_whatever_the_batch(
     monkeypatch: pytest.MonkeyPatch, batch_size: int, n: int
 ) -> None:
     install_tiny_backbones(monkeypatch)
-    loaded = load_backbone(Backbone(name="tiny", weights="random"))
+    loaded = loading.load_backbone(Backbone(name="tiny", weights="random"))
     grey = torch.rand(n, 32, 32, generator=torch.Generator().manual_seed(n))
     with torch.inference_mode():
         normalised = ((grey[:, None] - 0.5) / 0.25).expand(-1, 3, -1, -1)
