@@ -33,33 +33,21 @@ from toptune.runs.reading import ReadRun
 
 
 class Paired(NamedTuple):
-    """How two runs differ on the devices that both classified.
+    """How two runs differ on the devices that both classified."""
 
-    Attributes
-    ----------
-    n_shared
-        Devices (and labels) in both runs.
-    only_first, only_second
-        How many of them are correct in one run only.
-    p
-        Exact McNemar test: the probability of a split of those devices that is at least as unequal,
-        if both runs were equally good (McNemar 1947, Psychometrika 12:153-157; the binomial form).
-        1 where no device is correct in one run only.
-    """
-
-    n_shared: int
-    only_first: int
+    n_shared: int  # devices (and labels) in both runs
+    only_first: int  # how many of them are correct in one run only
     only_second: int
+    # Exact McNemar test: the probability of a split of those devices that is at least as unequal,
+    # if both runs were equally good (McNemar 1947, Psychometrika 12:153-157; the binomial form).
+    # 1 where no device is correct in one run only.
     p: float
 
 
 def compare(first: ReadRun, second: ReadRun) -> Paired:
     """Compare the verdicts of two runs device by device.
 
-    Parameters
-    ----------
-    first, second
-        The runs. Devices whose labels differ, because classes were merged, are not shared.
+    Devices whose labels differ, because classes were merged, are not shared.
     """
     correct = [
         {(v.device, v.label): v.prediction == v.label for v in run.verdicts}
@@ -74,13 +62,7 @@ def compare(first: ReadRun, second: ReadRun) -> Paired:
 
 
 def comparison_section(runs: Sequence[ReadRun]) -> Section:
-    """Compare a run with others.
-
-    Parameters
-    ----------
-    runs
-        The reported run, then the others; at least two.
-    """
+    """Compare the reported run, the first, with the others; at least two."""
     names = run_names(runs)
     blocks: list[Block] = [_table(runs, names)]
     blocks += [_description(run, name) for run, name in zip(runs, names, strict=True)]

@@ -39,18 +39,10 @@ _WRONG = Cell(text="\u2717 wrong", tone="bad")
 
 
 class Drawn(NamedTuple):
-    """What the store adds to a recording's timeline.
+    """What the store adds to a recording's timeline."""
 
-    Attributes
-    ----------
-    thumbnails
-        Histogram and raster plot of the whole recording.
-    remark
-        Sentences on dead and over-noisy electrodes; empty where there are none.
-    """
-
-    thumbnails: Thumbnails
-    remark: str
+    thumbnails: Thumbnails  # histogram and raster plot of the whole recording
+    remark: str  # sentences on dead and over-noisy electrodes; empty where there are none
 
 
 class _Row(NamedTuple):
@@ -69,15 +61,7 @@ def shown_recordings(run: ReadRun) -> list[str]:
 
 
 def devices_section(run: ReadRun, drawn: Mapping[str, Drawn]) -> Section:
-    """Show every device, the misclassified ones first.
-
-    Parameters
-    ----------
-    run
-        The run.
-    drawn
-        What the store adds, by recording; empty without a store.
-    """
+    """Show every device, the misclassified ones first; without a store `drawn` is empty."""
     rows = _rows(run)
     wrong = run.metrics["n_devices"] - run.n_correct
     intro = (

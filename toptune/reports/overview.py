@@ -25,24 +25,13 @@ _TRACE_S = 0.2
 
 @dataclass(frozen=True, eq=False)
 class Overview:
-    """A recording's spikes and summary.
-
-    Parameters
-    ----------
-    trains
-        Detected spikes, or those that the recording holds.
-    summary
-        Header, thresholds and rates, as plain values.
-    traces_uv : (channels, samples) float32, optional
-        Filtered voltage of the busiest 0.2 s, where the recording holds voltage.
-    traces_from
-        First sample of the traces.
-    """
+    """A recording's spikes and summary."""
 
     trains: SpikeTrains
-    summary: dict[str, Any]
+    summary: dict[str, Any]  # header, thresholds and rates, as plain values
+    # (channels, samples): filtered voltage of the busiest 0.2 s, where the recording holds it.
     traces_uv: NDArray[np.float32] | None = None
-    traces_from: int = 0
+    traces_from: int = 0  # first sample of the traces
 
 
 def overview(

@@ -157,16 +157,7 @@ def _draw_histogram(axes: Axes, trains: SpikeTrains) -> None:
 def envelope(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
     """Reduce counts to as many bars as a picture can resolve: the largest of each run of bins.
 
-    Parameters
-    ----------
-    counts : (n,) int64
-
-    Returns
-    -------
-    tops : (m,) int64
-        At most `_COLUMNS` values.
-    together : int
-        Bins in a run; the last run may have fewer.
+    Gives at most `_COLUMNS` values and the bins in a run; the last run may have fewer.
     """
     together = -(-len(counts) // _COLUMNS)
     return np.maximum.reduceat(counts, np.arange(0, len(counts), together)), together
@@ -267,32 +258,18 @@ def _write_facts(axes: Axes, summary: dict[str, Any]) -> None:
 
 
 class ElectrodePositions(NamedTuple):
-    """Positions of electrodes on their array.
+    """Positions of electrodes on their array."""
 
-    Attributes
-    ----------
-    column, row : (n,) int64
-        Counted from the left and from the top, from 0; no two electrodes share a position.
-    how : str
-        How the positions were found, for the title.
-    known : bool
-        Whether these are positions on the array; otherwise they only show the file's order.
-    """
-
+    # (n,): counted from the left and from the top, from 0; no two electrodes share a position.
     column: NDArray[np.int64]
     row: NDArray[np.int64]
-    how: str
+    how: str  # how the positions were found, for the title
+    # Whether these are positions on the array; otherwise they only show the file's order.
     known: bool
 
 
 def place_electrodes(labels: Sequence[str]) -> ElectrodePositions:
-    """Find the positions of electrodes from their labels; else arrange them in the file's order.
-
-    Parameters
-    ----------
-    labels
-        Of the electrodes, at least one.
-    """
+    """Find the positions of electrodes from their labels; else arrange them in the file's order."""
     found = _match_all(_TWO_DIGITS, labels)
     if found is not None:
         column, row = (np.array([int(m[k]) - 1 for m in found], np.int64) for k in (1, 2))

@@ -29,36 +29,20 @@ _NARROW = "\u202f"
 
 @dataclass(frozen=True, kw_only=True)
 class Text:
-    """A paragraph.
-
-    Parameters
-    ----------
-    text
-        Plain text; HTML in it is escaped.
-    quiet
-        Small and grey, for remarks.
-    """
+    """A paragraph."""
 
     kind: ClassVar = "text"
     text: str
-    quiet: bool = False
+    quiet: bool = False  # small and grey, for remarks
 
 
 @dataclass(frozen=True, kw_only=True)
 class Note:
-    """A highlighted paragraph.
-
-    Parameters
-    ----------
-    text
-        Plain text.
-    level
-        ``warning`` or ``note``; the word is written before the text.
-    """
+    """A highlighted paragraph."""
 
     kind: ClassVar = "note"
     text: str
-    level: Literal["warning", "note"] = "warning"
+    level: Literal["warning", "note"] = "warning"  # written before the text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,15 +65,7 @@ class Facts:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A cell of a table that is not plain text.
-
-    Parameters
-    ----------
-    text
-        Plain text.
-    tone
-        ``good``, ``bad``, ``quiet`` or ``strong``.
-    """
+    """A cell of a table that is not plain text."""
 
     text: str
     tone: Tone = "plain"
@@ -97,25 +73,14 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows below a header; scrolls sideways where the screen is too narrow.
-
-    Parameters
-    ----------
-    caption
-        One sentence on what it shows.
-    header
-        Names of the columns.
-    rows
-        Each as long as the header; the first cell is the row's name.
-    numeric
-        Columns that are aligned to the right.
-    """
+    """Rows below a header; scrolls sideways where the screen is too narrow."""
 
     kind: ClassVar = "table"
     caption: str
     header: tuple[str, ...]
+    # Each as long as the header; the first cell is the row's name.
     rows: tuple[tuple[str | Cell, ...], ...]
-    numeric: tuple[int, ...] = ()
+    numeric: tuple[int, ...] = ()  # columns that are aligned to the right
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -125,70 +90,34 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Shade:
-    """A cell of a heat map.
+    """A cell of a heat map."""
 
-    Parameters
-    ----------
-    text
-        Shown large.
-    share
-        Darkness of the cell, 0 to 1.
-    detail
-        Small print below the text.
-    marked
-        Whether the cell is framed, such as the diagonal of a confusion matrix.
-    """
-
-    text: str
-    share: float
-    detail: str = ""
-    marked: bool = False
+    text: str  # shown large
+    share: float  # darkness of the cell, 0 to 1
+    detail: str = ""  # small print below the text
+    marked: bool = False  # whether the cell is framed, such as the diagonal of a confusion matrix
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeatMap:
-    """A table whose cells are darker the larger their value.
-
-    Parameters
-    ----------
-    caption
-        What it shows.
-    rows, columns
-        Names.
-    cells
-        One tuple per row.
-    row_title, column_title
-        What rows and columns are, such as ``true class``.
-    """
+    """A table whose cells are darker the larger their value."""
 
     kind: ClassVar = "heat"
     caption: str
     rows: tuple[str, ...]
     columns: tuple[str, ...]
     cells: tuple[tuple[Shade, ...], ...]
-    row_title: str = ""
+    row_title: str = ""  # what rows and columns are, such as `true class`
     column_title: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """An embedded image.
-
-    Parameters
-    ----------
-    uri
-        ``data:`` with the bytes; see `svg_uri` and `png_uri`.
-    alt
-        Description of the picture, for readers who cannot see it.
-    caption
-        Below the picture.
-    width_px
-        Largest width.
-    """
+    """An embedded image."""
 
     kind: ClassVar = "picture"
-    uri: str
-    alt: str
+    uri: str  # `data:` with the bytes; see `svg_uri` and `png_uri`
+    alt: str  # description of the picture, for readers who cannot see it
     caption: str = ""
     width_px: int = 720
 
@@ -201,73 +130,36 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One line of a track.
+    """One line of a track."""
 
-    Parameters
-    ----------
-    points
-        (x, y), both from 0 to 1, x from left to right and y upwards.
-    tone
-        ``good`` is solid, ``bad`` dashed, ``quiet`` thin and grey.
-    """
-
+    # (x, y), both from 0 to 1, x from left to right and y upwards.
     points: tuple[tuple[float, float], ...]
-    tone: Tone = "plain"
+    tone: Tone = "plain"  # `good` is solid, `bad` dashed, `quiet` thin and grey
 
 
 @dataclass(frozen=True, kw_only=True)
 class Track:
-    """A band of a timeline: lines, or a picture as wide as the timeline.
-
-    Parameters
-    ----------
-    name
-        What it shows.
-    alt
-        Description of the picture, for readers who cannot see it.
-    lines
-        Lines in one coordinate system.
-    uri
-        A picture instead of lines.
-    height_px
-        Height of the band.
-    marks
-        Heights, 0 to 1, of thin horizontal rules.
-    """
+    """A band of a timeline: lines, or a picture as wide as the timeline."""
 
     name: str
-    alt: str
+    alt: str  # description of the picture, for readers who cannot see it
     lines: tuple[Line, ...] = ()
-    uri: str = ""
+    uri: str = ""  # a picture instead of lines
     height_px: int = 56
-    marks: tuple[float, ...] = ()
+    marks: tuple[float, ...] = ()  # heights, 0 to 1, of thin horizontal rules
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timeline:
-    """Bands above one time axis, with a headline.
-
-    Parameters
-    ----------
-    name
-        Headline.
-    badge, tone
-        A word beside the headline, and how it is shown.
-    text
-        A sentence below the headline.
-    tracks
-        The bands, from top to bottom.
-    ticks
-        Labels along the axis, evenly spaced from its start to its end.
-    """
+    """Bands above one time axis, with a headline."""
 
     kind: ClassVar = "timeline"
     name: str
-    badge: str
+    badge: str  # a word beside the headline, in `tone`
     tone: Tone
     text: str
     tracks: tuple[Track, ...]
-    ticks: tuple[str, ...]
+    ticks: tuple[str, ...]  # labels along the axis, evenly spaced from its start to its end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,26 +202,12 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """A whole page.
+    """A whole page."""
 
-    Parameters
-    ----------
-    title
-        Heading and name of the page.
-    lead
-        Summary in a sentence or two.
-    blocks
-        Blocks before the first section.
-    sections
-        The sections, in order.
-    footer
-        Small print at the end.
-    """
-
-    title: str
-    lead: str
+    title: str  # heading and name of the page
+    lead: str  # summary in a sentence or two
     sections: tuple[Section, ...]
-    blocks: tuple[Block, ...] = ()
+    blocks: tuple[Block, ...] = ()  # blocks before the first section
     footer: str = ""
 
 

@@ -16,11 +16,11 @@ from pathlib import Path
 from toptune.errors import InputError
 from toptune.pictures.thumbnails import draw_thumbnails
 from toptune.reports.compare import comparison_section
-from toptune.reports.confusion import confusion_section
 from toptune.reports.devices import Drawn, devices_section, shown_recordings
 from toptune.reports.page import Page, Text, render
 from toptune.reports.scores import (
     calibration_section,
+    confusion_section,
     headline,
     scores_section,
     verdict_sentence,

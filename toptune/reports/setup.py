@@ -40,37 +40,17 @@ _CHEAP_FEATURES = {"backbone": "mobilenet_v2", "weights": "random", "stride_s": 
 
 
 class Setting(NamedTuple):
-    """A parameter with another value than its default.
+    """A parameter with another value than its default."""
 
-    Attributes
-    ----------
-    part
-        The step it belongs to.
-    name
-        Name of the option, or of the parameter where no option sets it.
-    value, default
-        Plain values.
-    has_option
-        Whether an option of the command line sets it to this value.
-    """
-
-    part: str
-    name: str
+    part: str  # the step it belongs to
+    name: str  # name of the option, or of the parameter where no option sets it
     value: Any
     default: Any
-    has_option: bool
+    has_option: bool  # whether an option of the command line sets it to this value
 
 
 def setup_section(run: ReadRun, store: FeatureStore | None = None) -> Section:
-    """Show the settings that differ from the defaults, the commands, and all parameters.
-
-    Parameters
-    ----------
-    run
-        The run.
-    store
-        Its store, where it is at hand.
-    """
+    """Show the settings that differ from the defaults, the commands, and all parameters."""
     settings = changed_settings(run)
     blocks: list[Block] = []
     if settings:
@@ -202,20 +182,7 @@ def _fits(one: Option, value: Any) -> bool:
 
 
 def commands(run: ReadRun, store: FeatureStore | None = None) -> list[str]:
-    """Write command lines that repeat a run.
-
-    Parameters
-    ----------
-    run
-        The run.
-    store
-        Its store, where it is at hand.
-
-    Returns
-    -------
-    list of str
-        An `extract` for each feature set, then the `fit`. What no option sets is a comment.
-    """
+    """Write an `extract` for each feature set, then the `fit`; what no option sets is a comment."""
     devices = run.params.get("devices")
     place = run.params.get("store") or (str(store.path.resolve()) if store else "store.zarr")
     missing = bool(run.metrics.get("missing_recordings"))

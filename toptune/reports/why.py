@@ -41,19 +41,11 @@ _SMALL_DROP = 0.05
 
 
 class DrawnExplanation(NamedTuple):
-    """An explained recording with its pictures.
-
-    Attributes
-    ----------
-    explained : Explanation
-    thumbnails : Thumbnails
-        Histogram and raster plot of the whole recording.
-    pictures : tuple of (str, bytes)
-        For each view, its kind and the input of its network for the strongest window, as PNG.
-    """
+    """An explained recording with its pictures."""
 
     explained: Explanation
-    thumbnails: Thumbnails
+    thumbnails: Thumbnails  # histogram and raster plot of the whole recording
+    # For each view, its kind and the input of its network for the strongest window, as PNG.
     pictures: tuple[tuple[str, bytes], ...]
 
 
@@ -142,15 +134,7 @@ def _window_rows(all_explained: Sequence[Explanation]) -> Iterator[list[Any]]:
 
 
 def why_page(model: str, drawn: Sequence[DrawnExplanation]) -> Page:
-    """Show the evidence for each verdict below the recording's activity.
-
-    Parameters
-    ----------
-    model
-        The model's folder, for the reader.
-    drawn
-        The explained recordings.
-    """
+    """Show the evidence for each verdict below the recording's activity."""
     return Page(
         title="Why this verdict?",
         lead="Which windows of a recording, and which seconds in them, contributed to the predicted"
