@@ -1,7 +1,6 @@
 """The scores and confusion matrices of a run, and what they mean, as blocks of a report.
 
-The picture of the matrices in a run's folder, confusion.png, is drawn by
-`toptune.runs.tables`.
+The picture of the matrices in a run's folder, confusion.png, is drawn by `toptune.runs.tables`.
 """
 
 from __future__ import annotations
