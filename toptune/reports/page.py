@@ -12,7 +12,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -31,7 +31,6 @@ _NARROW = "\u202f"
 class Text:
     """A paragraph."""
 
-    kind: ClassVar = "text"
     text: str
     quiet: bool = False  # small and grey, for remarks
 
@@ -40,7 +39,6 @@ class Text:
 class Note:
     """A highlighted paragraph."""
 
-    kind: ClassVar = "note"
     text: str
     level: Literal["warning", "note"] = "warning"  # written before the text
 
@@ -59,7 +57,6 @@ class Fact:
 class Facts:
     """Large figures side by side, which a reader should see first."""
 
-    kind: ClassVar = "facts"
     facts: tuple[Fact, ...]
 
 
@@ -75,7 +72,6 @@ class Cell:
 class Table:
     """Rows below a header; scrolls sideways where the screen is too narrow."""
 
-    kind: ClassVar = "table"
     caption: str
     header: tuple[str, ...]
     # Each as long as the header; the first cell is the row's name.
@@ -102,7 +98,6 @@ class Shade:
 class HeatMap:
     """A table whose cells are darker the larger their value."""
 
-    kind: ClassVar = "heat"
     caption: str
     rows: tuple[str, ...]
     columns: tuple[str, ...]
@@ -115,7 +110,6 @@ class HeatMap:
 class Picture:
     """An embedded image."""
 
-    kind: ClassVar = "picture"
     uri: str  # `data:` with the bytes; see `svg_uri` and `png_uri`
     alt: str  # description of the picture, for readers who cannot see it
     caption: str = ""
@@ -153,7 +147,6 @@ class Track:
 class Timeline:
     """Bands above one time axis, with a headline."""
 
-    kind: ClassVar = "timeline"
     name: str
     badge: str  # a word beside the headline, in `tone`
     tone: Tone
@@ -166,7 +159,6 @@ class Timeline:
 class Code:
     """Text in a fixed-width font, such as commands."""
 
-    kind: ClassVar = "code"
     text: str
 
 
@@ -174,7 +166,6 @@ class Code:
 class Details:
     """Blocks that are hidden until the reader opens them."""
 
-    kind: ClassVar = "details"
     summary: str
     blocks: tuple[Block, ...]
 
@@ -183,13 +174,10 @@ class Details:
 class Columns:
     """Blocks side by side where the screen is wide enough."""
 
-    kind: ClassVar = "columns"
     blocks: tuple[Block, ...]
 
 
-Block = (
-    Text | Note | Facts | Table | HeatMap | Picture | Timeline | Code | Details | Columns
-)  # fmt: skip
+Block = Text | Note | Facts | Table | HeatMap | Picture | Timeline | Code | Details | Columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,5 +257,5 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters["points"] = points_attribute
+    made.filters |= {"points": points_attribute, "kind": lambda block: type(block).__name__}
     return made

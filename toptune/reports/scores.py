@@ -64,7 +64,11 @@ def warnings_of(run: ReadRun) -> tuple[Note, ...]:
     """List the reasons not to trust a run, the most serious first."""
     m = run.metrics
     notes = []
-    random = [view["name"] for view in run.views if _weights(view) == "random"]
+    random = [
+        view["name"]
+        for view in run.views
+        if view["params"].get("backbone", {}).get("weights") == "random"
+    ]
     if random:
         notes.append(
             "The backbone has RANDOM weights instead of ImageNet weights. This is for testing only:"
@@ -95,17 +99,17 @@ def warnings_of(run: ReadRun) -> tuple[Note, ...]:
     return tuple(Note(text=text.replace("..", ".")) for text in notes)
 
 
-def _weights(view: dict[str, Any]) -> str | None:
-    weights: str | None = view["params"].get("backbone", {}).get("weights")
-    return weights
-
-
 def headline(run: ReadRun) -> Facts:
     """Choose the figures that a reader should see first."""
     m = run.metrics
     low, high = m["device_accuracy_ci95"]
     test = m["permutations"]
-    facts = [
+    p, shuffles = "not run", "no shuffles of the labels were requested"
+    if test is not None:
+        p = f"p = {p_value_text(m['permutation_p'])}"
+        n = f"all {test['n']:,} possible" if test["exact"] else f"{test['n']:,}"
+        shuffles = f"{n} shuffles of the devices' labels, {_tuning_text(test)}"
+    facts = (
         Fact(
             name="Devices classified correctly",
             value=f"{run.n_correct} of {m['n_devices']}",
@@ -124,26 +128,15 @@ def headline(run: ReadRun) -> Facts:
             value=percent(m["chance"]),
             detail=f"always predicting the most common of {len(run.classes)} classes",
         ),
-        Fact(
-            name="Permutation test",
-            value="not run" if test is None else f"p = {p_value_text(m['permutation_p'])}",
-            detail="no shuffles of the labels were requested"
-            if test is None
-            else _test_detail(test),
-        ),
+        Fact(name="Permutation test", value=p, detail=shuffles),
         Fact(
             name="Calibration error (ECE)",
             value=percent(m["window_ece"]),
             detail=f"of {run.rows_are}; of devices {percent(m['device_ece'])}; probabilities"
             f" {'calibrated' if m['calibrated'] else 'NOT calibrated'}",
         ),
-    ]
-    return Facts(facts=tuple(facts))
-
-
-def _test_detail(test: dict[str, Any]) -> str:
-    n = f"all {test['n']:,} possible" if test["exact"] else f"{test['n']:,}"
-    return f"{n} shuffles of the devices' labels, {_tuning_text(test)}"
+    )
+    return Facts(facts=facts)
 
 
 def _tuning_text(test: dict[str, Any]) -> str:
@@ -152,63 +145,38 @@ def _tuning_text(test: dict[str, Any]) -> str:
 
 def scores_section(run: ReadRun) -> Section:
     """Show all scores in a table, with what each means."""
-    m = run.metrics
+    m, units = run.metrics, run.rows_are
     low, high = m["device_accuracy_ci95"]
-    rows = (
-        (
-            "Accuracy, devices",
-            f"{m['device_accuracy']:.3f}",
-            f"{m['chance']:.3f}",
-            f"majority vote of each device's {run.rows_are}; 95 % Wilson interval {low:.3f} to"
-            f" {high:.3f}",
-        ),
-        (
-            "Balanced accuracy, devices",
-            f"{m['balanced_accuracy']:.3f}",
-            f"{m['chance_balanced']:.3f}",
-            "mean of the accuracies of the classes: large and small classes count equally",
-        ),
-        (
-            "Macro F1, devices",
-            f"{m['macro_f1']:.3f}",
-            "",
-            "mean F1 score of the classes; penalises classes that are never predicted",
-        ),
-        (
-            f"Accuracy, {run.rows_are}",
-            f"{m['window_accuracy_mean']:.3f} \u00b1 {m['window_accuracy_sd']:.3f}",
-            f"{m['chance']:.3f}",
-            "mean \u00b1 SD over the folds",
-        ),
-        (
-            f"Balanced accuracy, {run.rows_are}",
-            f"{m['window_balanced_accuracy']:.3f}",
-            f"{m['chance_balanced']:.3f}",
-            f"all {run.rows_are} of all folds together",
-        ),
-        (
-            f"Macro F1, {run.rows_are}",
-            f"{m['window_macro_f1']:.3f}",
-            "",
-            f"all {run.rows_are} of all folds together",
-        ),
-        (
-            f"Brier score, devices; {run.rows_are}",
-            f"{m['device_brier']:.3f}; {m['window_brier']:.3f}",
-            f"{1 - 1 / len(run.classes):.3f}",
-            "squared error of the probabilities, summed over the classes; smaller is better",
-        ),
-        (
-            "Permutation p-value",
-            "-" if m["permutation_p"] is None else f"{m['permutation_p']:.4f}",
-            "",
-            _permutation_text(m["permutations"]),
-        ),
-    )
+    of = {name: f"{value:.3f}" for name, value in m.items() if isinstance(value, int | float)}
+    of_units = f"{of['window_accuracy_mean']} \u00b1 {of['window_accuracy_sd']}"
+    brier = f"{of['device_brier']}; {of['window_brier']}"
+    p = "-" if m["permutation_p"] is None else f"{m['permutation_p']:.4f}"
+    vote = f"majority vote of each device's {units}; 95 % Wilson interval {low:.3f} to {high:.3f}"
+    balanced = "mean of the accuracies of the classes: large and small classes count equally"
+    macro = "mean F1 score of the classes; penalises classes that are never predicted"
+    together = f"all {units} of all folds together"
+    squared = "squared error of the probabilities, summed over the classes; smaller is better"
     table = Table(
         caption="Every score was computed on devices that were left out of training",
         header=("score", "this run", "chance", "meaning"),
-        rows=rows,
+        rows=(
+            ("Accuracy, devices", of["device_accuracy"], of["chance"], vote),
+            (
+                "Balanced accuracy, devices",
+                of["balanced_accuracy"],
+                of["chance_balanced"],
+                balanced,
+            ),
+            ("Macro F1, devices", of["macro_f1"], "", macro),
+            (f"Accuracy, {units}", of_units, of["chance"], "mean \u00b1 SD over the folds"),
+            (
+                *(f"Balanced accuracy, {units}", of["window_balanced_accuracy"]),
+                *(of["chance_balanced"], together),
+            ),
+            (f"Macro F1, {units}", of["window_macro_f1"], "", together),
+            (f"Brier score, devices; {units}", brier, f"{1 - 1 / len(run.classes):.3f}", squared),
+            ("Permutation p-value", p, "", _permutation_text(m["permutations"])),
+        ),
         numeric=(1, 2),
     )
     return Section(title="Scores", blocks=(table, *_tuning_blocks(run)))
