@@ -533,21 +533,20 @@ def test_the_rest_is_reckoned_by_backbone_and_head() -> None:
         assert found == pytest.approx(seconds)
         return whole
 
-    forecast.expect("fast", 100)
-    forecast.expect("slow", 10)
-    forecast.expect_run("falkon")
-    forecast.expect_run("mlp")
-    forecast.expect_run("mlp")
+    forecast.pictures["fast"].left += 100
+    forecast.pictures["slow"].left += 10
+    forecast.runs["falkon"].left += 1
+    forecast.runs["mlp"].left += 2
     assert not left(0.0)
-    forecast.described("fast", 50, 5.0)
+    forecast.pictures["fast"].measure(50, 5.0)
     # 50 more at 0.1 s; the other backbone counts like the slowest so far; of runs nothing is known.
     assert not left(6.0)
-    forecast.described("slow", 5, 10.0)
+    forecast.pictures["slow"].measure(5, 10.0)
     assert not left(50 * 0.1 + 5 * 2.0)
-    forecast.ran("mlp", 30.0)
-    forecast.finished("slow")
+    forecast.runs["mlp"].measure(1, 30.0)
+    forecast.pictures["slow"].left = 0
     assert left(5.0 + 30.0 + 30.0)
-    forecast.dropped_run("falkon")
+    forecast.runs["falkon"].left -= 1
     assert left(35.0)
 
 

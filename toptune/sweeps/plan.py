@@ -6,6 +6,7 @@ A key says whether a run is there already: equal data, features and settings giv
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -109,7 +110,7 @@ def run_key(
 
 
 @dataclass
-class _Pace:
+class Pace:
     """How much is left of one kind of work, and what was measured of it."""
 
     left: int = 0
@@ -117,7 +118,7 @@ class _Pace:
     seconds: float = 0.0
 
     def measure(self, n: int, seconds: float) -> None:
-        """Note that some of it was done."""
+        """Note that so much of it was done."""
         self.left -= n
         self.done += n
         self.seconds += seconds
@@ -130,32 +131,8 @@ class Forecast:
     A backbone or head that has not run yet counts like the slowest that has.
     """
 
-    pictures: dict[str, _Pace] = field(default_factory=dict)
-    runs: dict[str, _Pace] = field(default_factory=dict)
-
-    def expect(self, backbone: str, n_pictures: int) -> None:
-        """Add pictures that are to be described."""
-        self.pictures.setdefault(backbone, _Pace()).left += n_pictures
-
-    def expect_run(self, head: str) -> None:
-        """Add a run that is to be made."""
-        self.runs.setdefault(head, _Pace()).left += 1
-
-    def described(self, backbone: str, n_pictures: int, seconds: float) -> None:
-        """Note that pictures were described."""
-        self.pictures[backbone].measure(n_pictures, seconds)
-
-    def ran(self, head: str, seconds: float) -> None:
-        """Note that a run was made."""
-        self.runs[head].measure(1, seconds)
-
-    def finished(self, backbone: str) -> None:
-        """Note that no more pictures will be described, even if some were not."""
-        self.pictures[backbone].left = 0
-
-    def dropped_run(self, head: str) -> None:
-        """Note that a run is not to be made after all."""
-        self.runs[head].left -= 1
+    pictures: defaultdict[str, Pace] = field(default_factory=lambda: defaultdict(Pace))
+    runs: defaultdict[str, Pace] = field(default_factory=lambda: defaultdict(Pace))
 
     def seconds_left(self) -> tuple[float, bool]:
         """Seconds, and whether all work that is left was counted."""
@@ -163,7 +140,7 @@ class Forecast:
         return sum(seconds for seconds, _ in parts), all(whole for _, whole in parts)
 
 
-def _left(paces: Sequence[_Pace]) -> tuple[float, bool]:
+def _left(paces: Sequence[Pace]) -> tuple[float, bool]:
     slowest = max((p.seconds / p.done for p in paces if p.done), default=None)
     waiting = [p for p in paces if p.left > 0]
     if slowest is None:

@@ -8,15 +8,17 @@ not made again, so a sweep that was stopped goes on. A failure stops only what d
 from __future__ import annotations
 
 import json
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toptune.errors import InputError, InputErrors, ToptuneError
+from toptune.errors import InputError, InputErrors, StorageError, ToptuneError
 from toptune.extraction import (
+    PublishedSpikes,
     StoredFeatures,
     StoredSpikes,
     check_listed,
@@ -26,26 +28,35 @@ from toptune.extraction import (
 )
 from toptune.features.burst_features import KIND, BurstFeatureParams
 from toptune.features.picture_features import load_engine
-from toptune.features.recordings import SpikeFinder
+from toptune.features.recordings import SpikeFinder, one_line
 from toptune.heads.catalogue import head_of
 from toptune.machine.durable import write_whole, writing
 from toptune.machine.environment import describe_environment
 from toptune.machine.locks import held
 from toptune.params import Backbone, Compute, FitOptions, content_key
-from toptune.recordings.devices import DevicesFile, read_devices
+from toptune.recordings.devices import DeviceRow, DevicesFile, read_devices
 from toptune.recordings.windows import window_starts
 from toptune.runs.folder import SWEEP, target_problems, write_csv
+from toptune.store.feature_store import recording_name
 from toptune.store.session import StoreSession, writing_session
 from toptune.store.tables import parameter_table
-from toptune.sweeps.features import ViewJob, attempt, extract_all, find_all_spikes
 from toptune.sweeps.grid import Grid, GridPoint, PictureView
 from toptune.sweeps.plan import Forecast, run_key, run_name
-from toptune.sweeps.results import Failure, Outcome, SweepReporter, SweepResult
+from toptune.sweeps.results import (
+    Failure,
+    Outcome,
+    SweepReporter,
+    SweepResult,
+    Throughput,
+    ViewFacts,
+)
 from toptune.training import fit, fit_problems
 
 if TYPE_CHECKING:
     from toptune.backbones.engine import FeatureEngine
     from toptune.features.table import FeatureTable, RecordingInfo
+
+_LOG = logging.getLogger(__name__)
 
 FORMAT = 1
 
@@ -187,6 +198,58 @@ def _open(
     return devices, infos, SpikeFinder(task.grid.spikes, task.compute, voltage=opened.voltage)
 
 
+class _ViewJob:
+    """One view of a sweep: its features, and how fast they were made."""
+
+    def __init__(
+        self,
+        view: PictureView,
+        features: StoredFeatures,
+        measured: Path,  # the folder of throughputs
+        device: str,  # where pictures are described, for people
+        took: Callable[[PictureView, int, float], None],  # pictures and seconds of each recording
+    ) -> None:
+        self.view = view
+        self.features = features
+        self.key = features.feature_set.key
+        self.description = features.feature_set.description
+        self.failed: list[tuple[str, str]] = []  # recordings, with the cause
+        self._measured = measured / f"{self.key}.json"
+        self._device = device
+        self._took = took
+        self.throughput = Throughput.read(self._measured)
+
+    @property
+    def facts(self) -> ViewFacts:
+        """What is known of the view beside scores."""
+        loaded = self.features.engine.loaded
+        return ViewFacts(
+            key=self.key,
+            n_parameters=loaded.n_parameters,
+            n_features=loaded.n_features,
+            weights=loaded.weights,
+            throughput=self.throughput,
+        )
+
+    def update(self, spikes: PublishedSpikes) -> None:
+        """Bring the features of one recording up to date, and measure how long that takes."""
+        if self.features.published(spikes) is not None:
+            return
+        # Neither is part of what a picture takes: all views share both.
+        self.features.engine.compile()
+        _ = spikes.drawers
+        begin = time.perf_counter()
+        rows = self.features.start(spikes).result()
+        pictures, seconds = len(rows.features), time.perf_counter() - begin
+        if pictures:
+            self.throughput.pictures += pictures
+            self.throughput.seconds += seconds
+            self.throughput.device = self._device
+            self.throughput.write(self._measured)
+        self._took(self.view, pictures, seconds)
+        self.features.write(spikes, rows)
+
+
 class _Work:
     """Extracting and fitting, beside other processes that do the same."""
 
@@ -206,20 +269,21 @@ class _Work:
         self.failures: list[Failure] = []
         self.notes: list[str] = []
 
-    def _job(self, view: PictureView) -> ViewJob:
+    def _job(self, view: PictureView) -> _ViewJob:
         engine = self.checked.engines[view.backbone]
         features = StoredFeatures(
             self.store, view.windows, view.picture, view.backbone, engine, self.watch.stage
         )
         where = describe_environment(str(engine.device))
         name = where["device_name"] or where["cpu"]
-        return ViewJob(view, features, self.task.out / "measured", name, self._took)
+        return _ViewJob(view, features, self.task.out / "measured", name, self._took)
 
     def run(self) -> None:
         """Spikes first, then backbone by backbone features and runs; what failed is written."""
         self.watch.doing("spikes")
-        devices = self.checked.devices
-        self.failures += find_all_spikes(devices, self.spikes_of, self.session, self.watch)
+        for row in self._claimed():
+            if (cause := _attempt(partial(self.spikes_of.update, row))) is not None:
+                self.failures.append(Failure("recording", row.written, cause))
         self.notes += self.spikes_of.notes
         if self.failures:
             self.notes.append(
@@ -230,7 +294,7 @@ class _Work:
             self._plan()
             self._without_pictures()
             for backbone in self.checked.engines:
-                self._backbone([j for v, j in self.jobs.items() if v.backbone == backbone])
+                self._backbone(backbone)
         self._finish()
 
     def _plan(self) -> None:
@@ -242,16 +306,16 @@ class _Work:
                 t for name, t in trains.items() if self.store.features_info(name, job.key) is None
             ]
             n = sum(len(window_starts(t, job.view.windows).start_s) for t in missing)
-            self.forecast.expect(_label(job.view.backbone), n)
+            self.forecast.pictures[_label(job.view.backbone)].left += n
             n_pictures += n
         for point in self.task.grid.points:
             view = point.view
             folder = self._folder(None if view is None else self.jobs[view], point.fit)
             if folder is None or not folder.exists():
-                self.forecast.expect_run(point.fit.head)
+                self.forecast.runs[point.fit.head].left += 1
         self.watch.begin(n_pictures, len(self.task.grid.points))
 
-    def _folder(self, job: ViewJob | None, options: FitOptions) -> Path | None:
+    def _folder(self, job: _ViewJob | None, options: FitOptions) -> Path | None:
         """Where a run belongs; None as long as its features are not all there.
 
         Without a view it is trained on what is measured of the spikes.
@@ -270,21 +334,47 @@ class _Work:
         return self.task.out / "runs" / run_name(view, options, key)
 
     def _took(self, view: PictureView, n_pictures: int, seconds: float) -> None:
-        self.forecast.described(_label(view.backbone), n_pictures, seconds)
+        self.forecast.pictures[_label(view.backbone)].measure(n_pictures, seconds)
         self.watch.described(n_pictures)
         self.watch.left(*self.forecast.seconds_left())
 
-    def _backbone(self, jobs: Sequence[ViewJob]) -> None:
-        self.watch.doing(f"{jobs[0].view.backbone.name}: features")
-        extract_all(self.checked.devices, jobs, self.spikes_of, self.session, self.watch)
-        if jobs[0].view.backbone == list(self.checked.engines)[-1]:
+    def _backbone(self, backbone: Backbone) -> None:
+        jobs = [job for view, job in self.jobs.items() if view.backbone == backbone]
+        self.watch.doing(f"{backbone.name}: features")
+        self._extract(jobs)
+        if backbone == list(self.checked.engines)[-1]:
             self.spikes_of.forget()  # before runs, which want the memory
-        self.forecast.finished(_label(jobs[0].view.backbone))
+        self.forecast.pictures[_label(backbone)].left = 0  # even if some were not described
         for job in jobs:
             for recording, cause in job.failed:
                 name = f"{job.description} of {recording}"
                 self.failures.append(Failure("features", name, cause))
             self._fits(job)
+
+    def _extract(self, jobs: Sequence[_ViewJob]) -> None:
+        """Bring the features of all views of a backbone into the store; failures stay in the jobs.
+
+        Each recording is gone through once for all views, and the backbone is compiled once.
+        """
+
+        def update(row: DeviceRow) -> None:
+            spikes = self.spikes_of.update(row)
+            for job in jobs:
+                if (cause := _attempt(partial(job.update, spikes))) is not None:
+                    job.failed.append((row.written, cause))
+
+        for row in self._claimed():
+            if (cause := _attempt(partial(update, row))) is not None:
+                for job in jobs:
+                    job.failed.append((row.written, cause))
+
+    def _claimed(self) -> Iterator[DeviceRow]:
+        """Go through the recordings, claiming each until the next one is asked for."""
+        rows = self.checked.devices.rows
+        for number, row in enumerate(rows, 1):
+            self.watch.recording(number, len(rows), row.written)
+            with self.session.claim(recording_name(row.written), wait=True):
+                yield row
 
     def _without_pictures(self) -> None:
         # Measured when first needed, which may be never, and once for all.
@@ -294,7 +384,7 @@ class _Work:
             if point.view is None:
                 self._end(self._fit(None, point, table), KIND)
 
-    def _fits(self, job: ViewJob) -> None:
+    def _fits(self, job: _ViewJob) -> None:
         # Read when first needed, too.
         table = cache(lambda: self.store.table(job.features.feature_set))
         for point in self.task.grid.points:
@@ -310,13 +400,13 @@ class _Work:
         self.watch.left(*self.forecast.seconds_left())
 
     def _fit(
-        self, job: ViewJob | None, point: GridPoint, table: Callable[[], FeatureTable]
+        self, job: _ViewJob | None, point: GridPoint, table: Callable[[], FeatureTable]
     ) -> Outcome:
         facts, options = None if job is None else job.facts, point.fit
         folder = self._folder(job, options)
         lacking = [] if job is None else job.failed
         if lacking or folder is None:
-            self.forecast.dropped_run(options.head)
+            self.forecast.runs[options.head].left -= 1
             failed = ", ".join(recording for recording, _ in lacking)
             cause = f"its features could not be made for {failed}"
             return Outcome(point=point, facts=facts, cause=cause)
@@ -324,8 +414,8 @@ class _Work:
         if not reused:
             self.watch.doing(folder.name)
             begin = time.perf_counter()
-            failure = attempt(partial(self._train, folder, options, table))
-            self.forecast.ran(options.head, time.perf_counter() - begin)
+            failure = _attempt(partial(self._train, folder, options, table))
+            self.forecast.runs[options.head].measure(1, time.perf_counter() - begin)
             if failure is not None:
                 return Outcome(point=point, facts=facts, name=folder.name, cause=failure)
         metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
@@ -360,3 +450,18 @@ def _is_empty(folder: Path) -> bool:
 
 def _label(backbone: Backbone) -> str:
     return f"{backbone.name} {backbone.weights}"
+
+
+def _attempt(work: Callable[[], object]) -> str | None:
+    """Do some work; if it fails, give the cause in one line."""
+    try:
+        work()
+    except StorageError:
+        raise  # nothing else could be written either
+    except ToptuneError as error:
+        return one_line(error)
+    except Exception as error:  # noqa: BLE001  # logged with its traceback
+        # Whatever it is, the rest of a long sweep goes on; the traceback says where to look.
+        _LOG.exception("an unexpected error")
+        return f"{type(error).__name__}: {one_line(error)}"
+    return None
