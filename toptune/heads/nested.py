@@ -29,7 +29,7 @@ from sklearn.base import clone
 
 from toptune.errors import InputError
 from toptune.heads.base import Candidate, Progress, StepProgress
-from toptune.heads.rows import Float64, Grouping, LabelledRows
+from toptune.heads.rows import Float64, Grouping, Ints, LabelledRows
 
 # Windows of a unit that are looked at, at most. With 20 minutes a device they lie 80 s apart.
 WINDOWS_A_UNIT = 16
@@ -39,7 +39,7 @@ SURPRISE = 0.5
 SHARPENINGS = tuple(2.0**power for power in range(-3, 3))
 
 
-def spread_rows(unit: NDArray[np.int64]) -> NDArray[np.int64]:
+def spread_rows(unit: Ints) -> Ints:
     """Choose the rows that stand for their units: at most `WINDOWS_A_UNIT` each, evenly spread.
 
     `unit`, (n,): numbered from 0. Returns (m,): rows, ascending.
@@ -54,17 +54,17 @@ def spread_rows(unit: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.sort(np.concatenate(chosen)).astype(np.int64)
 
 
-def unit_weights(unit: NDArray[np.int64]) -> NDArray[np.float64]:
+def unit_weights(unit: Ints) -> Float64:
     """Weight of each row so that every unit counts once and all weights add up to 1."""
     sizes = np.bincount(unit)
-    weights: NDArray[np.float64] = 1 / (sizes[unit] * np.count_nonzero(sizes))
+    weights: Float64 = 1 / (sizes[unit] * np.count_nonzero(sizes))
     return weights
 
 
 def selection_loss(
     scores: NDArray[np.floating[Any]],
-    codes: NDArray[np.int64],
-    unit: NDArray[np.int64],
+    codes: Ints,
+    unit: Ints,
     sharpness: float = 1.0,
 ) -> float:
     """Share of errors plus `SURPRISE` x mean negative log-likelihood, every unit counting once.
@@ -120,22 +120,22 @@ class NestedScores:
 
     # (p, g): mean loss of each candidate over the inner folds of each outer fold, whose own group
     # takes no part; smaller is better
-    loss: NDArray[np.float64]
+    loss: Float64
     # (p,): loss of each candidate over all groups' leave-one-group-out, which chooses the model of
     # all devices
-    final_loss: NDArray[np.float64]
-    choice: NDArray[np.int64]  # (g,): candidate chosen in each outer fold; of equals the first
+    final_loss: Float64
+    choice: Ints  # (g,): candidate chosen in each outer fold; of equals the first
     final_choice: int
     # (n, k): held-out scores of every row, by the candidate its fold chose
-    scores: NDArray[np.float64]
+    scores: Float64
     # (g, n, k): of fold g's candidate: scores of row i by the model without g and without i's own
     # group; NaN in rows of g
     inner_scores: NDArray[np.float32]
     # (n, k): leave-one-group-out scores of the final candidate, for calibrating the model of all
     # devices
-    final_scores: NDArray[np.float64]
+    final_scores: Float64
     # (g,): what had to be added to a diagonal in each outer fold; 0 as a rule
-    jitter: NDArray[np.float64]
+    jitter: Float64
 
 
 class Shuffled(NamedTuple):
@@ -158,6 +158,50 @@ class HeldOut(NamedTuple):
     predictions: NDArray[Any]  # (n,) labels
     # (g,): what a closed form had to add to the diagonal of its matrix in each fold; 0 as a rule
     jitter: Float64
+
+    @classmethod
+    def by(cls, estimator: Any, y: NDArray[Any], scores: Float64, jitter: Float64) -> HeldOut:
+        """Follow from scores what a classifier with `probabilities_of` says."""
+        labels = np.unique(y)[scores.argmax(axis=1)]
+        return cls(scores, estimator.probabilities_of(scores), labels, jitter)
+
+
+class FoldScores(NamedTuple):
+    """Scores of p candidates by the folds, and by the folds inside them."""
+
+    outer: Float64  # (p, n, k): of every row by the model without its group
+    inner: NDArray[np.float32]  # (p, g, n, k): the same without group g as well; NaN in rows of g
+
+    @classmethod
+    def empty(cls, p: int, g: int, n: int, k: int) -> FoldScores:
+        """Make room for the scores."""
+        return cls(np.empty((p, n, k)), np.full((p, g, n, k), np.nan, np.float32))
+
+    def put(
+        self, candidate: int, left_out: tuple[int, ...], group: int, rows: Ints, scores: Float64
+    ) -> None:
+        """Write down scores of a group's rows by a model without it, or without it and another."""
+        if len(left_out) == 1:
+            self.outer[candidate, rows] = scores
+        for other in set(left_out) - {group}:
+            self.inner[candidate, other, rows] = scores
+
+
+def folds_and_pairs(n_groups: int) -> list[tuple[int, ...]]:
+    """Name the groups that models are trained without: each by itself, then each pair once.
+
+    A model without groups g and h serves twice: as fold h inside outer fold g, and as fold g inside
+    outer fold h.
+    """
+    return [*((g,) for g in range(n_groups)), *combinations(range(n_groups), 2)]
+
+
+def check_tuning(n_groups: int, candidates: Sequence[Candidate]) -> None:
+    """Refuse fewer than three groups, and to choose from nothing."""
+    if n_groups < 3:
+        raise InputError(f"tuning inside the folds needs three groups, got {n_groups}")
+    if not candidates:
+        raise InputError("tuning needs at least one candidate, got none")
 
 
 def refit_folds(estimator: Any, rows: LabelledRows) -> HeldOut:
@@ -200,7 +244,7 @@ def _scores_of(fitted: Any, X: NDArray[Any], classes: NDArray[Any]) -> tuple[Flo
     return scores, probabilities
 
 
-def _of_all_classes(scores: Float64, known: NDArray[np.int64], n_classes: int) -> Float64:
+def _of_all_classes(scores: Float64, known: Ints, n_classes: int) -> Float64:
     """Score classes that no training row had below all others, by as much as those differ."""
     if len(known) == n_classes:
         return scores
@@ -218,23 +262,14 @@ def tune_by_refitting(
 ) -> NestedScores:
     """Choose a candidate inside each fold's training groups, and score the fold by it.
 
-    A model trained without groups g and h serves twice: as fold h inside outer fold g, and the
-    other way round.
-
-    - `estimator`: not fitted, and not changed.
-    - `rows`: of three groups or more; every training set must hold two classes.
-    - `candidates`: values of the constructor. Each costs g (g + 1) / 2 fits.
-    - `progress`: told how many models are fitted, and of how many.
-    - Raises `InputError`: fewer than three groups.
+    See `Head.tune`. Every training set must hold two classes; a candidate costs g (g + 1) / 2 fits.
     """
     X, y, grouping, unit = rows
     n_groups = len(grouping.groups)
-    if n_groups < 3:
-        raise InputError(f"tuning inside the folds needs three groups, got {n_groups}")
+    check_tuning(n_groups, candidates)
     classes, codes = np.unique(y, return_inverse=True)
-    outer = np.empty((len(candidates), len(y), len(classes)))
-    inner = np.full((len(candidates), n_groups, len(y), len(classes)), np.nan, np.float32)
-    left_out = [*((g,) for g in range(n_groups)), *combinations(range(n_groups), 2)]
+    found = FoldScores.empty(len(candidates), n_groups, len(y), len(classes))
+    left_out = folds_and_pairs(n_groups)
     n_done = 0
     for number, candidate in enumerate(candidates):
         tried = clone(estimator).set_params(**candidate)
@@ -244,32 +279,25 @@ def tune_by_refitting(
             for group in groups:
                 own = grouping.rows(group)
                 scores = _scores_of(fitted, X[own], classes)[0]
-                if len(groups) == 1:
-                    outer[number, own] = scores
-                for other in set(groups) - {group}:
-                    inner[number, other, own] = scores
+                found.put(number, groups, group, own, scores)
             n_done += 1
             if progress is not None:
                 progress(n_done, len(candidates) * len(left_out))
-    return choose(outer, inner, codes.astype(np.int64), unit, grouping)
+    return choose(found, codes.astype(np.int64), unit, grouping)
 
 
 def choose(
-    outer: Float64,
-    inner: NDArray[np.float32],
-    codes: NDArray[np.int64],
-    unit: NDArray[np.int64],
-    grouping: Grouping,
+    found: FoldScores, codes: Ints, unit: Ints, grouping: Grouping, loss: Float64 | None = None
 ) -> NestedScores:
     """Choose the candidate of every fold by the scores of its inner folds.
 
-    - `outer`, (p, n, k): of each candidate: scores of every row by the model without its group.
-    - `inner`, (p, g, n, k): the same without group g as well; NaN in rows of g.
-    - `codes`, `unit`, (n,): class and unit of each row.
+    `codes` and `unit`, (n,): class and unit of each row. `loss`, (p, g), where it is known already.
     """
-    loss = np.array(
-        [[selection_loss(fold, codes, unit) for fold in candidate] for candidate in inner]
-    )
+    outer, inner = found
+    if loss is None:
+        loss = np.array(
+            [[selection_loss(fold, codes, unit) for fold in candidate] for candidate in inner]
+        )
     final_loss = np.array([selection_loss(scores, codes, unit) for scores in outer])
     choice, final_choice = loss.argmin(axis=0), int(final_loss.argmin())
     n_groups = len(choice)
@@ -290,7 +318,7 @@ def tune_each_labelling(
     estimator: Any,
     rows: LabelledRows,
     candidates: Sequence[Candidate],
-    shuffled: NDArray[np.int64] | None,
+    shuffled: Ints | None,
     progress: Progress | None,
 ) -> tuple[NestedScores, Shuffled | None]:
     """Tune for the observed labels, then anew for each shuffle; see `Head.nested`."""
@@ -310,7 +338,7 @@ def tune_each_labelling(
     return nested, verdicts_of(scores, rows.unit)
 
 
-def verdicts_of(scores: Sequence[Float64], unit: NDArray[np.int64]) -> Shuffled:
+def verdicts_of(scores: Sequence[Float64], unit: Ints) -> Shuffled:
     """Classes of rows and mean scores of units, of each labelling's held-out scores.
 
     `scores`, sequence of (n, k): a labelling each. `unit`, (n,): unit of each row, numbered from 0

@@ -240,14 +240,10 @@ class FalkonHead(Head):
         The ridge is penalty x rows of the whole data set in every fold, and Nystrom centres are
         drawn once: a fold does without those of its group.
         """
-        import numpy as np
-
         from toptune.heads.nested import HeldOut
 
         folds, Y = estimator.fold_factors(rows.X, rows.y, rows.grouping)
-        scores, jitter = folds.held_out_scores(Y)
-        predictions = np.unique(rows.y)[scores.argmax(axis=1)]
-        return HeldOut(scores, estimator.probabilities_of(scores), predictions, jitter)
+        return HeldOut.by(estimator, rows.y, *folds.held_out_scores(Y))
 
     def nests(self, estimator: Any, n_groups: int, n_candidates: int) -> bool:
         """See `Head`: always where there are closed forms."""

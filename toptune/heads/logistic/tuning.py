@@ -13,25 +13,28 @@ log-losses + |w|^2 / 2``, by Newton's method, started where the next stronger pe
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import combinations
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
 
-from toptune.errors import InputError, ToptuneError
+from toptune.errors import ToptuneError
 from toptune.heads.base import Candidate, StepProgress
 from toptune.heads.logistic.classifier import LogisticClassifier, Standardiser
 from toptune.heads.nested import (
+    FoldScores,
     NestedScores,
     Shuffled,
+    check_tuning,
+    choose,
+    folds_and_pairs,
     labelling_losses,
-    selection_loss,
     spread_rows,
     unit_weights,
 )
-from toptune.heads.rows import Float64, Grouping, LabelledRows
+from toptune.heads.rows import Float64, Grouping, Ints, LabelledRows
 from toptune.machine.threads import compiled, in_threads, thread_pool
 
 # What the inner scores of the labellings that are done together may take.
@@ -40,19 +43,12 @@ _INNER_BYTES = 2**27
 _MOST_TOGETHER = 16
 
 
-class _FoldScores(NamedTuple):
-    """Scores of some labellings: (r, p, n, k), and (r, p, g, n, k) of the inner folds."""
-
-    outer: Float64
-    inner: NDArray[np.float32]
-
-
 def tune_logistic(
     classifier: LogisticClassifier,
     rows: LabelledRows,
     candidates: Sequence[Candidate],
     *,
-    shuffled: NDArray[np.int64] | None = None,
+    shuffled: Ints | None = None,
     progress: StepProgress | None = None,
 ) -> tuple[NestedScores, Shuffled]:
     """Leave each group out once, with the penalty chosen among the other groups.
@@ -60,23 +56,13 @@ def tune_logistic(
     Where leaving out two groups leaves no row of a class, its log-odds are those of half a row
     against all others, whatever the row and the penalty.
 
-    - `classifier`: not fitted, and not changed.
-    - `rows`: of three groups or more; NaN where a value is not defined.
-    - `candidates`: values of C; of equally good ones the smallest is chosen. One, which may name
-      none: nothing is tuned, inner folds serve calibration.
-    - `shuffled`, (r, u): further labellings: the class of each unit, numbered in the sorted order
-      of the classes.
-    - `progress`: told how many labellings are done, and how many there are.
-    - Returns `NestedScores`: of the observed labels; candidates in their order.
-    - Returns `Shuffled`: its first line is of the observed labels, the others of `shuffled`.
-    - Raises `InputError`: fewer than three groups, no candidate, or one that the classifier cannot
-      take.
+    Takes and gives what `Head.nested` does. Of equally good values of C the smallest is chosen; one
+    candidate may name none: nothing is tuned then, inner folds serve calibration. `progress` is
+    told how many labellings are done, and of how many. Raises `InputError`: fewer than three
+    groups, no candidate, or one that the classifier cannot take.
     """
     X, y, grouping, unit = rows
-    if len(grouping.groups) < 3:
-        raise InputError(f"tuning inside the folds needs three groups, got {len(grouping.groups)}")
-    if not candidates:
-        raise InputError("tuning needs at least one candidate, got none")
+    check_tuning(len(grouping.groups), candidates)
     classifiers = [clone(classifier).set_params(**candidate) for candidate in candidates]
     for each in classifiers:
         checked, classes, codes = each.check(X, y)
@@ -113,8 +99,8 @@ class _Search:
         X: NDArray[Any],
         n_classes: int,
         grouping: Grouping,
-        unit: NDArray[np.int64],
-        C: NDArray[np.float64],
+        unit: Ints,
+        C: Float64,
     ) -> None:
         self._X, self._k, self._grouping, self._unit = X, n_classes, grouping, unit
         # Weaker penalties start where stronger ones ended, and are chosen after them.
@@ -127,16 +113,17 @@ class _Search:
         """Memory of one labelling's inner scores."""
         return 4 * len(self._C) * len(self._grouping.groups) * len(self._X) * self._k
 
-    def scores(self, labels: NDArray[np.int64], *, inner: bool) -> _FoldScores:
-        """Train all folds under some labellings, (r, u); the inner ones only where asked for."""
+    def scores(self, labels: Ints, *, inner: bool) -> FoldScores:
+        """Train all folds under some labellings, (r, u); the inner ones only where asked for.
+
+        The scores are (r, p, n, k), and (r, p, g, n, k) of the inner folds.
+        """
         grouping = self._grouping
         n_groups, (n, r) = len(grouping.groups), (len(self._X), len(labels))
         codes = labels[:, self._unit]
         outer = np.empty((r, len(self._C), n, self._k))
         within = np.full((r, len(self._C), n_groups if inner else 0, n, self._k), np.nan, "f4")
-        left_out: list[tuple[int, ...]] = [(g,) for g in range(n_groups)]
-        if inner:
-            left_out += combinations(range(n_groups), 2)
+        left_out = folds_and_pairs(n_groups)[: None if inner else n_groups]
 
         def fold(groups: tuple[int, ...]) -> None:
             held_out = np.isin(grouping.codes, groups)
@@ -158,9 +145,9 @@ class _Search:
 
         with thread_pool() as pool:
             in_threads(pool, fold, left_out)
-        return _FoldScores(outer, within)
+        return FoldScores(outer, within)
 
-    def losses(self, found: _FoldScores, labels: NDArray[np.int64]) -> Float64:
+    def losses(self, found: FoldScores, labels: Ints) -> Float64:
         """Loss of every candidate over the inner folds of each outer fold, (r, p, g)."""
         n_groups = len(self._grouping.groups)
         losses = np.zeros((len(labels), len(self._C), n_groups))
@@ -177,25 +164,20 @@ class _Search:
                 )
         return losses
 
-    def nested(self, found: _FoldScores, loss: Float64, codes: NDArray[np.int64]) -> NestedScores:
+    def nested(self, found: FoldScores, loss: Float64, codes: Ints) -> NestedScores:
         """Put together what is said of the observed labels; candidates as they were given."""
-        outer, inner = found.outer[0], found.inner[0]
-        final_loss = np.array([selection_loss(scores, codes, self._unit) for scores in outer])
-        choice, final_choice = loss.argmin(axis=0), int(final_loss.argmin())
-        n_groups = len(choice)
+        observed = FoldScores(found.outer[0], found.inner[0])
+        chosen = choose(observed, codes, self._unit, self._grouping, loss)
         given = np.argsort(self._by_C)
-        return NestedScores(
+        return replace(
+            chosen,
             loss=loss[given],
-            final_loss=final_loss[given],
-            choice=self._by_C[choice],
-            final_choice=int(self._by_C[final_choice]),
-            scores=outer[choice[self._grouping.codes], np.arange(len(codes))],
-            inner_scores=inner[choice, np.arange(n_groups)],
-            final_scores=outer[final_choice],
-            jitter=np.zeros(n_groups),
+            final_loss=chosen.final_loss[given],
+            choice=self._by_C[chosen.choice],
+            final_choice=int(self._by_C[chosen.final_choice]),
         )
 
-    def verdicts(self, found: _FoldScores, loss: Float64) -> Shuffled:
+    def verdicts(self, found: FoldScores, loss: Float64) -> Shuffled:
         """Tell what the chosen models say of held-out rows and units, labelling by labelling."""
         r, n = len(loss), len(self._X)
         choice = loss.argmin(axis=1)
@@ -222,9 +204,7 @@ _ARMIJO = 1e-4
 _MISSING_ROW = 0.5
 
 
-def log_odds(
-    train: Float64, codes: NDArray[np.int64], n_classes: int, C: NDArray[np.float64], rows: Float64
-) -> Float64:
+def log_odds(train: Float64, codes: Ints, n_classes: int, C: Float64, rows: Float64) -> Float64:
     """Train on some rows, score others.
 
     - `train`, (m, d): standardised.
@@ -244,9 +224,7 @@ def log_odds(
 
 
 @compiled()
-def _all_log_odds(
-    train: Float64, codes: NDArray[np.int64], C: Float64, rows: Float64, scores: Float64
-) -> bool:
+def _all_log_odds(train: Float64, codes: Ints, C: Float64, rows: Float64, scores: Float64) -> bool:
     n, d = train.shape
     # A line a column: sums over rows then run along memory.
     Z = np.ones((d + 1, n))

@@ -3,18 +3,16 @@
 ``Linear(d, 64), ReLU, Linear(64, classes)``; Adam with learning rate 0.0005 that decays
 exponentially, batches of 75, 25 epochs, cross-entropy (Pastore et al.).
 
-Its parameters are chosen inside every fold: a network trained without groups g and h serves twice,
-as fold h inside outer fold g and as fold g inside outer fold h. So g (g - 1) / 2 pairs and g outer
-folds are trained once per candidate, all with the candidates side by side, scored, and dropped:
-memory is that of the scores.
+Its parameters are chosen inside every fold: g outer folds and g (g - 1) / 2 pairs of groups are
+trained once per candidate, all with the candidates side by side, scored, and dropped: memory is
+that of the scores.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -36,7 +34,13 @@ from toptune.heads.mlp.training import (
     train_folds,
     without,
 )
-from toptune.heads.nested import NestedScores, choose
+from toptune.heads.nested import (
+    FoldScores,
+    NestedScores,
+    check_tuning,
+    choose,
+    folds_and_pairs,
+)
 from toptune.heads.rows import (
     Float64,
     Grouping,
@@ -215,13 +219,6 @@ class MLPClassifier(RowClassifier):
         return int(d)
 
 
-class _Scores(NamedTuple):
-    """Scores of all candidates: (p, n, k) float64, and (p, g, n, k) float32 of the inner folds."""
-
-    outer: Float64
-    inner: NDArray[np.float32]
-
-
 def tune_mlp(
     classifier: MLPClassifier,
     rows: LabelledRows,
@@ -236,40 +233,28 @@ def tune_mlp(
     out two groups leaves no row of a class, the networks are trained all the same, without a
     positive example of it: rows of that class are then misclassified, whatever the candidate.
 
-    - `classifier`: with the parameters that no candidate overrides; not fitted.
-    - `rows`: of three groups or more.
-    - `candidates`: parameters of the constructor and their values. Each costs g (g + 1) / 2
-      networks.
-    - `progress`: given how many networks are trained, and of how many.
-    - Returns `NestedScores`: its arrays, and as many inner scores for every candidate meanwhile: p
-      x g x n x k float32.
-    - Raises `InputError`: fewer than three groups, no candidate, or one that the classifier cannot
-      take.
+    Each candidate costs g (g + 1) / 2 networks, and g x n x k float32 of memory for inner scores.
+    `progress` is told how many networks are trained, and of how many. Raises `InputError`: fewer
+    than three groups, no candidate, or one that the classifier cannot take.
     """
     X, y, grouping, unit = rows
     n_groups = len(grouping.groups)
-    if n_groups < 3:
-        raise InputError(f"tuning inside the folds needs three groups, got {n_groups}")
-    if not candidates:
-        raise InputError("tuning needs at least one candidate, got none")
+    check_tuning(n_groups, candidates)
     classifiers = [_overridden(classifier, candidate) for candidate in candidates]
     for each in classifiers:
         checked, classes, codes = each.check(X, y)
-    shape = (len(codes), len(classes))
-    scores = _Scores(
-        np.empty((len(classifiers), *shape)),
-        np.full((len(classifiers), n_groups, *shape), np.nan, dtype=np.float32),
-    )
+    scores = FoldScores.empty(len(classifiers), n_groups, len(codes), len(classes))
     seed = seed_of(classifier.random_state)
-    count = _Count(progress, len(classifiers) * n_groups * (n_groups + 1) // 2)
+    n_done, n_networks = 0, len(classifiers) * n_groups * (n_groups + 1) // 2
     for numbers in _by_rows(classifiers, checked.shape[1]):
         shared = classifiers[numbers[0]].shared_rows(checked, codes, len(classes))
         variants = [Variant(classifiers[number].schedule()) for number in numbers]
         for left_out in _blocks(n_groups, len(codes)):
             folds = [without(grouping, groups, seed) for groups in left_out]
             use = _Scorer(shared, grouping, left_out, numbers, scores)
-            train_folds(shared, folds, variants, use, progress=count.onwards())
-    return choose(scores.outer, scores.inner, codes, unit, grouping)
+            train_folds(shared, folds, variants, use, _onwards(progress, n_done, n_networks))
+            n_done += len(folds) * len(variants)
+    return choose(scores, codes, unit, grouping)
 
 
 def held_out_scores_of(
@@ -334,8 +319,7 @@ def _by_rows(classifiers: Sequence[MLPClassifier], n_features: int) -> list[list
 
 def _blocks(n_groups: int, n_rows: int) -> Iterator[list[tuple[int, ...]]]:
     """Name the groups that each fold leaves out, one or two, for so many folds at a time."""
-    left_out: list[tuple[int, ...]] = [(group,) for group in range(n_groups)]
-    left_out += combinations(range(n_groups), 2)
+    left_out = folds_and_pairs(n_groups)
     size = max(1, _LISTED_ROWS // n_rows)
     for start in range(0, len(left_out), size):
         yield left_out[start : start + size]
@@ -349,35 +333,16 @@ class _Scorer:
     grouping: Grouping
     left_out: list[tuple[int, ...]]
     numbers: list[int]
-    scores: _Scores
+    scores: FoldScores
 
     def __call__(self, fold: int, variant: int, network: Network) -> None:
         number, groups = self.numbers[variant], self.left_out[fold]
         for group in groups:
             held_out = self.grouping.rows(group)
             logits = logits_of(network, self.rows, held_out)
-            if len(groups) == 1:
-                self.scores.outer[number, held_out] = logits
-            for outer in groups:
-                if outer != group:
-                    self.scores.inner[number, outer, held_out] = logits
+            self.scores.put(number, groups, group, held_out, logits)
 
 
-class _Count:
-    """Progress over several trainings, in networks."""
-
-    def __init__(self, progress: StepProgress | None, total: int) -> None:
-        self._progress = progress
-        self._total = total
-        self._done = 0
-
-    def onwards(self) -> StepProgress:
-        """Give what counts the next training on from here."""
-        before = self._done
-
-        def watch(done: int, _: int) -> None:
-            self._done = before + done
-            if self._progress is not None:
-                self._progress(self._done, self._total)
-
-        return watch
+def _onwards(progress: StepProgress | None, before: int, total: int) -> StepProgress | None:
+    """Progress of one training of several, in networks."""
+    return None if progress is None else lambda done, _: progress(before + done, total)

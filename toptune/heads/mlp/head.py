@@ -82,9 +82,7 @@ class MLPHead(Head):
         from toptune.heads.nested import HeldOut
 
         scores = estimator.held_out_scores(rows.X, rows.y, rows.grouping)
-        predictions = np.unique(rows.y)[scores.argmax(axis=1)]
-        jitter = np.zeros(len(rows.grouping.groups))
-        return HeldOut(scores, estimator.probabilities_of(scores), predictions, jitter)
+        return HeldOut.by(estimator, rows.y, scores, np.zeros(len(rows.grouping.groups)))
 
     def held_out_of_labellings(
         self, estimator: Any, rows: LabelledRows, labellings: NDArray[Any]

@@ -350,7 +350,6 @@ def train_folds(
     folds: Sequence[TrainingFold],
     variants: Sequence[Variant],
     use: Callable[[int, int, Network], None],
-    *,
     progress: StepProgress | None = None,
 ) -> None:
     """Train every fold in every variant.
@@ -526,7 +525,7 @@ def fold_scores(
         held_out = grouping.rows(fold)
         scores[variant, held_out] = logits_of(network, rows, held_out)
 
-    train_folds(rows, folds, variants, score, progress=progress)
+    train_folds(rows, folds, variants, score, progress)
     return scores
 
 
