@@ -238,12 +238,7 @@ MODELS = (
         (*FIT[:-1], "mine", "--overwrite"),
         ("mine is not a run of toptune",),
     ),
-    Case(
-        "run: below a file",
-        lambda _: None,
-        (*FIT[:-1], "r0.csv/run"),
-        ("r0.csv",),
-    ),
+    Case("run: below a file", lambda _: None, (*FIT[:-1], "r0.csv/run"), ("r0.csv",)),
 )
 
 

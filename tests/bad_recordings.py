@@ -13,18 +13,7 @@ import h5py
 import numpy as np
 import scipy.io
 import scipy.sparse
-from bad_case import (
-    Case,
-    detect,
-    info,
-    info_as,
-    mcs,
-    mcs_bytes,
-    replace,
-    stamps,
-    stream_of,
-    text,
-)
+from bad_case import Case, detect, info, info_as, mcs, mcs_bytes, replace, stamps, stream_of, text
 from small_data import RAW, write_mcs
 
 # --- what is no file of any kind
@@ -197,11 +186,7 @@ MCS = (
         replace("ChannelData", data=np.full((4, 2000), b"x")),
         "where rows of whole numbers are needed",
     ),
-    mcs(
-        "MCS samples that are references",
-        _references,
-        "where rows of whole numbers are needed",
-    ),
+    mcs("MCS samples that are references", _references, "where rows of whole numbers are needed"),
     mcs("MCS time stamps of no time", stamps(), "ChannelDataTimeStamps has shape (0,)"),
     mcs("MCS time stamps short", stamps((0, 0, 999)), "end at sample 1000, the data at 2000"),
     mcs("MCS time stamps beyond", stamps((0, 0, 5000)), "does not follow sample 0 of 2000"),
@@ -232,11 +217,7 @@ MCS = (
     mcs("MCS with samples in another file", _external, "are in other files"),
     mcs("MCS with virtual samples", _virtual, "are in other files"),
     *(
-        mcs(
-            f"MCS with {what} link at {place}",
-            _link(place, link),
-            "links are not followed",
-        )
+        mcs(f"MCS with {what} link at {place}", _link(place, link), "links are not followed")
         for what, link in (
             ("an external", h5py.ExternalLink("b.h5", "/")),
             ("a soft", h5py.SoftLink("/Data")),

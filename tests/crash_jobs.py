@@ -216,16 +216,10 @@ def make_jobs(folder: Path) -> list[tuple[Job, Cost]]:
     return [
         (Job("extract", (*extract, str(made)), made, store, None), cost),
         (Job("extract what changed", (*extract, str(made)), made, store, changed), cost),
-        (
-            Job("extract anew", (*extract, str(made), "--overwrite"), made, store, old_store),
-            cost,
-        ),
+        (Job("extract anew", (*extract, str(made), "--overwrite"), made, store, old_store), cost),
         (Job("fit", fitting, fitted, run, None), fit_cost),
         (Job("fit anew", (*fitting, "--overwrite"), fitted, run, old_run), fit_cost),
-        (
-            Job("sweep", (*sweeping, str(swept)), swept, sweep, None),
-            sweep_cost,
-        ),
+        (Job("sweep", (*sweeping, str(swept)), swept, sweep, None), sweep_cost),
     ]
 
 

@@ -16,12 +16,7 @@ from toptune.recordings.trains import Segment, Spikes
 from toptune.spikes import ptsd_compiled
 from toptune.spikes.noise_cuda import channel_means, noise_thresholds_on
 from toptune.spikes.ptsd import PtsdSamples, channel_mean, sequential_sum
-from toptune.spikes.ptsd_cuda import (
-    DeviceSpikes,
-    SegmentWalk,
-    sort_device_spikes,
-    walk_segments,
-)
+from toptune.spikes.ptsd_cuda import DeviceSpikes, SegmentWalk, sort_device_spikes, walk_segments
 
 RATE_HZ = 10_000.0
 # Around the samples of a chunk: a kernel that reads outside finds its largest peaks here.

@@ -86,7 +86,7 @@ def test_command_words_tell_one_value_from_several() -> None:
         name="view_weights", field="view_weights", type=tuple, default=None, help=".", several=True
     )
     assert command_words([weights], {"view_weights": [(0.5, 0.5), (0.9, 0.1)]}) == [
-        *("--view-weights", "0.5,0.5", "--view-weights", "0.9,0.1"),
+        *("--view-weights", "0.5,0.5", "--view-weights", "0.9,0.1")
     ]
     penalty = Option(
         name="penalty", field="penalty", type=float, default=1e-6, help=".", several=True

@@ -255,9 +255,7 @@ def test_a_class_in_one_batch_only_is_warned_of(
     assert all("may be the batch, not the class" in w for w in warnings)
 
 
-def test_a_class_in_one_stratum_only_is_warned_of_and_mixed_batches_are_not(
-    tmp_path: Path,
-) -> None:
+def test_a_class_in_one_stratum_only_is_warned_of_and_mixed_batches_are_not(tmp_path: Path) -> None:
     table = make_table()
     infos = [
         replace(r, columns={**r.columns, "dish": "d1" if r.label == "B" else f"d{i % 2}"})

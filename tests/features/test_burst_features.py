@@ -54,9 +54,7 @@ def test_a_scale_rises_from_0_at_its_low_end_to_1_at_its_high_end(name: str) -> 
 
 
 values = arrays(
-    np.float64,
-    (3, len(NAMES)),
-    elements=st.sampled_from((0.0, 0.001, 0.3, 1.0, 7.0, 1e4, np.nan)),
+    np.float64, (3, len(NAMES)), elements=st.sampled_from((0.0, 0.001, 0.3, 1.0, 7.0, 1e4, np.nan))
 )
 
 
@@ -93,10 +91,7 @@ def test_what_is_too_short_has_no_row() -> None:
     described = BurstExtractor(BurstFeatureParams(windows=WINDOWS)).measure(short)
     assert described.features.shape == (0, 60)
     empty = make_trains([[]], [])
-    assert BurstExtractor(BurstFeatureParams()).measure(empty).features.shape == (
-        0,
-        30,
-    )
+    assert BurstExtractor(BurstFeatureParams()).measure(empty).features.shape == (0, 30)
     whole = BurstExtractor(BurstFeatureParams()).measure(bursting_culture())
     assert whole.features.shape == (1, 30)
 

@@ -20,11 +20,7 @@ from toptune.recordings.trains import SpikeTrains
 @settings(deadline=None, max_examples=50)
 @given(spike_trains(), st.sampled_from((1000.0, 997.0)))
 def test_windows_hold_the_spikes_that_their_bins_hold(trains: SpikeTrains, rate_hz: float) -> None:
-    trains = make_trains(
-        by_electrode(trains),
-        [s.n_samples for s in trains.segments],
-        rate_hz,
-    )
+    trains = make_trains(by_electrode(trains), [s.n_samples for s in trains.segments], rate_hz)
     windows = Windows(width_s=2.0, stride_s=0.5)
     cut = WindowedTrains(trains, windows)
     drawn = Drawer(trains, windows, Picture(), 8)

@@ -77,10 +77,7 @@ def test_a_clock_has_none_and_a_poisson_process_has_one() -> None:
 @settings(deadline=None, max_examples=50)
 @given(spike_trains())
 def test_synchrony_follows_its_formulas(trains: SpikeTrains) -> None:
-    one = make_trains(
-        by_electrode(trains),
-        trains.n_samples,
-    )
+    one = make_trains(by_electrode(trains), trains.n_samples)
     cut, plain = per_train(one)
     firing = [train for train in plain if train]
     pairs = [

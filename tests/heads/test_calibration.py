@@ -116,9 +116,7 @@ def test_no_prediction_changes_and_rows_sum_to_one(seed: int, factor: float) -> 
     # Neither the scores' unit nor what a row's scores have in common is of any moment.
     shifted = factor * scores + np.arange(30)[:, None]
     np.testing.assert_allclose(
-        calibrated(shifted, fit_inverse_temperature(shifted, codes, unit)),
-        probabilities,
-        atol=1e-5,
+        calibrated(shifted, fit_inverse_temperature(shifted, codes, unit)), probabilities, atol=1e-5
     )
 
 

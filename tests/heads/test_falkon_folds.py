@@ -9,17 +9,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from kernel_cases import (
-    BOTH,
-    TORCH,
-    Array,
-    Case,
-    Ints,
-    cases,
-    naive_kernel,
-    refit,
-    scores_without,
-)
+from kernel_cases import BOTH, TORCH, Array, Case, Ints, cases, naive_kernel, refit, scores_without
 from needs import shared
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgWarning

@@ -88,9 +88,7 @@ def test_the_order_of_candidates_does_not_matter() -> None:
     one, _ = tune_logistic(LogisticClassifier(), rows_of(X, y, group), CANDIDATES)
     order = [2, 0, 1]
     other, _ = tune_logistic(
-        LogisticClassifier(),
-        rows_of(X, y, group),
-        [CANDIDATES[k] for k in order],
+        LogisticClassifier(), rows_of(X, y, group), [CANDIDATES[k] for k in order]
     )
     np.testing.assert_allclose(other.loss, one.loss[order], rtol=1e-6)
     assert [order[k] for k in other.choice] == one.choice.tolist()
@@ -128,10 +126,7 @@ def test_one_candidate_is_calibrated_but_not_tuned() -> None:
     X, y, group = data(4)
     shuffled = np.array([np.roll(np.arange(9) % 3, 1)])
     nested, told = tune_logistic(
-        LogisticClassifier(C=0.5),
-        rows_of(X, y, group),
-        [{}],
-        shuffled=shuffled,
+        LogisticClassifier(C=0.5), rows_of(X, y, group), [{}], shuffled=shuffled
     )
     assert not nested.choice.any()
     assert np.isfinite(nested.inner_scores[2][group != 2]).all()

@@ -200,10 +200,7 @@ def test_fit_writes_a_run_that_predicts_as_the_classifier_does(
 
 
 def test_the_command_line_fits_it(
-    swept: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run(setting: str) -> int | str | None:
         words = ["toptune", "fit", str(store_of(swept).path), "--head", "centroid", "-o"]

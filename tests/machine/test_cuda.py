@@ -218,8 +218,7 @@ def test_cupys_memory_comes_from_torch_by_cupys_own_allocator(cupy: ModuleType) 
     )
     stream = SimpleNamespace(ptr=77)
     parts = SimpleNamespace(
-        PythonFunctionAllocator=cupy.cuda.PythonFunctionAllocator,
-        get_current_stream=lambda: stream,
+        PythonFunctionAllocator=cupy.cuda.PythonFunctionAllocator, get_current_stream=lambda: stream
     )
     fake = SimpleNamespace(cuda=parts)
     made = CudaAccelerator(fake, fake, torch)  # type: ignore[arg-type]  # what stands for modules

@@ -272,10 +272,7 @@ def _cut(path: Path) -> None:
     ],
 )
 def test_a_faulty_file_is_refused_in_one_line_that_names_it(
-    tmp_path: Path,
-    spoil: Callable[[Path], None],
-    message: str,
-    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path, spoil: Callable[[Path], None], message: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = write(tmp_path / "culture.h5", counts(2, 3000))
     spoil(path)

@@ -159,10 +159,7 @@ def test_mcs_own_library_reads_what_was_written(tmp_path: Path) -> None:
 
 
 @settings(max_examples=30)
-@given(
-    st.integers(1, 70),
-    st.lists(st.integers(0, 700), max_size=6),
-)
+@given(st.integers(1, 70), st.lists(st.integers(0, 700), max_size=6))
 def test_any_division_into_blocks_gives_the_same_data(
     tmp_path_factory: pytest.TempPathFactory, n: int, sizes: list[int]
 ) -> None:

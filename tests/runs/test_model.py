@@ -25,14 +25,7 @@ from toptune.features.table import FeatureTable, RecordingInfo
 from toptune.heads import head_of
 from toptune.params import Picture, SpikeSettings
 from toptune.recordings.trains import WeightsSource
-from toptune.runs.model import (
-    FORMAT,
-    Model,
-    load_model,
-    read_model,
-    trained_model,
-    write_model,
-)
+from toptune.runs.model import FORMAT, Model, load_model, read_model, trained_model, write_model
 
 SCORES = {
     "head": "any", "n_devices": 9, "device_accuracy": 0.75, "device_accuracy_ci95": [0.4, 0.9],

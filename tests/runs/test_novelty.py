@@ -21,13 +21,7 @@ from toptune.heads.logistic.head import LogisticHead
 from toptune.heads.mlp.classifier import MLPClassifier
 from toptune.heads.mlp.head import MLPHead
 from toptune.recordings.trains import RecordingFacts
-from toptune.runs.novelty import (
-    NoveltyLimits,
-    Range,
-    judge,
-    reference_rows,
-    training_limits,
-)
+from toptune.runs.novelty import NoveltyLimits, Range, judge, reference_rows, training_limits
 
 TWO_VIEWS = Nearness(KernelSum((0.4, 0.9), (0.3, 0.7), (3, 2)))
 

@@ -141,10 +141,7 @@ def test_both_ways_of_selecting_run_and_only_long_segments_are_doubled(
 @settings(max_examples=60, deadline=None)
 @given(x=voltages(), times=milliseconds, launch=launches)
 def test_heads_are_the_candidates_no_earlier_one_can_pass(
-    device: HostAccelerator,
-    x: NDArray[np.float32],
-    times: tuple[int, int, int],
-    launch: Launch,
+    device: HostAccelerator, x: NDArray[np.float32], times: tuple[int, int, int], launch: Launch
 ) -> None:
     device.how = launch
     threshold = np.full(x.shape[0], 1.5, np.float32)

@@ -164,8 +164,5 @@ def test_a_file_system_without_locks_is_refused_with_the_way_out(
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with (
-        pytest.raises(StorageError, match="cannot be written"),
-        held(tmp_path / "file" / "x.lock"),
-    ):
+    with pytest.raises(StorageError, match="cannot be written"), held(tmp_path / "file" / "x.lock"):
         pass

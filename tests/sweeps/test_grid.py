@@ -39,10 +39,7 @@ def test_table_1_is_two_pictures_by_four_windows_of_efficientnet_b0() -> None:
     ]
     assert {v.backbone.name for v in grid.views} == {"efficientnet_b0"}
     assert {v.windows.stride_s for v in grid.views} == {5.0}
-    assert [(c.fit.head, c.fit.tune) for c in grid.points[:2]] == [
-        ("mlp", False),
-        ("falkon", True),
-    ]
+    assert [(c.fit.head, c.fit.tune) for c in grid.points[:2]] == [("mlp", False), ("falkon", True)]
     assert len(grid.points) == 16
 
 

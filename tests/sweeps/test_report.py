@@ -20,12 +20,7 @@ from toptune.sweeps.grid import Grid, GridPoint, PictureView
 from toptune.sweeps.plan import fit_labels
 from toptune.sweeps.report import repeat_command, sweep_page, write_report
 from toptune.sweeps.results import Failure, Outcome, SweepResult, Throughput, ViewFacts
-from toptune.sweeps.tables import (
-    ResultTable,
-    paper_figures,
-    result_tables,
-    write_result_tables,
-)
+from toptune.sweeps.tables import ResultTable, paper_figures, result_tables, write_result_tables
 
 FIVE = ("0E100I", "100E0I", "25E75I", "50E50I", "75E25I")
 MIXED = ("25E75I", "50E50I", "75E25I")
