@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
 import typer
 from hypothesis import settings
+from results import Ran, Run
+from small_data import install_tiny_backbones
+
+from toptune.cli.app import main
+from toptune.recordings.mcs import McsRecording
+from toptune.spikes import streaming
 
 # Numba's first call is slow. Otherwise the profile is that of the place: where CI is set, examples
 # are the same each time, so that a red run means a change and never a draw.
@@ -32,3 +40,51 @@ def one_torch_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def tiny_backbones() -> Iterator[None]:
+    """Let names that begin with ``tiny`` be networks of a few weights."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        install_tiny_backbones(monkeypatch)
+        yield
+
+
+@pytest.fixture
+def detected(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the recordings whose spikes are detected from here on."""
+    names: list[str] = []
+    real = streaming.detect_recording
+
+    def counting(recording: McsRecording, *args: Any, **kwargs: Any) -> Any:
+        names.append(recording.path.name)
+        return real(recording, *args, **kwargs)
+
+    monkeypatch.setattr(streaming, "detect_recording", counting)
+    return names
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run `toptune ARGUMENTS` in this process."""
+
+    def call(*arguments: object) -> Ran:
+        monkeypatch.setattr("sys.argv", ["toptune", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main()
+        code = stop.value.code
+        return Ran(code if isinstance(code, int) else int(code is not None), *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system on which no file can be locked."""
+    fcntl = pytest.importorskip("fcntl", reason="fcntl: not on this system")
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)

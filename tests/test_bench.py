@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_data import install_tiny_backbones
+from results import Run
 
 from toptune import bench as module
 from toptune.bench import STUDY, BenchResult, Sizes, Stage, Stages, _measure, _Plan, bench
@@ -19,16 +19,15 @@ from toptune.errors import InputError, ToptuneError
 from toptune.params import Compute
 
 SIZES = Sizes(recording_s=2, pictures=3, devices=5 * 2, windows_a_device=4, features=12, epochs=2)
+pytestmark = pytest.mark.usefixtures("one_torch_thread", "tiny_backbones")
+
 CPU = Compute(device="cpu")
 MACHINE = {"device_name": None, "cpu": "Some CPU", "cpus": 2}
 
 
 @pytest.fixture(scope="module")
-def result(one_torch_thread: None) -> BenchResult:
-    del one_torch_thread
-    with pytest.MonkeyPatch.context() as patch:
-        install_tiny_backbones(patch)
-        return bench(compute=CPU, backbones=("tiny", "tiny_too", "tiny"), quick=True, sizes=SIZES)
+def result() -> BenchResult:
+    return bench(compute=CPU, backbones=("tiny", "tiny_too", "tiny"), quick=True, sizes=SIZES)
 
 
 def named(result: BenchResult, name: str) -> Stage:
@@ -179,7 +178,6 @@ def test_the_temporary_folder_is_gone_afterwards(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    install_tiny_backbones(monkeypatch)
     bench(compute=CPU, backbones=("tiny",), quick=True, sizes=SIZES)
     assert list(tmp_path.iterdir()) == []
 
@@ -203,10 +201,8 @@ def test_the_table_tells_rates_shares_and_the_total(
 
 
 def test_the_command_prints_pure_json_on_stdout(
-    result: BenchResult, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    result: BenchResult, monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
-    from toptune.cli.app import main
-
     def canned(**options: Any) -> BenchResult:
         assert options["backbones"] == ["tiny", "tiny_too"]
         assert options["quick"]
@@ -215,20 +211,16 @@ def test_the_command_prints_pure_json_on_stdout(
 
     monkeypatch.setattr(module, "bench", canned)
     arguments = ["bench", "--quick", "--backbone", "tiny", "--backbone", "tiny_too", "--json"]
-    monkeypatch.setattr("sys.argv", ["toptune", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 0
-    said = capsys.readouterr()
-    told = json.loads(said.out)
+    ran = run(*arguments)
+    assert ran.code == 0
+    told = json.loads(ran.out)
     assert told["machine"]["packages"]["torch"]
     assert len(told["stages"]) == len(result.stages)
-    assert "... PTSD, in memory" in said.err
+    assert "... PTSD, in memory" in ran.err
 
 
 @pytest.mark.gpu
-def test_a_gpu_does_what_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
-    install_tiny_backbones(monkeypatch)
+def test_a_gpu_does_what_it_can() -> None:
     found = bench(compute=Compute(device="cuda"), backbones=("tiny",), quick=True, sizes=SIZES)
     assert {s.name for s in found.stages if s.device == "cuda"} == {
         "drawing, histogram, 32 x 32",

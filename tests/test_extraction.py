@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import os
 import shutil
@@ -13,14 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_data import (
-    RAW,
-    check_store,
-    install_tiny_backbones,
-    write_data_set,
-    write_devices,
-    write_mcs,
-)
+from results import read_csv
+from small_data import RAW, check_store, write_data_set, write_devices, write_mcs
 
 from toptune.backbones.engine import Computed, FeatureEngine
 from toptune.errors import InputError, InputErrors, StorageError, ToptuneError
@@ -37,23 +30,17 @@ from toptune.spikes.streaming import detect_recording
 from toptune.store.feature_store import FeatureStore, recording_name
 from toptune.store.groups import read_attributes, write_attributes
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread", "tiny_backbones")
+
 WINDOWS = Windows(width_s=2.0, stride_s=1.0)
 TINY = Backbone(name="tiny", weights="random")
-
-
-@pytest.fixture(autouse=True)
-def tiny_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
-    install_tiny_backbones(monkeypatch)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the data set and its store; look, do not touch."""
     folder = tmp_path_factory.mktemp("made")
-    devices = write_data_set(folder)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        install_tiny_backbones(monkeypatch)
-        extract(devices, folder / "s.zarr", windows=WINDOWS, backbone=TINY)
+    extract(write_data_set(folder), folder / "s.zarr", windows=WINDOWS, backbone=TINY)
     return folder
 
 
@@ -61,19 +48,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(made: Path, tmp_path: Path) -> Path:
     """A copy, times of the files included, so that stamps still fit."""
     return shutil.copytree(made, tmp_path / "work")
-
-
-@pytest.fixture
-def detected(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the recordings whose spikes are detected from here on."""
-    names: list[str] = []
-
-    def counting(recording: McsRecording, *args: Any, **kwargs: Any) -> Any:
-        names.append(recording.path.name)
-        return detect_recording(recording, *args, **kwargs)
-
-    monkeypatch.setattr(detection, "detect_recording", counting)
-    return names
 
 
 def again(folder: Path, **kwargs: Any) -> ExtractionResult:
@@ -375,8 +349,7 @@ def test_keep_going_lists_failures_and_does_the_rest(
     result = again(folder, keep_going=True)
     assert [r for r, _ in result.failed] == ["r1.h5", "r4.h5"]
     assert (result.done, result.reused) == (3, 1)
-    with (folder / "s.failures.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(folder / "s.failures.csv")
     assert [r["recording"] for r in rows] == ["r1.h5", "r4.h5"]
     assert rows[0]["cause"] == f"{folder / 'r1.h5'}: a chunk is damaged, really"
     monkeypatch.setattr(detection, "detect_recording", real)
@@ -463,8 +436,8 @@ def test_keep_going_lists_what_cannot_be_opened_and_does_the_rest(folder: Path) 
     assert [r for r, _ in result.failed] == ["r1.h5", "r4.h5"]
     assert "the file is empty" in result.failed[1][1]
     assert (result.done, result.reused, result.n_windows) == (4, 0, 28)
-    with (folder / "new.failures.csv").open(newline="") as file:
-        assert [r["recording"] for r in csv.DictReader(file)] == ["r1.h5", "r4.h5"]
+    rows = read_csv(folder / "new.failures.csv")
+    assert [r["recording"] for r in rows] == ["r1.h5", "r4.h5"]
 
 
 def test_keep_going_outlives_errors_nobody_foresaw(
@@ -560,6 +533,3 @@ def test_folder_hash_sees_names_contents_and_nothing_else(tmp_path: Path) -> Non
     assert hashed({"b/c.txt": "2", "a.txt": "1"}) == same
     others = [{"a.txt": "1"}, {"a.txt": "2", "b/c.txt": "1"}, {"a.txt": "1", "c.txt": "2"}]
     assert len({same, *map(hashed, others)}) == 4
-
-
-pytestmark = pytest.mark.usefixtures("one_torch_thread")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 from cuda_on_cpu import HostAccelerator
-from small_data import CLASS_RATES_HZ, RAW, install_tiny_backbones, write_data_set, write_mcs
+from results import read_csv
+from small_data import CLASS_RATES_HZ, RAW, write_data_set, write_mcs
 
 from toptune.backbones import loading as backbones
 from toptune.backbones.engine import FeatureEngine
@@ -51,12 +51,13 @@ HEADS: dict[str, dict[str, Any]] = {
 }
 
 
-pytestmark = pytest.mark.usefixtures("one_torch_thread")
+pytestmark = pytest.mark.usefixtures("one_torch_thread", "seeded_backbones")
 
 
-def install_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def seeded_backbones(tiny_backbones: None) -> Iterator[None]:
     """Tiny backbones, whose weights may also be a file that holds a seed."""
-    install_tiny_backbones(monkeypatch)
+    del tiny_backbones
     seeded = backbones.load_backbone
 
     def load(params: Backbone) -> LoadedBackbone:
@@ -66,12 +67,9 @@ def install_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
         made = seeded(replace(params, weights="random", seed=int(path.read_text())))
         return replace(made, weights_sha256=file_sha256(path))
 
-    monkeypatch.setattr(backbones, "load_backbone", load)
-
-
-@pytest.fixture(autouse=True)
-def tiny_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
-    install_backbones(monkeypatch)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(backbones, "load_backbone", load)
+        yield
 
 
 def train(store: FeatureStore, table: FeatureTable, head: str, folder: Path) -> Path:
@@ -108,20 +106,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
     devices = write_data_set(folder)
     (folder / "weights.pth").write_text("11")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        install_backbones(monkeypatch)
-        for options in SETS:
-            extract(devices, folder / "s.zarr", backbone=TINY, **options)
-        from_file = replace(TINY, weights=str(folder / "weights.pth"))
-        extract(devices, folder / "s.zarr", backbone=from_file, **SETS[0])
-        store = FeatureStore(folder / "s.zarr")
-        first, second, filed = (
-            store.table(store.choose(w)) for w in ("histogram random", "raster", "weights.pth")
-        )
-        for head in HEADS:
-            train(store, first, head, folder / head)
-            train(store, join_tables([second, first]), head, folder / f"{head}-joined")
-        train(store, filed, "falkon", folder / "filed")
+    for options in SETS:
+        extract(devices, folder / "s.zarr", backbone=TINY, **options)
+    from_file = replace(TINY, weights=str(folder / "weights.pth"))
+    extract(devices, folder / "s.zarr", backbone=from_file, **SETS[0])
+    store = FeatureStore(folder / "s.zarr")
+    first, second, filed = (
+        store.table(store.choose(w)) for w in ("histogram random", "raster", "weights.pth")
+    )
+    for head in HEADS:
+        train(store, first, head, folder / head)
+        train(store, join_tables([second, first]), head, folder / f"{head}-joined")
+    train(store, filed, "falkon", folder / "filed")
     return folder
 
 
@@ -135,19 +131,6 @@ def fresh(made: Path, tmp_path: Path) -> dict[str, Path]:
     }
 
 
-@pytest.fixture
-def detected(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the recordings whose spikes are detected from here on."""
-    names: list[str] = []
-
-    def counting(recording: McsRecording, *args: Any, **kwargs: Any) -> Any:
-        names.append(recording.path.name)
-        return detect_recording(recording, *args, **kwargs)
-
-    monkeypatch.setattr(detection, "detect_recording", counting)
-    return names
-
-
 def trains_of(path: Path) -> SpikeTrains:
     with McsRecording(path) as recording:
         return detect_recording(recording).trains
@@ -157,11 +140,6 @@ def changed(folder: Path, to: Path, **changes: Any) -> Path:
     """Write a copy of a model with other parts."""
     write_model(to, replace(read_model(folder), **changes))
     return to
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def check_verdicts(predictions: Predictions, model: Model) -> None:
@@ -583,7 +561,7 @@ class Watch:
 
 def test_progress_is_told(made: Path) -> None:
     watch = Watch()
-    paths: Sequence[Path] = [made / "r0.h5", made / "r1.h5"]
+    paths = [made / "r0.h5", made / "r1.h5"]
     predict(made / "falkon", paths, progress=watch)
     assert [s for s in watch.seen if isinstance(s[0], int)] == [(1, 2, "r0.h5"), (2, 2, "r1.h5")]
     assert ("spikes", 80_000, 80_000) in watch.seen

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 from crash_jobs import tree, write_data
-from small_data import install_tiny_backbones
 from threadpoolctl import threadpool_limits
 
 from toptune.backbones import engine as features
@@ -19,16 +18,11 @@ from toptune.spikes import streaming as detection
 from toptune.store.feature_store import FeatureStore
 from toptune.training import fit
 
-pytestmark = pytest.mark.usefixtures("one_torch_thread")
+pytestmark = pytest.mark.usefixtures("one_torch_thread", "tiny_backbones")
 WINDOWS = Windows(width_s=1.0, stride_s=0.25)
 TINY = Backbone(name="tiny", weights="random")
 # As noise is estimated by default, and from the whole recording at once.
 SETTINGS = (SpikeSettings(), SpikeSettings(ptsd=Ptsd(noise="mad")))
-
-
-@pytest.fixture(autouse=True)
-def tiny_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
-    install_tiny_backbones(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +30,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with recordings and a store made by one thread; look, do not touch."""
     folder = tmp_path_factory.mktemp("made")
     write_data(folder)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        install_tiny_backbones(monkeypatch)
-        run_extract(folder, folder / "s.zarr", compute=Compute(n_jobs=1))
+    run_extract(folder, folder / "s.zarr", compute=Compute(n_jobs=1))
     return folder
 
 

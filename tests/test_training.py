@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -13,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from results import read_csv, read_json
 from small_data import make_facts, make_provenance, make_view
 
 from toptune import training as fit_module
@@ -28,17 +27,9 @@ from toptune.runs.model import load_model, read_model
 from toptune.training import RunResult
 
 FILES = {
-    "metrics.json",
-    "folds.csv",
-    "windows.csv",
-    "devices.csv",
-    "confusion.csv",
-    "confusion.png",
-    "params.json",
-    "environment.json",
-    "report.html",
-    "model",
-}
+    "metrics.json", "folds.csv", "windows.csv", "devices.csv", "confusion.csv", "confusion.png",
+    "params.json", "environment.json", "report.html", "model",
+}  # fmt: skip
 
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -74,18 +65,6 @@ def fit(table: FeatureTable, head: str, out: Path, **options: Any) -> RunResult:
     names = set(FitOptions.__dataclass_fields__) & set(options)
     of_fit = {name: options.pop(name) for name in sorted(names)}
     return fit_module.fit(table, FitOptions(head=head, **of_fit), out, **options)
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def read_json(path: Path) -> Any:
-    def refuse(constant: str) -> None:
-        raise AssertionError(f"{path} holds {constant}")
-
-    return json.loads(path.read_text("utf-8"), parse_constant=refuse)
 
 
 @pytest.mark.parametrize("head", ["falkon", "mlp"])

@@ -6,7 +6,6 @@ import dataclasses
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,8 @@ from toptune.errors import ToptuneError
 from toptune.params import Backbone, Picture, Windows
 from toptune.pictures.drawer import Drawer
 from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 def make_trains(seconds: int = 30) -> SpikeTrains:
@@ -66,15 +67,6 @@ def assert_features_agree(found: NDArray[np.float32], expected: NDArray[np.float
     # Not one vector for all: the pictures differ, and so must what is said of them by far more
     # than the tolerance.
     assert (np.linalg.norm(expected - expected.mean(axis=0), axis=1) > 5e-3 * norm).all()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_torch_thread() -> Iterator[None]:
-    """Small work in many threads only waits where tests share the machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

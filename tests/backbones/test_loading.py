@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import urllib.error
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +27,7 @@ from toptune.backbones.weights import read_weights
 from toptune.errors import InputError, ToptuneError
 from toptune.params import Backbone
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_torch_thread() -> Iterator[None]:
-    """Small work in many threads only waits where tests share the machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 def random_backbone(name: str, seed: int = 0) -> LoadedBackbone:

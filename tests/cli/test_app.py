@@ -6,14 +6,14 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from results import Run, read_json
 from safetensors.torch import save_file
-from small_data import RAW, install_tiny_backbones, write_data_set, write_devices, write_mcs
+from small_data import RAW, write_data_set, write_devices, write_mcs
 
-from toptune.cli.app import app, main
+from toptune.cli.app import app
 from toptune.errors import ToptuneError
 from toptune.extraction import extract
 from toptune.params import Backbone, Picture, Windows
@@ -29,48 +29,20 @@ COMMANDS = (
 TINY = ("--window-s", "2", "--stride-s", "1", "--backbone", "tiny", "--weights", "random")
 
 
-class Ran(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ran]
-
-
-pytestmark = pytest.mark.usefixtures("one_torch_thread")
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run `toptune ARGUMENTS` in this process."""
-    install_tiny_backbones(monkeypatch)
-
-    def call(*arguments: object) -> Ran:
-        monkeypatch.setattr("sys.argv", ["toptune", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main()
-        code = stop.value.code
-        return Ran(code if isinstance(code, int) else int(code is not None), *capsys.readouterr())
-
-    return call
+pytestmark = pytest.mark.usefixtures("one_torch_thread", "tiny_backbones")
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the data set and its store; look, do not touch."""
     folder = tmp_path_factory.mktemp("made")
-    devices = write_data_set(folder)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        install_tiny_backbones(monkeypatch)
-        extract(
-            devices,
-            folder / "s.zarr",
-            windows=Windows(width_s=2.0, stride_s=1.0),
-            picture=Picture(count_axis=4.0),
-            backbone=Backbone(name="tiny", weights="random"),
-        )
+    extract(
+        write_data_set(folder),
+        folder / "s.zarr",
+        windows=Windows(width_s=2.0, stride_s=1.0),
+        picture=Picture(count_axis=4.0),
+        backbone=Backbone(name="tiny", weights="random"),
+    )
     return folder
 
 
@@ -235,9 +207,9 @@ def test_fit_of_an_unfinished_store_needs_a_word_and_says_so(folder: Path, run: 
     assert ran.code == 0
     name = features.parent.name
     assert f"1 listed recordings have no features and are not in these scores: {name}" in ran.out
-    metrics = json.loads((folder / "run" / "metrics.json").read_text())
+    metrics = read_json(folder / "run" / "metrics.json")
     assert (metrics["missing_recordings"], metrics["n_devices"]) == ([name], 5)
-    params = json.loads((folder / "run" / "params.json").read_text())
+    params = read_json(folder / "run" / "params.json")
     assert params["features"]["missing"] == [name]
     (made_with,) = params["features"]["made_with"].values()
     assert "openvino" in made_with["versions"]
@@ -374,10 +346,6 @@ def test_other_detection_in_the_same_store_is_refused(folder: Path, run: Run) ->
 # --- fit
 
 
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text("utf-8"))
-
-
 @pytest.mark.parametrize("head", ["falkon", "mlp"])
 def test_fit_from_a_store_end_to_end(made: Path, tmp_path: Path, run: Run, head: str) -> None:
     out = tmp_path / "run"
@@ -428,9 +396,8 @@ def test_a_thin_class_is_extracted_refused_by_fit_and_rescued_by_merge(
 
 
 def test_feature_sets_are_fused_and_the_model_predicts(
-    folder: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, run: Run
 ) -> None:
-    install_tiny_backbones(monkeypatch)
     arguments = ("extract", folder / "devices.csv", "--store", folder / "s.zarr", *TINY)
     assert run(*arguments, "--picture", "raster").code == 0
     out = tmp_path / "run"

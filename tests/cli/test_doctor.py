@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from results import Run
 
 from toptune.backbones.networks import PAPER_BACKBONES
 from toptune.cli import doctor
@@ -259,22 +260,13 @@ def test_the_table_shows_everything_as_it_is(
 @pytest.mark.parametrize(("state", "code"), [("ok", 0), ("absent", 0), ("missing", 1)])
 @pytest.mark.parametrize("options", [(), ("--json",)])
 def test_the_exit_code_says_whether_the_cpu_path_is_complete(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    state: str,
-    code: int,
-    options: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch, run: Run, state: str, code: int, options: tuple[str, ...]
 ) -> None:
-    from toptune.cli.app import main
-
     monkeypatch.setattr(doctor, "examine", lambda: report_of(state))
-    monkeypatch.setattr("sys.argv", ["toptune", "doctor", *options])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == code
-    out = capsys.readouterr().out
+    ran = run("doctor", *options)
+    assert ran.code == code
     if options:
-        told = json.loads(out)
+        told = json.loads(ran.out)
         assert told["cpu_complete"] == (code == 0)
         assert told["checks"][0]["found"] == "[1.2] of it"
 

@@ -9,10 +9,11 @@ from typing import Annotated, Any
 
 import pytest
 import typer
+from results import Run
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from toptune.cli.app import app, main
+from toptune.cli.app import app
 from toptune.cli.options import Only, command, in_flags, use_flags_of
 from toptune.cli.training import FitChoice
 from toptune.errors import InputError
@@ -129,13 +130,10 @@ def test_examples_are_command_lines_that_are_understood(name: str) -> None:
 
 
 def test_help_shows_defaults_panels_and_the_example(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr("sys.argv", ["toptune", "fit", "--help"])
-    with pytest.raises(SystemExit):
-        main()
-    out = capsys.readouterr().out
+    out = run("fit", "--help").out
     assert max(map(len, out.splitlines())) <= 80
     panels = [line.split("─ ")[1].split(" ─")[0] for line in out.splitlines() if line[:2] == "╭─"]
     assert panels == ["Arguments", "Basic", *dict.fromkeys(h.options[0].panel for h in BUILT_IN),
@@ -192,15 +190,12 @@ def test_verbs_in_messages_become_commands() -> None:
 
 
 def test_errors_and_warnings_of_the_library_name_flags(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, run: Run, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    arguments = "extract d.csv --store s.zarr --noise fixed"
-    monkeypatch.setattr("sys.argv", ["toptune", *arguments.split()])
-    with pytest.raises(SystemExit) as stop:
-        main()
+    ran = run(*["extract", "d.csv", "--store", "s.zarr", "--noise", "fixed"])
     told = "error: --threshold-uv must be above 0 with --noise fixed, got None\n"
-    assert (stop.value.code, capsys.readouterr().err) == (2, told)
+    assert (ran.code, ran.err) == (2, told)
 
 
 # --- options of classifiers

@@ -14,12 +14,12 @@ from typing import Any, Self
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from results import Run, read_json
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import validate_data
-from small_data import install_tiny_backbones, write_data_set
+from small_data import write_data_set
 
-from toptune.cli.app import main
 from toptune.errors import InputError, InputErrors
 from toptune.evaluation.folds import leave_one_group_out
 from toptune.features.table import FeatureTable
@@ -32,7 +32,7 @@ from toptune.sweeps.grid import read_grid
 from toptune.sweeps.sweep import sweep
 from toptune.training import fit, fit_problems
 
-pytestmark = pytest.mark.usefixtures("one_torch_thread")
+pytestmark = pytest.mark.usefixtures("one_torch_thread", "tiny_backbones")
 
 
 class CentroidClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
@@ -104,7 +104,6 @@ def registered() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(catalogue, "_known", dict(catalogue._known))
         register(CentroidHead())
-        install_tiny_backbones(monkeypatch)
         yield
 
 
@@ -138,10 +137,6 @@ def store_of(folder: Path) -> FeatureStore:
 def table_of(folder: Path) -> FeatureTable:
     store = store_of(folder)
     return store.table(store.choose())
-
-
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text("utf-8"))
 
 
 def test_a_section_of_the_grid_sets_its_options_in_a_sweep(swept: Path) -> None:
@@ -199,21 +194,15 @@ def test_fit_writes_a_run_that_predicts_as_the_classifier_does(
     assert "shrink" in (tmp_path / "run" / "report.html").read_text("utf-8")
 
 
-def test_the_command_line_fits_it(
-    swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def run(setting: str) -> int | str | None:
-        words = ["toptune", "fit", str(store_of(swept).path), "--head", "centroid", "-o"]
-        words += [str(tmp_path / "run"), "--set", setting, "--json"]
-        monkeypatch.setattr("sys.argv", words)
-        with pytest.raises(SystemExit) as stop:
-            main()
-        return stop.value.code
-
-    assert run("shrink=2.5") == 2
-    assert "shrink must be at most 1, got 2.5" in capsys.readouterr().err
-    assert run("shrink=0.25") == 0
-    assert json.loads(capsys.readouterr().out)["head"] == "centroid"
+def test_the_command_line_fits_it(swept: Path, tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "run"
+    words = ("fit", store_of(swept).path, "--head", "centroid", "-o", out, "--json", "--set")
+    ran = run(*words, "shrink=2.5")
+    assert ran.code == 2
+    assert "shrink must be at most 1, got 2.5" in ran.err
+    ran = run(*words, "shrink=0.25")
+    assert ran.code == 0
+    assert json.loads(ran.out)["head"] == "centroid"
     params = read_json(tmp_path / "run" / "params.json")
     assert params["head_params"] == {"shrink": 0.25}
 

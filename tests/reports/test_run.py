@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from browser import browser, needs_chromium
 from scipy.stats import binom
-from small_data import install_tiny_backbones, write_data_set, write_mcs
+from small_data import write_data_set, write_mcs
 
 import toptune
 from toptune.errors import InputError
@@ -36,12 +36,7 @@ from toptune.store.feature_store import FeatureStore
 from toptune.store.tables import table_for
 from toptune.training import fit
 
-pytestmark = pytest.mark.usefixtures("one_torch_thread")
-
-
-@pytest.fixture(autouse=True)
-def tiny_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
-    install_tiny_backbones(monkeypatch)
+pytestmark = pytest.mark.usefixtures("one_torch_thread", "tiny_backbones")
 
 
 @pytest.fixture(scope="module")
@@ -55,45 +50,43 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sites = ["site", "s0", "s1", "s2", "s1", "s2", "s0", "s0"]
     table = "".join(f"{row},{site}\n" for row, site in zip(rows, sites, strict=True))
     devices.write_text(table)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        install_tiny_backbones(monkeypatch)
-        for picture in (Picture(count_axis=4.0), Picture(kind="raster")):
-            extract(
-                devices,
-                folder / "s.zarr",
-                windows=Windows(width_s=2.0, stride_s=1.0),
-                picture=picture,
-                backbone=Backbone(name="tiny", weights="random", seed=3),
-            )
-        store = FeatureStore(folder / "s.zarr")
-        tables = [store.table(store.choose(words)) for words in ("histogram", "raster")]
-        joined = join_tables(tables)
-        common: dict[str, Any] = {"permutations": 40, "seed": 5}
-        fit(
-            joined,
-            FitOptions(
-                head="falkon",
-                tried={"penalty": (1e-4, 1e-3)},
-                fixed={"width": 0.7, "tolerance": 1e-9},
-                merge=("AC=A,C",),
-                group_by="site",
-                strata="batch",
-                **common,
-            ),
-            folder / "fused",
-            facts=store.training_facts(joined),
-            store=store,
+    for picture in (Picture(count_axis=4.0), Picture(kind="raster")):
+        extract(
+            devices,
+            folder / "s.zarr",
+            windows=Windows(width_s=2.0, stride_s=1.0),
+            picture=picture,
+            backbone=Backbone(name="tiny", weights="random", seed=3),
         )
-        facts = store.training_facts(tables[1])
-        untuned = FitOptions(head="falkon", tune=False, **common)
-        fit(tables[1], untuned, folder / "raster", facts=facts, store=store)
-        mlp = FitOptions(head="mlp", tune=False, fixed={"epochs": 3, "weight_decay": 0.05})
-        facts = store.training_facts(tables[0])
-        fit(tables[0], mlp, folder / "mlp", facts=facts, store=store)
-        classic = table_for(store, "parameters")
-        facts = store.training_facts(classic)
-        of_bursts = FitOptions(head="parameters", **common)
-        fit(classic, of_bursts, folder / "classic", facts=facts, store=store)
+    store = FeatureStore(folder / "s.zarr")
+    tables = [store.table(store.choose(words)) for words in ("histogram", "raster")]
+    joined = join_tables(tables)
+    common: dict[str, Any] = {"permutations": 40, "seed": 5}
+    fit(
+        joined,
+        FitOptions(
+            head="falkon",
+            tried={"penalty": (1e-4, 1e-3)},
+            fixed={"width": 0.7, "tolerance": 1e-9},
+            merge=("AC=A,C",),
+            group_by="site",
+            strata="batch",
+            **common,
+        ),
+        folder / "fused",
+        facts=store.training_facts(joined),
+        store=store,
+    )
+    facts = store.training_facts(tables[1])
+    untuned = FitOptions(head="falkon", tune=False, **common)
+    fit(tables[1], untuned, folder / "raster", facts=facts, store=store)
+    mlp = FitOptions(head="mlp", tune=False, fixed={"epochs": 3, "weight_decay": 0.05})
+    facts = store.training_facts(tables[0])
+    fit(tables[0], mlp, folder / "mlp", facts=facts, store=store)
+    classic = table_for(store, "parameters")
+    facts = store.training_facts(classic)
+    of_bursts = FitOptions(head="parameters", **common)
+    fit(classic, of_bursts, folder / "classic", facts=facts, store=store)
     return folder
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 from pathlib import Path
 
@@ -104,15 +103,8 @@ def test_a_failed_write_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-def test_a_run_is_published_where_files_cannot_be_locked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fcntl = pytest.importorskip("fcntl", reason="fcntl: not on this system")
-
-    def no_locks(*_: object) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(fcntl, "flock", no_locks)
+@pytest.mark.usefixtures("no_locks")
+def test_a_run_is_published_where_files_cannot_be_locked(tmp_path: Path) -> None:
     out = tmp_path / "run"
     make_run(out, 1)
     (tmp_path / ".run.00000000.partial").mkdir()

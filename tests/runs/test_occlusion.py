@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_data import install_tiny_backbones, write_data_set
+from results import Run, read_csv, read_json
+from small_data import write_data_set
 
-from toptune.cli.app import main
 from toptune.errors import InputError
 from toptune.extraction import extract
 from toptune.features.extractor import FeatureExtractor
@@ -31,14 +30,8 @@ from toptune.training import fit
 TINY = Backbone(name="tiny", weights="random", seed=3)
 CPU = Compute(device="cpu", n_jobs=1)
 RATE_HZ = 10_000.0
-Capture = pytest.CaptureFixture[str]
 
-pytestmark = pytest.mark.usefixtures("one_torch_thread")
-
-
-@pytest.fixture(autouse=True)
-def tiny_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
-    install_tiny_backbones(monkeypatch)
+pytestmark = pytest.mark.usefixtures("one_torch_thread", "tiny_backbones")
 
 
 # --- as a plain loop
@@ -53,15 +46,13 @@ def fused(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"windows": Windows(width_s=3.0, stride_s=1.0), "picture": Picture(count_axis="recording")},
         {"windows": Windows(width_s=2.0, stride_s=0.5), "picture": Picture(kind="raster")},
     )
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        install_tiny_backbones(monkeypatch)
-        for options in sets:
-            extract(devices, folder / "s.zarr", backbone=TINY, **options)
-        store = FeatureStore(folder / "s.zarr")
-        table = table_for(store, "falkon", ("histogram", "raster", "parameters 2 s every 0.5 s"))
-        facts = store.training_facts(table)
-        fitting = FitOptions(head="falkon", tune=False, permutations=0)
-        fit(table, fitting, folder / "run", facts=facts)
+    for options in sets:
+        extract(devices, folder / "s.zarr", backbone=TINY, **options)
+    store = FeatureStore(folder / "s.zarr")
+    table = table_for(store, "falkon", ("histogram", "raster", "parameters 2 s every 0.5 s"))
+    facts = store.training_facts(table)
+    fitting = FitOptions(head="falkon", tune=False, permutations=0)
+    fit(table, fitting, folder / "run", facts=facts)
     return folder
 
 
@@ -154,17 +145,15 @@ def bursts(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_npz(burst_trains(k, at), folder / f"r{k}.npz")
         rows.append(f"r{k}.npz,d{k},{'burst' if k % 2 else 'quiet'}")
     (folder / "devices.csv").write_text("\n".join(rows) + "\n")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        install_tiny_backbones(monkeypatch)
-        extract(
-            folder / "devices.csv", folder / "s.zarr", backbone=TINY,
-            windows=Windows(width_s=4.0, stride_s=0.5), picture=Picture(kind="raster"),
-        )  # fmt: skip
-        store = FeatureStore(folder / "s.zarr")
-        table = store.table(store.choose())
-        facts = store.training_facts(table)
-        fitting = FitOptions(head="falkon", tune=False, permutations=0)
-        fit(table, fitting, folder / "run", facts=facts)
+    extract(
+        folder / "devices.csv", folder / "s.zarr", backbone=TINY,
+        windows=Windows(width_s=4.0, stride_s=0.5), picture=Picture(kind="raster"),
+    )  # fmt: skip
+    store = FeatureStore(folder / "s.zarr")
+    table = store.table(store.choose())
+    facts = store.training_facts(table)
+    fitting = FitOptions(head="falkon", tune=False, permutations=0)
+    fit(table, fitting, folder / "run", facts=facts)
     return folder
 
 
@@ -246,33 +235,21 @@ def test_stretches_of_no_length_are_refused(name: str, value: float) -> None:
 # --- the command
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr("sys.argv", ["toptune", "why", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    return int(stop.value.code or 0)
-
-
-def test_why_writes_a_page_and_the_numbers(
-    bursts: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_why_writes_a_page_and_the_numbers(bursts: Path, tmp_path: Path, run: Run) -> None:
     out = tmp_path / "why"
     new = tmp_path / "new.npz"
     write_npz(burst_trains(77, 3.0), new)
-    arguments = (bursts / "run" / "model", new, bursts / "r1.npz", "-o", out, "--stretch-s", "0.4")
-    assert run(monkeypatch, *arguments, "--json") == 0
-    printed = json.loads(capsys.readouterr().out)
-    written = json.loads((out / "why.json").read_text())
+    model, seen = bursts / "run" / "model", bursts / "r1.npz"
+    arguments = ("why", model, new, seen, "-o", out, "--stretch-s", "0.4")
+    ran = run(*arguments, "--json")
+    assert ran.code == 0
+    printed, written = json.loads(ran.out), read_json(out / "why.json")
     assert printed["recordings"] == written["recordings"]
     first, second = written["recordings"]
     assert (first["prediction"], first["class"]) == ("burst", "burst")
     assert 2.6 <= first["strongest_stretch_start_s"] <= 3.1
     assert any("trained on this very recording" in w for w in second["warnings"])
-    with (out / "occlusion.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["recording"] == str(new)]
+    rows = [row for row in read_csv(out / "occlusion.csv") if row["recording"] == str(new)]
     best = max(rows, key=lambda row: float(row["drop"]))
     assert float(best["blank_start_s"]) == pytest.approx(first["strongest_stretch_start_s"])
     for row in rows:
@@ -281,21 +258,18 @@ def test_why_writes_a_page_and_the_numbers(
     page = (out / "why.html").read_text("utf-8")
     assert page.count("<article") == 4
     assert "no test of the model" in page
-    assert run(monkeypatch, *arguments) == 2
-    assert "exists; choose another name or give --overwrite" in capsys.readouterr().err
-    assert run(monkeypatch, *arguments, "--overwrite", "--class", "quiet") == 0
-    assert json.loads((out / "why.json").read_text())["recordings"][0]["class"] == "quiet"
+    ran = run(*arguments)
+    assert ran.code == 2
+    assert "exists; choose another name or give --overwrite" in ran.err
+    assert run(*arguments, "--overwrite", "--class", "quiet").code == 0
+    assert read_json(out / "why.json")["recordings"][0]["class"] == "quiet"
 
 
-def test_class_the_model_does_not_know_is_refused(
-    bursts: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    arguments = (bursts / "run" / "model", bursts / "r0.npz", "-o", tmp_path / "why")
-    assert run(monkeypatch, *arguments, "--class", "noise") == 2
-    assert "no class 'noise'; it knows burst, quiet" in capsys.readouterr().err
+def test_class_the_model_does_not_know_is_refused(bursts: Path, tmp_path: Path, run: Run) -> None:
+    out, model = tmp_path / "why", bursts / "run" / "model"
+    ran = run("why", model, bursts / "r0.npz", "-o", out, "--class", "noise")
+    assert ran.code == 2
+    assert "no class 'noise'; it knows burst, quiet" in ran.err
     assert not (tmp_path / "why").exists()
 
 

@@ -9,16 +9,16 @@ import h5py
 import numpy as np
 import pytest
 from cuda_on_cpu import HostAccelerator, Launch
-from small_data import install_tiny_backbones, write_data_set, write_mcs
+from results import Run
+from small_data import write_data_set, write_mcs
 
-from toptune.cli.app import main
 from toptune.errors import InputError
 from toptune.machine import cuda
 from toptune.params import SpikeSettings
 from toptune.recordings.spike_npz import read_npz, write_npz
 from toptune.spikes.finding import find_spikes
 
-pytestmark = pytest.mark.usefixtures("one_torch_thread")
+pytestmark = pytest.mark.usefixtures("one_torch_thread", "tiny_backbones")
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +31,6 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> HostAccelerator:
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_mcs(tmp_path_factory.mktemp("recording") / "a.h5", seed=4)
-
-
-def toptune(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr("sys.argv", ["toptune", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    return int(stop.value.code or 0)
 
 
 def test_a_gpu_finds_the_spikes_of_the_cpu_and_keeps_them(
@@ -70,7 +63,7 @@ def test_spikes_of_a_file_need_no_gpu(
 
 def test_detect_and_inspect_work_where_they_are_told_to(
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    run: Run,
     recording: Path,
     device: HostAccelerator,
     tmp_path: Path,
@@ -81,21 +74,20 @@ def test_detect_and_inspect_work_where_they_are_told_to(
     for word in ("cuda", "cpu"):
         launched.clear()
         out = tmp_path / f"{word}.npz"
-        assert toptune(monkeypatch, "detect", recording, "-o", out, "--device", word) == 0
+        assert run("detect", recording, "-o", out, "--device", word).code == 0
         assert bool(launched) == (word == "cuda")
         found.append(read_npz(out).spikes)
     np.testing.assert_array_equal(found[0].sample, found[1].sample)
     launched.clear()
-    capsys.readouterr()
-    assert toptune(monkeypatch, "inspect", recording, "--device", "cuda", "--json") == 0
+    ran = run("inspect", recording, "--device", "cuda", "--json")
+    assert ran.code == 0
     assert launched
-    assert json.loads(capsys.readouterr().out)["n_spikes"] == found[1].sample.size
+    assert json.loads(ran.out)["n_spikes"] == found[1].sample.size
 
 
 def test_extract_finds_spikes_where_it_is_told_to(
-    monkeypatch: pytest.MonkeyPatch, device: HostAccelerator, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, run: Run, device: HostAccelerator, tmp_path: Path
 ) -> None:
-    install_tiny_backbones(monkeypatch)
     # torch stays on the processor: only the spikes are looked at.
     monkeypatch.setattr("toptune.machine.device.torch_device", lambda _: "cpu")
     monkeypatch.setattr(cuda, "open_cuda", lambda: device)
@@ -106,17 +98,13 @@ def test_extract_finds_spikes_where_it_is_told_to(
         kernels.launched.clear()
         store = tmp_path / f"{word}.zarr"
         arguments = ("extract", devices, "--store", store, "--device", word, *tiny)
-        assert toptune(monkeypatch, *arguments) == 0
+        assert run(*arguments).code == 0
         assert bool(kernels.launched) == (word == "cuda")
 
 
 @pytest.mark.parametrize("command", ["detect", "inspect", "extract"])
 def test_a_missing_gpu_ends_every_command_with_one_line_and_no_file(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    recording: Path,
-    tmp_path: Path,
-    command: str,
+    monkeypatch: pytest.MonkeyPatch, run: Run, recording: Path, tmp_path: Path, command: str
 ) -> None:
     def refuse() -> None:
         raise InputError("spikes on a GPU need CuPy: pip install toptune[gpu]")
@@ -129,22 +117,18 @@ def test_a_missing_gpu_ends_every_command_with_one_line_and_no_file(
         "inspect": (recording, "--png", tmp_path / "s.png"),
         "extract": (write_data_set(folder), "--store", tmp_path / "s.zarr"),
     }
-    assert toptune(monkeypatch, command, *rest[command], "--device", "cuda") == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert printed.err == "error: spikes on a GPU need CuPy: pip install toptune[gpu]\n"
+    told = "error: spikes on a GPU need CuPy: pip install toptune[gpu]\n"
+    assert run(command, *rest[command], "--device", "cuda") == (2, "", told)
     assert not list(tmp_path.glob("s.*"))
 
 
 def test_what_detect_writes_of_a_recording_with_a_dead_channel_is_read_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, run: Run
 ) -> None:
     recording, out = write_mcs(tmp_path / "a.h5", seed=4), tmp_path / "a.npz"
     with h5py.File(recording, "r+") as file:
         file["Data/Recording_0/AnalogStream/Stream_0/ChannelData"][2] = 0
-    assert toptune(monkeypatch, "detect", recording, "-o", out) == 0
+    assert run("detect", recording, "-o", out).code == 0
     assert read_npz(out).threshold_uv[2] == np.inf
-    capsys.readouterr()
-    assert toptune(monkeypatch, "inspect", out, "--json") == 0
-    channels = json.loads(capsys.readouterr().out)["channels"]
+    channels = json.loads(run("inspect", out, "--json").out)["channels"]
     assert [c["threshold_uv"] is None for c in channels] == [False, False, True, False]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 from pathlib import Path
@@ -146,15 +145,8 @@ def test_an_error_while_writing_lets_go_of_everything(tmp_path: Path) -> None:
         pass
 
 
-def test_a_file_system_without_locks_is_refused_with_the_way_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fcntl = pytest.importorskip("fcntl", reason="fcntl: not on this system")
-
-    def no_locks(*_: object) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(fcntl, "flock", no_locks)
+@pytest.mark.usefixtures("no_locks")
+def test_a_file_system_without_locks_is_refused_with_the_way_out(tmp_path: Path) -> None:
     with (
         pytest.raises(InputError, match=r"cannot lock files .*write to a local disk and copy"),
         held(tmp_path / "x.lock"),

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from burst_data import make_trains
-from small_data import install_tiny_backbones
+from results import read_csv
 
 from toptune.errors import InputError, InputErrors
 from toptune.extraction import extract
@@ -30,7 +28,7 @@ from toptune.store.feature_store import FeatureStore
 from toptune.store.tables import parameter_table, table_for
 from toptune.training import fit
 
-pytestmark = pytest.mark.usefixtures("one_torch_thread")
+pytestmark = pytest.mark.usefixtures("one_torch_thread", "tiny_backbones")
 
 WINDOWS = Windows(width_s=10.0, stride_s=5.0)
 N_DEVICES = 10
@@ -51,7 +49,7 @@ def culture(seed: int, bursting: bool) -> SpikeTrains:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Recordings of two classes and a store of them; device 0 has two recordings."""
     folder = tmp_path_factory.mktemp("made")
     lines = ["recording,device,label,batch"]
@@ -60,16 +58,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         write_npz(culture(k, bursting=device % 2 == 0), folder / f"r{k}.npz")
         lines.append(f"r{k}.npz,dev{device},{'AB'[device % 2]},b{device % 2}")
     (folder / "devices.csv").write_text("\n".join(lines) + "\n")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        install_tiny_backbones(monkeypatch)
-        extract(
-            folder / "devices.csv",
-            folder / "s.zarr",
-            windows=WINDOWS,
-            picture=Picture(count_axis=6.0),
-            backbone=Backbone(name="tiny", weights="random"),
-        )
-        yield folder
+    extract(
+        folder / "devices.csv",
+        folder / "s.zarr",
+        windows=WINDOWS,
+        picture=Picture(count_axis=6.0),
+        backbone=Backbone(name="tiny", weights="random"),
+    )
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -87,11 +83,6 @@ def run(
 ) -> Path:
     fitting = FitOptions(head=head, **options)
     return fit(table, fitting, out, facts=store.training_facts(table), device=device).path
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 # --- tables

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from small_data import install_tiny_backbones, write_data_set, write_devices
+from results import read_csv, read_json
+from small_data import write_data_set, write_devices
 
 from toptune import extraction
 from toptune import training as fit_module
@@ -35,7 +33,7 @@ from toptune.sweeps.plan import Forecast
 from toptune.sweeps.results import Outcome, SweepResult, picture_outcomes
 from toptune.sweeps.sweep import sweep
 
-pytestmark = pytest.mark.usefixtures("one_torch_thread")
+pytestmark = pytest.mark.usefixtures("one_torch_thread", "tiny_backbones")
 
 GRID = """
 picture = ["histogram", "raster"]
@@ -91,9 +89,8 @@ def run(folder: Path, grid: Grid, **options: Any) -> SweepResult:
 
 
 @pytest.fixture(autouse=True)
-def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    install_tiny_backbones(monkeypatch)
-    # Of each run, drawn with Matplotlib; they take most of the time and have tests of their own.
+def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Pictures of each run take most of the time and have tests of their own.
     monkeypatch.setattr(fit_module, "write_report", lambda *_, **__: None)
     monkeypatch.setattr(fit_module, "write_confusion", lambda *_: None)
 
@@ -107,15 +104,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SweepResult]:
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
     """The data set after an uninterrupted sweep; look, do not touch."""
     folder = shutil.copytree(data, tmp_path_factory.mktemp("whole") / "work")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        install_tiny_backbones(monkeypatch)
-        made = run(folder, grid_of(folder))
-        sweep_tables.write_result_tables(made)
-        sweep_report.write_report(made)
-        yield made
+    made = run(folder, grid_of(folder))
+    sweep_tables.write_result_tables(made)
+    sweep_report.write_report(made)
+    return made
 
 
 @pytest.fixture
@@ -157,15 +152,6 @@ def done(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
     monkeypatch.setattr(features, "OpenVinoNetwork", network)
     monkeypatch.setattr(sweep_module, "fit", fit)
     return seen
-
-
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text("utf-8"))
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def contents(folder: Path) -> dict[str, Any]:
