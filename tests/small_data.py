@@ -16,7 +16,7 @@ from torch import nn
 from toptune.backbones import loading as backbones
 from toptune.backbones.loading import LoadedBackbone
 from toptune.features.table import FeatureTable, View
-from toptune.machine.assets import store_contract
+from toptune.machine.installation import store_contract
 from toptune.params import Backbone, Picture, SpikeSettings, Windows
 from toptune.recordings.mcs_writer import McsChannel, McsStream, McsWriter
 from toptune.recordings.trains import RecordingFacts, TrainingFacts, WeightsSource

@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from toptune.errors import InputErrors
-from toptune.features.recordings import RecordingBatch, SpikeFinder, one_line
-from toptune.machine.progress import ProgressReporter, SilentReporter
+from toptune.features.recordings import (
+    ProgressReporter,
+    RecordingBatch,
+    SilentReporter,
+    SpikeFinder,
+    one_line,
+)
 from toptune.params import Compute
 from toptune.reports.why import draw_explanation, write_explanation
 from toptune.runs.folder import WHY, publish, require_target

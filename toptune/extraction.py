@@ -26,16 +26,17 @@ from toptune.features.picture_features import (
 )
 from toptune.features.recordings import (
     Preflight,
+    ProgressReporter,
     RecordingBatch,
+    SilentReporter,
     SpikeFinder,
     check_recordings,
     drawers_of,
 )
 from toptune.features.table import RecordingInfo
-from toptune.machine.background import BackgroundWriter
 from toptune.machine.durable import write_whole, writing
 from toptune.machine.fingerprint import file_sha256, stamp_of
-from toptune.machine.progress import ProgressReporter, SilentReporter
+from toptune.machine.threads import BackgroundWriter
 from toptune.params import Backbone, Compute, Picture, SpikeSettings, Windows, content_key
 from toptune.recordings.devices import DeviceRow, DevicesFile, read_devices
 from toptune.recordings.trains import SpikeTrains, WeightsSource, check_trains

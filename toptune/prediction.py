@@ -10,8 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from toptune.errors import InputErrors
-from toptune.features.recordings import RecordingBatch, SpikeFinder, one_line
-from toptune.machine.progress import ProgressReporter, SilentReporter
+from toptune.features.recordings import (
+    ProgressReporter,
+    RecordingBatch,
+    SilentReporter,
+    SpikeFinder,
+    one_line,
+)
 from toptune.params import Compute, SpikeSettings
 from toptune.runs.folder import PREDICTIONS, require_target
 from toptune.runs.model import Model, read_model

@@ -32,7 +32,7 @@ from toptune.evaluation.task import Task, read_task, table_problems
 from toptune.features.table import FeatureTable, RecordingInfo
 from toptune.heads.base import Candidate, Head, Progress
 from toptune.heads.catalogue import head_of, heads
-from toptune.machine.environment import describe_environment
+from toptune.machine.installation import describe_environment
 from toptune.params import FitOptions, parse_merges
 from toptune.recordings.trains import TrainingFacts
 from toptune.reports.run import write_report

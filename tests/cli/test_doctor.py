@@ -20,7 +20,7 @@ from toptune.backbones.networks import PAPER_BACKBONES
 from toptune.cli import doctor
 from toptune.cli.doctor import Check, Report, print_report
 from toptune.errors import ToptuneError
-from toptune.machine import assets
+from toptune.machine import installation
 
 REAL_IMPORT = importlib.import_module
 
@@ -52,7 +52,7 @@ def test_an_environment_that_runs_the_tests_is_complete_for_the_cpu(here: Report
     assert [check for check in here.checks if check.state == "missing"] == []
     assert only(here.checks, "torch").found == torch.__version__.partition("+")[0]
     assert only(here.checks, "OpenVINO's devices").state == "ok"
-    assert only(here.checks, "kernels/").found == str(assets.kernels())
+    assert only(here.checks, "kernels/").found == str(installation.kernels())
 
 
 def test_every_package_the_project_needs_is_looked_at(here: Report) -> None:
@@ -109,12 +109,12 @@ def test_without_packaging_that_is_what_is_missing(monkeypatch: pytest.MonkeyPat
 
 def test_files_that_lack_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "LAYOUT.md").touch()
-    monkeypatch.setattr(assets, "store_contract", lambda: tmp_path)
+    monkeypatch.setattr(installation, "store_contract", lambda: tmp_path)
 
     def lost() -> Path:
         raise ToptuneError("this installation of toptune lacks its kernels/ folder")
 
-    monkeypatch.setattr(assets, "kernels", lost)
+    monkeypatch.setattr(installation, "kernels", lost)
     checks = list(doctor._assets())
     assert only(checks, "store/").found.endswith("but without schema.json, golden.zarr")
     assert only(checks, "kernels/").found.endswith("lacks its kernels/ folder")
@@ -175,7 +175,7 @@ def test_cupy_that_is_not_there_is_told_how_to_get_it(monkeypatch: pytest.Monkey
 def test_every_cuda_source_is_compiled_without_a_gpu() -> None:
     pytest.importorskip("cupy", reason="CuPy: not installed")
     checks = [c for c in doctor._cupy() if c.name.startswith("NVRTC: ")]
-    sources = sorted(path.name for path in assets.kernels().glob("*.cu"))
+    sources = sorted(path.name for path in installation.kernels().glob("*.cu"))
     assert [c.name.removeprefix("NVRTC: ") for c in checks] == sources
     assert [c.found for c in checks if c.state != "ok"] == []
 
@@ -185,7 +185,7 @@ def test_a_source_that_does_not_compile_says_where(
 ) -> None:
     pytest.importorskip("cupy", reason="CuPy: not installed")
     (tmp_path / "bad.cu").write_text('extern "C" __global__ void f() { int x = y; }')
-    monkeypatch.setattr(assets, "kernels", lambda: tmp_path)
+    monkeypatch.setattr(installation, "kernels", lambda: tmp_path)
     (check,) = [c for c in doctor._cupy() if c.name == "NVRTC: bad.cu"]
     assert check.state == "absent"
     assert 'identifier "y" is undefined' in check.found

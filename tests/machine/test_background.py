@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from toptune.machine.background import BackgroundWriter
+from toptune.machine.threads import BackgroundWriter
 
 
 def fail(error: BaseException) -> None:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from toptune.errors import InputError, ToptuneError
 from toptune.features.table import RecordingInfo
-from toptune.machine.assets import store_contract
+from toptune.machine.installation import store_contract
 from toptune.params import Picture, SpikeSettings, Windows, content_key
 from toptune.recordings.trains import Segment, Spikes, SpikeTrains
 from toptune.store.check import StoreReport, check_store, remove_damaged

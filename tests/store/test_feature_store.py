@@ -13,7 +13,7 @@ from small_data import check_attributes, check_store
 
 from toptune.errors import InputError, StorageError, ToptuneError
 from toptune.features.table import RecordingInfo
-from toptune.machine.assets import store_contract
+from toptune.machine.installation import store_contract
 from toptune.params import Backbone, Picture, SpikeSettings, Windows
 from toptune.recordings.trains import RecordingFacts, Segment, Spikes, SpikeTrains, WeightsSource
 from toptune.store import groups as zarr_groups

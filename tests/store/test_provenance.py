@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from toptune.errors import InputError
-from toptune.store.provenance import difference, made_with, refuse_mixed
+from toptune.store.feature_store import difference, made_with, refuse_mixed
 
 
 def info(

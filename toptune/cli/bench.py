@@ -27,7 +27,7 @@ def bench(
 ) -> None:
     """Measure every stage on this machine, and how long a study of 32 devices would take."""
     from toptune.bench import bench as run
-    from toptune.machine.environment import describe_environment
+    from toptune.machine.installation import describe_environment
 
     names = backbone or ["efficientnet_b0"]
     result = run(

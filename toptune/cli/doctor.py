@@ -25,7 +25,7 @@ import typer
 from toptune.cli.options import AsJson, command, require_store
 from toptune.cli.printing import print_json, tell, watch_count
 from toptune.errors import InputError, ToptuneError
-from toptune.machine import assets
+from toptune.machine import installation
 from toptune.machine.device import FULL_RATE_FLOAT64
 from toptune.machine.threads import usable_cores
 
@@ -278,8 +278,8 @@ def _machine() -> Iterator[Check]:
 
 def _assets() -> Iterator[Check]:
     for name, folder, wanted in (
-        ("kernels/", assets.kernels, ("ptsd.cu",)),
-        ("store/", assets.store_contract, ("LAYOUT.md", "schema.json", "golden.zarr")),
+        ("kernels/", installation.kernels, ("ptsd.cu",)),
+        ("store/", installation.store_contract, ("LAYOUT.md", "schema.json", "golden.zarr")),
     ):
         try:
             path = folder()
@@ -364,7 +364,7 @@ def _kernels(remedy: str) -> Iterator[Check]:
     from cupy.cuda import nvrtc
 
     with contextlib.suppress(ToptuneError):
-        for source in sorted(assets.kernels().glob("*.cu")):
+        for source in sorted(installation.kernels().glob("*.cu")):
             problem = ""
             try:
                 found = f"compiled, {_compiled(nvrtc, source)} bytes of PTX"

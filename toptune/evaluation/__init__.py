@@ -11,26 +11,22 @@ predictions.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from toptune.machine.lazy import lazy_names
 
 if TYPE_CHECKING:
     from toptune.evaluation.evaluate import Evaluation
     from toptune.evaluation.folds import FoldResults, leave_one_group_out
     from toptune.evaluation.scores import Scores, score
 else:
-    _HOMES = {
-        "Evaluation": "evaluate",
-        "FoldResults": "folds",
-        "Scores": "scores",
-        "leave_one_group_out": "folds",
-        "score": "scores",
-    }
-
-    def __getattr__(name: str) -> Any:
-        if name not in _HOMES:
-            raise AttributeError(f"module 'toptune.evaluation' has no attribute {name!r}")
-        return getattr(import_module(f"toptune.evaluation.{_HOMES[name]}"), name)
-
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "evaluate": ("Evaluation",),
+            "folds": ("FoldResults", "leave_one_group_out"),
+            "scores": ("Scores", "score"),
+        },
+    )
 
 __all__ = ["Evaluation", "FoldResults", "Scores", "leave_one_group_out", "score"]

@@ -12,12 +12,11 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from toptune.errors import InputError, StorageError, ToptuneError
 from toptune.features.extractor import StageReporter
 from toptune.machine.cuda import accelerator
-from toptune.machine.progress import ProgressReporter
 from toptune.params import Compute, SpikeSettings
 from toptune.spikes import finding
 
@@ -25,6 +24,26 @@ if TYPE_CHECKING:
     from toptune.pictures.drawer import Drawers
 
 _LOG = logging.getLogger(__name__)
+
+
+class ProgressReporter(Protocol):
+    """Shows the progress of work on recordings; every call may be ignored."""
+
+    def recording(self, number: int, total: int, name: str) -> None:
+        """Note that recording `number` of `total` begins."""
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        """Note that in a stage of its work `done` of `total` samples or windows are done."""
+
+
+class SilentReporter:
+    """Shows nothing."""
+
+    def recording(self, number: int, total: int, name: str) -> None:
+        """Ignore."""
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        """Ignore."""
 
 
 class Preflight(NamedTuple):

@@ -1,9 +1,9 @@
 """The computer: its processor and GPU, its disk, and the programs that share them.
 
-Nothing here is about recordings. `device` and `cuda` choose and open the GPU, `threads` and
-`compiling` use the processor, and `durable`, `locks` and `background` write results that survive a
-crash and other processes. `fingerprint` identifies files, `environment` describes where a result
-was computed, `progress` reports how far work is, and `assets` finds the files that are not Python.
+Nothing here is about recordings. `device` and `cuda` choose and open the GPU, `threads` uses the
+processor, and `durable` and `locks` write results that survive a crash and other processes.
+`fingerprint` identifies files, and `installation` finds the files that are not Python and describes
+with what a result was computed.
 """
 
 from __future__ import annotations

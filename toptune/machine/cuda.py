@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputError, ToptuneError
-from toptune.machine import assets
+from toptune.machine import installation
 
 # numpy.ndarray or cupy.ndarray; CuPy has no types.
 DeviceArray: TypeAlias = Any
@@ -258,7 +258,7 @@ class CudaKernels:
         self._threads_per_block = threads_per_block
         self._most_blocks = most_blocks
         self._context = context
-        code = (assets.kernels() / f"{source}.cu").read_text("utf-8")
+        code = (installation.kernels() / f"{source}.cu").read_text("utf-8")
         defines = tuple(f"-D{name}={value}" for name, value in self.shapes.items())
         self._module = cupy.RawModule(code=code, options=options + defines)
 

@@ -1,4 +1,4 @@
-"""Threads over channels or chunks, and compiled code, during which other threads run too.
+"""Threads over channels or chunks, one that writes, and compiled code, which lets others run.
 
 Work goes to a pool that the caller owns; without a pool it is done at once. Results never depend on
 the number of threads, because every item is computed by itself.
@@ -6,15 +6,18 @@ the number of threads, because every item is computed by itself.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+_LOG = logging.getLogger(__name__)
 
 
 def usable_cores() -> int:
@@ -50,6 +53,57 @@ def channel_slices(n: int, pool: Executor | None, multiple: int = 1) -> list[sli
     size = -(-n // workers)
     size = max(multiple, -(-size // multiple) * multiple)
     return [slice(a, min(a + size, n)) for a in range(0, n, size)]
+
+
+class Failed(NamedTuple):
+    """A task that failed."""
+
+    owner: str  # what it wrote for
+    error: BaseException
+
+
+class BackgroundWriter:
+    """A thread that writes while the next recording is being processed.
+
+    At most one task is pending or running, so that little is held in memory and a store has a
+    single writer. Leaving the context waits for it, even after an error.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="toptune-writer")
+        self._running: tuple[str, Future[None]] | None = None
+        self._failed: list[Failed] = []
+
+    def submit(self, owner: str, write: Callable[[], None]) -> None:
+        """Start a task, once the previous one is done; `owner` names it in its error."""
+        self.wait()
+        self._running = (owner, self._pool.submit(write))
+
+    def wait(self) -> None:
+        """Wait until all tasks are done or have failed."""
+        if self._running is None:
+            return
+        owner, future = self._running
+        error = future.exception()
+        self._running = None
+        if error is not None:
+            self._failed.append(Failed(owner, error))
+
+    def take_failures(self) -> list[Failed]:
+        """Return the failures of tasks that are done, each once."""
+        if self._running is not None and self._running[1].done():
+            self.wait()
+        taken, self._failed = self._failed, []
+        return taken
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True)
+        # Not raised, since that would hide the error by which the context was left.
+        for owner, failure in self.take_failures():
+            _LOG.error("%s failed: %s", owner, failure)
 
 
 def compiled(**options: Any) -> Callable[[Function], Function]:

@@ -10,27 +10,22 @@ On further recordings, `predictor` makes verdicts with such a model, `verdicts` 
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from toptune.machine.lazy import lazy_names
 
 if TYPE_CHECKING:
     from toptune.runs.model import Model, load_model, read_model
     from toptune.runs.predictor import Predictor
     from toptune.runs.reading import ReadRun, read_run
 else:
-    _HOMES = {
-        "Model": "model",
-        "Predictor": "predictor",
-        "ReadRun": "reading",
-        "load_model": "model",
-        "read_model": "model",
-        "read_run": "reading",
-    }
-
-    def __getattr__(name: str) -> Any:
-        if name not in _HOMES:
-            raise AttributeError(f"module 'toptune.runs' has no attribute {name!r}")
-        return getattr(import_module(f"toptune.runs.{_HOMES[name]}"), name)
-
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "model": ("Model", "load_model", "read_model"),
+            "predictor": ("Predictor",),
+            "reading": ("ReadRun", "read_run"),
+        },
+    )
 
 __all__ = ["Model", "Predictor", "ReadRun", "load_model", "read_model", "read_run"]

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.machine.environment import describe_environment
 from toptune.machine.fingerprint import file_sha256
+from toptune.machine.installation import describe_environment
 from toptune.recordings.trains import RecordingFacts
 from toptune.runs.folder import PREDICTIONS, publish, write_csv, write_json
 from toptune.runs.novelty import Novelty

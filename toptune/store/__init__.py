@@ -22,19 +22,10 @@ else:
     __getattr__ = lazy_names(
         __name__,
         {
-            "check": (
-                "check_store",
-                "remove_damaged",
-            ),
-            "feature_store": (
-                "FeatureSet",
-                "FeatureStore",
-            ),
+            "check": ("check_store", "remove_damaged"),
+            "feature_store": ("FeatureSet", "FeatureStore"),
             "session": ("writing_session",),
-            "tables": (
-                "parameter_table",
-                "table_for",
-            ),
+            "tables": ("parameter_table", "table_for"),
         },
     )
 

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from toptune.features.recordings import ProgressReporter
 from toptune.machine.durable import write_whole, writing
-from toptune.machine.progress import ProgressReporter
 from toptune.params import FitOptions
 from toptune.sweeps.grid import Grid, GridPoint, PictureView
 from toptune.sweeps.plan import describe_task

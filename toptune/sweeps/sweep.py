@@ -31,7 +31,7 @@ from toptune.features.picture_features import load_engine
 from toptune.features.recordings import SpikeFinder, one_line
 from toptune.heads.catalogue import head_of
 from toptune.machine.durable import write_whole, writing
-from toptune.machine.environment import describe_environment
+from toptune.machine.installation import describe_environment
 from toptune.machine.locks import held
 from toptune.params import Backbone, Compute, FitOptions, content_key
 from toptune.recordings.devices import DeviceRow, DevicesFile, read_devices

@@ -1,4 +1,8 @@
-"""A description of the machine and the packages that computed a result."""
+"""What is installed here: the files that are not Python, and what a result was computed with.
+
+A wheel carries CUDA sources and the description of the store's layout inside the package, as
+toptune/_assets; a checkout, or an editable installation of one, has them beside the package.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,30 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from toptune.errors import ToptuneError
+
+_PACKAGE = Path(__file__).resolve().parents[1]
 _PACKAGES = (
     *("toptune", "numpy", "scipy", "scikit-learn", "torch", "torchvision", "timm", "openvino"),
     *("numba", "zarr", "h5py", "safetensors", "matplotlib"),
 )
+
+
+def kernels() -> Path:
+    """Return the folder of the CUDA C sources (``*.cu``)."""
+    return _folder("kernels")
+
+
+def store_contract() -> Path:
+    """Return the folder with ``LAYOUT.md``, ``schema.json`` and ``golden.zarr``."""
+    return _folder("store")
+
+
+def _folder(name: str) -> Path:
+    for folder in (_PACKAGE / "_assets" / name, _PACKAGE.parent / name):
+        if folder.is_dir():
+            return folder
+    raise ToptuneError(f"this installation of toptune lacks its {name}/ folder: install it again")
 
 
 def describe_environment(device: str) -> dict[str, Any]:

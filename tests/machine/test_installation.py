@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from toptune.errors import ToptuneError
-from toptune.machine import assets
+from toptune.machine import installation
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,10 +36,10 @@ def relative(folder: Path, pattern: str = "*") -> set[str]:
 
 
 def test_checkout_has_them_beside_the_package() -> None:
-    assert assets.store_contract() == ROOT / "store"
-    assert (assets.store_contract() / "schema.json").is_file()
-    assert assets.kernels() == ROOT / "kernels"
-    assert list(assets.kernels().glob("*.cu"))
+    assert installation.store_contract() == ROOT / "store"
+    assert (installation.store_contract() / "schema.json").is_file()
+    assert installation.kernels() == ROOT / "kernels"
+    assert list(installation.kernels().glob("*.cu"))
 
 
 def test_wheel_carries_every_kernel_and_the_whole_contract(wheel: Path) -> None:
@@ -65,7 +65,7 @@ def test_installed_wheel_finds_them_inside_the_package(wheel: Path, tmp_path: Pa
     install = ("pip", "install", "--no-deps", "--no-index", "--target", str(tmp_path), str(wheel))
     subprocess.run([sys.executable, "-m", *install], check=True, capture_output=True)
     program = (
-        "import toptune, toptune.machine.assets as a\n"
+        "import toptune, toptune.machine.installation as a\n"
         "assert a.kernels().parts[-3:] == ('toptune', '_assets', 'kernels'), a.kernels()\n"
         "assert list(a.kernels().glob('*.cu'))\n"
         "print(toptune.__file__, a.kernels(), a.store_contract(), toptune.__version__, sep='\\n')\n"
@@ -93,6 +93,6 @@ def test_installed_wheel_finds_them_inside_the_package(wheel: Path, tmp_path: Pa
 def test_installation_without_them_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(assets, "_PACKAGE", tmp_path / "toptune")
+    monkeypatch.setattr(installation, "_PACKAGE", tmp_path / "toptune")
     with pytest.raises(ToptuneError, match="lacks its kernels/ folder: install it again"):
-        assets.kernels()
+        installation.kernels()
