@@ -49,13 +49,7 @@ Rule = Callable[[str, Any], None]
 
 
 class Table(NamedTuple):
-    """A CSV file of a run.
-
-    Attributes
-    ----------
-    header : sequence of str
-    rows : sequence of sequences
-    """
+    """A CSV file of a run."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[Any]]
@@ -64,35 +58,24 @@ class Table(NamedTuple):
 class Head:
     """A classifier as toptune sees it.
 
-    Attributes
-    ----------
-    name : str
-        By which it is chosen.
-    title : str
-        For people.
-    estimator : str
-        Where its scikit-learn classifier is: ``module:Class``.
-    options : tuple of Option
-        What a user may set. Those with `several` can be chosen inside every fold.
-    rules : mapping of str to callable
-        Rules of the constructor's arguments; an option without one follows its type and range.
-    defaults : tuple of mapping
-        What tuning chooses from unless told otherwise.
-    uses : str
-        What a row is: ``pictures``, features of windows, or ``recordings``, burst parameters of
-        whole recordings, NaN where one is not defined.
-    devices : tuple of str
-        Where it can compute: ``cpu``, ``cuda``.
+    Where a method takes `estimator`, that is a classifier of the head, not fitted unless said, and
+    not changed; `rows` are `LabelledRows`, `params` arguments of the classifier's constructor, and
+    `candidates` those to choose from.
     """
 
-    name: str
-    title: str
-    estimator: str
+    name: str  # by which it is chosen
+    title: str  # for people
+    estimator: str  # where its scikit-learn classifier is: ``module:Class``
+    # What a user may set. Those with `several` can be chosen inside every fold.
     options: tuple[Option, ...] = ()
-    rules: Mapping[str, Rule] = {}  # a class overrides it, nobody changes it
-    defaults: tuple[Candidate, ...] = ({},)
+    # Of the constructor's arguments; an option without a rule follows its type and range. A class
+    # overrides it, nobody changes it.
+    rules: Mapping[str, Rule] = {}
+    defaults: tuple[Candidate, ...] = ({},)  # what tuning chooses from unless told otherwise
+    # What a row is: features of windows, or burst parameters of whole recordings, NaN where one is
+    # not defined.
     uses: Literal["pictures", "recordings"] = "pictures"
-    devices: tuple[str, ...] = ("cpu",)
+    devices: tuple[str, ...] = ("cpu",)  # where it can compute: ``cpu``, ``cuda``
 
     @property
     def tuned(self) -> tuple[str, ...]:
@@ -116,13 +99,13 @@ class Head:
         Parameters
         ----------
         name : str
-            Of an option, or of an argument of the constructor.
+            Of an option, or of an argument of the constructor. Unknown ones are left to `make`.
         value : any
 
         Raises
         ------
         InputError
-            The value is out of range. Names that are unknown here are left to `make`.
+            The value is out of range.
         """
         listed = {one.name: one for one in self.options}
         field = listed[name].field if name in listed else name
@@ -181,13 +164,7 @@ class Head:
         values: Mapping[str, Sequence[Any]],
         n_views: int,  # noqa: ARG002  # of use where views have weights
     ) -> tuple[Candidate, ...]:
-        """List all combinations of given values and, for arguments not named, of the defaults.
-
-        Parameters
-        ----------
-        values : mapping of str to sequence
-        n_views : int
-        """
+        """List all combinations of given values and, for arguments not named, of the defaults."""
         if not values:
             return self.defaults
         offered = {
@@ -274,16 +251,7 @@ class Head:
     def problems(
         self, estimator: Any, n_groups: int, n_candidates: int, *, permuted: bool
     ) -> list[str]:
-        """Say what stands against tuning and permutations; an empty list where nothing does.
-
-        Parameters
-        ----------
-        estimator : classifier
-            Not fitted.
-        n_groups, n_candidates : int
-        permuted : bool
-            Labels are to be shuffled.
-        """
+        """Say what stands against tuning and, where `permuted`, against shuffling the labels."""
         del estimator, permuted  # other heads look at them
         if n_candidates > 1 and n_groups < 3:
             return [
@@ -298,14 +266,7 @@ class Head:
         return 0
 
     def held_out(self, estimator: Any, rows: LabelledRows) -> HeldOut:
-        """Score every row by a classifier trained without the row's group.
-
-        Parameters
-        ----------
-        estimator : classifier
-            Not fitted.
-        rows : LabelledRows
-        """
+        """Score every row by a classifier trained without the row's group."""
         from toptune.heads.nested import refit_folds
 
         return refit_folds(estimator, rows)
@@ -317,9 +278,7 @@ class Head:
 
         Parameters
         ----------
-        estimator : classifier
-            Not fitted.
-        rows : LabelledRows
+        estimator, rows
         labellings : (r, n) labels
             All of the same classes.
 
@@ -347,12 +306,8 @@ class Head:
 
         Parameters
         ----------
-        estimator : classifier
-            Not fitted, and not changed.
-        rows : LabelledRows
-            Of three groups or more.
-        candidates : sequence of mapping
-            Values of the constructor.
+        estimator, rows, candidates
+            Rows of three groups or more.
         progress : callable, optional
             Told how many models are trained, and of how many.
         """
@@ -373,7 +328,6 @@ class Head:
         Parameters
         ----------
         estimator, rows, candidates
-            As for `tune`.
         shuffled : (r, u) int64, optional
             Further labellings: the class of each unit, numbered in the sorted order of the classes.
         progress : callable, optional
@@ -399,14 +353,9 @@ class Head:
         return Nearness.plain(view_sizes)
 
     def tables(self, estimator: Any, columns: Sequence[str]) -> dict[str, Table]:
-        """Give tables of the run that tell of the model of all devices, by file name.
+        """Give tables of the run that tell of the fitted model of all devices, by file name.
 
-        Parameters
-        ----------
-        estimator : classifier
-            Fitted.
-        columns : sequence of str
-            Names of the rows' columns; empty where they have none.
+        `columns`: names of the rows' columns; empty where they have none.
         """
         del estimator, columns  # other heads have something to tell
         return {}

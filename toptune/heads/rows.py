@@ -23,11 +23,11 @@ class Grouping(NamedTuple):
     """Rows brought together by group."""
 
     groups: NDArray[Any]  # (g,): the distinct groups, sorted
-    codes: NDArray[np.int64]  # (n,): which of them each row belongs to
-    order: NDArray[np.int64]  # (n,): rows sorted by group, otherwise as they came
-    bounds: NDArray[np.int64]  # (g + 1,): group i holds ``order[bounds[i]:bounds[i + 1]]``
+    codes: Ints  # (n,): which of them each row belongs to
+    order: Ints  # (n,): rows sorted by group, otherwise as they came
+    bounds: Ints  # (g + 1,): group i holds ``order[bounds[i]:bounds[i + 1]]``
 
-    def rows(self, group: int) -> NDArray[np.int64]:
+    def rows(self, group: int) -> Ints:
         """Rows of a group, by its code."""
         return self.order[self.bounds[group] : self.bounds[group + 1]]
 
@@ -35,7 +35,7 @@ class Grouping(NamedTuple):
         """Where a group's rows lie once rows are sorted by group."""
         return slice(int(self.bounds[group]), int(self.bounds[group + 1]))
 
-    def restore(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def restore(self, values: Float64) -> Float64:
         """Bring rows that are sorted by group back into their own order."""
         restored = np.empty_like(values)
         restored[self.order] = values
@@ -59,14 +59,12 @@ class LabelledRows(NamedTuple):
     grouping: Grouping  # what is left out together
     # (n,): what carries one label and counts once: a device and label, numbered from 0; each lies
     # in one group
-    unit: NDArray[np.int64]
+    unit: Ints
 
     def labellings(self, shuffled: Ints | None = None) -> tuple[NDArray[Any], Ints]:
         """Find the classes, and number the class of each unit: as observed, then as shuffled.
 
-        - `shuffled`, (r, u).
-        - Returns `classes`, (k,) array: sorted.
-        - Returns `labels`, (1 + r, u) int64.
+        Returns the classes, (k,) sorted, and labels, (1 + r, u) for shuffled (r, u).
         """
         classes, codes = np.unique(self.y, return_inverse=True)
         observed = np.empty((1, int(self.unit.max()) + 1), np.int64)
@@ -77,8 +75,7 @@ class LabelledRows(NamedTuple):
 def view_sizes_of(estimator: Any, n_features: int) -> tuple[int, ...]:
     """Columns of each of the classifier's views; one view of all columns where it names none.
 
-    `estimator`: with `view_sizes`: None or a sequence of int. Raises `InputError`: not whole
-    numbers from 1, or not adding up to the number of features.
+    Raises `InputError`: not whole numbers from 1, or not adding up to the number of features.
     """
     if estimator.view_sizes is None:
         return (n_features,)
@@ -109,7 +106,7 @@ def check_device(estimator: Any) -> None:
         raise InputError(f"{name} is {estimator.device!r}, but torch finds no such device; use cpu")
 
 
-def encode_classes(estimator: object, y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+def encode_classes(estimator: object, y: NDArray[Any]) -> tuple[NDArray[Any], Ints]:
     """Find the distinct classes, sorted, and the number of each row's class; at least two."""
     classes, codes = np.unique(y, return_inverse=True)
     if len(classes) < 2:
@@ -136,10 +133,7 @@ def seed_of(random_state: Any) -> int:
 
 
 def l2_normalise(X: NDArray[Any]) -> NDArray[Any]:
-    """Divide each row by its own Euclidean length; a row of zeros stays zero.
-
-    `X`, (n, d) float32 or float64. Returns (n, d) of the same type.
-    """
+    """Divide each row of (n, d) by its Euclidean length, in its own type; zeros stay zero."""
     # By the largest value first, so that no square overflows or vanishes.
     largest = np.abs(X).max(axis=1, keepdims=True, initial=0)
     scaled: NDArray[Any] = X / np.where(largest > 0, largest, 1)
@@ -149,12 +143,7 @@ def l2_normalise(X: NDArray[Any]) -> NDArray[Any]:
 
 
 def l2_normalise_views(X: NDArray[Any], view_sizes: Sequence[int] | None = None) -> NDArray[Any]:
-    """Divide each row's part in each view by that part's own length; zeros stay zero.
-
-    - `X`, (n, d) float32 or float64: views side by side.
-    - `view_sizes`: columns of each view; they sum to d. None: one view.
-    - Returns (n, d) of the same type.
-    """
+    """Do the same with each row's part in each view, which has so many columns; None: one view."""
     if view_sizes is None or len(view_sizes) == 1:
         return l2_normalise(X)
     rows = np.empty_like(X)
@@ -183,13 +172,33 @@ class RowClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
     # Probabilities are the softmax of sharpness x scores.
     _sharpness = 1.0
 
+    def fit(self, X: Any, y: Any) -> Self:
+        """Train.
+
+        Parameters
+        ----------
+        X : (n, d) float32 or float64
+            NaN where a value is not defined, for classifiers that take it.
+        y : (n,) labels
+
+        Raises
+        ------
+        InputError
+            A parameter out of range, or fewer than two classes.
+        """
+        X, self.classes_, codes = self.check(X, y)
+        self._train(X, codes)
+        return self
+
+    def _train(self, X: NDArray[Any], codes: Ints) -> None:
+        """Learn from rows (n, d) and the numbers of their classes, all checked."""
+        raise NotImplementedError
+
     def check(self, X: Any, y: Any) -> tuple[NDArray[Any], NDArray[Any], Ints]:
         """Check parameters, rows and labels, as `fit` does.
 
-        - Returns `X`, (n, d) float32 or float64.
-        - Returns `classes`, (k,) array, sorted.
-        - Returns `codes`, (n,) int64: the class of each row.
-        - Raises `InputError`: a parameter out of range, or fewer than two classes.
+        Returns X, (n, d) float32 or float64; the classes, (k,) sorted; and the number of each row's
+        class, (n,).
         """
         X, y = self._validated(X, y)
         for name, rule in self._rules.items():

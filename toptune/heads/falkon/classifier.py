@@ -1,7 +1,6 @@
 """Falkon: a Gaussian-kernel ridge classifier on all rows or on Nystrom centres.
 
-What enters: rows of features (float32 or float64) and labels. What leaves: one score a class,
-+1 towards the class and -1 away from it, dimensionless.
+It gives one score a class, +1 towards the class and -1 away from it, dimensionless.
 
 The model is that of Rudi, Carratino & Rosasco (2017), FALKON: An Optimal Large Scale Kernel
 Method (NeurIPS 30, equations 5 and 6). The paper approaches its solution by preconditioned
@@ -12,7 +11,7 @@ factorisation in float64.
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +26,7 @@ from toptune.heads.falkon.solvers import Problem, solver_of
 from toptune.heads.rows import (
     Float64,
     Grouping,
+    Ints,
     RowClassifier,
     l2_normalise_views,
     seed_of,
@@ -137,40 +137,23 @@ class FalkonClassifier(RowClassifier):
         self.max_iterations = max_iterations
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any) -> Self:
-        """Train.
-
-        Parameters
-        ----------
-        X : (n, d) float32 or float64
-        y : (n,) labels
-
-        Raises
-        ------
-        InputError
-            A parameter out of range, or fewer than two classes.
-        """
-        problem, classes, Y = self._equations(X, y)
-        solution = solver_of(self).solve(problem, Y)
+    def _train(self, X: NDArray[Any], codes: Ints) -> None:
+        problem = self._problem(X)
+        solution = solver_of(self).solve(problem, one_vs_rest(codes, len(self.classes_)))
         chosen = slice(None) if problem.centre_rows is None else problem.centre_rows
-        self.classes_ = classes
         self.centres_ = problem.X[chosen]
         self.dual_coef_ = solution.dual_coef
         self.jitter_ = solution.jitter
         self.n_iter_ = solution.n_iterations
-        return self
 
     def problem(self, X: Any, y: Any) -> Problem:
         """Check everything as `fit` does, and say what there is to solve but for the targets."""
-        return self._equations(X, y)[0]
+        return self._problem(self.check(X, y)[0])
 
-    def _equations(self, X: Any, y: Any) -> tuple[Problem, NDArray[Any], Float64]:
-        """Give what there is to solve, the classes, and their targets."""
-        X, classes, codes = self.check(X, y)
+    def _problem(self, X: NDArray[Any]) -> Problem:
         kernel = kernel_of(self, X.shape[1])
-        centres = self._draw_centres(len(X))
-        problem = Problem(self._rows(X, kernel), centres, kernel, self.penalty * len(X))
-        return problem, classes, one_vs_rest(codes, len(classes))
+        rows, centres = self._rows(X, kernel), self._draw_centres(len(X))
+        return Problem(rows, centres, kernel, self.penalty * len(X))
 
     def _check_together(self, n_features: int) -> None:
         kernel_of(self, n_features)
@@ -179,7 +162,7 @@ class FalkonClassifier(RowClassifier):
     def _rows(self, X: NDArray[Any], kernel: KernelSum) -> NDArray[Any]:
         return l2_normalise_views(X, kernel.view_sizes) if self.normalise else X
 
-    def _draw_centres(self, n_rows: int) -> NDArray[np.int64] | None:
+    def _draw_centres(self, n_rows: int) -> Ints | None:
         if self.n_centres is None or self.n_centres >= n_rows:
             return None
         rng = np.random.default_rng(seed_of(self.random_state))
@@ -192,14 +175,12 @@ class FalkonClassifier(RowClassifier):
         scores. The ridge is `penalty` x rows of X in every fold. The centres are drawn from all
         of X; a fold does without those of its group.
 
-        - `X`, (n, d) float32 or float64.
-        - `y`, (n,) labels.
-        - `grouping`: of the n rows.
-        - Returns `Y`, (n, k) float64: one-vs-rest targets of y, the classes in sorted order; other
-          targets do as well.
+        Returns them and the one-vs-rest targets of y, (n, k), classes in sorted order; other
+        targets do as well.
         """
-        problem, _, Y = self._equations(X, y)
-        return solver_of(self).folds(problem, grouping), Y
+        X, classes, codes = self.check(X, y)
+        folds = solver_of(self).folds(self._problem(X), grouping)
+        return folds, one_vs_rest(codes, len(classes))
 
     def _scores(self, X: NDArray[Any]) -> Float64:
         kernel = kernel_of(self, X.shape[1])
@@ -236,8 +217,7 @@ class FalkonClassifier(RowClassifier):
 def kernel_of(classifier: FalkonClassifier, n_features: int) -> KernelSum:
     """Kernel of a classifier's rows.
 
-    `classifier`: its parameters follow `RULES`. Raises `InputError`: widths or weights that are not
-    one for each view.
+    Raises `InputError`: widths or weights that are not one for each view.
     """
     sizes = view_sizes_of(classifier, n_features)
     n_views = len(sizes)
@@ -253,6 +233,6 @@ def kernel_of(classifier: FalkonClassifier, n_features: int) -> KernelSum:
     return KernelSum(tuple(map(float, widths)), tuple(map(float, weights)), sizes)
 
 
-def one_vs_rest(codes: NDArray[np.int64], n_classes: int) -> Float64:
+def one_vs_rest(codes: Ints, n_classes: int) -> Float64:
     """Targets (n, k) float64: 1 for a row's own class, -1 for the others."""
     return np.where(codes[:, None] == np.arange(n_classes), 1.0, -1.0)

@@ -5,7 +5,7 @@ Values that are not defined are NaN. The scores are the log-odds of each class a
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from scipy.special import log_expit
 from sklearn.linear_model import LogisticRegression
 
 from toptune.heads.logistic.head import RULES
-from toptune.heads.rows import Float64, RowClassifier, check_shapes
+from toptune.heads.rows import Float64, Ints, RowClassifier, check_shapes
 
 
 class Standardiser(NamedTuple):
@@ -73,34 +73,18 @@ class LogisticClassifier(RowClassifier):
     def __init__(self, C: float = 1.0) -> None:
         self.C = C
 
-    def fit(self, X: Any, y: Any) -> Self:
-        """Train.
-
-        Parameters
-        ----------
-        X : (n, d) float32 or float64
-            NaN where a value is not defined.
-        y : (n,) labels
-
-        Raises
-        ------
-        InputError
-            C out of range, or fewer than two classes.
-        """
-        X, classes, codes = self.check(X, y)
-        self.classes_ = classes
+    def _train(self, X: NDArray[Any], codes: Ints) -> None:
         self.standardiser_ = Standardiser.of(X)
         Z = self.standardiser_.apply(X)
         # Newton's method ends at the minimum itself; the folds, which are solved by it too, agree.
         solver = LogisticRegression(C=self.C, solver="newton-cholesky", tol=1e-10, max_iter=1000)
         coef, intercept = [], []
-        for code in range(len(classes)):
+        for code in range(len(self.classes_)):
             solver.fit(Z, codes == code)
             coef.append(solver.coef_[0])
             intercept.append(solver.intercept_[0])
         self.coef_ = np.array(coef)
         self.intercept_ = np.array(intercept)
-        return self
 
     def _scores(self, X: NDArray[Any]) -> Float64:
         scores: Float64 = self.standardiser_.apply(X) @ self.coef_.T + self.intercept_

@@ -11,8 +11,8 @@ that of the scores.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,6 +44,7 @@ from toptune.heads.nested import (
 from toptune.heads.rows import (
     Float64,
     Grouping,
+    Ints,
     LabelledRows,
     RowClassifier,
     check_device,
@@ -129,42 +130,22 @@ class MLPClassifier(RowClassifier):
         self.device = device
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any) -> Self:
-        """Train.
-
-        Parameters
-        ----------
-        X : (n, d) float32 or float64
-        y : (n,) labels
-
-        Raises
-        ------
-        InputError
-            A parameter out of range, or fewer than two classes.
-        """
-        X, classes, codes = self.check(X, y)
-        rows = self.shared_rows(X, codes, len(classes))
+    def _train(self, X: NDArray[Any], codes: Ints) -> None:
+        rows = self.shared_rows(X, codes, len(self.classes_))
         everything = TrainingFold(torch.arange(len(X)), (seed_of(self.random_state), 0))
-        trained = []
-        train_folds(
-            rows,
-            [everything],
-            [Variant(self.schedule())],
-            lambda _fold, _variant, network: trained.append(network),
-        )
-        self.classes_ = classes
+        trained: list[Network] = []
+
+        def keep(_fold: int, _variant: int, network: Network) -> None:
+            trained.append(network)
+
+        train_folds(rows, [everything], [Variant(self.schedule())], keep)
         self.network_ = Network(*(part.cpu() for part in trained[0]))
-        return self
 
     def held_out_scores(self, X: Any, y: Any, grouping: Grouping) -> Float64:
         """Logits of every row by a network trained without that row's group, all trained at once.
 
         Each fold draws its own initial weights and orders, from `random_state` and its number.
-
-        - `X`, (n, d) float32 or float64.
-        - `y`, (n,) labels.
-        - `grouping`: of the n rows.
-        - Returns (n, k): the classes in sorted order.
+        Returns (n, k), the classes in sorted order.
         """
         X, classes, codes = self.check(X, y)
         rows = self.shared_rows(X, codes, len(classes))
@@ -178,21 +159,10 @@ class MLPClassifier(RowClassifier):
 
     def schedule(self) -> Schedule:
         """Give the parameters that a training follows."""
-        return Schedule(
-            n_hidden=self.n_hidden,
-            learning_rate=self.learning_rate,
-            learning_rate_decay=self.learning_rate_decay,
-            weight_decay=self.weight_decay,
-            batch_size=self.batch_size,
-            epochs=self.epochs,
-        )
+        return Schedule(**{one.name: getattr(self, one.name) for one in fields(Schedule)})
 
-    def shared_rows(self, X: NDArray[Any], codes: NDArray[np.int64], n_classes: int) -> Rows:
-        """Bring rows and label sets to where torch trains.
-
-        `X`, (n, d) float32 or float64. `codes`, (n,) or (l, n): class of each row, in one or
-        several label sets.
-        """
+    def shared_rows(self, X: NDArray[Any], codes: Ints, n_classes: int) -> Rows:
+        """Bring rows and one or several label sets, (n,) or (l, n), to where torch trains."""
         device = torch.device(self.device)
         return Rows(self._rows(X).to(device), one_hot(np.atleast_2d(codes), n_classes, device))
 
@@ -266,12 +236,8 @@ def held_out_scores_of(
     the scores depend on nothing else; those of one labelling are what
     `MLPClassifier.held_out_scores` gives for it.
 
-    - `classifier`: not fitted.
-    - `X`, (n, d) float32 or float64.
-    - `labellings`, (n, r) labels: one label vector a column; all of the same classes.
-    - `grouping`: of the n rows.
-    - Yields (n, k): one label vector after the other; the classes of all of them in sorted order.
-    - Raises `InputError`: as `MLPClassifier.fit` does; at once.
+    `labellings`, (n, r) labels: one labelling a column, all of the same classes. Yields (n, k), one
+    labelling after the other. Raises `InputError` as `MLPClassifier.fit` does; at once.
     """
     labellings = np.asarray(labellings)
     X, _, _ = classifier.check(X, labellings[:, 0])
@@ -283,7 +249,7 @@ def held_out_scores_of(
 def _scores_by_labelling(
     classifier: MLPClassifier,
     X: NDArray[Any],
-    codes: NDArray[np.int64],
+    codes: Ints,
     n_classes: int,
     grouping: Grouping,
 ) -> Iterator[Float64]:
