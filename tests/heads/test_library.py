@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 from toptune.errors import InputError
 from toptune.evaluation.folds import leave_one_group_out
 from toptune.heads.falkon.classifier import FalkonClassifier
-from toptune.heads.falkon.iterative import Iteration
+from toptune.heads.falkon.iterative import Iteration, Library
 from toptune.heads.falkon.kernel import KernelSum
-from toptune.heads.falkon.library import Library
 from toptune.heads.falkon.solvers import Problem
 from toptune.heads.rows import group_rows
 

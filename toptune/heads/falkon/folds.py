@@ -70,8 +70,8 @@ class Model(ABC):
     def scores(self, sets: Sequence[Groups], Y: Array, multiplied: Array) -> tuple[Array, Float64]:
         """Score the rows of sets of groups by the models without them.
 
-        Returns `scores`, (r, c): one set after the other, their rows sorted by group. Returns
-        `jitter`, (s,) float64: of each set.
+        Returns scores, (r, c), one set after the other, their rows sorted by group; and the jitter
+        of each set, (s,).
         """
 
     @abstractmethod
@@ -89,10 +89,7 @@ class Model(ABC):
 
 
 class Targets:
-    """Targets multiplied with a factored model, ready for folds and for pairs.
-
-    `Y`, (n, c): in the rows' order.
-    """
+    """Targets multiplied with a factored model, ready for folds and for pairs."""
 
     def __init__(self, model: Model, Y: Float64) -> None:
         self._model, self._arrays, self._grouping = model, model.arrays, model.grouping
@@ -113,10 +110,8 @@ class Targets:
     def inner(self, block: range) -> Array:
         """Score all rows without each group of a block, and without the rows' own groups.
 
-        Each pair of groups of the block is solved once.
-
-        Returns (len(block), n, c) float32: where it was computed, in the rows' order; NaN in each
-        group's own rows.
+        Each pair of groups of the block is solved once. Returns (len(block), n, c) float32, where
+        it was computed, in the rows' order; NaN in each group's own rows.
         """
         arrays, xp, grouping = self._arrays, self._arrays.xp, self._grouping
         n, n_columns = self._Y.shape
@@ -176,7 +171,6 @@ class AllRows(Model):
 
     - `build`: gives ``K(X, X)``, a new (n, n) matrix, rows sorted by group; called again where it
       has to be jittered.
-    - `grouping`: of the n rows.
     - `groups_at_once`: the most groups that are left out together.
     """
 
@@ -284,14 +278,11 @@ def sort_centres(
 ) -> tuple[Ints, Ints]:
     """Sort centres by group like the rows, so that a fold leaves out one stretch of them.
 
-    - `grouping`: of the n rows.
-    - `centre_rows`, (m,): which rows are centres, each at most once.
-    - `groups_at_once`: the most groups that are left out together: 1, or 2 for the pairs of nested
-      folds.
-    - Returns `centre_rows`, (m,) int64: sorted by group.
-    - Returns `bounds`, (g + 1,) int64: group i holds the centres ``bounds[i]:bounds[i + 1]``.
-    - Raises `InputError`: where all centres lie in so few groups that a fold without these would
-      have none.
+    - `centre_rows`, (m,): which of the n rows are centres, each at most once.
+    - `groups_at_once`: 1, or 2 for the pairs of nested folds.
+    - Returns `centre_rows`, (m,), sorted by group; and `bounds`, (g + 1,): group i holds the
+      centres ``bounds[i]:bounds[i + 1]``.
+    - Raises `InputError`: where all centres lie in so few groups that a fold would have none.
     """
     place = np.empty(len(grouping.order), dtype=np.int64)
     place[grouping.order] = np.arange(len(place))

@@ -1,6 +1,7 @@
-"""The iterative solver: preconditioned conjugate gradients on Nystrom centres, in torch.
+"""The solvers that iterate, one fit for each fold: our own in torch, and the falkon library's.
 
-The method is that of Rudi, Carratino & Rosasco (2017), FALKON: An Optimal Large Scale Kernel
+Both are preconditioned conjugate gradients on Nystrom centres. The method is that of Rudi,
+Carratino & Rosasco (2017), FALKON: An Optimal Large Scale Kernel
 Method (NeurIPS 30, section 3), as Meanti et al. (2020), Kernel Methods Through the Roof (NeurIPS
 33), arrange it. With n rows, m centres, ``Z = K(X, C)``, ``B = K(C, C)`` and
 ``penalty = ridge / n``, the equations ``(Z'Z + ridge B) alpha = Z'Y`` are solved in beta::
@@ -15,23 +16,32 @@ is solved has ``B + eps m I`` for B; eps is ten times the rounding of the type, 
 the direct solver's, to the tolerance. Where rounding keeps the residual above the tolerance, as
 with centres that nearly coincide, eps is raised hundredfold, which is returned as a jitter and
 warned of.
+
+The library (Meanti et al. 2020, github.com/FalkonML/falkon) is not on PyPI; docs/falkon.md says how
+to install it. Four of its habits are undone here: it takes a penalty per training row, it seeds
+the global generators where it is given a seed, it prints to standard output, and below sizes of
+its own it computes on the CPU though a GPU was asked for. It does not say whether it has converged.
 """
 
 from __future__ import annotations
 
+import contextlib
+import random
+import sys
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from scipy.linalg import LinAlgWarning
 from torch import Tensor
 
-from toptune.errors import ToptuneError
+from toptune.errors import InputError, ToptuneError
+from toptune.heads.falkon.arrays import NUMPY
 from toptune.heads.falkon.folds import HeldOutScores, sort_centres
-from toptune.heads.falkon.kernel import NystromKernel
+from toptune.heads.falkon.kernel import KernelSum, NystromKernel
 from toptune.heads.falkon.solvers import Problem, Solution
 from toptune.heads.falkon.torch_arrays import TorchArrays
 from toptune.heads.rows import Float64, Grouping, Ints
@@ -115,7 +125,8 @@ class _Equations:
         total = Y.new_zeros(self._Z.n_centres, Y.shape[1])
         for part, block in self._blocks():
             total += (Y[part].T @ block).T
-        return self._precondition_transposed(self.without(total) / self._n)
+        inner = _triangular(self._L, self.without(total) / self._n, upper=False)
+        return _triangular(self._A, inner, upper=False)
 
     def apply(self, beta: Tensor) -> Tensor:
         """``P' (Z'Z / n + penalty B) P beta``."""
@@ -134,10 +145,6 @@ class _Equations:
         """``P beta``; A and T are the transposes of the lower factors."""
         inner = _triangular(self._A.T, beta, upper=True)
         return _triangular(self._L.T, inner, upper=True)
-
-    def _precondition_transposed(self, values: Tensor) -> Tensor:
-        inner = _triangular(self._L, values, upper=False)
-        return _triangular(self._A, inner, upper=False)
 
     def _blocks(self) -> Iterator[tuple[slice, Tensor]]:
         for span in self._fold.spans:
@@ -215,14 +222,14 @@ def _warn_of(jitter: float, fold: _Fold) -> None:
 
 
 class Iterative:
-    """The solver; one fit for each fold."""
+    """The solver of this module."""
 
     def __init__(self, iteration: Iteration) -> None:
         self._iteration = iteration
         self._arrays = TorchArrays(iteration.device, PRECISIONS[iteration.precision])
 
     def solve(self, problem: Problem, Y: Float64) -> Solution:
-        """See `toptune.heads.falkon.solvers.Solver`.
+        """See `solvers.Solver`.
 
         Raises `ToptuneError`: the tolerance is not reached.
         """
@@ -233,7 +240,7 @@ class Iterative:
         return Solution(arrays.to_host(solved.alpha), solved.jitter, solved.n_iterations)
 
     def folds(self, problem: Problem, grouping: Grouping) -> IterativeFolds:
-        """See `toptune.heads.falkon.solvers.Solver`."""
+        """See `solvers.Solver`."""
         centres, bounds = sort_centres(grouping, problem.named_centres)
         system = self._system(problem, grouping.order, centres)
         return IterativeFolds(grouping, system, bounds, self._iteration)
@@ -248,7 +255,7 @@ class IterativeFolds:
     """Folds of the iterative solver: one fit each, without the group's rows and centres.
 
     The ridge is the same in every fold, so the scores are those of
-    `toptune.heads.falkon.folds.Nystrom`.
+    `folds.Nystrom`.
     """
 
     grouping: Grouping
@@ -258,7 +265,7 @@ class IterativeFolds:
     iteration: Iteration
 
     def held_out_scores(self, Y: Float64) -> HeldOutScores:
-        """See `toptune.heads.falkon.folds.Folds`."""
+        """See `folds.Folds`."""
         Z, arrays = self.system.Z, self.system.Z.arrays
         targets = arrays.asarray(Y[self.grouping.order])
         scores = torch.empty_like(targets)
@@ -291,15 +298,14 @@ def conjugate_gradients(
     tolerance: float,
     max_iterations: int,
 ) -> Iterated:
-    """Solve ``apply(x) = b`` for every column of b at once, each with steps of its own.
+    """Solve ``apply(x) = b`` for every column of b, (m, k), at once, each with steps of its own.
+
+    `apply` is symmetric and positive semidefinite, column by column; `tolerance` is relative to the
+    length of each column of b.
 
     The residual that is updated in every step drifts from the true one by rounding. So once it is
     small enough in all columns, the true residual is computed. If that is too large, the iteration
     restarts from the current x, as long as a restart reduces it.
-
-    - `apply`: a symmetric positive semidefinite operator on (m, k) tensors, column by column.
-    - `b`, (m, k).
-    - `tolerance`: relative to the length of each column of b.
     """
     length = torch.linalg.vector_norm(b, dim=0)
     # A column of zeros is done at once.
@@ -324,3 +330,134 @@ def conjugate_gradients(
         done = residual <= tolerance or n_iterations >= max_iterations
         if done or not residual < _RESTARTS_REDUCE_TO * before_restart:
             return Iterated(x, n_iterations, residual)
+
+
+# --- the falkon library
+
+
+def load_library() -> Any:
+    """Import the falkon library.
+
+    Raises `InputError`: it is not installed, or not for this version of torch.
+    """
+    try:
+        import falkon
+    except (ImportError, OSError) as error:
+        raise InputError(
+            f"the solver 'falkon' needs the falkon library, which cannot be imported ({error}); it "
+            'is not on PyPI: docs/falkon.md says how to install it, or take `solver="iterative"`'
+        ) from None
+    return falkon
+
+
+class Library:
+    """The library as a solver.
+
+    `iteration`: its tolerance is, as the library takes it, absolute. Raises `InputError`: it is not
+    installed, or not for this version of torch.
+    """
+
+    def __init__(self, iteration: Iteration) -> None:
+        self._falkon, self._iteration = load_library(), iteration
+
+    def solve(self, problem: Problem, Y: Float64) -> Solution:
+        """See `solvers.Solver`; by `falkon.Falkon`.
+
+        Raises `InputError`: several views: the library has no sum of kernels.
+        """
+        falkon, iteration = self._falkon, self._iteration
+        columns, width = _only_view(problem.kernel)
+        dtype = PRECISIONS[iteration.precision]
+        rows = torch.as_tensor(np.ascontiguousarray(problem.X[:, columns]), dtype=dtype)
+        centres = rows[torch.from_numpy(problem.named_centres)]
+        with _undisturbed():
+            model = falkon.Falkon(
+                kernel=falkon.kernels.GaussianKernel(sigma=width),
+                # The library multiplies it by the number of training rows.
+                penalty=problem.ridge / len(rows),
+                M=len(centres),
+                center_selection=falkon.center_selection.FixedSelector(centers=centres),
+                maxiter=iteration.max_iterations,
+                seed=None,
+                error_every=None,
+                options=_options(falkon, iteration),
+            )
+            model.fit(rows, torch.as_tensor(Y, dtype=dtype))
+        alpha = model.alpha_.cpu().numpy().astype(np.float64)
+        return Solution(np.ascontiguousarray(alpha), 0.0, 0)
+
+    def folds(self, problem: Problem, grouping: Grouping) -> LibraryFolds:
+        """See `solvers.Solver`."""
+        return LibraryFolds(self, problem, grouping, *sort_centres(grouping, problem.named_centres))
+
+
+def _options(falkon: Any, iteration: Iteration) -> Any:
+    return falkon.FalkonOptions(
+        use_cpu=iteration.device == "cpu",
+        keops_active="no",
+        cg_tolerance=iteration.reached,
+        # On a GPU everything, whatever the size: by default the preconditioner of fewer than
+        # 10,000 centres is made on the CPU, and small problems are solved there.
+        cpu_preconditioner=False,
+        min_cuda_pc_size_32=0,
+        min_cuda_pc_size_64=0,
+        min_cuda_iter_size_32=0,
+        min_cuda_iter_size_64=0,
+    )
+
+
+def _only_view(kernel: KernelSum) -> tuple[slice, float]:
+    views = kernel.views()
+    if len(views) > 1:
+        raise InputError(
+            f"the solver 'falkon' has one kernel, not a sum over {len(views)} views; take "
+            '`solver="direct"` or `solver="iterative"`'
+        )
+    return views[0].columns, views[0].width
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Put the global generators back, and what is printed onto standard error."""
+    numpy_state = np.random.get_state()  # noqa: NPY002  # the library may change this very state
+    python_state, torch_state = random.getstate(), torch.get_rng_state()
+    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        np.random.set_state(numpy_state)  # noqa: NPY002  # see above
+        random.setstate(python_state)
+        torch.set_rng_state(torch_state)
+        if cuda_states:
+            torch.cuda.set_rng_state_all(cuda_states)
+
+
+@dataclass(frozen=True)
+class LibraryFolds:
+    """Folds of the library: one fit each, without the group's rows and centres."""
+
+    solver: Library
+    problem: Problem  # its ridge is the same in every fold
+    grouping: Grouping
+    centre_rows: Ints  # (m,): sorted by group
+    # (g + 1,): group i holds the centres ``centre_bounds[i]:centre_bounds[i + 1]``
+    centre_bounds: Ints
+
+    def held_out_scores(self, Y: Float64) -> HeldOutScores:
+        """See `folds.Folds`."""
+        X, kernel = self.problem.X, self.problem.kernel
+        scores = np.empty_like(Y)
+        n_folds = len(self.grouping.groups)
+        for fold in range(n_folds):
+            held_out = self.grouping.rows(fold)
+            train = np.flatnonzero(self.grouping.codes != fold)
+            a, b = self.centre_bounds[fold : fold + 2]
+            centres = np.concatenate([self.centre_rows[:a], self.centre_rows[b:]])
+            places = np.searchsorted(train, centres)
+            of_fold = replace(self.problem, X=X[train], centre_rows=places)
+            solution = self.solver.solve(of_fold, Y[train])
+            Z = NystromKernel(X, held_out, centres, kernel, keep_bytes=0)
+            for part, block in Z.blocks():
+                scores[held_out[part]] = NUMPY.product(block, solution.dual_coef)
+        return HeldOutScores(scores, np.zeros(n_folds))

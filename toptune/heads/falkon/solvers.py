@@ -1,7 +1,7 @@
 """The equations of a Falkon model, and which solver they go to.
 
 The direct solver factors them by Cholesky, in NumPy on the CPU and in torch on a GPU, and has
-closed forms for folds; `falkon.iterative` and `falkon.library` hold the others.
+closed forms for folds; `falkon.iterative` holds the others.
 """
 
 from __future__ import annotations
@@ -124,13 +124,12 @@ class Direct:
     ) -> Model:
         """Factor a model of all rows, of which groups can be left out.
 
-        - `grouping`: of its rows.
         - `groups_at_once`: the most groups that are left out together.
         - `gram`: gives the kernel of all rows, sorted by group, as a new matrix. Default: evaluates
           it.
         - `keep_bytes`: size up to which the kernel with Nystrom centres is kept. Default:
           `Arrays.kept_bytes`.
-        - Raises `InputError`: where a fold would have no centres; see `sort_centres`.
+        - Raises `InputError`: see `sort_centres`.
         """
         arrays, kernel, ridge = self.arrays, problem.kernel, problem.ridge
         if problem.centre_rows is None:
@@ -146,8 +145,7 @@ class Direct:
     ) -> Callable[[int], Model]:
         """Give what factors the model of one problem after the other, by number.
 
-        `problems`: they differ in kernel and ridge, never in rows or centres. `groups_at_once`: the
-        most groups that are left out together.
+        The problems differ in kernel and ridge, never in rows or centres.
         """
         if problems[0].centre_rows is not None:
             return lambda number: self.model(problems[number], grouping, groups_at_once)
@@ -215,7 +213,7 @@ def solver_of(classifier: Any) -> Solver:
         raise InputError(f"{name}: the solver {classifier.solver!r} needs `n_centres`")
     check_device(classifier)
     # Only now, since importing torch takes a second.
-    from toptune.heads.falkon.iterative import Iteration, Iterative
+    from toptune.heads.falkon.iterative import Iteration, Iterative, Library
 
     iteration = Iteration(
         device=classifier.device,
@@ -223,11 +221,7 @@ def solver_of(classifier: Any) -> Solver:
         tolerance=classifier.tolerance,
         max_iterations=classifier.max_iterations,
     )
-    if classifier.solver == "iterative":
-        return Iterative(iteration)
-    from toptune.heads.falkon.library import Library
-
-    return Library(iteration)
+    return Iterative(iteration) if classifier.solver == "iterative" else Library(iteration)
 
 
 def _direct(classifier: Any) -> Direct:

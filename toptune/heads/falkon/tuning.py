@@ -11,7 +11,7 @@ centres for each pair of groups (Nystrom); see `toptune.heads.falkon.folds`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -46,23 +46,19 @@ def tune_falkon(
     rows: LabelledRows,
     candidates: Sequence[Candidate],
     *,
-    shuffled: NDArray[np.int64] | None = None,
+    shuffled: Ints | None = None,
     progress: StepProgress | None = None,
 ) -> tuple[NestedScores, Shuffled]:
     """Leave each group out once, with the candidate chosen among the other groups.
 
-    - `classifier`: not fitted, and not changed; its solver must be ``direct``.
-    - `rows`: of three groups or more.
-    - `candidates`: values of the constructor. With one nothing is tuned; inner folds serve
-      calibration.
-    - `shuffled`, (r, u): further labellings: the class of each unit, numbered in the sorted order
-      of the classes.
-    - `progress`: called with how many candidates are done, and how many there are.
-    - Returns `NestedScores`: of the observed labels.
-    - Returns `Shuffled`: its first line is of the observed labels, the others of `shuffled`.
-    - Raises `InputError`: another solver than ``direct``, fewer than three groups, no candidate, a
-      value out of range in any of them, or Nystrom centres that all lie in two groups, before
-      anything is computed.
+    Takes and gives what `Head.nested` does; of a single candidate, inner folds serve calibration
+    alone. Every labelling goes through the same steps and the same arithmetic, the choice of
+    candidates included, so that the observed one is one of them if labels mean nothing. `progress`
+    is told how many candidates are done, and of how many.
+
+    Raises `InputError`: another solver than ``direct``, fewer than three groups, no candidate, a
+    value out of range in any of them, or Nystrom centres that all lie in two groups, before
+    anything is computed.
     """
     grouping = rows.grouping
     if classifier.solver != "direct" or len(grouping.groups) < 3:
@@ -80,8 +76,13 @@ def tune_falkon(
     labelling = Labelling(rows.unit, labels, len(classes), SHARPNESS)
     solver = solver_of(classifier)
     assert isinstance(solver, Direct)  # no other solver has closed forms
-    models = solver.models(problems, grouping, _GROUPS_AT_ONCE)
-    return nest(models, len(problems), grouping, labelling, solver.arrays, progress)
+    factored = solver.models(problems, grouping, _GROUPS_AT_ONCE)
+    search = _Search(len(problems), grouping, labelling, solver.arrays)
+    for number in range(len(problems)):
+        search.try_candidate(number, factored(number))
+        if progress is not None:
+            progress(number + 1, len(problems))
+    return search.result()
 
 
 def _problem(classifier: FalkonClassifier, candidate: Candidate, rows: LabelledRows) -> Problem:
@@ -93,20 +94,16 @@ def _problem(classifier: FalkonClassifier, candidate: Candidate, rows: LabelledR
 class Labelling:
     """Rows, their units and groups, and one or more ways to label the units."""
 
-    unit: NDArray[np.int64]  # (n,): unit of each row, numbered from 0; every unit lies in one group
-    labels: NDArray[np.int64]  # (r, u): class of each unit; the first line is what was observed
+    unit: Ints  # (n,): unit of each row, numbered from 0; every unit lies in one group
+    labels: Ints  # (r, u): class of each unit; the first line is what was observed
     n_classes: int
     sharpness: float  # probabilities are the softmax of sharpness x scores
 
     @property
-    def codes(self) -> NDArray[np.int64]:
+    def codes(self) -> Ints:
         """Observed class of each row, (n,)."""
-        codes: NDArray[np.int64] = self.labels[0, self.unit]
+        codes: Ints = self.labels[0, self.unit]
         return codes
-
-    def targets(self, labels: NDArray[np.int64]) -> Float64:
-        """One-vs-rest targets in {-1, 1} of labellings (r, u): (u, r, k)."""
-        return np.where(labels.T[:, :, None] == np.arange(self.n_classes), 1.0, -1.0)
 
 
 class Basis(NamedTuple):
@@ -116,15 +113,16 @@ class Basis(NamedTuple):
     coefficients: Float64  # (c, r, k): targets of labelling r are ``columns @ coefficients[:, r]``
 
     @classmethod
-    def of(cls, labelling: Labelling, labels: NDArray[np.int64]) -> Basis:
+    def of(cls, labelling: Labelling, labels: Ints) -> Basis:
         """Take one column for each class for one labelling, one for each unit for several."""
-        targets = labelling.targets(labels)
+        n_classes = labelling.n_classes
+        # One-vs-rest targets of each unit under each labelling, (u, r, k).
+        targets = np.where(labels.T[:, :, None] == np.arange(n_classes), 1.0, -1.0)
         if len(labels) == 1:
-            n_classes = labelling.n_classes
             return cls(targets[labelling.unit, 0], np.eye(n_classes).reshape(-1, 1, n_classes))
         return cls(np.eye(labels.shape[1])[labelling.unit], targets)
 
-    def scores(self, maps: NDArray[np.floating], which: NDArray[np.int64]) -> NDArray[np.floating]:
+    def scores(self, maps: NDArray[np.floating], which: Ints) -> NDArray[np.floating]:
         """Scores (m, len(which), k) of some labellings, from maps (m, c), in the maps' type."""
         coefficients = self.coefficients[:, which].astype(maps.dtype)
         flat = maps @ coefficients.reshape(len(coefficients), -1)
@@ -147,15 +145,13 @@ class _Judge:
         self._observed = arrays.as_is(basis.coefficients[:, 0].astype(np.float32))
         self._labels = arrays.as_is(labelling.labels[: by_class.shape[2]])
         judged = spread_rows(labelling.unit)
-        self._folds = [
-            self._fold(judged[grouping.codes[judged] != group], labelling.unit)
-            for group in range(len(grouping.groups))
-        ]
-
-    def _fold(self, rows: Ints, unit: Ints) -> tuple[Array, Array, Array]:
-        """Rows that are judged in an outer fold, their units, and their weights."""
-        as_is = self._arrays.as_is
-        return as_is(rows), as_is(unit[rows]), as_is(unit_weights(unit[rows]))
+        # Rows that are judged in each outer fold, their units, and their weights.
+        self._folds: list[tuple[Array, Array, Array]] = []
+        for group in range(len(grouping.groups)):
+            rows = judged[grouping.codes[judged] != group]
+            unit = labelling.unit[rows]
+            of_fold = (arrays.as_is(each) for each in (rows, unit, unit_weights(unit)))
+            self._folds.append(tuple(of_fold))
 
     def losses(self, block: range, maps: Array) -> Float64:
         """Loss of every judged labelling, (len(block), r), from maps (len(block), n, c)."""
@@ -164,7 +160,7 @@ class _Judge:
             found = arrays.each(self._of_fold, zip(block, maps, strict=True))
             return arrays.to_host(arrays.xp.stack(found))
 
-    def observed(self, maps: Array, fold: int) -> NDArray[np.float64]:
+    def observed(self, maps: Array, fold: int) -> Float64:
         """Scores (n, k) of the first labelling in one of the folds of the maps."""
         return self._arrays.to_host(maps[fold] @ self._observed)
 
@@ -174,33 +170,6 @@ class _Judge:
         logits = maps[rows] @ self._coefficients
         logits *= self._sharpness
         return labelling_losses(logits, self._labels[:, unit].T, weights, self._arrays.xp)
-
-
-def nest(
-    factor: Callable[[int], Model],
-    n_candidates: int,
-    grouping: Grouping,
-    labelling: Labelling,
-    arrays: Arrays,
-    progress: Callable[[int, int], None] | None = None,
-) -> tuple[NestedScores, Shuffled]:
-    """Choose a candidate in each outer fold, for the observed and for shuffled labels.
-
-    Every labelling goes through the same steps and the same arithmetic, the choice of candidates
-    included, so that the observed one is one of them if labels mean nothing.
-
-    - `factor`: gives a candidate's factored model, by its number; called once for each, in order.
-    - `n_candidates`: with one there is nothing to choose, and shuffled labels need no inner folds.
-    - `grouping`: of the n rows; at least three groups.
-    - `arrays`: where the models are.
-    - `progress`: called with how many candidates are done, and how many there are.
-    """
-    search = _Search(n_candidates, grouping, labelling, arrays)
-    for candidate in range(n_candidates):
-        search.try_candidate(candidate, factor(candidate))
-        if progress is not None:
-            progress(candidate + 1, n_candidates)
-    return search.result()
 
 
 class _Search:
@@ -263,7 +232,7 @@ class _Search:
             # Gone before the next block's are made.
             del maps
 
-    def _improved(self, group: int, losses: Float64) -> NDArray[np.int64]:
+    def _improved(self, group: int, losses: Float64) -> Ints:
         """Find and note labellings whose loss in an outer fold is the smallest so far."""
         # A single candidate is kept for every labelling, also those that are not judged.
         of_all = np.broadcast_to(losses, len(self._best)) if len(losses) == 1 else losses
@@ -271,7 +240,7 @@ class _Search:
         self._best[better, group] = of_all[better]
         return better
 
-    def _keep(self, group: int, maps: Float64, which: NDArray[np.int64]) -> None:
+    def _keep(self, group: int, maps: Float64, which: Ints) -> None:
         """Write down the outer fold's predictions under some labellings."""
         rows = self._grouping.rows(group)
         scores = self._outer.scores(maps[rows].astype(np.float32), which)
