@@ -37,10 +37,16 @@ from toptune.features.table import RecordingInfo
 from toptune.machine.durable import write_whole, writing
 from toptune.machine.fingerprint import file_sha256, stamp_of
 from toptune.machine.threads import BackgroundWriter
-from toptune.params import Backbone, Compute, Picture, SpikeSettings, Windows, content_key
+from toptune.params import Backbone, Compute, Picture, SpikeSettings, Windows
 from toptune.recordings.devices import DeviceRow, DevicesFile, read_devices
 from toptune.recordings.trains import SpikeTrains, WeightsSource, check_trains
-from toptune.store.feature_store import VERSION, FeatureSet, FeatureStore, recording_name
+from toptune.store.feature_store import (
+    FeatureSet,
+    FeatureStore,
+    features_key,
+    recording_name,
+    spikes_key,
+)
 from toptune.store.session import StoreSession, refuse_other_settings, writing_session
 
 if TYPE_CHECKING:
@@ -52,36 +58,18 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractionResult:
-    """What an extraction did.
-
-    Parameters
-    ----------
-    store
-        Where it went.
-    feature_set
-        What was extracted.
-    done, reused
-        Recordings whose features were made now, or were there already.
-    spikes_reused
-        Of those made now, how many had their spikes in the store.
-    too_short
-        Recordings (as the devices file writes them) shorter than a window; kept, without features.
-    failed
-        (recording, cause) of each that failed; only with ``keep_going``.
-    n_windows
-        Windows of all listed recordings together.
-    notes
-        What a user should know of single recordings: dead or over-noisy channels.
-    """
+    """What an extraction did."""
 
     store: Path
     feature_set: FeatureSet
-    done: int
-    reused: int
-    spikes_reused: int
-    too_short: tuple[str, ...]
+    done: int  # recordings whose features were made now
+    reused: int  # recordings whose features were there already
+    spikes_reused: int  # of those made now, how many had their spikes in the store
+    too_short: tuple[str, ...]  # recordings, as the devices file writes them, shorter than a window
+    # (recording, cause) of each that failed; only with `keep_going`
     failed: tuple[tuple[str, str], ...]
-    n_windows: int
+    n_windows: int  # of all listed recordings together
+    # What a user should know of single recordings: dead or over-noisy channels
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -268,13 +256,7 @@ def _settle(batch: RecordingBatch, writer: BackgroundWriter) -> None:
 
 
 def refuse_store(path: Path, spikes: SpikeSettings, *, overwrite: bool = False) -> None:
-    """Refuse what is no store, to be overwritten or not, and one with other spikes than wanted.
-
-    Raises
-    ------
-    InputError
-        Names the first setting that differs.
-    """
+    """Refuse what is no store, and one to go on with whose spikes were found otherwise."""
     if path.exists():
         FeatureStore(path)
         if not overwrite:
@@ -337,9 +319,13 @@ class PublishedSpikes:
         """The spikes, for extractors."""
         if self.found is not None:
             return self.found
-        from toptune.pictures.drawer import Drawers
+        return _drawers(self.store.read_spikes(self.name))
 
-        return Drawers(self.store.read_spikes(self.name))
+
+def _drawers(trains: SpikeTrains) -> Drawers:
+    from toptune.pictures.drawer import Drawers
+
+    return Drawers(trains)
 
 
 class StoredSpikes:
@@ -364,13 +350,7 @@ class StoredSpikes:
         name = recording_name(row.written)
         info = self._store.spikes_info(name)
         source = _source_of(row, info)
-        key = content_key(
-            {
-                "input": source["sha256"],
-                "settings": self._finder.settings.to_json(),
-                "version": VERSION,
-            }
-        )
+        key = spikes_key(source["sha256"], self._finder.settings.to_json())
         reused = info is not None and info["key"] == key
         if info is not None and not reused:
             _LOG.warning("%s changed since it was extracted: doing it again", row.written)
@@ -391,11 +371,7 @@ class StoredSpikes:
     def _again(self, name: str, key: str) -> Drawers | None:
         """Give spikes that an earlier pass found; None where they are to be read."""
         kept_key, trains = self._kept.get(name, (None, None))
-        if trains is None or kept_key != key:
-            return None
-        from toptune.pictures.drawer import Drawers
-
-        return Drawers(trains)
+        return None if trains is None or kept_key != key else _drawers(trains)
 
     def _find(self, row: DeviceRow, name: str, key: str, source: dict[str, Any]) -> Drawers:
         """Find a recording's spikes and publish them."""
@@ -494,7 +470,7 @@ class StoredFeatures:
         )
 
     def _key(self, spikes: PublishedSpikes) -> str:
-        return content_key({"spikes": spikes.key, "features": self.feature_set.key})
+        return features_key(spikes.key, self.feature_set.key)
 
     def _computed(self) -> dict[str, dict[str, str]]:
         return {"computed": self.engine.computed.to_json()}

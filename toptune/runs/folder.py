@@ -29,19 +29,10 @@ _RUN_KIND = "toptune run"
 
 @dataclass(frozen=True)
 class FolderKind:
-    """How a published folder is recognised, so that no other folder is ever replaced.
+    """How a published folder is recognised, so that no other folder is ever replaced."""
 
-    Attributes
-    ----------
-    word : str
-        Name of the kind in messages.
-    marker : str
-        The JSON file in the folder whose ``kind`` is `kind`.
-    kind : str
-    """
-
-    word: str
-    marker: str
+    word: str  # name of the kind in messages
+    marker: str  # the JSON file in the folder whose ``kind`` is `kind`
     kind: str
 
 
@@ -83,13 +74,7 @@ def _is_one(folder: Path, kind: FolderKind) -> bool:
 def publish(out: Path, *, overwrite: bool, kind: FolderKind = RUN) -> Iterator[Path]:
     """Yield a temporary folder, which becomes `out` when the block ends without an error.
 
-    Parameters
-    ----------
-    out : Path
-        Its parents are created.
-    overwrite : bool
-        Replace an existing folder of this kind.
-    kind : FolderKind
+    The parents of `out` are created; with `overwrite` a folder of this kind is replaced.
 
     Raises
     ------

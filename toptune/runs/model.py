@@ -43,23 +43,12 @@ _SCORES = ("n_devices", "device_accuracy", "device_accuracy_ci95", "chance")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelView:
-    """One of the feature sets that a model's rows hold side by side.
+    """One of the feature sets that a model's rows hold side by side."""
 
-    Parameters
-    ----------
-    name
-        One line for people.
-    n_features
-        Columns.
-    params
-        Windows, picture and backbone, or what burst parameters were measured.
-    weights
-        Where the backbone's weights came from; None where nobody wrote it down.
-    """
-
-    name: str
-    n_features: int
-    params: FeatureParams
+    name: str  # one line for people
+    n_features: int  # columns
+    params: FeatureParams  # windows, picture and backbone, or what burst parameters were measured
+    # Where the backbone's weights came from; None: nobody wrote it down
     weights: WeightsSource | None
 
 
@@ -67,40 +56,24 @@ class ModelView:
 class Model:
     """A fitted classifier and what it was made of.
 
-    Parameters
-    ----------
-    head
-        Its name.
-    estimator
-        Fitted; its classes are strings.
-    provenance
-        Of the table it was trained on, as `FeatureStore.table` and `join` give it: settings of
-        the spikes, the views, the inputs.
-    weights
-        For each view, where its backbone's weights came from.
-    inverse_temperature
-        Probabilities are ``softmax(inverse_temperature x scores)``; None where they were not
-        calibrated, and are the classifier's own.
-    scores
-        Cross-validated, as in metrics.json.
-    novelty
-        What the training recordings have in common.
-    toptune_version
-        Of the toptune that trained it.
-
     Raises
     ------
     InputError, KeyError, TypeError
         The parts do not fit together.
     """
 
-    head: str
-    estimator: Any
+    head: str  # its name
+    estimator: Any  # fitted; its classes are strings
+    # Of the table it was trained on, as `FeatureStore.table` and `join_tables` give it: settings of
+    # the spikes, the views, the inputs
     provenance: dict[str, Any]
-    weights: tuple[WeightsSource | None, ...]
+    weights: tuple[WeightsSource | None, ...]  # of each view's backbone
+    # Probabilities are ``softmax(inverse_temperature x scores)``; None where they were not
+    # calibrated, and are the classifier's own
     inverse_temperature: float | None
-    scores: dict[str, Any]
-    novelty: NoveltyLimits
+    scores: dict[str, Any]  # cross-validated, as in metrics.json
+    novelty: NoveltyLimits  # what the training recordings have in common
+    # Of the toptune that trained it
     toptune_version: str = field(default_factory=lambda: version("toptune"))
 
     def __post_init__(self) -> None:
@@ -173,21 +146,9 @@ def trained_model(
 ) -> Model:
     """Put together what `write_model` writes, and find the limits of novelty.
 
-    Parameters
-    ----------
-    head : str
-        Its name.
-    estimator : classifier
-        Fitted on all of `table.features`.
-    table : FeatureTable
-    facts : TrainingFacts
-        Of the same table, from `FeatureStore.training_facts`.
-    left_out : (n_windows,) str
-        What was left out together in cross-validation: the device, as a rule.
-    scores : mapping
-        As in metrics.json.
-    inverse_temperature : float, optional
-        From `heads.calibration.fit_inverse_temperature`.
+    `estimator` is fitted on all of the table's features. `left_out`, (n_windows,) str, is what was
+    left out together in cross-validation: the device, as a rule. `scores` are as in metrics.json,
+    `inverse_temperature` is from `heads.calibration.fit_inverse_temperature`.
 
     Raises
     ------

@@ -42,30 +42,14 @@ class Range(NamedTuple):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class NoveltyLimits:
-    """What the training recordings of a model have in common.
+    """What the training recordings of a model have in common."""
 
-    Parameters
-    ----------
-    nearness
-        The kernel.
-    reference : (m, d) float32
-        Features of training windows, as the backbone gave them.
-    least_nearness
-        A window is unlike training below it.
-    electrode_rate_hz
-        Spikes/s per electrode, means of whole recordings.
-    n_electrodes
-        Of the training recordings.
-    sampling_rates_hz
-        All that occurred in training, ascending.
-    """
-
-    nearness: Nearness
-    reference: NDArray[np.float32]
-    least_nearness: float
-    electrode_rate_hz: Range
+    nearness: Nearness  # the kernel
+    reference: NDArray[np.float32]  # (m, d): training windows, as the backbone gave them
+    least_nearness: float  # a window is unlike training below it
+    electrode_rate_hz: Range  # spikes/s per electrode, means of whole recordings
     n_electrodes: Range
-    sampling_rates_hz: tuple[float, ...]
+    sampling_rates_hz: tuple[float, ...]  # all that occurred in training, ascending
 
     def to_json(self) -> dict[str, Any]:
         """Plain values of all but the reference rows."""
@@ -96,24 +80,12 @@ class NoveltyLimits:
 
 @dataclass(frozen=True, eq=False)
 class Novelty:
-    """How far a recording lies outside training.
+    """How far a recording lies outside training."""
 
-    Attributes
-    ----------
-    nearness : (n,) float64
-        Of each window.
-    unlike : (n,) bool
-        Windows further away than the limit.
-    unlike_training : bool
-        Whether the recording as a whole is: by its windows or by its rate.
-    warnings : tuple of str
-        One line each, all that is out of the ordinary; none where nothing is.
-    """
-
-    nearness: NDArray[np.float64]
-    unlike: NDArray[np.bool_]
-    unlike_training: bool
-    warnings: tuple[str, ...]
+    nearness: NDArray[np.float64]  # (n,): of each window
+    unlike: NDArray[np.bool_]  # (n,): windows further away than the limit
+    unlike_training: bool  # the recording as a whole is: by its windows or by its rate
+    warnings: tuple[str, ...]  # one line each, all that is out of the ordinary
 
 
 def training_limits(
@@ -126,23 +98,10 @@ def training_limits(
 ) -> NoveltyLimits:
     """Learn from the training data what its recordings have in common.
 
-    Parameters
-    ----------
-    features : (n, d) float32
-        Of all training windows.
-    device : (n,) str or int
-        Where each was recorded: what is compared with other devices' rows only. Where batches of
-        devices are left out together, the batch.
-    recordings : sequence of RecordingFacts
-        The training recordings.
-    nearness : Nearness
-    max_reference : int
-        Rows kept, spread evenly over the devices.
-
-    Raises
-    ------
-    ToptuneError
-        There are fewer than two devices, or no recordings.
+    `features`, (n, d), are those of all training windows. `device`, (n,) str or int, is where each
+    was recorded: what is compared with other devices' rows only, or the batch where batches of
+    devices are left out together. At most `max_reference` rows are kept, spread evenly over the
+    devices. It is a ToptuneError if there are fewer than two devices, or no recordings.
     """
     names, codes = np.unique(device, return_inverse=True)
     if len(names) < 2 or not recordings:
@@ -165,20 +124,11 @@ def training_limits(
 
 
 def reference_rows(codes: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
-    """Choose rows that stand for all: as many of each device as of any other, evenly spread.
+    """Choose at most `limit` rows that stand for all: as many of each device, evenly spread.
 
-    Parameters
-    ----------
-    codes : (n,) int64
-        Device of each row, numbered from 0 without gaps.
-    limit : int
-        How many at most; two or more.
-
-    Returns
-    -------
-    (m,) int64
-        Ascending. A device with fewer rows than its share gives all of them, and the others more.
-        With more devices than `limit`, one row each of devices spread evenly.
+    `codes`, (n,): device of each row, numbered from 0 without gaps. `limit` is two or more. Gives
+    (m,) row numbers, ascending. A device with fewer rows than its share gives all of them, and the
+    others more. With more devices than `limit`, one row each of devices spread evenly.
     """
     sizes = np.bincount(codes)
     share = _largest_share(sizes, limit)
@@ -209,17 +159,8 @@ def _spread(n: int, wanted: int) -> NDArray[np.int64]:
 
 
 def judge(features: NDArray[np.float32], facts: RecordingFacts, limits: NoveltyLimits) -> Novelty:
-    """Compare a recording with those of training.
+    """Compare a recording, by its windows' features (n, d), with those of training.
 
-    Parameters
-    ----------
-    features : (n, d) float32
-        Of its windows, at least one.
-    facts : RecordingFacts
-    limits : NoveltyLimits
-
-    Notes
-    -----
     Unlike training is a recording of which more than half the windows are, or whose mean firing
     rate lies outside 1 / 1.5 of the lowest to 1.5 of the highest in training. Another sampling rate
     or number of electrodes is warned of by name alone: windows are cut in seconds, so pictures stay

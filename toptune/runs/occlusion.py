@@ -34,18 +34,10 @@ _STEPS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Occlusion:
-    """How the gap without spikes slides.
+    """How the gap without spikes slides."""
 
-    Parameters
-    ----------
-    stretch_s
-        Its length in seconds; a twelfth of the model's widest window where None.
-    step_s
-        How far it moves on; half its length where None.
-    """
-
-    stretch_s: float | None = None
-    step_s: float | None = None
+    stretch_s: float | None = None  # its length; a twelfth of the model's widest window where None
+    step_s: float | None = None  # how far it moves on; half its length where None
 
     def __post_init__(self) -> None:
         for name in ("stretch_s", "step_s"):
@@ -55,36 +47,18 @@ class Occlusion:
 
 
 class Explanation(NamedTuple):
-    """What contributed to a recording's verdict.
+    """What contributed to a recording's verdict."""
 
-    Attributes
-    ----------
-    prediction : RecordingPrediction
-        The verdict, and every window's probabilities.
-    code : int
-        The class that is explained.
-    rows : (m,) int64
-        The windows that were given gaps: adjacent ones, so that together they cover all that
-        windows hold of the recording; the last; and the one with the largest probability of the
-        class.
-    strongest : int
-        Position of that one among `rows`.
-    offset_s : (p,) float64
-        From a window's start to the gap's.
-    stretch_s : float
-        Its length.
-    probability, score : (m, p) float64
-        Of the class, without the spikes in the gap.
-    """
-
-    prediction: RecordingPrediction
-    code: int
+    prediction: RecordingPrediction  # the verdict, and every window's probabilities
+    code: int  # the class that is explained
+    # (m,): the windows that were given gaps: adjacent ones, so that together they cover all that
+    # windows hold of the recording; the last; and the one with the largest probability of the class
     rows: NDArray[np.int64]
-    strongest: int
-    offset_s: NDArray[np.float64]
-    stretch_s: float
-    probability: NDArray[np.float64]
-    score: NDArray[np.float64]
+    strongest: int  # position of that one among `rows`
+    offset_s: NDArray[np.float64]  # (p,): from a window's start to the gap's
+    stretch_s: float  # the gap's length
+    probability: NDArray[np.float64]  # (m, p): of the class, without the spikes in the gap
+    score: NDArray[np.float64]  # (m, p): likewise
 
     @property
     def start_s(self) -> NDArray[np.float64]:
@@ -105,13 +79,10 @@ class Explanation(NamedTuple):
 
 
 def importance(explained: Explanation) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean drop of all gaps that hold a time.
+    """Mean drop in probability of all gaps that hold a time.
 
-    Returns
-    -------
-    time_s, drop : (t,) float64
-        Middles of the pieces between the gaps' ends, seconds since the recording's start, and
-        the drop in probability; only pieces that a gap holds.
+    Gives `time_s`, (t,), middles of the pieces between the gaps' ends, in seconds since the
+    recording's start, and the drop, (t,); only of pieces that a gap holds.
     """
     begin = (explained.start_s[:, None] + explained.offset_s).ravel()
     end = begin + explained.stretch_s
@@ -131,20 +102,9 @@ def explain(
     of_class: str | None = None,
     stage: StageReporter = unwatched,
 ) -> Explanation:
-    """Judge a recording, and find what contributed to a class.
+    """Judge a recording, whose spikes were found with the model's settings, and explain a class.
 
-    Parameters
-    ----------
-    predictor
-        The model.
-    recording
-        Its spikes, found with the model's settings.
-    occlusion
-        How the gap slides.
-    of_class
-        What to explain; the verdict where None.
-    stage
-        Told what is being done, how much of it is done, and how much there is.
+    `occlusion` says how the gap slides; `of_class` is what to explain, the verdict where None.
 
     Raises
     ------

@@ -71,24 +71,12 @@ def check_named(paths: Sequence[Path], model: Model, settings: SpikeSettings) ->
 
 @dataclass(frozen=True, eq=False)
 class FoundRecording:
-    """A recording whose spikes were found.
+    """A recording whose spikes were found."""
 
-    Parameters
-    ----------
-    name
-        As it was named, for the result and for messages.
-    drawers
-        Its spikes, found with the model's settings.
-    notes
-        Warnings that come before the model's own.
-    sha256
-        Of the recording's bytes; None where it is no file.
-    """
-
-    name: str
-    drawers: Drawers
-    notes: tuple[str, ...] = ()
-    sha256: str | None = None
+    name: str  # as it was named, for the result and for messages
+    drawers: Drawers  # its spikes, found with the model's settings
+    notes: tuple[str, ...] = ()  # warnings that come before the model's own
+    sha256: str | None = None  # of the recording's bytes; None where it is no file
 
     @property
     def trains(self) -> SpikeTrains:
@@ -117,41 +105,19 @@ def find_recording(
 
 
 class MatchedWindows(NamedTuple):
-    """Which windows of a recording make up the head's rows.
+    """Which windows of a recording make up the head's rows."""
 
-    Attributes
-    ----------
-    rows : tuple of (n,) int64
-        For each view, its window in each row.
-    lead : int
-        The view with the widest windows.
-    start_s : (n,) float64
-        Of the leading view's windows.
-    """
-
-    rows: tuple[NDArray[np.int64], ...]
-    lead: int
-    start_s: NDArray[np.float64]
+    rows: tuple[NDArray[np.int64], ...]  # for each view, its window in each row, (n,)
+    lead: int  # the view with the widest windows
+    start_s: NDArray[np.float64]  # (n,): of the leading view's windows
 
 
 class Predictor:
     """A model and its backbones, ready for any number of recordings.
 
-    Parameters
-    ----------
-    model
-        As read.
-    weights
-        Files of backbones' weights that have moved since the training.
-    compute
-        Where and with how much of the machine.
-
-    Attributes
-    ----------
-    model
-        As given.
-    extractors
-        Of the model's views.
+    `weights` are files of backbones' weights that have moved since the training. `extractors` are
+    those of the model's views. Weights that cannot be found, or are others than in training, are an
+    InputError.
     """
 
     def __init__(
@@ -161,13 +127,7 @@ class Predictor:
         self.extractors = _Engines(model.views, weights, compute or Compute()).extractors()
 
     def features(self, recording: FoundRecording, stage: StageReporter = unwatched) -> FeatureRows:
-        """Compute a recording's features as those of training were, views side by side.
-
-        Raises
-        ------
-        InputError
-            No window fits into the recording.
-        """
+        """Compute a recording's features as those of training were, views side by side."""
         matched = self.match(recording.name, recording.trains)
         pending = start_features(recording.drawers, self.extractors, stage)
         parts = [one.result().features for one in pending]
@@ -175,13 +135,7 @@ class Predictor:
         return FeatureRows(np.concatenate(columns, axis=1), matched.start_s)
 
     def match(self, name: str, trains: SpikeTrains) -> MatchedWindows:
-        """Place the windows that the head gets rows of; spikes do not matter.
-
-        Raises
-        ------
-        InputError
-            No window fits into the recording.
-        """
+        """Place the windows that the head gets rows of; an InputError where none fits."""
         from toptune.recordings.windows import window_starts
 
         require_length(name, trains.segments, trains.sampling_rate_hz, self.model)
@@ -262,13 +216,7 @@ class _Engines:
         check_precision(compute, self._device)
 
     def extractors(self) -> tuple[FeatureExtractor, ...]:
-        """Make the extractor of each view.
-
-        Raises
-        ------
-        InputError
-            Weights that cannot be found, or others than in training.
-        """
+        """Make the extractor of each view."""
         return tuple(
             view.params.extractor(partial(self._engine, source=view.weights))
             for view in self._views

@@ -27,47 +27,24 @@ Rows = list[dict[str, str]]
 
 
 class WindowOrigins(NamedTuple):
-    """The recording of each held-out window, and the time at which it starts.
+    """The recording of each held-out window, and the time at which it starts."""
 
-    Attributes
-    ----------
-    recording : (n,) str
-    start_s : (n,) float64
-        Seconds since the recording's start.
-    """
-
-    recording: NDArray[Any]
-    start_s: NDArray[np.float64]
+    recording: NDArray[Any]  # (n,) str
+    start_s: NDArray[np.float64]  # (n,): since the recording's start
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ReadRun:
-    """The contents of a run's folder.
-
-    Parameters
-    ----------
-    path
-        The folder.
-    metrics, params, environment
-        The contents of the JSON files.
-    windows
-        Held-out predictions of every window.
-    origin
-        Recording and start of every window, in the same order.
-    verdicts
-        Verdict of every device (and label).
-    sources
-        File or seed of each view's weights; None where the run does not say.
-    """
+    """The contents of a run's folder."""
 
     path: Path
     metrics: dict[str, Any]
     params: dict[str, Any]
     environment: dict[str, Any]
-    windows: HeldOutWindows
-    origin: WindowOrigins
-    verdicts: tuple[Verdict, ...]
-    sources: tuple[WeightsSource | None, ...]
+    windows: HeldOutWindows  # held-out predictions of every one
+    origin: WindowOrigins  # of every window, in the same order
+    verdicts: tuple[Verdict, ...]  # of every device (and label)
+    sources: tuple[WeightsSource | None, ...]  # of each view's weights; None: the run does not say
 
     @property
     def name(self) -> str:
@@ -112,11 +89,6 @@ class ReadRun:
 
 def read_run(folder: Path | str) -> ReadRun:
     """Read what `toptune fit` published.
-
-    Parameters
-    ----------
-    folder
-        Of the run.
 
     Raises
     ------

@@ -35,17 +35,7 @@ _PERCENT_CLASSES = 10
 def write_tables(
     folder: Path, task: Task, start_s: NDArray[np.float64], found: Evaluation, scores: Scores
 ) -> None:
-    """Write the four tables of a run.
-
-    Parameters
-    ----------
-    folder : Path
-    task : Task
-    start_s : (n_windows,) float64
-    found : Evaluation
-        Rows as in `task`.
-    scores : Scores
-    """
+    """Write a run's four tables; `start_s`, (n_windows,), and `found` have rows as in `task`."""
     write_csv(
         folder / "folds.csv",
         ["group", "n_train_windows", "n_windows", "n_correct", "window_accuracy", "jitter"]
@@ -68,26 +58,15 @@ def write_tables(
         + probabilities,
         _device_rows(scores),
     )
-    write_csv(
-        folder / "confusion.csv",
-        ["unit", "label", "prediction", "count"],
-        _confusion_rows(scores),
-    )
+    header = ["unit", "label", "prediction", "count"]
+    write_csv(folder / "confusion.csv", header, _confusion_rows(scores))
 
 
 def write_model_tables(folder: Path, table: FeatureTable, head: Head, estimator: Any) -> None:
     """Write what burst parameters were trained on, and what the head tells of the final model.
 
     parameters.csv has a row a recording, in the parameters' units, empty where one is not defined;
-    it is there where rows are whole recordings.
-
-    Parameters
-    ----------
-    folder : Path
-    table : FeatureTable
-    head : Head
-    estimator : classifier
-        The head's, fitted on the table.
+    it is there where rows are whole recordings. `estimator` is fitted on the table.
     """
     columns = NAMES if head.uses == "recordings" else ()
     if columns:
@@ -115,15 +94,8 @@ def _fold_rows(found: Evaluation, scores: Scores) -> Iterator[list[Any]]:
     choices = _fold_choices(found)[1]
     # All are in the sorted order of the groups' names.
     for fold, group, chosen in zip(found.folds.folds, scores.groups, choices, strict=True):
-        yield [
-            group.group,
-            fold.n_train_rows,
-            group.n_windows,
-            group.n_correct,
-            group.accuracy,
-            fold.jitter,
-            *chosen,
-        ]
+        counts = fold.n_train_rows, group.n_windows, group.n_correct
+        yield [group.group, *counts, group.accuracy, fold.jitter, *chosen]
 
 
 def _fold_choices(found: Evaluation) -> tuple[list[str], list[list[Any]]]:
@@ -180,17 +152,10 @@ def _device_rows(scores: Scores) -> Iterator[list[Any]]:
 
 
 def _confusion_rows(scores: Scores) -> Iterator[list[Any]]:
-    for unit, counts in (
-        ("device", scores.device_confusion),
-        ("window", scores.window_confusion),
-    ):
+    classes = scores.classes
+    for unit, counts in (("device", scores.device_confusion), ("window", scores.window_confusion)):
         for row, column in np.ndindex(*counts.shape):
-            yield [
-                unit,
-                scores.classes[row],
-                scores.classes[column],
-                int(counts[row, column]),
-            ]
+            yield [unit, classes[row], classes[column], int(counts[row, column])]
 
 
 def draw_confusion(
@@ -198,16 +163,8 @@ def draw_confusion(
 ) -> Figure:
     """Draw both matrices side by side, coloured by each row's shares, with the counts written in.
 
-    Parameters
-    ----------
-    devices, windows : (k, k) int64
-        Rows are true classes, columns predicted ones.
-    classes : sequence of k str
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        With an Agg canvas, which needs no display.
+    Their rows are true classes, columns predicted ones, (k, k). The figure has an Agg canvas, which
+    needs no display.
     """
     # Room for the longest name twice: beside its row, and slanted below its column.
     names = 0.08 * max(len(name) for name in classes)

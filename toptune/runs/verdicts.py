@@ -30,46 +30,21 @@ SEEN = "the model was trained on this very recording: its verdict is no test of 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RecordingPrediction:
-    """One recording's windows and verdict.
+    """One recording's windows and verdict."""
 
-    Parameters
-    ----------
-    facts
-        Of the recording; `facts.name` is as it was named.
-    classes
-        Columns of what follows.
-    start_s : (n,) float64
-        Of each window.
-    scores, probabilities : (n, k) float64
-        Probabilities are calibrated where the model is.
-    codes : (n,) int64
-        The class of each window's largest score.
-    votes : (k,) int64
-        Windows per class.
-    mean_probabilities : (k,) float64
-        Over the windows.
-    code
-        The verdict: the class with most votes, of equals the more probable, then the first.
-    novelty
-        How far the recording lies outside training.
-    warnings
-        One line each; all of `novelty`'s, and what was noticed in the recording.
-    sha256
-        Of the recording's bytes; None where it is no file.
-    """
-
-    facts: RecordingFacts
-    classes: tuple[str, ...]
-    start_s: NDArray[np.float64]
-    scores: NDArray[np.float64]
-    probabilities: NDArray[np.float64]
-    codes: NDArray[np.int64]
-    votes: NDArray[np.int64]
-    mean_probabilities: NDArray[np.float64]
-    code: int
+    facts: RecordingFacts  # of the recording; `facts.name` is as it was named
+    classes: tuple[str, ...]  # columns of what follows
+    start_s: NDArray[np.float64]  # (n,): of each window
+    scores: NDArray[np.float64]  # (n, k)
+    probabilities: NDArray[np.float64]  # (n, k): calibrated where the model is
+    codes: NDArray[np.int64]  # (n,): the class of each window's largest score
+    votes: NDArray[np.int64]  # (k,): windows per class
+    mean_probabilities: NDArray[np.float64]  # (k,): over the windows
+    code: int  # the class with most votes, of equals the more probable, then the first
     novelty: Novelty
+    # One line each: all of `novelty`'s, and what was noticed in the recording
     warnings: tuple[str, ...]
-    sha256: str | None = None
+    sha256: str | None = None  # of the recording's bytes; None where it is no file
 
     @property
     def recording(self) -> str:
@@ -113,29 +88,16 @@ class RecordingPrediction:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Predictions:
-    """What a model says of several recordings, and how often it was right of others.
+    """What a model says of several recordings, and how often it was right of others."""
 
-    Parameters
-    ----------
-    model
-        Its folder.
-    classes
-        Its classes.
-    calibrated
-        Whether its probabilities were calibrated on left-out devices.
-    cross_validated
-        Its scores on devices that were left out of training, as in metrics.json.
-    recordings
-        In the order they were named, but for those that failed.
-    failed
-        (recording, cause) of each that failed; only with `keep_going`.
-    """
-
-    model: Path
+    model: Path  # its folder
     classes: tuple[str, ...]
-    calibrated: bool
+    calibrated: bool  # its probabilities were calibrated on left-out devices
+    # Its scores on devices that were left out of training, as in metrics.json
     cross_validated: dict[str, Any]
+    # In the order they were named, but for those that failed
     recordings: tuple[RecordingPrediction, ...]
+    # (recording, cause) of each that failed; only with `keep_going`
     failed: tuple[tuple[str, str], ...]
 
     @property
@@ -165,17 +127,7 @@ class Predictions:
 
 
 def write_predictions(out: Path, predictions: Predictions, *, overwrite: bool = False) -> None:
-    """Publish a prediction as a folder.
-
-    Parameters
-    ----------
-    out
-        Must not exist, unless `overwrite` and it is a prediction.
-    predictions
-        What to write.
-    overwrite
-        Replace it.
-    """
+    """Publish a prediction as a folder, which must not exist, unless `overwrite` and it is one."""
     marked = {
         "kind": PREDICTIONS.kind,
         "format": FORMAT,

@@ -17,8 +17,13 @@ from typing import Any, Literal
 
 from toptune.errors import ToptuneError
 from toptune.machine.durable import writing
-from toptune.params import content_key
-from toptune.store.feature_store import ASIDE, VERSION, FeatureSet, FeatureStore
+from toptune.store.feature_store import (
+    ASIDE,
+    FeatureSet,
+    FeatureStore,
+    features_key,
+    spikes_key,
+)
 from toptune.store.groups import DamagedError, check_plain, file_sums, published, read_array
 from toptune.store.session import alone
 
@@ -77,19 +82,10 @@ class StoreReport:
 def check_store(
     path: Path | str, progress: Callable[[int, int], object] | None = None
 ) -> StoreReport:
-    """Verify a whole store.
+    """Verify a whole store; `progress` is told how many recordings are done, and of how many.
 
-    Parameters
-    ----------
-    path
-        The store.
-    progress
-        Called with (recordings done, recordings in all).
-
-    Raises
-    ------
-    InputError
-        There is no store, or what tells its settings and recordings is damaged itself.
+    It is an InputError if there is no store, or if what tells its settings and recordings is
+    damaged itself.
     """
     check = _Check(FeatureStore(path))
     names = [r.name for r in check.store.recordings]
@@ -112,10 +108,7 @@ def check_store(
 def remove_damaged(report: StoreReport) -> tuple[str, ...]:
     """Take damaged groups out of a store, so that extraction makes them again; gives their places.
 
-    Raises
-    ------
-    InputError
-        Another process is writing into the store.
+    It is an InputError if another process is writing into the store.
     """
     if all(f.kind != "damaged" for f in report.findings):
         return ()
@@ -217,13 +210,7 @@ class _Check:
         return info
 
     def _spikes_problem(self, info: dict[str, Any]) -> str | None:
-        expected = content_key(
-            {
-                "input": info["input"]["sha256"],
-                "settings": self.store.settings,
-                "version": VERSION,
-            }
-        )
+        expected = spikes_key(info["input"]["sha256"], self.store.settings)
         return None if info["key"] == expected else "its spikes were not found with these settings"
 
     @contextmanager
@@ -249,6 +236,6 @@ def _features_problem(spikes: dict[str, Any] | None, key: str, info: dict[str, A
         return "its parameters are not those that its name stands for"
     if spikes is None:
         return None
-    if info["key"] != content_key({"spikes": spikes["key"], "features": key}):
+    if info["key"] != features_key(spikes["key"], key):
         return "it was not made from the spikes beside it"
     return None

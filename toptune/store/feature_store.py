@@ -66,18 +66,10 @@ _UNSAID_PRECISION = "float32"
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSet:
-    """Features of one kind: what drew the windows and what described them.
+    """Features of one kind: what drew the windows and what described them."""
 
-    Parameters
-    ----------
-    key
-        16 hex digits of `params`.
-    params
-        JSON-able: windows, picture, backbone, weights' sha256, input size.
-    """
-
-    key: str
-    params: dict[str, Any]
+    key: str  # 16 hex digits of `params`
+    params: dict[str, Any]  # JSON-able: windows, picture, backbone, weights' sha256, input size
 
     @classmethod
     def of(cls, params: dict[str, Any]) -> FeatureSet:
@@ -100,6 +92,16 @@ def recording_name(written: str) -> str:
     """Name of a recording's group: the path as the devices file writes it, made safe and unique."""
     slug = re.sub(r"[^A-Za-z0-9._-]+", "_", written).strip("._") or "recording"
     return f"{slug[-80:]}-{hashlib.sha256(written.encode()).hexdigest()[:8]}"
+
+
+def spikes_key(sha256: str, settings: dict[str, Any]) -> str:
+    """Name a recording's spikes by the sha256 of its bytes and the settings of detection."""
+    return content_key({"input": sha256, "settings": settings, "version": VERSION})
+
+
+def features_key(spikes: str, feature_set: str) -> str:
+    """Name a recording's features by the keys of its spikes and of the set."""
+    return content_key({"spikes": spikes, "features": feature_set})
 
 
 class FeatureStore:
@@ -129,14 +131,7 @@ class FeatureStore:
     ) -> FeatureStore:
         """Make an empty store whose spikes will all be detected with `settings` (JSON-able).
 
-        Parameters
-        ----------
-        path
-            The folder.
-        settings
-            Of detection.
-        replace
-            Whether a store may stand there; it is removed when the new one is in its place.
+        With `replace` a store may stand there; it is removed when the new one is in its place.
         """
         path = Path(path)
         if path.exists():
@@ -198,14 +193,7 @@ class FeatureStore:
     def write_spikes(self, name: str, trains: SpikeTrains, info: dict[str, Any]) -> None:
         """Publish a recording's spikes; what stood there before, features too, is replaced.
 
-        Parameters
-        ----------
-        name
-            From `recording_name`.
-        trains
-            What to keep.
-        info
-            JSON-able: at least ``key`` and ``input``.
+        `name` is from `recording_name`; `info`, JSON-able, has at least ``key`` and ``input``.
         """
         attributes = {
             **info,
@@ -264,18 +252,9 @@ class FeatureStore:
     ) -> None:
         """Publish one recording's features of one set.
 
-        Parameters
-        ----------
-        name
-            From `recording_name`; its spikes must be published.
-        features : (windows, d) float32
-            Refused if not finite.
-        start_s : (windows,) float64
-            Seconds since the recording's start.
-        feature_set
-            What they are.
-        info
-            JSON-able: at least ``key``, which covers the input and all parameters.
+        The recording's spikes must be published. Features, (windows, d), are refused if not finite;
+        `start_s`, (windows,), is since the recording's start. `info`, JSON-able, has at least
+        ``key``, which covers the input and all parameters.
         """
         if not np.isfinite(features).all():
             raise ToptuneError(f"{name}: features are not finite, nothing was written")
@@ -294,17 +273,8 @@ class FeatureStore:
     def refuse_mixture(self, feature_set: FeatureSet, info: dict[str, Any]) -> None:
         """Refuse features that would be computed otherwise than those of the set that are there.
 
-        Parameters
-        ----------
-        feature_set
-            What they are.
-        info
-            With what they would be published.
-
-        Raises
-        ------
-        InputError
-            The difference, in device, engine or precision.
+        `info` is with what they would be published. The InputError names the difference, in device,
+        engine or precision.
         """
         for recording in self.recordings:
             there = self.features_info(recording.name, feature_set.key)
@@ -348,10 +318,8 @@ class FeatureStore:
     def choose(self, words: str | None = None) -> FeatureSet:
         """Find the one feature set that is meant.
 
-        Parameters
-        ----------
-        words
-            A key's beginning, or words of the set's description; None where there is only one.
+        `words` are a key's beginning, or words of the set's description; None where there is only
+        one.
         """
         sets = self.feature_sets()
         if words is not None:
@@ -378,14 +346,7 @@ class FeatureStore:
         """Put the windows of all listed recordings together.
 
         Recordings without a whole window stay listed in `provenance["too_short"]`, those left out
-        because they have no features in `provenance["missing"]`.
-
-        Parameters
-        ----------
-        feature_set
-            Which features.
-        allow_incomplete
-            Leave recordings without features out, instead of refusing.
+        because they have no features, with `allow_incomplete`, in `provenance["missing"]`.
 
         Raises
         ------

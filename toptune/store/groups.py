@@ -47,15 +47,7 @@ _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
 class DamagedError(InputError):
-    """A group or array is not what was written.
-
-    Parameters
-    ----------
-    place
-        Its folder.
-    cause
-        How that was noticed.
-    """
+    """A group or array in the folder `place` is not what was written; `cause` is how it showed."""
 
     def __init__(self, place: Path, cause: object) -> None:
         self.place = place
@@ -108,13 +100,7 @@ def _metadata(attributes: dict[str, Any]) -> str:
 
 
 def read_attributes(folder: Path) -> dict[str, Any]:
-    """Read a group's attributes and hold them against their sum.
-
-    Raises
-    ------
-    DamagedError
-        They are not what was written, or cannot be read.
-    """
+    """Read a group's attributes and hold them against their sum; damage is a DamagedError."""
     check_group(folder)
     try:
         metadata = json.loads((folder / _METADATA).read_bytes())
@@ -142,13 +128,7 @@ def check_plain(folder: Path) -> None:
 
 
 def published(folder: Path) -> dict[str, Any]:
-    """Give a published group's attributes.
-
-    Raises
-    ------
-    InputError
-        The group is damaged or not published.
-    """
+    """Give a published group's attributes; an InputError if it is damaged or not published."""
     attributes = read_attributes(folder)
     if attributes.get("published") is not True:
         raise InputError(f"{folder} is not published: remove that folder and run extract again")
@@ -156,21 +136,9 @@ def published(folder: Path) -> dict[str, Any]:
 
 
 def read_array(folder: Path, name: str, attributes: dict[str, Any]) -> Any:
-    """Read a whole array of a published group.
+    """Read a whole array of a published group, given the attributes that `published` gave.
 
-    Parameters
-    ----------
-    folder
-        Of the group.
-    name
-        Of the array.
-    attributes
-        Of the group, as `published` gave them.
-
-    Raises
-    ------
-    DamagedError
-        It is not what was written.
+    What is not as it was written is a DamagedError.
     """
     check_links(folder / name)
     _check_files(folder, name, attributes.get("files"))
@@ -190,10 +158,7 @@ def read_array(folder: Path, name: str, attributes: dict[str, Any]) -> Any:
 def read_length(folder: Path, name: str, attributes: dict[str, Any]) -> int:
     """Tell how many rows an array of a published group has, without reading them.
 
-    Raises
-    ------
-    DamagedError
-        Its zarr.json is not what was written.
+    A zarr.json that is not as it was written is a DamagedError.
     """
     path = f"{name}/{_METADATA}"
     try:
@@ -260,13 +225,7 @@ def _digest(data: NDArray[Any]) -> str:
 
 
 def check_group(folder: Path) -> None:
-    """Refuse a group that is a symbolic link, or whose zarr.json is one or is absurdly long.
-
-    Raises
-    ------
-    InputError
-        Names the folder.
-    """
+    """Refuse a group that is a symbolic link, or whose zarr.json is one or is absurdly long."""
     metadata = folder / _METADATA
     for place in (folder, metadata):
         if place.is_symlink():
@@ -276,13 +235,7 @@ def check_group(folder: Path) -> None:
 
 
 def check_links(folder: Path) -> None:
-    """Refuse an array any part of which is a symbolic link.
-
-    Raises
-    ------
-    DamagedError
-        Names the folder and the link.
-    """
+    """Refuse an array any part of which is a symbolic link."""
     for place in (folder, *folder.rglob("*")):
         if place.is_symlink():
             raise DamagedError(folder, f"{place.name} is a symbolic link")
@@ -302,11 +255,6 @@ def check_array(folder: Path) -> None:
     """Refuse an array that is not stored as LAYOUT.md says, before memory is taken for it.
 
     All chunks must be there, each a file in the folder that inflates to one chunk.
-
-    Raises
-    ------
-    InputError
-        Names the folder and what is not as it should be.
     """
     check_group(folder)
     try:

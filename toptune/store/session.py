@@ -30,29 +30,16 @@ _SESSION = "session-"
 
 
 class StoreSession:
-    """One process's part in writing a store.
-
-    Parameters
-    ----------
-    store
-        Open, with the recordings listed.
-    locks
-        The folder of the lock files.
-    """
+    """One process's part in writing a store whose recordings are listed."""
 
     def __init__(self, store: FeatureStore, locks: Path) -> None:
         self.store = store
         self._locks = locks
 
     def claim(self, name: str, *, wait: bool) -> AbstractContextManager[bool]:
-        """Claim a recording for a while; False is given where another process has it.
+        """Claim a recording, by its name in the store, for a while.
 
-        Parameters
-        ----------
-        name
-            Of the recording in the store.
-        wait
-            Until the other process is through with it.
+        False is given where another process has it; with `wait` it is waited for.
         """
         return held(self._locks / f"recording-{name}.lock", wait=wait)
 
@@ -68,20 +55,9 @@ def writing_session(
 ) -> Iterator[StoreSession]:
     """Open a store for writing, beside other processes that list the same recordings.
 
-    What processes that were killed left unpublished is removed.
-
-    Parameters
-    ----------
-    path
-        A store, or where to make one.
-    settings
-        Of detection, JSON-able.
-    listed
-        What the devices file lists.
-    devices_file
-        Its path, which the store records for reports.
-    anew
-        Put an empty store in the place of one that is there.
+    What processes that were killed left unpublished is removed. The settings are those of
+    detection, JSON-able; the path of the devices file is recorded for reports. `anew` puts an empty
+    store in the place of one that is there.
 
     Raises
     ------
@@ -115,10 +91,7 @@ def writing_session(
 def alone(path: Path) -> Iterator[None]:
     """Keep all others from beginning to write into a store for a while.
 
-    Raises
-    ------
-    InputError
-        A process is writing into it.
+    It is an InputError if a process is writing into it.
     """
     real = path.resolve()
     locks = real.with_name(f".{real.name}.locks")
@@ -131,13 +104,7 @@ def alone(path: Path) -> Iterator[None]:
 
 
 def refuse_other_settings(path: Path, settings: dict[str, Any]) -> None:
-    """Refuse to go on with a store whose spikes were found otherwise.
-
-    Raises
-    ------
-    InputError
-        The first setting that differs; or there is no store.
-    """
+    """Refuse a store whose spikes were found otherwise, by the first setting that differs."""
     here, wanted = _flat(FeatureStore(path).settings), _flat(settings)
     for name in sorted({*here, *wanted}):
         if here.get(name) != wanted.get(name):

@@ -35,19 +35,11 @@ def parameter_table(
     n_jobs: int | None = None,
     progress: Progress | None = None,
 ) -> FeatureTable:
-    """Measure all listed recordings of a store.
+    """Measure all listed recordings of a store, which needs spikes but no features of them.
 
-    Parameters
-    ----------
-    store : FeatureStore
-        With spikes of every recording; it needs no features.
-    params : BurstFeatureParams
-    allow_incomplete : bool
-        Leave recordings without spikes out, instead of refusing.
-    n_jobs : int, optional
-        Threads; one a core.
-    progress : callable, optional
-        Told what is done, how many recordings are, and how many there are.
+    Recordings without spikes are left out if `allow_incomplete`. `n_jobs` threads measure, one a
+    core if not given. `progress` is told what is done, how many recordings are, and how many there
+    are.
 
     Raises
     ------
@@ -134,7 +126,7 @@ def table_for(
     allow_incomplete : bool
         Leave recordings that lack something out, instead of refusing.
     n_jobs, progress
-        As for `parameter_table`.
+        Of `parameter_table`.
 
     Raises
     ------
