@@ -15,24 +15,12 @@ from toptune.recordings.trains import Segment
 
 @dataclass(frozen=True, eq=False)
 class ArrayRecording:
-    """Voltage in memory, as a `VoltageRecording`.
+    """Voltage in memory, as a `VoltageRecording`."""
 
-    Parameters
-    ----------
-    samples_uv : (channels, samples) float32
-        Microvolts.
-    sampling_rate_hz
-        Samples per second.
-    gaps
-        The segments; one with all samples if None.
-    path
-        A name for messages.
-    """
-
-    samples_uv: NDArray[np.float32]
+    samples_uv: NDArray[np.float32]  # (channels, samples)
     sampling_rate_hz: float
-    gaps: tuple[Segment, ...] | None = None
-    path: Path = Path("<memory>")
+    gaps: tuple[Segment, ...] | None = None  # the segments; one with all samples if None
+    path: Path = Path("<memory>")  # a name for messages
 
     @property
     def channel_labels(self) -> tuple[str, ...]:

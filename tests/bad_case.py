@@ -12,24 +12,12 @@ from small_data import write_mcs
 
 
 class Case(NamedTuple):
-    """A malformed input.
+    """A malformed input, made in a folder that holds a good data set (see `test_bad_input`)."""
 
-    Attributes
-    ----------
-    name
-        What is wrong.
-    make
-        Spoils or writes files in a folder that holds a good data set (see `test_bad_input`).
-    command
-        What is run there.
-    says
-        Parts of the one line that must come of it: the culprit first.
-    """
-
-    name: str
-    make: Callable[[Path], object]
-    command: Sequence[str]
-    says: tuple[str, ...]
+    name: str  # what is wrong
+    make: Callable[[Path], object]  # spoils or writes files there
+    command: Sequence[str]  # what is run there
+    says: tuple[str, ...]  # parts of the one line that must come of it: the culprit first
 
 
 def detect(name: str, make: Callable[[Path], object], recording: str, *says: str) -> Case:

@@ -21,21 +21,11 @@ from toptune.recordings.trains import Spikes, sort_spikes
 
 
 class Traces(NamedTuple):
-    """Voltage with known spikes.
+    """Voltage with known spikes."""
 
-    Attributes
-    ----------
-    samples_uv : (channels, samples) float32
-        Microvolts.
-    spikes
-        The true ones: the sample of each negative peak, and the template's peak-to-peak amplitude.
-    noise_sd_uv
-        The noise's standard deviation on every channel.
-    """
-
-    samples_uv: NDArray[np.float32]
-    spikes: Spikes
-    noise_sd_uv: float
+    samples_uv: NDArray[np.float32]  # (channels, samples)
+    spikes: Spikes  # the true ones: negative peaks, and the template's peak-to-peak amplitude
+    noise_sd_uv: float  # of every channel
 
 
 def simulate_traces(
@@ -49,29 +39,11 @@ def simulate_traces(
     sampling_rate_hz: float = 10_000.0,
     refractory_ms: float = 5.0,
 ) -> Traces:
-    """Simulate electrodes with one randomly firing neuron each, to test a detector.
+    """Simulate electrodes with one randomly firing neuron each, without hum, drift or offset.
 
-    Parameters
-    ----------
-    n_channels, seconds
-        Number of electrodes and length.
-    seed
-        Equal seeds give equal traces.
-    peak_sd
-        Height of the negative peak in noise standard deviations; peak to peak is 1.37 times that.
-    rate_hz
-        Spikes/s per electrode, before those in the refractory time are removed.
-    noise_sd_uv
-        Standard deviation of the noise.
-    sampling_rate_hz
-        At least 5 kHz.
-    refractory_ms
-        The shortest time between two spikes of a channel.
-
-    Returns
-    -------
-    Traces
-        Noise and spikes, without hum, drift or offset. No spike is cut off at the ends.
+    ``peak_sd`` is the height of the negative peak in noise standard deviations; peak to peak is
+    1.37 times that. ``rate_hz`` is before spikes in the refractory time are removed. No spike is
+    cut off at the ends.
     """
     check_rate(sampling_rate_hz)
     rng = new_generator(seed)

@@ -15,7 +15,7 @@ from toptune.params import Ptsd
 from toptune.recordings.trains import Segment, Spikes
 from toptune.spikes import ptsd_compiled
 from toptune.spikes.noise_cuda import channel_means, noise_thresholds_on
-from toptune.spikes.ptsd import PtsdSamples, channel_mean, sequential_sum
+from toptune.spikes.ptsd import PtsdSamples, channel_mean, detect_spikes, sequential_sum
 from toptune.spikes.ptsd_cuda import DeviceSpikes, SegmentWalk, sort_device_spikes, walk_segments
 
 RATE_HZ = 10_000.0
@@ -117,5 +117,50 @@ def voltages(draw: st.DrawFn) -> NDArray[np.float32]:
     return np.asarray(plateaus + offset, np.float32)
 
 
+def voltage(seed: int, channels: int, n: int, spikes_hz: float = 20.0) -> NDArray[np.float32]:
+    """Coloured noise with an offset and biphasic spikes, some across chunk edges."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(0, 8, (channels, n)) + rng.normal(0, 40, (channels, 1))
+    shape = np.array([-20, -55, -70, -40, -5, 20, 30, 22, 10])
+    for row in x:
+        for t in rng.integers(0, max(1, n - 9), int(n / RATE_HZ * spikes_hz)):
+            row[t : t + 9] += shape[: n - t]
+    return x.astype(np.float32)
+
+
 milliseconds = st.tuples(st.integers(1, 60), st.integers(0, 50), st.integers(0, 40))
+
+
+class ChunkedCase(NamedTuple):
+    """A recording, how its spikes are found, and how it is cut into chunks."""
+
+    x: NDArray[np.float32]
+    threshold: NDArray[np.float32]
+    times: PtsdSamples
+    cuts: list[int]
+    walk_limit: int
+
+    def check_on(self, device: Accelerator) -> None:
+        """Find on the device, in chunks, what the CPU finds in the whole, bit for bit."""
+        got = streamed(device, self.x, self.times, self.threshold, self.cuts, self.walk_limit)
+        params = Ptsd(
+            lifetime_ms=self.times.lifetime / 10,
+            refractory_ms=self.times.refractory / 10,
+            overshoot_ms=self.times.overshoot / 10,
+            alignment="negative" if self.times.negative else "largest",
+        )
+        assert_same_bits(got, detect_spikes(self.x, RATE_HZ, params, self.threshold, n_jobs=1))
+
+
+@st.composite
+def chunked_cases(draw: st.DrawFn) -> ChunkedCase:
+    """Any times and thresholds, cuts at any samples, and either way of selecting or both."""
+    x = draw(voltages())
+    levels = st.lists(st.sampled_from([0.5, 1.0, 2.5, 4.0, 9.0, np.inf]), min_size=3)
+    threshold = np.array(draw(levels)[: x.shape[0]], np.float32)
+    times = PtsdSamples(*draw(milliseconds), draw(st.booleans()))
+    cuts = sorted(int(cut * x.shape[1]) for cut in draw(st.lists(st.floats(0, 1), max_size=4)))
+    return ChunkedCase(x, threshold, times, cuts, draw(st.sampled_from([WALK, 3, DOUBLE])))
+
+
 launches = st.builds(Launch, st.integers(1, 5), st.integers(1, 33), st.booleans())

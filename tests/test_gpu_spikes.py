@@ -11,18 +11,8 @@ import torch
 from array_recording import ArrayRecording
 from cuda_on_cpu import HostAccelerator, Launch
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
-from ptsd_cases import (
-    DOUBLE,
-    RATE_HZ,
-    WALK,
-    assert_same_bits,
-    detect_spikes_on,
-    milliseconds,
-    streamed,
-    voltages,
-)
+from ptsd_cases import RATE_HZ, ChunkedCase, assert_same_bits, chunked_cases, detect_spikes_on
 from real_gpu import real_accelerator
 from small_data import write_mcs
 
@@ -35,7 +25,7 @@ from toptune.spikes.filters_cuda import DeviceHighPass
 from toptune.spikes.finding import find_spikes
 from toptune.spikes.noise import noise_thresholds
 from toptune.spikes.noise_cuda import channel_means, noise_thresholds_on
-from toptune.spikes.ptsd import PtsdSamples, detect_spikes
+from toptune.spikes.ptsd import detect_spikes
 from toptune.spikes.streaming import detect_recording
 from toptune.spikes.streaming_cuda import detect_recording_on
 
@@ -70,37 +60,12 @@ def recorded(seed: int, channels: int, n: int) -> NDArray[np.float32]:
 
 
 @settings(max_examples=150, deadline=None)
-@given(
-    x=voltages(),
-    thresholds=st.lists(st.sampled_from([0.5, 1.0, 2.5, 4.0, 9.0, np.inf]), min_size=3),
-    times=milliseconds,
-    negative=st.booleans(),
-    cuts=st.lists(st.floats(0, 1), max_size=4),
-    walk_limit=st.sampled_from([WALK, 3, DOUBLE]),
-)
+@given(case=chunked_cases())
 def test_spikes_are_the_cpus_bit_for_bit_however_chunked_and_selected(
-    gpu: CudaAccelerator,
-    x: NDArray[np.float32],
-    thresholds: list[float],
-    times: tuple[int, int, int],
-    negative: bool,
-    cuts: list[float],
-    walk_limit: int,
+    gpu: CudaAccelerator, case: ChunkedCase
 ) -> None:
-    threshold = np.array(thresholds[: x.shape[0]], np.float32)
-    lifetime, refractory, overshoot = times
-    params = Ptsd(
-        lifetime_ms=lifetime / 10,
-        refractory_ms=refractory / 10,
-        overshoot_ms=overshoot / 10,
-        alignment="negative" if negative else "largest",
-    )
     with gpu.active():
-        got = streamed(
-            gpu, x, PtsdSamples(*times, negative), threshold,
-            sorted(int(cut * x.shape[1]) for cut in cuts), walk_limit,
-        )  # fmt: skip
-    assert_same_bits(got, detect_spikes(x, RATE_HZ, params, threshold, n_jobs=1))
+        case.check_on(gpu)
 
 
 @pytest.mark.parametrize("threshold_sd", [0.05, 5.0, 8.0])

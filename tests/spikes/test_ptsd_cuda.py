@@ -13,7 +13,9 @@ from ptsd_cases import (
     DOUBLE,
     RATE_HZ,
     WALK,
+    ChunkedCase,
     assert_same_bits,
+    chunked_cases,
     detect_spikes_on,
     launches,
     milliseconds,
@@ -39,44 +41,15 @@ def device(
 
 
 @settings(max_examples=200, deadline=None)
-@given(
-    x=voltages(),
-    thresholds=st.lists(st.sampled_from([0.5, 1.0, 2.5, 4.0, 9.0, np.inf]), min_size=3),
-    times=milliseconds,
-    negative=st.booleans(),
-    launch=launches,
-    cuts=st.lists(st.floats(0, 1), max_size=4),
-    walk_limit=st.sampled_from([WALK, 3, DOUBLE]),
-    most=st.sampled_from([4, 10**9]),
-)
+@given(case=chunked_cases(), launch=launches, most=st.sampled_from([4, 10**9]))
 def test_spikes_are_the_cpus_bit_for_bit_however_chunked_and_selected(
-    device: HostAccelerator,
-    x: NDArray[np.float32],
-    thresholds: list[float],
-    times: tuple[int, int, int],
-    negative: bool,
-    launch: Launch,
-    cuts: list[float],
-    walk_limit: int,
-    most: int,
+    device: HostAccelerator, case: ChunkedCase, launch: Launch, most: int
 ) -> None:
-    threshold = np.array(thresholds[: x.shape[0]], np.float32)
-    lifetime, refractory, overshoot = times
-    params = Ptsd(
-        lifetime_ms=lifetime / 10,
-        refractory_ms=refractory / 10,
-        overshoot_ms=overshoot / 10,
-        alignment="negative" if negative else "largest",
-    )
     device.how = launch
     with pytest.MonkeyPatch.context() as patch:
         # What happens to a chunk with more candidates than memory is meant for.
         patch.setattr(spikes_cuda, "MOST_CANDIDATES", most)
-        got = streamed(
-            device, x, PtsdSamples(*times, negative), threshold,
-            sorted(int(cut * x.shape[1]) for cut in cuts), walk_limit,
-        )  # fmt: skip
-    assert_same_bits(got, detect_spikes(x, RATE_HZ, params, threshold, n_jobs=1))
+        case.check_on(device)
 
 
 @settings(max_examples=60, deadline=None)

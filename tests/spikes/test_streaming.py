@@ -10,6 +10,7 @@ from array_recording import ArrayRecording
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from ptsd_cases import RATE_HZ, voltage
 
 from toptune.errors import InputError
 from toptune.params import HighPass, Noise, Ptsd
@@ -19,19 +20,6 @@ from toptune.spikes.filters import HighPassFilter
 from toptune.spikes.noise import noise_thresholds
 from toptune.spikes.ptsd import detect_spikes
 from toptune.spikes.streaming import Detected, detect_recording
-
-RATE_HZ = 10_000.0
-
-
-def voltage(seed: int, channels: int, n: int, spikes_hz: float = 20.0) -> NDArray[np.float32]:
-    """Coloured noise with an offset and biphasic spikes, some across batch edges."""
-    rng = np.random.default_rng(seed)
-    x = rng.normal(0, 8, (channels, n)) + rng.normal(0, 40, (channels, 1))
-    shape = np.array([-20, -55, -70, -40, -5, 20, 30, 22, 10])
-    for row in x:
-        for t in rng.integers(0, max(1, n - 9), int(n / RATE_HZ * spikes_hz)):
-            row[t : t + 9] += shape[: n - t]
-    return x.astype(np.float32)
 
 
 def by_definition(

@@ -12,6 +12,7 @@ from cuda_on_cpu import HostAccelerator, Launch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from ptsd_cases import RATE_HZ, voltage
 
 from toptune.errors import InputError
 from toptune.params import HighPass, Noise, Ptsd
@@ -22,8 +23,6 @@ from toptune.spikes.filters_cuda import DeviceHighPass
 from toptune.spikes.streaming import Detected, detect_recording
 from toptune.spikes.streaming_cuda import detect_recording_on
 
-RATE_HZ = 10_000.0
-
 
 @pytest.fixture(scope="module")
 def device(tmp_path_factory: pytest.TempPathFactory) -> HostAccelerator:
@@ -33,17 +32,6 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> HostAccelerator:
 @pytest.fixture(autouse=True)
 def _as_launched(device: HostAccelerator) -> None:
     device.how, device.memory_bytes = Launch(2, 64), 2**30
-
-
-def voltage(seed: int, channels: int, n: int, spikes_hz: float = 20.0) -> NDArray[np.float32]:
-    """Coloured noise with an offset and biphasic spikes, some across chunk edges."""
-    rng = np.random.default_rng(seed)
-    x = rng.normal(0, 8, (channels, n)) + rng.normal(0, 40, (channels, 1))
-    shape = np.array([-20, -55, -70, -40, -5, 20, 30, 22, 10])
-    for row in x:
-        for t in rng.integers(0, max(1, n - 9), int(n / RATE_HZ * spikes_hz)):
-            row[t : t + 9] += shape[: n - t]
-    return x.astype(np.float32)
 
 
 def cut(n: int, at: list[float]) -> tuple[Segment, ...]:

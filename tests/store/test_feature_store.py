@@ -185,7 +185,7 @@ def test_golden_store_obeys_the_schema() -> None:
 
 
 def test_new_store_obeys_the_schema(store: FeatureStore) -> None:
-    # What extract itself writes is checked in test_extract.py; names here are not extract's.
+    # What extract itself writes is checked in test_extraction.py; names here are not extract's.
     root = json.loads((store.path / "zarr.json").read_text())
     assert root["attributes"]["version"] == 1
     for name in "ab":

@@ -1,4 +1,4 @@
-"""Guarding stores: what toptune wrote is let through; the catalogue of bad input has the rest."""
+"""Guarding groups and arrays: what toptune wrote is let through; bad input has its catalogue."""
 
 from __future__ import annotations
 
