@@ -169,24 +169,11 @@ def bench(
 ) -> BenchResult:
     """Measure every stage.
 
-    Parameters
-    ----------
-    compute
-        Where, as for `extract`, and on how many threads.
-    backbones
-        Names; their weights are random, which takes no less time than others. The first is the
-        study's.
-    quick
-        Less work and fewer rounds: some seconds, and rougher figures.
-    sizes
-        How much is done; by default what fits a minute on two cores.
-    step
-        Called with a stage's name before it is measured.
-
-    Raises
-    ------
-    InputError
-        An unknown device or backbone, or none.
+    `compute` says where, and on how many threads. The first of `backbones` is the study's; their
+    weights are random, which takes no less time than others. `quick` does less work in fewer
+    rounds: some seconds, and rougher figures. `sizes` is how much is done; by default what fits a
+    minute on two cores. `step` is called with a stage's name before it is measured. An unknown
+    device or backbone, or none, is an InputError.
     """
     from toptune.machine.device import float64_device, torch_device
 

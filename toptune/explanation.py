@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from toptune.errors import InputErrors
 from toptune.features.recordings import (
     ProgressReporter,
     RecordingBatch,
     SilentReporter,
     SpikeFinder,
-    one_line,
 )
 from toptune.params import Compute
 from toptune.reports.why import draw_explanation, write_explanation
@@ -64,8 +62,6 @@ def why(
     read = read_model(model)
     paths = list_paths(recordings)
     opened = check_named(paths, read, read.spikes)
-    if opened.refused:
-        raise InputErrors([one_line(error) for error in opened.refused.values()])
     finder = SpikeFinder(read.spikes, compute, voltage=opened.voltage)
     predictor = Predictor(read, list_paths(weights), compute)
     batch = RecordingBatch([str(path) for path in paths], keep_going=False, progress=progress)

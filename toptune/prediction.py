@@ -9,13 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from toptune.errors import InputErrors
 from toptune.features.recordings import (
     ProgressReporter,
     RecordingBatch,
     SilentReporter,
     SpikeFinder,
-    one_line,
 )
 from toptune.params import Compute, SpikeSettings
 from toptune.runs.folder import PREDICTIONS, require_target
@@ -74,9 +72,7 @@ def predict(
     compute, progress = compute or Compute(), progress or SilentReporter()
     settings = _settings(read, stream, sampling_rate_hz)
     paths = {str(path): path for path in list_paths(recordings)}
-    opened = check_named(list_paths(recordings), read, settings)
-    if opened.refused and not keep_going:
-        raise InputErrors([one_line(error) for error in opened.refused.values()])
+    opened = check_named(list_paths(recordings), read, settings, keep_going=keep_going)
     finder = SpikeFinder(settings, compute, voltage=opened.voltage)
     predictor = Predictor(read, list_paths(weights), compute)
     batch = RecordingBatch(list(paths), keep_going=keep_going, progress=progress)

@@ -46,23 +46,12 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunResult:
-    """A published run.
+    """A published run."""
 
-    Attributes
-    ----------
-    path : Path
-        Its folder.
-    scores : Scores
-    evaluation : Evaluation
-        Rows as in the feature table.
-    metrics : dict
-        What metrics.json holds.
-    """
-
-    path: Path
+    path: Path  # its folder
     scores: Scores
-    evaluation: Evaluation
-    metrics: dict[str, Any]
+    evaluation: Evaluation  # rows as in the feature table
+    metrics: dict[str, Any]  # what metrics.json holds
 
     @property
     def folds(self) -> FoldResults:
@@ -212,13 +201,7 @@ def fit_problems(
 ) -> list[str]:
     """Say what stands against `fit` whatever the features; known before there are any.
 
-    Parameters
-    ----------
-    recordings : sequence of RecordingInfo
-        All that are listed. That one is too short for a window shows later.
-    options : FitOptions
-    device : str
-        As for `fit`.
+    `recordings` are all that are listed; that one is too short for a window shows later.
     """
     problems: list[str] = []
     _Design.of(options, recordings, device, problems)
@@ -296,12 +279,8 @@ def _classifier(
         n_views = 1
         if table is not None:
             n_views = len(table.view_sizes)
-            params, note = head.prepare(
-                params,
-                n_rows=len(table.features),
-                view_sizes=table.view_sizes,
-                device=where,
-            )
+            n_rows, sizes = len(table.features), table.view_sizes
+            params, note = head.prepare(params, n_rows=n_rows, view_sizes=sizes, device=where)
         given = {name: value for name, value in of_run.items() if head.accepts(name)}
         estimator = head.make({**params, **given})
         candidates = head.candidates(params, options.tried, n_views, tune=options.tune)

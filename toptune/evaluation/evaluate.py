@@ -196,20 +196,11 @@ def _calibrated(
     by_fold = calibrate_folds(
         nested.inner_scores, codes, rows.unit, rows.grouping.codes, nested.scores
     )
-    held_out = HeldOut(
-        nested.scores,
-        by_fold.probabilities,
-        classes[nested.scores.argmax(axis=1)],
-        nested.jitter,
-    )
+    predictions = classes[nested.scores.argmax(axis=1)]
+    held_out = HeldOut(nested.scores, by_fold.probabilities, predictions, nested.jitter)
     final = fit_inverse_temperature(nested.final_scores, codes, rows.unit)
-    return Evaluation(
-        fold_results(held_out, rows),
-        tuple(candidates),
-        nested,
-        by_fold.inverse_temperature,
-        final,
-    )
+    folds = fold_results(held_out, rows)
+    return Evaluation(folds, tuple(candidates), nested, by_fold.inverse_temperature, final)
 
 
 # --- metrics.json
@@ -275,7 +266,11 @@ def _describe_tuning(task: Task, found: Evaluation) -> dict[str, Any]:
     nested = found.nested
     assert nested is not None  # there were candidates to choose from
     chosen = Counter(nested.choice.tolist()).most_common()
-    leaky = _scores_of_all(task, found, nested)
+    classes = found.folds.classes
+    assert found.final_inverse_temperature is not None  # what was tuned was calibrated, too
+    probabilities = calibrated(nested.final_scores, found.final_inverse_temperature)
+    predictions = classes[nested.final_scores.argmax(axis=1)]
+    leaky = score_task(task, classes, predictions, probabilities)
     return {
         "n_candidates": len(found.candidates),
         "chosen": [{"folds": n, **_plain(found.candidates[i])} for i, n in chosen],
@@ -297,14 +292,6 @@ def score_task(
     return score(
         HeldOutWindows(task.label, predictions, probabilities, task.device, task.group, classes)
     )
-
-
-def _scores_of_all(task: Task, found: Evaluation, nested: NestedScores) -> Scores:
-    classes = found.folds.classes
-    assert found.final_inverse_temperature is not None  # what was tuned was calibrated, too
-    probabilities = calibrated(nested.final_scores, found.final_inverse_temperature)
-    predictions = classes[nested.final_scores.argmax(axis=1)]
-    return score_task(task, classes, predictions, probabilities)
 
 
 def _plain(candidate: Any) -> dict[str, Any]:

@@ -73,12 +73,8 @@ def leave_one_group_out(head: Any, X: Any, y: Any, groups: Any) -> FoldResults:
 def _checked_rows(X: Any, y: Any, groups: Any) -> LabelledRows:
     X, y, groups = np.asarray(X), np.asarray(y), np.asarray(groups)
     if not len(X) == len(y) == len(groups) or y.ndim != 1 or groups.ndim != 1:
-        raise InputErrors(
-            [
-                "features, labels and groups must be of one length, got "
-                f"{len(X)}, {y.shape}, {groups.shape}"
-            ]
-        )
+        got = f"{len(X)}, {y.shape}, {groups.shape}"
+        raise InputErrors([f"features, labels and groups must be of one length, got {got}"])
     grouping = group_rows(groups)
     problems = group_problems(y, grouping)
     if problems:

@@ -194,13 +194,7 @@ class Scores:
 
 
 def score(windows: HeldOutWindows) -> Scores:
-    """Score held-out predictions.
-
-    Parameters
-    ----------
-    windows : HeldOutWindows
-        Of at least two groups, and every class among the labels.
-    """
+    """Score held-out predictions of at least two groups, and every class among the labels."""
     classes = [str(name) for name in windows.classes]
     groups = _group_scores(windows)
     accuracies = [group.accuracy for group in groups]

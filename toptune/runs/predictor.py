@@ -24,7 +24,13 @@ from toptune.features.extractor import (
     unwatched,
 )
 from toptune.features.picture_features import BackboneIdentity, check_precision, engine_for
-from toptune.features.recordings import Preflight, SpikeFinder, check_recordings, drawers_of
+from toptune.features.recordings import (
+    Preflight,
+    SpikeFinder,
+    check_recordings,
+    drawers_of,
+    one_line,
+)
 from toptune.features.table import leading_kind, match_windows
 from toptune.machine.fingerprint import file_sha256
 from toptune.params import Backbone, Compute, SpikeSettings
@@ -50,13 +56,15 @@ def list_paths(paths: Paths) -> list[Path]:
 # --- recordings
 
 
-def check_named(paths: Sequence[Path], model: Model, settings: SpikeSettings) -> Preflight:
+def check_named(
+    paths: Sequence[Path], model: Model, settings: SpikeSettings, *, keep_going: bool = False
+) -> Preflight:
     """Open all recordings that are to be judged, before any work.
 
     Raises
     ------
     InputError
-        There is none, or one is named twice.
+        There is none, or one is named twice; or some are refused and the others not to be judged.
     """
     if not paths:
         raise InputError("there is no recording to predict: name at least one")
@@ -66,7 +74,10 @@ def check_named(paths: Sequence[Path], model: Model, settings: SpikeSettings) ->
     def require(name: str, header: Header) -> None:
         require_length(name, header.segments, header.sampling_rate_hz, model)
 
-    return check_recordings({str(path): path for path in paths}, settings, require)
+    opened = check_recordings({str(path): path for path in paths}, settings, require)
+    if opened.refused and not keep_going:
+        raise InputErrors([one_line(error) for error in opened.refused.values()])
+    return opened
 
 
 @dataclass(frozen=True, eq=False)
