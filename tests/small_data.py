@@ -111,13 +111,13 @@ def install_tiny_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backbones, "load_backbone", load)
 
 
-def make_view(
-    n_columns: int, *, width_s: float = 2.0, kind: Any = "histogram", backbone: str = "tiny"
-) -> View:
-    """Say that columns are features of a tiny backbone, as a store says it."""
-    feature_set = FeatureSet.of(
+def make_set(
+    *, width_s: float = 2.0, stride_s: float = 1.0, kind: Any = "histogram", backbone: str = "net"
+) -> FeatureSet:
+    """Features of a backbone with random weights."""
+    return FeatureSet.of(
         {
-            "windows": Windows(width_s=width_s, stride_s=1.0).to_json(),
+            "windows": Windows(width_s=width_s, stride_s=stride_s).to_json(),
             "picture": Picture(kind=kind).to_json(),
             "backbone": {
                 "name": backbone,
@@ -129,6 +129,13 @@ def make_view(
             },
         }
     )
+
+
+def make_view(
+    n_columns: int, *, width_s: float = 2.0, kind: Any = "histogram", backbone: str = "tiny"
+) -> View:
+    """Say that columns are features of a tiny backbone, as a store says it."""
+    feature_set = make_set(width_s=width_s, kind=kind, backbone=backbone)
     return View(feature_set.description, feature_set.key, n_columns, feature_set.params)
 
 

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from small_data import make_set
 
 from toptune.errors import InputError, ToptuneError
 from toptune.features.table import (
@@ -24,7 +25,7 @@ from toptune.features.table import (
     join_tables,
     match_windows,
 )
-from toptune.params import Picture, SpikeSettings, Windows
+from toptune.params import SpikeSettings, Windows
 from toptune.recordings.trains import Segment, Spikes, SpikeTrains
 from toptune.recordings.windows import window_starts
 from toptune.store.feature_store import FeatureSet, FeatureStore
@@ -135,18 +136,6 @@ def test_windows_out_of_order_are_refused() -> None:
 # --- whole tables
 
 
-def make_set(
-    width_s: float, *, stride_s: float = 1.0, kind: Any = "histogram", backbone: str = "net"
-) -> FeatureSet:
-    return FeatureSet.of(
-        {
-            "windows": Windows(width_s=width_s, stride_s=stride_s).to_json(),
-            "picture": Picture(kind=kind).to_json(),
-            "backbone": {"name": backbone, "weights": "random", "sha256": "f" * 64},
-        }
-    )
-
-
 SECONDS = {"a": 12.0, "b": 3.0, "c": 8.0, "d": 20.0}
 
 
@@ -170,9 +159,9 @@ def make_store(path: Path, sets: list[tuple[FeatureSet, int]]) -> FeatureStore:
     return store
 
 
-NARROW = make_set(2.0)
-WIDE = make_set(4.0, stride_s=2.0, kind="raster")
-OTHER = make_set(4.0, stride_s=2.0, kind="raster", backbone="net2")
+NARROW = make_set(width_s=2.0)
+WIDE = make_set(width_s=4.0, stride_s=2.0, kind="raster")
+OTHER = make_set(width_s=4.0, stride_s=2.0, kind="raster", backbone="net2")
 
 
 @pytest.fixture

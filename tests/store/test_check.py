@@ -1,6 +1,6 @@
 """Verifying a store: whatever bit is flipped, file gone or part copied, it is named.
 
-`TOPTUNE_FLIPS=all pytest tests/test_store_check.py --log-cli-level=INFO` flips a bit of every byte
+`TOPTUNE_FLIPS=all pytest tests/store/test_check.py --log-cli-level=INFO` flips a bit of every byte
 and tells how many; a number, that many bits of each file.
 """
 
@@ -19,14 +19,15 @@ import numpy as np
 import pytest
 import zarr
 from numpy.typing import NDArray
+from small_data import make_set
 
 from toptune.errors import InputError, ToptuneError
 from toptune.features.table import RecordingInfo
 from toptune.machine.installation import store_contract
-from toptune.params import Picture, SpikeSettings, Windows, content_key
+from toptune.params import SpikeSettings, content_key
 from toptune.recordings.trains import Segment, Spikes, SpikeTrains
 from toptune.store.check import StoreReport, check_store, remove_damaged
-from toptune.store.feature_store import VERSION, FeatureSet, FeatureStore, recording_name
+from toptune.store.feature_store import VERSION, FeatureStore, recording_name
 from toptune.store.groups import SUM, read_attributes, write_attributes
 from toptune.store.session import writing_session
 
@@ -34,20 +35,7 @@ _LOG = logging.getLogger(__name__)
 FLIPS = os.environ.get("TOPTUNE_FLIPS", "4")
 A, B = recording_name("a.h5"), recording_name("b.h5")
 LISTED = tuple(RecordingInfo(n, f"dev-{n[0]}", "A", {"batch": "1"}) for n in (A, B))
-SET = FeatureSet.of(
-    {
-        "windows": Windows(width_s=2.0, stride_s=1.0).to_json(),
-        "picture": Picture().to_json(),
-        "backbone": {
-            "name": "net",
-            "weights": "random",
-            "sha256": "f" * 64,
-            "mean": [0.5, 0.5, 0.5],
-            "std": [0.2, 0.2, 0.2],
-            "input_size": 32,
-        },
-    }
-)
+SET = make_set()
 
 
 def write_recording(store: FeatureStore, name: str, seed: int) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_data import check_attributes, check_store
+from small_data import check_attributes, check_store, make_set
 
 from toptune.errors import InputError, StorageError, ToptuneError
 from toptune.features.table import RecordingInfo
 from toptune.machine.installation import store_contract
-from toptune.params import Backbone, Picture, SpikeSettings, Windows
+from toptune.params import SpikeSettings
 from toptune.recordings.trains import RecordingFacts, Segment, Spikes, SpikeTrains, WeightsSource
 from toptune.store import groups as zarr_groups
 from toptune.store.feature_store import FeatureSet, FeatureStore, recording_name
@@ -22,23 +22,6 @@ from toptune.store.groups import read_attributes, write_attributes
 
 FIRST, SECOND = "plates_culture_1.h5-4e443254", "peaks_culture_2-c6da3107"
 GOLDEN_KEY = "235de233592f524f"
-
-
-def make_set(*, width_s: float = 2.0, kind: Any = "histogram", backbone: str = "net") -> FeatureSet:
-    return FeatureSet.of(
-        {
-            "windows": Windows(width_s=width_s, stride_s=1.0).to_json(),
-            "picture": Picture(kind=kind).to_json(),
-            "backbone": {
-                "name": Backbone(name=backbone).name,
-                "weights": "random",
-                "sha256": "f" * 64,
-                "mean": [0.5, 0.5, 0.5],
-                "std": [0.2, 0.2, 0.2],
-                "input_size": 32,
-            },
-        }
-    )
 
 
 def make_trains(seed: int = 0, n: int = 200) -> SpikeTrains:
