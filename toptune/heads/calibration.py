@@ -47,10 +47,8 @@ def fit_inverse_temperature(
     all classes would send a to infinity, scores that carry no or the wrong information to 0 or
     below: a is kept between `LOWEST` and `HIGHEST`, over the spread of the scores.
 
-    - `scores`, (n, k) float: of models that have not seen the rows. Rows that hold NaN are left
-      out.
-    - `codes`, (n,): class of each row.
-    - `unit`, (n,): device and label of each row, numbered.
+    - `scores`, (n, k) float: of models that have not seen the rows; rows with NaN are left out.
+    - `codes`, `unit`, (n,): class of each row, and its device and label, numbered.
     - Returns 1 where all scores of every row are equal: no a changes anything.
     - Raises `ToptuneError`: no row is left, or a score is infinite.
     """
@@ -70,10 +68,7 @@ def fit_inverse_temperature(
 def calibrated(
     scores: NDArray[np.floating[Any]], inverse_temperature: float
 ) -> NDArray[np.float64]:
-    """Probabilities softmax(a x scores), (n, k) float64.
-
-    `scores`, (n, k) float. `inverse_temperature`: a, from `fit_inverse_temperature`.
-    """
+    """Probabilities softmax(a x scores), (n, k) float64, with a of `fit_inverse_temperature`."""
     probabilities: NDArray[np.float64] = softmax(
         inverse_temperature * scores.astype(np.float64), axis=1
     )
@@ -92,11 +87,8 @@ def calibrate_folds(
     The a of fold g comes from rows of the other groups, scored by models that have seen neither g
     nor the row's own group; nothing of group g, labels or scores, touches it.
 
-    - `inner_scores`, (g, n, k): as in `NestedScores`; rows of a fold's own group are not looked at.
-    - `codes`, (n,): class of each row.
-    - `unit`, (n,): device and label of each row, numbered.
-    - `group_codes`, (n,): group of each row, 0 to g - 1.
-    - `scores`, (n, k): held-out scores of each row, by its fold's model.
+    Inner scores, (g, n, k), and held-out scores, (n, k), are those of `NestedScores`; codes, unit
+    and group codes, (n,), number each row's class, device and label, and group.
     """
     n_groups = len(inner_scores)
     probabilities = np.empty(scores.shape)

@@ -70,8 +70,7 @@ def selection_loss(
     """Share of errors plus `SURPRISE` x mean negative log-likelihood, every unit counting once.
 
     - `scores`, (n, k) float: rows that hold NaN are left out.
-    - `codes`, (n,): class of each row.
-    - `unit`, (n,): device and label of each row, numbered from 0.
+    - `codes`, `unit`, (n,): class of each row, and its device and label, numbered from 0.
     - `sharpness`: probabilities are the softmax of factor x sharpness x scores, with the factor of
       `SHARPENINGS` that fits best; sharpness is 1 for logits.
     - Returns NaN where no row is left.
@@ -90,10 +89,8 @@ def labelling_losses(logits: Any, codes: Any, weights: Any, xp: Any = np) -> Any
 
     - `logits`, (k, m, r) float: scores of m rows under r labellings, classes first: sums over
       classes then run along memory. Overwritten.
-    - `codes`, (m, r) int64: class of each row in each labelling.
-    - `weights`, (m,) float64: from `unit_weights`.
+    - `codes`, (m, r): class of each row in each labelling; `weights`, (m,), of `unit_weights`.
     - `xp`: ``numpy`` or ``torch``, which all arrays are of.
-    - Returns (r,) float64.
     """
 
     def mean(values: Any) -> Any:
@@ -339,11 +336,7 @@ def tune_each_labelling(
 
 
 def verdicts_of(scores: Sequence[Float64], unit: Ints) -> Shuffled:
-    """Classes of rows and mean scores of units, of each labelling's held-out scores.
-
-    `scores`, sequence of (n, k): a labelling each. `unit`, (n,): unit of each row, numbered from 0
-    without gaps.
-    """
+    """Classes of rows and mean scores of units, of each labelling's held-out scores, (n, k)."""
     sizes = np.bincount(unit)[:, None]
     predicted = np.stack([of_rows.argmax(axis=1) for of_rows in scores])
     sums = np.zeros((len(scores), len(sizes), scores[0].shape[1]))

@@ -180,11 +180,9 @@ class Arrays:
         rounding of the factorisation itself, and grows tenfold until the factorisation succeeds.
         It is returned and warned of, never silent.
 
-        - `build`: returns the matrix, (n, n); it is factored in place, and built anew where that
-          fails.
-        - `what`: names the matrix in the warning and the error.
-        - Returns a `Cholesky`, or its like in torch.
-        - Raises `ToptuneError`: where even the largest jitter does not help.
+        The matrix, (n, n), that `build` gives is factored in place, and built anew where that
+        fails; `what` names it in the warning and the error. Returns a `Cholesky`, or its like in
+        torch. Raises `ToptuneError`: where even the largest jitter does not help.
         """
         jitter = 0.0
         for attempt in range(JITTER_TRIES + 1):
@@ -209,11 +207,10 @@ class Arrays:
         return None if failed else Cholesky(np.asarray(lower).T, jitter)
 
     def inverse(self, factor: Any, groups_at_once: int) -> Any:
-        """Invert a factored matrix, in the factor's memory.
+        """Invert a matrix that `cholesky` factored, in the factor's memory.
 
-        - `factor`: from `cholesky`.
-        - `groups_at_once`: with 1, no more than blocks of one stretch of rows will be asked for.
-        - Returns an object with methods ``times(Y)``, for ``Q Y``, and ``principal(subset)``.
+        With one group at once, only blocks of one stretch of rows will be asked for. Returns an
+        object with methods ``times(Y)``, for ``Q Y``, and ``principal(subset)``.
         """
         inverse, _ = lapack.dtrtri(factor.lower.T, lower=0, overwrite_c=1)
         if groups_at_once == 1:
@@ -252,8 +249,7 @@ class Arrays:
     def batches(self, n: int, size: int, n_bytes: int) -> Iterator[slice]:  # noqa: ARG002  # see torch
         """Cut n models into batches that fit the memory.
 
-        `size`: rows of the largest matrix. `n_bytes`: what one of them takes, all that is made
-        beside it included.
+        The largest matrix has `size` rows and takes `n_bytes`, all that is made beside it included.
         """
         return cut(n, _BATCH_BYTES // n_bytes)
 

@@ -218,9 +218,7 @@ def regularised(arrays: Arrays, K: Array, ridge: float) -> Array:
 class Nystrom(Model):
     """Kernel ridge regression on Nystrom centres: each set of groups factors one matrix of J x J.
 
-    - `Z`: rows sorted by group, and centres too: those of one group lie side by side.
-    - `centre_bounds`, (g + 1,): group i holds the centres ``centre_bounds[i]:centre_bounds[i +
-      1]``; see `sort_centres`.
+    Rows of Z are sorted by group, and centres too, with the bounds that `sort_centres` gives.
     """
 
     def __init__(

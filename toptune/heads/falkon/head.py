@@ -123,11 +123,9 @@ def falkon_candidates(
 ) -> tuple[dict[str, Any], ...]:
     """List every combination of widths, penalties and weights of the views.
 
-    - `widths`, `penalties`: default: `WIDTHS` (`FUSED_WIDTHS` for several views) and `PENALTIES`.
-    - `view_weights`: default: `default_view_weights`.
-    - Returns values of `FalkonClassifier`'s constructor. Those that share kernels follow each
-      other.
-    - Raises `InputError`: weights of another number of views.
+    Defaults are `WIDTHS` (`FUSED_WIDTHS` for several views), `PENALTIES` and
+    `default_view_weights`. Those that share kernels follow each other. Raises `InputError`: weights
+    of another number of views.
     """
     widths = widths or (WIDTHS if n_views == 1 else FUSED_WIDTHS)
     weights = view_weights or default_view_weights(n_views)

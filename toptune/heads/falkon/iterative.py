@@ -1,10 +1,10 @@
 """The solvers that iterate, one fit for each fold: our own in torch, and the falkon library's.
 
 Both are preconditioned conjugate gradients on Nystrom centres. The method is that of Rudi,
-Carratino & Rosasco (2017), FALKON: An Optimal Large Scale Kernel
-Method (NeurIPS 30, section 3), as Meanti et al. (2020), Kernel Methods Through the Roof (NeurIPS
-33), arrange it. With n rows, m centres, ``Z = K(X, C)``, ``B = K(C, C)`` and
-``penalty = ridge / n``, the equations ``(Z'Z + ridge B) alpha = Z'Y`` are solved in beta::
+Carratino & Rosasco (2017), FALKON: An Optimal Large Scale Kernel Method (NeurIPS 30, section 3), as
+Meanti et al. (2020), Kernel Methods Through the Roof (NeurIPS 33), arrange it. With n rows, m
+centres, ``Z = K(X, C)``, ``B = K(C, C)`` and ``penalty = ridge / n``, our own solves the equations
+``(Z'Z + ridge B) alpha = Z'Y`` in beta::
 
     T = chol(B + eps m I),   A = chol(T T'/m + penalty I),   P = T^-1 A^-1,   alpha = P beta
     P' (Z'Z / n + penalty B) P beta = P' Z'Y / n

@@ -63,11 +63,10 @@ class KernelSum:
         return tuple(view for view in views if view.weight)
 
     def gram(self, X: NDArray[np.floating[Any]], arrays: Arrays = NUMPY) -> Array:
-        """Kernel of rows with each other.
+        """Kernel of rows with each other, (n, n).
 
-        - `X`, (n, d) float.
-        - Returns (n, n): in NumPy the lower triangle, with zeros above the diagonal, and the only
-          matrix of that size in memory, whatever the number of views; in torch both triangles.
+        In NumPy it is the lower triangle, with zeros above the diagonal, and the only matrix of
+        that size in memory, whatever the number of views; in torch it has both triangles.
         """
         first, *others = self.views()
         K = arrays.gaussian_gram(arrays.scaled(X[:, first.columns], first.width), first.weight)
@@ -77,10 +76,7 @@ class KernelSum:
 
 
 class Centres:
-    """Centres made ready for the kernel of any number of blocks of rows with them.
-
-    `Z`, (m, d) float.
-    """
+    """Centres Z, (m, d), made ready for the kernel of any number of blocks of rows with them."""
 
     def __init__(
         self, kernel: KernelSum, Z: NDArray[np.floating[Any]], arrays: Arrays = NUMPY
@@ -114,10 +110,9 @@ class NystromKernel:
 
     The values are the same either way, for 2 n m d operations each time.
 
-    - `X`, (N, d) float32 or float64: never copied as a whole.
-    - `order`, (n,): rows of X, in the order of Z's.
-    - `centre_rows`, (m,): rows of X, in the order of Z's columns.
-    - `keep_bytes`: size up to which Z is kept. Default: `Arrays.kept_bytes`.
+    X, (N, d), is never copied as a whole: `order`, (n,), and `centre_rows`, (m,), name its rows that
+    are the rows and the columns of Z. `keep_bytes`: size up to which Z is kept. Default:
+    `Arrays.kept_bytes`.
     """
 
     def __init__(
@@ -205,11 +200,8 @@ class Nearness:
     ) -> NDArray[np.float64]:
         """Find how near each row comes to the nearest reference row.
 
-        - `features`, (n, d).
-        - `reference`, (m, d).
-        - `apart`, ((n,) int64, (m,) int64): a number for each row of both; rows of equal numbers
-          are not compared.
-        - Returns (n,): the largest value of the kernel; 0 where a row is compared with none.
+        `apart`, (n,) and (m,): a number for each row of both; rows of equal numbers are not
+        compared. Returns the kernel's largest value, (n,); 0 where a row is compared with none.
         """
         centres = Centres(self.kernel, self._rows(reference))
         largest = np.empty(len(features))

@@ -205,15 +205,11 @@ _MISSING_ROW = 0.5
 
 
 def log_odds(train: Float64, codes: Ints, n_classes: int, C: Float64, rows: Float64) -> Float64:
-    """Train on some rows, score others.
+    """Train on some rows, (m, d), and score others, (t, d), standardised likewise: (r, p, t, k).
 
-    - `train`, (m, d): standardised.
-    - `codes`, (r, m): class of each training row in each labelling.
-    - `C`, (p,): inverse penalties, ascending.
-    - `rows`, (t, d): standardised likewise.
-    - Returns (r, p, t, k).
-    - Raises `ToptuneError`: Newton's method did not end; never seen, since the loss is strictly
-      convex.
+    `codes`, (r, m): class of each training row in each labelling. `C`, (p,): inverse penalties,
+    ascending. Raises `ToptuneError`: Newton's method did not end; never seen, since the loss is
+    strictly convex.
     """
     scores = np.empty((len(codes), len(C), len(rows), n_classes))
     train, rows = np.ascontiguousarray(train), np.ascontiguousarray(rows)

@@ -4,11 +4,10 @@ All networks share float32 rows and label sets, on the device that computes. A f
 may learn from and the seed of its random draws; a variant is a schedule and a label set, and every
 fold is trained in each variant. Networks are given away one by one, as soon as they are trained.
 
-Each network is trained exactly as a loop over `torch.nn.Linear`, cross-entropy and
-`torch.optim.Adam` would. The variants of a fold start from the same weights and see the same
-batches, which are gathered once for all of them. Nothing else is shared: on the CPU a network is
-the same, bit for bit, whichever others it is trained with. There every thread takes a fold of its
-own; a GPU takes as many folds as its memory holds, in batched products.
+The variants of a fold start from the same weights and see the same batches, which are gathered once
+for all of them. Nothing else is shared: on the CPU a network is the same, bit for bit, whichever
+others it is trained with. There every thread takes a fold of its own; a GPU takes as many folds as
+its memory holds, in batched products.
 
 A step moves the weights as `torch.nn.Linear`, cross-entropy and `torch.optim.Adam` would move
 them, with the gradients written out by hand. `StackLearner` does it in batched products for a
@@ -194,10 +193,7 @@ class CpuLearner:
         self._n_steps = 0
 
     def step(self, x: Tensor, targets: Tensor, weight: Tensor, epoch: int) -> None:
-        """Move the weights by the gradient of the weighted cross-entropy of a batch.
-
-        `x`, (1, b, d) float32. `targets`, (1, b, k) float32. `weight`, (1, b, 1) float32.
-        """
+        """Do the same as `StackLearner.step`, for f = 1."""
         rows = x[0]
         hidden = self._hidden[: len(rows)]
         torch.mm(rows, self._W1_T, out=hidden)
@@ -246,12 +242,9 @@ def _between_layers(
 ) -> Any:
     """Go from the hidden layer's sums to the gradients, of all but the first layer's weights.
 
-    - `hidden`, (b, h): ``x W1'``; becomes the gradient of the cross-entropy with respect to it,
-      bias included.
-    - `targets`, (b, k).
-    - `weight`, (b, 1).
-    - `b1`, `W2`, `b2`, (1, h), (k, h), (1, k).
-    - `g_b1`, `g_W2`, `g_b2`: are filled.
+    `hidden`, (b, h), is ``x W1'``, and becomes the gradient of the cross-entropy with respect to it,
+    bias included; `targets` are (b, k), `weight` (b, 1), b1 (1, h), W2 (k, h), b2 (1, k). Their
+    gradients are filled.
     """
     n_hidden, n_classes = hidden.shape[1], len(W2)
     error = np.empty(n_classes, dtype=np.float32)
@@ -356,10 +349,9 @@ def train_folds(
 
     Memory on the CPU is that of `_VARIANTS_TOGETHER` networks a thread, whatever their number.
 
-    - `rows`: on the device that is to work.
-    - `use`: given the numbers of a fold and of a variant and their network (f = 1, on the device);
-      from several threads at once, in no certain order.
-    - `progress`: given how many networks are trained, and of how many.
+    `use` is given the numbers of a fold and of a variant and their network (f = 1, on the device),
+    from several threads at once, in no certain order; `progress`, how many networks are trained,
+    and of how many.
     """
     device = rows.X.device
 
@@ -511,13 +503,7 @@ def fold_scores(
     seed: int,
     progress: StepProgress | None = None,
 ) -> Float64:
-    """Logits of every row by networks trained without that row's group.
-
-    - `grouping`: of the n rows.
-    - `variants`: each trained in every fold.
-    - `progress`: given how many networks are trained, and of how many.
-    - Returns (v, n, k).
-    """
+    """Logits of every row in each variant, (v, n, k), by networks trained without its group."""
     folds = [without(grouping, (fold,), seed) for fold in range(len(grouping.groups))]
     scores = np.empty((len(variants), *rows.targets.shape[1:]))
 
