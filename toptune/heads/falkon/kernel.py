@@ -110,9 +110,9 @@ class NystromKernel:
 
     The values are the same either way, for 2 n m d operations each time.
 
-    X, (N, d), is never copied as a whole: `order`, (n,), and `centre_rows`, (m,), name its rows that
-    are the rows and the columns of Z. `keep_bytes`: size up to which Z is kept. Default:
-    `Arrays.kept_bytes`.
+    X, (N, d), is never copied as a whole: `order`, (n,), and `centre_rows`, (m,), name those of its
+    rows that the rows and the columns of Z stand for. `keep_bytes`: size up to which Z is kept.
+    Default: `Arrays.kept_bytes`.
     """
 
     def __init__(

@@ -242,7 +242,7 @@ def _between_layers(
 ) -> Any:
     """Go from the hidden layer's sums to the gradients, of all but the first layer's weights.
 
-    `hidden`, (b, h), is ``x W1'``, and becomes the gradient of the cross-entropy with respect to it,
+    `hidden`, (b, h), is ``x W1'`` and becomes the gradient of the cross-entropy with respect to it,
     bias included; `targets` are (b, k), `weight` (b, 1), b1 (1, h), W2 (k, h), b2 (1, k). Their
     gradients are filled.
     """
