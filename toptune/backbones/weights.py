@@ -19,9 +19,8 @@ from typing import Any
 import torch
 
 from toptune.errors import InputError
-from toptune.machine.fingerprint import require_regular
+from toptune.machine.fingerprint import require_weights_file
 
-_SUFFIXES = (".safetensors", ".pth", ".pt")
 # Keys under which training scripts save the tensors.
 _WRAPPERS = ("state_dict", "model")
 # torchvision's published DenseNets still use the names of Lua Torch ("norm.1" for "norm1").
@@ -77,15 +76,7 @@ def read_weights(path: Path | str) -> WeightsFile:
         The file is missing, damaged or of another kind, or would run pickled code.
     """
     path = Path(path)
-    if path.suffix not in _SUFFIXES:
-        raise InputError(
-            f"{path} is no weights: give imagenet, random, or a file ending in "
-            f"{', '.join(_SUFFIXES)}"
-        )
-    try:
-        require_regular(path, folder=False)
-    except InputError as error:
-        raise InputError(f"weights file {path} does not exist ({error})") from None
+    require_weights_file(path)
     if path.stat().st_size == 0:
         raise InputError(f"weights file {path} is empty")
     if path.suffix == ".safetensors":

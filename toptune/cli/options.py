@@ -24,7 +24,7 @@ import typer
 from typer.models import OptionInfo
 
 from toptune.errors import InputError, InputErrors
-from toptune.machine.fingerprint import require_regular
+from toptune.machine.fingerprint import require_regular, require_weights_file
 from toptune.params import Compute, FitOptions, Option, from_options, options_of
 
 BASIC = "Basic"
@@ -281,8 +281,6 @@ DevicesCsv = Annotated[Path, typer.Argument(help="CSV file with recording, devic
 # --- paths, refused before anything heavy is imported, in the words of the library's own checks;
 # the library checks again, with all that it knows
 
-_WEIGHTS = (".safetensors", ".pth", ".pt")
-
 
 def require_recordings(recordings: Iterable[Path]) -> None:
     """Refuse recordings that are not there, all at once."""
@@ -326,18 +324,8 @@ def require_run(folder: Path) -> None:
 
 def require_weights(weights: str) -> None:
     """Refuse a file of weights that is not there, or of a kind that is not read."""
-    path = Path(weights)
-    if weights in ("imagenet", "random"):
-        return
-    if path.suffix not in _WEIGHTS:
-        raise InputError(
-            f"{path} is no weights: give imagenet, random, or a file ending in"
-            f" {', '.join(_WEIGHTS)}"
-        )
-    try:
-        require_regular(path, folder=False)
-    except InputError as error:
-        raise InputError(f"weights file {path} does not exist ({error})") from None
+    if weights not in ("imagenet", "random"):
+        require_weights_file(Path(weights))
 
 
 def require_new_file(path: Path, *, overwrite: bool) -> None:

@@ -41,3 +41,20 @@ def require_regular(path: Path, *, folder: bool = True) -> None:
         raise InputError(f"{path}: is a folder, where a file is needed")
     if not path.is_dir() and not path.is_file():
         raise InputError(f"{path}: is neither a file nor a folder: copy its content into a file")
+
+
+#: Endings of the files of weights that are read.
+WEIGHTS_ENDINGS = (".safetensors", ".pth", ".pt")
+
+
+def require_weights_file(path: Path) -> None:
+    """Refuse a file of weights that is not there, or of a kind that is not read."""
+    if path.suffix not in WEIGHTS_ENDINGS:
+        raise InputError(
+            f"{path} is no weights: give imagenet, random, or a file ending in"
+            f" {', '.join(WEIGHTS_ENDINGS)}"
+        )
+    try:
+        require_regular(path, folder=False)
+    except InputError as error:
+        raise InputError(f"weights file {path} does not exist ({error})") from None

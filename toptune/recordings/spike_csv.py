@@ -12,7 +12,6 @@ import difflib
 import math
 from array import array
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -106,9 +105,10 @@ class _Table:
             label = cells[at_channel].strip()
             if not label:
                 raise self._error(line, "channel is missing")
-            self.time_s.append(self._time(line, cells[at_time]))
+            self.time_s.append(self._number(line, "time_s", cells[at_time]))
+            known = at_amplitude >= 0
             self.amplitude.append(
-                self._amplitude(line, cells[at_amplitude]) if at_amplitude >= 0 else math.nan
+                self._number(line, _AMPLITUDE, cells[at_amplitude]) if known else math.nan
             )
             self.channel.append(self.labels.setdefault(label, len(self.labels)))
             if len(self.labels) > _MOST_CHANNELS:
@@ -117,25 +117,19 @@ class _Table:
                 )
             self.line.append(line)
 
-    def _time(self, line: int, cell: str) -> float:
-        value = self._number(line, "time_s", cell)
-        if not 0 <= value < math.inf:
-            raise self._error(line, f"time_s must be a finite number from 0 up, got {cell.strip()}")
-        return value
-
-    def _amplitude(self, line: int, cell: str) -> float:
-        value = self._number(line, _AMPLITUDE, cell)
-        if not 0 < value < math.inf:
-            raise self._error(line, f"{_AMPLITUDE} must be finite and above 0, got {cell.strip()}")
-        return value
-
     def _number(self, line: int, name: str, cell: str) -> float:
-        # float() also accepts 1_000 and digits of other scripts, which no program writes.
-        if cell.isascii() and "_" not in cell:
-            with suppress(ValueError):
-                return float(cell)
-        hint = " (decimals need a point)" if "," in cell else ""
-        raise self._error(line, f"{name} must be a number, got {cell.strip()[:40]!r}{hint}")
+        try:
+            # float() also accepts 1_000 and digits of other scripts, which no program writes.
+            value = float(cell if cell.isascii() and "_" not in cell else "no number")
+        except ValueError:
+            hint = " (decimals need a point)" if "," in cell else ""
+            shown = f"{cell.strip()[:40]!r}{hint}"
+            raise self._error(line, f"{name} must be a number, got {shown}") from None
+        zero = value == 0 and name == "time_s"
+        if not (0 < value < math.inf or zero):
+            rule = "finite and above 0" if name == _AMPLITUDE else "a finite number from 0 up"
+            raise self._error(line, f"{name} must be {rule}, got {cell.strip()}")
+        return value
 
     def _error(self, line: int, problem: str) -> InputError:
         return InputError(f"{self.path}, line {line}: {problem}")

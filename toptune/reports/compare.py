@@ -90,22 +90,15 @@ def _table(runs: Sequence[ReadRun], names: Sequence[str]) -> Table:
     rows = []
     for run, name in zip(runs, names, strict=True):
         m = run.metrics
-        leads = m["device_accuracy"] == best
-        rows.append(
-            (
-                name,
-                Cell(
-                    text=f"{run.n_correct} of {m['n_devices']} = {percent(m['device_accuracy'])}",
-                    tone="strong" if leads else "plain",
-                ),
-                interval(*m["device_accuracy_ci95"]),
-                percent(m["window_accuracy_mean"]),
-                f"{m['macro_f1']:.2f}",
-                percent(m["chance"]),
-                "-" if m["permutation_p"] is None else p_value_text(m["permutation_p"]),
-                percent(m["device_ece"]),
-            )
+        accuracy, p = m["device_accuracy"], m["permutation_p"]
+        correct = f"{run.n_correct} of {m['n_devices']} = {percent(accuracy)}"
+        cells = (
+            Cell(text=correct, tone="strong" if accuracy == best else "plain"),
+            *(interval(*m["device_accuracy_ci95"]), percent(m["window_accuracy_mean"])),
+            *(f"{m['macro_f1']:.2f}", percent(m["chance"])),
+            *("-" if p is None else p_value_text(p), percent(m["device_ece"])),
         )
+        rows.append((name, *cells))
     return Table(
         caption="Accuracy on devices that were left out of training; the highest is in bold",
         header=(

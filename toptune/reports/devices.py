@@ -23,6 +23,7 @@ from toptune.reports.page import (
     Table,
     Text,
     Timeline,
+    Tone,
     Track,
     percent,
     png_uri,
@@ -173,11 +174,11 @@ def _probability_tracks(run: ReadRun, row: _Row, end_s: float) -> tuple[Track, .
     centre = (run.origin.start_s[row.windows] + windows["width_s"] / 2) / end_s
     gap = _GAP_STRIDES * windows["stride_s"] / end_s
 
-    def lines(name: str, tone: str) -> Iterator[Line]:
+    def lines(name: str, tone: Tone) -> Iterator[Line]:
         shares = run.windows.probabilities[row.windows, run.classes.index(name)]
         for part in np.split(np.arange(len(centre)), np.flatnonzero(np.diff(centre) > gap) + 1):
             points = zip(centre[part].tolist(), shares[part].tolist(), strict=True)
-            yield Line(points=tuple(points), tone="good" if tone == "good" else "bad")
+            yield Line(points=tuple(points), tone=tone)
 
     drawn = list(lines(v.label, "good"))
     if not _correct(v):
@@ -232,18 +233,9 @@ def _table(run: ReadRun) -> Table:
     rows: list[tuple[str | Cell, ...]] = []
     for v in run.verdicts:
         k = run.classes.index(v.label)
-        rows.append(
-            (
-                v.device,
-                v.label,
-                v.prediction,
-                _CORRECT if _correct(v) else _WRONG,
-                str(v.n_windows),
-                str(v.votes[k]),
-                f"{v.probabilities[k]:.2f}",
-                *([v.group] if grouped else []),
-            )
-        )
+        judged = (v.device, v.label, v.prediction, _CORRECT if _correct(v) else _WRONG)
+        counted = (str(v.n_windows), str(v.votes[k]), f"{v.probabilities[k]:.2f}")
+        rows.append((*judged, *counted, *([v.group] if grouped else [])))
     return Table(
         caption="Verdict of each device",
         header=(*header, *([run.params["group_by"]] if grouped else [])),

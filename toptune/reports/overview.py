@@ -44,16 +44,9 @@ def overview(
     device: str = "auto",
     n_jobs: int | None = None,
 ) -> Overview:
-    """Open a recording, detect its spikes and summarise it.
+    """Open a recording, as `open_recording` does, detect its spikes and summarise it.
 
-    Parameters
-    ----------
-    path, stream, sampling_rate_hz
-        As for `open_recording`.
-    highpass, ptsd, n_jobs
-        As for `detect_recording`; ignored where the recording holds spikes.
-    device
-        Where spikes are detected: ``auto``, ``cpu`` or ``cuda``.
+    What says how to detect spikes, and where, is ignored where the recording holds spikes.
     """
     recording = open_recording(path, stream=stream, sampling_rate_hz=sampling_rate_hz)
     if isinstance(recording, SpikeRecording):

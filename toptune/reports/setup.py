@@ -52,19 +52,15 @@ class Setting(NamedTuple):
 def setup_section(run: ReadRun, store: FeatureStore | None = None) -> Section:
     """Show the settings that differ from the defaults, the commands, and all parameters."""
     settings = changed_settings(run)
-    blocks: list[Block] = []
+    listed: Block = Text(text="All settings have their default values.")
     if settings:
-        rows = tuple((s.part, s.name, _shown(s.value), _shown(s.default)) for s in settings)
-        blocks.append(
-            Table(
-                caption="All settings that differ from the defaults",
-                header=("step", "setting", "this run", "default"),
-                rows=rows,
-            )
+        listed = Table(
+            caption="All settings that differ from the defaults",
+            header=("step", "setting", "this run", "default"),
+            rows=tuple((s.part, s.name, _shown(s.value), _shown(s.default)) for s in settings),
         )
-    else:
-        blocks.append(Text(text="All settings have their default values."))
-    blocks += [
+    blocks = (
+        listed,
         Text(text="These commands repeat the run:"),
         Code(text="\n".join(commands(run, store))),
         Details(
@@ -76,8 +72,8 @@ def setup_section(run: ReadRun, store: FeatureStore | None = None) -> Section:
                 Code(text=json.dumps(run.environment, indent=2)),
             ),
         ),
-    ]
-    return Section(title="Settings, and how to repeat this run", blocks=tuple(blocks))
+    )
+    return Section(title="Settings, and how to repeat this run", blocks=blocks)
 
 
 # --- settings
@@ -95,16 +91,10 @@ def changed_settings(run: ReadRun) -> list[Setting]:
 
 def _changed(part: str, cls: type, values: Mapping[str, Any]) -> list[Setting]:
     """List the values, by a parameter class's fields, that differ from the class's defaults."""
-    options = {one.field: one for one in options_of(cls)}
+    called = {one.field: one.name for one in options_of(cls)}
     defaults = {one.name: one.default for one in fields(cls)}
     return [
-        Setting(
-            part,
-            options[name].name if name in options else name,
-            value,
-            defaults.get(name),
-            name in options,
-        )
+        Setting(part, called.get(name, name), value, defaults.get(name), name in called)
         for name, value in values.items()
         if value != defaults.get(name)
     ]
@@ -150,15 +140,11 @@ def _classifier_settings(run: ReadRun) -> list[Setting]:
     found = []
     for name, value in requested.get("fixed", {}).items():
         one = options.get(name)
-        found.append(
-            Setting(
-                part,
-                name if one is None else one.name,
-                value,
-                "tuned" if one is not None and one.several else one and one.default,
-                one is not None and _fits(one, value),
-            )
-        )
+        if one is None:
+            found.append(Setting(part, name, value, None, False))
+        else:
+            default = "tuned" if one.several else one.default
+            found.append(Setting(part, one.name, value, default, _fits(one, value)))
     found += [
         Setting(part, f"{options[name].name}, values to choose from", values, "default grid", True)
         for name, values in requested.get("tried", {}).items()

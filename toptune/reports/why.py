@@ -17,7 +17,6 @@ from toptune.pictures.thumbnails import Thumbnails, draw_thumbnails, grey_png
 from toptune.recordings.trains import SpikeTrains
 from toptune.reports.devices import time_ticks
 from toptune.reports.page import (
-    Block,
     Fact,
     Facts,
     Line,
@@ -158,28 +157,22 @@ def _section(drawn: DrawnExplanation) -> Section:
     e, p = drawn.explained, drawn.explained.prediction
     name = p.classes[e.code]
     found = summary(e)
-    blocks: list[Block] = [Note(text=warning) for warning in p.warnings]
-    blocks.append(
-        Facts(
-            facts=(
-                Fact(
-                    name="Verdict",
-                    value=p.prediction,
-                    detail=f"predicted in {p.votes[p.code]} of {len(p.codes)} windows; mean"
-                    f" probability {percent(p.probability)}",
-                ),
-                Fact(
-                    name=f"Contributed most to {name}",
-                    value=f"{found['strongest_stretch_start_s']:g} to"
-                    f" {found['strongest_stretch_start_s'] + e.stretch_s:g} s",
-                    detail=f"without these spikes the probability of {name} in that window is"
-                    f" {100 * found['largest_drop']:.0f} percentage points lower",
-                ),
-            )
-        )
+    begin = found["strongest_stretch_start_s"]
+    verdict = Fact(
+        name="Verdict",
+        value=p.prediction,
+        detail=f"predicted in {p.votes[p.code]} of {len(p.codes)} windows; mean"
+        f" probability {percent(p.probability)}",
     )
-    blocks += [_whole(drawn, name), _window(drawn, name)]
-    return Section(title=Path(p.recording).name, blocks=tuple(blocks))
+    strongest = Fact(
+        name=f"Contributed most to {name}",
+        value=f"{begin:g} to {begin + e.stretch_s:g} s",
+        detail=f"without these spikes the probability of {name} in that window is"
+        f" {100 * found['largest_drop']:.0f} percentage points lower",
+    )
+    warnings = (Note(text=warning) for warning in p.warnings)
+    shown = (Facts(facts=(verdict, strongest)), _whole(drawn, name), _window(drawn, name))
+    return Section(title=Path(p.recording).name, blocks=(*warnings, *shown))
 
 
 def _whole(drawn: DrawnExplanation, name: str) -> Timeline:
@@ -187,6 +180,7 @@ def _whole(drawn: DrawnExplanation, name: str) -> Timeline:
     half = _width_s(e) / 2
     time_s, drop = importance(e)
     centres = ((p.start_s + half) / t.duration_s).tolist()
+    shares = zip(centres, p.probabilities[:, e.code].tolist(), strict=True)
     return Timeline(
         name="The whole recording",
         badge=name,
@@ -204,14 +198,7 @@ def _whole(drawn: DrawnExplanation, name: str) -> Timeline:
             Track(
                 name=f"probability of {name}",
                 alt=f"Probability of {name} in {len(p.codes)} windows",
-                lines=(
-                    Line(
-                        points=tuple(
-                            zip(centres, p.probabilities[:, e.code].tolist(), strict=True)
-                        ),
-                        tone="good",
-                    ),
-                ),
+                lines=(Line(points=tuple(shares), tone="good"),),
                 marks=(0.5,),
             ),
             Track(
