@@ -14,7 +14,7 @@ from results import Run
 
 from toptune import bench as module
 from toptune.bench import STUDY, BenchResult, Sizes, Stage, Stages, _measure, _Plan, bench
-from toptune.cli.bench import print_bench
+from toptune.cli.machine import print_bench
 from toptune.errors import InputError, ToptuneError
 from toptune.params import Compute
 

@@ -17,8 +17,8 @@ import torch
 from results import Run
 
 from toptune.backbones.networks import PAPER_BACKBONES
-from toptune.cli import doctor
-from toptune.cli.doctor import Check, Report, print_report
+from toptune.cli import machine as doctor
+from toptune.cli.machine import Check, Report, print_report
 from toptune.errors import ToptuneError
 from toptune.machine import installation
 

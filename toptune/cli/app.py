@@ -19,14 +19,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from toptune.cli import (
-    bench,
-    demo,
-    doctor,
-    recordings,
-    reporting,
-    training,
-)
+from toptune.cli import demo, machine, recordings, reporting, training
 from toptune.cli.options import BASIC, in_flags
 from toptune.cli.printing import say
 from toptune.errors import ToptuneError
@@ -61,8 +54,8 @@ for command in (
     training.sweep,
     reporting.report,
     reporting.why,
-    doctor.doctor,
-    bench.bench,
+    machine.doctor,
+    machine.bench,
 ):
     app.command(cls=_Command, epilog=f"Example: {command.example}")(command.run)
 
