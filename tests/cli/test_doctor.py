@@ -274,7 +274,7 @@ def test_the_exit_code_says_whether_the_cpu_path_is_complete(
 def test_json_is_pure_whatever_a_library_prints(tmp_path: Path) -> None:
     (tmp_path / "falkon.py").write_text("print('hello from a library')\n")
     program = (
-        "import sys; from toptune.cli import app, doctor\n"
+        "import sys; from toptune.cli import app, machine as doctor\n"
         "doctor.LOOKS = (doctor._toptune, doctor._falkon)\n"
         f"sys.path.insert(0, {str(tmp_path)!r})\n"
         "sys.argv = ['toptune', 'doctor', '--json']\n"
