@@ -17,8 +17,12 @@ from real_gpu import real_accelerator
 from toptune.machine.cuda import CudaAccelerator, DeviceArray
 from toptune.params import HighPass, Ptsd
 from toptune.recordings.trains import Segment
-from toptune.spikes.filters_cuda import HIGHPASS_BLOCK, DeviceHighPass
-from toptune.spikes.noise_cuda import channel_means, noise_thresholds_on
+from toptune.spikes.preparing_cuda import (
+    HIGHPASS_BLOCK,
+    DeviceHighPass,
+    channel_means,
+    noise_thresholds_on,
+)
 from toptune.spikes.ptsd import PtsdSamples
 from toptune.spikes.ptsd_cuda import SegmentWalk, sort_device_spikes, walk_segments
 

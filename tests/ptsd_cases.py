@@ -14,7 +14,7 @@ from toptune.machine.cuda import Accelerator, DeviceArray
 from toptune.params import Ptsd
 from toptune.recordings.trains import Segment, Spikes
 from toptune.spikes import ptsd_compiled
-from toptune.spikes.noise_cuda import channel_means, noise_thresholds_on
+from toptune.spikes.preparing_cuda import channel_means, noise_thresholds_on
 from toptune.spikes.ptsd import PtsdSamples, channel_mean, detect_spikes, sequential_sum
 from toptune.spikes.ptsd_cuda import DeviceSpikes, SegmentWalk, sort_device_spikes, walk_segments
 

@@ -21,10 +21,9 @@ from toptune.params import HighPass, Noise, Ptsd, SpikeSettings
 from toptune.recordings.trains import Segment
 from toptune.spikes import ptsd_cuda as spikes_cuda
 from toptune.spikes import streaming_cuda as detection_cuda
-from toptune.spikes.filters_cuda import DeviceHighPass
 from toptune.spikes.finding import find_spikes
 from toptune.spikes.noise import noise_thresholds
-from toptune.spikes.noise_cuda import channel_means, noise_thresholds_on
+from toptune.spikes.preparing_cuda import DeviceHighPass, channel_means, noise_thresholds_on
 from toptune.spikes.ptsd import detect_spikes
 from toptune.spikes.streaming import detect_recording
 from toptune.spikes.streaming_cuda import detect_recording_on

@@ -28,8 +28,7 @@ from toptune.machine.cuda import CudaAccelerator, CudaUploads, accelerator, open
 
 PACKAGE = Path(__file__).parents[2] / "toptune"
 ON_DEVICE = (
-    "spikes/filters_cuda",
-    "spikes/noise_cuda",
+    "spikes/preparing_cuda",
     "spikes/ptsd_cuda",
     "spikes/streaming_cuda",
 )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from toptune.errors import InputError
 from toptune.params import HighPass
 from toptune.spikes.filters import HighPassFilter
-from toptune.spikes.filters_cuda import HIGHPASS_BLOCK, DeviceHighPass
+from toptune.spikes.preparing_cuda import HIGHPASS_BLOCK, DeviceHighPass
 
 RATE_HZ = 10_000.0
 

@@ -15,7 +15,7 @@ from toptune.errors import InputError
 from toptune.params import Noise, Ptsd
 from toptune.recordings.trains import Segment
 from toptune.spikes.noise import noise_thresholds
-from toptune.spikes.noise_cuda import channel_means, noise_thresholds_on
+from toptune.spikes.preparing_cuda import channel_means, noise_thresholds_on
 
 RATE_HZ = 10_000.0
 

@@ -19,7 +19,7 @@ from toptune.params import HighPass, Noise, Ptsd
 from toptune.recordings.trains import Segment
 from toptune.spikes import ptsd_cuda as spikes_cuda
 from toptune.spikes import streaming_cuda as detection_cuda
-from toptune.spikes.filters_cuda import DeviceHighPass
+from toptune.spikes.preparing_cuda import DeviceHighPass
 from toptune.spikes.streaming import Detected, detect_recording
 from toptune.spikes.streaming_cuda import detect_recording_on
 

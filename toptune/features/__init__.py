@@ -27,28 +27,11 @@ else:
     __getattr__ = lazy_names(
         __name__,
         {
-            "burst_features": (
-                "BurstExtractor",
-                "BurstFeatureParams",
-            ),
-            "extractor": (
-                "extract_features",
-                "read_feature_params",
-                "start_features",
-            ),
-            "picture_features": (
-                "PictureExtractor",
-                "PictureFeatureParams",
-            ),
-            "recordings": (
-                "RecordingBatch",
-                "SpikeFinder",
-                "check_recordings",
-            ),
-            "table": (
-                "FeatureTable",
-                "join_tables",
-            ),
+            "burst_features": ("BurstExtractor", "BurstFeatureParams"),
+            "extractor": ("extract_features", "read_feature_params", "start_features"),
+            "picture_features": ("PictureExtractor", "PictureFeatureParams"),
+            "recordings": ("RecordingBatch", "SpikeFinder", "check_recordings"),
+            "table": ("FeatureTable", "join_tables"),
         },
     )
 

@@ -43,22 +43,12 @@ VERSION = 1
 
 
 class Scale(NamedTuple):
-    """How a parameter becomes a number that is 0 to 1 as a rule.
-
-    Attributes
-    ----------
-    kind : str
-        ``log``, or ``linear`` from `low` to `high`.
-    low, high : float
-        In the parameter's unit.
-    undefined : float
-        In the parameter's unit: what replaces NaN in rows that may hold none.
-    """
+    """How a parameter becomes a number, 0 to 1 as a rule; bounds in the parameter's unit."""
 
     kind: Literal["log", "linear"]
     low: float
     high: float
-    undefined: float = 0.0
+    undefined: float = 0.0  # what replaces NaN in rows that may hold none
 
     def apply(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Scale values; NaN stays NaN."""
@@ -133,17 +123,10 @@ def in_units(rows: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def on_circles(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Turn each parameter into a point of a quarter circle.
+    """Turn each parameter, (n, parameters) as `NAMES` in units, into a point of a quarter circle.
 
-    Parameters
-    ----------
-    values : (n, parameters) float64
-        Columns as `NAMES`, in their units.
-
-    Returns
-    -------
-    (n, 2 x parameters) float64
-        Cosines, then sines; finite, and every row of length sqrt(parameters).
+    Gives (n, 2 x parameters) float64: cosines, then sines; finite, and every row of length
+    sqrt(parameters).
     """
     undefined = np.array([SCALES[name].undefined for name in NAMES])
     z = scaled(np.where(np.isnan(values), undefined, values)).clip(0, 1)

@@ -142,31 +142,16 @@ def recording_parameters(
 
 
 class WindowParameters(NamedTuple):
-    """Parameters of windows.
+    """Parameters of windows."""
 
-    Attributes
-    ----------
-    values : (windows, parameters) float64
-        Columns as `NAMES`.
-    start_s : (windows,) float64
-        Seconds since the recording's start.
-    """
-
-    values: NDArray[np.float64]
-    start_s: NDArray[np.float64]
+    values: NDArray[np.float64]  # (windows, parameters), columns as `NAMES`
+    start_s: NDArray[np.float64]  # (windows,), seconds since the recording's start
 
 
 def window_parameters(
     trains: SpikeTrains, windows: Windows, criteria: BurstCriteria = DEFAULTS
 ) -> WindowParameters:
     """Measure every window of a recording by itself, as if there were nothing around it.
-
-    Parameters
-    ----------
-    trains : SpikeTrains
-    windows : Windows
-        As of the pictures.
-    criteria : BurstCriteria
 
     Raises
     ------
@@ -179,14 +164,7 @@ def window_parameters(
 
 
 def parameters_of(trains: ElectrodeTrains, criteria: BurstCriteria = DEFAULTS) -> BurstParameters:
-    """Measure some stretches of a recording together.
-
-    Parameters
-    ----------
-    trains : ElectrodeTrains
-        Of more than 0 seconds.
-    criteria : BurstCriteria
-    """
+    """Measure some stretches of a recording, of more than 0 seconds, together."""
     rates_hz = trains.counts / trains.duration_s
     is_active = rates_hz >= criteria.active_hz
     active, active_hz = trains.only(is_active), rates_hz[is_active]

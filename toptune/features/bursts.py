@@ -47,13 +47,7 @@ _MIN_INTERVALS = 3
 
 
 class Bursts(NamedTuple):
-    """Bursts, by train and time.
-
-    Attributes
-    ----------
-    first, last : (m,) int64
-        Their first and last spikes, indices into `ElectrodeTrains.sample`.
-    """
+    """Bursts, by train and time: first and last spikes, (m,) indices into the trains' `sample`."""
 
     first: NDArray[np.int64]
     last: NDArray[np.int64]
@@ -91,14 +85,9 @@ def max_interval_bursts(trains: ElectrodeTrains, criteria: BurstCriteria) -> Bur
 def log_isi_bursts(
     trains: ElectrodeTrains, criteria: BurstCriteria, threshold_ms: NDArray[np.float64]
 ) -> Bursts:
-    """Find bursts by each electrode's own threshold.
+    """Find bursts by each electrode's own threshold, (E,) float64 from `log_isi_thresholds`.
 
-    Parameters
-    ----------
-    trains : ElectrodeTrains
-    criteria : BurstCriteria
-    threshold_ms : (E,) float64
-        From `log_isi_thresholds`; electrodes with NaN have no bursts.
+    Electrodes with NaN have no bursts.
     """
     rate = trains.sampling_rate_hz
     runs = [-1 if math.isnan(t) else whole_samples(t, rate) for t in threshold_ms.tolist()]
@@ -116,18 +105,11 @@ def log_isi_bursts(
 
 
 class Thresholds(NamedTuple):
-    """The logISI thresholds of electrodes, in ms.
+    """The logISI thresholds of electrodes, (E,) float64, in ms."""
 
-    Attributes
-    ----------
-    found : (E,) float64
-        Valleys in the histograms; NaN where there is none.
-    used : (E,) float64
-        The same, but the cut-off where there is a peak below it and no valley; NaN where there is
-        no such peak: that electrode does not burst.
-    """
-
-    found: NDArray[np.float64]
+    found: NDArray[np.float64]  # valleys in the histograms; NaN where there is none
+    # The same, but the cut-off where there is a peak below it and no valley; NaN where there is
+    # no such peak: that electrode does not burst.
     used: NDArray[np.float64]
 
 
@@ -236,16 +218,7 @@ class NetworkBursts(NamedTuple):
 def network_bursts(
     trains: ElectrodeTrains, bursts: Bursts, criteria: BurstCriteria
 ) -> NetworkBursts:
-    """Find the network bursts.
-
-    Parameters
-    ----------
-    trains : ElectrodeTrains
-        Of the active electrodes.
-    bursts : Bursts
-        Of the same trains.
-    criteria : BurstCriteria
-    """
+    """Find the network bursts; `trains` are the active electrodes' and `bursts` theirs."""
     stretch, electrode = np.divmod(trains.train[bursts.first], max(1, trains.n_electrodes))
     start, end = trains.sample[bursts.first], trains.sample[bursts.last]
     order = np.lexsort((electrode, start, stretch))
@@ -289,18 +262,10 @@ def _event_threshold(
 
 
 class Valley(NamedTuple):
-    """Where a histogram of intervals parts short ones from long ones.
+    """Where a histogram of intervals parts short ones from long ones."""
 
-    Attributes
-    ----------
-    threshold_ms : float
-        NaN where there is none.
-    has_short_peak : bool
-        There is a peak below the cut-off.
-    """
-
-    threshold_ms: float
-    has_short_peak: bool
+    threshold_ms: float  # NaN where there is none
+    has_short_peak: bool  # there is a peak below the cut-off
 
 
 def count_intervals(trains: ElectrodeTrains) -> NDArray[np.float64]:
@@ -325,27 +290,14 @@ def count_some(interval: NDArray[np.int64], sampling_rate_hz: float) -> NDArray[
 def smooth(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     """Smooth histograms by local linear regression with tri-cube weights (Cleveland 1979).
 
-    Parameters
-    ----------
-    counts : (n, bins) float64
-        Of the bins between `EDGES_MS`.
-
-    Returns
-    -------
-    (n, bins) float64
+    Both are (n, bins) float64, of the bins between `EDGES_MS`.
     """
     # Rounded, so that what is equal is equal, and ties do not hang on the order of summation.
     return np.round(counts @ _smoother(counts.shape[1]), _DECIMALS)
 
 
 def find_valley(smoothed: NDArray[np.float64], criteria: BurstCriteria) -> Valley:
-    """Find the threshold in a smoothed histogram.
-
-    Parameters
-    ----------
-    smoothed : (bins,) float64
-    criteria : BurstCriteria
-    """
+    """Find the threshold in a smoothed histogram, (bins,) float64."""
     valley, has_peak = _valley(smoothed, EDGES_MS[:-1], criteria.cutoff_ms, criteria.void)
     threshold_ms = float(EDGES_MS[valley]) if valley >= 0 else math.nan
     if threshold_ms > criteria.longest_ms:

@@ -44,26 +44,14 @@ def whole_samples(milliseconds: float, sampling_rate_hz: float) -> int:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ElectrodeTrains:
-    """Spikes of some stretches: the train of stretch s and electrode e is number s x E + e.
+    """Spikes of some stretches: the train of stretch s and electrode e is number s x E + e."""
 
-    Parameters
-    ----------
-    sample : (n,) int64
-        Train by train, ascending in each.
-    bounds : (stretches x E + 1,) int64
-        The spikes of train k are ``bounds[k]`` up to ``bounds[k + 1]``.
-    n_electrodes
-        E, silent ones too.
-    sampling_rate_hz
-        Samples per second.
-    start, length : (stretches,) float64
-        Of each stretch, in samples; windows need not begin on a whole sample.
-    """
-
-    sample: NDArray[np.int64]
+    sample: NDArray[np.int64]  # (n,), train by train, ascending in each
+    # (stretches x E + 1,): the spikes of train k are ``bounds[k]`` up to ``bounds[k + 1]``.
     bounds: NDArray[np.int64]
-    n_electrodes: int
+    n_electrodes: int  # E, silent ones too
     sampling_rate_hz: float
+    # (stretches,), in samples; windows need not begin on a whole sample.
     start: NDArray[np.float64]
     length: NDArray[np.float64]
 
@@ -90,12 +78,7 @@ class ElectrodeTrains:
         return np.repeat(np.arange(len(self.bounds) - 1), np.diff(self.bounds))
 
     def only(self, kept: NDArray[np.bool_]) -> ElectrodeTrains:
-        """Leave out the other electrodes; those kept are numbered anew.
-
-        Parameters
-        ----------
-        kept : (E,) bool
-        """
+        """Leave out the electrodes not in `kept`, (E,); the others are numbered anew."""
         of_trains = np.tile(kept, self.n_stretches)
         sizes = np.diff(self.bounds)[of_trains]
         return ElectrodeTrains(
@@ -149,22 +132,8 @@ def whole_recording(trains: SpikeTrains) -> ElectrodeTrains:
 class WindowedTrains:
     """The windows of a recording, one after the other.
 
-    Parameters
-    ----------
-    trains
-        The recording's spikes.
-    windows
-        Width, stride and bin.
-
-    Attributes
-    ----------
-    start_s : (n_windows,) float64
-        Start of each window in seconds since the recording's start.
-
-    Raises
-    ------
-    InputError
-        A spike lies outside the recording or on a channel it does not have.
+    `start_s`, (n_windows,) float64, is each one's start in seconds since the recording's. A spike
+    outside the recording or on a channel it does not have is an `InputError`.
     """
 
     def __init__(self, trains: SpikeTrains, windows: Windows) -> None:
@@ -209,17 +178,10 @@ class WindowedTrains:
 
 
 class Variability(NamedTuple):
-    """Of each electrode, (E,) float64; NaN where it is not defined.
+    """Of each electrode, (E,) float64; NaN where it is not defined."""
 
-    Attributes
-    ----------
-    cv : (E,) float64
-        NaN with fewer than two intervals, or where all of them are 0.
-    cv2, lv : (E,) float64
-        NaN without two successive intervals that are not both 0.
-    """
-
-    cv: NDArray[np.float64]
+    cv: NDArray[np.float64]  # NaN with fewer than two intervals, or where all of them are 0
+    # NaN without two successive intervals that are not both 0.
     cv2: NDArray[np.float64]
     lv: NDArray[np.float64]
 
@@ -282,13 +244,8 @@ def mean_spike_time_tiling(trains: ElectrodeTrains, coincidence_ms: float) -> fl
     spikes that lie within the coincidence of one of b's, and Ta the share of the recorded time that
     does so of a's (Cutts & Eglen 2014, J. Neurosci. 34:14288-14303). It does not depend on rates. A
     term whose denominator is 0 counts as 1: both are everywhere. Neither counts across a gap.
-
-    Parameters
-    ----------
-    trains : ElectrodeTrains
-        Electrodes without spikes take part in no pair.
-    coincidence_ms : float
-        The longest time between coincident spikes, truncated to whole samples.
+    Electrodes without spikes take part in no pair. `coincidence_ms`, the longest time between
+    coincident spikes, is truncated to whole samples.
     """
     reach = whole_samples(coincidence_ms, trains.sampling_rate_hz)
     counts = trains.counts
@@ -312,12 +269,7 @@ def mean_count_correlation(trains: ElectrodeTrains, bin_ms: float) -> float:
     """Average Pearson's correlation of the spike counts of all pairs of electrodes.
 
     Bins are counted from the start of each stretch; what is left at its end is not counted.
-
-    Parameters
-    ----------
-    trains : ElectrodeTrains
-        Electrodes whose counts do not vary take part in no pair.
-    bin_ms : float
+    Electrodes whose counts do not vary take part in no pair.
     """
     counts = _binned(trains, bin_ms * trains.sampling_rate_hz / 1000)
     counts -= counts.mean(axis=1, keepdims=True)

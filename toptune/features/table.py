@@ -47,18 +47,11 @@ class View:
 
 
 class Dropped(NamedTuple):
-    """What joining feature sets left out.
+    """What joining feature sets left out."""
 
-    Attributes
-    ----------
-    n_windows : int
-        Windows of the set with the widest windows that are not in the joined table.
-    recordings : tuple of str
-        Recordings of which nothing is left, because a set has no window of them (too short) or
-        none of its windows lies near.
-    """
-
-    n_windows: int
+    n_windows: int  # of the set with the widest windows, not in the joined table
+    # Those of which nothing is left, because a set has no window of them (too short) or none of
+    # its windows lies near.
     recordings: tuple[str, ...]
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from toptune.machine.cuda import THREADS, Accelerator, DeviceArray, Kernels, to_host
 from toptune.recordings.trains import Segment, Spikes
-from toptune.spikes.filters_cuda import row_pitch
+from toptune.spikes.preparing_cuda import row_pitch
 from toptune.spikes.ptsd import PtsdSamples
 
 if TYPE_CHECKING:

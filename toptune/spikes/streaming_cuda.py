@@ -21,9 +21,13 @@ from toptune.machine.threads import thread_pool
 from toptune.params import HighPass, Ptsd
 from toptune.recordings.opening import VoltageRecording
 from toptune.recordings.trains import SpikeTrains
-from toptune.spikes.filters_cuda import HIGHPASS_BLOCK, DeviceHighPass
 from toptune.spikes.noise import Thresholds
-from toptune.spikes.noise_cuda import channel_means, noise_thresholds_on
+from toptune.spikes.preparing_cuda import (
+    HIGHPASS_BLOCK,
+    DeviceHighPass,
+    channel_means,
+    noise_thresholds_on,
+)
 from toptune.spikes.ptsd import PtsdSamples
 from toptune.spikes.ptsd_cuda import DeviceSpikes, sort_device_spikes, walk_segments
 from toptune.spikes.streaming import Detected, OnSamples
