@@ -108,7 +108,7 @@ def csv_seeds(_: Path) -> list[bytes]:
 
 def npz_seeds(folder: Path) -> list[bytes]:
     (folder / "c.csv").write_bytes(csv_seeds(folder)[0])
-    write_npz(read_spike_csv(folder / "c.csv", sampling_rate_hz=10_000), folder / "n.npz")
+    write_npz(read_spike_csv(folder / "c.csv"), folder / "n.npz")
     with np.load(folder / "n.npz") as arrays:
         np.savez_compressed(folder / "m.npz", **arrays)
     return [(folder / name).read_bytes() for name in ("n.npz", "m.npz")]

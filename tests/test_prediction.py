@@ -28,7 +28,7 @@ from toptune.features.table import FeatureTable, join_tables
 from toptune.heads import head_of
 from toptune.machine import cuda
 from toptune.machine.fingerprint import file_sha256
-from toptune.params import Backbone, Compute, Picture, Windows
+from toptune.params import Backbone, Compute, OpeningOptions, Picture, Windows
 from toptune.prediction import predict
 from toptune.recordings.mcs import McsRecording
 from toptune.recordings.mcs_writer import McsChannel, McsStream, McsWriter
@@ -477,7 +477,8 @@ def test_a_stream_can_be_named_where_recordings_have_several(made: Path, tmp_pat
     several = write_mcs(tmp_path / "two.h5", seed=1, rate_hz=10.0, streams=2)
     with pytest.raises(InputError, match=r"two\.h5"):
         predict(made / "falkon", several)
-    (one,) = predict(made / "falkon", several, stream=RAW.replace("(1)", "(2)")).recordings
+    opening = OpeningOptions(stream=RAW.replace("(1)", "(2)"))
+    (one,) = predict(made / "falkon", several, opening=opening).recordings
     assert one.prediction == "B"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -38,7 +38,13 @@ from toptune.machine.durable import write_whole, writing
 from toptune.machine.fingerprint import file_sha256, stamp_of
 from toptune.machine.threads import BackgroundWriter
 from toptune.params import Backbone, Compute, Picture, SpikeSettings, Windows
-from toptune.recordings.devices import DeviceRow, DevicesFile, read_devices
+from toptune.recordings.devices import (
+    DeviceRow,
+    DevicesFile,
+    label_doubts,
+    read_devices,
+    same_content,
+)
 from toptune.recordings.trains import SpikeTrains, WeightsSource, check_trains
 from toptune.store.feature_store import (
     FeatureSet,
@@ -142,8 +148,11 @@ def extract(
     engine = load_engine(backbone, compute)
     for warning in listed.thin_classes:
         _LOG.warning("%s (fine here; fit refuses it, unless classes are merged)", warning)
+    doubts = (*label_doubts(row.label for row in listed.rows), *same_content(listed))
+    for warning in doubts:
+        _LOG.warning("%s", warning)
     batch = RecordingBatch(
-        [row.written for row in listed.rows], keep_going=keep_going, progress=progress
+        [row.name for row in listed.rows], keep_going=keep_going, progress=progress
     )
     batch.refuse(opened.refused)
     infos = list_devices(listed)
@@ -156,7 +165,7 @@ def extract(
             session.store, windows or Windows(), picture or Picture(), backbone, engine,
             progress.stage,
         )  # fmt: skip
-        return _run(listed, batch, session, spikes_of, features)
+        return _run(listed, batch, session, spikes_of, features, doubts)
 
 
 def _run(
@@ -165,21 +174,22 @@ def _run(
     session: StoreSession,
     spikes_of: StoredSpikes,
     features: StoredFeatures,
+    doubts: Sequence[str],
 ) -> ExtractionResult:
     """Extract every recording that is left; features are written beside the next recording."""
     windows_of: dict[str, int] = {}
     reused = spikes_reused = 0
     with closing(_shared_out(devices, batch, session)) as work, BackgroundWriter() as writer:
         for row, claim in work:
-            with batch.working_on(row.written, row.recording):
+            with batch.working_on(row.name, row.recording):
                 started = _start(row, spikes_of, features)
-                windows_of[row.written] = started.n_windows
+                windows_of[row.name] = started.n_windows
                 reused += started.write is None
                 spikes_reused += started.spikes_reused
                 if started.write is not None:
                     # Waits for a GPU and writes while the next recording is read and computed.
                     write = partial(_release_after, claim.pop_all(), started.write)
-                    writer.submit(row.written, write)
+                    writer.submit(row.name, write)
             _settle(batch, writer)
         writer.wait()
         _settle(batch, writer)
@@ -196,7 +206,7 @@ def _run(
         too_short=tuple(name for name in batch.names if windows_of.get(name) == 0),
         failed=failed,
         n_windows=sum(windows_of.values()),
-        notes=(*devices.thin_classes, *spikes_of.notes),
+        notes=(*devices.thin_classes, *doubts, *spikes_of.notes),
     )
 
 
@@ -235,14 +245,14 @@ def _shared_out(
     Whoever takes a claim over releases it; otherwise it is released when the next one is asked for.
     """
     wanted = set(batch.left)
-    left = [row for row in devices.rows if row.written in wanted]
+    left = [row for row in devices.rows if row.name in wanted]
     for wait in (False, True):
         busy = []
         for row in left:
             if wait:
-                _LOG.warning("waiting for another process that works on %s", row.written)
+                _LOG.warning("waiting for another process that works on %s", row.name)
             with ExitStack() as claim:
-                if claim.enter_context(session.claim(recording_name(row.written), wait=wait)):
+                if claim.enter_context(session.claim(recording_name(row.name), wait=wait)):
                     yield row, claim
                 else:
                     busy.append(row)
@@ -265,22 +275,24 @@ def refuse_store(path: Path, spikes: SpikeSettings, *, overwrite: bool = False) 
 
 def check_listed(devices: DevicesFile, spikes: SpikeSettings) -> Preflight:
     """Open every listed recording, before any work."""
-    return check_recordings({row.written: row.recording for row in devices.rows}, spikes)
+    return check_recordings(
+        {row.name: (row.recording, row.settings(spikes)) for row in devices.rows}
+    )
 
 
 def problems_of(devices: DevicesFile, opened: Preflight) -> list[str]:
     """List what was refused, each with its line of the devices file."""
     return [
-        f"{devices.path}, line {row.line}: {opened.refused[row.written]}"
+        f"{devices.path}, line {row.line}: {opened.refused[row.name]}"
         for row in devices.rows
-        if row.written in opened.refused
+        if row.name in opened.refused
     ]
 
 
 def list_devices(devices: DevicesFile) -> tuple[RecordingInfo, ...]:
     """Say of each row what a store keeps of it, in the file's order."""
     return tuple(
-        RecordingInfo(recording_name(r.written), r.device, r.label, r.columns) for r in devices.rows
+        RecordingInfo(recording_name(r.name), r.device, r.label, r.columns) for r in devices.rows
     )
 
 
@@ -312,7 +324,7 @@ class PublishedSpikes:
     @property
     def name(self) -> str:
         """Of the recording in the store."""
-        return recording_name(self.row.written)
+        return recording_name(self.row.name)
 
     @cached_property
     def drawers(self) -> Drawers:
@@ -347,13 +359,14 @@ class StoredSpikes:
 
     def update(self, row: DeviceRow) -> PublishedSpikes:
         """Bring one recording's spikes up to date."""
-        name = recording_name(row.written)
+        name = recording_name(row.name)
         info = self._store.spikes_info(name)
         source = _source_of(row, info)
-        key = spikes_key(source["sha256"], self._finder.settings.to_json())
+        settings = row.settings(self._finder.settings)
+        key = spikes_key(source["sha256"], settings.to_json())
         reused = info is not None and info["key"] == key
         if info is not None and not reused:
-            _LOG.warning("%s changed since it was extracted: doing it again", row.written)
+            _LOG.warning("%s changed since it was extracted: doing it again", row.name)
         found = self._again(name, key) if reused else self._find(row, name, key, source)
         return PublishedSpikes(
             row=row, store=self._store, key=key, source=source, reused=reused, found=found
@@ -375,7 +388,8 @@ class StoredSpikes:
 
     def _find(self, row: DeviceRow, name: str, key: str, source: dict[str, Any]) -> Drawers:
         """Find a recording's spikes and publish them."""
-        found = self._finder.find(row.recording, self._stage)
+        settings = row.settings(self._finder.settings)
+        found = self._finder.find(row.recording, self._stage, settings)
         # The key says which bytes the spikes came from: those that were hashed.
         if stamp_of(row.recording) != source["stamp"]:
             raise InputError(
@@ -384,12 +398,12 @@ class StoredSpikes:
             )
         info: dict[str, Any] = {"key": key, "stamp": source["stamp"], "kind": found.kind}
         info["versions"] = _versions("toptune", "numpy", "numba", "h5py")
-        info["input"] = {k: source[k] for k in ("recording", "sha256")}
+        info["input"] = _input_of(source)
         if found.stream is not None:
             info["stream"] = found.stream
             info["dead_channels"] = list(found.dead_channels)
             info["over_noisy_channels"] = list(found.over_noisy_channels)
-        self.notes += [f"{row.written}: {note}" for note in found.notes]
+        self.notes += [f"{row.name}: {note}" for note in found.notes]
         self._store.write_spikes(name, found.trains, info)
         # As when they are read back, which happens in other processes only.
         check_trains(self._store.path / name / "spikes", found.trains)
@@ -401,9 +415,15 @@ class StoredSpikes:
 def _source_of(row: DeviceRow, info: dict[str, Any] | None) -> dict[str, Any]:
     """Fingerprint of the input; hashed anew only where size or time of a file changed."""
     stamp = stamp_of(row.recording)
-    if info is not None and info["stamp"] == stamp:
-        return {**info["input"], "stamp": stamp}
-    return {"recording": row.written, "sha256": file_sha256(row.recording), "stamp": stamp}
+    known = info is not None and info["stamp"] == stamp
+    sha256 = info["input"]["sha256"] if info and known else file_sha256(row.recording)
+    source = {"recording": row.written, "sha256": sha256, "stamp": stamp}
+    return {**source, "opening": dict(row.opening)} if row.opening else source
+
+
+def _input_of(source: dict[str, Any]) -> dict[str, Any]:
+    """Give what a store keeps of it."""
+    return {k: v for k, v in source.items() if k != "stamp"}
 
 
 class StoredFeatures:
@@ -446,7 +466,7 @@ class StoredFeatures:
         if not len(pending.start_s):
             _LOG.warning(
                 "%s lasts %.1f s, less than a window of %g s: skipped",
-                spikes.row.written, drawers.trains.duration_s, self._extractor.windows.width_s,
+                spikes.row.name, drawers.trains.duration_s, self._extractor.windows.width_s,
             )  # fmt: skip
         return pending
 
@@ -455,7 +475,7 @@ class StoredFeatures:
         info = {
             "key": self._key(spikes),
             "n_windows": len(features.start_s),
-            "input": {k: spikes.source[k] for k in ("recording", "sha256")},
+            "input": _input_of(spikes.source),
             "versions": _versions("toptune", "torch", "torchvision", "timm", "openvino"),
             **self._computed(),
             "weights": _weights_source(self._backbone).to_json(),

@@ -9,6 +9,7 @@ these fields (`options_of`), so that a name, a default or a sentence of help sta
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import math
@@ -27,9 +28,13 @@ Noise = Literal["smallest_sd", "mad", "fixed"]
 PictureKind = Literal["histogram", "raster"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "half"]
+TimeUnit = Literal["s", "ms", "us", "samples"]
+OddElectrodes = Literal["refuse", "leave_out"]
 
 #: Ten times what the fastest amplifiers do.
 FASTEST_HZ = 1e7
+#: The longest recording, gaps included; longer ones have times in the wrong unit.
+LONGEST_S = 7 * 86_400.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,6 +68,10 @@ def option(default: Any, help: str, **told: Any) -> Any:  # noqa: A002  # typer'
 
 def _detection(default: Any, text: str, **told: Any) -> Any:
     return option(default, text, panel="Spike detection", **told)
+
+
+def _recording(default: Any, text: str, **told: Any) -> Any:
+    return option(default, text, panel="Recording", **told)
 
 
 def _advanced(default: Any, text: str, **told: Any) -> Any:
@@ -125,15 +134,21 @@ def parse_setting(setting: str) -> dict[str, Any]:
 
 
 def parse_merges(texts: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Read merges of classes, each written ``NAME=A,B,C``; what is wrong is told all at once."""
+    """Read merges of classes, each written ``NAME=A,B,C``; what is wrong is told all at once.
+
+    A name with a comma or an equals sign stands between double quotes.
+    """
     merges: dict[str, tuple[str, ...]] = {}
     problems = []
     for text in texts:
-        name, equals, members = text.partition("=")
-        name = name.strip()
-        parts = tuple(part.strip() for part in members.split(","))
-        if not equals or not name or not all(parts):
-            problems.append(f"`merge` {text!r} is not of the form NAME=A,B,C")
+        match = _MERGE.fullmatch(text)
+        name = (match[1] or match[2]).strip() if match else ""
+        parts = _split_quoted(match[3]) if match else ()
+        if not name or not parts or not all(parts):
+            problems.append(
+                f"`merge` {text!r} is not of the form NAME=A,B,C; a name with a comma stands"
+                ' between double quotes: NAME="A, 1",B'
+            )
         elif name in merges:
             problems.append(f"`merge` gives {name} twice; name all its classes at once")
         else:
@@ -141,6 +156,23 @@ def parse_merges(texts: Iterable[str]) -> dict[str, tuple[str, ...]]:
     if problems:
         raise InputErrors(problems)
     return merges
+
+
+_MERGE = re.compile(r'\s*(?:"([^"]+)"|([^="]+))\s*=(.*)', re.DOTALL)
+
+
+def _split_quoted(text: str) -> tuple[str, ...]:
+    try:
+        (parts,) = csv.reader([text], skipinitialspace=True, strict=True)
+    except (csv.Error, ValueError):
+        return ()
+    return tuple(part.strip() for part in parts)
+
+
+def write_merge(name: str, members: Iterable[str]) -> str:
+    """Write a merge of classes as `parse_merges` reads it."""
+    quoted = [f'"{one}"' if re.search('[,="]', one) else one for one in (name, *members)]
+    return f"{quoted[0]}={','.join(quoted[1:])}"
 
 
 def command_words(options: Iterable[Option], values: Mapping[str, Any]) -> list[str]:
@@ -319,25 +351,81 @@ class HighPass(_Params):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpikeSettings:
-    """How the spikes of a whole store are found; one store, one setting."""
+class OpeningOptions:
+    """What a user says about a recording; each format uses what applies to it.
 
-    highpass: HighPass = field(default_factory=HighPass)  # for voltage, as is the next
-    ptsd: Ptsd = field(default_factory=Ptsd)
-    stream: str | None = _advanced(None, "Label of the electrode stream, where a file has several.")
-    sampling_rate_hz: float | None = _advanced(
+    A file that states its rate, length, start or unit itself must agree with what is given.
+    """
+
+    stream: str | None = _recording(
+        None, "Label of the electrode stream, where a file has several."
+    )
+    well: str | None = _recording(
+        None,
+        "Well or array to read, where a file holds several cultures: A1, or an array's number.",
+    )
+    sampling_rate_hz: float | None = _recording(
         None, "Sampling rate, in Hz, of spike files that do not state theirs; 10,000 if not given."
+    )
+    duration_s: float | None = _recording(
+        None,
+        "Length of the recording, in seconds, for spike files that do not state theirs; up to the"
+        " last spike if not given.",
+    )
+    start_s: float | None = _recording(
+        None,
+        "Time on a spike file's clock at which the recording starts, in seconds; 0 if not given.",
+    )
+    time_unit: TimeUnit | None = _recording(
+        None, "Unit of the times in a spike file that does not state it; s if not given."
+    )
+    odd_electrodes: OddElectrodes = _recording(
+        "refuse",
+        "What becomes of a recording with electrodes' files of another length or copies of a file:"
+        " refuse it, or leave those electrodes out.",
     )
 
     def __post_init__(self) -> None:
-        _check(self, "stream", self.stream is None or isinstance(self.stream, str), "None or text")
-        rate = self.sampling_rate_hz
-        ok = rate is None or (isinstance(rate, int | float) and 0 < rate <= FASTEST_HZ)
-        _check(self, "sampling_rate_hz", ok, f"above 0 and at most {FASTEST_HZ:g}")
+        for name in ("stream", "well"):
+            value = getattr(self, name)
+            _check(self, name, value is None or isinstance(value, str), "None or text")
+        for name, most in (("sampling_rate_hz", FASTEST_HZ), ("duration_s", LONGEST_S)):
+            value = getattr(self, name)
+            ok = value is None or (_finite(value) and 0 < value <= most)
+            _check(self, name, ok, f"above 0 and at most {most:g}")
+        _check(
+            self, "start_s", self.start_s is None or _finite(self.start_s), "a number of seconds"
+        )
+        if self.time_unit is not None:
+            _check_choice(self, "time_unit", TimeUnit)
+        _check_choice(self, "odd_electrodes", OddElectrodes)
+
+    @property
+    def opening(self) -> dict[str, Any]:
+        """What is given, by the names of `open_recording`'s arguments."""
+        return {f.name: getattr(self, f.name) for f in fields(OpeningOptions)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpikeSettings(OpeningOptions):
+    """How the spikes of a whole store are found; one store, one setting.
+
+    A line of the devices file may say otherwise of its recording what `OpeningOptions` holds.
+    """
+
+    highpass: HighPass = field(default_factory=HighPass)  # for voltage, as is the next
+    ptsd: Ptsd = field(default_factory=Ptsd)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for the store."""
-        return asdict(self)
+        """Plain values for the store; what was not an option of earlier versions, if it is set."""
+        values = asdict(self)
+        names = ("highpass", "ptsd", "stream", "sampling_rate_hz")
+        later = {
+            f.name: values[f.name]
+            for f in fields(self)
+            if f.name not in names and values[f.name] != f.default
+        }
+        return {name: values[name] for name in names} | later
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> SpikeSettings:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from toptune.features.recordings import (
     ProgressReporter,
@@ -15,7 +14,7 @@ from toptune.features.recordings import (
     SilentReporter,
     SpikeFinder,
 )
-from toptune.params import Compute, SpikeSettings
+from toptune.params import Compute, OpeningOptions, SpikeSettings
 from toptune.runs.folder import PREDICTIONS, require_target
 from toptune.runs.model import Model, read_model
 from toptune.runs.predictor import Paths, Predictor, check_named, find_recording, list_paths
@@ -27,8 +26,7 @@ def predict(
     recordings: Paths,
     *,
     weights: Paths = (),
-    stream: str | None = None,
-    sampling_rate_hz: float | None = None,
+    opening: OpeningOptions | None = None,
     compute: Compute | None = None,
     out: Path | str | None = None,
     overwrite: bool = False,
@@ -45,8 +43,8 @@ def predict(
         One or several: voltage or spikes, of any kind that `open_recording` knows.
     weights
         A file or several of backbones' weights, where they have moved since the training.
-    stream, sampling_rate_hz
-        As for `open_recording`, where these recordings differ from those of training.
+    opening
+        How these recordings are opened, where they differ from those of training.
     compute
         Where and with how much of the machine.
     out
@@ -70,7 +68,7 @@ def predict(
     if out is not None:
         require_target(Path(out), overwrite=overwrite, kind=PREDICTIONS)
     compute, progress = compute or Compute(), progress or SilentReporter()
-    settings = _settings(read, stream, sampling_rate_hz)
+    settings = settings_of(read, opening)
     paths = {str(path): path for path in list_paths(recordings)}
     opened = check_named(list_paths(recordings), read, settings, keep_going=keep_going)
     finder = SpikeFinder(settings, compute, voltage=opened.voltage)
@@ -95,7 +93,8 @@ def predict(
     return result
 
 
-def _settings(model: Model, stream: str | None, sampling_rate_hz: float | None) -> SpikeSettings:
-    """Take the training's settings, but for what is only about how files are labelled."""
-    given: dict[str, Any] = {"stream": stream, "sampling_rate_hz": sampling_rate_hz}
-    return replace(model.spikes, **{k: v for k, v in given.items() if v is not None})
+def settings_of(model: Model, opening: OpeningOptions | None) -> SpikeSettings:
+    """Take the training's settings, but for what is only about how files are opened."""
+    given = (opening or OpeningOptions()).opening
+    usual = OpeningOptions().opening
+    return replace(model.spikes, **{k: v for k, v in given.items() if v != usual[k]})

@@ -110,6 +110,8 @@ def fit(
     if problems or design is None:
         raise InputErrors(problems)
     task = design.task
+    if store is not None:
+        task = task._replace(warnings=(*_same_spikes(store, table.recordings), *task.warnings))
     found = evaluate(
         design.head,
         clone(design.estimator),
@@ -148,6 +150,22 @@ def fit(
         write_model(folder / "model", model)
         _report(folder, out, store, progress)
     return RunResult(out, scores, found, metrics)
+
+
+def _same_spikes(store: FeatureStore, recordings: Sequence[RecordingInfo]) -> list[str]:
+    """Warn of recordings with the same input that count as several devices or classes."""
+    same: dict[str, list[RecordingInfo]] = {}
+    for one in recordings:
+        info = store.spikes_info(one.name)
+        if info is not None:
+            same.setdefault(info["key"], []).append(one)
+    return [
+        f"recordings {' and '.join(one.name for one in several)} hold the same bytes as"
+        f" {' and '.join(f'{one.device} ({one.label})' for one in several)}: left out, one is still"
+        " learnt from the other"
+        for several in same.values()
+        if len({(one.device, one.label) for one in several}) > 1
+    ]
 
 
 def _describe(

@@ -23,8 +23,8 @@ from toptune.recordings.trains import Spikes
 from toptune.spikes.streaming import detect_recording
 
 COMMANDS = (
-    "demo", "simulate", "inspect", "detect", "extract", "fit", "predict", "sweep", "report", "why",
-    "doctor", "bench",
+    "demo", "simulate", "inspect", "plate", "detect", "extract", "fit", "predict", "sweep",
+    "report", "why", "doctor", "bench",
 )  # fmt: skip
 TINY = ("--window-s", "2", "--stride-s", "1", "--backbone", "tiny", "--weights", "random")
 

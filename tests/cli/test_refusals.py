@@ -33,6 +33,8 @@ REFUSED = (
     ("inspect", "file.csv", "--png", "no/new.png"),
     ("inspect", "file.csv", "--png", "there"),
     ("inspect", "file.csv", "--threshold-sd", "0"),
+    ("plate", "no.h5"),
+    ("plate", "file.csv", "-o", "there"),
     ("detect", "no.h5", "-o", "new.npz"),
     ("detect", "file.csv", "-o", "file.csv"),
     ("detect", "file.csv", "-o", "there"),

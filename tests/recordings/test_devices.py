@@ -111,15 +111,15 @@ HEAD = "recording,device,label\n"
         pytest.param("", ["the file is empty"], id="empty"),
         pytest.param(HEAD, ["no recordings"], id="header only"),
         pytest.param("recording,label\na.h5,x\n", ["line 1: no column device"], id="no column"),
-        pytest.param("recording\tdevice\tlabel\n", ["line 1: no column"], id="tabs"),
+        pytest.param("recording\tname\tlabel\n", ["line 1: no column device"], id="tabs"),
         pytest.param(
             "recording,device,label,label\n", ["line 1: column 'label' is there twice"], id="twice"
         ),
-        pytest.param("recording,device,label,\n", ["line 1: column 4 has no name"], id="nameless"),
+        pytest.param("recording,device,,label\n", ["line 1: column 3 has no name"], id="nameless"),
         pytest.param(
             GOOD.replace("D2", "Kanülen").encode("latin-1"), ["line 3: not UTF-8"], id="latin-1"
         ),
-        pytest.param(GOOD.encode("utf-16"), ["line 1: not UTF-8"], id="utf-16"),
+        pytest.param(GOOD.encode("utf-16")[:-1], ["not UTF-16"], id="utf-16"),
         pytest.param(HEAD + '"a.h5,D1,x\n', ["line 2: not a CSV table"], id="open quote"),
         pytest.param(GOOD + "e.h5,D5\n", ["line 6: 2 columns, but the header has 3"], id="ragged"),
         pytest.param(GOOD + "e.h5,D5,\n", ["line 6: label is missing"], id="label missing"),

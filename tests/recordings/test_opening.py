@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from toptune.errors import InputError
-from toptune.params import SpikeSettings
+from toptune.params import OpeningOptions, SpikeSettings
 from toptune.recordings import opening
-from toptune.recordings.opening import Format, OpeningOptions, SpikeRecording, open_recording
+from toptune.recordings.opening import Format, SpikeRecording, open_recording, spike_rate_hz
 from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes
 from toptune.spikes.finding import find_spikes
 
@@ -26,7 +26,7 @@ def read_ticks(path: Path, options: OpeningOptions) -> SpikeTrains:
     return SpikeTrains(
         spikes=sort_spikes(sample, np.zeros(len(sample), np.int32), np.ones(len(sample), "f4")),
         channel_labels=("A",),
-        sampling_rate_hz=options.spike_rate_hz,
+        sampling_rate_hz=spike_rate_hz(options),
         segments=(Segment(0, 1000, 0.0),),
         threshold_uv=np.array([np.nan], np.float32),
     )
@@ -44,7 +44,7 @@ def test_a_format_is_added_by_one_entry_of_the_table(
 ) -> None:
     path = tmp_path / "a.dat"
     path.write_text("ticks 3 70 500")
-    with pytest.raises(InputError, match="not a recording toptune knows"):
+    with pytest.raises(InputError, match="text that begins with 'ticks 3"):
         open_recording(path)
     monkeypatch.setattr(opening, "FORMATS", (*opening.FORMATS, TICKS))
     found = find_spikes(path, SpikeSettings(sampling_rate_hz=500), stage=lambda *_: None)

@@ -160,7 +160,7 @@ def test_every_amplitude_is_read_as_python_reads_it(
         pytest.param("100 0\n7 2\n\n9 3\n", 3, "expected two numbers", id="blank line inside"),
         pytest.param("100 0\n7\n", 2, "expected two numbers", id="missing column"),
         pytest.param("100 0\n7 2 3\n", 2, "expected two numbers", id="third column"),
-        pytest.param("100 0\n7,2\n", 2, "expected two numbers", id="comma"),
+        pytest.param("100 0\n7,,2\n", 2, "expected two numbers", id="commas"),
         pytest.param("100 0\n1_0 2\n", 2, "expected two numbers", id="underscore"),
         pytest.param("100 0\n7 2\n8 NaN\n", 3, "amplitude", id="NaN"),
         pytest.param("100 0\n7 inf\n", 2, "amplitude", id="infinite"),
@@ -190,7 +190,10 @@ def test_a_faulty_electrode_is_refused_with_file_and_line(
 
 def test_electrodes_of_different_lengths_are_refused(tmp_path: Path) -> None:
     write_trains(tmp_path, A1="100 0\n", A2="101 0\n")
-    with pytest.raises(InputError, match=r"A2\.txt: the recording has 101 samples here but 100"):
+    with pytest.raises(
+        InputError,
+        match="2 electrodes' files differ in length",
+    ):
         read_spikes(tmp_path)
 
 
@@ -215,7 +218,7 @@ def test_several_peak_train_folders_are_refused_by_name(tmp_path: Path) -> None:
 def test_a_folder_without_peak_trains_is_refused(tmp_path: Path, text: str) -> None:
     write_trains(tmp_path, A1=text)
     assert kind_of(tmp_path) is None
-    with pytest.raises(InputError, match=r"not a recording toptune knows: .*peak trains"):
+    with pytest.raises(InputError, match=r"no folder of peak trains: .*first line"):
         read_spikes(tmp_path)
     with pytest.raises(InputError, match="no peak trains in this folder"):
         read_peak_trains(tmp_path, sampling_rate_hz=10_000)
@@ -380,7 +383,7 @@ def test_csv_amplitudes_semicolons_bom_and_unknown_columns(tmp_path: Path) -> No
         pytest.param("time_s,channel\nnan,A\n", "line 2: time_s .* got nan", id="NaN"),
         pytest.param("time_s,channel\ninf,A\n", "line 2: time_s .* got inf", id="infinite"),
         pytest.param("time_s,channel\n1,A\nx,A\n", "line 3: time_s must be a number", id="text"),
-        pytest.param("time_s;channel\n1,5;A\n", "line 2: .*need a point", id="decimal comma"),
+        pytest.param("time_s;channel\n1,5;A\n1.5;A\n", "line 3: .*decimals", id="decimal comma"),
         pytest.param("time_s,channel\n1,\n", "line 2: channel is missing", id="no channel"),
         pytest.param("time_s,channel\n1\n", "line 2: 1 columns", id="ragged"),
         pytest.param("time_s,channel\n1e300,A\n", "line 2: 1e\\+300 s is later than", id="huge"),

@@ -47,6 +47,7 @@ for command in (
     demo.demo,
     recordings.simulate,
     recordings.inspect,
+    recordings.plate,
     recordings.detect,
     recordings.extract,
     training.fit,
@@ -90,6 +91,8 @@ def main() -> None:
     The first Ctrl-C ends the work and tidies up; a second one ends the process at once, which
     nothing that was published minds.
     """
+    # Nothing is ever shown on a screen. What a notebook asks for may not even be installed here.
+    os.environ["MPLBACKEND"] = "agg"
     handler = logging.StreamHandler()
     handler.setFormatter(_InFlags("%(levelname)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])

@@ -28,6 +28,7 @@ from toptune.recordings.devices import read_devices
 
 if TYPE_CHECKING:
     from toptune.extraction import ExtractionResult
+    from toptune.reports.plate import Well
 
 
 @command("toptune simulate data --devices 10 --seconds 120")
@@ -88,6 +89,61 @@ def inspect(
         _print_overview(view.summary)
 
 
+@command("toptune plate plate.h5 -o devices.csv")
+def plate(
+    recording: ARecording,
+    spikes: SpikeSettings,
+    machine: Machine,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="CSV file to write: a line per well, labels to fill in."),
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the wells of a plate with their firing rates, and write a devices.csv to fill in."""
+    if out is not None:
+        require_new_file(out, overwrite=overwrite)
+    require_recordings([recording])
+    from toptune.machine.durable import write_whole
+    from toptune.reports.plate import devices_table
+    from toptune.reports.plate import plate as run
+
+    with watch_recordings() as progress:
+        wells = run(
+            recording,
+            spikes,
+            machine,
+            on_well=lambda name, number, n: progress.recording(number, n, f"well {name}"),
+        )
+    if out is not None:
+        write_whole(out, devices_table(recording, wells, spikes, out))
+    if as_json:
+        print_json({"recording": str(recording), "wells": [well.to_json() for well in wells]})
+        return
+    _print_wells(wells)
+    if out is not None:
+        tell(f"{out} lists {len(wells)} wells: fill in its column label, and correct device where")
+        tell("wells share a culture preparation; then: toptune extract " + str(out))
+
+
+def _print_wells(wells: tuple[Well, ...]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for column in ("well", "electrodes", "active", "spikes", "rate (1/s per electrode)"):
+        table.add_column(column, justify="right")
+    for well in wells:
+        counts = (well.n_electrodes, well.n_active, well.n_spikes)
+        table.add_row(well.name, *map(str, counts), f"{well.rate_hz:.2f}")
+    Console().print(table)
+    for note in dict.fromkeys(note for well in wells for note in well.notes):
+        those = [well.name for well in wells if note in well.notes]
+        where = "all wells" if len(those) == len(wells) else f"well {', '.join(those)}"
+        tell(f"note: {where}: {note}")
+
+
 @command("toptune detect data/D01_100E0I.h5 -o spikes.npz")
 def detect(
     recording: ARecording,
@@ -122,8 +178,7 @@ def _overview(recording: Path, spikes: SpikeSettings, machine: Compute) -> Any:
         recording,
         highpass=spikes.highpass,
         ptsd=spikes.ptsd,
-        stream=spikes.stream,
-        sampling_rate_hz=spikes.sampling_rate_hz,
+        opening=spikes,
         device=machine.device,
         n_jobs=machine.n_jobs,
     )
@@ -135,12 +190,14 @@ def _print_overview(summary: dict[str, Any]) -> None:
     from rich.table import Table
 
     for name, value in summary.items():
-        if name not in ("channels", "segments"):
+        if name not in ("channels", "segments", "notes"):
             shown = ", ".join(map(str, value)) or "none" if isinstance(value, list) else value
             shown = f"{shown:.6g}" if isinstance(shown, float) else shown
             tell(f"{name:>18}  {shown}")
     stretches = [f"{s['n_samples']} samples from {s['start_s']:g} s" for s in summary["segments"]]
     tell(f"{'segments':>18}  {'; '.join(stretches)}")
+    for note in summary["notes"]:
+        tell(f"note: {note}")
     table = Table()
     for column in ("channel", "spikes", "rate (1/s)", "threshold (uV)"):
         table.add_column(column, justify="right")

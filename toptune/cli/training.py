@@ -40,7 +40,14 @@ from toptune.cli.printing import (
 from toptune.errors import InputError
 from toptune.heads.base import Head
 from toptune.heads.catalogue import BUILT_IN, head_of
-from toptune.params import Compute, FitOptions, Option, SpikeSettings, options_of, parse_setting
+from toptune.params import (
+    Compute,
+    FitOptions,
+    OpeningOptions,
+    Option,
+    options_of,
+    parse_setting,
+)
 from toptune.recordings.devices import read_devices
 
 if TYPE_CHECKING:
@@ -201,7 +208,7 @@ def fit(
 def predict(
     model: ModelFolder,
     recordings: Recordings,
-    spikes: Annotated[SpikeSettings, Only(("stream", "sampling_rate_hz"))],
+    opening: OpeningOptions,
     machine: Compute,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="New folder for windows.csv and verdicts.")
@@ -226,8 +233,7 @@ def predict(
             model,
             recordings,
             weights=weights or (),
-            stream=spikes.stream,
-            sampling_rate_hz=spikes.sampling_rate_hz,
+            opening=opening,
             compute=machine,
             out=out,
             overwrite=overwrite,

@@ -317,6 +317,7 @@ def merge_classes(
     members = [member for group in merges.values() for member in group]
     problems = [
         f"cannot merge class {member!r}: there is no such class; there are {', '.join(classes)}"
+        + ("; a name with a comma stands between double quotes" if "," in "".join(classes) else "")
         for member in sorted(set(members) - set(classes))
     ]
     problems += [

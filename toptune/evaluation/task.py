@@ -17,6 +17,7 @@ from toptune.evaluation.folds import group_problems
 from toptune.evaluation.scores import merge_classes
 from toptune.features.table import FeatureTable, RecordingInfo
 from toptune.heads.rows import group_rows
+from toptune.recordings.devices import label_doubts
 
 
 class Task(NamedTuple):
@@ -88,7 +89,10 @@ def read_task(
         None
         if strata is None
         else np.array([info.columns.get(strata, "") for info in infos], dtype=str)[row],
-        batch_warnings(infos, labels.tolist(), (group_by, strata)),
+        (
+            *label_doubts(labels.tolist()),
+            *batch_warnings(infos, labels.tolist(), (group_by, strata)),
+        ),
     )
 
 

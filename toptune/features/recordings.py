@@ -62,24 +62,21 @@ class Preflight(NamedTuple):
 
 
 def check_recordings(
-    paths: Mapping[str, Path],
-    settings: SpikeSettings,
+    recordings: Mapping[str, tuple[Path, SpikeSettings]],
     require: Callable[[str, finding.Header], None] | None = None,
 ) -> Preflight:
     """Open every recording, before any work.
 
     Parameters
     ----------
-    paths
-        By name, as the user wrote it.
-    settings
-        How spikes are to be found.
+    recordings
+        By name, as the user wrote it: where, and how its spikes are to be found.
     require
         Called with the name and header of each recording of voltage; may refuse it.
     """
     refused: dict[str, ToptuneError] = {}
     voltage = False
-    for name, path in paths.items():
+    for name, (path, settings) in recordings.items():
         try:
             with reading(path):
                 header = finding.check_recording(path, settings)
@@ -115,10 +112,16 @@ class SpikeFinder:
         self._device = accelerator(compute.device) if voltage else None
         self._n_jobs = compute.n_jobs
 
-    def find(self, path: Path, stage: StageReporter) -> finding.FoundSpikes:
-        """Open a recording and find its spikes."""
+    def find(
+        self, path: Path, stage: StageReporter, settings: SpikeSettings | None = None
+    ) -> finding.FoundSpikes:
+        """Open a recording and find its spikes, with settings of its own if they are given."""
         return finding.find_spikes(
-            path, self.settings, device=self._device, n_jobs=self._n_jobs, stage=stage
+            path,
+            settings or self.settings,
+            device=self._device,
+            n_jobs=self._n_jobs,
+            stage=stage,
         )
 
 

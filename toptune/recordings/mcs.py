@@ -28,12 +28,16 @@ from toptune.recordings.hdf5_guard import (
     check_stored,
     has_variable_text,
 )
-from toptune.recordings.trains import Segment, check_labels, check_length
+from toptune.recordings.trains import Segment, check_labels, check_length, natural_key
+from toptune.recordings.unknown import is_hdf5
+from toptune.recordings.wells import choose, split_label, well_of_plate, wells_of
 
 if TYPE_CHECKING:
     from toptune.recordings.hdf5_chunks import ChunkedVoltage
 
 _REFERENCE = re.compile(r"^(ref|reference|gnd|ground)\b", re.IGNORECASE)
+# As in 24W300/30G-288, a plate of 24 wells.
+_PLATE = re.compile(r"(?<!\d)(6|12|24|48|72|96)\s?-?W", re.IGNORECASE)
 _FILTERED = re.compile(r"filter", re.IGNORECASE)
 # What McsPyDataTools raises for files it does not expect.
 _SURPRISES = (
@@ -47,9 +51,14 @@ _TABLE_BYTES = 16 * 2**20
 
 
 def is_mcs(path: Path) -> bool:
-    """Tell by content whether a file is an HDF5 file; opening it tells whether it is MCS's."""
-    with path.open("rb") as file:
-        return file.read(8) == b"\x89HDF\r\n\x1a\n"
+    """Tell whether a file is MCS's, or an HDF5 file that is damaged or locked: opening tells."""
+    if not is_hdf5(path):
+        return False
+    try:
+        with h5py.File(path, "r") as file:
+            return "McsHdf5ProtocolType" in file.attrs or "Data" in file
+    except (OSError, RuntimeError, KeyError):
+        return True
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,8 +93,10 @@ class McsRecording:
 
     kind = "mcs"
 
-    def __init__(self, path: Path, stream: str | None = None) -> None:
+    def __init__(self, path: Path, stream: str | None = None, well: str | None = None) -> None:
         self.path = Path(path)
+        self._well = well
+        self.well: str | None = None  # what was chosen of several
         self._file = _open_hdf5(self.path)
         try:
             self._read_structure(stream)
@@ -97,7 +108,7 @@ class McsRecording:
             raise InputError(
                 f"{self.path}: an HDF5 file, but not a recording as MCS's programs write it"
                 f" ({type(error).__name__}: {' '.join(str(error).split()) or 'unexpected layout'}):"
-                " copy it again, or export it again from the program that recorded it"
+                " export it again from the program that recorded it"
             ) from None
 
     def _read_structure(self, stream: str | None) -> None:
@@ -146,6 +157,7 @@ class McsRecording:
         used = [k for k, label in enumerate(labels) if not _REFERENCE.match(label)]
         if not used:
             raise InputError(f"{self.path}: {name} has no electrode beside the reference")
+        used = self._of_one_culture(infos, used)
         dataset = self._file[stream.channel_data.name]
         rows = np.array([int(infos[k].row_index) for k in used], np.int64)
         _check_rows(self.path, dataset, [int(info.row_index) for info in infos])
@@ -162,7 +174,12 @@ class McsRecording:
                 f"{self.path}: the channels of {stream.label.strip()!r} have ticks of"
                 f" {sorted(ticks)} us, where one above 0 is needed"
             )
-        electrodes = tuple(labels[k] for k in used)
+        in_well = [split_label(labels[k]) for k in used]
+        several = self.well is not None and all(in_well)
+        electrodes = tuple(
+            parts[1] if several and parts else labels[k]
+            for k, parts in zip(used, in_well, strict=True)
+        )
         check_labels(self.path, (*labels, stream.label))
         rate = 1e6 / ticks.pop()
         if first:
@@ -186,6 +203,26 @@ class McsRecording:
         from toptune.recordings.hdf5_chunks import ChunkedVoltage
 
         return ChunkedVoltage(dataset, self.path, rows, gain_uv, zero)
+
+    def _of_one_culture(self, infos: list[Any], used: list[int]) -> list[int]:
+        """Return those electrodes that belong to the well or array that is meant."""
+        arrays: dict[str, list[int]] = {}
+        for k in used:
+            arrays.setdefault(self._array_name(int(infos[k].get_field("GroupID"))), []).append(k)
+        kind = "array" if min(arrays).isdecimal() else "well"
+        if len(arrays) == 1:
+            wells = wells_of(str(infos[k].label).strip() for k in used)
+            if len(wells) > 1:
+                kind, arrays = "well", {w: [used[i] for i in at] for w, at in wells.items()}
+        if len(arrays) == 1 and self._well is None:
+            return used
+        self.well = choose(self.path, kind, sorted(arrays, key=natural_key), self._well)
+        return arrays[self.well]
+
+    def _array_name(self, group: int) -> str:
+        """Name an array: a well where the file says on which plate, else by its number."""
+        plate = _PLATE.search(self.layout)
+        return (well_of_plate(group, int(plate[1])) if plate else None) or str(group)
 
     @property
     def chunk_samples(self) -> int:
@@ -246,6 +283,12 @@ def _open_hdf5(path: Path) -> Any:
         raise InputError(f"{path}: no such file") from None
     except OSError as error:
         text = " ".join(str(error).split())
+        if "unable to lock" in text:
+            raise InputError(
+                f"{path}: another program has this file open, or it lies on a drive without locks:"
+                " close it there, or set the environment variable HDF5_USE_FILE_LOCKING=FALSE if"
+                " nothing writes to it"
+            ) from None
         cause = "is cut off" if "truncated" in text else "cannot be read as HDF5"
         raise InputError(f"{path}: the file {cause} ({text}): copy it again") from None
 
@@ -270,7 +313,10 @@ def _choose_stream(path: Path, name: str, streams: list[Any], wanted: str | None
     listed = ", ".join(repr(label) for label in labels)
     if not electrode:
         others = ", ".join(repr(s.label.strip()) for s in streams) or "none at all"
-        raise InputError(f"{path}: {name} has no electrode stream (it has {others})")
+        raise InputError(
+            f"{path}: {name} has no electrode stream (it has {others}): the voltage was not"
+            " exported; export the recording again with its electrode raw data ticked"
+        )
     if wanted is not None:
         exact = [label for label in labels if label == wanted.strip()]
         found = exact or [label for label in labels if wanted.strip().lower() in label.lower()]
@@ -379,7 +425,7 @@ def _check_rows(path: Path, dataset: Any, rows: list[int]) -> None:
 
 
 def _check_different(path: Path, infos: list[Any]) -> None:
-    """Refuse two electrodes with the same name on one array; several arrays may share names."""
+    """Refuse two electrodes with the same name on one array."""
     counts = Counter((int(i.get_field("GroupID")), str(i.label).strip()) for i in infos)
     (group, label), n = counts.most_common(1)[0]
     if n > 1:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,14 +17,28 @@ from numpy.typing import NDArray
 
 from toptune.errors import InputError
 from toptune.machine.fingerprint import require_regular
-from toptune.params import FASTEST_HZ
-from toptune.recordings.trains import LONGEST_S, Segment, SpikeTrains, check_labels, check_length
+from toptune.params import OddElectrodes, OpeningOptions, TimeUnit
+from toptune.recordings.trains import (
+    Segment,
+    SpikeTrains,
+    check_labels,
+    check_length,
+    doubts,
+)
+from toptune.recordings.unknown import what_it_is
+from toptune.recordings.wells import one_culture
 
 if TYPE_CHECKING:
     from toptune.recordings.mcs import McsRecording
 
 #: The rate of most peak trains in circulation: SpyCode's default.
 DEFAULT_SAMPLING_RATE_HZ = 10_000.0
+
+
+def spike_rate_hz(options: OpeningOptions) -> float:
+    """Give the samples per second of spikes whose file does not state a rate."""
+    given = options.sampling_rate_hz
+    return DEFAULT_SAMPLING_RATE_HZ if given is None else float(given)
 
 
 class VoltageRecording(Protocol):
@@ -64,30 +78,6 @@ class VoltageRecording(Protocol):
         """Yield all samples in order; a chunk never spans a gap."""
 
 
-@dataclass(frozen=True)
-class OpeningOptions:
-    """What the user says about a recording; each format uses what applies to it."""
-
-    stream: str | None = None  # label of the electrode stream, for files that have several
-    # For spikes whose file does not state a rate; `DEFAULT_SAMPLING_RATE_HZ` if None.
-    sampling_rate_hz: float | None = None
-    # Length of the recording, for spike files that do not state it; if None, the time of the last
-    # spike rounded up to the next whole second.
-    duration_s: float | None = None
-
-    def __post_init__(self) -> None:
-        for name, most in (("sampling_rate_hz", FASTEST_HZ), ("duration_s", LONGEST_S)):
-            value = getattr(self, name)
-            if value is not None and not 0 < value <= most:
-                raise InputError(f"{name} must be above 0 and at most {most:g}, got {value!r}")
-
-    @property
-    def spike_rate_hz(self) -> float:
-        """Samples per second, for spikes whose file does not state a rate."""
-        given = self.sampling_rate_hz
-        return DEFAULT_SAMPLING_RATE_HZ if given is None else float(given)
-
-
 @dataclass(frozen=True, eq=False)
 class SpikeRecording:
     """A recording that holds spikes only, in a file or folder of a kind that `reader` reads."""
@@ -113,7 +103,8 @@ class SpikeRecording:
             )
         if wanted_s is not None and abs(trains.duration_s - wanted_s) * rate >= 1:
             raise InputError(f"{path}: lasts {trains.duration_s:g} s, not the {wanted_s:g} s given")
-        return trains
+        trains = one_culture(path, trains, options.well, length_given=wanted_s is not None)
+        return replace(trains, notes=(*trains.notes, *doubts(trains)))
 
 
 @dataclass(frozen=True)
@@ -137,7 +128,7 @@ def _recognise_mcs(path: Path) -> str | None:
 def _open_mcs(path: Path, _kind: str, options: OpeningOptions) -> McsRecording:
     from toptune.recordings.mcs import McsRecording
 
-    return McsRecording(path, options.stream)
+    return McsRecording(path, options.stream, options.well)
 
 
 def _recognise_npz(path: Path) -> str | None:
@@ -152,18 +143,16 @@ def _read_npz(path: Path, _options: OpeningOptions) -> SpikeTrains:
     return read_npz(path)
 
 
-def _recognise_csv(path: Path) -> str | None:
-    from toptune.recordings.spike_csv import looks_like_spike_csv
+def _recognise_table(path: Path) -> str | None:
+    from toptune.recordings.spike_csv import spike_table_kind
 
-    return "csv" if looks_like_spike_csv(path) else None
+    return spike_table_kind(path)
 
 
-def _read_csv(path: Path, options: OpeningOptions) -> SpikeTrains:
+def _read_table(path: Path, options: OpeningOptions) -> SpikeTrains:
     from toptune.recordings.spike_csv import read_spike_csv
 
-    return read_spike_csv(
-        path, sampling_rate_hz=options.spike_rate_hz, duration_s=options.duration_s
-    )
+    return read_spike_csv(path, options)
 
 
 def _recognise_peak_trains(path: Path) -> str | None:
@@ -175,7 +164,11 @@ def _recognise_peak_trains(path: Path) -> str | None:
 def _read_peak_trains(path: Path, options: OpeningOptions) -> SpikeTrains:
     from toptune.recordings.peak_trains import read_peak_trains
 
-    return read_peak_trains(path, sampling_rate_hz=options.spike_rate_hz)
+    return read_peak_trains(
+        path,
+        sampling_rate_hz=spike_rate_hz(options),
+        odd_electrodes=options.odd_electrodes,
+    )
 
 
 def _spikes(
@@ -196,7 +189,11 @@ FORMATS = (
         is_folder=True,
     ),
     Format("spikes as NPZ, as toptune writes them", _recognise_npz, _spikes(_read_npz)),
-    Format("spikes as CSV (time_s,channel)", _recognise_csv, _spikes(_read_csv)),
+    Format(
+        "spikes as CSV (time_s,channel) or as the lists of Axion's and MCS's plate readers",
+        _recognise_table,
+        _spikes(_read_table),
+    ),
 )
 
 
@@ -217,8 +214,12 @@ def open_recording(
     path: Path | str,
     *,
     stream: str | None = None,
+    well: str | None = None,
     sampling_rate_hz: float | None = None,
     duration_s: float | None = None,
+    start_s: float | None = None,
+    time_unit: TimeUnit | None = None,
+    odd_electrodes: OddElectrodes = "refuse",
 ) -> McsRecording | SpikeRecording:
     """Open a recording of any known format, recognised by its content.
 
@@ -227,8 +228,8 @@ def open_recording(
     path
         An MCS HDF5 file, a folder of SpyCode peak trains (or one above exactly one such folder),
         or spikes as CSV or NPZ.
-    stream, sampling_rate_hz, duration_s
-        See `OpeningOptions`. A file that states its rate or duration must agree.
+    stream, well, sampling_rate_hz, duration_s, start_s, time_unit, odd_electrodes
+        See `OpeningOptions`. A file that states the same itself must agree.
 
     Raises
     ------
@@ -236,13 +237,21 @@ def open_recording(
         Nothing is at the path, or nothing known; the message lists the known formats.
     """
     path = Path(path)
-    options = OpeningOptions(stream, sampling_rate_hz, duration_s)
+    options = OpeningOptions(
+        stream=stream,
+        well=well,
+        sampling_rate_hz=sampling_rate_hz,
+        duration_s=duration_s,
+        start_s=start_s,
+        time_unit=time_unit,
+        odd_electrodes=odd_electrodes,
+    )
     require_regular(path)
     if path.is_file() and path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty")
     found = recognise(path)
     if found is None:
         known = ", ".join(one.description for one in FORMATS)
-        raise InputError(f"{path}: not a recording toptune knows: {known}")
+        raise InputError(f"{path}: {what_it_is(path)}; toptune reads {known}")
     one, kind = found
     return one.open(path, kind, options)

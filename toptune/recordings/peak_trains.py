@@ -1,7 +1,8 @@
 """Peak trains as SpyCode writes them: a folder with one text or .mat file per electrode.
 
 A text file's first line is ``n_samples 0``; every other line is ``sample_index amplitude_uV``, with
-indices that count from 1 and rise. The .mat form is read by `toptune.recordings.peak_mat`. Neither
+indices that count from 1 and rise, and blanks, a comma, a semicolon or a tab between the two
+numbers. The .mat form is read by `toptune.recordings.peak_mat`. Neither
 states the sampling rate.
 
 A compiled parser reads plainly written numbers at hundreds of MB/s. At anything else it stops, and
@@ -20,6 +21,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +31,9 @@ from numpy.typing import NDArray
 
 from toptune.errors import InputError
 from toptune.machine.threads import compiled
+from toptune.params import OddElectrodes
 from toptune.recordings.peak_mat import looks_like_mat, read_peak_mat
+from toptune.recordings.text import encoding_of
 from toptune.recordings.trains import PeakTrain, Segment, SpikeTrains, natural_key, sort_spikes
 
 PeakKind = Literal["peak_trains_text", "peak_trains_mat"]
@@ -48,24 +52,77 @@ def sniff_peak_folder(folder: Path) -> PeakKind | None:
     return None
 
 
-def read_peak_trains(path: Path, *, sampling_rate_hz: float) -> SpikeTrains:
+def read_peak_trains(
+    path: Path, *, sampling_rate_hz: float, odd_electrodes: OddElectrodes = "refuse"
+) -> SpikeTrains:
     """Read a folder that holds the electrodes' files, or one above exactly one such folder.
 
-    Text and .mat files must not be mixed, and all electrodes have the same length. Messages name
-    the file, and the line of a text file. Peak trains do not state their sampling rate.
+    Text and .mat files must not be mixed. Files of another length than most, and copies of another
+    file, are refused or left out. Messages name the file, and the line of a text file. Peak trains
+    do not state their sampling rate.
     """
     folder, kind = _the_peak_folder(path)
     files = _electrode_files(folder, kind)
     read = read_peak_text if kind == "peak_trains_text" else read_peak_mat
     with ThreadPoolExecutor(min(len(files), os.cpu_count() or 1)) as pool:
         trains = list(pool.map(read, files))
-    for file, train in zip(files, trains, strict=True):
-        if train.n_samples != trains[0].n_samples:
-            raise InputError(
-                f"{file}: the recording has {train.n_samples} samples here but "
-                f"{trains[0].n_samples} in {files[0].name}: one folder must hold one recording"
-            )
-    return _combined(_labels([file.stem for file in files]), trains, sampling_rate_hz)
+    odd = {**_copies(files, trains), **_of_other_length(files, trains)}
+    if odd and odd_electrodes == "refuse":
+        one = next(iter(odd))
+        raise InputError(
+            f"{files[one]}: {odd[one]}; {len(odd)} of {len(files)} files"
+            f" {'is' if len(odd) == 1 else 'are'} such: remove what does"
+            " not belong to this recording, or leave those out by `odd_electrodes='leave_out'`"
+        )
+    kept = [k for k in range(len(files)) if k not in odd]
+    found = _combined(
+        _labels([files[k].stem for k in kept]), [trains[k] for k in kept], sampling_rate_hz
+    )
+    left_out = (f"{files[k].name} was left out: {why}" for k, why in odd.items())
+    return replace(found, notes=tuple(left_out))
+
+
+# What file managers add to the name of a copy, in several languages.
+_COPY = re.compile(
+    r"(?P<name>.+?)(?: ?- ?(?:copy|kopie|copia|copie)| (?:copy|kopie|copia|copie))?(?: ?\(\d+\))?",
+    re.IGNORECASE,
+)
+
+
+def _copies(files: Sequence[Path], trains: Sequence[PeakTrain]) -> dict[int, str]:
+    """Say of which file each copy is one, by its name or by its spikes."""
+    found: dict[int, str] = {}
+    first: dict[object, int] = {}
+    # The name without an addition comes first, so that it is the one that is kept.
+    for k in sorted(range(len(files)), key=lambda k: (len(files[k].stem), files[k].stem)):
+        stem, train = files[k].stem, trains[k]
+        match = _COPY.fullmatch(stem)
+        named = first.get(match["name"]) if match and match["name"] != stem else None
+        # Silent electrodes are alike; others never have the same spikes to the last digit.
+        spikes = (train.sample.tobytes(), train.peak_to_peak_uv.tobytes())
+        same = first.setdefault(spikes, k) if len(train.sample) else k
+        first.setdefault(stem, k)
+        if named is not None or same != k:
+            of = files[same if named is None else named].name
+            found[k] = f"is a copy of {of}, by its {'spikes' if same != k else 'name'}"
+    return found
+
+
+def _of_other_length(files: Sequence[Path], trains: Sequence[PeakTrain]) -> dict[int, str]:
+    """Say which files have another length than most."""
+    counts = Counter(train.n_samples for train in trains).most_common()
+    (usual, n), *others = counts
+    if others and 2 * n <= len(files):
+        lengths = ", ".join(f"{count} of {length} samples" for length, count in counts[:4])
+        raise InputError(
+            f"{files[0].parent}: its {len(files)} electrodes' files differ in length ({lengths}):"
+            " one folder must hold one recording"
+        )
+    return {
+        k: f"has {train.n_samples} samples, most files {usual}"
+        for k, train in enumerate(trains)
+        if train.n_samples != usual
+    }
 
 
 def _peak_folders(path: Path) -> Iterator[tuple[Path, PeakKind]]:
@@ -153,7 +210,9 @@ def _combined(labels: list[str], trains: list[PeakTrain], sampling_rate_hz: floa
 
 
 _NUMBER = rb"[+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?"
-_FIRST_LINE = re.compile(rb"[ \t]*" + _NUMBER + rb"[ \t]+[+-]?0+(?:\.0*)?(?:[eE][+-]?\d+)?[ \t]*")
+_BETWEEN = rb"(?:[ \t]*[,;][ \t]*|[ \t]+)"
+_ZERO = rb"[+-]?0+(?:[.,]0*)?(?:[eE][+-]?\d+)?"
+_FIRST_LINE = re.compile(rb"[ \t]*" + _NUMBER + _BETWEEN + _ZERO + rb"[ \t,;]*")
 # Long enough for two numbers of any sane width, short enough to read from every file of a folder.
 _HEAD_BYTES = 256
 
@@ -161,7 +220,8 @@ _HEAD_BYTES = 256
 def looks_like_peak_text(path: Path) -> bool:
     """Tell whether a file's first line is ``n_samples 0``: two numbers, the second one zero."""
     with path.open("rb") as file:
-        line = file.read(_HEAD_BYTES).split(b"\n", 1)[0].rstrip(b"\r")
+        text, _ = _plain(file.read(_HEAD_BYTES))
+    line = text.split(b"\n", 1)[0].rstrip(b"\r")
     return _FIRST_LINE.fullmatch(line) is not None
 
 
@@ -171,11 +231,22 @@ def read_peak_text(path: Path) -> PeakTrain:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    data, n_before = _plain(data)
     values, complete = _parse_fast(data)
     if not complete:
-        values = _parse_slow(data, path)
+        values = _parse_slow(data, path, n_before)
     del data  # as large as the numbers read from it
-    return _checked(values, path)
+    return _checked(values, path, n_before)
+
+
+def _plain(data: bytes) -> tuple[bytes, int]:
+    """Return a text in UTF-8 without what spreadsheets put before it, and the lines left out."""
+    encoding = encoding_of(data[:4])
+    if encoding != "utf-8":
+        data = data.decode(encoding, "replace").encode()
+    if data[:4].lower() != b"sep=":
+        return data, 0
+    return data.partition(b"\n")[2], 1
 
 
 def _parse_fast(data: bytes) -> tuple[NDArray[np.float64], bool]:
@@ -242,8 +313,14 @@ def _parse_bytes(data: Any, values: Any, powers: Any) -> int:  # noqa: C901  # a
                 values[row, column] = mantissa * powers[scale]
             else:
                 values[row, column] = mantissa / powers[-scale]
-            if column == 0 and (at >= n or (data[at] != 32 and data[at] != 9)):
-                return -1
+            if column == 0:
+                start = at
+                while at < n and (data[at] == 32 or data[at] == 9):
+                    at += 1
+                if at < n and (data[at] == 44 or data[at] == 59):
+                    at += 1
+                if at == start:
+                    return -1
         # Rising indices need ever more digits, so the table cannot outgrow the file by much.
         if row > 1 and values[row, 0] <= values[row - 1, 0]:
             return -1
@@ -256,16 +333,16 @@ def _parse_bytes(data: Any, values: Any, powers: Any) -> int:  # noqa: C901  # a
     return row
 
 
-def _parse_slow(data: bytes, path: Path) -> NDArray[np.float64]:
+def _parse_slow(data: bytes, path: Path, n_before: int) -> NDArray[np.float64]:
     if not data.strip():
         raise InputError(f"{path}: the file is empty; the first line must be 'n_samples 0'")
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in data[:_HEAD_BYTES]:
-        raise InputError(f"{path}: not plain text (UTF-16?): save it as ASCII or UTF-8")
+    if b"\0" in data[:_HEAD_BYTES]:
+        raise InputError(f"{path}: not plain text: export the peak train again as text")
     values = array("d")
-    for number, line in enumerate(io.BytesIO(data.rstrip()), 1):
+    for number, line in enumerate(io.BytesIO(data.rstrip()), 1 + n_before):
         # Unpacking raises ValueError where a line does not have exactly two cells.
         try:
-            first, second = (_number(cell) for cell in line.split())
+            first, second = (_number(cell) for cell in _cells(line))
         except ValueError:
             shown = line[:60].decode("utf-8", "replace").strip()
             raise InputError(
@@ -273,9 +350,20 @@ def _parse_slow(data: bytes, path: Path) -> NDArray[np.float64]:
             ) from None
         values.extend((first, second))
         # A faulty file is refused here, at the fault, and not read to its end.
-        if number > 2 and not first > values[-4]:
-            _checked(np.frombuffer(values).reshape(-1, 2), path)
+        if len(values) > 4 and not first > values[-4]:
+            _checked(np.frombuffer(values).reshape(-1, 2), path, n_before)
     return np.frombuffer(values).reshape(-1, 2)
+
+
+_SPLIT = re.compile(_BETWEEN)
+
+
+def _cells(line: bytes) -> list[bytes]:
+    """Split a line; beside semicolons and tabs, a comma marks decimals."""
+    line = line.strip(b" \t\r\n,;")
+    if re.search(rb"[;\t]", line):
+        line = line.replace(b",", b".")
+    return _SPLIT.split(line)
 
 
 def _number(cell: bytes) -> float:
@@ -285,12 +373,13 @@ def _number(cell: bytes) -> float:
     return float(cell)
 
 
-def _checked(values: NDArray[np.float64], path: Path) -> PeakTrain:
+def _checked(values: NDArray[np.float64], path: Path, n_before: int) -> PeakTrain:
     n, zero = values[0]
     # Up to 2**53 every whole number is a float64.
     if not (math.isfinite(n) and 1 <= n < 2**53 and n == int(n) and zero == 0):
         raise InputError(
-            f"{path}, line 1: the first line must be 'n_samples 0', got '{n:g} {zero:g}'"
+            f"{path}, line {1 + n_before}: the first line must be 'n_samples 0',"
+            f" got '{n:g} {zero:g}'"
         )
     index, amplitude = values[1:, 0], values[1:, 1]
     ok = (index >= 1) & (index <= n) & (index == np.floor(index))
@@ -299,9 +388,8 @@ def _checked(values: NDArray[np.float64], path: Path) -> PeakTrain:
     if not ok.all():
         i = int(np.argmin(ok))
         before = index[i - 1] if i else 0.0
-        raise InputError(
-            f"{path}, line {i + 2}: {_what_is_wrong(index[i], amplitude[i], before, int(n))}"
-        )
+        problem = _what_is_wrong(index[i], amplitude[i], before, int(n))
+        raise InputError(f"{path}, line {i + 2 + n_before}: {problem}")
     return PeakTrain(int(n), index.astype(np.int64) - 1, amplitude.astype(np.float32))
 
 

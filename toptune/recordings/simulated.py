@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from toptune.errors import InputError
 from toptune.machine.threads import compiled
+from toptune.params import LONGEST_S
 from toptune.recordings.mcs_writer import (
     McsChannel,
     McsHeader,
@@ -34,7 +35,7 @@ from toptune.recordings.mcs_writer import (
 )
 from toptune.recordings.simulated_network import EXCITATORY_FRACTIONS, Activity, simulate_activity
 from toptune.recordings.spike_npz import write_npz
-from toptune.recordings.trains import LONGEST_S, Segment, SpikeTrains, sort_spikes
+from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes
 
 _REFERENCE = "Ref"
 _PITCH_UM = 200.0

@@ -17,10 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.params import FASTEST_HZ
+from toptune.params import FASTEST_HZ, LONGEST_S
 
-#: The longest recording, gaps included; longer ones have times in the wrong unit.
-LONGEST_S = 7 * 86_400.0
 # Control characters, surrogates, line and paragraph separators.
 _UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
 
@@ -52,6 +50,8 @@ class SpikeTrains:
     # (channels,): the peak-to-peak thresholds of detection; NaN if none is known, infinite for a
     # dead channel.
     threshold_uv: NDArray[np.float32]
+    # What was assumed or left out when the spikes were read, one line each; not kept in a store.
+    notes: tuple[str, ...] = ()
 
     @property
     def n_samples(self) -> int:
@@ -143,6 +143,31 @@ def check_trains(source: Path, trains: SpikeTrains) -> None:
             wrong = ["order or range of the spikes"]
     if wrong:
         raise InputError(f"{source} is damaged ({wrong[0]}): extract again into a new store")
+
+
+def doubts(trains: SpikeTrains) -> tuple[str, ...]:
+    """Say what a recording's times cannot well be, one line each, and how to put it right."""
+    n = len(trains.spikes.sample)
+    if not n:
+        return ()
+    found = []
+    length_s, first_s = end_s(trains), float(spike_times_s(trains)[0])
+    rate = n / (trains.duration_s * len(trains.channel_labels))
+    if first_s > max(60.0, length_s / 2):
+        found.append(
+            f"no spike in the first {first_s:.0f} s of {length_s:g} s: if the recording starts"
+            " later on its clock, give its start by `start_s`"
+        )
+    if length_s > _LONG_S and rate < _SILENT_HZ:
+        found.append(
+            f"lasts {length_s / 3600:.0f} hours at {rate:.2g} spikes/s per electrode: are its times"
+            " milliseconds or sample numbers? give their unit by `time_unit`"
+        )
+    return tuple(found)
+
+
+# Hours at a rate that no living culture has.
+_LONG_S, _SILENT_HZ = 6 * 3600.0, 0.01
 
 
 def sort_spikes(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.machine.cuda import accelerator
-from toptune.params import HighPass, Ptsd
+from toptune.params import HighPass, OpeningOptions, Ptsd
 from toptune.recordings.mcs import McsRecording
 from toptune.recordings.opening import SpikeRecording, open_recording
 from toptune.recordings.trains import SpikeTrains
@@ -39,8 +39,7 @@ def overview(
     *,
     highpass: HighPass | None = None,
     ptsd: Ptsd | None = None,
-    stream: str | None = None,
-    sampling_rate_hz: float | None = None,
+    opening: OpeningOptions | None = None,
     device: str = "auto",
     n_jobs: int | None = None,
 ) -> Overview:
@@ -48,7 +47,7 @@ def overview(
 
     What says how to detect spikes, and where, is ignored where the recording holds spikes.
     """
-    recording = open_recording(path, stream=stream, sampling_rate_hz=sampling_rate_hz)
+    recording = open_recording(path, **(opening or OpeningOptions()).opening)
     if isinstance(recording, SpikeRecording):
         trains = recording.trains()
         return Overview(trains, _summary(recording.path, recording.kind, trains))
@@ -86,6 +85,7 @@ def _summary(path: Path, kind: str, trains: SpikeTrains) -> dict[str, Any]:
         "n_spikes": int(counts.sum()),
         "mean_rate_hz": float(rates.mean()),
         "active_channels": int((rates > 0.1).sum()),
+        "notes": list(trains.notes),
         "channels": [
             {"label": label, "spikes": int(n), "rate_hz": float(r), "threshold_uv": t}
             for label, n, r, t in zip(trains.channel_labels, counts, rates, thresholds, strict=True)

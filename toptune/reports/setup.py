@@ -28,6 +28,7 @@ from toptune.params import (
     command_words,
     options_of,
     word,
+    write_merge,
 )
 from toptune.recordings.trains import WeightsSource
 from toptune.reports.page import Block, Code, Details, Section, Table, Text
@@ -122,7 +123,7 @@ def _view_settings(part: str, params: Mapping[str, Any]) -> list[Setting]:
 def _fit_values(run: ReadRun) -> dict[str, Any]:
     """Give the values of `FitOptions`, as far as they are those of `fit` and not of a head."""
     params, requested = run.params, run.params.get("requested", {})
-    merge = tuple(f"{name}={','.join(members)}" for name, members in params["merge"].items())
+    merge = tuple(write_merge(name, members) for name, members in params["merge"].items())
     return {
         "group_by": params["group_by"],
         "merge": merge,

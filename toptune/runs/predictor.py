@@ -74,7 +74,7 @@ def check_named(
     def require(name: str, header: Header) -> None:
         require_length(name, header.segments, header.sampling_rate_hz, model)
 
-    opened = check_recordings({str(path): path for path in paths}, settings, require)
+    opened = check_recordings({str(path): (path, settings) for path in paths}, require)
     if opened.refused and not keep_going:
         raise InputErrors([one_line(error) for error in opened.refused.values()])
     return opened

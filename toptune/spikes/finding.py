@@ -57,7 +57,8 @@ class FoundSpikes:
     def notes(self) -> tuple[str, ...]:
         """What the user should know, one line each."""
         noticed = (("dead", self.dead_channels), ("over-noisy", self.over_noisy_channels))
-        return tuple(f"{what} channels {', '.join(who)}" for what, who in noticed if who)
+        of_channels = (f"{what} channels {', '.join(who)}" for what, who in noticed if who)
+        return (*of_channels, *self.trains.notes)
 
 
 def check_recording(path: Path, settings: SpikeSettings) -> Header | None:
@@ -70,9 +71,7 @@ def check_recording(path: Path, settings: SpikeSettings) -> Header | None:
     """
     from toptune.spikes.filters import HighPassFilter
 
-    recording = open_recording(
-        path, stream=settings.stream, sampling_rate_hz=settings.sampling_rate_hz
-    )
+    recording = open_recording(path, **settings.opening)
     if isinstance(recording, SpikeRecording):
         return None
     with recording:
@@ -133,9 +132,7 @@ def find_spikes(
     InputError
         See `open_recording`, `detect_recording` and `detect_recording_on`.
     """
-    recording = open_recording(
-        path, stream=settings.stream, sampling_rate_hz=settings.sampling_rate_hz
-    )
+    recording = open_recording(path, **settings.opening)
     if isinstance(recording, SpikeRecording):
         stage("reading spikes", 0, 1)
         return FoundSpikes(trains=recording.trains(), kind=recording.kind)

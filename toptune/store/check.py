@@ -10,13 +10,14 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from toptune.errors import ToptuneError
 from toptune.machine.durable import writing
+from toptune.params import SpikeSettings
 from toptune.store.feature_store import (
     ASIDE,
     FeatureSet,
@@ -210,7 +211,10 @@ class _Check:
         return info
 
     def _spikes_problem(self, info: dict[str, Any]) -> str | None:
-        expected = spikes_key(info["input"]["sha256"], self.store.settings)
+        settings = SpikeSettings.from_json(self.store.settings)
+        # What the recording's line of the devices file says of it alone.
+        own = replace(settings, **info["input"].get("opening", {}))
+        expected = spikes_key(info["input"]["sha256"], own.to_json())
         return None if info["key"] == expected else "its spikes were not found with these settings"
 
     @contextmanager

@@ -283,7 +283,7 @@ class _Work:
         self.watch.doing("spikes")
         for row in self._claimed():
             if (cause := _attempt(partial(self.spikes_of.update, row))) is not None:
-                self.failures.append(Failure("recording", row.written, cause))
+                self.failures.append(Failure("recording", row.name, cause))
         self.notes += self.spikes_of.notes
         if self.failures:
             self.notes.append(
@@ -361,19 +361,19 @@ class _Work:
             spikes = self.spikes_of.update(row)
             for job in jobs:
                 if (cause := _attempt(partial(job.update, spikes))) is not None:
-                    job.failed.append((row.written, cause))
+                    job.failed.append((row.name, cause))
 
         for row in self._claimed():
             if (cause := _attempt(partial(update, row))) is not None:
                 for job in jobs:
-                    job.failed.append((row.written, cause))
+                    job.failed.append((row.name, cause))
 
     def _claimed(self) -> Iterator[DeviceRow]:
         """Go through the recordings, claiming each until the next one is asked for."""
         rows = self.checked.devices.rows
         for number, row in enumerate(rows, 1):
-            self.watch.recording(number, len(rows), row.written)
-            with self.session.claim(recording_name(row.written), wait=True):
+            self.watch.recording(number, len(rows), row.name)
+            with self.session.claim(recording_name(row.name), wait=True):
                 yield row
 
     def _without_pictures(self) -> None:
