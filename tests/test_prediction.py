@@ -246,7 +246,9 @@ def test_spikes_of_every_kind_give_what_the_voltage_gives(
         write_peak_trains(trains, tmp_path / "peaks"),
         write_spike_csv(trains, tmp_path / "s.csv"),
     ]
-    voltage, *others = predict(made / "falkon-joined", paths).recordings
+    # What the CSV does not say of its length would be assumed, with a warning.
+    opening = OpeningOptions(duration_s=8.0)
+    voltage, *others = predict(made / "falkon-joined", paths, opening=opening).recordings
     assert detected == ["r2.h5"]
     for other in others:
         np.testing.assert_array_equal(other.scores, voltage.scores)

@@ -252,7 +252,7 @@ def _cut(path: Path) -> None:
         (_cut, "the file is cut off"),
         (lambda p: p.write_bytes(b""), "the file is empty"),
         (lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\nnonsense"), "cannot be read as HDF5"),
-        (lambda p: p.write_bytes(b"just text, nothing else"), "text that begins with 'just text"),
+        (lambda p: p.write_bytes(b"just text, nothing else"), "not a recording toptune knows"),
         (lambda p: p.unlink(), "no such file"),
         (edit(lambda f: f.__delitem__("Data")), "not a recording as MCS's programs write it"),
         (edit(lambda f: f.attrs.__delitem__("McsHdf5ProtocolType")), "ProtocolType"),

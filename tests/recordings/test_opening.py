@@ -44,7 +44,7 @@ def test_a_format_is_added_by_one_entry_of_the_table(
 ) -> None:
     path = tmp_path / "a.dat"
     path.write_text("ticks 3 70 500")
-    with pytest.raises(InputError, match="text that begins with 'ticks 3"):
+    with pytest.raises(InputError, match="not a recording toptune knows"):
         open_recording(path)
     monkeypatch.setattr(opening, "FORMATS", (*opening.FORMATS, TICKS))
     found = find_spikes(path, SpikeSettings(sampling_rate_hz=500), stage=lambda *_: None)

@@ -252,6 +252,8 @@ def open_recording(
     found = recognise(path)
     if found is None:
         known = ", ".join(one.description for one in FORMATS)
-        raise InputError(f"{path}: {what_it_is(path)}; toptune reads {known}")
+        raise InputError(
+            f"{path}: not a recording toptune knows: {what_it_is(path)}; it reads {known}"
+        )
     one, kind = found
     return one.open(path, kind, options)

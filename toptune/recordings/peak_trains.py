@@ -113,10 +113,11 @@ def _of_other_length(files: Sequence[Path], trains: Sequence[PeakTrain]) -> dict
     counts = Counter(train.n_samples for train in trains).most_common()
     (usual, n), *others = counts
     if others and 2 * n <= len(files):
-        lengths = ", ".join(f"{count} of {length} samples" for length, count in counts[:4])
+        k = next(k for k, train in enumerate(trains) if train.n_samples != trains[0].n_samples)
         raise InputError(
-            f"{files[0].parent}: its {len(files)} electrodes' files differ in length ({lengths}):"
-            " one folder must hold one recording"
+            f"{files[k]}: the recording has {trains[k].n_samples} samples here but"
+            f" {trains[0].n_samples} in {files[0].name}, and no length is that of most of its"
+            f" {len(files)} files: one folder must hold one recording"
         )
     return {
         k: f"has {train.n_samples} samples, most files {usual}"

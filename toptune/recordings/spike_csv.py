@@ -87,7 +87,8 @@ def _columns(header: Sequence[str]) -> _Columns | None:
 def spike_table_kind(path: Path) -> str | None:
     """Tell by its header which kind of table of spikes a text file is; None if it is none."""
     try:
-        with _text(path) as stream:
+        # What is no text further down is refused when it is read, with its line.
+        with _text(path, errors="replace") as stream:
             head = read_head(stream, lambda header: _columns(header) is not None)
     except UnicodeError:
         return None
@@ -133,12 +134,12 @@ def read_spike_csv(path: Path, options: OpeningOptions | None = None) -> SpikeTr
 
 
 @contextmanager
-def _text(path: Path) -> Iterator[TextIO]:
+def _text(path: Path, errors: str = "strict") -> Iterator[TextIO]:
     with path.open("rb") as file:
         encoding = encoding_of(file.read(4))
     # -sig: a byte-order mark is no part of the first column's name.
     encoding = "utf-8-sig" if encoding == "utf-8" else encoding
-    with path.open(encoding=encoding, newline="") as stream:
+    with path.open(encoding=encoding, errors=errors, newline="") as stream:
         yield stream
 
 

@@ -24,8 +24,8 @@ def what_it_is(path: Path) -> str:
     """Say what a file or folder is, as far as it can be told, and what to do."""
     if path.is_dir():
         return (
-            "no folder of peak trains: it needs a file per electrode (first line 'n_samples 0', or"
-            " .mat files with peak_train)"
+            "a folder of peak trains needs a file per electrode (first line 'n_samples 0', or .mat"
+            " files with peak_train)"
         )
     if is_hdf5(path):
         return _hdf5(path)
@@ -37,7 +37,7 @@ def what_it_is(path: Path) -> str:
     if head.startswith(b"PK\x03\x04"):
         sheet = b"[Content_Types].xml" in head or path.suffix.lower() in (".xlsx", ".ods")
         return _KINDS[2][1] if sheet else "an archive: unpack it and name what is inside"
-    return _text(head) or "not a recording toptune knows"
+    return _text(head) or "bytes of an unknown kind"
 
 
 def _text(head: bytes) -> str | None:
