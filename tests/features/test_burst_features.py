@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 
 from toptune.errors import InputError
 from toptune.features.burst_features import (
+    NAMES,
     SCALES,
     BurstExtractor,
     BurstFeatureParams,
     on_circles,
+    recording_parameters,
     scaled,
+    window_parameters,
 )
-from toptune.features.burst_parameters import NAMES, recording_parameters, window_parameters
 from toptune.features.extractor import read_feature_params
 from toptune.features.picture_features import PictureFeatureParams
 from toptune.heads.rows import l2_normalise
@@ -81,7 +83,7 @@ def test_rows_are_the_parameters_scaled(trains: SpikeTrains) -> None:
     np.testing.assert_array_equal(whole.features, expected.astype(np.float32))
     assert whole.start_s.tolist() == [0.0]
     found = BurstExtractor(BurstFeatureParams(windows=WINDOWS)).measure(trains)
-    expected = window_parameters(trains, WINDOWS).values
+    expected, _ = window_parameters(trains, WINDOWS)
     np.testing.assert_array_equal(found.features, on_circles(expected).astype(np.float32))
     assert np.isfinite(found.features).all()
 

@@ -14,8 +14,12 @@ from results import read_csv
 
 from toptune.errors import InputError, InputErrors
 from toptune.extraction import extract
-from toptune.features.burst_features import BurstExtractor, BurstFeatureParams
-from toptune.features.burst_parameters import NAMES, recording_parameters
+from toptune.features.burst_features import (
+    NAMES,
+    BurstExtractor,
+    BurstFeatureParams,
+    recording_parameters,
+)
 from toptune.features.table import FeatureTable
 from toptune.heads.logistic.classifier import LogisticClassifier
 from toptune.params import Backbone, FitOptions, Picture, Windows

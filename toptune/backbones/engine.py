@@ -53,7 +53,7 @@ class Computed(NamedTuple):
         return self._asdict()
 
 
-def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:
+def resolve_precision(precision: Precision, device: torch.device | str) -> torch.dtype:
     """Return the type in which a backbone computes: ``auto`` is 16 bits on CUDA, else float32.
 
     An unknown precision, or half on another device than CUDA, is an `InputError`.
@@ -61,9 +61,10 @@ def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype
     if precision not in get_args(Precision):
         choices = ", ".join(get_args(Precision))
         raise InputError(f"precision must be one of {choices}, got {precision!r}")
-    if precision == "half" and device.type != "cuda":
+    on_cuda = torch.device(device).type == "cuda"
+    if precision == "half" and not on_cuda:
         raise InputError('`precision="half"` is for `device="cuda"`: on the CPU it would be slower')
-    return HALF if device.type == "cuda" and precision != "float32" else torch.float32
+    return HALF if on_cuda and precision != "float32" else torch.float32
 
 
 class FeatureEngine:

@@ -19,19 +19,20 @@ All comparisons are of whole samples.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.features.electrodes import ElectrodeTrains, whole_samples
+from toptune.features.electrodes import ElectrodeTrains, Float64, Ints, whole_samples
 from toptune.machine.threads import compiled
 from toptune.params import BurstCriteria
 
 # Intervals of 0.1 ms to 1000 s, ten bins a decade as in Pasquale et al.; a bin's lower edge stands
 # for it. A fixed range, so that smoothing is the same for all trains.
-EDGES_MS: NDArray[np.float64] = 10.0 ** (np.arange(71) / 10 - 1)
+EDGES_MS: Float64 = 10.0 ** (np.arange(71) / 10 - 1)
 # Bins in a local regression, and the least distance of two peaks in bins.
 _SMOOTHED_OVER = 5
 _PEAKS_APART = 2
@@ -49,11 +50,11 @@ _MIN_INTERVALS = 3
 class Bursts(NamedTuple):
     """Bursts, by train and time: first and last spikes, (m,) indices into the trains' `sample`."""
 
-    first: NDArray[np.int64]
-    last: NDArray[np.int64]
+    first: Ints
+    last: Ints
 
     @property
-    def n_spikes(self) -> NDArray[np.int64]:
+    def n_spikes(self) -> Ints:
         """Spikes in each."""
         return self.last - self.first + 1
 
@@ -66,24 +67,20 @@ def max_interval_bursts(trains: ElectrodeTrains, criteria: BurstCriteria) -> Bur
     those shorter than ``duration_ms`` or with fewer than ``min_spikes`` spikes are dropped.
     """
     rate = trains.sampling_rate_hz
-    first, last = (np.empty(len(trains.sample) // 2, dtype=np.int64) for _ in range(2))
-    n = _max_interval(
-        trains.sample,
-        trains.bounds,
+    return _found_by(
+        _max_interval,
+        trains,
         whole_samples(criteria.start_ms, rate),
         whole_samples(criteria.end_ms, rate),
         # At least so long, and at least so far apart, in whole samples.
         -whole_samples(-criteria.between_ms, rate),
         -whole_samples(-criteria.duration_ms, rate),
         criteria.min_spikes,
-        first,
-        last,
     )
-    return Bursts(first[:n], last[:n])
 
 
 def log_isi_bursts(
-    trains: ElectrodeTrains, criteria: BurstCriteria, threshold_ms: NDArray[np.float64]
+    trains: ElectrodeTrains, criteria: BurstCriteria, threshold_ms: Float64
 ) -> Bursts:
     """Find bursts by each electrode's own threshold, (E,) float64 from `log_isi_thresholds`.
 
@@ -91,26 +88,23 @@ def log_isi_bursts(
     """
     rate = trains.sampling_rate_hz
     runs = [-1 if math.isnan(t) else whole_samples(t, rate) for t in threshold_ms.tolist()]
-    first, last = (np.empty(len(trains.sample) // 2, dtype=np.int64) for _ in range(2))
-    n = _runs(
-        trains.sample,
-        trains.bounds,
-        np.array(runs, dtype=np.int64),
-        whole_samples(criteria.cutoff_ms, rate),
-        criteria.min_spikes,
-        first,
-        last,
-    )
+    longest, cutoff = np.array(runs, dtype=np.int64), whole_samples(criteria.cutoff_ms, rate)
+    return _found_by(_runs, trains, longest, cutoff, criteria.min_spikes)
+
+
+def _found_by(method: Callable[..., int], trains: ElectrodeTrains, *rule: Any) -> Bursts:
+    first, last = np.empty((2, len(trains.sample) // 2), dtype=np.int64)
+    n = method(trains.sample, trains.bounds, *rule, first, last)
     return Bursts(first[:n], last[:n])
 
 
 class Thresholds(NamedTuple):
     """The logISI thresholds of electrodes, (E,) float64, in ms."""
 
-    found: NDArray[np.float64]  # valleys in the histograms; NaN where there is none
+    found: Float64  # valleys in the histograms; NaN where there is none
     # The same, but the cut-off where there is a peak below it and no valley; NaN where there is
     # no such peak: that electrode does not burst.
-    used: NDArray[np.float64]
+    used: Float64
 
 
 def log_isi_thresholds(trains: ElectrodeTrains, criteria: BurstCriteria) -> Thresholds:
@@ -131,15 +125,15 @@ def log_isi_thresholds(trains: ElectrodeTrains, criteria: BurstCriteria) -> Thre
 
 @compiled()
 def _max_interval(
-    sample: NDArray[np.int64],
-    bounds: NDArray[np.int64],
+    sample: Ints,
+    bounds: Ints,
     start: int,
     end: int,
     between: int,
     duration: int,
     min_spikes: int,
-    first: NDArray[np.int64],
-    last: NDArray[np.int64],
+    first: Ints,
+    last: Ints,
 ) -> int:
     n = 0
     for train in range(len(bounds) - 1):
@@ -171,13 +165,13 @@ def _max_interval(
 
 @compiled()
 def _runs(
-    sample: NDArray[np.int64],
-    bounds: NDArray[np.int64],
-    threshold: NDArray[np.int64],
+    sample: Ints,
+    bounds: Ints,
+    threshold: Ints,
     cutoff: int,
     min_spikes: int,
-    first: NDArray[np.int64],
-    last: NDArray[np.int64],
+    first: Ints,
+    last: Ints,
 ) -> int:
     n = 0
     n_electrodes = len(threshold)
@@ -206,13 +200,13 @@ def _runs(
 class NetworkBursts(NamedTuple):
     """Network bursts in the order of time, (m,), and the intervals between burst events, (j,)."""
 
-    stretch: NDArray[np.int64]  # in which each lies
-    start: NDArray[np.int64]  # sample of the first burst's first spike
-    end: NDArray[np.int64]  # sample of the last spike of all its bursts
-    n_electrodes: NDArray[np.int64]  # that take part
-    n_spikes: NDArray[np.int64]  # in its bursts
+    stretch: Ints  # in which each lies
+    start: Ints  # sample of the first burst's first spike
+    end: Ints  # sample of the last spike of all its bursts
+    n_electrodes: Ints  # that take part
+    n_spikes: Ints  # in its bursts
     # Samples between successive burst events of all electrodes, never across a gap.
-    event_interval: NDArray[np.int64]
+    event_interval: Ints
 
 
 def network_bursts(
@@ -247,9 +241,7 @@ def network_bursts(
     )
 
 
-def _event_threshold(
-    interval: NDArray[np.int64], sampling_rate_hz: float, criteria: BurstCriteria
-) -> int:
+def _event_threshold(interval: Ints, sampling_rate_hz: float, criteria: BurstCriteria) -> int:
     """Longest interval, in samples, between burst events of one network burst."""
     counts = count_some(interval, sampling_rate_hz)
     threshold_ms = find_valley(smooth(counts[None])[0], criteria).threshold_ms
@@ -268,7 +260,7 @@ class Valley(NamedTuple):
     has_short_peak: bool  # there is a peak below the cut-off
 
 
-def count_intervals(trains: ElectrodeTrains) -> NDArray[np.float64]:
+def count_intervals(trains: ElectrodeTrains) -> Float64:
     """Count each electrode's intervals in the bins between `EDGES_MS`: (E, bins) float64.
 
     An interval outside their range is not counted.
@@ -279,7 +271,7 @@ def count_intervals(trains: ElectrodeTrains) -> NDArray[np.float64]:
     return counts
 
 
-def count_some(interval: NDArray[np.int64], sampling_rate_hz: float) -> NDArray[np.float64]:
+def count_some(interval: Ints, sampling_rate_hz: float) -> Float64:
     """Count any intervals, (n,) int64 in samples, in the same bins: (bins,) float64."""
     edges, _ = _bins(sampling_rate_hz)
     at = np.searchsorted(edges, interval, side="right") - 1
@@ -287,7 +279,7 @@ def count_some(interval: NDArray[np.int64], sampling_rate_hz: float) -> NDArray[
     return np.bincount(at[inside], minlength=len(edges) - 1).astype(np.float64)
 
 
-def smooth(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+def smooth(counts: Float64) -> Float64:
     """Smooth histograms by local linear regression with tri-cube weights (Cleveland 1979).
 
     Both are (n, bins) float64, of the bins between `EDGES_MS`.
@@ -296,7 +288,7 @@ def smooth(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.round(counts @ _smoother(counts.shape[1]), _DECIMALS)
 
 
-def find_valley(smoothed: NDArray[np.float64], criteria: BurstCriteria) -> Valley:
+def find_valley(smoothed: Float64, criteria: BurstCriteria) -> Valley:
     """Find the threshold in a smoothed histogram, (bins,) float64."""
     valley, has_peak = _valley(smoothed, EDGES_MS[:-1], criteria.cutoff_ms, criteria.void)
     threshold_ms = float(EDGES_MS[valley]) if valley >= 0 else math.nan
@@ -306,14 +298,14 @@ def find_valley(smoothed: NDArray[np.float64], criteria: BurstCriteria) -> Valle
 
 
 @lru_cache
-def _bins(sampling_rate_hz: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _bins(sampling_rate_hz: float) -> tuple[Float64, Ints]:
     """Edges in samples, and the bin of every short interval, which most are; -1 below them."""
     edges = EDGES_MS * sampling_rate_hz / 1000
     return edges, np.searchsorted(edges, np.arange(_LISTED), side="right").astype(np.int64) - 1
 
 
 @lru_cache
-def _smoother(n: int) -> NDArray[np.float64]:
+def _smoother(n: int) -> Float64:
     """Matrix S for which ``counts @ S`` is smoothed: the regression's value is linear in counts."""
     S = np.zeros((n, n))
     for at in range(n):
@@ -328,11 +320,7 @@ def _smoother(n: int) -> NDArray[np.float64]:
 
 @compiled()
 def _count_intervals(
-    sample: NDArray[np.int64],
-    bounds: NDArray[np.int64],
-    edges: NDArray[np.float64],
-    short_bins: NDArray[np.int64],
-    counts: NDArray[np.float64],
+    sample: Ints, bounds: Ints, edges: Float64, short_bins: Ints, counts: Float64
 ) -> None:
     n_electrodes = len(counts)
     for train in range(len(bounds) - 1):
@@ -347,7 +335,7 @@ def _count_intervals(
 
 
 @compiled()
-def _peaks(y: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _peaks(y: Float64) -> NDArray[np.bool_]:
     """Mark bins above both neighbours, the higher of those too near; of equals the first."""
     n = len(y)
     peak = np.zeros(n, dtype=np.bool_)
@@ -372,9 +360,7 @@ def _peaks(y: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 @compiled()
-def _valley(
-    y: NDArray[np.float64], x: NDArray[np.float64], cutoff: float, void: float
-) -> tuple[int, bool]:
+def _valley(y: Float64, x: Float64, cutoff: float, void: float) -> tuple[int, bool]:
     """Bin of the valley, -1 where there is none; and whether a peak lies below the cut-off."""
     is_peak = _peaks(y)
     short = -1

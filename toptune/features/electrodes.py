@@ -31,6 +31,10 @@ from toptune.params import Windows
 from toptune.recordings.trains import SpikeTrains, check_spikes
 from toptune.recordings.windows import SegmentBins, WindowStarts, window_starts
 
+Float64 = NDArray[np.float64]
+Float32 = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
 # Products of milliseconds and rates that are whole numbers but for rounding are meant to be whole.
 _WHOLE = 1e-9
 # A train whose counts vary less than rounding does not vary.
@@ -46,19 +50,14 @@ def whole_samples(milliseconds: float, sampling_rate_hz: float) -> int:
 class ElectrodeTrains:
     """Spikes of some stretches: the train of stretch s and electrode e is number s x E + e."""
 
-    sample: NDArray[np.int64]  # (n,), train by train, ascending in each
+    sample: Ints  # (n,), train by train, ascending in each
     # (stretches x E + 1,): the spikes of train k are ``bounds[k]`` up to ``bounds[k + 1]``.
-    bounds: NDArray[np.int64]
+    bounds: Ints
     n_electrodes: int  # E, silent ones too
     sampling_rate_hz: float
     # (stretches,), in samples; windows need not begin on a whole sample.
-    start: NDArray[np.float64]
-    length: NDArray[np.float64]
-
-    @property
-    def n_stretches(self) -> int:
-        """How many stretches there are."""
-        return len(self.start)
+    start: Float64
+    length: Float64
 
     @cached_property
     def duration_s(self) -> float:
@@ -66,20 +65,20 @@ class ElectrodeTrains:
         return float(self.length.sum()) / self.sampling_rate_hz
 
     @cached_property
-    def counts(self) -> NDArray[np.int64]:
+    def counts(self) -> Ints:
         """Spikes of each electrode, (E,), in all stretches."""
-        of_trains = np.diff(self.bounds).reshape(self.n_stretches, self.n_electrodes)
-        counts: NDArray[np.int64] = of_trains.sum(axis=0)
+        of_trains = np.diff(self.bounds).reshape(len(self.start), self.n_electrodes)
+        counts: Ints = of_trains.sum(axis=0)
         return counts
 
     @cached_property
-    def train(self) -> NDArray[np.int64]:
+    def train(self) -> Ints:
         """Number of the train of each spike, (n,)."""
         return np.repeat(np.arange(len(self.bounds) - 1), np.diff(self.bounds))
 
     def only(self, kept: NDArray[np.bool_]) -> ElectrodeTrains:
         """Leave out the electrodes not in `kept`, (E,); the others are numbered anew."""
-        of_trains = np.tile(kept, self.n_stretches)
+        of_trains = np.tile(kept, len(self.start))
         sizes = np.diff(self.bounds)[of_trains]
         return ElectrodeTrains(
             sample=self.sample[of_trains[self.train]],
@@ -112,10 +111,7 @@ class _Sorted:
 def whole_recording(trains: SpikeTrains) -> ElectrodeTrains:
     """Take all of a recording; its stretches are the segments between gaps.
 
-    Raises
-    ------
-    InputError
-        A spike lies outside the recording or on a channel it does not have.
+    A spike outside the recording or on a channel it does not have is an `InputError`.
     """
     spikes = _Sorted(trains)
     n_trains = len(spikes.first) * spikes.n_electrodes
@@ -180,10 +176,10 @@ class WindowedTrains:
 class Variability(NamedTuple):
     """Of each electrode, (E,) float64; NaN where it is not defined."""
 
-    cv: NDArray[np.float64]  # NaN with fewer than two intervals, or where all of them are 0
+    cv: Float64  # NaN with fewer than two intervals, or where all of them are 0
     # NaN without two successive intervals that are not both 0.
-    cv2: NDArray[np.float64]
-    lv: NDArray[np.float64]
+    cv2: Float64
+    lv: Float64
 
 
 def interval_variability(trains: ElectrodeTrains) -> Variability:
@@ -194,9 +190,7 @@ def interval_variability(trains: ElectrodeTrains) -> Variability:
 
 
 @compiled()
-def _measure(
-    sample: NDArray[np.int64], bounds: NDArray[np.int64], measured: NDArray[np.float64]
-) -> None:
+def _measure(sample: Ints, bounds: Ints, measured: Float64) -> None:
     n_electrodes = measured.shape[1]
     for electrode in range(n_electrodes):
         n, total, n_pairs, shares, squared_shares = 0, 0.0, 0, 0.0, 0.0
@@ -221,7 +215,7 @@ def _measure(
 
 
 @compiled()
-def _pairs(sample: NDArray[np.int64]) -> tuple[int, float, float]:
+def _pairs(sample: Ints) -> tuple[int, float, float]:
     """Count successive intervals that are not both 0; add up |a - b| / (a + b), and its square."""
     n, shares, squares = 0, 0.0, 0.0
     for i in range(2, len(sample)):
@@ -279,7 +273,7 @@ def mean_count_correlation(trains: ElectrodeTrains, bin_ms: float) -> float:
     return _mean_of_pairs(counts @ counts.T, varied)
 
 
-def _by_time(trains: ElectrodeTrains, ends: NDArray[np.int64]) -> NDArray[np.int64]:
+def _by_time(trains: ElectrodeTrains, ends: Ints) -> Ints:
     """Order spikes by stretch, then time; ascending runs are what a stable sort merges fastest."""
     begins = np.concatenate([[0], ends[:-1]])
     parts = [
@@ -289,7 +283,7 @@ def _by_time(trains: ElectrodeTrains, ends: NDArray[np.int64]) -> NDArray[np.int
     return np.concatenate(parts)
 
 
-def _binned(trains: ElectrodeTrains, width: float) -> NDArray[np.float64]:
+def _binned(trains: ElectrodeTrains, width: float) -> Float64:
     """Spike counts, (E, bins of all stretches), at least one column."""
     n_bins = np.floor(trains.length / width + 1e-9).astype(np.int64)
     stretch, electrode = np.divmod(trains.train, max(1, trains.n_electrodes))
@@ -302,7 +296,7 @@ def _binned(trains: ElectrodeTrains, width: float) -> NDArray[np.float64]:
     return counts.reshape(trains.n_electrodes, total)
 
 
-def _mean_of_pairs(matrix: NDArray[np.float64], taking_part: NDArray[np.bool_]) -> float:
+def _mean_of_pairs(matrix: Float64, taking_part: NDArray[np.bool_]) -> float:
     rows, columns = np.triu_indices(len(matrix), 1)
     pairs = taking_part[rows] & taking_part[columns]
     return float(matrix[rows, columns][pairs].mean()) if pairs.any() else math.nan
@@ -310,12 +304,7 @@ def _mean_of_pairs(matrix: NDArray[np.float64], taking_part: NDArray[np.bool_]) 
 
 @compiled()
 def _tile(
-    sample: NDArray[np.int64],
-    bounds: NDArray[np.int64],
-    start: NDArray[np.float64],
-    length: NDArray[np.float64],
-    reach: float,
-    tiled: NDArray[np.float64],
+    sample: Ints, bounds: Ints, start: Float64, length: Float64, reach: float, tiled: Float64
 ) -> None:
     """Add up the time, in samples, within reach of each electrode's spikes."""
     for train in range(len(bounds) - 1):
@@ -330,13 +319,7 @@ def _tile(
 
 
 @compiled()
-def _meet(
-    sample: NDArray[np.int64],
-    electrode: NDArray[np.int64],
-    ends: NDArray[np.int64],
-    reach: int,
-    met: NDArray[np.int32],
-) -> None:
+def _meet(sample: Ints, electrode: Ints, ends: Ints, reach: int, met: NDArray[np.int32]) -> None:
     """Count in ``met[a, b]`` the spikes of a within reach of one of b's; spikes by time."""
     near = np.zeros(len(met), dtype=np.int32)
     begin = 0

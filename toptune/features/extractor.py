@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -32,33 +31,17 @@ def unwatched(_name: str, _done: int, _total: int) -> None:
 
 
 class FeatureRows(NamedTuple):
-    """Features of one kind of a recording's windows, or of the whole recording.
+    """Features of one kind of a recording's windows, or of the whole recording."""
 
-    Attributes
-    ----------
-    features : (rows, d) float32
-    start_s : (rows,) float64
-        Start of each window in seconds since the recording's start.
-    """
-
-    features: NDArray[np.float32]
-    start_s: NDArray[np.float64]
+    features: NDArray[np.float32]  # (rows, d)
+    start_s: NDArray[np.float64]  # (rows,), of each window in seconds since the recording's start
 
 
-@dataclass(frozen=True, eq=False)
-class PendingFeatures:
-    """Features that are being computed.
+class PendingFeatures(NamedTuple):
+    """Features that are being computed."""
 
-    Parameters
-    ----------
-    start_s : (rows,) float64
-        Of each row's window.
-    wait
-        Waits for the features and gives them, (rows, d) float32.
-    """
-
-    start_s: NDArray[np.float64]
-    wait: Callable[[], NDArray[np.float32]]
+    start_s: NDArray[np.float64]  # (rows,), of each row's window
+    wait: Callable[[], NDArray[np.float32]]  # waits for the features, (rows, d)
 
     def result(self) -> FeatureRows:
         """Wait for the rows."""
@@ -94,19 +77,9 @@ class FeatureExtractor(Protocol):
     ) -> Iterator[NDArray[np.float32]]:
         """Compute some rows of variants of a recording.
 
-        Parameters
-        ----------
-        trains
-            The recording itself, which says what is the same for all variants.
-        variants
-            Its spikes with changes, and which rows are wanted.
-        n_rows
-            Wanted of all variants together.
-
-        Yields
-        ------
-        (n, d) float32
-            Rows in the order in which they were wanted, some at a time.
+        `trains` is the recording itself, which says what is the same for all variants; `variants`
+        are its spikes with changes, and which rows are wanted, `n_rows` of all together. Yields
+        (n, d) rows in the order in which they were wanted, some at a time.
         """
 
     def picture_of(self, trains: SpikeTrains, row: int) -> tuple[str, NDArray[np.float32]] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,28 +28,14 @@ _PICTURES_AT_ONCE = 64
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneIdentity:
-    """Which network described the pictures: equal identity, equal features.
+    """Which network described the pictures: equal identity, equal features."""
 
-    Parameters
-    ----------
-    name
-        As asked for.
-    weights
-        ``imagenet``, ``random`` or a file's name.
-    sha256
-        Of the weights.
-    mean, std
-        Normalisation of the three colour channels.
-    input_size
-        Side of the pictures in pixels.
-    """
-
-    name: str
-    weights: str
-    sha256: str
-    mean: tuple[float, ...]
+    name: str  # as asked for
+    weights: str  # imagenet, random or a file's name
+    sha256: str  # of the weights
+    mean: tuple[float, ...]  # with std the normalisation of the three colour channels
     std: tuple[float, ...]
-    input_size: int
+    input_size: int  # side of the pictures in pixels
 
     @classmethod
     def of(cls, loaded: LoadedBackbone, params: Backbone) -> BackboneIdentity:
@@ -66,15 +52,7 @@ class BackboneIdentity:
 
 @dataclass(frozen=True, kw_only=True)
 class PictureFeatureParams:
-    """All that decides the features of pictures, given a recording's spikes.
-
-    Parameters
-    ----------
-    windows, picture
-        What is drawn.
-    backbone
-        What describes it.
-    """
+    """All that decides the features of pictures, given a recording's spikes."""
 
     windows: Windows
     picture: Picture
@@ -86,14 +64,7 @@ class PictureFeatureParams:
         return {
             "windows": self.windows.to_json(),
             "picture": self.picture.to_json(),
-            "backbone": {
-                "name": b.name,
-                "weights": b.weights,
-                "sha256": b.sha256,
-                "mean": list(b.mean),
-                "std": list(b.std),
-                "input_size": b.input_size,
-            },
+            "backbone": asdict(b) | {"mean": list(b.mean), "std": list(b.std)},
         }
 
     @classmethod
@@ -119,27 +90,16 @@ class PictureFeatureParams:
 def load_engine(backbone: Backbone, compute: Compute) -> FeatureEngine:
     """Load a backbone; it is compiled when first needed.
 
-    Raises
-    ------
-    InputError
-        An unknown backbone, a device that is not there, a precision that the device does not have,
-        or weights that do not fit.
+    An unknown backbone, a device that is not there, a precision that it does not have, or weights
+    that do not fit are an `InputError`.
     """
     from toptune.backbones import loading
+    from toptune.backbones.engine import resolve_precision
     from toptune.machine.device import torch_device
 
     device = torch_device(compute.device)
-    check_precision(compute, device)
+    resolve_precision(compute.precision, device)  # before weights are loaded
     return engine_for(loading.load_backbone(backbone), compute, device)
-
-
-def check_precision(compute: Compute, device: str) -> None:
-    """Refuse a precision that the device does not have, before weights are loaded."""
-    import torch
-
-    from toptune.backbones.engine import resolve_precision
-
-    resolve_precision(compute.precision, torch.device(device))
 
 
 def engine_for(loaded: LoadedBackbone, compute: Compute, device: str) -> FeatureEngine:
@@ -152,15 +112,7 @@ def engine_for(loaded: LoadedBackbone, compute: Compute, device: str) -> Feature
 
 
 class PictureExtractor:
-    """Draws and describes the windows of any recording's spikes.
-
-    Parameters
-    ----------
-    windows, picture
-        What is drawn.
-    engine
-        What describes it; extractors may share one.
-    """
+    """Draws and describes the windows of any recording's spikes; extractors may share an engine."""
 
     stage = "features"
 
@@ -195,16 +147,14 @@ class PictureExtractor:
         variants: Iterable[tuple[SpikeTrains, Sequence[int]]],
         n_rows: int,
     ) -> Iterator[NDArray[np.float32]]:
-        """Draw and describe some windows of variants of a recording, on the count axis of its own.
-
-        Yields
-        ------
-        (n, d) float32
-            Rows in the order in which they were wanted, 64 or more at a time.
-        """
+        """Draw and describe some windows of variants of a recording, 64 or more at a time."""
         import torch
 
-        picture = self.kept_axis(trains)
+        picture = self.picture
+        if picture.count_axis == "recording":
+            # The recording's own axis, which stays where it is when spikes are taken away.
+            top = self._drawer(trains, picture, size=1, device="cpu").largest_count
+            picture = replace(picture, count_axis=float(max(1, top)))
         waiting: list[torch.Tensor] = []
         left = n_rows
         for variant, rows in variants:
@@ -220,19 +170,6 @@ class PictureExtractor:
         """Draw a window as the network sees it, (S, S) in [0, 1], with the picture's kind."""
         (grey,) = self._draw(trains, [row], self.picture).cpu().numpy()
         return self.picture.kind, grey
-
-    def kept_axis(self, trains: SpikeTrains) -> Picture:
-        """Give the picture with a count axis that stays where it is when spikes are taken away.
-
-        Parameters
-        ----------
-        trains
-            The whole recording.
-        """
-        if self.picture.count_axis != "recording":
-            return self.picture
-        top = self._drawer(trains, self.picture, size=1, device="cpu").largest_count
-        return replace(self.picture, count_axis=float(max(1, top)))
 
     def _draw(self, trains: SpikeTrains, rows: Sequence[int], picture: Picture) -> torch.Tensor:
         """Draw some windows of a recording, (rows, S, S) float32."""

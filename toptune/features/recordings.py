@@ -47,18 +47,10 @@ class SilentReporter:
 
 
 class Preflight(NamedTuple):
-    """What opening every recording showed.
+    """What opening every recording showed."""
 
-    Attributes
-    ----------
-    refused : dict of str to ToptuneError
-        Recordings that cannot be worked on, by name, with the reason.
-    voltage : bool
-        Whether any recording that could be opened holds voltage.
-    """
-
-    refused: dict[str, ToptuneError]
-    voltage: bool
+    refused: dict[str, ToptuneError]  # that cannot be worked on, by name, with the reason
+    voltage: bool  # any recording that could be opened holds voltage
 
 
 def check_recordings(
@@ -90,21 +82,10 @@ def check_recordings(
 
 
 class SpikeFinder:
-    """Finds the spikes of any number of recordings.
+    """Finds the spikes of any number of recordings, on the device that `compute` asks for.
 
-    Parameters
-    ----------
-    settings
-        How.
-    compute
-        Where.
-    voltage
-        Whether any recording holds voltage, without which no GPU is needed.
-
-    Raises
-    ------
-    InputError
-        A GPU is asked for, and there is none.
+    Without `voltage` in any recording no GPU is needed; where it is asked for and there is none,
+    that is an `InputError`.
     """
 
     def __init__(self, settings: SpikeSettings, compute: Compute, *, voltage: bool) -> None:

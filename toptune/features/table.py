@@ -60,33 +60,16 @@ NOTHING_DROPPED = Dropped(0, ())
 
 @dataclass(frozen=True)
 class FeatureTable:
-    """All windows of a data set.
+    """All windows of a data set."""
 
-    Attributes
-    ----------
-    features : (n_windows, d) float32
-        Pooled output of the backbone; of several feature sets side by side, as `views` says.
-    start_s : (n_windows,) float64
-        When each window starts, in seconds since its recording's start; of several windows in one
-        row the widest.
-    recording : (n_windows,) int64
-        Row of `recordings`.
-    recordings : tuple of RecordingInfo
-        Where the windows come from.
-    provenance : dict
-        JSON-able: the parameters, the weights' sha256 and the format version that made `features`.
-    views : tuple of View
-        Whose columns `features` holds, from left to right; none where nobody says, which stands
-        for one view of all columns.
-    dropped : Dropped
-        What joining feature sets left out; nothing where there is one.
-    """
-
-    features: NDArray[np.float32]
+    features: NDArray[np.float32]  # (n_windows, d); of several sets side by side, as `views` says
+    # (n_windows,), seconds since the recording's start; of several windows in one row the widest.
     start_s: NDArray[np.float64]
-    recording: NDArray[np.int64]
+    recording: NDArray[np.int64]  # (n_windows,), rows of `recordings`
     recordings: tuple[RecordingInfo, ...]
+    # JSON-able: the parameters, the weights' sha256 and the format version that made `features`.
     provenance: dict[str, Any]
+    # From left to right; none where nobody says, which stands for one view of all columns.
     views: tuple[View, ...] = ()
     dropped: Dropped = NOTHING_DROPPED
 
@@ -117,18 +100,9 @@ def match_windows(
     the end of a stretch or beside a gap, where the other kind has no window. Windows of one width
     and stride meet exactly.
 
-    Parameters
-    ----------
-    starts : sequence of (n_i,) float64
-        When each window of each kind starts, in seconds, ascending; none of a kind is allowed.
-    widths_s, strides_s : sequence of float
-        Of each kind.
-
-    Returns
-    -------
-    tuple of (m,) int64
-        For each kind, which of its windows are in the m matches, in the leading kind's order; a
-        window of another kind may be in several.
+    `starts` of each kind, in seconds, ascend; none of a kind is allowed. Returns for each kind,
+    (m,), which of its windows are in the m matches, in the leading kind's order; a window of
+    another kind may be in several.
     """
     lead = leading_kind(widths_s)
     centres = [s + width / 2 for s, width in zip(starts, widths_s, strict=True)]
@@ -244,8 +218,7 @@ def _joined_provenance(
 
 def _missing(*tables: FeatureTable) -> list[str]:
     """Name the recordings that some of the sets lack, and that were left out knowingly."""
-    named = [name for table in tables for name in table.provenance.get("missing", [])]
-    return list(dict.fromkeys(named))
+    return list(dict.fromkeys(n for t in tables for n in t.provenance.get("missing", [])))
 
 
 def _view(table: FeatureTable) -> View:

@@ -23,7 +23,7 @@ from toptune.features.extractor import (
     start_features,
     unwatched,
 )
-from toptune.features.picture_features import BackboneIdentity, check_precision, engine_for
+from toptune.features.picture_features import BackboneIdentity, engine_for
 from toptune.features.recordings import (
     Preflight,
     SpikeFinder,
@@ -217,6 +217,7 @@ class _Engines:
     def __init__(
         self, views: Sequence[ModelView], weights: Sequence[Path], compute: Compute
     ) -> None:
+        from toptune.backbones.engine import resolve_precision
         from toptune.machine.device import torch_device
 
         self._views = views
@@ -224,7 +225,7 @@ class _Engines:
         self._compute = compute
         self._device = torch_device(compute.device)
         self._made: dict[BackboneIdentity, FeatureEngine] = {}
-        check_precision(compute, self._device)
+        resolve_precision(compute.precision, self._device)
 
     def extractors(self) -> tuple[FeatureExtractor, ...]:
         """Make the extractor of each view."""

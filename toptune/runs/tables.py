@@ -22,8 +22,7 @@ from toptune.evaluation.evaluate import Evaluation
 from toptune.evaluation.folds import FoldResults
 from toptune.evaluation.scores import Scores
 from toptune.evaluation.task import Task
-from toptune.features.burst_features import in_units
-from toptune.features.burst_parameters import NAMES
+from toptune.features.burst_features import NAMES, in_units
 from toptune.features.table import FeatureTable
 from toptune.heads.base import Head
 from toptune.runs.folder import write_csv
