@@ -16,6 +16,9 @@ from toptune.errors import InputError
 from toptune.machine.threads import channel_slices, compiled, in_threads
 from toptune.params import HighPass
 
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+
 # Channels filtered side by side: a single recursion waits for its own last sample, while eight fill
 # the processor's pipelines (measured on Zen 3: 3 times as fast as one after another).
 _LANES = 8
@@ -45,30 +48,15 @@ class HighPassFilter:
 
     def __init__(self, params: HighPass, sampling_rate_hz: float, n_channels: int) -> None:
         self._sos = butterworth_sections(params, sampling_rate_hz)
-        self._state: NDArray[np.float64] | None = None
+        self._state: Float64 | None = None
         self.n_channels = n_channels
 
     def apply(
-        self,
-        samples_uv: NDArray[np.float32],
-        out: NDArray[np.float32] | None = None,
-        pool: Executor | None = None,
-    ) -> NDArray[np.float32]:
-        """Filter the next chunk.
+        self, samples_uv: Float32, out: Float32 | None = None, pool: Executor | None = None
+    ) -> Float32:
+        """Filter the next chunk, (channels, samples), on the threads of `pool`.
 
-        Parameters
-        ----------
-        samples_uv : (channels, samples) float32
-            The samples that follow the last chunk.
-        out : (channels, samples) float32, optional
-            Where to write; may be `samples_uv` itself.
-        pool
-            Threads to spread the channels over.
-
-        Returns
-        -------
-        (channels, samples) float32
-            The filtered chunk, in `out` where given.
+        The result is in `out` where given, which may be `samples_uv` itself.
         """
         out = np.empty_like(samples_uv) if out is None else out
         if self._sos is None or samples_uv.shape[1] == 0:
@@ -86,7 +74,7 @@ class HighPassFilter:
         return out
 
 
-def butterworth_sections(params: HighPass, sampling_rate_hz: float) -> NDArray[np.float64] | None:
+def butterworth_sections(params: HighPass, sampling_rate_hz: float) -> Float64 | None:
     """Return the filter's second-order sections, (sections, 6), for `scipy.signal.sosfilt`.
 
     None where the cut-off is 0; an `InputError` where it is at or above half the sampling rate.
@@ -100,7 +88,7 @@ def butterworth_sections(params: HighPass, sampling_rate_hz: float) -> NDArray[n
             f" {2 * params.cutoff_hz:g} Hz, this recording has {sampling_rate_hz:g} Hz: choose"
             f" a cut-off below {nyquist_hz:g} Hz, or 0 for no filter"
         )
-    sos: NDArray[np.float64] = scipy.signal.butter(
+    sos: Float64 = scipy.signal.butter(
         params.order, params.cutoff_hz, "highpass", fs=sampling_rate_hz, output="sos"
     )
     return sos
@@ -118,13 +106,7 @@ def settling_samples(params: HighPass, sampling_rate_hz: float, limit: int) -> i
 
 
 @compiled()
-def _filter_rows(
-    x: NDArray[np.float32],
-    out: NDArray[np.float32],
-    sos: NDArray[np.float64],
-    state: NDArray[np.float64],
-    first: NDArray[np.float64],
-) -> None:
+def _filter_rows(x: Float32, out: Float32, sos: Float64, state: Float64, first: Float64) -> None:
     """Filter in direct form II transposed, section by section, as `scipy.signal.sosfilt` does."""
     n_rows, n = x.shape
     full = n_rows - n_rows % _LANES
@@ -153,12 +135,7 @@ def _filter_rows(
 
 @compiled()
 def _filter_lanes(
-    x: NDArray[np.float32],
-    out: NDArray[np.float32],
-    section: NDArray[np.float64],
-    state: NDArray[np.float64],
-    first: NDArray[np.float64],
-    row: int,
+    x: Float32, out: Float32, section: Float64, state: Float64, first: Float64, row: int
 ) -> None:
     """Do the same for a single section and eight rows from `row` on, side by side."""
     b0, b1, b2, a1, a2 = section[0], section[1], section[2], section[4], section[5]

@@ -100,8 +100,7 @@ def detect_voltage(
         return detect_recording(recording, highpass, ptsd, n_jobs=n_jobs, progress=progress), None
     from toptune.spikes.streaming_cuda import detect_recording_on
 
-    made = detect_recording_on(device, recording, highpass, ptsd, n_jobs=n_jobs, progress=progress)
-    return made.found, made.spikes
+    return detect_recording_on(device, recording, highpass, ptsd, n_jobs=n_jobs, progress=progress)
 
 
 def find_spikes(

@@ -16,24 +16,12 @@ NOISE_CAP_UV = 100.0
 
 @dataclass(frozen=True, eq=False)
 class Thresholds:
-    """Peak-to-peak thresholds and the noise estimates they come from.
+    """Peak-to-peak thresholds and the noise estimates they come from, all (channels,)."""
 
-    Parameters
-    ----------
-    threshold_uv : (channels,) float32
-        Infinite for a dead channel, which has no spikes.
-    noise_sd_uv : (channels,) float64
-        The noise estimate, before the cap; NaN with a fixed threshold.
-    dead : (channels,) bool
-        The noise is exactly 0.
-    noisy : (channels,) bool
-        The estimate is above 100 uV, at which the threshold is capped.
-    """
-
-    threshold_uv: NDArray[np.float32]
-    noise_sd_uv: NDArray[np.float64]
-    dead: NDArray[np.bool_]
-    noisy: NDArray[np.bool_]
+    threshold_uv: NDArray[np.float32]  # infinite for a dead channel, which has no spikes
+    noise_sd_uv: NDArray[np.float64]  # before the cap; NaN with a fixed threshold
+    dead: NDArray[np.bool_]  # the noise is exactly 0
+    noisy: NDArray[np.bool_]  # it is above 100 uV, at which the threshold is capped
 
 
 def noise_windows(n_samples: int, sampling_rate_hz: float) -> list[slice]:
@@ -95,16 +83,9 @@ def thresholds_from(
 def noise_thresholds(
     samples_uv: NDArray[np.float32], sampling_rate_hz: float, ptsd: Ptsd
 ) -> Thresholds:
-    """Estimate each channel's noise over a whole recording in memory and set its threshold.
+    """Estimate each channel's noise and set its threshold.
 
-    Parameters
-    ----------
-    samples_uv : (channels, samples) float32
-        The whole recording, filtered.
-    sampling_rate_hz
-        Samples per second.
-    ptsd
-        The kind of estimate, and the factor.
+    `samples_uv` (channels, samples) is the whole recording in memory, filtered.
     """
     windows = noise_windows(samples_uv.shape[1], sampling_rate_hz)
     smallest = smallest_sd([samples_uv[:, w] for w in windows])

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from toptune.errors import InputError
 from toptune.machine.threads import in_threads, thread_pool
@@ -18,7 +17,10 @@ from toptune.recordings.trains import Spikes, sort_spikes
 from toptune.spikes.noise import noise_thresholds
 from toptune.spikes.ptsd_compiled import (
     BLOCK,
+    Float32,
+    Float64,
     Found,
+    Ints,
     Rule,
     Scratch,
     block_stats,
@@ -52,10 +54,10 @@ class PtsdSamples(NamedTuple):
 
 
 def detect_spikes(
-    samples_uv: NDArray[np.float32],
+    samples_uv: Float32,
     sampling_rate_hz: float,
     ptsd: Ptsd | None = None,
-    thresholds_uv: NDArray[np.float32] | None = None,
+    thresholds_uv: Float32 | None = None,
     *,
     n_jobs: int | None = None,
 ) -> Spikes:
@@ -97,7 +99,7 @@ def detect_spikes(
         thresholds_uv = noise_thresholds(samples_uv, sampling_rate_hz, ptsd).threshold_uv
     thresholds = _checked_thresholds(thresholds_uv, n_channels)
 
-    def one(channel: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def one(channel: int) -> tuple[Ints, Float32]:
         x = samples_uv[channel]
         low, high, total = (
             np.empty(-(-n // BLOCK), kind) for kind in (np.float32, np.float32, np.float64)
@@ -113,7 +115,7 @@ def detect_spikes(
     return merge_channels(found)
 
 
-def sequential_sum(block_sums: NDArray[np.float64]) -> float:
+def sequential_sum(block_sums: Float64) -> float:
     """Add block sums one after another, in the order that every chunking shares."""
     # cumsum adds in order; sum would add pairwise.
     return float(block_sums.cumsum()[-1]) if block_sums.size else 0.0
@@ -126,7 +128,7 @@ def channel_mean(total: float, n: int, what: str) -> np.float32:
     return np.float32(total / n)
 
 
-def _checked_thresholds(thresholds_uv: NDArray[np.float32], n_channels: int) -> NDArray[np.float32]:
+def _checked_thresholds(thresholds_uv: Float32, n_channels: int) -> Float32:
     """Check for one positive threshold per channel, float32; the error names the first bad one."""
     thresholds = np.asarray(thresholds_uv, dtype=np.float32)
     if thresholds.shape != (n_channels,):
@@ -142,7 +144,7 @@ def _checked_thresholds(thresholds_uv: NDArray[np.float32], n_channels: int) -> 
     return thresholds
 
 
-def merge_channels(found: list[tuple[NDArray[np.int64], NDArray[np.float32]]]) -> Spikes:
+def merge_channels(found: list[tuple[Ints, Float32]]) -> Spikes:
     """Merge the channels' spikes into the order of `Spikes`."""
     if not found:
         return Spikes(np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
@@ -164,16 +166,11 @@ class ChannelWalk:
     def __init__(self, times: PtsdSamples, threshold_uv: np.float32) -> None:
         self._times = times
         self._threshold = threshold_uv
-        self._found = Found(np.array([1, 0], np.int64), *self._room(1024))
+        room = np.empty(1024, np.int64), np.empty(1024, np.float32)
+        self._found = Found(np.array([1, 0], np.int64), *room)
         self._scratch = Scratch.for_reach(times.lifetime + times.overshoot)
 
-    def walk_row(
-        self,
-        x: NDArray[np.float32],
-        low: NDArray[np.float32],
-        high: NDArray[np.float32],
-        mean: np.float32,
-    ) -> None:
+    def walk_row(self, x: Float32, low: Float32, high: Float32, mean: np.float32) -> None:
         """Walk the whole segment, given the statistics of its blocks."""
         rule = Rule(*self._times, mean, self._threshold)
         chosen = np.empty(low.size + 1, np.int64)
@@ -182,14 +179,7 @@ class ChannelWalk:
         ):
             self._grow()
 
-    def walk_kept(
-        self,
-        ids: NDArray[np.int64],
-        kept: NDArray[np.float32],
-        stop: int,
-        n: int,
-        mean: np.float32,
-    ) -> None:
+    def walk_kept(self, ids: Ints, kept: Float32, stop: int, n: int, mean: np.float32) -> None:
         """Walk kept blocks below block `stop` of a segment of n samples."""
         rule = Rule(*self._times, mean, self._threshold)
         while np.isfinite(self._threshold) and not walk_kept(
@@ -197,17 +187,11 @@ class ChannelWalk:
         ):
             self._grow()
 
-    def found(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def found(self) -> tuple[Ints, Float32]:
         """Return samples (int64) and peak-to-peak microvolts (float32) of the spikes so far."""
         k = int(self._found.state[1])
         return self._found.sample[:k].copy(), self._found.uv[:k].copy()
 
     def _grow(self) -> None:
         state, sample, uv = self._found
-        self._found = Found(state, *self._room(2 * sample.size))
-        self._found.sample[: sample.size] = sample
-        self._found.uv[: uv.size] = uv
-
-    @staticmethod
-    def _room(size: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        return np.empty(size, np.int64), np.empty(size, np.float32)
+        self._found = Found(state, np.resize(sample, 2 * sample.size), np.resize(uv, 2 * uv.size))

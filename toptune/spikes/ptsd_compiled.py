@@ -30,6 +30,11 @@ from numpy.typing import NDArray
 
 from toptune.machine.threads import compiled
 
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Keys = NDArray[np.int32]  # floats as integers that order alike
+
 # Samples per block: long enough that the statistics run at memory speed, short enough that a spike
 # costs little more than its own neighbourhood (measured: 64 is 40 % slower, 256 no faster).
 BLOCK = 128
@@ -67,7 +72,7 @@ def ordered(bits: np.int32) -> np.int32:
 
 
 @numba.njit(nogil=True, inline="always")
-def _extremes(bits: NDArray[np.int32], start: int, count: int) -> tuple[np.float32, np.float32]:
+def _extremes(bits: Keys, start: int, count: int) -> tuple[np.float32, np.float32]:
     """Minimum and maximum of `count` floats whose bits begin at bits[start]; none may be NaN."""
     lo = _MAGNITUDE
     hi = np.int32(-0x80000000)
@@ -79,12 +84,7 @@ def _extremes(bits: NDArray[np.int32], start: int, count: int) -> tuple[np.float
 
 
 @compiled(fastmath={"reassoc"})
-def block_stats(
-    x: NDArray[np.float32],
-    low: NDArray[np.float32],
-    high: NDArray[np.float32],
-    total: NDArray[np.float64],
-) -> None:
+def block_stats(x: Float32, low: Float32, high: Float32, total: Float64) -> None:
     """Minimum, maximum and sum of each block of `BLOCK` samples; the last block may be short.
 
     NaN and infinity show up in `total`. It is the same for every chunking, because blocks start at
@@ -108,13 +108,7 @@ def block_stats(
 
 
 @compiled()
-def _fine_extremes(
-    x: NDArray[np.float32],
-    first: int,
-    last: int,
-    low: NDArray[np.float32],
-    high: NDArray[np.float32],
-) -> int:
+def _fine_extremes(x: Float32, first: int, last: int, low: Float32, high: Float32) -> int:
     """Find the extremes of the fine blocks [first, last) of x that exist; return their number."""
     bits = x.view(np.int32)
     last = min(last, -(-x.size // FINE))
@@ -129,12 +123,7 @@ def _fine_extremes(
 
 @compiled()
 def may_hold_spike(
-    low: NDArray[np.float32],
-    high: NDArray[np.float32],
-    b: int,
-    reach_blocks: int,
-    mean: np.float32,
-    threshold: np.float32,
+    low: Float32, high: Float32, b: int, reach_blocks: int, mean: np.float32, threshold: np.float32
 ) -> bool:
     """Tell whether a block and its reach span the threshold; if not, it holds no spike."""
     lo, hi = low[b], high[b]
@@ -153,9 +142,9 @@ def spans(lo: np.float32, hi: np.float32, mean: np.float32, threshold: np.float3
 
 @compiled()
 def keep_blocks(
-    x: NDArray[np.float32],
-    low: NDArray[np.float32],
-    high: NDArray[np.float32],
+    x: Float32,
+    low: Float32,
+    high: Float32,
     first_fine: int,
     begin: int,
     end: int,
@@ -163,8 +152,8 @@ def keep_blocks(
     overshoot: int,
     mean: np.float32,
     threshold: np.float32,
-    ids: NDArray[np.int64],
-    kept: NDArray[np.float32],
+    ids: Ints,
+    kept: Float32,
 ) -> int:
     """Copy out the fine blocks of x that a walk may need; return their number.
 
@@ -211,19 +200,19 @@ class Rule(NamedTuple):
 class Found(NamedTuple):
     """State of the walk over a channel, and the spikes it found, with room for more."""
 
-    state: NDArray[np.int64]  # the next sample to look at, and the number of spikes found
-    sample: NDArray[np.int64]
-    uv: NDArray[np.float32]  # peak to peak, in microvolts
+    state: Ints  # the next sample to look at, and the number of spikes found
+    sample: Ints
+    uv: Float32  # peak to peak, in microvolts
 
 
 class Scratch(NamedTuple):
     """Working memory for marking a span of at most `BLOCK` samples."""
 
-    values: NDArray[np.float32]  # (m,), from the sample before the span on, less the mean
+    values: Float32  # (m,), from the sample before the span on, less the mean
     # (5 m,): the same as integers that order alike, then two pairs of sliding minima and maxima
-    keys: NDArray[np.int32]
+    keys: Keys
     marks: NDArray[np.uint8]  # (BLOCK + 8,), 1 for a peak whose reach spans the threshold
-    words: NDArray[np.int64]  # the same memory, eight marks at a time
+    words: Ints  # the same memory, eight marks at a time
 
     @classmethod
     def for_reach(cls, reach: int) -> Scratch:
@@ -255,7 +244,7 @@ def _fetch(_: Any, array: Any, index: Any) -> Any:  # noqa: ARG001  # numba matc
 
 
 @compiled()
-def _first_smallest(keys: NDArray[np.int32], start: np.uint64, last: np.uint64) -> np.uint64:
+def _first_smallest(keys: Keys, start: np.uint64, last: np.uint64) -> np.uint64:
     """Return the first index of the smallest of keys[start .. last]."""
     low, place = keys[start], start
     for i in range(start + _ONE, last + _ONE):
@@ -265,7 +254,7 @@ def _first_smallest(keys: NDArray[np.int32], start: np.uint64, last: np.uint64) 
 
 
 @compiled()
-def _first_largest(keys: NDArray[np.int32], start: np.uint64, last: np.uint64) -> np.uint64:
+def _first_largest(keys: Keys, start: np.uint64, last: np.uint64) -> np.uint64:
     """Return the first index of the largest of keys[start .. last]."""
     high, place = keys[start], start
     for i in range(start + _ONE, last + _ONE):
@@ -276,7 +265,7 @@ def _first_largest(keys: NDArray[np.int32], start: np.uint64, last: np.uint64) -
 
 @compiled()
 def _centre(
-    x: NDArray[np.float32], start: np.uint64, count: np.uint64, mean: np.float32, scratch: Scratch
+    x: Float32, start: np.uint64, count: np.uint64, mean: np.float32, scratch: Scratch
 ) -> None:
     """Subtract the mean from x[start : start + count]; make integers that order as the result."""
     values, keys = scratch.values, scratch.keys
@@ -289,7 +278,7 @@ def _centre(
 
 @compiled()
 def _slide(
-    keys: NDArray[np.int32], row: np.uint64, width: np.uint64, count: np.uint64
+    keys: Keys, row: np.uint64, width: np.uint64, count: np.uint64
 ) -> tuple[np.uint64, np.uint64]:
     """Find the minimum and maximum of keys[1 + i : 1 + i + width] for i < count.
 
@@ -337,12 +326,7 @@ def _mark(
 
 @compiled()
 def _peaks(
-    keys: NDArray[np.int32],
-    c: np.uint64,
-    up: bool,
-    left: np.uint64,
-    lifetime: np.uint64,
-    overshoot: np.uint64,
+    keys: Keys, c: np.uint64, up: bool, left: np.uint64, lifetime: np.uint64, overshoot: np.uint64
 ) -> tuple[np.uint64, np.uint64]:
     """Find start and opposite peak, by index, of the peak at keys[c] that `left` samples follow."""
     window = min(lifetime, left)
@@ -364,14 +348,7 @@ def _peaks(
 
 @compiled()
 def walk_span(
-    x: NDArray[np.float32],
-    shift: int,
-    n: int,
-    begin: int,
-    end: int,
-    rule: Rule,
-    found: Found,
-    scratch: Scratch,
+    x: Float32, shift: int, n: int, begin: int, end: int, rule: Rule, found: Found, scratch: Scratch
 ) -> bool:
     """Walk samples [begin, end), at most `BLOCK`, of a segment of n samples.
 
@@ -430,13 +407,7 @@ def walk_span(
 
 
 @compiled()
-def _choose_blocks(
-    low: NDArray[np.float32],
-    high: NDArray[np.float32],
-    ahead: int,
-    rule: Rule,
-    chosen: NDArray[np.int64],
-) -> int:
+def _choose_blocks(low: Float32, high: Float32, ahead: int, rule: Rule, chosen: Ints) -> int:
     """List the blocks that, with the `ahead` after them, span the threshold; return how many."""
     lo, hi = low.copy(), high.copy()
     for k in range(1, min(ahead, low.size - 1) + 1):
@@ -453,7 +424,7 @@ def _choose_blocks(
 
 @compiled()
 def _reach_spans(
-    x: NDArray[np.float32], start: int, stop: int, low: np.float32, high: np.float32, rule: Rule
+    x: Float32, start: int, stop: int, low: np.float32, high: np.float32, rule: Rule
 ) -> bool:
     """Tell whether a block's extremes and x[start : stop], its reach, span the threshold."""
     lo, hi = _MAGNITUDE, _SMALLEST
@@ -469,13 +440,13 @@ def _reach_spans(
 
 @compiled()
 def walk_row(
-    x: NDArray[np.float32],
-    low: NDArray[np.float32],
-    high: NDArray[np.float32],
+    x: Float32,
+    low: Float32,
+    high: Float32,
     rule: Rule,
     found: Found,
     scratch: Scratch,
-    chosen: NDArray[np.int64],
+    chosen: Ints,
 ) -> bool:
     """Walk a whole segment in memory, skipping blocks that cannot hold a spike.
 
@@ -506,13 +477,7 @@ def walk_row(
 
 @compiled()
 def walk_kept(
-    ids: NDArray[np.int64],
-    kept: NDArray[np.float32],
-    stop: int,
-    n: int,
-    rule: Rule,
-    found: Found,
-    scratch: Scratch,
+    ids: Ints, kept: Float32, stop: int, n: int, rule: Rule, found: Found, scratch: Scratch
 ) -> bool:
     """Walk the fine blocks that `keep_blocks` kept of a segment of n samples, below block `stop`.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,12 +89,12 @@ class SegmentWalk:
         """
         end = min(end, self._n)
         if begin >= end:
-            return self._none()
+            return _no_spikes(self._xp)
         chunk = _Chunk(samples, row_pitch(samples), len(samples), first, self._n, begin, end)
         accepted, ends = self._evaluate(chunk)
         m = int(ends[-1])
         if m == 0:
-            return self._none()
+            return _no_spikes(self._xp)
         if m > MOST_CANDIDATES and end - begin > 1:
             del accepted, ends
             middle = (begin + end) // 2
@@ -168,10 +168,6 @@ class SegmentWalk:
             jump, doubled = doubled, jump
         return selected
 
-    def _none(self) -> DeviceSpikes:
-        kinds = (np.int64, np.int32, np.float32)
-        return DeviceSpikes(*(self._xp.empty(0, kind) for kind in kinds))
-
 
 class _Chunk(NamedTuple):
     """A chunk, in the order of the kernels' arguments."""
@@ -223,13 +219,16 @@ def walk_segments(
     return found
 
 
+def _no_spikes(xp: Any) -> DeviceSpikes:
+    return DeviceSpikes(*(xp.empty(0, kind) for kind in (np.int64, np.int32, np.float32)))
+
+
 def sort_device_spikes(
     device: Accelerator, parts: Iterable[DeviceSpikes], n_channels: int
 ) -> DeviceSpikes:
     """Merge the chunks' spikes into the order of `DeviceSpikes`."""
     xp = device.xp
-    kinds = (np.int64, np.int32, np.float32)
-    empty = DeviceSpikes(*(xp.empty(0, kind) for kind in kinds))
+    empty = _no_spikes(xp)
     sample, channel, uv = (xp.concatenate(p) for p in zip(empty, *parts, strict=True))
     # No channel has two spikes at one sample, so the keys are distinct.
     order = xp.argsort(sample * n_channels + channel)

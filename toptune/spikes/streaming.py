@@ -15,17 +15,25 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from toptune.errors import InputError
 from toptune.machine.threads import channel_slices, in_threads, thread_pool
 from toptune.params import HighPass, Ptsd
 from toptune.recordings.opening import VoltageRecording
-from toptune.recordings.trains import SpikeTrains
-from toptune.spikes.filters import HighPassFilter, settling_samples
+from toptune.recordings.trains import Segment, Spikes, SpikeTrains
+from toptune.spikes.filters import HighPassFilter, butterworth_sections, settling_samples
 from toptune.spikes.noise import Thresholds, mad_sd, noise_windows, smallest_sd, thresholds_from
 from toptune.spikes.ptsd import ChannelWalk, PtsdSamples, channel_mean, merge_channels
-from toptune.spikes.ptsd_compiled import BLOCK, FINE, block_stats, blocks_ahead, keep_blocks
+from toptune.spikes.ptsd_compiled import (
+    BLOCK,
+    FINE,
+    Float32,
+    Float64,
+    Ints,
+    block_stats,
+    blocks_ahead,
+    keep_blocks,
+)
 
 # Values (channels x samples) per batch, so that raw and filtered samples fit into the cache.
 _BATCH_VALUES = 2_000_000
@@ -42,21 +50,11 @@ OnSamples = Callable[[int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class Detected:
-    """The spikes detected in a recording.
-
-    Parameters
-    ----------
-    trains
-        The spikes.
-    noise
-        Thresholds, and which channels are dead or over-noisy.
-    passes
-        How many times the recording was read.
-    """
+    """The spikes detected in a recording."""
 
     trains: SpikeTrains
-    noise: Thresholds
-    passes: int
+    noise: Thresholds  # and which channels are dead or over-noisy
+    passes: int  # how many times the recording was read
 
 
 def detect_recording(
@@ -93,28 +91,45 @@ def detect_recording(
         return job.run()
 
 
-class _Job:
-    """Detection in one recording: what its passes share."""
+@dataclass(eq=False)
+class Detection:
+    """Detection in one recording: what the CPU's and a GPU's share."""
 
-    def __init__(
-        self,
-        recording: VoltageRecording,
-        highpass: HighPass,
-        ptsd: Ptsd,
-        pool: Executor | None,
-        progress: OnSamples | None,
-    ) -> None:
-        self.recording = recording
-        self.highpass = highpass
-        self.ptsd = ptsd
-        self.times = PtsdSamples.at(ptsd, recording.sampling_rate_hz)
-        self.pool = pool
-        self.progress = progress
-        self.n_channels = len(recording.channel_labels)
+    recording: VoltageRecording
+    highpass: HighPass
+    ptsd: Ptsd
+    pool: Executor | None
+    progress: OnSamples | None
+
+    def __post_init__(self) -> None:
+        rate = self.recording.sampling_rate_hz
+        self.times = PtsdSamples.at(self.ptsd, rate)
+        self.n_channels = len(self.recording.channel_labels)
+        # Refuses a cut-off that this sampling rate cannot have, before any work.
+        butterworth_sections(self.highpass, rate)
+
+    def detected(self, spikes: Spikes, noise: Thresholds, passes: int) -> Detected:
+        """Put together what was found."""
+        trains = SpikeTrains(
+            spikes=spikes,
+            channel_labels=self.recording.channel_labels,
+            sampling_rate_hz=self.recording.sampling_rate_hz,
+            segments=self.recording.segments,
+            threshold_uv=noise.threshold_uv,
+        )
+        return Detected(trains, noise, passes)
+
+
+class _Job(Detection):
+    """Detection on the CPU: what its passes share."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        recording = self.recording
         self.passes = 0
         self.windows = noise_windows(recording.n_samples, recording.sampling_rate_hz)
-        # Refuses a cut-off that this sampling rate cannot have, before any work.
-        HighPassFilter(highpass, recording.sampling_rate_hz, self.n_channels)
+        step = recording.chunk_samples
+        self.batch_size = max(1, _BATCH_VALUES // (self.n_channels * step)) * step
 
     def run(self) -> Detected:
         mad = self._mad() if self.ptsd.noise == "mad" else None
@@ -133,22 +148,16 @@ class _Job:
             walked.read()
         else:
             first.walk(means, noise.threshold_uv)
-        trains = SpikeTrains(
-            spikes=merge_channels([w.joined() for w in walked.spikes]),
-            channel_labels=self.recording.channel_labels,
-            sampling_rate_hz=self.recording.sampling_rate_hz,
-            segments=self.recording.segments,
-            threshold_uv=noise.threshold_uv,
-        )
-        return Detected(trains, noise, self.passes)
+        spikes = merge_channels([found.joined() for found in walked.spikes])
+        return self.detected(spikes, noise, self.passes)
 
-    def filtered(self, start: int, stop: int) -> NDArray[np.float32]:
+    def filtered(self, start: int, stop: int) -> Float32:
         """Return samples [start, stop) of one segment, filtered from `start` on."""
         raw = self.recording.read(start, stop, self.pool)
         fresh = HighPassFilter(self.highpass, self.recording.sampling_rate_hz, self.n_channels)
         return fresh.apply(raw, raw, self.pool)
 
-    def _preliminary_sd(self) -> NDArray[np.float64]:
+    def _preliminary_sd(self) -> Float64:
         """Estimate the smallest SD from noise windows filtered with little of their past."""
         limit = 5 * (self.windows[0].stop - self.windows[0].start)
         settle = settling_samples(self.highpass, self.recording.sampling_rate_hz, limit)
@@ -162,7 +171,7 @@ class _Job:
                     views.append(self.filtered(begin, high)[:, low - begin :])
         return smallest_sd(views) if views else np.zeros(self.n_channels)
 
-    def _mad(self) -> NDArray[np.float64]:
+    def _mad(self) -> Float64:
         """Estimate the MAD of the filtered channels, in groups: the median needs whole channels."""
         n = self.recording.n_samples
         group = min(self.n_channels, _WHOLE_BYTES // (4 * max(n, 1)))
@@ -176,13 +185,13 @@ class _Job:
             rows = slice(begin, min(begin + group, self.n_channels))
             whole = np.empty((rows.stop - begin, n), np.float32)
             self.passes += 1
-            for batch in _Batches(self):
+            for batch in self.batches():
                 whole[:, batch.start : batch.start + batch.samples.shape[1]] = batch.samples[rows]
             parts = in_threads(self.pool, mad_sd, [whole[k : k + 1] for k in range(len(whole))])
             out[rows] = np.concatenate(parts)
         return out
 
-    def _means(self, total: NDArray[np.float64]) -> NDArray[np.float32]:
+    def _means(self, total: Float64) -> Float32:
         n = max(self.recording.n_samples, 1)
         labels = self.recording.channel_labels
         means = [
@@ -191,96 +200,61 @@ class _Job:
         ]
         return np.array(means, np.float32)
 
+    def batches(self) -> Iterator[_Batch]:
+        """Give filtered batches in order; each overwrites the buffer of the one before."""
+        recording, size = self.recording, self.batch_size
+        buffer = np.empty((self.n_channels, size), np.float32)
+        for number, segment in enumerate(recording.segments):
+            filt = HighPassFilter(self.highpass, recording.sampling_rate_hz, self.n_channels)
+            start, end = segment.first_sample, segment.first_sample + segment.n_samples
+            while start < end:
+                # Up to the next multiple, so that batches end where chunks of the file do.
+                stop = min(end, (start // size + 1) * size)
+                samples = buffer[:, : stop - start]
+                recording.read_into(samples, start, self.pool)
+                filt.apply(samples, samples, self.pool)
+                yield _Batch(samples, start, number, stop == end)
+                start = stop
+                if self.progress is not None:
+                    self.progress(stop, recording.n_samples)
+
 
 @dataclass(frozen=True)
 class _Batch:
     """Filtered samples from `start` on; `is_last` marks the last batch of a segment."""
 
-    samples: NDArray[np.float32]
+    samples: Float32
     start: int
     segment: int
     is_last: bool
 
 
-class _Batches:
-    """Filtered batches of a recording, in order; each overwrites the buffer of the one before."""
-
-    def __init__(self, job: _Job) -> None:
-        self._job = job
-        step = job.recording.chunk_samples
-        self.size = max(1, _BATCH_VALUES // (job.n_channels * step)) * step
-
-    def __iter__(self) -> Iterator[_Batch]:
-        job = self._job
-        recording = job.recording
-        buffer = np.empty((job.n_channels, self.size), np.float32)
-        for number, segment in enumerate(recording.segments):
-            filt = HighPassFilter(job.highpass, recording.sampling_rate_hz, job.n_channels)
-            end = segment.first_sample + segment.n_samples
-            start = segment.first_sample
-            while start < end:
-                # Up to the next multiple, so that batches end where chunks of the file do.
-                stop = min(end, (start // self.size + 1) * self.size)
-                samples = buffer[:, : stop - start]
-                recording.read_into(samples, start, job.pool)
-                filt.apply(samples, samples, job.pool)
-                yield _Batch(samples, start, number, stop == end)
-                start = stop
-                if job.progress is not None:
-                    job.progress(stop, recording.n_samples)
-
-
-class _ChannelSpikes:
-    """Spikes of one channel, segment by segment, in samples of the recording."""
+class _Parts:
+    """What one channel gathers part by part: its spikes, or the fine blocks kept of a segment."""
 
     def __init__(self) -> None:
-        self._samples: list[NDArray[np.int64]] = []
-        self._uv: list[NDArray[np.float32]] = []
+        self._numbers: list[Ints] = []  # samples of the recording, or numbers of blocks
+        self._values: list[Float32] = []  # peak to peak, or the blocks' samples
 
-    def add(self, walk: ChannelWalk, first_sample: int) -> None:
-        sample, uv = walk.found()
-        self._samples.append(sample + first_sample)
-        self._uv.append(uv)
+    def add(self, numbers: Ints, values: Float32) -> None:
+        self._numbers.append(numbers)
+        self._values.append(values)
 
-    def joined(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        if not self._samples:
+    def joined(self) -> tuple[Ints, Float32]:
+        if not self._numbers:
             return np.empty(0, np.int64), np.empty(0, np.float32)
-        return np.concatenate(self._samples), np.concatenate(self._uv)
-
-
-class _Kept:
-    """Fine blocks kept of one channel of one segment."""
-
-    def __init__(self) -> None:
-        self.ids: list[NDArray[np.int64]] = []
-        self.samples: list[NDArray[np.float32]] = []
-
-    def joined(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        if not self.ids:
-            return np.empty(0, np.int64), np.empty(0, np.float32)
-        return np.concatenate(self.ids), np.concatenate(self.samples)
+        return np.concatenate(self._numbers), np.concatenate(self._values)
 
 
 class _Pass:
     """One pass over the recording: sums, noise windows, kept blocks and, if asked for, the walk.
 
-    Parameters
-    ----------
-    job
-        The recording and its settings.
-    means, thresholds_uv : (channels,) float32
-        They decide which blocks are kept, and must be exact if `walk` is set.
-    walk
-        Walk blocks as soon as possible, and keep them no longer.
+    `means` and `thresholds_uv` (channels,) decide which blocks are kept. They must be exact if
+    `walk` is set: then blocks are walked as soon as possible, and kept no longer.
     """
 
     def __init__(
-        self,
-        job: _Job,
-        means: NDArray[np.float32],
-        thresholds_uv: NDArray[np.float32],
-        *,
-        walk: bool = False,
+        self, job: _Job, means: Float32, thresholds_uv: Float32, *, walk: bool = False
     ) -> None:
         self._job = job
         self._means = means
@@ -288,23 +262,21 @@ class _Pass:
         self.thresholds_uv = thresholds_uv
         self.total = np.zeros(job.n_channels)
         self.noise = [np.empty((job.n_channels, w.stop - w.start), np.float32) for w in job.windows]
-        self.spikes = [_ChannelSpikes() for _ in range(job.n_channels)]
+        self.spikes = [_Parts() for _ in range(job.n_channels)]
         self.overflowed = False
         self._kept_bytes = 0
-        self._kept: list[list[_Kept]] = []
+        self._kept: list[list[_Parts]] = []
         self._walks: list[ChannelWalk] = []
 
     def read(self) -> None:
         """Read the whole recording once."""
         self._job.passes += 1
-        context = 0
-        size = _Batches(self._job).size
         ahead = blocks_ahead(self._job.times.lifetime, self._job.times.overshoot, BLOCK)
         room = (2 * ahead + 3) * BLOCK
-        buffer = np.empty((self._job.n_channels, room + size), np.float32)
+        buffer = np.empty((self._job.n_channels, room + self._job.batch_size), np.float32)
         held = first_block = done = 0
         segment = -1
-        for batch in _Batches(self._job):
+        for batch in self._job.batches():
             if batch.segment != segment:
                 segment, held, first_block, done = batch.segment, 0, 0, 0
                 self._start_segment()
@@ -324,7 +296,7 @@ class _Pass:
             first_block += context
             done = decided - context
 
-    def walk(self, means: NDArray[np.float32], thresholds_uv: NDArray[np.float32]) -> None:
+    def walk(self, means: Float32, thresholds_uv: Float32) -> None:
         """Walk all kept blocks, with the exact means and thresholds."""
         segments = self._job.recording.segments
 
@@ -333,12 +305,16 @@ class _Pass:
                 walker = ChannelWalk(self._job.times, thresholds_uv[channel])
                 ids, samples = kept[channel].joined()
                 walker.walk_kept(ids, samples, _ALL, segment.n_samples, means[channel])
-                self.spikes[channel].add(walker, segment.first_sample)
+                self._add_spikes(channel, walker, segment)
 
         in_threads(self._job.pool, one, range(self._job.n_channels))
 
+    def _add_spikes(self, channel: int, walker: ChannelWalk, segment: Segment) -> None:
+        sample, uv = walker.found()
+        self.spikes[channel].add(sample + segment.first_sample, uv)
+
     def _start_segment(self) -> None:
-        self._kept.append([_Kept() for _ in range(self._job.n_channels)])
+        self._kept.append([_Parts() for _ in range(self._job.n_channels)])
         self._walks = [ChannelWalk(self._job.times, t) for t in self.thresholds_uv]
 
     def _gather_noise(self, batch: _Batch) -> None:
@@ -350,7 +326,7 @@ class _Pass:
                     :, low - batch.start : high - batch.start
                 ]
 
-    def _decide(self, x: NDArray[np.float32], first_block: int, begin: int, end: int) -> None:
+    def _decide(self, x: Float32, first_block: int, begin: int, end: int) -> None:
         """Sum the blocks [begin, end) of x, and keep those that may hold a spike."""
         if end <= begin:
             return
@@ -378,8 +354,7 @@ class _Pass:
                     self.thresholds_uv[channel], ids, samples,
                 )  # fmt: skip
                 kept = self._kept[-1][channel]
-                kept.ids.append(ids[:count].copy())
-                kept.samples.append(samples[: count * FINE].copy())
+                kept.add(ids[:count].copy(), samples[: count * FINE].copy())
                 added += count * (FINE * 4 + 8)
             return added
 
@@ -387,7 +362,7 @@ class _Pass:
         self._kept_bytes += sum(in_threads(self._job.pool, some, slices))
         if not self._walk_now and self._kept_bytes > _KEEP_BYTES:
             self.overflowed = True
-            self._kept = [[_Kept() for _ in k] for k in self._kept]
+            self._kept = [[_Parts() for _ in k] for k in self._kept]
 
     def _end_batch(self, batch: _Batch) -> None:
         """Walk the blocks kept so far, except the last ones, whose neighbours are not read yet."""
@@ -397,16 +372,17 @@ class _Pass:
         ahead = blocks_ahead(self._job.times.lifetime, self._job.times.overshoot, FINE)
 
         def one(channel: int) -> None:
-            kept, walker = self._kept[-1][channel], self._walks[channel]
-            ids, samples = kept.joined()
+            walker = self._walks[channel]
+            ids, samples = self._kept[-1][channel].joined()
             stop = _ALL if batch.is_last else (int(ids[-1]) - ahead + 1 if ids.size else 0)
             walker.walk_kept(ids, samples, stop, segment.n_samples, self._means[channel])
-            # The last sample of the block before the first unwalked one is still needed.
-            left = max(0, int(np.searchsorted(ids, stop)) - 1)
-            kept.ids, kept.samples = [ids[left:]], [samples[left * FINE :]]
+            self._kept[-1][channel] = left = _Parts()
             if batch.is_last:
-                self.spikes[channel].add(walker, segment.first_sample)
-                kept.ids, kept.samples = [], []
+                self._add_spikes(channel, walker, segment)
+                return
+            # The last sample of the block before the first unwalked one is still needed.
+            at = max(0, int(np.searchsorted(ids, stop)) - 1)
+            left.add(ids[at:], samples[at * FINE :])
 
         in_threads(self._job.pool, one, range(self._job.n_channels))
 

@@ -8,19 +8,18 @@ read once per group. For the same filtered samples the spikes are those of the C
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator
-from concurrent.futures import Executor
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 
 from toptune.errors import InputError
-from toptune.machine.cuda import Accelerator, DeviceArray, Uploads
+from toptune.machine.cuda import Accelerator, DeviceArray
 from toptune.machine.threads import thread_pool
 from toptune.params import HighPass, Ptsd
 from toptune.recordings.opening import VoltageRecording
-from toptune.recordings.trains import SpikeTrains
 from toptune.spikes.noise import Thresholds
 from toptune.spikes.preparing_cuda import (
     HIGHPASS_BLOCK,
@@ -28,9 +27,8 @@ from toptune.spikes.preparing_cuda import (
     channel_means,
     noise_thresholds_on,
 )
-from toptune.spikes.ptsd import PtsdSamples
 from toptune.spikes.ptsd_cuda import DeviceSpikes, sort_device_spikes, walk_segments
-from toptune.spikes.streaming import Detected, OnSamples
+from toptune.spikes.streaming import Detected, Detection, OnSamples
 
 # Values (channels x samples) per chunk: enough to occupy the GPU, and so few that reading the first
 # chunk and computing the last, which overlap with nothing, take no noticeable time.
@@ -39,12 +37,11 @@ _CHUNK_VALUES = 4_000_000
 _HELD_SHARE = 0.6
 
 
-@dataclass(frozen=True, eq=False)
-class DetectedOnDevice:
-    """The spikes that a GPU detected in a recording: on the device, and the same on the host."""
+class DetectedOnDevice(NamedTuple):
+    """The spikes that a GPU detected in a recording: on the host, and the same on the device."""
 
-    spikes: DeviceSpikes
     found: Detected
+    spikes: DeviceSpikes
 
 
 def detect_recording_on(
@@ -56,56 +53,21 @@ def detect_recording_on(
     n_jobs: int | None = None,
     progress: OnSamples | None = None,
 ) -> DetectedOnDevice:
-    """Filter a recording and find its spikes on the device.
+    """Do what `detect_recording` does on a GPU, with `n_jobs` threads that read.
 
-    The filter and the detector restart after every gap; noise and means are of the whole recording.
-
-    Parameters
-    ----------
-    device
-        The GPU, opened by `toptune.machine.cuda.accelerator`.
-    recording
-        Raw voltage; read once, or once per group of channels where not all fit.
-    highpass, ptsd
-        Filter and detection; their defaults if None.
-    n_jobs
-        Threads that read; all cores if None.
-    progress
-        Called with (samples done, samples in all) after each chunk.
-
-    Raises
-    ------
-    InputError
-        The cut-off is at or above half the sampling rate, samples are NaN, the file is damaged, or
-        the device's memory cannot hold one channel.
+    The recording is read once, or once per group of channels where not all fit. Memory that cannot
+    hold one channel is an `InputError`, too.
     """
     with thread_pool(n_jobs) as pool, device.active():
-        job = _Job(device, recording, highpass or HighPass(), ptsd or Ptsd(), pool, progress)
+        job = _Job(recording, highpass or HighPass(), ptsd or Ptsd(), pool, progress, device)
         return job.run()
 
 
-class _Job:
-    """Detection in one recording."""
+@dataclass(eq=False)
+class _Job(Detection):
+    """Detection in one recording on a GPU."""
 
-    def __init__(
-        self,
-        device: Accelerator,
-        recording: VoltageRecording,
-        highpass: HighPass,
-        ptsd: Ptsd,
-        pool: Executor | None,
-        progress: OnSamples | None,
-    ) -> None:
-        self.device = device
-        self.recording = recording
-        self.highpass = highpass
-        self.ptsd = ptsd
-        self.times = PtsdSamples.at(ptsd, recording.sampling_rate_hz)
-        self.pool = pool
-        self.progress = progress
-        self.n_channels = len(recording.channel_labels)
-        # Refuses a cut-off that this sampling rate cannot have, before any work.
-        DeviceHighPass(device, highpass, recording.sampling_rate_hz)
+    device: Accelerator
 
     def run(self) -> DetectedOnDevice:
         parts: list[DeviceSpikes] = []
@@ -117,14 +79,8 @@ class _Job:
             noises.append(noise)
         spikes_all = sort_device_spikes(self.device, parts, self.n_channels)
         noise = _joined(noises)
-        trains = SpikeTrains(
-            spikes=spikes_all.to_host(),
-            channel_labels=self.recording.channel_labels,
-            sampling_rate_hz=self.recording.sampling_rate_hz,
-            segments=self.recording.segments,
-            threshold_uv=noise.threshold_uv,
-        )
-        return DetectedOnDevice(spikes_all, Detected(trains, noise, len(groups)))
+        found = self.detected(spikes_all.to_host(), noise, len(groups))
+        return DetectedOnDevice(found, spikes_all)
 
     def _groups(self) -> list[slice]:
         """Group the channels so that a group's filtered samples fit into the device's memory."""
@@ -159,18 +115,17 @@ class _Job:
             for segment in self.recording.segments:
                 rate = self.recording.sampling_rate_hz
                 filt = DeviceHighPass(self.device, self.highpass, rate)
-                for start, stop in self._chunks(segment.first_sample, segment.n_samples):
-                    raw = self._uploaded(uploads, start, stop)
+                end = segment.first_sample + segment.n_samples
+                starts = range(segment.first_sample, end, self._step())
+                for start, stop in itertools.pairwise([*starts, end]):
+                    host = uploads.host(self.n_channels, stop - start)
+                    self.recording.read_into(host, start, self.pool)
+                    raw = uploads.send()
                     filt.apply(raw[rows], held[:, start:stop])
                     uploads.used()
                     if self.progress is not None:
                         self.progress(stop, self.recording.n_samples)
         return held
-
-    def _uploaded(self, uploads: Uploads, start: int, stop: int) -> DeviceArray:
-        host = uploads.host(self.n_channels, stop - start)
-        self.recording.read_into(host, start, self.pool)
-        return uploads.send()
 
     def _buffer_values(self) -> int:
         return self.n_channels * min(self._step(), max(self.recording.n_samples, 1))
@@ -181,11 +136,6 @@ class _Job:
         whole = math.lcm(HIGHPASS_BLOCK, self.recording.chunk_samples)
         unit = whole if whole <= most else HIGHPASS_BLOCK
         return max(1, most // unit) * unit
-
-    def _chunks(self, first: int, n: int) -> Iterator[tuple[int, int]]:
-        step = self._step()
-        for start in range(first, first + n, step):
-            yield start, min(start + step, first + n)
 
 
 def _room(device: Accelerator, buffers_bytes: int) -> int:
