@@ -514,10 +514,7 @@ def bench(
 
     names = backbone or ["efficientnet_b0"]
     result = run(
-        compute=machine,
-        backbones=names,
-        quick=quick,
-        step=lambda name: say(f"... {name}"),
+        compute=machine, backbones=names, quick=quick, step=lambda name: say(f"... {name}")
     )
     here = describe_environment(next(s.device for s in result.stages if s.name == names[0]))
     if as_json:

@@ -40,14 +40,7 @@ from toptune.cli.printing import (
 from toptune.errors import InputError
 from toptune.heads.base import Head
 from toptune.heads.catalogue import BUILT_IN, head_of
-from toptune.params import (
-    Compute,
-    FitOptions,
-    OpeningOptions,
-    Option,
-    options_of,
-    parse_setting,
-)
+from toptune.params import Compute, FitOptions, OpeningOptions, Option, options_of, parse_setting
 from toptune.recordings.devices import read_devices
 
 if TYPE_CHECKING:
@@ -267,8 +260,7 @@ def sweep(
         str, typer.Argument(help="TOML file, or table1 or table2, which come with toptune.")
     ],
     out: Annotated[
-        Path,
-        typer.Option("-o", "--out", help="New folder, or that of a sweep to go on with."),
+        Path, typer.Option("-o", "--out", help="New folder, or that of a sweep to go on with.")
     ],
     machine: Machine,
     settings: Annotated[

@@ -62,10 +62,7 @@ def unit_weights(unit: Ints) -> Float64:
 
 
 def selection_loss(
-    scores: NDArray[np.floating[Any]],
-    codes: Ints,
-    unit: Ints,
-    sharpness: float = 1.0,
+    scores: NDArray[np.floating[Any]], codes: Ints, unit: Ints, sharpness: float = 1.0
 ) -> float:
     """Share of errors plus `SURPRISE` x mean negative log-likelihood, every unit counting once.
 

@@ -18,13 +18,7 @@ from typing import Any, Literal
 from toptune.errors import ToptuneError
 from toptune.machine.durable import writing
 from toptune.params import SpikeSettings
-from toptune.store.feature_store import (
-    ASIDE,
-    FeatureSet,
-    FeatureStore,
-    features_key,
-    spikes_key,
-)
+from toptune.store.feature_store import ASIDE, FeatureSet, FeatureStore, features_key, spikes_key
 from toptune.store.groups import DamagedError, check_plain, file_sums, published, read_array
 from toptune.store.session import alone
 

@@ -292,11 +292,7 @@ class Iterated(NamedTuple):
 
 
 def conjugate_gradients(
-    apply: Callable[[Tensor], Tensor],
-    b: Tensor,
-    *,
-    tolerance: float,
-    max_iterations: int,
+    apply: Callable[[Tensor], Tensor], b: Tensor, *, tolerance: float, max_iterations: int
 ) -> Iterated:
     """Solve ``apply(x) = b`` for every column of b, (m, k), at once, each with steps of its own.
 

@@ -33,10 +33,7 @@ class LogisticOptions:
     """What a user may set of the classifier."""
 
     C: float | None = option(
-        None,
-        "Inverse penalty of the logistic regression.",
-        panel=_TITLE,
-        several=True,
+        None, "Inverse penalty of the logistic regression.", panel=_TITLE, several=True
     )
 
 

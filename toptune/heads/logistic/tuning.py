@@ -95,12 +95,7 @@ class _Search:
     """Fits, losses and choices of any labellings of the same rows."""
 
     def __init__(
-        self,
-        X: NDArray[Any],
-        n_classes: int,
-        grouping: Grouping,
-        unit: Ints,
-        C: Float64,
+        self, X: NDArray[Any], n_classes: int, grouping: Grouping, unit: Ints, C: Float64
     ) -> None:
         self._X, self._k, self._grouping, self._unit = X, n_classes, grouping, unit
         # Weaker penalties start where stronger ones ended, and are chosen after them.

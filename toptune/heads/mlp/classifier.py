@@ -34,13 +34,7 @@ from toptune.heads.mlp.training import (
     train_folds,
     without,
 )
-from toptune.heads.nested import (
-    FoldScores,
-    NestedScores,
-    check_tuning,
-    choose,
-    folds_and_pairs,
-)
+from toptune.heads.nested import FoldScores, NestedScores, check_tuning, choose, folds_and_pairs
 from toptune.heads.rows import (
     Float64,
     Grouping,
@@ -247,11 +241,7 @@ def held_out_scores_of(
 
 
 def _scores_by_labelling(
-    classifier: MLPClassifier,
-    X: NDArray[Any],
-    codes: Ints,
-    n_classes: int,
-    grouping: Grouping,
+    classifier: MLPClassifier, X: NDArray[Any], codes: Ints, n_classes: int, grouping: Grouping
 ) -> Iterator[Float64]:
     seed = seed_of(classifier.random_state)
     rows = classifier.shared_rows(X, codes[:1], n_classes)
