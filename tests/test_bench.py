@@ -121,7 +121,7 @@ class Clock:
 
 
 def plan(work: Any, **more: Any) -> _Plan:
-    return _Plan("thing", "cpu", "pieces", lambda: work, **more)
+    return _Plan("thing", "cpu", "pieces", work, **more)
 
 
 def test_the_best_round_counts_and_the_first_does_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 Work = Callable[[], float]
 
-
 _RATE_HZ = 10_000.0
 _CHANNELS = 60
 _SPIKES_HZ = 5.0
@@ -134,24 +133,13 @@ class BenchResult:
         }
 
 
-class _ReadyBackbone(NamedTuple):
-    """A backbone made ready."""
-
-    name: str
-    work: Work
-    input_size: int
-
-    def prepared(self) -> Work:
-        return self.work
-
-
 class _Plan(NamedTuple):
     """A stage to measure, and what it is to the study."""
 
     name: str
     device: str
     unit: str
-    prepare: Callable[[], Work]
+    work: Work
     # Work of the study, and by which power of the work its seconds grow.
     study_amount: float | None = None
     power: int = 1
@@ -179,7 +167,6 @@ def bench(
 
     if not backbones:
         raise InputError("name at least one backbone")
-    names = tuple(dict.fromkeys(backbones))
     compute = compute or Compute()
     where, direct = torch_device(compute.device), float64_device(compute.device)
     small = Sizes(recording_s=10, pictures=16, windows_a_device=64, epochs=1)
@@ -188,7 +175,7 @@ def bench(
     measured = []
     with tempfile.TemporaryDirectory(prefix="toptune-bench-") as folder:
         stages = Stages(Path(folder), sizes, where, compute.n_jobs)
-        ready = [_ReadyBackbone(name, *stages.backbone(name)) for name in names]
+        ready = {name: stages.backbone(name) for name in dict.fromkeys(backbones)}
         for plan in _plans(stages, sizes, where, direct, ready):
             step(plan.name)
             measured.append(_measure(plan, budget_s, most))
@@ -196,33 +183,31 @@ def bench(
 
 
 def _plans(
-    stages: Stages, sizes: Sizes, device: str, direct: str, ready: list[_ReadyBackbone]
+    stages: Stages, sizes: Sizes, device: str, direct: str, ready: dict[str, tuple[Work, int]]
 ) -> Iterator[_Plan]:
-    samples = "samples"
-    cached = "from the file cache"
-    yield _Plan("reading an MCS file", "cpu", samples, lambda: stages.read, note=cached)
-    yield _Plan("filter, in memory", "cpu", samples, lambda: stages.filter)
-    yield _Plan("PTSD, in memory", "cpu", samples, stages.detector)
-    yield _Plan("merely reading that memory", "cpu", samples, lambda: stages.memory)
+    samples, cached = "samples", "from the file cache"
+    yield _Plan("reading an MCS file", "cpu", samples, stages.read, note=cached)
+    yield _Plan("filter, in memory", "cpu", samples, stages.filter)
+    yield _Plan("PTSD, in memory", "cpu", samples, stages.detect)
+    yield _Plan("merely reading that memory", "cpu", samples, stages.memory)
     yield _Plan(
-        "file to spikes", "cpu", samples, lambda: stages.file_to_spikes, STUDY.samples,
-        in_total=True, note="reads, filters and detects at once",
+        "file to spikes", "cpu", samples, stages.file_to_spikes, STUDY.samples, in_total=True,
+        note="reads, filters and detects at once",
     )  # fmt: skip
-    first = ready[0]
-    size = first.input_size
+    first, (_, size) = next(iter(ready.items()))
     for kind in ("histogram", "raster"):
         yield _Plan(
             f"drawing, {kind}, {size} x {size}", device, "pictures",
-            partial(stages.drawer, kind, size), STUDY.windows, in_total=kind == "histogram",
+            partial(stages.draw, kind, size), STUDY.windows, in_total=kind == "histogram",
         )  # fmt: skip
-    for one in ready:
+    for name, (work, _) in ready.items():
         yield _Plan(
-            one.name, device, "pictures", one.prepared, STUDY.windows, in_total=one is first,
+            name, device, "pictures", work, STUDY.windows, in_total=name == first,
             note="random weights",
         )  # fmt: skip
     fewer = sizes.windows_a_device * sizes.devices < STUDY.windows
     yield _Plan(
-        "Falkon, leave one device out", direct, "windows", lambda: stages.falkon(direct),
+        "Falkon, leave one device out", direct, "windows", partial(stages.falkon, direct),
         STUDY.windows, power=3, in_total=True,
         note="without tuning" + ("; extrapolated by windows^3, an upper limit" if fewer else ""),
     )  # fmt: skip
@@ -234,12 +219,11 @@ def _plans(
 
 def _measure(plan: _Plan, budget_s: float, most: int) -> Stage:
     """Do a stage's work once to warm up, then until the budget is spent or there are enough."""
-    work = plan.prepare()
-    amount = work()
+    amount = plan.work()
     took: list[float] = []
     while not took or (len(took) < most and sum(took) < budget_s):
         began = time.perf_counter()
-        done = work()
+        done = plan.work()
         took.append(time.perf_counter() - began)
         if done != amount:
             raise ToptuneError(f"{plan.name} did {done:g} {plan.unit}, and {amount:g} before")
@@ -358,19 +342,20 @@ class Stages:
             made = HighPassFilter(HighPass(), _RATE_HZ, len(self.samples_uv))
             return float(made.apply(self.samples_uv, pool=pool).size)
 
-    def detector(self) -> Work:
-        """Find the spikes of filtered samples, thresholds known; samples of all channels."""
+    @cached_property
+    def thresholds_uv(self) -> NDArray[np.float32]:
+        """What the spikes of filtered samples exceed, (channels,) microvolts."""
         from toptune.spikes.noise import noise_thresholds
+
+        return noise_thresholds(self.filtered_uv, _RATE_HZ, Ptsd()).threshold_uv
+
+    def detect(self) -> float:
+        """Find the spikes of filtered samples, thresholds known; samples of all channels."""
         from toptune.spikes.ptsd import detect_spikes
 
         samples = self.filtered_uv
-        thresholds = noise_thresholds(samples, _RATE_HZ, Ptsd()).threshold_uv
-
-        def detect() -> float:
-            detect_spikes(samples, _RATE_HZ, Ptsd(), thresholds, n_jobs=self._n_jobs)
-            return float(samples.size)
-
-        return detect
+        detect_spikes(samples, _RATE_HZ, Ptsd(), self.thresholds_uv, n_jobs=self._n_jobs)
+        return float(samples.size)
 
     def memory(self) -> float:
         """Read the same samples, and no more; samples of all channels."""
@@ -396,19 +381,18 @@ class Stages:
         found = finder.find(self.recording, note)
         return float(seen[0] * len(found.trains.channel_labels))
 
-    def drawer(self, kind: str, size: int) -> Work:
+    def draw(self, kind: str, size: int) -> float:
         """Draw every window from spikes; pictures."""
         from toptune.pictures.drawer import Drawers
 
         picture = Picture.from_json({**Picture().to_json(), "kind": kind})
+        made = Drawers(self.trains).drawer(_WINDOWS, picture, size, self._device)
+        pictures = made.draw(0, len(made))
+        if self._device != "cpu":
+            import torch
 
-        def draw() -> float:
-            made = Drawers(self.trains).drawer(_WINDOWS, picture, size, self._device)
-            pictures = made.draw(0, len(made))
-            self._wait()
-            return float(len(pictures))
-
-        return draw
+            torch.cuda.synchronize(self._device)
+        return float(len(pictures))
 
     def backbone(self, backbone: str) -> tuple[Work, int]:
         """Describe pictures by a backbone with random weights; pictures, and their size."""
@@ -418,8 +402,8 @@ class Stages:
 
         loaded = load_backbone(Backbone(name=backbone, weights="random"))
         engine = FeatureEngine(loaded, self._device, n_threads=self._n_jobs)
-        drawers = Drawers(self.trains)
-        drawer = drawers.drawer(_WINDOWS, Picture(), engine.input_size, self._device)
+        made = Drawers(self.trains)
+        drawer = made.drawer(_WINDOWS, Picture(), engine.input_size, self._device)
         pictures = drawer.draw(0, len(drawer))
 
         def describe() -> float:
@@ -427,30 +411,20 @@ class Stages:
 
         return describe, engine.input_size
 
-    def falkon(self, device: str) -> Work:
+    def falkon(self, device: str) -> float:
         """Score every window by Falkon without its device; windows."""
         from toptune.evaluation.folds import leave_one_group_out
         from toptune.heads.falkon.classifier import FalkonClassifier
 
-        head = FalkonClassifier(device=device)
-        return lambda: float(len(leave_one_group_out(head, *self.rows).predictions))
+        scored = leave_one_group_out(FalkonClassifier(device=device), *self.rows)
+        return float(len(scored.predictions))
 
-    def mlp(self) -> Work:
+    def mlp(self) -> float:
         """Train the MLP without each device; rows passed through a network."""
         from toptune.evaluation.folds import leave_one_group_out
         from toptune.heads.mlp.classifier import MLPClassifier
 
         epochs = self._sizes.epochs
         head = MLPClassifier(epochs=epochs, device=self._device)
-
-        def train() -> float:
-            folds = leave_one_group_out(head, *self.rows).folds
-            return float(epochs * sum(fold.n_train_rows for fold in folds))
-
-        return train
-
-    def _wait(self) -> None:
-        if self._device != "cpu":
-            import torch
-
-            torch.cuda.synchronize(self._device)
+        folds = leave_one_group_out(head, *self.rows).folds
+        return float(epochs * sum(fold.n_train_rows for fold in folds))

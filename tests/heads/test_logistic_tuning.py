@@ -73,7 +73,7 @@ def test_a_shuffle_is_told_as_if_its_labels_were_observed(monkeypatch: pytest.Mo
     seen: list[tuple[int, int]] = []
     _, told = tune_logistic(
         LogisticClassifier(), rows_of(X, y, group), CANDIDATES, shuffled=shuffled,
-        progress=lambda done, total: seen.append((done, total)),
+        progress=lambda _, done, total: seen.append((done, total)),
     )  # fmt: skip
     assert seen == [(1, 6), (3, 6), (5, 6), (6, 6)]
     for line, labels in enumerate(shuffled, 1):

@@ -90,11 +90,9 @@ class Evaluation:
 def shuffles(
     units: Units, n: int, seed: int, strata: NDArray[Any] | None = None
 ) -> Permutations | None:
-    """Shuffle the labels of units; None for no permutations.
+    """Shuffle the labels of units n times, within strata, (n_rows,) str; None for no permutations.
 
-    - `n`: how many; 0 for none.
-    - `strata`, (n_rows,) str: within which labels may be shuffled.
-    - Raises `InputError`: units that cannot be exchanged, or in two strata.
+    It is an InputError if units cannot be exchanged, or are in two strata.
     """
     if n == 0:
         return None
@@ -120,14 +118,10 @@ def evaluate(
 ) -> Evaluation:
     """Leave each group out once.
 
-    - `estimator`: the head's, not fitted, and not changed.
-    - `X`, (n, d) float32 or float64.
-    - `y`, `groups`, (n,) str.
-    - `units`: of the same rows.
-    - `candidates`: values of the estimator's constructor; one where nothing is to be chosen.
-    - `shuffled`: from `shuffles`.
-    - `progress`: told what is going on, how much of it is done, and how much there is.
-    - Raises `InputErrors`: tuning or permutations that the head or so few groups do not allow.
+    The estimator is the head's, not fitted, and is not changed. `X` is (n, d) float32 or float64,
+    `y` and `groups` (n,) str, `units` of the same rows. Candidates are values of the estimator's
+    constructor, one where nothing is to be chosen. Raises `InputErrors`: tuning or permutations
+    that the head or so few groups do not allow.
     """
     rows = LabelledRows(X, y, group_rows(groups), units.of_row)
     n_groups, n_candidates = len(rows.grouping.groups), len(candidates)
@@ -249,14 +243,13 @@ def _provenance_notes(table: FeatureTable) -> list[str]:
 
 
 def _describe_test(test: PermutationTest) -> dict[str, Any]:
+    chosen = "chosen anew under every shuffle" if test.repeats_tuning else "fixed beforehand"
     return {
         "statistic": "device_accuracy",
         "n": test.n,
         "exact": test.exact,
         "smallest_p": test.smallest_p,
-        "parameters": "chosen anew under every shuffle"
-        if test.repeats_tuning
-        else "fixed beforehand",
+        "parameters": chosen,
         "note": test.note,
     }
 
@@ -285,10 +278,7 @@ def _describe_tuning(task: Task, found: Evaluation) -> dict[str, Any]:
 def score_task(
     task: Task, classes: NDArray[Any], predictions: NDArray[Any], probabilities: NDArray[np.float64]
 ) -> Scores:
-    """Score what was predicted for the windows of a task.
-
-    `classes`, (k,). `predictions`, (n_windows,) array of classes. `probabilities`, (n_windows, k).
-    """
+    """Score what was predicted, (n_windows,) and (n_windows, k), for the windows of a task."""
     return score(
         HeldOutWindows(task.label, predictions, probabilities, task.device, task.group, classes)
     )

@@ -83,10 +83,7 @@ def _checked_rows(X: Any, y: Any, groups: Any) -> LabelledRows:
 
 
 def group_problems(y: NDArray[Any], grouping: Grouping) -> list[str]:
-    """Say what stands against leaving out each group; an empty list where nothing does.
-
-    `y`, (n,) labels. `grouping`: of the same rows.
-    """
+    """Say what stands against leaving out each group; an empty list where nothing does."""
     problems = []
     if len(grouping.groups) < 2:
         problems.append(f"leaving one group out needs two groups, got {len(grouping.groups)}")

@@ -64,13 +64,9 @@ class Permutations:
 def strata_of_units(
     unit: NDArray[np.int64], values: NDArray[Any], devices: NDArray[Any]
 ) -> NDArray[Any]:
-    """Give each unit the stratum that its windows have.
+    """Give each unit the stratum, (u,) str, that its windows have; two are an InputError.
 
-    - `unit`, (n,): unit of each window, 0 to u - 1; each has a window.
-    - `values`, (n,) str: stratum of each window.
-    - `devices`, (u,) str: device of each unit.
-    - Returns (u,) str.
-    - Raises `InputError`: the windows of a unit are in two strata.
+    `unit` and `values`, (n,), are unit and stratum of each window, `devices`, (u,), of each unit.
     """
     _, first = np.unique(unit, return_index=True)
     strata: NDArray[Any] = values[first]
@@ -90,16 +86,12 @@ def exchangeable_blocks(
     """Find which units may exchange their labels.
 
     Units of devices that have one unit each form one block, or one a stratum. The units of a device
-    that has several form a block of their own, or one a stratum.
+    that has several form a block of their own, or one a stratum. Both are those of each unit, (u,)
+    str; where labels and, say, batches are not independent by design, strata must be the batches.
 
-    - `devices`, (u,) str: device of each unit; a device is named as often as it has units, which is
-      once a label.
-    - `strata`, (u,) str: labels are shuffled within each only: where labels and, say, batches are
-      not independent by design, it must be the batch.
-    - Returns (u,): block of each unit.
-    - Raises `InputError`: some devices have several labels, some one, and there are no strata.
-      Within and between devices are different questions; naming strata, if only one for all, says
-      that both are meant to be asked at once.
+    It is an InputError if some devices have several labels, some one, and there are no strata.
+    Within and between devices are different questions; naming strata, if only one for all, says
+    that both are meant to be asked at once.
     """
     names, code, sizes = np.unique(devices, return_inverse=True, return_counts=True)
     if strata is None:
@@ -126,12 +118,7 @@ def permuted_labels(
     Where there are no more than `n` distinct arrangements besides the observed one, those are
     given, each once, and the p-value is exact; else `n` independent uniform draws, among which the
     observed one and repetitions may be, as the +1 of `p_value` asks (Phipson & Smyth 2010).
-
-    - `unit_codes`, (u,): class of each unit.
-    - `blocks`, (u,) int64 or None: from `exchangeable_blocks`; None where all units may exchange
-      labels.
-    - `n`: how many, from 1.
-    - Raises `InputError`: `n` is below 1.
+    `unit_codes`, (u,), are the units' classes; without blocks, (u,), all may exchange labels.
     """
     if n < 1:
         raise InputError(f"permutations must be 1 or more, got {n}")
@@ -200,17 +187,11 @@ def device_accuracies(
 ) -> NDArray[np.float64]:
     """Share of units that are classified correctly by most of their windows, for each shuffle.
 
-    The observed labels' accuracy must come from here too, with or without `mean_scores` like the
-    others.
-
-    - `predicted`, (r, n) int: class of each window, by classifiers trained on each of r sets of
-      labels.
-    - `labels`, (r, u): class of each unit in each set.
-    - `unit`, (n,): unit of each window, 0 to u - 1.
-    - `mean_scores`, (r, u, k) float: mean of each unit's scores or probabilities: of classes with
-      equally many windows the one with the larger mean is named, as in `device_verdicts`, and of
-      those still equal the first. Without it the first.
-    - Returns (r,).
+    `predicted`, (r, n), are classes of windows by classifiers trained on each of r sets of labels,
+    (r, u); `unit`, (n,), is the unit of each window, 0 to u - 1. Of classes with equally many
+    windows the one with the larger mean score, (r, u, k), is named, as in `device_verdicts`, and of
+    those still equal, or without means, the first. The observed labels' accuracy must come from
+    here too, with or without means like the others.
     """
     n_units = labels.shape[1]
     if predicted.shape != (len(labels), len(unit)):
@@ -239,10 +220,6 @@ def p_value(statistic: float, permuted: NDArray[np.float64]) -> float:
     ``(1 + number of permuted >= statistic) / (1 + number of permuted)`` (Phipson & Smyth 2010,
     Permutation p-values should never be zero, Stat. Appl. Genet. Mol. Biol. 9:39). It is valid
     where everything that used labels, tuning too, was done anew with each set of shuffled labels.
-
-    - `statistic`: of the observed labels; larger is better.
-    - `permuted`, (n,): of labels from `permuted_labels`.
-    - Raises `ToptuneError`: a value is NaN or infinite.
     """
     if not (np.isfinite(statistic) and np.isfinite(permuted).all()):
         raise ToptuneError("a permutation's score is NaN or infinite")

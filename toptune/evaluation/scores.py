@@ -72,13 +72,9 @@ def calibration_quality(
     classes: NDArray[Any],
     weights: NDArray[np.float64] | None = None,
 ) -> CalibrationQuality:
-    """Compare probabilities with what was right.
+    """Compare probabilities, (n, k), with what was right, each prediction counting by its weight.
 
-    - `label`, `prediction`, (n,) str: confidence is the probability of the predicted class; a
-      majority's need not be the largest.
-    - `probabilities`, (n, k).
-    - `classes`, (k,) str: its columns, sorted.
-    - `weights`, (n,): how much each prediction counts; equal where not given.
+    Confidence is the probability of the predicted class; a majority's need not be the largest.
     """
     confidence = (probabilities * (prediction[:, None] == classes)).sum(axis=1)
     # By hand: scikit-learn's warns of probabilities that were written with six digits.
@@ -93,13 +89,7 @@ def reliability(
     weights: NDArray[np.float64] | None = None,
     n_bins: int = N_BINS,
 ) -> Reliability:
-    """Put predictions into equal bins of their confidence.
-
-    - `confidence`, (n,): probability of the predicted class, 0 to 1.
-    - `right`, (n,).
-    - `weights`, (n,): how much each counts; equal where not given.
-    - `n_bins`: Guo et al. take 15.
-    """
+    """Put predictions into equal bins of their confidence, (n,); Guo et al. take 15 bins."""
     weights = np.full(len(right), 1 / len(right)) if weights is None else weights / weights.sum()
     edges = np.arange(n_bins + 1) / n_bins
     # Probabilities that sum to one may be above it by rounding.
@@ -265,10 +255,7 @@ def _group_scores(windows: HeldOutWindows) -> tuple[GroupScore, ...]:
 
 
 def device_verdicts(windows: HeldOutWindows) -> tuple[Verdict, ...]:
-    """Let the windows of each device, or of each device and label, vote.
-
-    They are sorted by device, then label.
-    """
+    """Let the windows of each device, or of each device and label, vote; sorted by both."""
     pairs = sorted(set(zip(windows.device.tolist(), windows.label.tolist(), strict=True)))
     verdicts = []
     for device, label in pairs:
@@ -291,10 +278,7 @@ def device_verdicts(windows: HeldOutWindows) -> tuple[Verdict, ...]:
 
 
 def majority(votes: NDArray[np.integer[Any]], probabilities: NDArray[np.float64]) -> int:
-    """Find the class with most votes; of equals the more probable, then the first.
-
-    `votes`, (k,) int. `probabilities`, (k,): mean over the voters.
-    """
+    """Find the class with most votes, (k,); of equals the more probable, then the first."""
     return int(np.where(votes == votes.max(), probabilities, -np.inf).argmax())
 
 
@@ -304,13 +288,8 @@ def merge_classes(
     """Give several classes one name, before anything is trained.
 
     Classifiers never see the old classes: this is another task, not another way to count the
-    errors of the old one.
-
-    - `labels`, (n,) str.
-    - `merges`: new name to the classes it stands for.
-    - Returns (n,) str.
-    - Raises `InputErrors`: a class nobody has, one that is in two merges, or a new name that
-      another class has already; all of them.
+    errors of the old one. Takes and gives (n,) str. Raises `InputErrors` of each class nobody has,
+    class that is in two merges, and new name that another class has already.
     """
     values = np.asarray(labels, dtype=str)
     classes = sorted(set(values.tolist()))

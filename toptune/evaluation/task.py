@@ -37,8 +37,7 @@ class Task(NamedTuple):
 def table_problems(table: FeatureTable, *, may_be_undefined: bool = False) -> list[str]:
     """Find what is wrong with the features themselves.
 
-    `may_be_undefined`: whether NaN stands for what a recording does not have, and the classifier
-    fills it in.
+    NaN may stand for what a recording does not have, if `may_be_undefined`.
     """
     if not len(table.features):
         return ["there are no windows to train on; all recordings are shorter than one window?"]
@@ -69,13 +68,10 @@ def read_task(
     *,
     strata: str | None = None,
 ) -> Task:
-    """Give every row its device, label, group and stratum.
+    """Give every row, by the number of its recording, its device, label, group and stratum.
 
-    - `recording`, (n,): which of them each row is of.
-    - `group_by`: ``device``, or a further column of the devices file.
-    - `merges`: classes to merge.
-    - `problems`: what is wrong is added to it.
-    - `strata`: a further column, within which permutations shuffle labels.
+    `group_by` is ``device`` or a further column of the devices file, `strata` one within which
+    permutations shuffle labels. What is wrong is added to `problems`.
     """
     used = np.unique(recording).tolist()
     infos = [recordings[row] for row in used]
@@ -104,11 +100,7 @@ def read_labels(
     *,
     strata: str | None = None,
 ) -> tuple[NDArray[Any], list[str]]:
-    """Give every recording its class and its group; see `read_task`.
-
-    Returns `labels`, (n_recordings,) str: merged where classes are. Returns `groups`: what is left
-    out together.
-    """
+    """Give every recording its class, merged where classes are, and its group; see `read_task`."""
     groups = [_group_of(info, group_by) for info in infos]
     needed = {
         "device": [info.device for info in infos],
@@ -138,10 +130,8 @@ def batch_warnings(
 ) -> tuple[str, ...]:
     """Warn of classes that lie in one batch only, which a classifier may tell apart by the batch.
 
-    - `labels`: the class of each, as trained on.
-    - `columns`: further columns that may say what was made together, beside ``batch``.
-    - Returns a line a class and column. None of a column with one value only, since that tells no
-      classes apart; recordings without a value are passed over.
+    `columns` may say what was made together, too. A column with one value only tells no classes
+    apart; recordings without a value are passed over.
     """
     warnings = []
     for column in dict.fromkeys(("batch", *columns)):

@@ -11,19 +11,15 @@ classifier by its type.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from toptune.machine.lazy import lazy_names
 
 if TYPE_CHECKING:
     from toptune.heads.base import Head
     from toptune.heads.catalogue import head_for, head_of, heads, register
 else:
-
-    def __getattr__(name: str) -> Any:
-        if name not in __all__:
-            raise AttributeError(f"module 'toptune.heads' has no attribute {name!r}")
-        home = "base" if name == "Head" else "catalogue"
-        return getattr(import_module(f"toptune.heads.{home}"), name)
-
+    names = ("head_for", "head_of", "heads", "register")
+    __getattr__ = lazy_names(__name__, {"base": ("Head",), "catalogue": names})
 
 __all__ = ["Head", "head_for", "head_of", "heads", "register"]

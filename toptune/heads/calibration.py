@@ -47,10 +47,9 @@ def fit_inverse_temperature(
     all classes would send a to infinity, scores that carry no or the wrong information to 0 or
     below: a is kept between `LOWEST` and `HIGHEST`, over the spread of the scores.
 
-    - `scores`, (n, k) float: of models that have not seen the rows; rows with NaN are left out.
-    - `codes`, `unit`, (n,): class of each row, and its device and label, numbered.
-    - Returns 1 where all scores of every row are equal: no a changes anything.
-    - Raises `ToptuneError`: no row is left, or a score is infinite.
+    `scores`, (n, k), are of models that have not seen the rows; rows with NaN are left out. `codes`
+    and `unit`, (n,), number each row's class, and its device and label. Where all scores of every
+    row are equal it is 1: no a changes anything. No row left, or an infinite score, is an error.
     """
     seen = ~np.isnan(scores).any(axis=1)
     if not seen.any():
@@ -85,10 +84,8 @@ def calibrate_folds(
     """Calibrate each fold's held-out scores on its training groups.
 
     The a of fold g comes from rows of the other groups, scored by models that have seen neither g
-    nor the row's own group; nothing of group g, labels or scores, touches it.
-
-    Inner scores, (g, n, k), and held-out scores, (n, k), are those of `NestedScores`; codes, unit
-    and group codes, (n,), number each row's class, device and label, and group.
+    nor the row's own group; nothing of group g, labels or scores, touches it. Inner scores,
+    (g, n, k), and held-out scores, (n, k), are those of `NestedScores`.
     """
     n_groups = len(inner_scores)
     probabilities = np.empty(scores.shape)

@@ -66,11 +66,9 @@ def selection_loss(
 ) -> float:
     """Share of errors plus `SURPRISE` x mean negative log-likelihood, every unit counting once.
 
-    - `scores`, (n, k) float: rows that hold NaN are left out.
-    - `codes`, `unit`, (n,): class of each row, and its device and label, numbered from 0.
-    - `sharpness`: probabilities are the softmax of factor x sharpness x scores, with the factor of
-      `SHARPENINGS` that fits best; sharpness is 1 for logits.
-    - Returns NaN where no row is left.
+    Rows of `scores`, (n, k), that hold NaN are left out; NaN is given where none is left. `codes`
+    and `unit`, (n,), number each row's class, and its device and label. Probabilities are the
+    softmax of factor x sharpness x scores, with the factor of `SHARPENINGS` that fits best.
     """
     seen = np.flatnonzero(~np.isnan(scores[:, 0]))
     if not seen.size:
@@ -84,10 +82,9 @@ def selection_loss(
 def labelling_losses(logits: Any, codes: Any, weights: Any, xp: Any = np) -> Any:
     """Compute the same loss of many labellings at once, in NumPy or in torch.
 
-    - `logits`, (k, m, r) float: scores of m rows under r labellings, classes first: sums over
-      classes then run along memory. Overwritten.
-    - `codes`, (m, r): class of each row in each labelling; `weights`, (m,), of `unit_weights`.
-    - `xp`: ``numpy`` or ``torch``, which all arrays are of.
+    `logits`, (k, m, r), of m rows under r labellings, are overwritten; they have classes first,
+    since sums over classes then run along memory. `codes`, (m, r), are the rows' classes,
+    `weights`, (m,), those of `unit_weights`; all are arrays of `xp`, ``numpy`` or ``torch``.
     """
 
     def mean(values: Any) -> Any:

@@ -12,6 +12,7 @@ rate are compared as well.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -131,24 +132,14 @@ def reference_rows(codes: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
     others more. With more devices than `limit`, one row each of devices spread evenly.
     """
     sizes = np.bincount(codes)
-    share = _largest_share(sizes, limit)
+    # The largest share for which the sizes, none above it, do not add up to more than the limit.
+    shares = range(int(sizes.max()) + 1)
+    share = bisect_right(shares, limit, key=lambda most: int(np.minimum(sizes, most).sum())) - 1
     chosen = np.arange(len(sizes))
     if share == 0:
         chosen, share = _spread(len(sizes), limit), 1
     parts = [np.flatnonzero(codes == code) for code in chosen]
     return np.sort(np.concatenate([part[_spread(len(part), share)] for part in parts]))
-
-
-def _largest_share(sizes: NDArray[np.int64], limit: int) -> int:
-    """Largest s for which min(size, s), summed over all, does not exceed the limit."""
-    low, high = 0, int(sizes.max())
-    while low < high:
-        middle = (low + high + 1) // 2
-        if np.minimum(sizes, middle).sum() <= limit:
-            low = middle
-        else:
-            high = middle - 1
-    return low
 
 
 def _spread(n: int, wanted: int) -> NDArray[np.int64]:

@@ -254,9 +254,7 @@ def _by_sha256(views: Sequence[ModelView], weights: Sequence[Path]) -> dict[str,
         sha256 = file_sha256(path)
         given[sha256] = path
         if sha256 not in needed:
-            wanted = (
-                " or ".join(_describe(identity) for identity in needed.values()) or "no weights"
-            )
+            wanted = " or ".join(map(_describe, needed.values())) or "no weights"
             problems.append(f"{path} (sha256 {sha256[:16]}) is not what the model needs: {wanted}")
     if problems:
         raise InputErrors(problems)

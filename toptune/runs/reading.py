@@ -103,6 +103,7 @@ def read_run(folder: Path | str) -> ReadRun:
     try:
         windows, origin = _windows(_csv(folder / "windows.csv"), metrics["classes"])
         verdicts = _verdicts(_csv(folder / "devices.csv"), metrics["classes"])
+        weights = _json(folder / "model" / "model.json", folder)["weights"]
         read = ReadRun(
             path=folder,
             metrics=metrics,
@@ -111,7 +112,7 @@ def read_run(folder: Path | str) -> ReadRun:
             windows=windows,
             origin=origin,
             verdicts=verdicts,
-            sources=_sources(_json(folder / "model" / "model.json", folder)),
+            sources=tuple(None if one is None else WeightsSource(**one) for one in weights),
         )
         _refuse_unknown_classes(read)
         n = metrics["n_devices"]
@@ -136,10 +137,6 @@ def _refuse_unknown_classes(run: ReadRun) -> None:
     unknown = sorted(named - set(run.classes))
     if unknown:
         raise ValueError(f"there is no class {unknown[0]}")
-
-
-def _sources(model: dict[str, Any]) -> tuple[WeightsSource | None, ...]:
-    return tuple(None if one is None else WeightsSource(**one) for one in model["weights"])
 
 
 def _json(path: Path, folder: Path) -> dict[str, Any]:

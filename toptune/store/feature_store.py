@@ -26,6 +26,7 @@ import zarr
 from numpy.typing import NDArray
 
 from toptune.errors import InputError, ToptuneError
+from toptune.features.extractor import FeatureRows
 from toptune.features.table import FeatureTable, RecordingInfo, View
 from toptune.machine.durable import move_into_place, writing
 from toptune.params import content_key
@@ -366,28 +367,46 @@ class FeatureStore:
                 " `allow_incomplete=True`"
             )
         refuse_mixed(infos, feature_set.description, self.path)
-        there = [r for r in self.recordings if r.name in infos]
-        read = [(r, *self.read_features(r.name, feature_set.key)) for r in there]
-        used = [(r, x, t) for r, x, t in read if len(x)]
+        key, inputs = feature_set.key, {name: info["input"] for name, info in infos.items()}
+        rows = {name: FeatureRows(*self.read_features(name, key)) for name in infos}
+        made = {key: made_with(infos)}
+        return self.assemble(
+            feature_set.description, key, feature_set.params, rows, inputs, made_with=made
+        )
+
+    def assemble(
+        self,
+        description: str,
+        key: str,
+        params: dict[str, Any],
+        rows: Mapping[str, FeatureRows],
+        inputs: dict[str, Any],
+        **provenance: Any,
+    ) -> FeatureTable:
+        """Put features of one kind together, given with what was read, by listed recordings' names.
+
+        Recordings that lack them are noted as missing. If none has a window, it is an InputError.
+        """
+        there = [(r, *rows[r.name]) for r in self.recordings if r.name in rows]
+        used = [(r, x, t) for r, x, t in there if len(x)]
         if not used:
             raise InputError(f"{self.path}: no recording is as long as a window")
-        counts = [len(x) for _, x, _ in used]
         features = np.concatenate([x for _, x, _ in used])
-        view = View(feature_set.description, feature_set.key, features.shape[1], feature_set.params)
+        view = View(description, key, features.shape[1], params)
         return FeatureTable(
             features=features,
             start_s=np.concatenate([t for _, _, t in used]),
-            recording=np.repeat(np.arange(len(used)), counts),
+            recording=np.repeat(np.arange(len(used)), [len(x) for _, x, _ in used]),
             recordings=tuple(r for r, _, _ in used),
             provenance={
                 "format_version": VERSION,
                 "settings": self.settings,
-                "features": feature_set.params,
-                "features_key": feature_set.key,
-                "inputs": {name: info["input"] for name, info in infos.items()},
-                "made_with": {feature_set.key: made_with(infos)},
-                "too_short": [r.name for r, x, _ in read if not len(x)],
-                "missing": [r.name for r in missing],
+                "features": params,
+                "features_key": key,
+                "inputs": inputs,
+                **provenance,
+                "too_short": [r.name for r, x, _ in there if not len(x)],
+                "missing": [r.name for r in self.recordings if r.name not in rows],
                 "views": [view.to_json()],
             },
             views=(view,),

@@ -9,16 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from toptune.errors import InputError
 from toptune.features.burst_features import KIND, BurstExtractor, BurstFeatureParams
 from toptune.features.extractor import FeatureRows
-from toptune.features.table import FeatureTable, View, join_tables
+from toptune.features.table import FeatureTable, join_tables
 from toptune.heads.catalogue import head_of
 from toptune.machine.threads import in_threads, thread_pool
 from toptune.params import Windows, content_key
-from toptune.store.feature_store import VERSION, FeatureStore
+from toptune.store.feature_store import FeatureStore
 
 # Of the command line: `parameters`, or `parameters 30 s`, or as a table describes itself,
 # `parameters, 30 s every 5 s`.
@@ -58,35 +56,10 @@ def parameter_table(
             progress("burst parameters", done, len(inputs))
         return rows
 
-    missing = [r.name for r in store.recordings if r.name not in inputs]
-    listed = [r for r in store.recordings if r.name in inputs]
     with thread_pool(n_jobs) as pool:
-        found = in_threads(pool, measure, [r.name for r in listed])
-    used = [(r, d) for r, d in zip(listed, found, strict=True) if len(d.features)]
-    if not used:
-        raise InputError(f"{store.path}: no recording is as long as a window")
+        rows = dict(zip(inputs, in_threads(pool, measure, inputs), strict=True))
     plain = params.to_json()
-    key = content_key(plain)
-    view = View(params.description, key, params.n_columns, plain)
-    return FeatureTable(
-        features=np.concatenate([d.features for _, d in used]),
-        start_s=np.concatenate([d.start_s for _, d in used]),
-        recording=np.repeat(np.arange(len(used)), [len(d.features) for _, d in used]),
-        recordings=tuple(r for r, _ in used),
-        provenance={
-            "format_version": VERSION,
-            "settings": store.settings,
-            "features": plain,
-            "features_key": key,
-            "inputs": inputs,
-            "too_short": [
-                r.name for r, d in zip(listed, found, strict=True) if not len(d.features)
-            ],
-            "missing": missing,
-            "views": [view.to_json()],
-        },
-        views=(view,),
-    )
+    return store.assemble(params.description, content_key(plain), plain, rows, inputs)
 
 
 def _inputs(store: FeatureStore, allow_incomplete: bool) -> dict[str, dict[str, str]]:

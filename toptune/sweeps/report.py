@@ -8,7 +8,7 @@ never the only difference.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -317,7 +317,7 @@ def draw_classifiers(outcomes: Sequence[Outcome]) -> Figure:
             elinewidth=1,
             label=fit,
         )
-    _chance(axes, outcomes, vertical=True)
+    _chance(axes.axvline, outcomes)
     axes.set(xlim=(-0.02, 1.02), ylim=(len(labels) - 0.5, -0.5), xlabel="accuracy per device")
     axes.set_yticks(range(len(labels)), list(labels.values()), fontsize=9)
     _plain_frame(axes, "x")
@@ -362,7 +362,7 @@ def draw_throughput(outcomes: Sequence[Outcome]) -> Figure:
     for outcome in without:
         share = _accuracy(outcome)[0]
         axes.axhline(share, color=_INK, lw=1, ls=":", label=f"{WITHOUT_PICTURES}: {share:.2f}")
-    _chance(axes, outcomes, vertical=False)
+    _chance(axes.axhline, outcomes)
     axes.set(
         xscale="log", ylim=(-0.03, 1.03), xlabel="pictures per second", ylabel="accuracy per device"
     )
@@ -384,13 +384,11 @@ def _accuracy(outcome: Outcome) -> tuple[float, float, float]:
     return outcome.metrics["device_accuracy"], low, high
 
 
-def _chance(axes: Axes, outcomes: Sequence[Outcome], *, vertical: bool) -> None:
+def _chance(line: Callable[..., Any], outcomes: Sequence[Outcome]) -> None:
     assert outcomes[0].metrics is not None
     chance = outcomes[0].metrics["chance"]
-    draw: Any = axes.axvline if vertical else axes.axhline
-    draw(
-        chance, color=_INK, lw=1, ls=(0, (4, 3)), label=f"chance (most common class): {chance:.2f}"
-    )
+    label = f"chance (most common class): {chance:.2f}"
+    line(chance, color=_INK, lw=1, ls=(0, (4, 3)), label=label)
 
 
 def _plain_log_ticks(axes: Axes, rates: Sequence[float]) -> None:

@@ -139,10 +139,7 @@ class Arrays:
         return K
 
     def gaussian_gram(self, x: Array, weight: float) -> Array:
-        """Give the same of rows with each other.
-
-        Zeros stand above the diagonal, where the memory is hardly touched.
-        """
+        """Give the same of rows with each other; above the diagonal zeros, hardly touched."""
         half = self.half_squares(x)
         K = np.zeros((len(x), len(x)))
         blas.dsyrk(1.0, x.T, trans=1, c=K.T, overwrite_c=1)
@@ -178,11 +175,9 @@ class Arrays:
 
         The jitter starts at ``n x machine epsilon x largest diagonal value``, the size of the
         rounding of the factorisation itself, and grows tenfold until the factorisation succeeds.
-        It is returned and warned of, never silent.
-
+        It is returned and warned of, never silent; a `ToptuneError` where the largest fails too.
         The matrix, (n, n), that `build` gives is factored in place, and built anew where that
-        fails; `what` names it in the warning and the error. Returns a `Cholesky`, or its like in
-        torch. Raises `ToptuneError`: where even the largest jitter does not help.
+        fails; `what` names it in messages. Returns a `Cholesky`, or its like in torch.
         """
         jitter = 0.0
         for attempt in range(JITTER_TRIES + 1):
@@ -207,10 +202,9 @@ class Arrays:
         return None if failed else Cholesky(np.asarray(lower).T, jitter)
 
     def inverse(self, factor: Any, groups_at_once: int) -> Any:
-        """Invert a matrix that `cholesky` factored, in the factor's memory.
+        """Invert a factored matrix in the factor's memory; gives ``times(Y)``, ``principal(rows)``.
 
-        With one group at once, only blocks of one stretch of rows will be asked for. Returns an
-        object with methods ``times(Y)``, for ``Q Y``, and ``principal(subset)``.
+        With one group at once, only blocks of one stretch of rows will be asked for.
         """
         inverse, _ = lapack.dtrtri(factor.lower.T, lower=0, overwrite_c=1)
         if groups_at_once == 1:
@@ -239,17 +233,14 @@ class Arrays:
         build: Callable[[], Array],
         names: Sequence[str],
     ) -> Any:
-        """Factor the matrices of a batch, each with a jitter of its own; see `cholesky`.
-
-        `subset` says which rows and columns they have; `build` returns them.
-        """
+        """Factor matrices of a batch, of a subset of rows, each with a jitter; see `cholesky`."""
         (name,) = names
         return self.cholesky(build, name)
 
     def batches(self, n: int, size: int, n_bytes: int) -> Iterator[slice]:  # noqa: ARG002  # see torch
-        """Cut n models into batches that fit the memory.
+        """Cut n models into batches that fit the memory, given the largest matrix's rows and bytes.
 
-        The largest matrix has `size` rows and takes `n_bytes`, all that is made beside it included.
+        The bytes include all that is made beside it.
         """
         return cut(n, _BATCH_BYTES // n_bytes)
 

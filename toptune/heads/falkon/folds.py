@@ -70,8 +70,7 @@ class Model(ABC):
     def scores(self, sets: Sequence[Groups], Y: Array, multiplied: Array) -> tuple[Array, Float64]:
         """Score the rows of sets of groups by the models without them.
 
-        Returns scores, (r, c), one set after the other, their rows sorted by group; and the jitter
-        of each set, (s,).
+        Gives scores, (r, c), one set after the other, rows sorted by group, and jitters, (s,).
         """
 
     @abstractmethod
@@ -84,7 +83,6 @@ class Model(ABC):
             return Targets(self, Y)
 
     def held_out_scores(self, Y: Float64) -> HeldOutScores:
-        """See `Folds`."""
         return self.targets(Y).held_out_scores()
 
 
@@ -167,11 +165,9 @@ def _scattered(grouping: Grouping, pairs: Sequence[Groups], block: range) -> tup
 class AllRows(Model):
     """Kernel ridge regression with every row as a centre, inverted once.
 
-    That takes n x n float64 of memory and 2/3 n^3 operations for folds, n^3 for pairs.
-
-    - `build`: gives ``K(X, X)``, a new (n, n) matrix, rows sorted by group; called again where it
-      has to be jittered.
-    - `groups_at_once`: the most groups that are left out together.
+    That takes n x n float64 of memory and 2/3 n^3 operations for folds, n^3 for pairs. `build`
+    gives ``K(X, X)``, a new (n, n) matrix, rows sorted by group, again where it has to be jittered;
+    `groups_at_once` is the most groups that are left out together.
     """
 
     def __init__(
@@ -193,7 +189,6 @@ class AllRows(Model):
         return self._inverse.times(Y)
 
     def scores(self, sets: Sequence[Groups], Y: Array, multiplied: Array) -> tuple[Array, Float64]:
-        """See `Model`."""
         rows = self.arrays.rows([[self.grouping.part(g) for g in groups] for groups in sets])
         names = ["a block of the inverse kernel matrix"] * len(sets)
         system = self.arrays.factor_each(rows, lambda: self._inverse.principal(rows), names)
@@ -201,7 +196,6 @@ class AllRows(Model):
         return rows.flat(scores), np.atleast_1d(system.jitter)
 
     def batches(self, sizes: Ints, n_columns: int) -> Iterator[slice]:
-        """See `Model`."""
         # A block, its factor, a mask and a copy; targets, their products, and what is solved.
         largest = int(sizes[0])
         n_bytes = 8 * largest * (4 * largest + 4 * n_columns)
@@ -237,7 +231,6 @@ class Nystrom(Model):
         return self._Z.moments(Y)
 
     def scores(self, sets: Sequence[Groups], Y: Array, multiplied: Array) -> tuple[Array, Float64]:
-        """See `Model`."""
         arrays = self.arrays
         rows = arrays.rows([[self.grouping.part(g) for g in groups] for groups in sets])
         bounds = self._centre_bounds
@@ -260,7 +253,6 @@ class Nystrom(Model):
         return arrays.xp.concatenate(scores), np.atleast_1d(system.jitter)
 
     def batches(self, sizes: Ints, n_columns: int) -> Iterator[slice]:
-        """See `Model`."""
         # The equation, its factor, a mask and a copy; the rows of the kernel; and all targets.
         m, s = self._Z.n_centres, int(sizes[0])
         n_bytes = 8 * (m * (4 * m + 2 * s + 4 * n_columns) + 2 * s * n_columns)
@@ -276,11 +268,9 @@ def sort_centres(
 ) -> tuple[Ints, Ints]:
     """Sort centres by group like the rows, so that a fold leaves out one stretch of them.
 
-    - `centre_rows`, (m,): which of the n rows are centres, each at most once.
-    - `groups_at_once`: 1, or 2 for the pairs of nested folds.
-    - Returns `centre_rows`, (m,), sorted by group; and `bounds`, (g + 1,): group i holds the
-      centres ``bounds[i]:bounds[i + 1]``.
-    - Raises `InputError`: where all centres lie in so few groups that a fold would have none.
+    Takes the rows that are centres, (m,), each at most once, and gives them sorted by group, with
+    bounds, (g + 1,): group i holds the centres ``bounds[i]:bounds[i + 1]``. It is an InputError if
+    all lie in so few groups, left out together, that a fold would have none.
     """
     place = np.empty(len(grouping.order), dtype=np.int64)
     place[grouping.order] = np.arange(len(place))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import product as combinations_of
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
@@ -178,7 +177,6 @@ class FalkonHead(Head):
     def combinations(
         self, values: Mapping[str, Sequence[Any]], n_views: int
     ) -> tuple[Candidate, ...]:
-        """See `Head`."""
         return falkon_candidates(
             n_views,
             widths=values.get("width"),
@@ -187,7 +185,7 @@ class FalkonHead(Head):
         )
 
     def device(self, requested: str, params: Mapping[str, Any]) -> str:
-        """See `Head`; the direct solver works in float64, the others need not."""
+        # The direct solver works in float64, the others need not.
         from toptune.machine.device import float64_device, torch_device
 
         direct = params.get("solver", "direct") == "direct"
@@ -196,7 +194,7 @@ class FalkonHead(Head):
     def prepare(
         self, params: Mapping[str, Any], *, n_rows: int, view_sizes: Sequence[int], device: str
     ) -> tuple[dict[str, Any], str | None]:
-        """See `Head`; the note says why it takes as many centres."""
+        # The note says why it takes as many centres.
         filled, _ = super().prepare(params, n_rows=n_rows, view_sizes=view_sizes, device=device)
         if "n_centres" in filled:
             return filled, None
@@ -213,7 +211,6 @@ class FalkonHead(Head):
     def problems(
         self, estimator: Any, n_groups: int, n_candidates: int, *, permuted: bool
     ) -> list[str]:
-        """See `Head`."""
         found = super().problems(estimator, n_groups, n_candidates, permuted=permuted)
         if n_candidates > 1 and estimator.solver != "direct":
             found.append(
@@ -229,22 +226,19 @@ class FalkonHead(Head):
         return found
 
     def default_permutations(self, estimator: Any, n_groups: int) -> int:
-        """See `Head`: in closed form they cost hardly more than the folds."""
+        # In closed form they cost hardly more than the folds.
         return 1000 if self.nests(estimator, n_groups, 1) else 0
 
     def held_out(self, estimator: Any, rows: LabelledRows) -> HeldOut:
-        """See `Head`: all folds from one factorisation, exactly (`falkon.folds`).
-
-        The ridge is penalty x rows of the whole data set in every fold, and Nystrom centres are
-        drawn once: a fold does without those of its group.
-        """
+        # All folds from one factorisation, exactly. The ridge is penalty x rows of the whole data
+        # set in every fold, and Nystrom centres are drawn once: a fold does without its group's.
         from toptune.heads.nested import HeldOut
 
         folds, Y = estimator.fold_factors(rows.X, rows.y, rows.grouping)
         return HeldOut.by(estimator, rows.y, *folds.held_out_scores(Y))
 
     def nests(self, estimator: Any, n_groups: int, n_candidates: int) -> bool:
-        """See `Head`: always where there are closed forms."""
+        # Always where there are closed forms.
         del n_candidates
         return bool(estimator.solver == "direct") and n_groups > 2
 
@@ -256,19 +250,12 @@ class FalkonHead(Head):
         shuffled: NDArray[np.int64] | None,
         progress: Progress | None,
     ) -> tuple[NestedScores, Shuffled | None]:
-        """See `Head`."""
         from toptune.heads.falkon.tuning import tune_falkon
 
-        return tune_falkon(
-            estimator,
-            rows,
-            candidates,
-            shuffled=shuffled,
-            progress=None if progress is None else partial(progress, "settings"),
-        )
+        return tune_falkon(estimator, rows, candidates, shuffled=shuffled, progress=progress)
 
     def nearness(self, estimator: Any, view_sizes: Sequence[int]) -> Nearness:
-        """See `Head`: the classifier's own kernel."""
+        # The classifier's own kernel.
         from toptune.heads.falkon.classifier import kernel_of
         from toptune.heads.falkon.kernel import Nearness
 

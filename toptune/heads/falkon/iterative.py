@@ -94,8 +94,7 @@ class _Fold(NamedTuple):
 class _Equations:
     """The preconditioned equations of some rows and all but one stretch of the centres.
 
-    `jitter`: eps m, what is added to the diagonal of B. Raises `_SingularError`: where eps is too
-    small for B to be factored.
+    Raises `_SingularError` where the jitter, eps m, is too small for B to be factored.
     """
 
     def __init__(self, system: _System, fold: _Fold, jitter: float) -> None:
@@ -229,10 +228,6 @@ class Iterative:
         self._arrays = TorchArrays(iteration.device, PRECISIONS[iteration.precision])
 
     def solve(self, problem: Problem, Y: Float64) -> Solution:
-        """See `solvers.Solver`.
-
-        Raises `ToptuneError`: the tolerance is not reached.
-        """
         n, arrays = len(problem.X), self._arrays
         system = self._system(problem, np.arange(n), problem.named_centres)
         everything = _Fold(((0, n),), (0, 0), "")
@@ -240,7 +235,6 @@ class Iterative:
         return Solution(arrays.to_host(solved.alpha), solved.jitter, solved.n_iterations)
 
     def folds(self, problem: Problem, grouping: Grouping) -> IterativeFolds:
-        """See `solvers.Solver`."""
         centres, bounds = sort_centres(grouping, problem.named_centres)
         system = self._system(problem, grouping.order, centres)
         return IterativeFolds(grouping, system, bounds, self._iteration)
@@ -254,8 +248,7 @@ class Iterative:
 class IterativeFolds:
     """Folds of the iterative solver: one fit each, without the group's rows and centres.
 
-    The ridge is the same in every fold, so the scores are those of
-    `folds.Nystrom`.
+    The ridge is the same in every fold, so the scores are those of `folds.Nystrom`.
     """
 
     grouping: Grouping
@@ -265,7 +258,6 @@ class IterativeFolds:
     iteration: Iteration
 
     def held_out_scores(self, Y: Float64) -> HeldOutScores:
-        """See `folds.Folds`."""
         Z, arrays = self.system.Z, self.system.Z.arrays
         targets = arrays.asarray(Y[self.grouping.order])
         scores = torch.empty_like(targets)
@@ -297,11 +289,9 @@ def conjugate_gradients(
     """Solve ``apply(x) = b`` for every column of b, (m, k), at once, each with steps of its own.
 
     `apply` is symmetric and positive semidefinite, column by column; `tolerance` is relative to the
-    length of each column of b.
-
-    The residual that is updated in every step drifts from the true one by rounding. So once it is
-    small enough in all columns, the true residual is computed. If that is too large, the iteration
-    restarts from the current x, as long as a restart reduces it.
+    length of each column of b. The residual that is updated in every step drifts from the true one
+    by rounding. So once it is small enough in all columns, the true residual is computed. If that
+    is too large, the iteration restarts from the current x, as long as a restart reduces it.
     """
     length = torch.linalg.vector_norm(b, dim=0)
     # A column of zeros is done at once.
@@ -332,10 +322,7 @@ def conjugate_gradients(
 
 
 def load_library() -> Any:
-    """Import the falkon library.
-
-    Raises `InputError`: it is not installed, or not for this version of torch.
-    """
+    """Import the falkon library; an InputError where it is not there or not for this torch."""
     try:
         import falkon
     except (ImportError, OSError) as error:
@@ -347,20 +334,12 @@ def load_library() -> Any:
 
 
 class Library:
-    """The library as a solver.
-
-    `iteration`: its tolerance is, as the library takes it, absolute. Raises `InputError`: it is not
-    installed, or not for this version of torch.
-    """
+    """The library as a solver; it takes the tolerance as absolute."""
 
     def __init__(self, iteration: Iteration) -> None:
         self._falkon, self._iteration = load_library(), iteration
 
     def solve(self, problem: Problem, Y: Float64) -> Solution:
-        """See `solvers.Solver`; by `falkon.Falkon`.
-
-        Raises `InputError`: several views: the library has no sum of kernels.
-        """
         falkon, iteration = self._falkon, self._iteration
         columns, width = _only_view(problem.kernel)
         dtype = PRECISIONS[iteration.precision]
@@ -383,7 +362,6 @@ class Library:
         return Solution(np.ascontiguousarray(alpha), 0.0, 0)
 
     def folds(self, problem: Problem, grouping: Grouping) -> LibraryFolds:
-        """See `solvers.Solver`."""
         return LibraryFolds(self, problem, grouping, *sort_centres(grouping, problem.named_centres))
 
 
@@ -441,7 +419,6 @@ class LibraryFolds:
     centre_bounds: Ints
 
     def held_out_scores(self, Y: Float64) -> HeldOutScores:
-        """See `folds.Folds`."""
         X, kernel = self.problem.X, self.problem.kernel
         scores = np.empty_like(Y)
         n_folds = len(self.grouping.groups)

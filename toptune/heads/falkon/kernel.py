@@ -89,10 +89,9 @@ class Centres:
         ]
 
     def kernel_of(self, X: NDArray[np.floating[Any]]) -> Array:
-        """Kernel of rows, (n, d) float, with the centres: (n, m).
+        """Kernel of rows, (n, d) float, with the centres: (n, m); for a block of rows at a time.
 
-        Beside the result, memory is a copy of one view of X, and with several views a second matrix
-        of the result's size: call it with a block of rows at a time.
+        Beside the result it takes a copy of a view of X, and of several views a second result.
         """
         arrays, total = self._arrays, None
         for view, z, half_z in self._views:
@@ -108,11 +107,9 @@ class Centres:
 class NystromKernel:
     """Rows of ``Z = K(X, C)``: kept where they fit, otherwise evaluated again block by block.
 
-    The values are the same either way, for 2 n m d operations each time.
-
-    X, (N, d), is never copied as a whole: `order`, (n,), and `centre_rows`, (m,), name those of its
-    rows that the rows and the columns of Z stand for. `keep_bytes`: size up to which Z is kept.
-    Default: `Arrays.kept_bytes`.
+    The values are the same either way, for 2 n m d operations each time. X, (N, d), is never copied
+    as a whole: `order`, (n,), and `centre_rows`, (m,), name those of its rows that the rows and the
+    columns of Z stand for. Z is kept up to `keep_bytes`, by default `Arrays.kept_bytes`.
     """
 
     def __init__(
@@ -198,10 +195,9 @@ class Nearness:
         reference: NDArray[np.float32],
         apart: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
     ) -> NDArray[np.float64]:
-        """Find how near each row comes to the nearest reference row.
+        """Give the kernel's largest value, (n,), of each row with the reference rows.
 
-        `apart`, (n,) and (m,): a number for each row of both; rows of equal numbers are not
-        compared. Returns the kernel's largest value, (n,); 0 where a row is compared with none.
+        `apart` numbers the rows of both, (n,) and (m,): those of equal numbers are not compared.
         """
         centres = Centres(self.kernel, self._rows(reference))
         largest = np.empty(len(features))

@@ -69,20 +69,14 @@ class Solver(Protocol):
 
 
 class Direct:
-    """Cholesky factorisations in float64, and closed forms for the folds.
-
-    `arrays`: where to compute.
-    """
+    """Cholesky factorisations in float64, and closed forms for the folds."""
 
     def __init__(self, arrays: Arrays) -> None:
         self.arrays = arrays
 
     def solve(self, problem: Problem, Y: Float64) -> Solution:
-        """See `Solver`.
-
-        With all rows as centres the equations are ``(K + ridge I) alpha = Y``, n x n of memory;
-        otherwise they take a few m x m, whatever n.
-        """
+        # With all rows as centres the equations are ``(K + ridge I) alpha = Y``, n x n of memory;
+        # otherwise they take a few m x m, whatever n.
         arrays, kernel, ridge = self.arrays, problem.kernel, problem.ridge
         with arrays.says_when_full():
             right = arrays.asarray(Y)
@@ -111,7 +105,6 @@ class Direct:
         return normal, moments
 
     def folds(self, problem: Problem, grouping: Grouping) -> Model:
-        """See `Solver`."""
         return self.model(problem, grouping, 1)
 
     def model(
@@ -122,14 +115,10 @@ class Direct:
         gram: Callable[[], Array] | None = None,
         keep_bytes: int | None = None,
     ) -> Model:
-        """Factor a model of all rows, of which groups can be left out.
+        """Factor a model of all rows, of which so many groups at once can be left out.
 
-        - `groups_at_once`: the most groups that are left out together.
-        - `gram`: gives the kernel of all rows, sorted by group, as a new matrix. Default: evaluates
-          it.
-        - `keep_bytes`: size up to which the kernel with Nystrom centres is kept. Default:
-          `Arrays.kept_bytes`.
-        - Raises `InputError`: see `sort_centres`.
+        `gram` gives the kernel of all rows, sorted by group, as a new matrix, where it is not to be
+        evaluated here; up to `keep_bytes` the kernel with Nystrom centres is kept.
         """
         arrays, kernel, ridge = self.arrays, problem.kernel, problem.ridge
         if problem.centre_rows is None:
@@ -143,10 +132,7 @@ class Direct:
     def models(
         self, problems: Sequence[Problem], grouping: Grouping, groups_at_once: int
     ) -> Callable[[int], Model]:
-        """Give what factors the model of one problem after the other, by number.
-
-        The problems differ in kernel and ridge, never in rows or centres.
-        """
+        """Give what factors models one after the other, by number, of the same rows and centres."""
         if problems[0].centre_rows is not None:
             return lambda number: self.model(problems[number], grouping, groups_at_once)
         grams = _Grams(problems[0].X[grouping.order], self.arrays)
@@ -203,8 +189,7 @@ class _Grams:
 def solver_of(classifier: Any) -> Solver:
     """Build the solver that a classifier names; its parameters follow their rules.
 
-    Raises `InputError`: an unknown device; a device, a precision or centres that do not go with the
-    solver; or no library where it is asked for.
+    Raises `InputError`: a device, a precision or centres that do not go with it, or no library.
     """
     name = type(classifier).__name__
     if classifier.solver == "direct":

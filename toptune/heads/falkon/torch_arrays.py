@@ -70,9 +70,9 @@ class TorchFactors(NamedTuple):
 
 
 class TorchArrays(Arrays):
-    """Tensors on one device.
+    """Tensors on one device, all of one type: float32 for iterating only.
 
-    `dtype`: of all algebra; float32 for iterating only.
+    Products may be of batches of matrices too.
     """
 
     xp = torch
@@ -86,27 +86,21 @@ class TorchArrays(Arrays):
     # --- to and from the device
 
     def asarray(self, values: NDArray[Any]) -> Tensor:
-        """See `Arrays`."""
         return torch.as_tensor(np.ascontiguousarray(values), dtype=self.dtype, device=self.device)
 
     def scaled(self, X: NDArray[Any], width: float) -> Tensor:
-        """See `Arrays`."""
         return self.asarray(X) / width
 
     def as_is(self, values: NDArray[Any]) -> Tensor:
-        """See `Arrays`."""
         return torch.from_numpy(values).to(self.device)
 
     def to_host(self, values: Tensor) -> Float64:
-        """See `Arrays`."""
         return np.ascontiguousarray(values.cpu().numpy(), np.float64)
 
     def empty(self, *shape: int) -> Tensor:
-        """See `Arrays`."""
         return torch.empty(shape, dtype=self.dtype, device=self.device)
 
     def free_bytes(self) -> int:
-        """See `Arrays`."""
         return free_bytes(self.device)
 
     @contextmanager
@@ -128,34 +122,28 @@ class TorchArrays(Arrays):
             ) from error
 
     def each(self, work: Callable[..., Tensor], items: Iterable[Any]) -> list[Tensor]:
-        """See `Arrays`; one after the other, since the device works in parallel by itself."""
+        # One after the other, since the device works in parallel by itself.
         return [work(item) for item in items]
 
     def product(self, A: Tensor, B: Tensor) -> Tensor:
-        """See `Arrays`; of a batch too."""
         return A @ B
 
     def transposed_product(self, A: Tensor, B: Tensor) -> Tensor:
-        """See `Arrays`; of a batch too."""
         return A.mT @ B
 
     def add_gram(self, A: Tensor, Z: Tensor, factor: float = 1.0) -> None:
-        """See `Arrays`; of a batch too."""
         if A.ndim == 2:
             A.addmm_(Z.mT, Z, alpha=factor)
         else:
             A.baddbmm_(Z.mT, Z, alpha=factor)
 
     def add_scaled(self, A: Tensor, B: Tensor, factor: float) -> None:
-        """See `Arrays`."""
         A.add_(B, alpha=factor)
 
     def half_squares(self, x: Tensor) -> Tensor:
-        """See `Arrays`."""
         return 0.5 * x.square().sum(dim=1)
 
     def gaussian(self, x: Tensor, z: Tensor, half_z: Tensor, weight: float) -> Tensor:
-        """See `Arrays`."""
         block = x @ z.T
         block -= self.half_squares(x)[:, None]
         block -= half_z
@@ -163,16 +151,13 @@ class TorchArrays(Arrays):
         return block.clamp_(max=0).exp_().mul_(weight)
 
     def gaussian_gram(self, x: Tensor, weight: float) -> Tensor:
-        """See `Arrays`; both triangles."""
-        # Rounding leaves the distance of a row to itself near 0; it is 0.
+        # Both triangles. Rounding leaves the distance of a row to itself near 0; it is 0.
         return self.gaussian(x, x, self.half_squares(x), weight).fill_diagonal_(weight)
 
     def add_gaussian_gram(self, K: Tensor, x: Tensor, weight: float) -> None:
-        """See `Arrays`."""
         K += self.gaussian_gram(x, weight)
 
     def diagonal(self, A: Tensor) -> Tensor:
-        """See `Arrays`."""
         return A.diagonal()
 
     def _factor(self, A: Tensor, jitter: float) -> TorchCholesky | None:
@@ -180,11 +165,10 @@ class TorchArrays(Arrays):
         return None if failed.item() else TorchCholesky(lower, jitter)
 
     def inverse(self, factor: Any, groups_at_once: int) -> Any:  # noqa: ARG002  # all is formed, whatever is asked for
-        """See `Arrays`."""
         return _Inverse(torch.cholesky_inverse(factor.lower))
 
     def rows(self, spans: Sequence[Sequence[slice]]) -> Subset:
-        """See `Arrays`; padded to the longest."""
+        # Padded to the longest.
         listed = [np.concatenate([np.arange(s.start, s.stop) for s in only]) for only in spans]
         lengths = np.array([len(rows) for rows in listed])
         absent = np.arange(lengths.max()) >= lengths[:, None]
@@ -193,10 +177,8 @@ class TorchArrays(Arrays):
         return _Gathered(self, places, absent)
 
     def all_but(self, n: int, spans: Sequence[Sequence[slice]]) -> Subset:
-        """See `Arrays`; what is left out becomes a row and a column of the identity.
-
-        That has the same solution, with 0 for what is left out, and needs no gathering.
-        """
+        # What is left out becomes a row and a column of the identity: that has the same solution,
+        # with 0 for what is left out, and needs no gathering.
         absent = np.zeros((len(spans), n), np.bool_)
         for line, only in zip(absent, spans, strict=True):
             for span in only:
@@ -206,7 +188,7 @@ class TorchArrays(Arrays):
     def factor_each(
         self, subset: Subset, build: Callable[[], Tensor], names: Sequence[str]
     ) -> TorchFactors:
-        """See `Arrays`; the device is waited for once."""
+        # The device is waited for once.
         A, absent = build(), subset.absent
         diagonal = A.diagonal(dim1=1, dim2=2)
         largest = diagonal.amax(dim=1)
@@ -219,7 +201,6 @@ class TorchArrays(Arrays):
         return TorchFactors(lower, jitter)
 
     def batches(self, n: int, size: int, n_bytes: int) -> Iterator[slice]:
-        """See `Arrays`."""
         room = min(_BATCH_BYTES, int(_BATCH_SHARE * self.free_bytes()))
         return cut(n, room // n_bytes if size <= BATCHED_UP_TO else 1)
 

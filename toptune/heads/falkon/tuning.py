@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from toptune.errors import InputError
-from toptune.heads.base import Candidate, StepProgress
+from toptune.heads.base import Candidate, Progress
 from toptune.heads.falkon.arrays import Array, Arrays
 from toptune.heads.falkon.classifier import SHARPNESS, FalkonClassifier
 from toptune.heads.falkon.folds import Model, sort_centres
@@ -47,7 +47,7 @@ def tune_falkon(
     candidates: Sequence[Candidate],
     *,
     shuffled: Ints | None = None,
-    progress: StepProgress | None = None,
+    progress: Progress | None = None,
 ) -> tuple[NestedScores, Shuffled]:
     """Leave each group out once, with the candidate chosen among the other groups.
 
@@ -81,7 +81,7 @@ def tune_falkon(
     for number in range(len(problems)):
         search.try_candidate(number, factored(number))
         if progress is not None:
-            progress(number + 1, len(problems))
+            progress("settings", number + 1, len(problems))
     return search.result()
 
 
@@ -130,10 +130,7 @@ class Basis(NamedTuple):
 
 
 class _Judge:
-    """Computes losses of labellings by the inner folds of some outer folds, where these are.
-
-    `basis`: of the labellings to judge, the first of `labelling`.
-    """
+    """Computes losses of a basis's labellings by inner folds of outer folds, where these are."""
 
     def __init__(
         self, labelling: Labelling, basis: Basis, grouping: Grouping, arrays: Arrays

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from toptune.heads.base import Candidate, Head, Progress, Rule, Table, above_0
@@ -51,7 +50,6 @@ class LogisticHead(Head):
     def problems(
         self, estimator: Any, n_groups: int, n_candidates: int, *, permuted: bool
     ) -> list[str]:
-        """See `Head`."""
         found = super().problems(estimator, n_groups, n_candidates, permuted=permuted)
         if permuted and n_groups < 3:
             found.append(
@@ -61,11 +59,11 @@ class LogisticHead(Head):
         return found
 
     def default_permutations(self, estimator: Any, n_groups: int) -> int:
-        """See `Head`: each trains all folds anew, half a second for 200."""
+        # Each trains all folds anew, half a second for 200.
         return 200 if self.nests(estimator, n_groups, 1) else 0
 
     def nests(self, estimator: Any, n_groups: int, n_candidates: int) -> bool:
-        """See `Head`: always, the fits are small."""
+        # Always, the fits are small.
         del estimator, n_candidates
         return n_groups > 2
 
@@ -77,19 +75,12 @@ class LogisticHead(Head):
         shuffled: NDArray[np.int64] | None,
         progress: Progress | None,
     ) -> tuple[NestedScores, Shuffled | None]:
-        """See `Head`."""
         from toptune.heads.logistic.tuning import tune_logistic
 
-        return tune_logistic(
-            estimator,
-            rows,
-            candidates,
-            shuffled=shuffled,
-            progress=None if progress is None else partial(progress, "labellings"),
-        )
+        return tune_logistic(estimator, rows, candidates, shuffled=shuffled, progress=progress)
 
     def nearness(self, estimator: Any, view_sizes: Sequence[int]) -> Nearness:
-        """See `Head`: rows keep their length, which says how active a culture is."""
+        # Rows keep their length, which says how active a culture is.
         return replace(super().nearness(estimator, view_sizes), normalise=False)
 
     def tables(self, estimator: Any, columns: Sequence[str]) -> dict[str, Table]:

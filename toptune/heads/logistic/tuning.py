@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from toptune.errors import ToptuneError
-from toptune.heads.base import Candidate, StepProgress
+from toptune.heads.base import Candidate, Progress
 from toptune.heads.logistic.classifier import LogisticClassifier, Standardiser
 from toptune.heads.nested import (
     FoldScores,
@@ -49,7 +49,7 @@ def tune_logistic(
     candidates: Sequence[Candidate],
     *,
     shuffled: Ints | None = None,
-    progress: StepProgress | None = None,
+    progress: Progress | None = None,
 ) -> tuple[NestedScores, Shuffled]:
     """Leave each group out once, with the penalty chosen among the other groups.
 
@@ -78,7 +78,7 @@ def tune_logistic(
             nested = search.nested(found, loss[0], codes)
         parts.append(search.verdicts(found, loss))
         if progress is not None:
-            progress(block.stop, len(labels))
+            progress("labellings", block.stop, len(labels))
     assert nested is not None  # the observed labels come first
     return nested, Shuffled(*(np.concatenate(lines) for lines in zip(*parts, strict=True)))
 

@@ -76,7 +76,7 @@ class MLPHead(Head):
     devices = ("cpu", "cuda")
 
     def held_out(self, estimator: Any, rows: LabelledRows) -> HeldOut:
-        """See `Head`: all folds trained together (`mlp.folds`)."""
+        # All folds trained together.
         import numpy as np
 
         from toptune.heads.nested import HeldOut
@@ -87,7 +87,7 @@ class MLPHead(Head):
     def held_out_of_labellings(
         self, estimator: Any, rows: LabelledRows, labellings: NDArray[Any]
     ) -> Iterator[NDArray[np.float64]]:
-        """See `Head`: networks of several labellings are trained side by side."""
+        # Networks of several labellings are trained side by side.
         from toptune.heads.mlp.classifier import held_out_scores_of
 
         return held_out_scores_of(estimator, rows.X, labellings.T, rows.grouping)
@@ -99,7 +99,6 @@ class MLPHead(Head):
         candidates: Sequence[Candidate],
         progress: StepProgress | None,
     ) -> NestedScores:
-        """See `Head`."""
         from toptune.heads.mlp.classifier import tune_mlp
 
         return tune_mlp(estimator, rows, candidates, progress=progress)

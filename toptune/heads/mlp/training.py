@@ -75,23 +75,18 @@ class Schedule:
     # Times the weights and biases, added to their gradient, as `torch.optim.Adam` does
     weight_decay: float = 0.0
 
-    def draws_like(self, other: Schedule) -> bool:
-        """Tell whether networks of both start from the same weights and see the same batches."""
-        return (self.n_hidden, self.batch_size, self.epochs) == (
-            other.n_hidden,
-            other.batch_size,
-            other.epochs,
-        )
+    @property
+    def draws(self) -> tuple[int, int, int]:
+        """What networks share that start from the same weights and see the same batches."""
+        return self.n_hidden, self.batch_size, self.epochs
 
 
 class Draws:
     """All random numbers of one fold: first its weights, then an order of its rows per epoch.
 
     Drawn on the CPU whatever the device, from a generator of their own, so that a fold is the same
-    on every device and whichever folds it is trained with.
-
-    `seed`: numbers from 0; sequences that differ in more than zeros at their end give independent
-    draws.
+    on every device and whichever folds it is trained with. Seeds, numbers from 0, that differ in
+    more than zeros at their end give independent draws.
     """
 
     def __init__(self, seed: Sequence[int]) -> None:
@@ -130,7 +125,7 @@ class StackLearner:
     def step(self, x: Tensor, targets: Tensor, weight: Tensor, epoch: int) -> None:
         """Move the weights by the gradient of the weighted cross-entropy of a batch.
 
-        `x`, (f, b, d) float32. `targets`, (f, b, k) float32. `weight`, (f, b, 1) float32.
+        All float32: `x`, (f, b, d); `targets`, (f, b, k); `weight`, (f, b, 1).
         """
         W1, b1, W2, b2 = self.network
         g_W1, g_b1, g_W2, g_b2 = self._gradients
@@ -171,10 +166,7 @@ class StackLearner:
 
 
 class CpuLearner:
-    """A single network in one schedule, and Adam's state of it.
-
-    `start`: initial weights of f = 1; not changed.
-    """
+    """A single network (f = 1) in one schedule, and Adam's state of it."""
 
     def __init__(self, start: Network, schedule: Schedule) -> None:
         self._schedule = schedule
@@ -345,9 +337,7 @@ def train_folds(
     use: Callable[[int, int, Network], None],
     progress: StepProgress | None = None,
 ) -> None:
-    """Train every fold in every variant.
-
-    Memory on the CPU is that of `_VARIANTS_TOGETHER` networks a thread, whatever their number.
+    """Train every fold in every variant, with few networks in memory, whatever their number.
 
     `use` is given the numbers of a fold and of a variant and their network (f = 1, on the device),
     from several threads at once, in no certain order; `progress`, how many networks are trained,
@@ -413,13 +403,12 @@ def _passes(
                     yield _Pass(together, some)
 
 
-def _alike(variants: Sequence[Variant]) -> Iterator[list[int]]:
+def _alike(variants: Sequence[Variant]) -> list[list[int]]:
     """Numbers of the variants that start from the same weights and see the same batches."""
-    left = list(range(len(variants)))
-    while left:
-        first = variants[left[0]].schedule
-        yield [number for number in left if variants[number].schedule.draws_like(first)]
-        left = [number for number in left if not variants[number].schedule.draws_like(first)]
+    groups: dict[tuple[int, int, int], list[int]] = {}
+    for number, variant in enumerate(variants):
+        groups.setdefault(variant.schedule.draws, []).append(number)
+    return list(groups.values())
 
 
 def _chunks(numbers: list[int], size: int) -> Iterator[list[int]]:
