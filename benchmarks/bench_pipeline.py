@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from toptune.backbones.engine import FeatureEngine, describe
+from toptune.backbones.engine import FeatureEngine
 from toptune.backbones.loading import load_backbone
 from toptune.evaluation.folds import leave_one_group_out
 from toptune.heads import head_of
@@ -54,7 +54,7 @@ def test_spikes_to_scores(benchmark: Any, head: str, request: pytest.FixtureRequ
 
     def run() -> float:
         features = [
-            describe(Drawer(trains, Windows(), Picture(), engine.input_size), engine)
+            engine.start(Drawer(trains, Windows(), Picture(), engine.input_size))()
             for trains in recordings
         ]
         groups = np.repeat(np.arange(n_devices), [len(x) for x in features])

@@ -17,7 +17,7 @@ from small_data import install_tiny_backbones, random_backbone
 from torch import nn
 
 from toptune.backbones import loading
-from toptune.backbones.engine import FeatureEngine, OpenVinoNetwork, describe
+from toptune.backbones.engine import FeatureEngine, OpenVinoNetwork
 from toptune.backbones.loading import LoadedBackbone, load_backbone
 from toptune.backbones.torch_engine import GreyPictures, TorchNetwork
 from toptune.errors import ToptuneError
@@ -151,13 +151,13 @@ def test_the_engine_leaves_the_backbone_as_it_is(mobilenet: LoadedBackbone) -> N
     assert all(torch.equal(after[k], v) for k, v in before.items())
 
 
-def test_describe_is_drawing_and_describing_in_order(
+def test_start_draws_and_describes_in_order(
     engine: FeatureEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("toptune.backbones.engine._DRAWN_AT_ONCE", 4)
     drawer = make_drawer(224)
     done: list[int] = []
-    found = describe(drawer, engine, done.append)
+    found = engine.start(drawer, done.append)()
     assert done == [4, 4, 3]
     expected = engine.features(drawer.draw(0, 11))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
@@ -165,7 +165,7 @@ def test_describe_is_drawing_and_describing_in_order(
 
 def test_a_recording_without_windows_is_described_by_no_rows(engine: FeatureEngine) -> None:
     drawer = Drawer(make_trains(), Windows(), Picture(), 224)
-    assert describe(drawer, engine).shape == (0, 1280)
+    assert engine.start(drawer)().shape == (0, 1280)
 
 
 def test_pictures_of_another_size_or_type_are_refused(engine: FeatureEngine) -> None:
@@ -176,7 +176,7 @@ def test_pictures_of_another_size_or_type_are_refused(engine: FeatureEngine) -> 
     with pytest.raises(ValueError, match="pictures are on meta, the engine on cpu"):
         engine.features(torch.zeros(1, 224, 224, device="meta"))
     with pytest.raises(ValueError, match="225 pixels wide, mobilenet_v2 takes 224"):
-        describe(make_drawer(225), engine)
+        engine.start(make_drawer(225))
 
 
 def test_impossible_settings_are_refused(mobilenet: LoadedBackbone) -> None:

@@ -84,13 +84,6 @@ class FeatureEngine:
     precision
         See `resolve_precision`.
 
-    Attributes
-    ----------
-    loaded, device, precision
-        As given.
-    input_size, n_features
-        Side S of the pictures and length d of the features.
-
     Raises
     ------
     ValueError
@@ -140,18 +133,13 @@ class FeatureEngine:
         return TorchNetwork(self.loaded, self.device, self._dtype, self._batch_size)
 
     def features(self, pictures: torch.Tensor) -> NDArray[np.float32]:
-        """Compute the features of pictures.
+        """Compute the features of pictures, (n, d), one row a picture.
 
         Parameters
         ----------
         pictures : (n, S, S) float32
             Grey values in [0, 1], 1 = white, on the engine's device. They become three equal
             channels, normalised with the backbone's mean and SD.
-
-        Returns
-        -------
-        (n, d) float32
-            One row a picture, in their order.
 
         Raises
         ------
@@ -228,21 +216,6 @@ class FeatureEngine:
                 ' for 16 bits, where `precision="float32"` helps'
             )
         return features
-
-
-def describe(
-    drawer: Drawer | CudaDrawer,
-    engine: FeatureEngine,
-    progress: Callable[[int], object] | None = None,
-) -> NDArray[np.float32]:
-    """Draw all windows of a recording, compute their features and wait; see `FeatureEngine.start`.
-
-    Returns
-    -------
-    (n_windows, d) float32
-        One row a window; no rows where no window fits.
-    """
-    return engine.start(drawer, progress)()
 
 
 class _Normalised(nn.Module):

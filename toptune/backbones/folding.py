@@ -31,31 +31,17 @@ class Channel(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Folded:
-    """A network and the content of its input.
+    """A network and the content of its input."""
 
-    Parameters
-    ----------
-    module
-        (n, channels, S, S) to (n, d), float32, on the CPU, in evaluation mode.
-    channels
-        The input channels: darkness alone; darkness and a plane of ones; or three normalised
-        channels, if the network does not begin with a plain convolution.
-    """
-
-    module: nn.Module
+    module: nn.Module  # (n, channels, S, S) to (n, d), float32, on the CPU, in evaluation mode
+    # Darkness alone; darkness and a plane of ones; or three normalised channels, if the network
+    # does not begin with a plain convolution.
     channels: tuple[Channel, ...]
 
 
 def fold(loaded: LoadedBackbone) -> Folded:
-    """Fold batch norms and the input's normalisation, as far as possible.
+    """Fold batch norms and the input's normalisation into a copy, as far as possible.
 
-    Parameters
-    ----------
-    loaded
-        The backbone; its module is not changed.
-
-    Notes
-    -----
     With x_c = (1 - D - m_c) / s_c, the normalised channel c of a picture of darkness D, and the
     weights W_c of the first convolution,
 

@@ -36,37 +36,18 @@ _OTHER_WEIGHTS = "name a .safetensors or .pth file by `weights`, or use `weights
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LoadedBackbone:
-    """A frozen network and the pictures that its weights expect.
+    """A frozen network and the pictures that its weights expect."""
 
-    Parameters
-    ----------
-    name
-        As given.
-    input_size
-        Side S of the pictures, in pixels.
-    n_features
-        Length d of a feature vector.
-    mean, std
-        Normalisation of the three colour channels, for pictures in [0, 1].
-    module
-        Normalised float32 (n, 3, S, S) to float32 (n, d); evaluation mode, no gradients, CPU.
-    weights
-        The source of the weights, for people.
-    weights_sha256
-        Of the file, if they came from one; otherwise of the values (`state_sha256`).
-    n_parameters
-        Of the module, without the classifier.
-    """
-
-    name: str
-    input_size: int
-    n_features: int
-    mean: Triple
+    name: str  # as given
+    input_size: int  # side S of the pictures, in pixels
+    n_features: int  # length d of a feature vector
+    mean: Triple  # with std the normalisation of the three colour channels, of pictures in [0, 1]
     std: Triple
+    # Normalised float32 (n, 3, S, S) to float32 (n, d); evaluation mode, no gradients, CPU.
     module: nn.Module
-    weights: str
-    weights_sha256: str
-    n_parameters: int
+    weights: str  # their source, for people
+    weights_sha256: str  # of the file, if they came from one; else of the values (`state_sha256`)
+    n_parameters: int  # of the module, without the classifier
 
 
 def load_backbone(params: Backbone) -> LoadedBackbone:

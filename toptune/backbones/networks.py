@@ -43,25 +43,14 @@ WELL_KNOWN = (
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Network:
-    """A network without its classifier, and what its weights expect.
+    """A network without its classifier, and what its weights expect."""
 
-    Parameters
-    ----------
-    module
-        In evaluation mode, without gradients.
-    classifier
-        Names of the classifier's tensors in a weights file; a name ending in a dot stands for all
-        that begin with it.
-    input_size
-        Side S of the pictures, in pixels.
-    mean, std
-        Normalisation of the three colour channels, for pictures in [0, 1].
-    """
-
-    module: nn.Module
+    module: nn.Module  # in evaluation mode, without gradients
+    # Names of the classifier's tensors in a weights file; a name ending in a dot stands for all
+    # that begin with it.
     classifier: tuple[str, ...]
-    input_size: int
-    mean: Triple
+    input_size: int  # side S of the pictures, in pixels
+    mean: Triple  # with std the normalisation of the three colour channels, of pictures in [0, 1]
     std: Triple
 
 
@@ -106,10 +95,7 @@ def _closest(name: str, choices: list[str]) -> list[str]:
 def build_network(name: str) -> Network:
     """Build a network by its canonical name, with initial weights drawn by its library.
 
-    Raises
-    ------
-    InputError
-        It does not take square pictures of three channels.
+    One that does not take square pictures of three channels is an `InputError`.
     """
     if name.startswith("timm:"):
         return build_timm(name.removeprefix("timm:"), pretrained=False)
@@ -131,13 +117,7 @@ def build_network(name: str) -> Network:
 
 
 def build_timm(name: str, *, pretrained: bool) -> Network:
-    """Build a timm network by its name without ``timm:``; `pretrained` downloads its weights.
-
-    Raises
-    ------
-    InputError
-        It does not take square pictures of three channels.
-    """
+    """Build a timm network by its name without ``timm:``; `pretrained` downloads its weights."""
     import timm
 
     known = timm.get_pretrained_cfg(name)  # checked before a large network is built in vain

@@ -72,24 +72,10 @@ class _Prepared:
 
 
 class TorchNetwork:
-    """A backbone on a torch device.
+    """A backbone, which is not changed, on a torch device in float32, float16 or bfloat16.
 
-    Parameters
-    ----------
-    loaded
-        The backbone, which is not changed.
-    device
-        Where it computes.
-    dtype
-        float32, float16 or bfloat16. Convolutions in float32 are not shortened to TF32.
-    batch_size
-        The most pictures per batch; None for what fits into the free memory, up to 256. It is
-        halved if memory runs out.
-
-    Attributes
-    ----------
-    batch_size
-        In force now; None until the first picture.
+    `batch_size` is the most pictures per batch; None, until the first picture, for what fits into
+    the free memory, up to 256. It is halved if memory runs out.
     """
 
     def __init__(

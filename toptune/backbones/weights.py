@@ -37,25 +37,12 @@ Triple = tuple[float, float, float]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class WeightsFile:
-    """The content of a weights file.
-
-    Parameters
-    ----------
-    path
-        The file.
-    sha256
-        Of the whole file, 64 hex digits.
-    state
-        Tensors by name, on the CPU.
-    backbone
-        The network that the file says it is for (safetensors metadata), or None.
-    mean, std
-        The normalisation that the file asks for (safetensors metadata), or None.
-    """
+    """The content of a weights file."""
 
     path: Path
-    sha256: str
-    state: dict[str, torch.Tensor]
+    sha256: str  # of the whole file, 64 hex digits
+    state: dict[str, torch.Tensor]  # by name, on the CPU
+    # What the file says by safetensors metadata: its network, and the normalisation.
     backbone: str | None = None
     mean: Triple | None = None
     std: Triple | None = None

@@ -41,13 +41,6 @@ class BinnedSpikes:
     device
         Where the tensors are computed and stay.
 
-    Attributes
-    ----------
-    trains, bin_ms, device
-        As given.
-    segment_bins
-        The bins of each segment.
-
     Raises
     ------
     InputError
@@ -63,17 +56,25 @@ class BinnedSpikes:
         self.trains = trains
         self.bin_ms = bin_ms
         self.device = torch.device(device)
-        self.segment_bins = SegmentBins.of(trains, bin_ms)
+        self.segment_bins = SegmentBins.of(trains, bin_ms)  # the bins of each segment
 
     @cached_property
     def counted(self) -> Counted:
         """Spikes per bin, over all channels."""
-        return _count_levels(self._placed[0], self.segment_bins.total)
+        count = torch.bincount(self._placed[0], minlength=self.segment_bins.total)
+        busy = count.nonzero().view(-1)
+        count = count[busy]
+        occurs = torch.bincount(count) > 0
+        level = occurs.cumsum(0) - 1
+        return Counted(busy.int(), level[count].int(), occurs.nonzero().view(-1))
 
     @cached_property
     def fired(self) -> Fired:
         """The electrodes that fired in each bin."""
-        return _electrode_levels(*self._placed, len(self.trains.channel_labels))
+        spike_bin, channel = self._placed
+        n = max(1, len(self.trains.channel_labels))
+        key = torch.unique_consecutive(torch.sort(spike_bin * n + channel)[0])
+        return Fired((key // n).int(), (key % n).int())
 
     @cached_property
     def _placed(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -88,17 +89,3 @@ class BinnedSpikes:
         whole = within < torch.as_tensor(n_bins, device=self.device)[segment]
         spike_bin = within + torch.as_tensor(offset, device=self.device)[segment]
         return spike_bin[whole], channel[whole]
-
-
-def _count_levels(spike_bin: torch.Tensor, n_bins: int) -> Counted:
-    count = torch.bincount(spike_bin, minlength=n_bins)
-    busy = count.nonzero().view(-1)
-    count = count[busy]
-    occurs = torch.bincount(count) > 0
-    level = occurs.cumsum(0) - 1
-    return Counted(busy.int(), level[count].int(), occurs.nonzero().view(-1))
-
-
-def _electrode_levels(spike_bin: torch.Tensor, channel: torch.Tensor, n_channels: int) -> Fired:
-    key = torch.unique_consecutive(torch.sort(spike_bin * max(1, n_channels) + channel)[0])
-    return Fired((key // max(1, n_channels)).int(), (key % max(1, n_channels)).int())

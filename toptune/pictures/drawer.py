@@ -49,8 +49,6 @@ class Drawer:
     ----------
     start_s : (n_windows,) float64
         Start of each window in seconds since the recording's start.
-    size, device
-        As given.
     largest_count : int
         Spikes in the recording's fullest bin, where a histogram is drawn; the top of the count
         axis ``recording``.
@@ -62,10 +60,10 @@ class Drawer:
 
     Notes
     -----
-    A spike's bin is ``floor((sample - first sample of the segment) / samples per bin)``; samples
-    after a segment's last whole bin are not drawn. A bin belongs to the column in which it starts:
-    ``floor(bin * S / bins)``. If no bin starts in a column, because there are fewer bins than
-    columns, the column shows the bin that covers it: ``floor(column * bins / S)``.
+    `BinnedSpikes` says which bin a spike is in; samples after a segment's last whole bin are not
+    drawn. A bin belongs to the column in which it starts: ``floor(bin * S / bins)``. If no bin
+    starts in a column, because there are fewer bins than columns, the column shows the bin that
+    covers it: ``floor(column * bins / S)``.
 
     Histogram: with h spikes in a bin, over all channels, and A the top of the count axis, the
     pixel in row j from the bottom is as dark as the mean of ``clip(h * S / A - j, 0, 1)`` over its
@@ -113,20 +111,8 @@ class Drawer:
     def draw(self, first: int, last: int) -> torch.Tensor:
         """Draw windows `first` up to, not including, `last`.
 
-        Parameters
-        ----------
-        first, last
-            A slice of the windows, ``0 <= first <= last <= len(self)``.
-
-        Returns
-        -------
-        torch.Tensor
-            (last - first, S, S) float32 in [0, 1] on the drawer's device.
-
-        Raises
-        ------
-        IndexError
-            The recording has no such windows.
+        Returns (last - first, S, S) float32 in [0, 1] on the drawer's device. If the recording has
+        no such windows, that is an `IndexError`.
         """
         if not 0 <= first <= last <= len(self):
             raise IndexError(f"windows {first} to {last} asked for, there are {len(self)}")
@@ -149,7 +135,7 @@ class Drawer:
             in_window = totals[edge[:, 1, -1]] - totals[edge[:, 0, 0]]
             coverage = self._bar_coverage(in_window > 0)
         else:
-            share = _marks(share)
+            # Exact area coverage; ``share > 0`` would make any spike as visible as a burst.
             coverage = self._bands.expand(n, self.size, levels)
         white = torch.ones((), device=self.device).expand_as(out)
         torch.baddbmm(white, coverage, share.transpose(1, 2), alpha=-1, out=out)
@@ -215,11 +201,6 @@ class Drawers:
         The recording's spikes.
     resident
         The same spikes on the current GPU, if they were detected there.
-
-    Attributes
-    ----------
-    trains
-        As given.
     """
 
     def __init__(self, trains: SpikeTrains, resident: ResidentSpikes | None = None) -> None:
@@ -249,11 +230,8 @@ class Drawers:
         ToptuneError
             CuPy, which launches CUDA kernels, is not installed.
         """
-        if device == "cpu":
-            return self._on_cpu(windows, picture, size)
-        return self._on_cuda(windows, picture, size, device)
-
-    def _on_cpu(self, windows: Windows, picture: Picture, size: int) -> Drawer:
+        if device != "cpu":
+            return self._on_cuda(windows, picture, size, device)
         bin_ms = windows.bin_ms
         if bin_ms not in self._binned:
             self._binned[bin_ms] = BinnedSpikes(self.trains, bin_ms, "cpu")
@@ -275,15 +253,6 @@ class Drawers:
                 self.trains, key[1], target, torch_kernels("render", index).launch, resident
             )
         return CudaDrawer(self._binned_on_cuda[key], windows, picture, size)
-
-
-def _marks(share: torch.Tensor) -> torch.Tensor:
-    """Darkness of an electrode's marks in a column, from the share of its bins that have a mark.
-
-    The share itself is exact area coverage; ``share > 0`` would make any spike as visible as a
-    burst. Only this function decides it.
-    """
-    return share
 
 
 def _column_edges(n_bins: int, size: int) -> torch.Tensor:

@@ -117,8 +117,6 @@ class CudaDrawer:
     ----------
     start_s : (n_windows,) float64
         Start of each window in seconds since the recording's start.
-    size, device
-        As given.
     """
 
     def __init__(
@@ -144,15 +142,9 @@ class CudaDrawer:
     def render(self, first: int, last: int, out: torch.Tensor, channels: InputChannels) -> None:
         """Draw windows `first` up to, not including, `last` into a batch; only queue the work.
 
-        Parameters
-        ----------
-        first, last
-            A slice of the windows; an `IndexError` where the recording has no such windows.
-        out : (last - first, channels, S, S) float32, float16 or bfloat16
-            The batch, channels last in memory, on the device; overwritten. One of another shape,
-            type or layout is a `ValueError`.
-        channels
-            The content of its channels.
+        If the recording has no such windows, that is an `IndexError`. The batch `out`, (last -
+        first, channels, S, S) float32, float16 or bfloat16, is on the device, channels last in
+        memory, and is overwritten. One of another shape, type or layout is a `ValueError`.
         """
         if not 0 <= first <= last <= len(self):
             raise IndexError(f"windows {first} to {last} asked for, there are {len(self)}")

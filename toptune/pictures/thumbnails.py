@@ -25,35 +25,17 @@ _GREYS = 16
 
 
 class Thumbnails(NamedTuple):
-    """Images of one recording.
-
-    Attributes
-    ----------
-    histogram, raster : bytes
-        PNG, `WIDTH` x `HEIGHT`.
-    histogram_bin_s : float
-        Width of the histogram's bins in seconds.
-    largest_count : int
-        Spikes in its fullest bin, whose bar is as high as the image.
-    duration_s : float
-        From the recording's start to its end, gaps included.
-    """
+    """Images of one recording, PNG of `WIDTH` x `HEIGHT`, and what their captions say."""
 
     histogram: bytes
     raster: bytes
-    histogram_bin_s: float
-    largest_count: int
-    duration_s: float
+    histogram_bin_s: float  # width of the histogram's bins
+    largest_count: int  # spikes in its fullest bin, whose bar is as high as the image
+    duration_s: float  # from the recording's start to its end, gaps included
 
 
 def draw_thumbnails(trains: SpikeTrains) -> Thumbnails:
-    """Draw a recording as a whole; a gap is empty.
-
-    Parameters
-    ----------
-    trains
-        Its spikes.
-    """
+    """Draw a recording as a whole; a gap is empty."""
     whole = without_gaps(trains)
     bin_ms = _bin_ms(whole, _HISTOGRAM_BINS)
     histogram = _draw(whole, "histogram", bin_ms)
@@ -105,13 +87,7 @@ def _draw(trains: SpikeTrains, kind: str, bin_ms: float) -> NDArray[np.float32]:
 
 
 def grey_png(darkness: NDArray[np.float32]) -> bytes:
-    """Write a picture as PNG in 16 greys.
-
-    Parameters
-    ----------
-    darkness : (height, width) float32
-        0 is white, 1 black.
-    """
+    """Write a picture, (height, width) from 0 for white to 1 for black, as PNG in 16 greys."""
     image = Image.fromarray(np.rint((1 - darkness) * (_GREYS - 1)).astype(np.uint8), mode="P")
     image.putpalette([level * 255 // (_GREYS - 1) for level in range(_GREYS) for _ in range(3)])
     out = io.BytesIO()
