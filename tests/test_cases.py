@@ -261,6 +261,15 @@ def test_a_case_behaves_as_it_should(
     CASES[name](Case(folder, run))
 
 
+@pytest.mark.usefixtures("tiny_backbones")
+def test_a_recording_with_nearly_no_spikes_is_warned_of(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "a.csv").write_text("# duration_s=300\ntime_s,channel\n0.5,1\n1.5,1\n")
+    (tmp_path / "devices.csv").write_text("recording,device,label\na.csv,A,x\n")
+    ran = run("extract", tmp_path / "devices.csv", "--store", tmp_path / "s.zarr", *TINY)
+    assert ran.code == 0
+    assert "note: a.csv: 59 of 60 windows hold no spike" in ran.out + ran.err
+
+
 def test_a_locked_file_is_not_called_damaged(tmp_path: Path, run: Run) -> None:
     path = tmp_path / "r.h5"
     with h5py.File(path, "w"):

@@ -10,12 +10,19 @@ from toptune.features.recordings import (
     SilentReporter,
     SpikeFinder,
 )
-from toptune.params import Compute
+from toptune.params import Compute, OpeningOptions
 from toptune.reports.why import draw_explanation, write_explanation
 from toptune.runs.folder import WHY, publish, require_target
 from toptune.runs.model import read_model
 from toptune.runs.occlusion import Explanation, Occlusion, explain
-from toptune.runs.predictor import Paths, Predictor, check_named, find_recording, list_paths
+from toptune.runs.predictor import (
+    Paths,
+    Predictor,
+    check_named,
+    find_recording,
+    list_paths,
+    settings_of,
+)
 
 
 def why(
@@ -26,6 +33,7 @@ def why(
     of_class: str | None = None,
     occlusion: Occlusion | None = None,
     weights: Paths = (),
+    opening: OpeningOptions | None = None,
     compute: Compute | None = None,
     overwrite: bool = False,
     progress: ProgressReporter | None = None,
@@ -44,7 +52,7 @@ def why(
         What to explain; each recording's verdict where None.
     occlusion
         How the gap without spikes slides.
-    weights, compute
+    weights, opening, compute
         As for `predict`.
     overwrite
         Replace an explanation in `out`.
@@ -61,8 +69,9 @@ def why(
     compute, progress = compute or Compute(), progress or SilentReporter()
     read = read_model(model)
     paths = list_paths(recordings)
-    opened = check_named(paths, read, read.spikes)
-    finder = SpikeFinder(read.spikes, compute, voltage=opened.voltage)
+    settings = settings_of(read, opening)
+    opened = check_named(paths, read, settings)
+    finder = SpikeFinder(settings, compute, voltage=opened.voltage)
     predictor = Predictor(read, list_paths(weights), compute)
     batch = RecordingBatch([str(path) for path in paths], keep_going=False, progress=progress)
     seen = []

@@ -16,6 +16,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from toptune.errors import InputError, InputErrors
 from toptune.features.extractor import FeatureRows, PendingFeatures, StageReporter, start_features
 from toptune.features.picture_features import (
@@ -45,7 +47,7 @@ from toptune.recordings.devices import (
     read_devices,
     same_content,
 )
-from toptune.recordings.trains import SpikeTrains, WeightsSource, check_trains
+from toptune.recordings.trains import SpikeTrains, WeightsSource, check_trains, spike_times_s
 from toptune.store.feature_store import (
     FeatureSet,
     FeatureStore,
@@ -60,6 +62,8 @@ if TYPE_CHECKING:
     from toptune.pictures.drawer import Drawers
 
 _LOG = logging.getLogger(__name__)
+# The share of windows without a spike from which a length is doubted.
+_MOSTLY_EMPTY = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +210,7 @@ def _run(
         too_short=tuple(name for name in batch.names if windows_of.get(name) == 0),
         failed=failed,
         n_windows=sum(windows_of.values()),
-        notes=(*devices.thin_classes, *doubts, *spikes_of.notes),
+        notes=(*devices.thin_classes, *doubts, *spikes_of.notes, *features.notes),
     )
 
 
@@ -446,6 +450,7 @@ class StoredFeatures:
         self._extractor = PictureExtractor(windows, picture, engine)
         self._stage = stage
         self.engine = engine
+        self.notes: list[str] = []  # what a user should know of single recordings
         identity = BackboneIdentity.of(engine.loaded, backbone)
         params = PictureFeatureParams(windows=windows, picture=picture, backbone=identity)
         self.feature_set = FeatureSet.of(params.to_json())
@@ -463,12 +468,26 @@ class StoredFeatures:
         self._store.refuse_mixture(self.feature_set, self._computed())
         drawers = spikes.drawers
         (pending,) = start_features(drawers, [self._extractor], self._stage)
+        self._say_if_empty(spikes, pending)
         if not len(pending.start_s):
             _LOG.warning(
                 "%s lasts %.1f s, less than a window of %g s: skipped",
                 spikes.row.name, drawers.trains.duration_s, self._extractor.windows.width_s,
             )  # fmt: skip
         return pending
+
+    def _say_if_empty(self, spikes: PublishedSpikes, pending: PendingFeatures) -> None:
+        """Warn of a recording with spikes in few of its windows: its length may be wrong."""
+        times, start_s = spike_times_s(spikes.drawers.trains), pending.start_s
+        ends = start_s + self._extractor.windows.width_s
+        empty = np.searchsorted(times, ends) == np.searchsorted(times, start_s)
+        if len(times) and len(start_s) and empty.mean() > _MOSTLY_EMPTY:
+            note = (
+                f"{spikes.row.name}: {np.count_nonzero(empty)} of {len(empty)} windows hold no"
+                " spike: are its times and its length right?"
+            )
+            _LOG.warning("%s", note)
+            self.notes.append(note)
 
     def write(self, spikes: PublishedSpikes, features: FeatureRows) -> None:
         """Publish the features of a recording."""

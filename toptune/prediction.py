@@ -5,7 +5,6 @@ Spikes, windows, pictures and features are made by the very code that made them 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from toptune.features.recordings import (
@@ -14,10 +13,17 @@ from toptune.features.recordings import (
     SilentReporter,
     SpikeFinder,
 )
-from toptune.params import Compute, OpeningOptions, SpikeSettings
+from toptune.params import Compute, OpeningOptions
 from toptune.runs.folder import PREDICTIONS, require_target
-from toptune.runs.model import Model, read_model
-from toptune.runs.predictor import Paths, Predictor, check_named, find_recording, list_paths
+from toptune.runs.model import read_model
+from toptune.runs.predictor import (
+    Paths,
+    Predictor,
+    check_named,
+    find_recording,
+    list_paths,
+    settings_of,
+)
 from toptune.runs.verdicts import Predictions, RecordingPrediction, write_predictions
 
 
@@ -91,10 +97,3 @@ def predict(
     if out is not None:
         write_predictions(Path(out), result, overwrite=overwrite)
     return result
-
-
-def settings_of(model: Model, opening: OpeningOptions | None) -> SpikeSettings:
-    """Take the training's settings, but for what is only about how files are opened."""
-    given = (opening or OpeningOptions()).opening
-    usual = OpeningOptions().opening
-    return replace(model.spikes, **{k: v for k, v in given.items() if v != usual[k]})

@@ -19,6 +19,7 @@ from toptune.recordings.spike_csv import read_spike_csv
 from toptune.recordings.trains import SpikeTrains
 from toptune.recordings.wells import SeveralCulturesError, well_of_plate
 from toptune.reports.plate import plate, wells_in
+from toptune.runs.verdicts import SEEN
 from toptune.spikes.finding import find_spikes
 
 N_WELLS, N_ELECTRODES, SECONDS, RATE = 24, 3, 8, 10_000
@@ -133,6 +134,11 @@ def test_from_a_listing_to_a_run_that_leaves_wells_out(
     }
     # The run's model judges a well that it has not seen.
     ran = run("predict", out / "model", plate_file, "--well", "D6")
+    assert ran.code == 0, ran.err
+    assert SEEN not in ran.out + ran.err
+    ran = run("predict", out / "model", plate_file, "--well", "a02")
+    assert SEEN in ran.out + ran.err
+    ran = run("why", out / "model", plate_file, "--well", "D6", "-o", tmp_path / "why")
     assert ran.code == 0, ran.err
 
 

@@ -23,7 +23,7 @@ from toptune.cli.options import (
     require_store,
 )
 from toptune.cli.printing import print_json, tell, watch_recordings, watch_steps
-from toptune.params import Compute
+from toptune.params import Compute, OpeningOptions
 
 
 @command("toptune report run")
@@ -70,6 +70,7 @@ def why(
     out: Annotated[
         Path, typer.Option("-o", "--out", help="New folder for why.html and its tables.")
     ],
+    opening: OpeningOptions,
     machine: Annotated[Compute, Only(("device", "batch_size", "n_jobs"))],
     of_class: Annotated[
         str | None,
@@ -114,6 +115,7 @@ def why(
             of_class=of_class,
             occlusion=occlusion,
             weights=weights or (),
+            opening=opening,
             compute=machine,
             overwrite=overwrite,
             progress=progress,

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 
@@ -33,8 +34,14 @@ class SeveralCulturesError(InputError):
         )
 
 
-def well_name(text: str) -> str:
+@overload
+def well_name(text: str) -> str: ...
+@overload
+def well_name(text: str | None) -> str | None: ...
+def well_name(text: str | None) -> str | None:
     """Write a well's name in one way: ``a01`` is A1."""
+    if text is None:
+        return None
     match = _WELL.fullmatch(text.strip())
     return f"{match[1].upper()}{match[2]}" if match else text.strip()
 

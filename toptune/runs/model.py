@@ -29,6 +29,7 @@ from toptune.heads.calibration import calibrated
 from toptune.heads.catalogue import head_of
 from toptune.params import SpikeSettings
 from toptune.recordings.trains import TrainingFacts, WeightsSource
+from toptune.recordings.wells import well_name
 from toptune.runs.folder import plain, write_json
 from toptune.runs.novelty import NoveltyLimits, training_limits
 
@@ -117,9 +118,13 @@ class Model:
         )
 
     @cached_property
-    def training_inputs(self) -> frozenset[str]:
+    def training_inputs(self) -> frozenset[tuple[str, str | None]]:
         """sha256 of the files and folders it was trained on."""
-        return frozenset(read["sha256"] for read in self.provenance["inputs"].values())
+        common = self.spikes.well
+        return frozenset(
+            (read["sha256"], well_name(read.get("opening", {}).get("well", common)))
+            for read in self.provenance["inputs"].values()
+        )
 
     def class_scores(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """One score a class of each row, (n, k)."""

@@ -6,7 +6,7 @@ The backbones have the very weights, by sha256, that described the training reco
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -33,8 +33,9 @@ from toptune.features.recordings import (
 )
 from toptune.features.table import leading_kind, match_windows
 from toptune.machine.fingerprint import file_sha256
-from toptune.params import Backbone, Compute, SpikeSettings
+from toptune.params import Backbone, Compute, OpeningOptions, SpikeSettings
 from toptune.recordings.trains import RecordingFacts, Segment, SpikeTrains, WeightsSource
+from toptune.recordings.wells import well_name
 from toptune.runs.model import Model, ModelView
 from toptune.runs.novelty import Novelty, judge
 from toptune.runs.verdicts import SEEN, RecordingPrediction
@@ -54,6 +55,13 @@ def list_paths(paths: Paths) -> list[Path]:
 
 
 # --- recordings
+
+
+def settings_of(model: Model, opening: OpeningOptions | None) -> SpikeSettings:
+    """Take the training's settings, but for what is only about how files are opened."""
+    given = (opening or OpeningOptions()).opening
+    usual = OpeningOptions().opening
+    return replace(model.spikes, **{k: v for k, v in given.items() if v != usual[k]})
 
 
 def check_named(
@@ -108,7 +116,7 @@ def find_recording(
     """Open a recording and find its spikes; a note says if the model was trained on it."""
     found = finder.find(path, stage)
     sha256 = file_sha256(path)
-    seen = (SEEN,) if sha256 in model.training_inputs else ()
+    seen = (SEEN,) if (sha256, well_name(finder.settings.well)) in model.training_inputs else ()
     return FoundRecording(str(path), drawers_of(found), (*seen, *found.notes), sha256)
 
 
