@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats.contingency import crosstab
 
 from toptune.errors import InputError, ToptuneError
 
@@ -123,7 +124,7 @@ def permuted_labels(
     if n < 1:
         raise InputError(f"permutations must be 1 or more, got {n}")
     blocks = np.zeros(len(unit_codes), dtype=np.int64) if blocks is None else blocks
-    counts = _class_counts(unit_codes, blocks)
+    counts = crosstab(blocks, unit_codes).count  # units of each class in each block
     n_arrangements = prod(
         factorial(sum(row)) // prod(factorial(count) for count in row) for row in counts.tolist()
     )
@@ -132,15 +133,6 @@ def permuted_labels(
     exact = n_arrangements - 1 <= n
     draw = _all_but_observed(unit_codes, blocks) if exact else _draws(unit_codes, blocks, n, seed)
     return Permutations(draw, n_arrangements, n_renamings, exact)
-
-
-def _class_counts(codes: NDArray[np.int64], blocks: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Units of each class in each block, (blocks, classes that occur)."""
-    _, row = np.unique(blocks, return_inverse=True)
-    _, column = np.unique(codes, return_inverse=True)
-    counts = np.zeros((row.max() + 1, column.max() + 1), dtype=np.int64)
-    np.add.at(counts, (row, column), 1)
-    return counts
 
 
 def _draws(
@@ -205,11 +197,9 @@ def device_accuracies(
     for row, of_set in enumerate(predicted):
         counts = np.bincount(place + of_set, minlength=n_units * n_classes)
         votes[row] = counts.reshape(n_units, n_classes)
-    if mean_scores is not None:
-        most = votes == votes.max(axis=2, keepdims=True)
-        named = np.where(most, mean_scores, -np.inf).argmax(axis=2)
-    else:
-        named = votes.argmax(axis=2)
+    most = votes == votes.max(axis=2, keepdims=True)
+    means = 0.0 if mean_scores is None else mean_scores
+    named = np.where(most, means, -np.inf).argmax(axis=2)
     accuracies: NDArray[np.float64] = (named == labels).mean(axis=1)
     return accuracies
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -70,6 +70,13 @@ class LabelledRows(NamedTuple):
         observed = np.empty((1, int(self.unit.max()) + 1), np.int64)
         observed[0, self.unit] = codes
         return classes, observed if shuffled is None else np.concatenate([observed, shuffled])
+
+
+def cut(n: int, together: int) -> Iterator[slice]:
+    """Cut n things into as many together, one at least."""
+    together = max(1, together)
+    for start in range(0, n, together):
+        yield slice(start, min(start + together, n))
 
 
 def view_sizes_of(estimator: Any, n_features: int) -> tuple[int, ...]:

@@ -323,22 +323,15 @@ class FeatureStore:
         one.
         """
         sets = self.feature_sets()
-        if words is not None:
-            wanted = words.lower().split()
-            by_key = [s for s in sets if s.key.startswith(words)]
-            sets_found = by_key or [
-                s for s in sets if all(w in s.description.lower() for w in wanted)
-            ]
-        else:
-            sets_found = list(sets)
-        if len(sets_found) == 1:
-            return sets_found[0]
+        wanted = (words or "").lower().split()
+        by_key = [s for s in sets if words and s.key.startswith(words)]
+        found = by_key or [s for s in sets if all(w in s.description.lower() for w in wanted)]
+        if len(found) == 1:
+            return found[0]
         if not sets:
             raise InputError(f"{self.path} holds no features yet: run `extract` first")
         listed = "; ".join(f"{s.key[:8]} = {s.description}" for s in sets)
-        which = (
-            "several feature sets" if words is None else f"{len(sets_found)} sets like {words!r}"
-        )
+        which = "several feature sets" if words is None else f"{len(found)} sets like {words!r}"
         raise InputError(
             f"{self.path} holds {which}: choose one by `features` (several are fused) from {listed}"
         )

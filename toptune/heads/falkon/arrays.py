@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy.linalg import LinAlgWarning, blas, lapack
 
 from toptune.errors import ToptuneError
-from toptune.heads.rows import Float64, Ints
+from toptune.heads.rows import Float64, Ints, cut
 from toptune.machine.device import available_memory
 from toptune.machine.threads import in_threads, thread_pool
 
@@ -133,8 +133,7 @@ class Arrays:
         """``weight exp(-|x - z|^2 / 2)`` of rows x with rows z, given half the squares of z."""
         K = np.asarray(blas.dgemm(1.0, z.T, x.T, trans_a=1)).T
         half_x = self.half_squares(x)
-        for start in range(0, len(x), _CACHED_ROWS):
-            part = slice(start, start + _CACHED_ROWS)
+        for part in cut(len(x), _CACHED_ROWS):
             _exponentiate(K[part], half_x[part], half_z, weight)
         return K
 
@@ -246,13 +245,6 @@ class Arrays:
 
 
 NUMPY = Arrays()
-
-
-def cut(n: int, together: int) -> Iterator[slice]:
-    """Cut n things into as many together, one at least."""
-    together = max(1, together)
-    for start in range(0, n, together):
-        yield slice(start, min(start + together, n))
 
 
 def jitter_of(attempt: int, size: int, largest_diagonal: float) -> float:

@@ -28,6 +28,7 @@ from toptune.heads.rows import (
     Grouping,
     Ints,
     RowClassifier,
+    cut,
     l2_normalise_views,
     seed_of,
     view_sizes_of,
@@ -186,8 +187,7 @@ class FalkonClassifier(RowClassifier):
         kernel = kernel_of(self, X.shape[1])
         centres = Centres(kernel, self.centres_)
         scores = np.empty((len(X), len(self.classes_)))
-        for start in range(0, len(X), _SCORED_ROWS):
-            part = slice(start, start + _SCORED_ROWS)
+        for part in cut(len(X), _SCORED_ROWS):
             rows = self._rows(X[part], kernel)
             scores[part] = NUMPY.product(centres.kernel_of(rows), self.dual_coef_)
         return scores

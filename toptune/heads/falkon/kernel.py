@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from toptune.errors import InputError
 from toptune.heads.falkon.arrays import NUMPY, Array, Arrays, Subset
-from toptune.heads.rows import Ints, l2_normalise_views, view_columns
+from toptune.heads.rows import Ints, cut, l2_normalise_views, view_columns
 
 # Where parameters lie that a recording does not have.
 UNDEFINED = 0.0
@@ -201,8 +201,7 @@ class Nearness:
         """
         centres = Centres(self.kernel, self._rows(reference))
         largest = np.empty(len(features))
-        for first in range(0, len(features), _ROWS_AT_ONCE):
-            part = slice(first, first + _ROWS_AT_ONCE)
+        for part in cut(len(features), _ROWS_AT_ONCE):
             values = centres.kernel_of(self._rows(features[part]))
             if apart is not None:
                 values[apart[0][part, None] == apart[1]] = 0

@@ -25,12 +25,11 @@ from toptune.heads.falkon.arrays import (
     JITTER_TRIES,
     Arrays,
     Subset,
-    cut,
     jitter_of,
     singular,
     warn_of_jitter,
 )
-from toptune.heads.rows import Float64, Ints
+from toptune.heads.rows import Float64, Ints, cut
 from toptune.machine.device import free_bytes
 
 # Matrices up to this size are factored together; a larger one keeps a GPU busy by itself, and

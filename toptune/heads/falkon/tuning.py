@@ -11,7 +11,7 @@ centres for each pair of groups (Nystrom); see `toptune.heads.falkon.folds`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -33,11 +33,12 @@ from toptune.heads.nested import (
     spread_rows,
     unit_weights,
 )
-from toptune.heads.rows import Float64, Grouping, Ints, LabelledRows
+from toptune.heads.rows import Float64, Grouping, Ints, LabelledRows, cut
 
 # An inner fold leaves out the outer group and one more.
 _GROUPS_AT_ONCE = 2
-# Inner scores of several outer folds are held at once, so that a pair of groups serves both.
+# Inner scores of several outer folds are held at once, up to this: so a pair of groups of them is
+# solved once, and one of different blocks twice.
 _INNER_BYTES = 2**31
 
 
@@ -212,7 +213,8 @@ class _Search:
         if self._inner.columns.shape != self._outer.columns.shape:
             inner = model.targets(self._inner.columns)
         n_groups, n_columns = len(self._grouping.groups), self._inner.columns.shape[1]
-        for block in _inner_blocks(n_groups, len(plain), n_columns):
+        for part in cut(n_groups, _INNER_BYTES // (4 * len(plain) * n_columns)):
+            block = range(n_groups)[part]
             maps = inner.inner(block)
             losses = self._judge.losses(block, maps)
             for fold, group in enumerate(block):
@@ -258,14 +260,3 @@ class _Search:
             self._jitter,
         )
         return nested, Shuffled(self._predicted, self._mean_scores)
-
-
-def _inner_blocks(n_groups: int, n_rows: int, n_columns: int) -> Iterator[range]:
-    """Outer folds whose inner scores are held at once, `_INNER_BYTES` at most.
-
-    Each pair of groups is solved once where the scores of all folds fit; pairs in different blocks
-    twice.
-    """
-    size = max(1, _INNER_BYTES // (4 * n_rows * n_columns))
-    for start in range(0, n_groups, size):
-        yield range(start, min(start + size, n_groups))

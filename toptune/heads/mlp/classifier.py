@@ -43,6 +43,7 @@ from toptune.heads.rows import (
     RowClassifier,
     check_device,
     check_shapes,
+    cut,
     encode_classes,
     l2_normalise_views,
     seed_of,
@@ -209,11 +210,13 @@ def tune_mlp(
         checked, classes, codes = each.check(X, y)
     scores = FoldScores.empty(len(classifiers), n_groups, len(codes), len(classes))
     seed = seed_of(classifier.random_state)
-    n_done, n_networks = 0, len(classifiers) * n_groups * (n_groups + 1) // 2
+    models = folds_and_pairs(n_groups)
+    n_done, n_networks = 0, len(classifiers) * len(models)
     for numbers in _by_rows(classifiers, checked.shape[1]):
         shared = classifiers[numbers[0]].shared_rows(checked, codes, len(classes))
         variants = [Variant(classifiers[number].schedule()) for number in numbers]
-        for left_out in _blocks(n_groups, len(codes)):
+        for part in cut(len(models), _LISTED_ROWS // len(codes)):
+            left_out = models[part]
             folds = [without(grouping, groups, seed) for groups in left_out]
             use = _Scorer(shared, grouping, left_out, numbers, scores)
             train_folds(shared, folds, variants, use, _onwards(progress, n_done, n_networks))
@@ -245,8 +248,8 @@ def _scores_by_labelling(
 ) -> Iterator[Float64]:
     seed = seed_of(classifier.random_state)
     rows = classifier.shared_rows(X, codes[:1], n_classes)
-    for start in range(0, len(codes), _LABELLINGS_TOGETHER):
-        some = codes[start : start + _LABELLINGS_TOGETHER]
+    for part in cut(len(codes), _LABELLINGS_TOGETHER):
+        some = codes[part]
         rows = Rows(rows.X, one_hot(some, n_classes, rows.X.device))
         variants = [Variant(classifier.schedule(), labels) for labels in range(len(some))]
         yield from fold_scores(rows, grouping, variants, seed)
@@ -271,14 +274,6 @@ def _by_rows(classifiers: Sequence[MLPClassifier], n_features: int) -> list[list
         key = bool(classifier.normalise), view_sizes_of(classifier, n_features)
         groups.setdefault(key, []).append(number)
     return list(groups.values())
-
-
-def _blocks(n_groups: int, n_rows: int) -> Iterator[list[tuple[int, ...]]]:
-    """Name the groups that each fold leaves out, one or two, for so many folds at a time."""
-    left_out = folds_and_pairs(n_groups)
-    size = max(1, _LISTED_ROWS // n_rows)
-    for start in range(0, len(left_out), size):
-        yield left_out[start : start + size]
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from toptune.heads.base import StepProgress
-from toptune.heads.rows import Float64, Grouping
+from toptune.heads.rows import Float64, Grouping, cut
 from toptune.machine.threads import compiled
 
 Float32 = NDArray[np.float32]
@@ -398,9 +398,9 @@ def _passes(
         n_batches = [math.ceil(len(fold.rows) / batch_size) for fold in folds]
         for count in sorted(set(n_batches), reverse=True):
             equal = [number for number, n in enumerate(n_batches) if n == count]
-            for together in _chunks(equal, limit):
-                for some in _chunks(alike, _VARIANTS_TOGETHER):
-                    yield _Pass(together, some)
+            for together in cut(len(equal), limit):
+                for some in cut(len(alike), _VARIANTS_TOGETHER):
+                    yield _Pass(equal[together], alike[some])
 
 
 def _alike(variants: Sequence[Variant]) -> list[list[int]]:
@@ -409,11 +409,6 @@ def _alike(variants: Sequence[Variant]) -> list[list[int]]:
     for number, variant in enumerate(variants):
         groups.setdefault(variant.schedule.draws, []).append(number)
     return list(groups.values())
-
-
-def _chunks(numbers: list[int], size: int) -> Iterator[list[int]]:
-    for start in range(0, len(numbers), size):
-        yield numbers[start : start + size]
 
 
 def _folds_together(rows: Rows, variants: Sequence[Variant]) -> int:
