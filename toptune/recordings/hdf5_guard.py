@@ -12,7 +12,7 @@ import math
 import mmap
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,11 +45,28 @@ class _Vlen(NamedTuple):
     row_bytes: int
 
 
-def check_links(file: Any, path: Path) -> None:
-    """Refuse soft, external and user-defined links anywhere in an open h5py file."""
+def open_hdf5(path: Path) -> Any:
+    """Open a file for reading, as h5py does; a damaged one is an InputError."""
+    try:
+        if path.stat().st_size == 0:
+            raise InputError(f"{path}: the file is empty")
+        return h5py.File(path, "r")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        text = " ".join(str(error).split())
+        cause = "is cut off" if "truncated" in text else "cannot be read as HDF5"
+        raise InputError(f"{path}: the file {cause} ({text}): copy it again") from None
+
+
+def check_links(file: Any, path: Path, *, soft: bool = False) -> None:
+    """Refuse external and user-defined links anywhere in an open h5py file.
+
+    Links to other places of the file itself are refused, too, unless `soft`.
+    """
 
     def see(name: bytes, info: Any) -> str | None:
-        if info.type == h5py.h5l.TYPE_HARD:
+        if info.type == h5py.h5l.TYPE_HARD or (soft and info.type == h5py.h5l.TYPE_SOFT):
             return None
         kind = _LINKS.get(info.type, "a user-defined link")
         return f"{name.decode('utf-8', 'replace')!r} is {kind}"
@@ -64,8 +81,12 @@ def check_links(file: Any, path: Path) -> None:
         )
 
 
-def check_stored(dataset: Any, path: Path, limit_bytes: int | None = None) -> None:
+def check_stored(
+    dataset: Any, path: Path, limit_bytes: int | None = None, *, allowed: Sequence[int] = ()
+) -> None:
     """Refuse data of a filter other than `_FILTERS`, outside the file, or larger than it can hold.
+
+    `allowed` lists further filters that may be used.
 
     Data that are read whole may take `limit_bytes` in memory, and no compressed chunk of them may
     inflate to more than a chunk.
@@ -79,7 +100,7 @@ def check_stored(dataset: Any, path: Path, limit_bytes: int | None = None) -> No
                 f"{path}: the data of {name} are in other files, which are not read: copy them"
                 " into the file itself, for example by h5repack"
             )
-        _check_filters(plist, path, name)
+        _check_filters(plist, path, name, allowed)
         _check_size(dataset, path, layout)
         if limit_bytes is not None:
             check_whole(dataset, path, limit_bytes)
@@ -191,9 +212,9 @@ def damaged(path: Path, what: str, error: object) -> InputError:
     )
 
 
-def _check_filters(plist: Any, path: Path, name: str) -> None:
+def _check_filters(plist: Any, path: Path, name: str, allowed: Sequence[int]) -> None:
     codes = [int(plist.get_filter(i)[0]) for i in range(plist.get_nfilters())]
-    strange = [c for c in codes if c not in _FILTERS]
+    strange = [c for c in codes if c not in _FILTERS and c not in allowed]
     if strange or len(set(codes)) < len(codes):
         what = f"filter {strange[0]}" if strange else "the same filter twice"
         raise InputError(

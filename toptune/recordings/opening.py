@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,6 +78,46 @@ class VoltageRecording(Protocol):
         """Yield all samples in order; a chunk never spans a gap."""
 
 
+class OpenVoltage(VoltageRecording, Protocol):
+    """Voltage in an open file: a context manager that also says what the file says of itself."""
+
+    @property
+    def kind(self) -> str:
+        """The format."""
+
+    @property
+    def stream_label(self) -> str:
+        """The stream that is read."""
+
+    @property
+    def reference_labels(self) -> tuple[str, ...]:
+        """Channels of the stream that are left out: references, and inputs beside electrodes."""
+
+    @property
+    def program(self) -> str:
+        """What recorded it; empty if the file does not say."""
+
+    @property
+    def date(self) -> str:
+        """When it was recorded, as the file writes it; empty if it does not say."""
+
+    @property
+    def layout(self) -> str:
+        """The array; empty if the file does not say."""
+
+    def check_whole(self) -> None:
+        """Refuse a truncated file, without reading all of its samples."""
+
+    def close(self) -> None:
+        """Close the file."""
+
+    def __enter__(self) -> Self:
+        """Return the recording itself."""
+
+    def __exit__(self, *_: object) -> None:
+        """Close the file."""
+
+
 @dataclass(frozen=True, eq=False)
 class SpikeRecording:
     """A recording that holds spikes only, in a file or folder of a kind that `reader` reads."""
@@ -115,7 +155,7 @@ class Format:
     # Looks at the content and returns the name of the kind, None where it is another format. It
     # reads little, and does not judge whether the rest is sound.
     recognise: Callable[[Path], str | None]
-    open: Callable[[Path, str, OpeningOptions], McsRecording | SpikeRecording]
+    open: Callable[[Path, str, OpeningOptions], OpenVoltage | SpikeRecording]
     is_folder: bool = False
 
 
@@ -129,6 +169,18 @@ def _open_mcs(path: Path, _kind: str, options: OpeningOptions) -> McsRecording:
     from toptune.recordings.mcs import McsRecording
 
     return McsRecording(path, options.stream, options.well)
+
+
+def _recognise_foreign(path: Path) -> str | None:
+    from toptune.recordings.foreign import file_kind, folder_kind
+
+    return folder_kind(path) if path.is_dir() else file_kind(path)
+
+
+def _open_foreign(path: Path, kind: str, options: OpeningOptions) -> OpenVoltage | SpikeRecording:
+    from toptune.recordings.foreign import open_foreign
+
+    return open_foreign(path, kind, options)
 
 
 def _recognise_npz(path: Path) -> str | None:
@@ -181,6 +233,12 @@ def _spikes(
 #: All formats; the first that recognises a path opens it. MCS recognises every HDF5 file, to say
 #: what is wrong with a damaged one: further formats based on HDF5 come before it.
 FORMATS = (
+    Format(
+        "recordings of MaxWell, 3Brain, Intan, Blackrock, Plexon and NeuroExplorer, NWB files",
+        _recognise_foreign,
+        _open_foreign,
+    ),
+    Format("folders of Open Ephys and Intan", _recognise_foreign, _open_foreign, is_folder=True),
     Format("MCS HDF5 files", _recognise_mcs, _open_mcs),
     Format(
         "folders of SpyCode peak trains (.txt or .mat)",
@@ -220,7 +278,7 @@ def open_recording(
     start_s: float | None = None,
     time_unit: TimeUnit | None = None,
     odd_electrodes: OddElectrodes = "refuse",
-) -> McsRecording | SpikeRecording:
+) -> OpenVoltage | SpikeRecording:
     """Open a recording of any known format, recognised by its content.
 
     Parameters

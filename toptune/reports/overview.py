@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from toptune.machine.cuda import accelerator
 from toptune.params import HighPass, OpeningOptions, Ptsd
-from toptune.recordings.mcs import McsRecording
-from toptune.recordings.opening import SpikeRecording, open_recording
+from toptune.recordings.opening import OpenVoltage, SpikeRecording, open_recording
 from toptune.recordings.trains import SpikeTrains
 from toptune.spikes.finding import detect_voltage
 
@@ -94,7 +93,7 @@ def _summary(path: Path, kind: str, trains: SpikeTrains) -> dict[str, Any]:
 
 
 def _busiest(
-    recording: McsRecording, trains: SpikeTrains, highpass: HighPass
+    recording: OpenVoltage, trains: SpikeTrains, highpass: HighPass
 ) -> tuple[int, NDArray[np.float32]]:
     """Find and filter the 0.2 s with the most spikes; give its first sample and microvolts."""
     from toptune.spikes.filters import HighPassFilter, settling_samples
