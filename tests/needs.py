@@ -6,6 +6,7 @@ that no test stops running unnoticed.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Generator
 from pathlib import Path
@@ -35,6 +36,12 @@ def shared(*names: str) -> Path:
     if not path.exists():
         missing("../shared", f"no {'/'.join(names)}")
     return path
+
+
+def package(name: str) -> None:
+    """Skip the test where a package is not installed."""
+    if importlib.util.find_spec(name) is None:
+        missing(name, "not installed")
 
 
 # --- the pytest plugin

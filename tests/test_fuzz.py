@@ -13,6 +13,7 @@ import random
 import shutil
 import sys
 import tarfile
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,24 @@ import scipy.io
 import scipy.sparse
 import torch
 from bad_recordings import mat73, sparse73
+from foreign_files import (
+    counts,
+    write_brw3,
+    write_brw4,
+    write_bxr,
+    write_bxr2,
+    write_intan,
+    write_maxwell,
+    write_nev,
+    write_nex,
+    write_nsx,
+    write_nsx_ptp,
+    write_nwb,
+    write_openephys,
+    write_plx,
+)
 from fuzzing import SLACK_KIB, Reader, Reply, mutated, mutated_json
+from needs import package
 from safetensors.torch import save_file
 
 from toptune.recordings.mcs_writer import McsChannel, McsStream, McsWriter
@@ -141,6 +159,54 @@ def pth_seeds(folder: Path) -> list[bytes]:
     return [(folder / name).read_bytes() for name in ("w.pth", "v.pth")]
 
 
+def foreign_seeds(*names: str) -> Callable[[Path], list[bytes]]:
+    """Write files of other programs."""
+
+    def write(folder: Path) -> list[bytes]:
+        package("neo")
+        package("pynwb")
+        warnings.simplefilter("ignore")  # what pynwb warns of while it writes
+        return [FOREIGN[name](folder / name).read_bytes() for name in names]
+
+    return write
+
+
+FOREIGN: dict[str, Callable[[Path], Path]] = {
+    "a.rhd": lambda path: write_intan(path, counts(512, 3), gap_after=256),
+    "a.rhs": lambda path: write_intan(path, counts(512, 2)),
+    "a.ns5": lambda path: write_nsx(path, [(0, counts(200, 3)), (60_000, counts(90, 3))]),
+    "b.ns5": lambda path: write_nsx_ptp(path, counts(200, 2), 10**18 + np.arange(200) * 33_333),
+    "a.nev": lambda path: write_nev(path, [(30 * k, 1 + k % 3, k % 2) for k in range(60)]),
+    "a.plx": lambda path: write_plx(path, {"WB": counts(330, 2)}, gap_after=150),
+    "b.plx": lambda path: write_plx(path, {}, spikes=[(40 * k, 1 + k % 2, 0) for k in range(60)]),
+    "a.nex": lambda path: write_nex(path, neurons={"a": [400, 800], "b": [4000]}, waveforms=True),
+    "b.nex": lambda path: write_nex(path, neurons={}, continuous={"AD1": counts(99, 1)[:, 0]}),
+    "a.raw.h5": lambda path: write_maxwell(path, {"well000": counts(900, 3)}, gap_after=500),
+    "b.raw.h5": lambda path: write_maxwell(path, {"w": counts(9, 2)}, raw=False, spikes=[(7, 3)]),
+    "a.brw": lambda path: write_brw3(path, counts(200, 4)),
+    "b.brw": lambda path: write_brw4(path, {"A1": counts(200, 4)}),
+    "a.bxr": lambda path: write_bxr(path, {"A1": [(5, 0), (9, 2)]}),
+    "b.bxr": lambda path: write_bxr2(path, [(5, 0), (9, 2)]),
+    "a.nwb": lambda path: write_nwb(path, {"Raw": counts(300, 2)}),
+    "b.nwb": lambda path: write_nwb(path, units={"u": [0.1, 0.2], "v": [0.3]}),
+}
+
+
+def oebin_seeds(folder: Path) -> list[bytes]:
+    package("neo")
+    write_openephys(folder / "o", {"R": counts(300, 3)}, names=["CH1", "CH2", "ADC1"])
+    return [path.read_bytes() for path in (folder / "o").rglob("structure.oebin")]
+
+
+def write_oebin(folder: Path, data: bytes) -> Path:
+    """Put a description into a folder of Open Ephys."""
+    if not (folder / "o").exists():
+        write_openephys(folder / "o", {"R": counts(300, 3)}, names=["CH1", "CH2", "ADC1"])
+    (place,) = (folder / "o").rglob("structure.oebin")
+    place.write_bytes(data)
+    return folder / "o"
+
+
 # --- inputs made of them
 
 
@@ -161,6 +227,16 @@ KINDS: dict[str, tuple[str, Callable[[Path], list[bytes]], Callable[[Path, bytes
     "mat": ("recording", mat_seeds, whole("p/p_1.mat")),
     "csv": ("recording", csv_seeds, whole("c.csv")),
     "npz": ("recording", npz_seeds, whole("n.npz")),
+    "Intan": ("recording", foreign_seeds("a.rhd"), whole("a.rhd")),
+    "Intan with stimuli": ("recording", foreign_seeds("a.rhs"), whole("a.rhs")),
+    "Blackrock": ("recording", foreign_seeds("a.ns5", "b.ns5"), whole("a.ns5")),
+    "Blackrock spikes": ("recording", foreign_seeds("a.nev"), whole("a.nev")),
+    "Plexon": ("recording", foreign_seeds("a.plx", "b.plx"), whole("a.plx")),
+    "NeuroExplorer": ("recording", foreign_seeds("a.nex", "b.nex"), whole("a.nex")),
+    "Open Ephys": ("recording", oebin_seeds, write_oebin),
+    "MaxWell": ("recording", foreign_seeds("a.raw.h5", "b.raw.h5"), whole("a.raw.h5")),
+    "3Brain": ("recording", foreign_seeds("a.brw", "b.brw", "a.bxr", "b.bxr"), whole("a.brw")),
+    "NWB": ("recording", foreign_seeds("a.nwb", "b.nwb"), whole("a.nwb")),
     "devices": ("devices", devices_seeds, whole("devices.csv")),
     "safetensors": ("weights", weights_seeds, whole("w.safetensors")),
     "pth": ("weights", pth_seeds, whole("w.pth")),

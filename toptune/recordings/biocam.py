@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -200,9 +201,7 @@ def _read_spikes(place: _Place, path: Path, options: OpeningOptions) -> SpikeTra
     numbers = sorted(electrodes)
     order = np.argsort(channel, kind="stable")
     begins = np.searchsorted(channel[order], [*numbers, numbers[-1] + 1 if numbers else 0])
-    times = [
-        frame[order[begin:end]] / rate for begin, end in zip(begins[:-1], begins[1:], strict=True)
-    ]
+    times = [frame[order[begin:end]] / rate for begin, end in pairwise(begins)]
     span = Span(first / rate, None if last is None else last / rate)
     trains = unit_trains(path, times, [electrodes[k] for k in numbers], rate, span, options)
     return replace(trains, notes=(*notes, *trains.notes))

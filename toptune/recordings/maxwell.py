@@ -44,6 +44,7 @@ from toptune.recordings.voltage import (
     Stretch,
     between_gaps,
     choose_stream,
+    different,
     segments_of,
 )
 from toptune.recordings.wells import choose
@@ -148,8 +149,8 @@ def _check_raw(path: Path, dataset: Any, spikes: str | None) -> None:
     _LOG.warning("%s: MaxWell's decompression library is loaded from %s", path, folder)
 
 
-def _electrodes(path: Path, file: Any, place: _Place) -> tuple[NDArray[np.int64], list[str]]:
-    """List the recorded channels' numbers and names, in the order of the rows of voltage."""
+def _electrodes(path: Path, file: Any, place: _Place) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """List the recorded channels' numbers and electrodes, in the order of the rows of voltage."""
     table = file[place.mapping]
     check_stored(table, path, _TABLE_BYTES)
     rows = table[...]
@@ -162,8 +163,8 @@ def _electrodes(path: Path, file: Any, place: _Place) -> tuple[NDArray[np.int64]
     else:
         check_stored(routed, path, _TABLE_BYTES)
         channels = [int(c) for c in routed[...].ravel()]
-    # As neo names them.
-    names = [f"ch{c} elec{electrode_of[c]}" if c in electrode_of else f"ch{c}" for c in channels]
+    electrodes = [str(electrode_of.get(c, f"channel {c}")) for c in channels]
+    names = different(path, electrodes, [f"channel {c}" for c in channels])
     return np.array(channels, np.int64), names
 
 

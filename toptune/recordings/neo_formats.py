@@ -406,7 +406,7 @@ class _NeuroExplorer(NeoFormat):
         channel = stream.channels[0]
         entity = rawio._entity_headers[int(channel.identity)]
         n, at, total = int(entity["n"]), int(entity["offset"]), int(entity["NPointsWave"])
-        stored = rawio._memmap[at : at + 8 * n] if n > 0 else []
+        stored = rawio._memmap[at : at + 8 * max(n, 0)]
         if n < 1 or len(stored) != 8 * n or total < 1:
             raise InputError(f"{self.path}: {channel.name} has no samples, or is cut off")
         ticks, firsts = stored.view("<i4").astype(np.int64).reshape(2, n)

@@ -82,9 +82,10 @@ def _opened(path: Path) -> Any:
         return pynwb.NWBHDF5IO(str(path), "r", load_namespaces=True)
 
 
-def _series(content: Any, of: type) -> dict[str, Any]:
+def _series(content: Any, of: Any) -> dict[str, Any]:
     """List all series of voltage by their names, which are paths where a name is not enough."""
     found = [one for one in content.objects.values() if isinstance(one, of)]
+    found.sort(key=lambda one: str(one.name))
     names = [str(one.name) for one in found]
     return {
         name if names.count(name) == 1 else f"{one.parent.name}/{name}": one
