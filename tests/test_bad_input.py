@@ -10,6 +10,7 @@ import os
 import shutil
 from pathlib import Path
 
+import bad_foreign
 import bad_models
 import bad_parameters
 import bad_recordings
@@ -23,6 +24,7 @@ from toptune.cli.app import main
 
 CASES = (
     *bad_recordings.CASES,
+    *bad_foreign.CASES,
     *bad_tables.CASES,
     *bad_stores.CASES,
     *bad_models.CASES,

@@ -30,12 +30,7 @@ def test_voltage_is_read_as_neo_reads_it_with_the_electrodes_of_its_rows(tmp_pat
     neos = reader.rescale_signal_raw_to_float(reader.get_analogsignal_chunk(0, 0), "float64")
     np.testing.assert_allclose(got, neos.T, rtol=1e-6)
     # The table of electrodes is in another order than the rows, by which neo names them.
-    assert recording.channel_labels == (
-        "ch3 elec103",
-        "ch7 elec107",
-        "ch11 elec111",
-        "ch15 elec115",
-    )
+    assert recording.channel_labels == ("103", "107", "111", "115")
     assert recording.kind == "maxwell"
     assert recording.sampling_rate_hz == 10_000
     assert recording.program == "MaxLab 22.1.2"

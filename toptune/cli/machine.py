@@ -299,6 +299,15 @@ def _falkon() -> Iterator[Check]:
     yield _check("extra", "falkon library", module, found, remedy)
 
 
+def _formats() -> Iterator[Check]:
+    """Look for the libraries that read recordings of other programs."""
+    for name in ("neo", "pynwb"):
+        module, problem = imported(name)
+        found = str(version_of(name) if module else problem)
+        remedy = "only for recordings of other programs: pip install 'toptune[formats]'"
+        yield _check("extra", name, module, found, remedy)
+
+
 # --- the GPU path: torch for CUDA, driver, CuPy, and whether the CUDA sources compile
 
 
@@ -448,7 +457,7 @@ def _timm_file(name: str) -> Path:
 
 
 LOOKS = (
-    *(_python, _toptune, _machine, _packages, _openvino, _numba, _assets, _falkon),
+    *(_python, _toptune, _machine, _packages, _openvino, _numba, _assets, _falkon, _formats),
     *(_torch_gpu, _cupy, _weights),
 )
 

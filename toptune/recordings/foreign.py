@@ -53,12 +53,14 @@ def file_kind(path: Path) -> str | None:
 def _hdf5_kind(path: Path) -> str | None:
     import h5py
 
+    from toptune.recordings.hdf5_guard import DAMAGE
+
     try:
         with h5py.File(path, "r") as file:
             if "nwb_version" in file.attrs:
                 return "nwb"
             names = set(islice(file, _MOST_NAMES))
-    except (OSError, RuntimeError, ValueError):
+    except DAMAGE:
         return None  # the reader of MCS files says what is wrong with it
     if {"wells", "data_store"} & names or {"sig", "mapping"} <= names:
         return "maxwell"

@@ -76,8 +76,13 @@ def _hdf5(path: Path) -> str:
     """Say which program's HDF5 file it is."""
     import h5py
 
-    with h5py.File(path, "r") as file:
-        names = {*file, *file.attrs}
+    from toptune.recordings.hdf5_guard import DAMAGE, damaged
+
+    try:
+        with h5py.File(path, "r") as file:
+            names = {*file, *file.attrs}
+    except DAMAGE as error:
+        raise damaged(path, "its groups cannot be listed", error) from None
     program = next((what for sign, what in _PROGRAMS if sign <= names), None)
     inside = ", ".join(sorted(names)[:5]) or "nothing"
     return (
