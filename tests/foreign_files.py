@@ -554,7 +554,7 @@ def write_nwb(
             if timestamps is None
             else {"timestamps": timestamps}
         )
-        made = ElectricalSeries(name, data, region, **timed, **told)
+        made = ElectricalSeries(name=name, data=data, electrodes=region, **timed, **told)
         if name in processed:
             module = content.processing.get("ecephys") or content.create_processing_module(
                 "ecephys", "processed"

@@ -120,3 +120,24 @@ def test_the_units_of_the_real_file_are_those_of_pynwb() -> None:
 def test_a_file_of_neither_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds neither voltage of electrodes nor spikes"):
         open_recording(write_nwb(tmp_path / "a.nwb"))
+
+
+def plain_units(path: Path, *, ends: list[int]) -> Path:
+    """Write units without most of what the standard asks for, which pynwb does not read."""
+    with h5py.File(path, "w") as file:
+        file.attrs["nwb_version"] = "2.6.0"
+        file["units/spike_times"] = [0.5, 1.0, 0.75]
+        file["units/spike_times_index"] = ends
+        file["units/id"] = [4, 9]
+    return path
+
+
+def test_units_of_an_incomplete_file_are_read_and_that_is_said(tmp_path: Path) -> None:
+    trains = read_spikes(plain_units(tmp_path / "a.nwb", ends=[2, 3]), duration_s=2.0)
+    assert trains.channel_labels == ("4", "9")
+    assert trains.spikes.sample.tolist() == [5000, 7500, 10_000]
+    assert trains.spikes.channel.tolist() == [0, 1, 0]
+    assert trains.notes[0].startswith("the file lacks parts of the NWB standard")
+    damaged = plain_units(tmp_path / "b.nwb", ends=[2, 30])
+    with pytest.raises(InputError, match="index of its spike times is damaged"):
+        read_spikes(damaged)

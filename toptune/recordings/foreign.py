@@ -144,6 +144,6 @@ def reading(path: Path, problem: str) -> Iterator[None]:
     except Exception as error:  # noqa: BLE001  # what libraries raise for damaged files has no end
         said = " ".join(str(error).split())[:200]
         raise InputError(
-            f"{path}: {problem} ({type(error).__name__}: {said or 'no reason given'}): copy it"
-            " again, or export it again from the program that recorded it"
+            f"{path}: {problem} ({type(error).__name__}: {said or 'no reason given'}): is it whole?"
+            " export it again from the program that recorded it"
         ) from None

@@ -46,7 +46,7 @@ class _Vlen(NamedTuple):
 
 
 def open_hdf5(path: Path) -> Any:
-    """Open a file for reading, as h5py does; a damaged one is an InputError."""
+    """Open a file for reading, as h5py does; one that is damaged or locked is an InputError."""
     try:
         if path.stat().st_size == 0:
             raise InputError(f"{path}: the file is empty")
@@ -55,6 +55,12 @@ def open_hdf5(path: Path) -> Any:
         raise InputError(f"{path}: no such file") from None
     except OSError as error:
         text = " ".join(str(error).split())
+        if "unable to lock" in text:
+            raise InputError(
+                f"{path}: another program has this file open, or it lies on a drive without locks:"
+                " close it there, or set the environment variable HDF5_USE_FILE_LOCKING=FALSE if"
+                " nothing writes to it"
+            ) from None
         cause = "is cut off" if "truncated" in text else "cannot be read as HDF5"
         raise InputError(f"{path}: the file {cause} ({text}): copy it again") from None
 

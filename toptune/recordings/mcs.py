@@ -27,6 +27,7 @@ from toptune.recordings.hdf5_guard import (
     check_links,
     check_stored,
     has_variable_text,
+    open_hdf5,
 )
 from toptune.recordings.trains import Segment, check_labels, check_length, natural_key
 from toptune.recordings.unknown import is_hdf5
@@ -97,7 +98,7 @@ class McsRecording:
         self.path = Path(path)
         self._well = well
         self.well: str | None = None  # what was chosen of several
-        self._file = _open_hdf5(self.path)
+        self._file = open_hdf5(self.path)
         try:
             self._read_structure(stream)
         except InputError:
@@ -272,25 +273,6 @@ class McsRecording:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _open_hdf5(path: Path) -> Any:
-    try:
-        if path.stat().st_size == 0:
-            raise InputError(f"{path}: the file is empty")
-        return h5py.File(path, "r")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except OSError as error:
-        text = " ".join(str(error).split())
-        if "unable to lock" in text:
-            raise InputError(
-                f"{path}: another program has this file open, or it lies on a drive without locks:"
-                " close it there, or set the environment variable HDF5_USE_FILE_LOCKING=FALSE if"
-                " nothing writes to it"
-            ) from None
-        cause = "is cut off" if "truncated" in text else "cannot be read as HDF5"
-        raise InputError(f"{path}: the file {cause} ({text}): copy it again") from None
 
 
 def _mcspy_raw_data(path: Path) -> Any:

@@ -6,6 +6,7 @@ The structure is read by pynwb, samples and times by h5py, in pieces.
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +51,14 @@ def open_nwb(path: Path, options: OpeningOptions) -> NwbVoltage | SpikeRecording
     """Open an NWB file: its voltage, or its units where they are meant."""
     _check(path)
     pynwb = library(path, _WHAT, "pynwb")
-    file = _opened(path)
+    try:
+        file, content = _content(path, pynwb)
+    except InputError:
+        if _has_units_only(path):
+            return SpikeRecording(path, "nwb", options, _read_plain_units)
+        raise
     try:
         with reading(path, f"{_WHAT} that cannot be read"):
-            content = file.read()
             series = _series(content, pynwb.ecephys.ElectricalSeries)
             acquired = {id(one) for one in content.acquisition.values()}
             raw = [name for name, one in series.items() if id(one) in acquired]
@@ -76,10 +81,17 @@ def _check(path: Path) -> None:
     check_all_heaps(path)
 
 
-def _opened(path: Path) -> Any:
-    pynwb = library(path, _WHAT, "pynwb")
-    with reading(path, f"{_WHAT} that cannot be read"):
-        return pynwb.NWBHDF5IO(str(path), "r", load_namespaces=True)
+def _content(path: Path, pynwb: Any) -> tuple[Any, Any]:
+    """Open a file by pynwb; give what closes it, and its content."""
+    file = None
+    try:
+        with reading(path, f"{_WHAT} that cannot be read"):
+            file = pynwb.NWBHDF5IO(str(path), "r", load_namespaces=True)
+            return file, file.read()
+    except InputError:
+        if file is not None:
+            file.close()
+        raise
 
 
 def _series(content: Any, of: Any) -> dict[str, Any]:
@@ -182,12 +194,15 @@ def _names(series: Any, n: int) -> list[str] | None:
 def _read_units(path: Path, options: OpeningOptions) -> SpikeTrains:
     """Read the spike times of all units, each unit as a channel."""
     _check(path)
-    file = _opened(path)
+    file, content = _content(path, library(path, _WHAT, "pynwb"))
     try:
         with reading(path, f"{_WHAT} whose units cannot be read"):
-            units = file.read().units
-            times, labels = _unit_times(path, units), _unit_labels(path, units)
-            observed = _observed(path, units)
+            units = content.units
+            index = units.spike_times_index
+            if index is None:
+                raise InputError(f"{path}: its units have no spike times")
+            times = _unit_times(path, index.data, index.target.data)
+            labels, observed = _unit_labels(path, units), _observed(path, units)
             resolution_s = float(units.resolution or 0.0)
     finally:
         file.close()
@@ -195,12 +210,32 @@ def _read_units(path: Path, options: OpeningOptions) -> SpikeTrains:
     return unit_trains(path, times, labels, rate, observed, options)
 
 
-def _unit_times(path: Path, units: Any) -> list[NDArray[np.float64]]:
-    index = units.spike_times_index
-    if index is None:
-        raise InputError(f"{path}: its units have no spike times")
-    ends = _whole(path, index.data).astype(np.int64)
-    times = _whole(path, index.target.data).astype(np.float64)
+def _has_units_only(path: Path) -> bool:
+    """Tell whether a file that pynwb does not read holds units, and no acquired voltage."""
+    with open_hdf5(path) as file, reading(path, f"{_WHAT} that cannot be read"):
+        return {"spike_times", "spike_times_index"} <= {*file.get("units", ())} and not len(
+            file.get("acquisition", ())
+        )
+
+
+def _read_plain_units(path: Path, options: OpeningOptions) -> SpikeTrains:
+    """Read the spike times of a file that lacks other parts of the standard."""
+    _check(path)
+    with open_hdf5(path) as file, reading(path, f"{_WHAT} whose units cannot be read"):
+        units = file["units"]
+        times = _unit_times(path, units["spike_times_index"], units["spike_times"])
+        ids = _whole(path, units["id"]) if "id" in units else range(len(times))
+        labels = different(path, [str(int(k)) for k in ids])
+        if len(labels) != len(times):
+            raise InputError(f"{path}: {len(times)} units, but {len(labels)} numbers of units")
+    trains = unit_trains(path, times, labels, spike_rate_hz(options), Span(0.0, None), options)
+    note = "the file lacks parts of the NWB standard: only the times of its units were read"
+    return replace(trains, notes=(note, *trains.notes))
+
+
+def _unit_times(path: Path, index: Any, data: Any) -> list[NDArray[np.float64]]:
+    ends = _whole(path, index).astype(np.int64)
+    times = _whole(path, data).astype(np.float64)
     if len(ends) and (ends[0] < 0 or (np.diff(ends) < 0).any() or ends[-1] != len(times)):
         raise InputError(f"{path}: the index of its spike times is damaged: export it again")
     return np.split(times, ends[:-1]) if len(ends) else []
