@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from toptune.recordings.text import encoding_of
@@ -48,7 +49,7 @@ def _text(head: bytes) -> str | None:
     line = next(line.strip() for line in text.splitlines() if line.strip())
     if "\ufffd" in line:
         return "text in an old encoding: save it as 'CSV UTF-8'"
-    if line.replace(".", "").replace(" ", "").isdigit():
+    if re.match(r"\d+([.,]\d+)?[\s,;]", line):
         return "text without a header: add a first line with the columns' names, time_s,channel"
     return f"text that begins with {line[:80]!r}: a table of spikes begins with time_s,channel"
 
