@@ -246,8 +246,8 @@ def test_spikes_of_every_kind_give_what_the_voltage_gives(
         write_peak_trains(trains, tmp_path / "peaks"),
         write_spike_csv(trains, tmp_path / "s.csv"),
     ]
-    # What the CSV does not say of its length would be assumed, with a warning.
-    opening = OpeningOptions(duration_s=8.0)
+    # What files do not say of length and rate would be assumed, with a warning.
+    opening = OpeningOptions(duration_s=8.0, sampling_rate_hz=10_000)
     voltage, *others = predict(made / "falkon-joined", paths, opening=opening).recordings
     assert detected == ["r2.h5"]
     for other in others:

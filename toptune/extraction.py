@@ -64,6 +64,8 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 # The share of windows without a spike from which a length is doubted.
 _MOSTLY_EMPTY = 0.9
+# From so many recordings on, a note counts them instead of naming them.
+_SEVERAL = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -359,7 +361,18 @@ class StoredSpikes:
         self._stage = stage
         self._keep = keep
         self._kept: dict[str, tuple[str, SpikeTrains]] = {}
-        self.notes: list[str] = []
+        self._notes: list[tuple[str, str]] = []  # recording, note
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of single recordings; what holds for several, in one line."""
+        names: dict[str, list[str]] = {}
+        for name, note in self._notes:
+            names.setdefault(note, []).append(name)
+        return tuple(
+            f"{', '.join(those) if len(those) < _SEVERAL else f'{len(those)} recordings'}: {note}"
+            for note, those in names.items()
+        )
 
     def update(self, row: DeviceRow) -> PublishedSpikes:
         """Bring one recording's spikes up to date."""
@@ -407,7 +420,7 @@ class StoredSpikes:
             info["stream"] = found.stream
             info["dead_channels"] = list(found.dead_channels)
             info["over_noisy_channels"] = list(found.over_noisy_channels)
-        self.notes += [f"{row.name}: {note}" for note in found.notes]
+        self._notes += [(row.name, note) for note in found.notes]
         self._store.write_spikes(name, found.trains, info)
         # As when they are read back, which happens in other processes only.
         check_trains(self._store.path / name / "spikes", found.trains)

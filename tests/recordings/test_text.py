@@ -70,6 +70,8 @@ def test_peak_trains_read_the_same_in_every_dress(
         (tmp_path / "p" / f"{name}.txt").write_bytes((end.join(lines) + end).encode(encoding))
     trains = read_spikes(tmp_path / "p")
     assert trains.channel_labels == ("12", "13")
+    assert trains.notes == ("a sampling rate of 10000 Hz is assumed: give `sampling_rate_hz`",)
+    assert read_spikes(tmp_path / "p", sampling_rate_hz=10_000).notes == ()
     assert trains.spikes.sample.tolist() == [213, 213, 7500, 7501]
     np.testing.assert_allclose(trains.spikes.peak_to_peak_uv, [40.25, 40.25, 85, 85])
 

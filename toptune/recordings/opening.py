@@ -21,6 +21,7 @@ from toptune.params import OddElectrodes, OpeningOptions, TimeUnit
 from toptune.recordings.trains import (
     Segment,
     SpikeTrains,
+    assumed_rate,
     check_labels,
     check_length,
     doubts,
@@ -216,11 +217,14 @@ def _recognise_peak_trains(path: Path) -> str | None:
 def _read_peak_trains(path: Path, options: OpeningOptions) -> SpikeTrains:
     from toptune.recordings.peak_trains import read_peak_trains
 
-    return read_peak_trains(
+    trains = read_peak_trains(
         path,
         sampling_rate_hz=spike_rate_hz(options),
         odd_electrodes=options.odd_electrodes,
     )
+    if options.sampling_rate_hz is not None:
+        return trains
+    return replace(trains, notes=(*trains.notes, assumed_rate(trains.sampling_rate_hz)))
 
 
 def _spikes(

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from toptune.errors import InputError
 from toptune.params import LONGEST_S, OpeningOptions, TimeUnit
 from toptune.recordings.text import TableError, TableHead, encoding_of, not_text, read_head
-from toptune.recordings.trains import Segment, SpikeTrains, natural_key, sort_spikes
+from toptune.recordings.trains import Segment, SpikeTrains, assumed_rate, natural_key, sort_spikes
 from toptune.recordings.wells import SILENT, well_name
 
 # The rate of most spike files in circulation: SpyCode's default.
@@ -119,6 +119,8 @@ def read_spike_csv(path: Path, options: OpeningOptions | None = None) -> SpikeTr
             )
         duration_s = math.floor(np.rint(time_s.max() * rate) / rate) + 1.0
         notes = (f"a length of {duration_s:g} s is assumed from the last spike: give `duration_s`",)
+    if told.time_unit == "samples" and told.sampling_rate_hz is None:
+        notes = (*notes, assumed_rate(rate))
     sample = np.rint(time_s * rate).astype(np.int64)
     n_samples = round(duration_s * rate)
     _refuse(table, time_s, sample >= n_samples, f"lies beyond the recording's {duration_s:g} s")

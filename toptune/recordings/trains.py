@@ -145,6 +145,11 @@ def check_trains(source: Path, trains: SpikeTrains) -> None:
         raise InputError(f"{source} is damaged ({wrong[0]}): extract again into a new store")
 
 
+def assumed_rate(rate_hz: float) -> str:
+    """Say that times follow from a rate that nobody has given."""
+    return f"a sampling rate of {rate_hz:g} Hz is assumed: give `sampling_rate_hz`"
+
+
 def doubts(trains: SpikeTrains) -> tuple[str, ...]:
     """Say what a recording's times cannot well be, one line each, and how to put it right."""
     n = len(trains.spikes.sample)
