@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from toptune.params import Backbone, HighPass, Picture, Ptsd, Windows
     from toptune.prediction import predict
     from toptune.recordings.opening import open_recording
-    from toptune.recordings.trains import Spikes
+    from toptune.recordings.trains import Spikes, SpikeTrains
     from toptune.spikes.ptsd import detect_spikes
     from toptune.store.feature_store import FeatureStore
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Backbone", "FalkonClassifier", "FeatureStore", "HighPass", "MLPClassifier", "Picture", "Ptsd",
-    "Spikes", "Windows", "__version__", "detect_spikes", "extract", "leave_one_group_out",
-    "open_recording", "predict",
+    "SpikeTrains", "Spikes", "Windows", "__version__", "detect_spikes", "extract",
+    "leave_one_group_out", "open_recording", "predict",
 ]  # fmt: skip
 
 _LOOK_UP = lazy_names(
@@ -39,7 +39,7 @@ _LOOK_UP = lazy_names(
         "params": ("Backbone", "HighPass", "Picture", "Ptsd", "Windows"),
         "prediction": ("predict",),
         "recordings.opening": ("open_recording",),
-        "recordings.trains": ("Spikes",),
+        "recordings.trains": ("SpikeTrains", "Spikes"),
         "spikes.ptsd": ("detect_spikes",),
         "store.feature_store": ("FeatureStore",),
     },

@@ -18,16 +18,18 @@ from toptune.runs.occlusion import Explanation, Occlusion, explain
 from toptune.runs.predictor import (
     Paths,
     Predictor,
+    Recordings,
     check_named,
     find_recording,
     list_paths,
+    list_recordings,
     settings_of,
 )
 
 
 def why(
     model: Path | str,
-    recordings: Paths,
+    recordings: Recordings,
     out: Path | str,
     *,
     of_class: str | None = None,
@@ -45,7 +47,7 @@ def why(
     model
         The ``model`` folder of a run.
     recordings
-        One path or several.
+        As for `predict`.
     out
         A new folder.
     of_class
@@ -68,7 +70,7 @@ def why(
     require_target(out, overwrite=overwrite, kind=WHY)
     compute, progress = compute or Compute(), progress or SilentReporter()
     read = read_model(model)
-    paths = list_paths(recordings)
+    paths = list_recordings(recordings)
     settings = settings_of(read, opening)
     opened = check_named(paths, read, settings)
     finder = SpikeFinder(settings, compute, voltage=opened.voltage)

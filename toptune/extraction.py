@@ -36,6 +36,7 @@ from toptune.features.recordings import (
     drawers_of,
 )
 from toptune.features.table import RecordingInfo
+from toptune.machine.display import summary_html, summary_line
 from toptune.machine.durable import write_whole, writing
 from toptune.machine.fingerprint import file_sha256, stamp_of
 from toptune.machine.threads import BackgroundWriter
@@ -83,6 +84,25 @@ class ExtractionResult:
     n_windows: int  # of all listed recordings together
     # What a user should know of single recordings: dead or over-noisy channels
     notes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return summary_line("ExtractionResult", self._told())
+
+    def _repr_html_(self) -> str:
+        told = [*self._told(), *(("note", note) for note in self.notes)]
+        header = ("failed", "cause") if self.failed else ()
+        title = "ExtractionResult"
+        return summary_html(title, told, header, self.failed, n_rows=len(self.failed))
+
+    def _told(self) -> list[tuple[str, str]]:
+        return [
+            ("store", str(self.store)),
+            ("features", self.feature_set.description),
+            ("recordings", f"{self.done} extracted, {self.reused} there already"),
+            ("windows", str(self.n_windows)),
+            ("too short", str(len(self.too_short))),
+            ("failed", str(len(self.failed))),
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

@@ -19,9 +19,11 @@ from toptune.runs.model import read_model
 from toptune.runs.predictor import (
     Paths,
     Predictor,
+    Recordings,
     check_named,
     find_recording,
     list_paths,
+    list_recordings,
     settings_of,
 )
 from toptune.runs.verdicts import Predictions, RecordingPrediction, write_predictions
@@ -29,7 +31,7 @@ from toptune.runs.verdicts import Predictions, RecordingPrediction, write_predic
 
 def predict(
     model: Path | str,
-    recordings: Paths,
+    recordings: Recordings,
     *,
     weights: Paths = (),
     opening: OpeningOptions | None = None,
@@ -46,7 +48,8 @@ def predict(
     model
         The ``model`` folder of a run.
     recordings
-        One or several: voltage or spikes, of any kind that `open_recording` knows.
+        One or several: voltage or spikes, of any kind that `open_recording` knows; paths or
+        objects, or a mapping from names to them.
     weights
         A file or several of backbones' weights, where they have moved since the training.
     opening
@@ -75,8 +78,9 @@ def predict(
         require_target(Path(out), overwrite=overwrite, kind=PREDICTIONS)
     compute, progress = compute or Compute(), progress or SilentReporter()
     settings = settings_of(read, opening)
-    paths = {str(path): path for path in list_paths(recordings)}
-    opened = check_named(list_paths(recordings), read, settings, keep_going=keep_going)
+    named = list_recordings(recordings)
+    paths = {str(path): path for path in named}
+    opened = check_named(named, read, settings, keep_going=keep_going)
     finder = SpikeFinder(settings, compute, voltage=opened.voltage)
     predictor = Predictor(read, list_paths(weights), compute)
     batch = RecordingBatch(list(paths), keep_going=keep_going, progress=progress)

@@ -32,6 +32,7 @@ from toptune.evaluation.task import Task, read_task, table_problems
 from toptune.features.table import FeatureTable, RecordingInfo
 from toptune.heads.base import Candidate, Head, Progress
 from toptune.heads.catalogue import head_of, heads
+from toptune.machine.display import summary_html, summary_line
 from toptune.machine.installation import describe_environment
 from toptune.params import FitOptions, parse_merges
 from toptune.recordings.trains import TrainingFacts
@@ -57,6 +58,29 @@ class RunResult:
     def folds(self) -> FoldResults:
         """Held-out scores and predictions of every window."""
         return self.evaluation.folds
+
+    def __repr__(self) -> str:
+        return summary_line("RunResult", self._told())
+
+    def _repr_html_(self) -> str:
+        verdicts = self.scores.verdicts
+        rows = [
+            (v.device, v.label, v.prediction, float(v.probabilities.max()), v.n_windows)
+            for v in sorted(verdicts, key=lambda one: one.prediction == one.label)
+        ]
+        header = ("device", "label", "prediction", "largest probability", "windows")
+        told = [*self._told(), *(("warning", one) for one in self.metrics["warnings"])]
+        return summary_html("RunResult", told, header, rows, n_rows=len(rows))
+
+    def _told(self) -> list[tuple[str, str]]:
+        verdicts = self.scores.verdicts
+        right = sum(v.prediction == v.label for v in verdicts)
+        return [
+            ("path", str(self.path)),
+            ("classifier", str(self.metrics["head"])),
+            ("right", f"{right} of {len(verdicts)} verdicts on left-out devices"),
+            ("chance", f"{self.scores.chance:.3f}"),
+        ]
 
 
 def fit(

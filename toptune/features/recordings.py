@@ -22,6 +22,7 @@ from toptune.spikes import finding
 
 if TYPE_CHECKING:
     from toptune.pictures.drawer import Drawers
+    from toptune.recordings.objects import NamedRecording
 
 _LOG = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class Preflight(NamedTuple):
 
 
 def check_recordings(
-    recordings: Mapping[str, tuple[Path, SpikeSettings]],
+    recordings: Mapping[str, tuple[Path | NamedRecording, SpikeSettings]],
     require: Callable[[str, finding.Header], None] | None = None,
 ) -> Preflight:
     """Open every recording, before any work.
@@ -94,7 +95,10 @@ class SpikeFinder:
         self._n_jobs = compute.n_jobs
 
     def find(
-        self, path: Path, stage: StageReporter, settings: SpikeSettings | None = None
+        self,
+        path: Path | NamedRecording,
+        stage: StageReporter,
+        settings: SpikeSettings | None = None,
     ) -> finding.FoundSpikes:
         """Open a recording and find its spikes, with settings of its own if they are given."""
         return finding.find_spikes(
@@ -157,7 +161,7 @@ class RecordingBatch:
             self._number += 1
 
     @contextmanager
-    def working_on(self, name: str, path: Path) -> Iterator[None]:
+    def working_on(self, name: str, path: Path | NamedRecording) -> Iterator[None]:
         """Work on a recording; what is raised inside is that recording's failure."""
         self._number += 1
         self._progress.recording(self._number, len(self.names), name)
@@ -186,7 +190,7 @@ def one_line(error: BaseException) -> str:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
+def reading(path: Path | NamedRecording) -> Iterator[None]:
     """Turn whatever a bad recording raises into an error that names the recording."""
     try:
         yield

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputError, ToptuneError
+from toptune.machine.display import count, summary_html, summary_line
 
 # Times nearer than this are equal: far finer than any sampling interval, and coarse enough that
 # centres which differ by rounding only are one, so that a tie is a tie.
@@ -86,6 +87,87 @@ class FeatureTable:
         if not self.views:
             return (self.features.shape[1],)
         return tuple(view.n_columns for view in self.views)
+
+    def to_pandas(self) -> Any:
+        """Give a pandas DataFrame with a row per window.
+
+        Returns
+        -------
+        pandas.DataFrame
+            First ``device``, ``label``, ``recording`` (its name in the store), ``start_s``
+            (seconds, float64) and the devices file's further columns, as text; then the features,
+            float32: burst parameters by their names, others ``f0``, ``f1`` and so on, and of
+            several feature sets ``1:f0``.
+
+        Raises
+        ------
+        InputError
+            pandas is not installed.
+        """
+        from toptune.features.exports import to_pandas
+
+        return to_pandas(self)
+
+    def to_xarray(self) -> Any:
+        """Give an xarray DataArray.
+
+        Returns
+        -------
+        xarray.DataArray
+            (window, feature) float32. What `to_pandas` puts before the features are coordinates of
+            ``window``; ``feature`` has the features' names and ``feature_set`` where each is from.
+            The attribute ``provenance`` is JSON.
+
+        Raises
+        ------
+        InputError
+            xarray is not installed.
+        """
+        from toptune.features.exports import to_xarray
+
+        return to_xarray(self)
+
+    def to_anndata(self) -> Any:
+        """Give an AnnData object, for scanpy and its like.
+
+        Returns
+        -------
+        anndata.AnnData
+            ``X`` (windows, features) float32, the table's own array and no copy; ``obs`` with what
+            `to_pandas` puts before the features; ``var`` with the features' names and
+            ``feature_set``; ``uns["provenance"]`` is JSON.
+
+        Raises
+        ------
+        InputError
+            anndata is not installed.
+        """
+        from toptune.features.exports import to_anndata
+
+        return to_anndata(self)
+
+    def __repr__(self) -> str:
+        return summary_line("FeatureTable", self._told())
+
+    def _repr_html_(self) -> str:
+        counts = np.bincount(self.recording, minlength=len(self.recordings)).tolist()
+        rows = (
+            (info.device, info.label, info.name, n)
+            for info, n in zip(self.recordings, counts, strict=True)
+        )
+        header = ("device", "label", "recording", "windows")
+        told = [*self._told(), *(("feature set", view.name) for view in self.views)]
+        return summary_html("FeatureTable", told, header, rows, n_rows=len(self.recordings))
+
+    def _told(self) -> list[tuple[str, str]]:
+        n, columns = self.features.shape
+        devices = len({info.device for info in self.recordings})
+        labels = len({info.label for info in self.recordings})
+        recordings = count(len(self.recordings), "recording")
+        return [
+            ("features", f"{count(n, 'window')} of {count(columns, 'column')}"),
+            ("from", f"{recordings} of {count(devices, 'device')} with {count(labels, 'label')}"),
+        ]
 
 
 def match_windows(

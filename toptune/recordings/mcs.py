@@ -93,6 +93,7 @@ class McsRecording:
     """
 
     kind = "mcs"
+    notes: tuple[str, ...] = ()  # what was assumed or left out: nothing
 
     def __init__(self, path: Path, stream: str | None = None, well: str | None = None) -> None:
         self.path = Path(path)

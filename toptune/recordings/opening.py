@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,6 +99,10 @@ class OpenVoltage(VoltageRecording, Protocol):
         """What recorded it; empty if the file does not say."""
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What was assumed or left out, one line each."""
+
+    @property
     def date(self) -> str:
         """When it was recorded, as the file writes it; empty if it does not say."""
 
@@ -145,7 +149,8 @@ class SpikeRecording:
         if wanted_s is not None and abs(trains.duration_s - wanted_s) * rate >= 1:
             raise InputError(f"{path}: lasts {trains.duration_s:g} s, not the {wanted_s:g} s given")
         trains = one_culture(path, trains, options.well, length_given=wanted_s is not None)
-        return replace(trains, notes=(*trains.notes, *doubts(trains)))
+        # Spikes from memory may have been doubted before.
+        return replace(trains, notes=tuple(dict.fromkeys((*trains.notes, *doubts(trains)))))
 
 
 @dataclass(frozen=True)
@@ -273,7 +278,7 @@ def recognise(path: Path) -> tuple[Format, str] | None:
 
 
 def open_recording(
-    path: Path | str,
+    path: Path | str | Any,
     *,
     stream: str | None = None,
     well: str | None = None,
@@ -289,16 +294,20 @@ def open_recording(
     ----------
     path
         An MCS HDF5 file, a folder of SpyCode peak trains (or one above exactly one such folder),
-        or spikes as CSV or NPZ.
+        or spikes as CSV or NPZ. Or an
+        object: a neo Block, Segment or AnalogSignal, a SpikeInterface recording or sorting, or
+        `SpikeTrains`. Voltage is then read from the object in ranges, as microvolts by its own
+        units or gains. Spikes are taken from neo where there is no voltage.
     stream, well, sampling_rate_hz, duration_s, start_s, time_unit, odd_electrodes
         See `OpeningOptions`. A file that states the same itself must agree.
 
     Raises
     ------
     InputError
-        Nothing is at the path, or nothing known; the message lists the known formats.
+        Nothing is at the path, or nothing known; the message lists the known formats. Of an object:
+        it holds neither voltage in a known unit nor spikes, or several cultures or signals of which
+        none is chosen.
     """
-    path = Path(path)
     options = OpeningOptions(
         stream=stream,
         well=well,
@@ -308,6 +317,11 @@ def open_recording(
         time_unit=time_unit,
         odd_electrodes=odd_electrodes,
     )
+    if not isinstance(path, str | Path):
+        from toptune.recordings.objects import open_object
+
+        return open_object(path, options)
+    path = Path(path)
     require_regular(path)
     if path.is_file() and path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty")

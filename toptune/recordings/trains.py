@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from toptune.errors import InputError
+from toptune.machine.display import SHOWN_ROWS, count, summary_html, summary_line
 from toptune.params import FASTEST_HZ, LONGEST_S
 
 # Control characters, surrogates, line and paragraph separators.
@@ -29,6 +30,21 @@ class Spikes(NamedTuple):
     sample: NDArray[np.int64]  # (n,), 0-based index into the recording's stored samples
     channel: NDArray[np.int32]  # (n,), row of the channel
     peak_to_peak_uv: NDArray[np.float32]  # (n,), amplitude in microvolts
+
+    def __repr__(self) -> str:
+        return summary_line("Spikes", self._told())
+
+    def _repr_html_(self) -> str:
+        shown = zip(*(column[:SHOWN_ROWS].tolist() for column in self), strict=True)
+        return summary_html("Spikes", self._told(), self._fields, shown, n_rows=len(self.sample))
+
+    def _told(self) -> list[tuple[str, str]]:
+        if not len(self.sample):
+            return [("spikes", "none")]
+        return [
+            ("spikes", f"{len(self.sample)} on {count(len(np.unique(self.channel)), 'channel')}"),
+            ("samples", f"{self.sample[0]} to {self.sample[-1]}"),
+        ]
 
 
 class Segment(NamedTuple):
@@ -62,6 +78,156 @@ class SpikeTrains:
     def duration_s(self) -> float:
         """Recorded time in seconds, without gaps."""
         return self.n_samples / self.sampling_rate_hz
+
+    @classmethod
+    def from_arrays(
+        cls,
+        times_s: ArrayLike,
+        channels: ArrayLike | Sequence[object],
+        *,
+        duration_s: float | None = None,
+        sampling_rate_hz: float | None = None,
+        channel_labels: Sequence[object] | None = None,
+        peak_to_peak_uv: ArrayLike | None = None,
+        well: str | None = None,
+    ) -> SpikeTrains:
+        """Make spike trains of times and channels.
+
+        Parameters
+        ----------
+        times_s : (n,)
+            When each spike was, in seconds since the recording's start, or as a quantity of time.
+            Of one channel they must ascend; channels may follow one another or be mixed.
+        channels : (n,)
+            The channel of each spike: a name, or a whole number, which is taken as a name.
+        duration_s
+            Length of the recording in seconds. Needed: silence after the last spike counts.
+        sampling_rate_hz
+            Of the recording. Times are rounded to its samples. Where it is not given, 10,000 Hz are
+            assumed, and a note says so.
+        channel_labels
+            All channels in their order, so that silent ones are there. Those with spikes, in
+            natural order, where it is not given.
+        peak_to_peak_uv : (n,), optional
+            Amplitudes in microvolts, above 0; NaN where unknown.
+        well
+            The culture to take, where the channels' names are of several wells (``A1_11``).
+
+        Returns
+        -------
+        SpikeTrains
+            One segment; `threshold_uv` is NaN.
+
+        Raises
+        ------
+        InputError
+            Lengths that differ; no duration; a time that is NaN, negative, after the end, or before
+            an earlier one of its channel; a channel that is not in `channel_labels`; names that
+            repeat; several wells of which none is chosen.
+        """
+        from toptune.recordings.conversion import from_arrays
+
+        return from_arrays(
+            times_s,
+            channels,
+            duration_s=duration_s,
+            sampling_rate_hz=sampling_rate_hz,
+            channel_labels=channel_labels,
+            peak_to_peak_uv=peak_to_peak_uv,
+            well=well,
+        )
+
+    @classmethod
+    def from_neo(
+        cls, block: Any, *, sampling_rate_hz: float | None = None, well: str | None = None
+    ) -> SpikeTrains:
+        """Take the spike trains of a neo Block, Segment, or list of SpikeTrain.
+
+        Parameters
+        ----------
+        block
+            Lazily read spike trains are loaded. Each segment of a Block becomes a segment, from the
+            earliest ``t_start`` to the latest ``t_stop`` of its trains, in any unit of time. One
+            that would start before the one before it ends starts at that end.
+        sampling_rate_hz
+            Times are rounded to samples of this rate; where it is not given, to those that the
+            trains state, and else to 10,000 Hz, with a note. neo's own default of 1 Hz states
+            nothing.
+        well
+            The culture to take, where the trains' names are of several wells (``A1_11``).
+
+        Returns
+        -------
+        SpikeTrains
+            A channel per train, by its ``name``, else by an annotation such as ``channel_name`` or
+            ``id``, else by its number; amplitudes and thresholds are NaN.
+
+        Raises
+        ------
+        InputError
+            There are no spike trains; times that are NaN, outside their segment, or that go back;
+            names that repeat; rates that differ; several wells of which none is chosen.
+        """
+        from toptune.recordings.conversion import from_neo
+
+        return from_neo(block, sampling_rate_hz=sampling_rate_hz, well=well)
+
+    @classmethod
+    def from_spikeinterface(
+        cls,
+        sorting: Any,
+        *,
+        duration_s: float | Sequence[float] | None = None,
+        well: str | None = None,
+    ) -> SpikeTrains:
+        """Take the units of a SpikeInterface sorting as channels.
+
+        Parameters
+        ----------
+        sorting
+            Each of its segments becomes a segment.
+        duration_s
+            Length in seconds; a list where there are several segments. Needed unless the sorting
+            has its recording registered.
+        well
+            The units to take, by their property ``well`` or ``group``, or by names such as
+            ``A1_11``, where they are of several cultures.
+
+        Returns
+        -------
+        SpikeTrains
+            A channel per unit, by its id; amplitudes and thresholds are NaN.
+
+        Raises
+        ------
+        InputError
+            No unit, no length, spikes outside the recording or out of order, several wells or
+            groups of which none is chosen.
+        """
+        from toptune.recordings.conversion import from_spikeinterface
+
+        return from_spikeinterface(sorting, duration_s=duration_s, well=well)
+
+    def __repr__(self) -> str:
+        return summary_line("SpikeTrains", self._told())
+
+    def _repr_html_(self) -> str:
+        counts = np.bincount(self.spikes.channel, minlength=len(self.channel_labels))
+        rows = (
+            (label, int(n), f"{n / self.duration_s:.3g}")
+            for label, n in zip(self.channel_labels, counts, strict=True)
+        )
+        header = ("channel", "spikes", "rate (1/s)")
+        told = [*self._told(), *(("note", note) for note in self.notes)]
+        return summary_html("SpikeTrains", told, header, rows, n_rows=len(self.channel_labels))
+
+    def _told(self) -> list[tuple[str, str]]:
+        n, segments = len(self.spikes.sample), len(self.segments)
+        told = [
+            ("spikes", f"{n} on {count(len(self.channel_labels), 'channel')}"),
+            ("length", f"{self.duration_s:g} s at {self.sampling_rate_hz:g} Hz"),
+        ]
+        return told if segments == 1 else [*told, ("segments", str(segments))]
 
 
 class PeakTrain(NamedTuple):

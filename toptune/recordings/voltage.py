@@ -57,6 +57,8 @@ class VoltageReader(ABC):
     channel_labels: tuple[str, ...]
     #: Channels of the stream that are left out, since they are no electrodes.
     reference_labels: tuple[str, ...] = ()
+    #: What was assumed or left out, one line each.
+    notes: tuple[str, ...] = ()
     sampling_rate_hz: float
     segments: tuple[Segment, ...]
     n_samples: int

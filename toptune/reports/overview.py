@@ -6,7 +6,7 @@ busiest 0.2 s.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ class Overview:
 
 
 def overview(
-    path: Path | str,
+    path: Path | str | Any,
     *,
     highpass: HighPass | None = None,
     ptsd: Ptsd | None = None,
@@ -55,7 +55,8 @@ def overview(
         found, _ = detect_voltage(
             recording, highpass, ptsd, device=accelerator(device), n_jobs=n_jobs
         )
-        summary = _summary(recording.path, recording.kind, found.trains)
+        trains = replace(found.trains, notes=recording.notes)
+        summary = _summary(recording.path, recording.kind, trains)
         labels = recording.channel_labels
         summary |= {
             "program": recording.program,
@@ -66,8 +67,8 @@ def overview(
             "dead": [labels[k] for k in found.noise.dead.nonzero()[0]],
             "over_noisy": [labels[k] for k in found.noise.noisy.nonzero()[0]],
         }
-        begin, traces = _busiest(recording, found.trains, highpass)
-    return Overview(found.trains, summary, traces, begin)
+        begin, traces = _busiest(recording, trains, highpass)
+    return Overview(trains, summary, traces, begin)
 
 
 def _summary(path: Path, kind: str, trains: SpikeTrains) -> dict[str, Any]:

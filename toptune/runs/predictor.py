@@ -5,11 +5,12 @@ The backbones have the very weights, by sha256, that described the training reco
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,8 @@ from toptune.features.recordings import (
 from toptune.features.table import leading_kind, match_windows
 from toptune.machine.fingerprint import file_sha256
 from toptune.params import Backbone, Compute, OpeningOptions, SpikeSettings
+from toptune.recordings.conversion import object_name
+from toptune.recordings.objects import NamedRecording, is_recording_object
 from toptune.recordings.trains import RecordingFacts, Segment, SpikeTrains, WeightsSource
 from toptune.recordings.wells import well_name
 from toptune.runs.model import Model, ModelView
@@ -47,6 +50,8 @@ if TYPE_CHECKING:
     from toptune.pictures.drawer import Drawers
 
 Paths = Path | str | Sequence[Path | str]
+#: Paths, objects that `open_recording` takes, or a mapping from names to either.
+Recordings: TypeAlias = Any
 
 
 def list_paths(paths: Paths) -> list[Path]:
@@ -57,6 +62,36 @@ def list_paths(paths: Paths) -> list[Path]:
 # --- recordings
 
 
+def list_recordings(recordings: Recordings) -> list[Path | NamedRecording]:
+    """Name recordings that are paths or objects: one, several, or several by name.
+
+    Objects get different names, by their kind and what they are called.
+    """
+    if isinstance(recordings, Mapping):
+        return [NamedRecording(source, str(name)) for name, source in recordings.items()]
+    several = isinstance(recordings, Iterable) and not isinstance(recordings, Path | str)
+    # Signals of neo are arrays.
+    if not several or isinstance(recordings, np.ndarray) or is_recording_object(recordings):
+        recordings = [recordings]
+    named: list[Path | NamedRecording] = []
+    taken: Counter[str] = Counter()
+    for one in recordings:
+        if isinstance(one, Path | str):
+            named.append(Path(one))
+            continue
+        name = object_name(one)
+        taken[name] += 1
+        again = f" ({taken[name]})" if taken[name] > 1 else ""
+        named.append(NamedRecording(one, f"{name}{again}"))
+    return named
+
+
+def _identity(recording: Path | NamedRecording) -> Path | int:
+    """Tell by what a recording is the same as another."""
+    source = recording.source if isinstance(recording, NamedRecording) else recording
+    return Path(source).resolve() if isinstance(source, Path | str) else id(source)
+
+
 def settings_of(model: Model, opening: OpeningOptions | None) -> SpikeSettings:
     """Take the training's settings, but for what is only about how files are opened."""
     given = (opening or OpeningOptions()).opening
@@ -65,7 +100,11 @@ def settings_of(model: Model, opening: OpeningOptions | None) -> SpikeSettings:
 
 
 def check_named(
-    paths: Sequence[Path], model: Model, settings: SpikeSettings, *, keep_going: bool = False
+    paths: Sequence[Path | NamedRecording],
+    model: Model,
+    settings: SpikeSettings,
+    *,
+    keep_going: bool = False,
 ) -> Preflight:
     """Open all recordings that are to be judged, before any work.
 
@@ -76,7 +115,7 @@ def check_named(
     """
     if not paths:
         raise InputError("there is no recording to predict: name at least one")
-    if len({path.resolve() for path in paths}) < len(paths):
+    if len({_identity(path) for path in paths}) < len(paths):
         raise InputError("a recording is named twice: name each once")
 
     def require(name: str, header: Header) -> None:
@@ -111,11 +150,12 @@ class FoundRecording:
 
 
 def find_recording(
-    path: Path, finder: SpikeFinder, model: Model, stage: StageReporter
+    path: Path | NamedRecording, finder: SpikeFinder, model: Model, stage: StageReporter
 ) -> FoundRecording:
     """Open a recording and find its spikes; a note says if the model was trained on it."""
     found = finder.find(path, stage)
-    sha256 = file_sha256(path)
+    source = path.source if isinstance(path, NamedRecording) else path
+    sha256 = file_sha256(Path(source)) if isinstance(source, Path | str) else None
     seen = (SEEN,) if (sha256, well_name(finder.settings.well)) in model.training_inputs else ()
     return FoundRecording(str(path), drawers_of(found), (*seen, *found.notes), sha256)
 

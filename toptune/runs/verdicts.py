@@ -7,6 +7,7 @@ significant digits in tables).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from toptune.machine.display import summary_html, summary_line
 from toptune.machine.fingerprint import file_sha256
 from toptune.machine.installation import describe_environment
 from toptune.recordings.trains import RecordingFacts
@@ -110,6 +112,25 @@ class Predictions:
             f" right (95 % {low:.2f} - {high:.2f}, chance {m['chance']:.3f}); probabilities"
             f" {'calibrated on those devices' if self.calibrated else 'NOT calibrated'}"
         )
+
+    def __repr__(self) -> str:
+        return summary_line("Predictions", self._told())
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (one.recording, one.prediction, one.probability, "; ".join(one.warnings))
+            for one in self.recordings
+        ]
+        header = ("recording", "prediction", "probability", "warnings")
+        told = [*self._told(), ("caution", self.caution)]
+        told += [("failed", f"{name}: {cause}") for name, cause in self.failed]
+        return summary_html("Predictions", told, header, rows, n_rows=len(rows))
+
+    def _told(self) -> list[tuple[str, str]]:
+        counts = Counter(one.prediction for one in self.recordings)
+        found = ", ".join(f"{n} {name}" for name, n in counts.most_common()) or "none"
+        told = [("model", str(self.model)), ("verdicts", found)]
+        return [*told, ("failed", str(len(self.failed)))] if self.failed else told
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, without the windows."""

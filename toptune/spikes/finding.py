@@ -6,7 +6,7 @@ Spikes are detected in voltage, on the CPU or a GPU, or read where the recording
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from toptune.recordings.opening import SpikeRecording, VoltageRecording, open_re
 from toptune.recordings.trains import Segment, SpikeTrains
 
 if TYPE_CHECKING:
+    from toptune.recordings.objects import NamedRecording
     from toptune.spikes.ptsd_cuda import DeviceSpikes
     from toptune.spikes.streaming import Detected
 
@@ -61,7 +62,7 @@ class FoundSpikes:
         return (*of_channels, *self.trains.notes)
 
 
-def check_recording(path: Path, settings: SpikeSettings) -> Header | None:
+def check_recording(path: Path | NamedRecording, settings: SpikeSettings) -> Header | None:
     """Open a recording and check that its spikes can be found; None if it holds spikes only.
 
     Raises
@@ -104,7 +105,7 @@ def detect_voltage(
 
 
 def find_spikes(
-    path: Path,
+    path: Path | NamedRecording,
     settings: SpikeSettings,
     *,
     device: Accelerator | None = None,
@@ -116,7 +117,7 @@ def find_spikes(
     Parameters
     ----------
     path
-        A recording of any format.
+        A recording of any format, or an object, as for `open_recording`.
     settings
         How spikes are detected.
     device
@@ -146,7 +147,7 @@ def find_spikes(
         )
     labels = found.trains.channel_labels
     return FoundSpikes(
-        trains=found.trains,
+        trains=replace(found.trains, notes=recording.notes),
         kind=recording.kind,
         stream=recording.stream_label,
         dead_channels=tuple(labels[k] for k in found.noise.dead.nonzero()[0]),

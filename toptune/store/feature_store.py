@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from toptune.errors import InputError, ToptuneError
 from toptune.features.extractor import FeatureRows
 from toptune.features.table import FeatureTable, RecordingInfo, View
+from toptune.machine.display import count, summary_html, summary_line
 from toptune.machine.durable import move_into_place, writing
 from toptune.params import content_key
 from toptune.recordings.trains import (
@@ -149,6 +150,31 @@ class FeatureStore:
             finally:
                 shutil.rmtree(aside, ignore_errors=True)
         return cls(path)
+
+    def __repr__(self) -> str:
+        return summary_line("FeatureStore", self._told())
+
+    def _repr_html_(self) -> str:
+        told = self._told()
+        try:
+            told += [("feature set", one.description) for one in self.feature_sets()]
+            rows = [(info.device, info.label, info.name) for info in self.recordings]
+        except ToptuneError as error:
+            return summary_html("FeatureStore", [*told, ("damaged", str(error))])
+        header = ("device", "label", "recording")
+        return summary_html("FeatureStore", told, header, rows, n_rows=len(rows))
+
+    def _told(self) -> list[tuple[str, str]]:
+        try:
+            infos = self.recordings
+        except ToptuneError:
+            return [("path", str(self.path)), ("recordings", "damaged")]
+        devices = count(len({info.device for info in infos}), "device")
+        labels = count(len({info.label for info in infos}), "label")
+        return [
+            ("path", str(self.path)),
+            ("recordings", f"{len(infos)} of {devices} with {labels}"),
+        ]
 
     @property
     def recordings(self) -> tuple[RecordingInfo, ...]:

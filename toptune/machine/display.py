@@ -1,0 +1,52 @@
+"""How results show themselves: one line in a terminal, a small table in a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from itertools import islice
+
+#: Rows of a table that are shown; how many more there are is said.
+SHOWN_ROWS = 8
+
+
+def count(n: int, what: str) -> str:
+    """Say how many: ``1 channel``, ``2 channels``."""
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
+def summary_line(title: str, told: Iterable[tuple[str, str]]) -> str:
+    """Describe a result in one line of printable characters, as its ``repr``."""
+    text = f"<{title}: {', '.join(f'{name}: {value}' for name, value in told)}>"
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def summary_html(
+    title: str,
+    told: Iterable[tuple[str, str]],
+    header: Sequence[str] = (),
+    rows: Iterable[Sequence[object]] = (),
+    *,
+    n_rows: int = 0,
+) -> str:
+    """Describe a result as HTML: a line for each fact, and the first of `n_rows` rows.
+
+    All text is escaped.
+    """
+    lines = [f"<strong>{escape(title)}</strong>"]
+    lines += [f"<div>{escape(name)}: {escape(value)}</div>" for name, value in told]
+    if header:
+        lines.append(f"<table><thead>{_row('th', header)}</thead><tbody>")
+        lines += [_row("td", row) for row in islice(rows, SHOWN_ROWS)]
+        lines.append("</tbody></table>")
+    if n_rows > SHOWN_ROWS:
+        lines.append(f"<div>and {n_rows - SHOWN_ROWS} more</div>")
+    return f"<div>{''.join(lines)}</div>"
+
+
+def _row(cell: str, values: Iterable[object]) -> str:
+    return f"<tr>{''.join(f'<{cell}>{escape(_text(v))}</{cell}>' for v in values)}</tr>"
+
+
+def _text(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
