@@ -83,7 +83,8 @@ def test_the_library_names_parameters_and_no_flags() -> None:
 def test_all_public_names_are_there() -> None:
     names = (
         "Backbone FalkonClassifier FeatureStore HighPass MLPClassifier Picture Ptsd SpikeTrains"
-        " Spikes Windows __version__ detect_spikes extract leave_one_group_out open_recording predict"
+        " Spikes Windows __version__ detect_spikes extract leave_one_group_out open_recording"
+        " predict"
     )
     assert sorted(toptune.__all__) == sorted(names.split())
     for name in toptune.__all__:

@@ -36,7 +36,7 @@ from toptune.features.recordings import (
     drawers_of,
 )
 from toptune.features.table import RecordingInfo
-from toptune.machine.display import summary_html, summary_line
+from toptune.machine.display import count, summary_html, summary_line
 from toptune.machine.durable import write_whole, writing
 from toptune.machine.fingerprint import file_sha256, stamp_of
 from toptune.machine.threads import BackgroundWriter
@@ -86,23 +86,22 @@ class ExtractionResult:
     notes: tuple[str, ...]
 
     def __repr__(self) -> str:
-        return summary_line("ExtractionResult", self._told())
+        return summary_line(f"ExtractionResult {self.store}", self._told())
 
     def _repr_html_(self) -> str:
-        told = [*self._told(), *(("note", note) for note in self.notes)]
+        told = [*self._told(), *(f"note: {note}" for note in self.notes)]
         header = ("failed", "cause") if self.failed else ()
-        title = "ExtractionResult"
+        title = f"ExtractionResult {self.store}"
         return summary_html(title, told, header, self.failed, n_rows=len(self.failed))
 
-    def _told(self) -> list[tuple[str, str]]:
-        return [
-            ("store", str(self.store)),
-            ("features", self.feature_set.description),
-            ("recordings", f"{self.done} extracted, {self.reused} there already"),
-            ("windows", str(self.n_windows)),
-            ("too short", str(len(self.too_short))),
-            ("failed", str(len(self.failed))),
+    def _told(self) -> list[str]:
+        told = [
+            f"{count(self.done, 'recording')} extracted and {self.reused} there already",
+            count(self.n_windows, "window"),
+            self.feature_set.description,
         ]
+        told += [f"{len(self.too_short)} shorter than a window"] if self.too_short else []
+        return [*told, f"{len(self.failed)} failed"] if self.failed else told
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

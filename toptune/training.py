@@ -32,7 +32,7 @@ from toptune.evaluation.task import Task, read_task, table_problems
 from toptune.features.table import FeatureTable, RecordingInfo
 from toptune.heads.base import Candidate, Head, Progress
 from toptune.heads.catalogue import head_of, heads
-from toptune.machine.display import summary_html, summary_line
+from toptune.machine.display import count, summary_html, summary_line
 from toptune.machine.installation import describe_environment
 from toptune.params import FitOptions, parse_merges
 from toptune.recordings.trains import TrainingFacts
@@ -60,7 +60,7 @@ class RunResult:
         return self.evaluation.folds
 
     def __repr__(self) -> str:
-        return summary_line("RunResult", self._told())
+        return summary_line(f"RunResult {self.path}", self._told())
 
     def _repr_html_(self) -> str:
         verdicts = self.scores.verdicts
@@ -69,17 +69,16 @@ class RunResult:
             for v in sorted(verdicts, key=lambda one: one.prediction == one.label)
         ]
         header = ("device", "label", "prediction", "largest probability", "windows")
-        told = [*self._told(), *(("warning", one) for one in self.metrics["warnings"])]
-        return summary_html("RunResult", told, header, rows, n_rows=len(rows))
+        told = [*self._told(), *(f"warning: {one}" for one in self.metrics["warnings"])]
+        return summary_html(f"RunResult {self.path}", told, header, rows, n_rows=len(rows))
 
-    def _told(self) -> list[tuple[str, str]]:
+    def _told(self) -> list[str]:
         verdicts = self.scores.verdicts
         right = sum(v.prediction == v.label for v in verdicts)
         return [
-            ("path", str(self.path)),
-            ("classifier", str(self.metrics["head"])),
-            ("right", f"{right} of {len(verdicts)} verdicts on left-out devices"),
-            ("chance", f"{self.scores.chance:.3f}"),
+            str(self.metrics["head"]),
+            f"{right} of {count(len(verdicts), 'verdict')} on left-out devices right",
+            f"chance {self.scores.chance:.3f}",
         ]
 
 

@@ -156,17 +156,17 @@ class FeatureTable:
             for info, n in zip(self.recordings, counts, strict=True)
         )
         header = ("device", "label", "recording", "windows")
-        told = [*self._told(), *(("feature set", view.name) for view in self.views)]
+        told = [*self._told(), *(f"features: {view.name}" for view in self.views)]
         return summary_html("FeatureTable", told, header, rows, n_rows=len(self.recordings))
 
-    def _told(self) -> list[tuple[str, str]]:
+    def _told(self) -> list[str]:
         n, columns = self.features.shape
         devices = len({info.device for info in self.recordings})
         labels = len({info.label for info in self.recordings})
         recordings = count(len(self.recordings), "recording")
         return [
-            ("features", f"{count(n, 'window')} of {count(columns, 'column')}"),
-            ("from", f"{recordings} of {count(devices, 'device')} with {count(labels, 'label')}"),
+            f"{count(n, 'window')} x {count(columns, 'column')}",
+            f"{recordings} of {count(devices, 'device')} with {count(labels, 'label')}",
         ]
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from toptune.errors import InputError
+from toptune.machine.display import count
 from toptune.params import FASTEST_HZ, LONGEST_S, OpeningOptions
 from toptune.recordings.opening import DEFAULT_SAMPLING_RATE_HZ, SpikeRecording
 from toptune.recordings.trains import SpikeTrains, natural_key, sort_spikes
@@ -465,7 +466,7 @@ def _sorting_samples(
         given = list(duration_s) if isinstance(duration_s, Sequence) else [duration_s]
         if len(given) != n_segments:
             raise InputError(
-                f"{name}: has {n_segments} segments, but `duration_s` gives {len(given)} lengths:"
+                f"{name}: has {count(n_segments, 'segment')}, but `duration_s` gives {len(given)}:"
                 " give a list with one of each"
             )
         return [max(1, round(_above_0("duration_s", one, LONGEST_S) * rate)) for one in given]

@@ -38,12 +38,13 @@ class Spikes(NamedTuple):
         shown = zip(*(column[:SHOWN_ROWS].tolist() for column in self), strict=True)
         return summary_html("Spikes", self._told(), self._fields, shown, n_rows=len(self.sample))
 
-    def _told(self) -> list[tuple[str, str]]:
+    def _told(self) -> list[str]:
         if not len(self.sample):
-            return [("spikes", "none")]
+            return ["no spikes"]
+        channels = count(len(np.unique(self.channel)), "channel")
         return [
-            ("spikes", f"{len(self.sample)} on {count(len(np.unique(self.channel)), 'channel')}"),
-            ("samples", f"{self.sample[0]} to {self.sample[-1]}"),
+            f"{count(len(self.sample), 'spike')} on {channels}",
+            f"samples {self.sample[0]} to {self.sample[-1]}",
         ]
 
 
@@ -218,16 +219,16 @@ class SpikeTrains:
             for label, n in zip(self.channel_labels, counts, strict=True)
         )
         header = ("channel", "spikes", "rate (1/s)")
-        told = [*self._told(), *(("note", note) for note in self.notes)]
+        told = [*self._told(), *(f"note: {note}" for note in self.notes)]
         return summary_html("SpikeTrains", told, header, rows, n_rows=len(self.channel_labels))
 
-    def _told(self) -> list[tuple[str, str]]:
-        n, segments = len(self.spikes.sample), len(self.segments)
+    def _told(self) -> list[str]:
+        spikes = count(len(self.spikes.sample), "spike")
         told = [
-            ("spikes", f"{n} on {count(len(self.channel_labels), 'channel')}"),
-            ("length", f"{self.duration_s:g} s at {self.sampling_rate_hz:g} Hz"),
+            f"{spikes} on {count(len(self.channel_labels), 'channel')}",
+            f"{self.duration_s:g} s at {self.sampling_rate_hz:g} Hz",
         ]
-        return told if segments == 1 else [*told, ("segments", str(segments))]
+        return told if len(self.segments) == 1 else [*told, f"{len(self.segments)} segments"]
 
 
 class PeakTrain(NamedTuple):

@@ -114,7 +114,7 @@ class Predictions:
         )
 
     def __repr__(self) -> str:
-        return summary_line("Predictions", self._told())
+        return summary_line(f"Predictions by {self.model}", self._told())
 
     def _repr_html_(self) -> str:
         rows = [
@@ -122,15 +122,14 @@ class Predictions:
             for one in self.recordings
         ]
         header = ("recording", "prediction", "probability", "warnings")
-        told = [*self._told(), ("caution", self.caution)]
-        told += [("failed", f"{name}: {cause}") for name, cause in self.failed]
-        return summary_html("Predictions", told, header, rows, n_rows=len(rows))
+        told = [*self._told(), self.caution]
+        told += [f"failed: {name}: {cause}" for name, cause in self.failed]
+        return summary_html(f"Predictions by {self.model}", told, header, rows, n_rows=len(rows))
 
-    def _told(self) -> list[tuple[str, str]]:
+    def _told(self) -> list[str]:
         counts = Counter(one.prediction for one in self.recordings)
-        found = ", ".join(f"{n} {name}" for name, n in counts.most_common()) or "none"
-        told = [("model", str(self.model)), ("verdicts", found)]
-        return [*told, ("failed", str(len(self.failed)))] if self.failed else told
+        told = [f"{n} {name}" for name, n in counts.most_common()] or ["no verdict"]
+        return [*told, f"{len(self.failed)} failed"] if self.failed else told
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, without the windows."""

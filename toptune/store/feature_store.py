@@ -152,29 +152,26 @@ class FeatureStore:
         return cls(path)
 
     def __repr__(self) -> str:
-        return summary_line("FeatureStore", self._told())
+        return summary_line(f"FeatureStore {self.path}", self._told())
 
     def _repr_html_(self) -> str:
-        told = self._told()
+        title, told = f"FeatureStore {self.path}", self._told()
         try:
-            told += [("feature set", one.description) for one in self.feature_sets()]
+            told += [f"features: {one.description}" for one in self.feature_sets()]
             rows = [(info.device, info.label, info.name) for info in self.recordings]
         except ToptuneError as error:
-            return summary_html("FeatureStore", [*told, ("damaged", str(error))])
+            return summary_html(title, [*told, f"damaged: {error}"])
         header = ("device", "label", "recording")
-        return summary_html("FeatureStore", told, header, rows, n_rows=len(rows))
+        return summary_html(title, told, header, rows, n_rows=len(rows))
 
-    def _told(self) -> list[tuple[str, str]]:
+    def _told(self) -> list[str]:
         try:
             infos = self.recordings
         except ToptuneError:
-            return [("path", str(self.path)), ("recordings", "damaged")]
+            return ["its list of recordings is damaged"]
         devices = count(len({info.device for info in infos}), "device")
         labels = count(len({info.label for info in infos}), "label")
-        return [
-            ("path", str(self.path)),
-            ("recordings", f"{len(infos)} of {devices} with {labels}"),
-        ]
+        return [f"{count(len(infos), 'recording')} of {devices} with {labels}"]
 
     @property
     def recordings(self) -> tuple[RecordingInfo, ...]:
