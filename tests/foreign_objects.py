@@ -9,9 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 _SIZES = {
-    **{"s": ("time", 1.0), "ms": ("time", 1e-3), "us": ("time", 1e-6)},
-    **{"Hz": ("rate", 1.0), "kHz": ("rate", 1e3)},
-    **{"V": ("voltage", 1.0), "mV": ("voltage", 1e-3), "uV": ("voltage", 1e-6)},
+    "s": ("time", 1.0),
+    "ms": ("time", 1e-3),
+    "us": ("time", 1e-6),
+    "Hz": ("rate", 1.0),
+    "kHz": ("rate", 1e3),
+    "V": ("voltage", 1.0),
+    "mV": ("voltage", 1e-3),
+    "uV": ("voltage", 1e-6),
     "dimensionless": ("none", 1.0),
 }
 
@@ -203,7 +208,7 @@ class SpikeInterfaceRecording(_SpikeInterface):
         start_frame: int,
         end_frame: int,
         channel_ids: list[Any] | None = None,
-        return_in_uV: bool = False,  # noqa: N803  # SpikeInterface's own name
+        return_in_uV: bool = False,  # SpikeInterface's own name
     ) -> NDArray[Any]:
         self.asked.append((start_frame, end_frame))
         kept = self._ids if channel_ids is None else channel_ids
@@ -215,7 +220,7 @@ class SpikeInterfaceRecording(_SpikeInterface):
 class OldSpikeInterfaceRecording(SpikeInterfaceRecording):
     """The same before return_in_uV."""
 
-    def get_traces(  # type: ignore[override]  # that is the difference
+    def get_traces(
         self,
         segment_index: int,
         start_frame: int,

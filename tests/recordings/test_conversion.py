@@ -87,7 +87,12 @@ def test_channels_may_be_numbers_or_text_of_any_type(kind: Any) -> None:
         ([1.0, math.nan], ["A", "B"], {}, r"times_s\[1\], nan s, is no time"),
         ([1.0, math.inf], ["A", "B"], {}, r"times_s\[1\], inf s, is no time"),
         ([-0.5], ["A"], {}, r"times_s\[0\], -0.5 s, is before the recording's start"),
-        ([1.0, 10.01], ["A", "B"], {}, r"times_s\[1\], 10.01 s, is after the recording's end at 10"),
+        (
+            [1.0, 10.01],
+            ["A", "B"],
+            {},
+            r"times_s\[1\], 10.01 s, is after the recording's end at 10",
+        ),
         ([2.0, 1.0], ["A", "A"], {}, r"times_s\[1\], 1 s, comes after times_s\[0\], 2 s, on .* A"),
         ([[1.0]], ["A"], {}, "times_s must be a list of numbers"),
         (["x"], ["A"], {}, "times_s must be numbers"),
@@ -208,7 +213,9 @@ def test_the_rate_is_given_or_stated_or_assumed() -> None:
         assert assumed.sampling_rate_hz == 10_000
         assert "10000 Hz is assumed" in assumed.notes[0]
     two = [*stated, train([1.0], sampling_rate=Quantity(25.0, "kHz"))]
-    with pytest.raises(InputError, match="rates of 20000, 25000 Hz: give one by `sampling_rate_hz`"):
+    with pytest.raises(
+        InputError, match="rates of 20000, 25000 Hz: give one by `sampling_rate_hz`"
+    ):
         SpikeTrains.from_neo(two)
 
 
