@@ -10,18 +10,36 @@ from typing import Any
 
 import numpy as np
 import pytest
+from foreign_objects import (
+    NeoBlock,
+    NeoSegment,
+    NeoTrain,
+    Quantity,
+    SpikeInterfaceRecording,
+    SpikeInterfaceSorting,
+)
+from small_data import write_data_set, write_mcs
 
 from toptune.evaluation.folds import leave_one_group_out
+from toptune.extraction import extract
 from toptune.heads import catalogue, head_of, register
+from toptune.params import Backbone, FitOptions, Windows
+from toptune.store.feature_store import FeatureStore
+from toptune.training import fit
 
 DOCS = Path(__file__).parents[1] / "docs"
+
+
+def blocks(name: str) -> list[str]:
+    """The Python code that a document prints, block by block."""
+    text = (DOCS / name).read_text("utf-8")
+    return re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
 
 
 @pytest.fixture
 def printed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """The module that docs/classifiers.md prints, imported."""
-    text = (DOCS / "classifiers.md").read_text("utf-8")
-    (code,) = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    (code,) = blocks("classifiers.md")
     (tmp_path / "printed_head.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(catalogue, "_known", dict(catalogue._known))
@@ -41,3 +59,69 @@ def test_the_printed_classifier_is_tuned_scored_written_and_read(printed: Any) -
     again = head.read(fitted.to_tensors(), fitted.get_params(), fitted.classes_)
     np.testing.assert_array_equal(again.class_scores(X), fitted.class_scores(X))
     np.testing.assert_array_equal(again.predict(X), fitted.predict(X))
+
+
+# --- docs/python.md
+
+PACKAGES = ("xarray", "anndata")
+
+
+@pytest.fixture(scope="module")
+def study(tiny_backbones: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the store, the run and the recording that the document speaks of."""
+    del tiny_backbones
+    folder = tmp_path_factory.mktemp("study")
+    devices = write_data_set(folder)
+    extract(
+        devices,
+        folder / "study.zarr",
+        windows=Windows(width_s=2.0, stride_s=1.0),
+        backbone=Backbone(name="tiny", weights="random"),
+    )
+    store = FeatureStore(folder / "study.zarr")
+    table = store.table(store.choose())
+    options = FitOptions(head="falkon", tune=False, permutations=0)
+    fit(table, options, folder / "run-falkon", facts=store.training_facts(table), store=store)
+    (folder / "week4").mkdir()
+    write_mcs(folder / "week4" / "new.h5", seed=9)
+    return folder
+
+
+@pytest.fixture
+def names(study: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the document takes as given: objects of neo's and SpikeInterface's shapes."""
+    monkeypatch.chdir(study)
+    train = NeoTrain(Quantity(np.array([0.5]), "s"), Quantity(2.0, "s"))
+    noise = np.random.default_rng(1).normal(0, 5, (80_000, 4)).astype(np.float32)
+    noise[1000:79_000:500] -= 80
+    return {
+        "block": NeoBlock([NeoSegment([train])]),
+        "sorting": SpikeInterfaceSorting([{1: [10]}]),
+        "recording": SpikeInterfaceRecording([noise]),
+    }
+
+
+def test_what_the_document_on_python_shows_works(
+    names: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = [code for code in blocks("python.md") if not any(p in code for p in PACKAGES)]
+    assert len(shown) == 5
+    for code in shown:
+        exec(code, names)
+    out = capsys.readouterr().out
+    printed = re.findall(r"print\(.*\)  # (.*)", "".join(shown))
+    assert printed == ["<SpikeTrains: 4 spikes on 3 channels, 300 s at 25000 Hz>"]
+    assert printed[0] in out
+    assert "culture 7" in out
+    assert "culture 8" in out
+    assert len(names["found"].trains.spikes.sample) > 100
+    assert set(names["means"].index.get_level_values("label")) == {"A", "B", "C"}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_what_it_shows_of_other_packages_works(package: str, names: dict[str, Any]) -> None:
+    pytest.importorskip(package, reason=f"{package}: not installed")
+    for code in blocks("python.md"):
+        if "to_pandas" in code or package in code:
+            exec(code, names)
+    assert {"xarray": "per_device", "anndata": "data"}[package] in names
