@@ -11,8 +11,7 @@ import pytest
 from small_data import make_provenance, make_view
 
 from toptune.errors import InputError
-from toptune.features.burst_features import KIND
-from toptune.features.burst_parameters import NAMES
+from toptune.features.burst_features import KIND, NAMES
 from toptune.features.exports import feature_names
 from toptune.features.table import FeatureTable, RecordingInfo, View
 

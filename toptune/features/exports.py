@@ -86,8 +86,7 @@ def feature_names(table: FeatureTable) -> list[str]:
 
     Where there are several feature sets, each one's names begin with its number: ``1:f0``.
     """
-    from toptune.features.burst_features import KIND
-    from toptune.features.burst_parameters import NAMES
+    from toptune.features.burst_features import KIND, NAMES
 
     names = []
     for number, size in enumerate(table.view_sizes):
