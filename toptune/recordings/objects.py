@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def open_object(source: Any, options: OpeningOptions) -> OpenVoltage | SpikeReco
     name = object_name(source)
     if isinstance(source, NamedRecording):
         name, source = source.name, source.source
-    if isinstance(source, str | Path):
+    if isinstance(source, str | PathLike):
         return open_recording(source, **options.opening)
     path = Path(name)
     if isinstance(source, SpikeTrains):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -317,7 +318,7 @@ def open_recording(
         time_unit=time_unit,
         odd_electrodes=odd_electrodes,
     )
-    if not isinstance(path, str | Path):
+    if not isinstance(path, str | PathLike):
         from toptune.recordings.objects import open_object
 
         return open_object(path, options)

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -69,14 +70,14 @@ def list_recordings(recordings: Recordings) -> list[Path | NamedRecording]:
     """
     if isinstance(recordings, Mapping):
         return [NamedRecording(source, str(name)) for name, source in recordings.items()]
-    several = isinstance(recordings, Iterable) and not isinstance(recordings, Path | str)
+    several = isinstance(recordings, Iterable) and not isinstance(recordings, PathLike | str)
     # Signals of neo are arrays.
     if not several or isinstance(recordings, np.ndarray) or is_recording_object(recordings):
         recordings = [recordings]
     named: list[Path | NamedRecording] = []
     taken: Counter[str] = Counter()
     for one in recordings:
-        if isinstance(one, Path | str):
+        if isinstance(one, PathLike | str):
             named.append(Path(one))
             continue
         name = object_name(one)
@@ -89,7 +90,7 @@ def list_recordings(recordings: Recordings) -> list[Path | NamedRecording]:
 def _identity(recording: Path | NamedRecording) -> Path | int:
     """Tell by what a recording is the same as another."""
     source = recording.source if isinstance(recording, NamedRecording) else recording
-    return Path(source).resolve() if isinstance(source, Path | str) else id(source)
+    return Path(source).resolve() if isinstance(source, PathLike | str) else id(source)
 
 
 def settings_of(model: Model, opening: OpeningOptions | None) -> SpikeSettings:
@@ -155,7 +156,7 @@ def find_recording(
     """Open a recording and find its spikes; a note says if the model was trained on it."""
     found = finder.find(path, stage)
     source = path.source if isinstance(path, NamedRecording) else path
-    sha256 = file_sha256(Path(source)) if isinstance(source, Path | str) else None
+    sha256 = file_sha256(Path(source)) if isinstance(source, PathLike | str) else None
     seen = (SEEN,) if (sha256, well_name(finder.settings.well)) in model.training_inputs else ()
     return FoundRecording(str(path), drawers_of(found), (*seen, *found.notes), sha256)
 
