@@ -243,6 +243,27 @@ def spycode_commas(c: Case) -> None:
     assert "012" in said
 
 
+@pytest.mark.usefixtures("tiny_backbones")
+def test_the_scaffolds_with_commas_are_extracted_and_fitted(tmp_path: Path, run: Run) -> None:
+    shutil.unpack_archive(shared("data", "scaffolds", "scaffolds.tar.gz"), tmp_path, filter="data")
+    folder = tmp_path / "scaffolds"
+    wide = ("--window-s", "120", "--stride-s", "120", "--backbone", "tiny", "--weights", "random")
+    store = tmp_path / "s.zarr"
+    ran = run("extract", folder / "devices.csv", "--store", store, *wide)
+    assert ran.code == 0, ran.err
+    assert "25 recordings extracted" in ran.out
+    # Two of the study's recordings are one: found in the real data.
+    assert "lines 11 and 12: " in ran.out
+    assert "hold the same bytes" in ran.out
+    assert "25 recordings: a sampling rate of 10000 Hz is assumed" in ran.out
+    out = tmp_path / "run"
+    ran = run("fit", store, "--head", "parameters", "-o", out, "--permutations", "0", "--no-tune")
+    assert ran.code == 0, ran.err
+    metrics = read_json(out / "metrics.json")
+    assert metrics["n_devices"] == 25
+    assert metrics["classes"] == ["beads", "ecm", "geltrex", "sponge"]
+
+
 def test_every_case_is_walked() -> None:
     folders = {path.name for path in shared("cases").iterdir() if path.is_dir()}
     assert folders == set(CASES)

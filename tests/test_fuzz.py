@@ -92,6 +92,7 @@ def mcs_seeds(folder: Path) -> list[bytes]:
 def peak_text_seeds(_: Path) -> list[bytes]:
     plain = "2000 0\n" + "".join(f"{10 * k + 1} {20 + k / 7:.4f}\n" for k in range(100))
     seeds = [b"2000 0\n", plain.encode(), b" 2.0e+03 0\r\n 1.5e+02  4.2e+01\r\n"]
+    seeds += [plain.replace(" ", ",").encode(), plain.replace(" ", ";").encode("utf-16")[:600]]
     archive = SHARED / "cxhp3d" / "CxHp3D.tar.gz"
     if archive.exists():
         with tarfile.open(archive) as tar:
@@ -121,6 +122,10 @@ def csv_seeds(_: Path) -> list[bytes]:
         b"time_s,channel,peak_to_peak_uv\n" + rows.encode(),
         b"\xef\xbb\xbftime_s;channel\r\n0.5;A1\r\n1.25;A2\r\n",
         b'time_s,channel\n0.1,"A,1"\n0.2,"B 2"\n',
+        "sep=\t\n# duration_s=9\nTime_ms\tChannel\tWell\n5,5\t1\tA1\n6,25\t2\tA1\n".encode(
+            "utf-16"
+        ),
+        b"Investigator,,Time (s),Electrode,Amplitude(mV)\nx,,0.5,A1_11,-0.05\n,,1.5,A1_12,0.02\n",
     ]
 
 
