@@ -26,6 +26,7 @@ from toptune.backbones.networks import (
 )
 from toptune.backbones.weights import Triple, fitting_state, read_weights, state_sha256
 from toptune.errors import InputError, ToptuneError
+from toptune.machine.caches import usable_or_private
 from toptune.params import Backbone
 
 _log = logging.getLogger(__name__)
@@ -137,10 +138,10 @@ def _imagenet(name: str) -> tuple[Network, str]:
     if name.startswith("timm:"):
         return _imagenet_timm(name.removeprefix("timm:"))
     entry = torchvision_weights(name)
+    folder = torchvision_folder(Path(entry.url).name)
     try:
-        fetched = entry.get_state_dict(progress=True, check_hash=True)
+        fetched = entry.get_state_dict(progress=True, check_hash=True, model_dir=str(folder))
     except (OSError, RuntimeError) as error:
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise ToptuneError(
             f"could not download the ImageNet weights of {name} from {entry.url} into {folder} "
             f"({error}); offline, {_OTHER_WEIGHTS}"
@@ -151,6 +152,14 @@ def _imagenet(name: str) -> tuple[Network, str]:
     state = fitting_state(fetched, expected, network.classifier, source=entry.url, name=name)
     network.module.load_state_dict(state)
     return network, f"torchvision {entry}"
+
+
+def torchvision_folder(file: str) -> Path:
+    """Return the folder in which torch keeps a file of weights, or can keep it."""
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    if (folder / file).is_file():
+        return folder
+    return usable_or_private(folder, "torch")
 
 
 def _imagenet_timm(name: str) -> tuple[Network, str]:

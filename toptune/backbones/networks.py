@@ -12,6 +12,7 @@ import contextlib
 import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch import nn
 
 from toptune.backbones.weights import Triple
 from toptune.errors import InputError
+from toptune.machine.caches import usable_or_private
 
 #: The six backbones of the paper.
 PAPER_BACKBONES = (
@@ -127,7 +129,8 @@ def build_timm(name: str, *, pretrained: bool) -> Network:
             f"timm:{name} takes {size[0]} x {size[1]} x {size[2]} values; toptune draws square "
             "pictures of three channels only"
         )
-    model = timm.create_model(name, pretrained=pretrained, num_classes=0)
+    place = _timm_place() if pretrained else {}
+    model = timm.create_model(name, pretrained=pretrained, num_classes=0, **place)
     config: dict[str, Any] = dict(model.pretrained_cfg)  # type: ignore[arg-type]  # typed as a Module
     classifier = config.get("classifier") or ()
     names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
@@ -138,6 +141,15 @@ def build_timm(name: str, *, pretrained: bool) -> Network:
         mean=config["mean"],
         std=config["std"],
     )
+
+
+def _timm_place() -> dict[str, Any]:
+    """Name a folder for weights where the hub has none and cannot make one."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    usual = Path(HF_HUB_CACHE)
+    place = usual if usual.is_dir() else usable_or_private(usual, "huggingface")
+    return {} if place == usual else {"cache_dir": str(place)}
 
 
 def _take_off_classifier(model: nn.Module) -> None:

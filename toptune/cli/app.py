@@ -22,6 +22,7 @@ from typer.core import TyperCommand
 from toptune.cli import demo, machine, recordings, reporting, training
 from toptune.cli.options import BASIC, in_flags
 from toptune.cli.printing import say
+from toptune.cli.streams import make_printable
 from toptune.errors import ToptuneError
 
 
@@ -91,17 +92,24 @@ def main() -> None:
     The first Ctrl-C ends the work and tidies up; a second one ends the process at once, which
     nothing that was published minds.
     """
-    # Nothing is ever shown on a screen. What a notebook asks for may not even be installed here.
-    os.environ["MPLBACKEND"] = "agg"
+    make_printable()
     handler = logging.StreamHandler()
     handler.setFormatter(_InFlags("%(levelname)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    # It tells that it lists the machine's fonts, which is no news of the user's work.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
         with _interrupt_once():
             app()
     except ToptuneError as error:
         say(f"error: {error}")
         sys.exit(error.exit_code)
+    except UnicodeEncodeError as error:
+        say(
+            f"error: {error.object!r} cannot be the name of a file here, where names are"
+            f" {error.encoding}: set PYTHONUTF8=1"
+        )
+        sys.exit(2)
     except OSError as error:
         say(f"error: {error}")
         sys.exit(1)

@@ -15,7 +15,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -38,7 +40,23 @@ Part = Literal["cpu", "gpu", "weights", "extra"]
 State = Literal["ok", "missing", "absent"]
 
 _OLDEST_PYTHON = (3, 11)
-_MODULES = {"scikit-learn": "sklearn", "mcspydatatools": "McsPy", "pillow": "PIL"}
+# Modules that are not called as the distribution that brings them. Of what is installed the
+# metadata tell it; these are for packages that are there without metadata, or by another name
+# (opencv-python-headless brings cv2 as well).
+_MODULES = {
+    "import-linter": "importlinter",
+    "mcspydatatools": "McsPy",
+    "opencv-python": "cv2",
+    "opencv-python-headless": "cv2",
+    "pillow": "PIL",
+    "pytest-xdist": "xdist",
+    "python-isal": "isal",
+    "pyyaml": "yaml",
+    "scikit-image": "skimage",
+    "scikit-learn": "sklearn",
+}
+# Extras that are not for users, and one that is looked at on the GPU path.
+_OTHER_EXTRAS = {"test", "bench", "gpu"}
 _NEEDED_DISK_BYTES = 2**30
 _GIB = 2**30
 # Of the compute capabilities NVRTC knows, those toptune has kernels for.
@@ -224,22 +242,64 @@ def _packages() -> Iterator[Check]:
         return
     for text in requirements():
         requirement = module.Requirement(text)
-        if requirement.marker is None:
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             yield _package(requirement.name, requirement.specifier)
 
 
-def _package(name: str, specifier: Any) -> Check:
+def _extras() -> Iterator[Check]:
+    """Every package of the extras that add something for users."""
+    module, _ = imported("packaging.requirements")
+    if module is None:
+        return
+    for text in requirements():
+        named = re.search(r"extra\s*==\s*['\"]([\w.-]+)['\"]", text.partition(";")[2])
+        if named is not None and named[1] not in _OTHER_EXTRAS:
+            requirement = module.Requirement(text)
+            if requirement.marker.evaluate({"extra": named[1]}):
+                yield _package(requirement.name, requirement.specifier, named[1])
+
+
+def _package(name: str, specifier: Any, extra: str | None = None) -> Check:
+    """Look for a distribution's version and module; a module that is there is never missing."""
     here = version_of(name)
-    problem = None
-    if here is None:
-        problem = "not installed"
-    elif not specifier.contains(here, prereleases=True):
-        problem = f"{here}, which is not {specifier}"
+    if here is None and find_spec(module_of(name)) is None:
+        module, problem = None, "not installed"
     else:
-        _, problem = imported(_MODULES.get(name.lower(), name.lower()))
-        problem = problem and f"{here}, but it cannot be imported: {problem}"
-    remedy = f"pip install --upgrade '{name}{specifier}'"
-    return _check("cpu", name, problem is None, problem or str(here), remedy)
+        module, problem = imported(module_of(name))
+        problem = problem and f"{here or 'there'}, but it cannot be imported: {problem}"
+    if here is None:
+        here = getattr(module, "__version__", None)
+    # What says nothing of its version may be any.
+    if problem is None and here and not specifier.contains(here, prereleases=True):
+        problem = f"{here}, which is not {specifier}"
+    upgrade = f"pip install --upgrade '{name}{specifier}'"
+    remedy = upgrade if extra is None else f"pip install 'toptune[{extra}]'"
+    found = problem or str(here or "installed, without metadata")
+    return _check("cpu" if extra is None else "extra", name, problem is None, found, remedy)
+
+
+def module_of(name: str) -> str:
+    """Name the module that a distribution brings: pillow brings PIL."""
+    canonical = _canonical(name)
+    if canonical in _MODULES:
+        return _MODULES[canonical]
+    guess = canonical.replace("-", "_")
+    brought = [module for module, by in _brought().items() if canonical in by]
+    if guess in brought or not brought:
+        return guess
+    return min(brought, key=lambda module: (module.startswith("_"), module))
+
+
+@cache
+def _brought() -> dict[str, set[str]]:
+    """Top-level modules, and the distributions that bring them."""
+    by_module = metadata.packages_distributions()
+    return {module: set(map(_canonical, names)) for module, names in by_module.items()}
+
+
+def _canonical(name: str) -> str:
+    """Write a distribution's name as PyPI does: scikit_learn is scikit-learn."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _openvino() -> Iterator[Check]:
@@ -297,15 +357,6 @@ def _falkon() -> Iterator[Check]:
     found = str(version_of("falkon") if module else problem)
     remedy = "only for --solver falkon: docs/falkon.md says how"
     yield _check("extra", "falkon library", module, found, remedy)
-
-
-def _formats() -> Iterator[Check]:
-    """Look for the libraries that read recordings of other programs."""
-    for name in ("neo", "pynwb"):
-        module, problem = imported(name)
-        found = str(version_of(name) if module else problem)
-        remedy = "only for recordings of other programs: pip install 'toptune[formats]'"
-        yield _check("extra", name, module, found, remedy)
 
 
 # --- the GPU path: torch for CUDA, driver, CuPy, and whether the CUDA sources compile
@@ -430,11 +481,11 @@ def _fetch(name: str) -> str:
 
 
 def _torchvision_file(name: str) -> Path:
-    import torch
-
+    from toptune.backbones.loading import torchvision_folder
     from toptune.backbones.networks import torchvision_weights
 
-    return Path(torch.hub.get_dir()) / "checkpoints" / Path(torchvision_weights(name).url).name
+    file = Path(torchvision_weights(name).url).name
+    return torchvision_folder(file) / file
 
 
 def _timm_file(name: str) -> Path:
@@ -457,7 +508,7 @@ def _timm_file(name: str) -> Path:
 
 
 LOOKS = (
-    *(_python, _toptune, _machine, _packages, _openvino, _numba, _assets, _falkon, _formats),
+    *(_python, _toptune, _machine, _packages, _openvino, _numba, _assets, _falkon, _extras),
     *(_torch_gpu, _cupy, _weights),
 )
 

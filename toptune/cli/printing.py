@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from toptune.cli.options import in_flags
+from toptune.evaluation.counting import Counts
 
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn, TaskID
@@ -58,10 +59,10 @@ def print_scores(metrics: dict[str, dict[str, Any]]) -> None:
     rows = []
     for head, m in metrics.items():
         low, high = m["device_accuracy_ci95"]
-        n_right = round(m["device_accuracy"] * m["n_devices"])
+        counts = Counts.of(m)
         row = (
             head,
-            f"{n_right}/{m['n_devices']} = {m['device_accuracy']:.2f}",
+            f"{counts.n_right}/{counts.n_verdicts} = {m['device_accuracy']:.2f}",
             f"{low:.2f}-{high:.2f}",
             f"{m['window_accuracy_mean']:.2f} ± {m['window_accuracy_sd']:.2f}",
             f"{m['chance']:.2f}",
@@ -70,7 +71,17 @@ def print_scores(metrics: dict[str, dict[str, Any]]) -> None:
             f"{m['seconds']:.0f}",
         )
         rows.append(row)
-    header = ("classifier", "devices", "95 % CI", "windows", "chance", "p", "ECE", "s")
+    in_pairs = any(Counts.of(m).in_pairs for m in metrics.values())
+    header = (
+        "classifier",
+        "verdicts" if in_pairs else "devices",
+        "95 % CI",
+        "windows",
+        "chance",
+        "p",
+        "ECE",
+        "s",
+    )
     print_table(header, rows, title="scores on devices left out of training", padding=0)
     for head, m in metrics.items():
         for line in _remarks(m):
@@ -79,6 +90,12 @@ def print_scores(metrics: dict[str, dict[str, Any]]) -> None:
 
 def _remarks(metrics: dict[str, Any]) -> Iterator[str]:
     """Say what a run's numbers rest on."""
+    counts = Counts.of(metrics)
+    if counts.in_pairs:
+        yield (
+            f"{counts.right} are right: a device has a verdict for each of its labels; the 95 % CI"
+            " is by bootstrap over devices"
+        )
     yield from _notes_on_data(metrics)
     if metrics["centres"]:
         yield metrics["centres"]

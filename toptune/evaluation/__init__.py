@@ -5,8 +5,8 @@ may choose from. Held-out scores and probabilities of every row leave, with what
 permutation test, and the scores that a run publishes.
 
 `task` says who each row belongs to, `folds` leaves one group out, `evaluate` adds tuning,
-calibration and permutations inside the folds and puts metrics.json together, and `scores` judges
-predictions.
+calibration and permutations inside the folds and puts metrics.json together, `scores` judges
+predictions, and `counting` says how many verdicts and devices were scored.
 """
 
 from __future__ import annotations

@@ -16,12 +16,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
+from scipy.special import ndtri
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score
 
 from toptune.errors import InputErrors
 
 N_BINS = 15
+_N_BOOTSTRAPS = 10_000
+_BOOTSTRAP_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -153,12 +155,12 @@ class Scores:
     classes: tuple[str, ...]
     groups: tuple[GroupScore, ...]
     verdicts: tuple[Verdict, ...]  # sorted by device, then label
+    n_devices: int  # fewer than verdicts where devices have several labels
     # Of the groups' accuracies, each group counting once; SD with n - 1 in the denominator
     window_accuracy_mean: float
     window_accuracy_sd: float
     device_accuracy: float  # share of verdicts that are right
-    # (low, high): Wilson's score interval (Wilson 1927, J. Am. Stat. Assoc. 22:209-212).
-    device_accuracy_ci95: tuple[float, float]
+    device_accuracy_ci95: tuple[float, float]  # (low, high): `accuracy_interval` of the verdicts
     # Of the verdicts: mean recall and mean F1 over classes
     balanced_accuracy: float
     macro_f1: float
@@ -191,17 +193,17 @@ def score(windows: HeldOutWindows) -> Scores:
     verdicts = device_verdicts(windows)
     truth = [verdict.label for verdict in verdicts]
     named = [verdict.prediction for verdict in verdicts]
-    n_right = sum(a == b for a, b in zip(truth, named, strict=True))
+    right = np.array([a == b for a, b in zip(truth, named, strict=True)])
     of_windows, of_devices = _window_quality(windows), _device_quality(verdicts, windows.classes)
-    interval = binomtest(n_right, len(verdicts)).proportion_ci(0.95, method="wilson")
     return Scores(
         classes=tuple(classes),
         groups=groups,
         verdicts=verdicts,
+        n_devices=len({verdict.device for verdict in verdicts}),
         window_accuracy_mean=float(np.mean(accuracies)),
         window_accuracy_sd=float(np.std(accuracies, ddof=1)),
-        device_accuracy=n_right / len(verdicts),
-        device_accuracy_ci95=(float(interval.low), float(interval.high)),
+        device_accuracy=float(right.mean()),
+        device_accuracy_ci95=accuracy_interval(right, [verdict.device for verdict in verdicts]),
         balanced_accuracy=float(balanced_accuracy_score(truth, named)),
         macro_f1=_macro_f1(truth, named, classes),
         window_balanced_accuracy=float(balanced_accuracy_score(windows.label, windows.prediction)),
@@ -217,6 +219,73 @@ def score(windows: HeldOutWindows) -> Scores:
         window_confusion=confusion_matrix(windows.label, windows.prediction, labels=classes),
         device_confusion=confusion_matrix(truth, named, labels=classes),
     )
+
+
+def accuracy_interval(
+    right: NDArray[np.bool_], devices: Sequence[str] | NDArray[Any]
+) -> tuple[float, float]:
+    """Confidence interval, 95 %, of the share of verdicts that are right.
+
+    Verdicts of different devices are independent, those of one device need not be: a culture that
+    is unlike all others may be taken for something else with and without the drug.
+
+    - Where each device has one verdict: Wilson's score interval (Wilson 1927, J. Am. Stat. Assoc.
+      22:209-212), ``(p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)``.
+    - Otherwise percentiles 2.5 and 97.5 of a bootstrap over devices (Efron 1979, Ann. Stat. 7:1-26;
+      Field & Welsh 2007, J. R. Stat. Soc. B 69:369-390, for clusters): devices are drawn with
+      replacement, each with all its verdicts, 10,000 times with a fixed seed. Few devices make
+      percentiles too narrow, so the interval also covers Wilson's of the verdicts as if they were
+      independent, and it excludes no more than if the verdicts of all devices were right (or all
+      wrong), which is what Wilson's interval of that many devices excludes.
+    - Where all devices have the same share of right verdicts, a bootstrap says nothing: Wilson's
+      interval with as many units as there are devices. It is 0.51 to 1 of 4 devices, all right.
+
+    Parameters
+    ----------
+    right : (n,) bool
+        Of each verdict.
+    devices : (n,) str
+        The device of each verdict.
+
+    Returns
+    -------
+    tuple of float
+        Lower and upper end, 0 to 1.
+    """
+    _, device = np.unique(np.asarray(devices), return_inverse=True)
+    of_device = np.stack([np.bincount(device, weights=right), np.bincount(device)], axis=1)
+    n_right, n_devices, n_verdicts = int(right.sum()), len(of_device), len(right)
+    if n_devices == n_verdicts:
+        return wilson_interval(n_right / n_verdicts, n_verdicts)
+    shares = of_device[:, 0] / of_device[:, 1]
+    if np.ptp(shares) == 0:
+        return wilson_interval(n_right / n_verdicts, n_devices)
+    low, high = _bootstrap_interval(of_device)
+    as_independent = wilson_interval(n_right / n_verdicts, n_verdicts)
+    all_right, all_wrong = wilson_interval(1.0, n_devices), wilson_interval(0.0, n_devices)
+    return min(low, as_independent[0], all_right[0]), max(high, as_independent[1], all_wrong[1])
+
+
+def wilson_interval(share: float, n: int) -> tuple[float, float]:
+    """Wilson's score interval, 95 %, of a share of `n` units; see `accuracy_interval`."""
+    z = float(ndtri(0.975))
+    middle = share + z**2 / (2 * n)
+    half = z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    low, high = ((middle + sign * half) / (1 + z**2 / n) for sign in (-1, 1))
+    # Exactly at the ends, whatever rounding did.
+    return 0.0 if share == 0 else float(low), 1.0 if share == 1 else float(high)
+
+
+def _bootstrap_interval(of_device: NDArray[Any]) -> tuple[float, float]:
+    """Percentiles of the share of right verdicts; `of_device`, (m, 2): right ones, and all."""
+    # Devices with equal numbers are drawn together.
+    kinds, n_alike = np.unique(of_device, axis=0, return_counts=True)
+    n_devices = len(of_device)
+    random = np.random.default_rng(_BOOTSTRAP_SEED)
+    drawn = random.multinomial(n_devices, n_alike / n_devices, size=_N_BOOTSTRAPS)
+    n_right, n_verdicts = (drawn @ kinds).T
+    low, high = np.percentile(n_right / n_verdicts, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def _macro_f1(truth: Any, named: Any, classes: list[str]) -> float:

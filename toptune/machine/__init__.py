@@ -3,7 +3,8 @@
 Nothing here is about recordings. `device` and `cuda` choose and open the GPU, `threads` uses the
 processor, and `durable` and `locks` write results that survive a crash and other processes.
 `fingerprint` identifies files, and `installation` finds the files that are not Python and describes
-with what a result was computed.
+with what a result was computed. `caches` finds folders where there is no home, and `drawing` is
+Matplotlib without a screen.
 """
 
 from __future__ import annotations

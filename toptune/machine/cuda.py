@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputError, ToptuneError
-from toptune.machine import installation
+from toptune.machine import caches, installation
 
 # numpy.ndarray or cupy.ndarray; CuPy has no types.
 DeviceArray: TypeAlias = Any
@@ -148,6 +148,7 @@ def open_cuda() -> CudaAccelerator:
         CuPy is not installed or does not work, or CuPy and torch do not both find a GPU.
     """
     try:
+        caches.give_cupy_a_folder()
         import cupy
         import cupyx
     except ImportError as error:

@@ -11,7 +11,10 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
+
+from toptune.machine import caches
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -109,18 +112,31 @@ class BackgroundWriter:
 def compiled(**options: Any) -> Callable[[Function], Function]:
     """Compile a function by `numba.njit` with `options`; it runs without the interpreter's lock.
 
-    Numba keeps the machine code beside the source, or in the user's cache folder where the
-    installation is read-only, or in ``NUMBA_CACHE_DIR``. Where none of them can be written, the
-    function is compiled again in every process.
+    Numba keeps the machine code in ``NUMBA_CACHE_DIR``, beside the source, or in the user's cache
+    folder where the installation is read-only. Where none of them can be written it is kept in the
+    folder of `toptune.machine.caches`, and where there is none either, the function is compiled
+    again in every process.
     """
     import numba
 
-    def decorate(function: Function) -> Function:
+    def cached(function: Function) -> Function | None:
         try:
             made: Function = numba.njit(nogil=True, cache=True, **options)(function)
         except RuntimeError as error:
             if "cannot cache function" not in str(error):
                 raise
+            return None
+        return made
+
+    def decorate(function: Function) -> Function:
+        source = Path(function.__code__.co_filename)
+        # Without a home, Numba would make a folder called "~" where the command runs.
+        if caches.home() is None and not caches.is_usable(source.parent / "__pycache__"):
+            caches.cache_in_private_folder()
+        made = cached(function)
+        if made is None and caches.cache_in_private_folder():
+            made = cached(function)
+        if made is None:
             made = numba.njit(nogil=True, **options)(function)
         return made
 

@@ -6,13 +6,14 @@ paragraph on which run is better and whether the difference can be told from cha
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
+from toptune.machine.drawing import Figure
 from toptune.reports.page import (
     BLUE,
     GREY,
@@ -36,11 +37,15 @@ class Paired(NamedTuple):
     """How two runs differ on the devices that both classified."""
 
     n_shared: int  # devices (and labels) in both runs
-    only_first: int  # how many of them are correct in one run only
+    # Devices that are correct in one run only; of those with several verdicts, devices with more
+    # correct ones in that run
+    only_first: int
     only_second: int
+    in_pairs: bool  # devices have several verdicts
     # Exact McNemar test: the probability of a split of those devices that is at least as unequal,
     # if both runs were equally good (McNemar 1947, Psychometrika 12:153-157; the binomial form).
-    # 1 where no device is correct in one run only.
+    # Verdicts of one device are not independent, so where there are several this is the sign test
+    # over devices (Dixon & Mood 1946, J. Am. Stat. Assoc. 41:557-566). 1 where no device differs.
     p: float
 
 
@@ -54,11 +59,14 @@ def compare(first: ReadRun, second: ReadRun) -> Paired:
         for run in (first, second)
     ]
     shared = correct[0].keys() & correct[1].keys()
-    only_first = sum(correct[0][unit] and not correct[1][unit] for unit in shared)
-    only_second = sum(correct[1][unit] and not correct[0][unit] for unit in shared)
+    more: Counter[str] = Counter()
+    for device, label in shared:
+        more[device] += correct[0][device, label] - correct[1][device, label]
+    only_first = sum(difference > 0 for difference in more.values())
+    only_second = sum(difference < 0 for difference in more.values())
     differ = only_first + only_second
     p = float(binomtest(only_first, differ).pvalue) if differ else 1.0
-    return Paired(len(shared), only_first, only_second, p)
+    return Paired(len(shared), only_first, only_second, len(more) < len(shared), p)
 
 
 def comparison_section(runs: Sequence[ReadRun]) -> Section:
@@ -91,7 +99,7 @@ def _table(runs: Sequence[ReadRun], names: Sequence[str]) -> Table:
     for run, name in zip(runs, names, strict=True):
         m = run.metrics
         accuracy, p = m["device_accuracy"], m["permutation_p"]
-        correct = f"{run.n_correct} of {m['n_devices']} = {percent(accuracy)}"
+        correct = f"{run.counts.right} = {percent(accuracy)}"
         cells = (
             Cell(text=correct, tone="strong" if accuracy == best else "plain"),
             *(interval(*m["device_accuracy_ci95"]), percent(m["window_accuracy_mean"])),
@@ -133,8 +141,8 @@ def _picture(runs: Sequence[ReadRun], names: Sequence[str]) -> Picture:
             f" {interval(*r.metrics['device_accuracy_ci95'])}"
             for name, r in zip(names, runs, strict=True)
         ),
-        caption="Share of devices classified correctly with its 95\u202f% Wilson interval; dotted"
-        " lines: chance.",
+        caption="Share of devices classified correctly with its 95\u202f%"
+        f" {runs[0].counts.method}; dotted lines: chance.",
         width_px=640,
     )
 
@@ -146,8 +154,8 @@ def _verdict(first: ReadRun, second: ReadRun, name: str, other: str) -> Iterator
     if not whole:
         yield Note(
             text=f"{name} and {other} were not scored on the same devices and classes:"
-            f" {pair.n_shared} devices are in both runs, of {len(first.verdicts)} and"
-            f" {len(second.verdicts)}. Their scores cannot be compared directly."
+            f" {pair.n_shared} {'verdicts' if pair.in_pairs else 'devices'} are in both runs, of"
+            f" {len(first.verdicts)} and {len(second.verdicts)}. Their scores cannot be compared directly."
         )
     if not pair.n_shared:
         return
@@ -163,13 +171,20 @@ def _verdict(first: ReadRun, second: ReadRun, name: str, other: str) -> Iterator
     (low_a, high_a), (low_b, high_b) = a["device_accuracy_ci95"], b["device_accuracy_ci95"]
     overlap = low_a <= high_b and low_b <= high_a
     intervals = f"Their 95\u202f% intervals {'overlap' if overlap else 'do not overlap'}."
+    yield Text(text=f"{better} {intervals} {_difference(pair, name, other)}")
+
+
+def _difference(pair: Paired, name: str, other: str) -> str:
+    """Say on which devices two runs differ."""
     if pair.only_first + pair.only_second == 0:
-        paired = "Both classify the same devices correctly."
-    else:
-        chance = "cannot be told from chance" if pair.p > 0.05 else "is unlikely to be chance"
-        paired = (
-            f"Devices classified correctly by one run only: {pair.only_first} by {name},"
-            f" {pair.only_second} by {other}. This difference {chance} (exact McNemar test, p ="
-            f" {p_value_text(pair.p)})."
-        )
-    yield Text(text=f"{better} {intervals} {paired}")
+        if pair.in_pairs:
+            return "Both have as many correct verdicts on each device."
+        return "Both classify the same devices correctly."
+    what, test = "Devices classified correctly by one run only", "exact McNemar test"
+    if pair.in_pairs:
+        what, test = "Devices with more correct verdicts in one run", "sign test over devices"
+    chance = "cannot be told from chance" if pair.p > 0.05 else "is unlikely to be chance"
+    return (
+        f"{what}: {pair.only_first} by {name}, {pair.only_second} by {other}. This difference"
+        f" {chance} ({test}, p = {p_value_text(pair.p)})."
+    )

@@ -64,10 +64,11 @@ def shown_recordings(run: ReadRun) -> list[str]:
 def devices_section(run: ReadRun, drawn: Mapping[str, Drawn]) -> Section:
     """Show every device, the misclassified ones first; without a store `drawn` is empty."""
     rows = _rows(run)
-    wrong = run.metrics["n_devices"] - run.n_correct
+    wrong = run.counts.n_verdicts - run.n_correct
+    what = "are wrong" if run.counts.in_pairs else "were misclassified"
     intro = (
-        f"{wrong} of {run.metrics['n_devices']} devices were misclassified; they are listed first,"
-        " most confident errors first."
+        f"{wrong} of {run.counts.scored} {what}; they are listed first, most confident errors"
+        " first."
     )
     if _windows(run):
         intro += (
@@ -94,9 +95,7 @@ def devices_section(run: ReadRun, drawn: Mapping[str, Drawn]) -> Section:
     if len(rows) > MAX_TIMELINES:
         left = len(rows) - MAX_TIMELINES
         blocks.append(Text(text=f"{left} more recordings are only in the table.", quiet=True))
-    blocks.append(
-        Details(summary=f"Table of all {len(run.verdicts)} devices", blocks=(_table(run),))
-    )
+    blocks.append(Details(summary=f"Table of all {run.counts.scored}", blocks=(_table(run),)))
     return Section(title="Devices", blocks=tuple(blocks))
 
 

@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from toptune.machine.drawing import Axes, Figure, LogNorm
 from toptune.recordings.trains import SpikeTrains, end_s, spike_times_s
 from toptune.reports.overview import Overview
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from jinja2 import Environment
-    from matplotlib.figure import Figure as MplFigure
+
+    from toptune.machine.drawing import Figure as MplFigure
 
 # Never distinguished by colour alone: also by lightness, and by a word or the dashes of a line.
 Tone = Literal["plain", "good", "bad", "quiet", "strong"]
@@ -209,11 +210,11 @@ def svg_uri(figure: MplFigure) -> str:
 
     Equal figures give equal bytes: there is no date in them, and ids do not depend on the run.
     """
-    import matplotlib as mpl
+    from toptune.machine.drawing import rc_context
 
     out = io.BytesIO()
     # Letters as text, not as outlines: a tenth of the size, and a search finds them.
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "toptune"}):
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "toptune"}):
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     return "data:image/svg+xml;base64," + base64.b64encode(out.getvalue()).decode("ascii")
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from toptune.evaluation.scores import Reliability
+from toptune.machine.drawing import Figure
 from toptune.reports.page import (
     BLUE,
     GREY,
@@ -39,13 +39,13 @@ _WELL_CALIBRATED = 0.05
 
 def verdict_sentence(run: ReadRun) -> str:
     """Say in a sentence how good a run is, and whether that can be told from chance."""
-    m = run.metrics
+    m, counts = run.metrics, run.counts
     low, high = m["device_accuracy_ci95"]
-    correct = (
-        f"{run.n_correct} of {m['n_devices']} devices were classified correctly by models trained"
-        f" without them ({percent(m['device_accuracy'])}; 95\u202f% confidence interval"
-        f" {interval(low, high)})."
-    )
+    if counts.in_pairs:
+        judged = f"{counts.right} are correct, by models trained without these devices"
+    else:
+        judged = f"{counts.right} devices were classified correctly by models trained without them"
+    correct = f"{judged} ({percent(m['device_accuracy'])}; {_interval_text(run)})."
     chance = f"Always predicting the most common class would be correct for {percent(m['chance'])}"
     if low > m["chance"]:
         return f"{correct} {chance}: the accuracy is above chance."
@@ -58,6 +58,12 @@ def verdict_sentence(run: ReadRun) -> str:
         f"{correct} {chance}, which lies inside the interval: the result cannot be told from chance"
         f" with these {m['n_devices']} devices."
     )
+
+
+def _interval_text(run: ReadRun) -> str:
+    between = interval(*run.metrics["device_accuracy_ci95"])
+    method = ", by bootstrap over devices" if run.counts.in_pairs else ""
+    return f"95\u202f% confidence interval {between}{method}"
 
 
 def warnings_of(run: ReadRun) -> tuple[Note, ...]:
@@ -101,8 +107,8 @@ def warnings_of(run: ReadRun) -> tuple[Note, ...]:
 
 def headline(run: ReadRun) -> Facts:
     """Choose the figures that a reader should see first."""
-    m = run.metrics
-    low, high = m["device_accuracy_ci95"]
+    m, counts = run.metrics, run.counts
+    low = m["device_accuracy_ci95"][0]
     test = m["permutations"]
     p, shuffles = "not run", "no shuffles of the labels were requested"
     if test is not None:
@@ -111,10 +117,10 @@ def headline(run: ReadRun) -> Facts:
         shuffles = f"{n} shuffles of the devices' labels, {_tuning_text(test)}"
     facts = (
         Fact(
-            name="Devices classified correctly",
-            value=f"{run.n_correct} of {m['n_devices']}",
-            detail=f"{percent(m['device_accuracy'])}; 95\u202f% confidence interval"
-            f" {interval(low, high)}",
+            name="Verdicts that are correct" if counts.in_pairs else "Devices classified correctly",
+            value=f"{run.n_correct} of {counts.n_verdicts}",
+            detail=(f"on {counts.n_devices} devices; " if counts.in_pairs else "")
+            + f"{percent(m['device_accuracy'])}; {_interval_text(run)}",
             tone="good" if low > m["chance"] else "bad",
         ),
         Fact(
@@ -151,7 +157,11 @@ def scores_section(run: ReadRun) -> Section:
     of_units = f"{of['window_accuracy_mean']} \u00b1 {of['window_accuracy_sd']}"
     brier = f"{of['device_brier']}; {of['window_brier']}"
     p = "-" if m["permutation_p"] is None else f"{m['permutation_p']:.4f}"
-    vote = f"majority vote of each device's {units}; 95 % Wilson interval {low:.3f} to {high:.3f}"
+    each = " and label" if run.counts.in_pairs else ""
+    vote = (
+        f"majority vote of the {units} of each device{each}; 95 % {run.counts.method} {low:.3f} to"
+        f" {high:.3f}"
+    )
     balanced = "mean of the accuracies of the classes: large and small classes count equally"
     macro = "mean F1 score of the classes; penalises classes that are never predicted"
     together = f"all {units} of all folds together"
@@ -225,6 +235,7 @@ def _value(value: Any) -> str:
 
 def confusion_section(run: ReadRun) -> Section:
     """Show the confusion matrices of devices and of windows, and the most common error."""
+    of = "Verdicts" if run.counts.in_pairs else "Devices"
     blocks: tuple[Block, ...] = (
         Text(
             text="Rows: true class; columns: predicted class. Correct predictions lie on the framed"
@@ -232,7 +243,7 @@ def confusion_section(run: ReadRun) -> Section:
         ),
         Columns(
             blocks=(
-                confusion_map(device_confusion(run), run.classes, "Devices"),
+                confusion_map(device_confusion(run), run.classes, of),
                 confusion_map(run.scores.window_confusion, run.classes, run.rows_are.capitalize()),
             )
         ),

@@ -18,7 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.evaluation.scores import HeldOutWindows, Scores, Verdict, score
+from toptune.evaluation.counting import Counts
+from toptune.evaluation.scores import (
+    HeldOutWindows,
+    Scores,
+    Verdict,
+    accuracy_interval,
+    score,
+)
 from toptune.heads.catalogue import head_of
 from toptune.recordings.trains import WeightsSource
 from toptune.runs.folder import RUN
@@ -78,8 +85,13 @@ class ReadRun:
 
     @property
     def n_correct(self) -> int:
-        """Number of devices classified correctly."""
+        """Number of verdicts that are right."""
         return sum(v.prediction == v.label for v in self.verdicts)
+
+    @property
+    def counts(self) -> Counts:
+        """Verdicts and devices."""
+        return Counts.of(self.metrics)
 
     @cached_property
     def scores(self) -> Scores:
@@ -115,13 +127,15 @@ def read_run(folder: Path | str) -> ReadRun:
             sources=tuple(None if one is None else WeightsSource(**one) for one in weights),
         )
         _refuse_unknown_classes(read)
-        n = metrics["n_devices"]
+        n = read.counts.n_verdicts
         correct = metrics["device_accuracy"] * n
         if len(verdicts) != n or abs(read.n_correct - correct) > 1e-6 * n:
             raise InputError(
                 f"{folder} is damaged: by devices.csv {read.n_correct} of {len(verdicts)} devices"
                 f" are classified correctly, by metrics.json {correct:g} of {n}"
             )
+        if "n_verdicts" not in metrics:
+            metrics |= _counted_apart(verdicts)
         _ = read.views
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
@@ -129,6 +143,17 @@ def read_run(folder: Path | str) -> ReadRun:
         cause = f"there is no {error}" if isinstance(error, KeyError) else str(error)
         raise InputError(f"{folder} is damaged: {cause}: fit again") from None
     return read
+
+
+def _counted_apart(verdicts: tuple[Verdict, ...]) -> dict[str, Any]:
+    """Count verdicts and devices of a run by an earlier toptune, which took them for the same."""
+    devices = [v.device for v in verdicts]
+    right = np.array([v.prediction == v.label for v in verdicts])
+    return {
+        "n_devices": len(set(devices)),
+        "n_verdicts": len(verdicts),
+        "device_accuracy_ci95": list(accuracy_interval(right, devices)),
+    }
 
 
 def _refuse_unknown_classes(run: ReadRun) -> None:

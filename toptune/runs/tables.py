@@ -13,9 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from toptune.evaluation.evaluate import Evaluation
@@ -25,6 +22,7 @@ from toptune.evaluation.task import Task
 from toptune.features.burst_features import NAMES, in_units
 from toptune.features.table import FeatureTable
 from toptune.heads.base import Head
+from toptune.machine.drawing import Axes, Figure, FigureCanvasAgg
 from toptune.runs.folder import write_csv
 
 # Up to this many classes the cells of confusion.png have room for counts and percentages.
@@ -85,7 +83,12 @@ def write_model_tables(folder: Path, table: FeatureTable, head: Head, estimator:
 
 def write_confusion(folder: Path, scores: Scores) -> None:
     """Write confusion.png: devices and windows side by side."""
-    figure = draw_confusion(scores.device_confusion, scores.window_confusion, scores.classes)
+    figure = draw_confusion(
+        scores.device_confusion,
+        scores.window_confusion,
+        scores.classes,
+        "Devices" if len(scores.verdicts) == scores.n_devices else "Verdicts",
+    )
     figure.savefig(folder / "confusion.png", dpi=150)
 
 
@@ -158,11 +161,15 @@ def _confusion_rows(scores: Scores) -> Iterator[list[Any]]:
 
 
 def draw_confusion(
-    devices: NDArray[np.int64], windows: NDArray[np.int64], classes: Sequence[str]
+    devices: NDArray[np.int64],
+    windows: NDArray[np.int64],
+    classes: Sequence[str],
+    unit: str = "Devices",
 ) -> Figure:
     """Draw both matrices side by side, coloured by each row's shares, with the counts written in.
 
-    Their rows are true classes, columns predicted ones, (k, k). The figure has an Agg canvas, which
+    Their rows are true classes, columns predicted ones, (k, k). `unit` is what the first counts:
+    devices, or verdicts where devices have several. The figure has an Agg canvas, which
     needs no display.
     """
     # Room for the longest name twice: beside its row, and slanted below its column.
@@ -171,7 +178,7 @@ def draw_confusion(
     figure = Figure(figsize=(2 * (side + names) + 2.2, side + names + 1.4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 2)
-    _draw_matrix(axes[0], devices, classes, "Devices")
+    _draw_matrix(axes[0], devices, classes, unit)
     _draw_matrix(axes[1], windows, classes, "Windows")
     bar = figure.colorbar(
         axes[1].images[0], ax=axes, shrink=0.8, label="share of the true class (row)"

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from toptune.evaluation.counting import Counts
 from toptune.machine.display import summary_html, summary_line
 from toptune.machine.fingerprint import file_sha256
 from toptune.machine.installation import describe_environment
@@ -107,8 +108,9 @@ class Predictions:
         """One line to stand beside every verdict: how often the model was right on new devices."""
         m = self.cross_validated
         low, high = m["device_accuracy_ci95"]
+        scored = Counts.of(m).scored.replace(" devices", " left-out devices")
         return (
-            f"cross-validated on {m['n_devices']} left-out devices: {m['device_accuracy']:.3f}"
+            f"cross-validated on {scored}: {m['device_accuracy']:.3f}"
             f" right (95 % {low:.2f} - {high:.2f}, chance {m['chance']:.3f}); probabilities"
             f" {'calibrated on those devices' if self.calibrated else 'NOT calibrated'}"
         )

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from toptune.evaluation.counting import Counts
 from toptune.params import Compute, command_words, options_of
 from toptune.reports.page import (
     Block,
@@ -54,8 +55,7 @@ from toptune.sweeps.tables import (
 )
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from toptune.machine.drawing import Axes, Figure
 
 _BEST = (
     "The accuracy of the best run is too optimistic, because it was selected on the same devices."
@@ -92,9 +92,9 @@ def sweep_page(swept: SweepResult) -> Page:
 def _lead(swept: SweepResult) -> str:
     if not swept.done:
         return f"All runs of this sweep over {swept.devices.name} failed."
-    metrics = swept.done[0].metrics or {}
+    scored = Counts.of(swept.done[0].metrics or {}).scored
     return (
-        f"{len(swept.done)} runs on {metrics['n_devices']} devices of {swept.devices.name}; every"
+        f"{len(swept.done)} runs on {scored} of {swept.devices.name}; every"
         " accuracy was computed on devices that were left out of training."
     )
 
@@ -218,7 +218,7 @@ def _shade(outcome: Outcome | None) -> Shade:
     return Shade(
         text=f"{m['device_accuracy']:.2f}",
         share=max(0.0, above),
-        detail=f"{round(m['device_accuracy'] * m['n_devices'])} of {m['n_devices']}",
+        detail=Counts.of(m).right,
     )
 
 
@@ -228,7 +228,7 @@ def _classifiers(done: Sequence[Outcome]) -> Picture:
     return Picture(
         uri=svg_uri(draw_classifiers(done)),
         alt="Accuracy per device: " + "; ".join(listed),
-        caption="Accuracy per device with its 95 % Wilson interval; dashed line: chance.",
+        caption=f"Accuracy per device with its 95 % {_method(done)}; dashed line: chance.",
         width_px=620,
     )
 
@@ -246,8 +246,8 @@ def _throughput(done: Sequence[Outcome]) -> Iterator[Block]:
     yield Picture(
         uri=svg_uri(draw_throughput(done)),
         alt=f"Pictures per second: {listed}",
-        caption="Filled markers: histograms; hollow markers: raster plots. Bars: 95 % Wilson"
-        " intervals.",
+        caption="Filled markers: histograms; hollow markers: raster plots. Bars: 95 %"
+        f" {_method(done).replace('interval', 'intervals')}.",
         width_px=620,
     )
     machines = dict.fromkeys(one.facts.throughput.device for one in shown)
@@ -291,7 +291,7 @@ def draw_classifiers(outcomes: Sequence[Outcome]) -> Figure:
 
     The outcomes are those of one task, each with scores.
     """
-    from matplotlib.figure import Figure
+    from toptune.machine.drawing import Figure
 
     labels = view_labels(outcomes)
     of = fit_labels(o.point.fit for o in outcomes)
@@ -331,7 +331,7 @@ def draw_throughput(outcomes: Sequence[Outcome]) -> Figure:
     The outcomes are those of one task, each with scores; those without pictures are horizontal
     lines.
     """
-    from matplotlib.figure import Figure
+    from toptune.machine.drawing import Figure
 
     measured = [one for one in picture_outcomes(outcomes) if one.facts.throughput.pictures_per_s]
     names = list(dict.fromkeys(_network(one) for one in measured))
@@ -377,6 +377,11 @@ def _network(one: PictureOutcome) -> str:
     return f"{one.view.backbone.name}{random}"
 
 
+def _method(outcomes: Sequence[Outcome]) -> str:
+    """Name the intervals of outcomes with scores, all of one task."""
+    return Counts.of(outcomes[0].metrics or {}).method
+
+
 def _accuracy(outcome: Outcome) -> tuple[float, float, float]:
     """Device accuracy and its interval."""
     assert outcome.metrics is not None
@@ -393,7 +398,7 @@ def _chance(line: Callable[..., Any], outcomes: Sequence[Outcome]) -> None:
 
 def _plain_log_ticks(axes: Axes, rates: Sequence[float]) -> None:
     """Label the axis at 1, 2 and 5 of each decade, around the measured rates."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from toptune.machine.drawing import FuncFormatter, LogLocator, NullFormatter
 
     axes.set_xlim(min(rates) / 1.5, max(rates) * 1.5)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -421,10 +426,10 @@ def _run_table(swept: SweepResult) -> Details:
         m = o.metrics or {}
         low, high = m["device_accuracy_ci95"]
         p, rate = m["permutation_p"], o.facts and o.facts.throughput.pictures_per_s
-        n_right = round(m["device_accuracy"] * m["n_devices"])
+        counts = Counts.of(m)
         row = (
             o.name,
-            f"{m['device_accuracy']:.3f} ({n_right}/{m['n_devices']})",
+            f"{m['device_accuracy']:.3f} ({counts.n_right}/{counts.n_verdicts})",
             f"{low:.2f} to {high:.2f}",
             accuracy_text(m["window_accuracy_mean"], m["window_accuracy_sd"]),
             f"{m['chance']:.2f}",

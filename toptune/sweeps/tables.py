@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from toptune.evaluation.counting import Counts
 from toptune.params import parse_merges
 from toptune.runs.folder import write_csv
 from toptune.sweeps.grid import PictureView
@@ -116,7 +117,7 @@ def _notes(
         m, group = scored.metrics, scored.point.fit.group_by
         yield (
             f"Per picture: mean ± SD over {m['n_groups']} folds, each leaving out one {group}; per"
-            f" device: share of {m['n_devices']} devices classified correctly by majority vote."
+            f" device: share of {Counts.of(m).scored} classified correctly by majority vote."
             f" {len(m['classes'])} classes ({', '.join(m['classes'])}); always predicting the most"
             f" common class gives {m['chance']:.2f}."
         )
@@ -267,8 +268,8 @@ def write_result_tables(swept: SweepResult) -> None:
 
 
 _OF_METRICS = (
-    "n_devices", "n_windows", "window_accuracy_mean", "window_accuracy_sd", "device_accuracy",
-    "balanced_accuracy", "macro_f1", "chance", "permutation_p", "device_ece", "seconds",
+    "n_devices", "n_verdicts", "n_windows", "window_accuracy_mean", "window_accuracy_sd",
+    "device_accuracy", "balanced_accuracy", "macro_f1", "chance", "permutation_p", "device_ece", "seconds",
 )  # fmt: skip
 
 
