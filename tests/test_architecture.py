@@ -77,6 +77,28 @@ def test_the_library_names_parameters_and_no_flags() -> None:
     assert {name: texts for name, texts in named.items() if texts} == {}
 
 
+def imports_of(path: Path) -> set[str]:
+    """All modules that a module imports, and what it takes from them, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {one.name for one in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found |= {node.module, *(f"{node.module}.{one.name}" for one in node.names)}
+    return found
+
+
+def test_matplotlib_is_imported_in_one_place_and_pyplot_nowhere() -> None:
+    package = Path(toptune.__file__).parent
+    drawing = {
+        path.relative_to(package).as_posix(): names
+        for path in package.rglob("*.py")
+        if (names := {n for n in imports_of(path) if n.split(".")[0] == "matplotlib"})
+    }
+    assert set(drawing) == {"machine/drawing.py"}
+    assert not any("pyplot" in name for names in drawing.values() for name in names)
+
+
 # --- the public names
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import re
 import subprocess
 import sys
+import tomllib
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -14,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from packaging.requirements import Requirement
 from results import Run
 
 from toptune.backbones.networks import PAPER_BACKBONES
@@ -88,13 +91,92 @@ def test_a_package_that_is_too_old_or_not_there_is_missing(monkeypatch: pytest.M
         return versions[name]
 
     monkeypatch.setattr(metadata, "version", version)
-    wanted = ["zarr>=3.1.3", "numba>=0.60", "isal>=1.7", "cupy-cuda13x>=14; extra == 'gpu'"]
+    wanted = ["zarr>=3.1.3", "numba>=0.60", "no-such>=1.7", "cupy-cuda13x>=14; extra == 'gpu'"]
     monkeypatch.setattr(metadata, "requires", lambda _: wanted)
     found = list(doctor._packages())
     assert [check.state for check in found] == ["missing", "ok", "missing"]
     assert found[0].found == "3.1.2, which is not >=3.1.3"
     assert found[0].remedy == "pip install --upgrade 'zarr>=3.1.3'"
     assert found[2].found == "not installed"
+
+
+# Of every package in pyproject.toml, extras included, the module that it brings.
+BROUGHT = {
+    "McsPyDataTools": "McsPy", "pillow": "PIL", "scikit-learn": "sklearn", "cupy-cuda13x": "cupy",
+    "import-linter": "importlinter", "pytest-xdist": "xdist",
+    "pytest-benchmark": "pytest_benchmark",
+}  # fmt: skip
+
+
+def listed_packages() -> list[str]:
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8")
+    project = tomllib.loads(text)["project"]
+    extras = project["optional-dependencies"].values()
+    return [*project["dependencies"], *(one for extra in extras for one in extra)]
+
+
+@pytest.mark.parametrize("text", sorted(set(listed_packages())))
+def test_no_package_that_is_there_is_called_missing(text: str) -> None:
+    wanted = Requirement(text)
+    module = BROUGHT.get(wanted.name, wanted.name.replace("-", "_"))
+    found = doctor._package(wanted.name, wanted.specifier)
+    if importlib.util.find_spec(module) is None:
+        assert found.state == "missing"
+        return
+    if doctor.version_of(wanted.name) is not None:
+        assert doctor.module_of(wanted.name) == module
+    assert (found.state, found.remedy) == ("ok", None), found.found
+
+
+@pytest.mark.parametrize("text", sorted(set(listed_packages())))
+@pytest.mark.parametrize("written", [str.upper, lambda name: name.replace("-", "_")])
+def test_however_a_package_is_written_it_brings_the_same_module(text: str, written: Any) -> None:
+    name = Requirement(text).name
+    assert doctor.module_of(written(name)) == doctor.module_of(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [("PyYAML", "yaml"), ("opencv_python", "cv2"), ("opencv-python-headless", "cv2"),
+     ("Scikit.Learn", "sklearn"), ("my-package", "my_package")],
+)  # fmt: skip
+def test_modules_that_are_called_otherwise_are_known(name: str, module: str) -> None:
+    assert doctor.module_of(name) == module
+
+
+@pytest.mark.parametrize(
+    ("version", "state", "found"),
+    [
+        ("4.2", "ok", "4.2"),
+        (None, "ok", "installed, without metadata"),
+        ("0.9", "missing", "0.9, which is not >=1.0"),
+    ],
+)
+def test_a_package_without_metadata_is_found_by_its_module(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    version: str | None,
+    state: str,
+    found: str,
+) -> None:
+    text = "" if version is None else f"__version__ = {version!r}\n"
+    (tmp_path / "copied_here.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "copied_here", raising=False)
+    check = doctor._package("copied-here", Requirement("copied-here>=1.0").specifier)
+    assert (check.state, check.found) == (state, found)
+
+
+def test_packages_of_extras_are_optional_and_those_of_tests_no_news(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wanted = ["numpy>=2.0; extra == 'formats'", 'no-such>=1; extra == "formats"',
+              "pytest; extra == 'test'", "torch>=2.5", "tomli; python_version < '3'"]  # fmt: skip
+    monkeypatch.setattr(metadata, "requires", lambda _: wanted)
+    there, absent = doctor._extras()
+    assert (there.part, there.name, there.state) == ("extra", "numpy", "ok")
+    assert (absent.state, absent.remedy) == ("absent", "pip install 'toptune[formats]'")
+    assert [check.name for check in doctor._packages()] == ["torch"]
 
 
 def test_without_packaging_that_is_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

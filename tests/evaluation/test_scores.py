@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from toptune.errors import InputErrors
 from toptune.evaluation.scores import (
     HeldOutWindows,
+    accuracy_interval,
     device_verdicts,
     majority,
     merge_classes,
     reliability,
     score,
+    wilson_interval,
 )
 from toptune.params import parse_merges
 
@@ -78,6 +80,80 @@ def test_wilson_interval_is_the_textbooks(right: int, n: int) -> None:
     assert scores.device_accuracy_ci95 == pytest.approx((middle - half, middle + half), abs=1e-12)
 
 
+Z = 1.959963984540054
+
+
+def paired(*shares: str) -> tuple[NDArray[np.bool_], list[str]]:
+    """Verdicts of devices, one word a device: ``+-`` is a right and a wrong one."""
+    right = [sign == "+" for word in shares for sign in word]
+    return np.array(right), [f"d{k}" for k, word in enumerate(shares) for _ in word]
+
+
+def test_all_right_on_four_devices_is_what_four_units_show() -> None:
+    low, high = accuracy_interval(*paired("++", "++", "++", "++"))
+    # Wilson's of 4 of 4; eight independent verdicts would have given 0.68.
+    assert (low, high) == pytest.approx((4 / (4 + Z**2), 1.0))
+    assert low == pytest.approx(0.5101, abs=5e-5)
+    assert wilson_interval(1.0, 8)[0] == pytest.approx(0.6756, abs=5e-5)
+    assert accuracy_interval(*paired("--", "--", "--", "--")) == pytest.approx((0.0, 1 - low))
+
+
+def test_one_right_and_one_wrong_on_every_device_is_what_as_many_devices_show() -> None:
+    half = Z * math.sqrt(0.25 / 4 + Z**2 / 64) / (1 + Z**2 / 4)
+    assert accuracy_interval(*paired("+-", "+-", "-+", "+-")) == pytest.approx(
+        (0.5 - half, 0.5 + half)
+    )
+
+
+def test_devices_are_drawn_whole() -> None:
+    # How often the wrong device is drawn is binomial, 4 draws at 1/4: never in 32 of 100, three
+    # times or more in 5, always in 0.4. So the percentiles are 1 - 3/4 and 1.
+    assert accuracy_interval(*paired("++", "++", "++", "--")) == (0.25, 1.0)
+    # Of unequal devices the share is one of all verdicts that are drawn: (1 + 3 x 3) / (1 + 3 x 3)
+    # at the upper end; at the lower end the device with three wrong ones is drawn each time.
+    assert accuracy_interval(*paired("+", "---")) == (0.0, 1.0)
+
+
+def test_an_error_makes_nothing_surer() -> None:
+    # Percentiles alone would say 0.63 to 1, Wilson's of eight 0.53 to 0.98.
+    low_and_high = pytest.approx((4 / (4 + Z**2), 1.0))
+    assert accuracy_interval(*paired("++", "++", "++", "+-")) == low_and_high
+
+
+def test_the_bootstrap_is_that_of_a_plain_loop() -> None:
+    words = ["+++", "+--", "++-", "---", "+++", "+-+", "++", "+", "--", "+++", "++-", "+++"]
+    right, devices = paired(*words)
+    random = np.random.default_rng(1)
+    shares = []
+    for _ in range(20_000):
+        drawn = "".join(words[k] for k in random.integers(len(words), size=len(words)))
+        shares.append(drawn.count("+") / len(drawn))
+    assert accuracy_interval(right, devices) == pytest.approx(
+        tuple(np.percentile(shares, [2.5, 97.5])), abs=0.012
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.text("+-", min_size=1, max_size=4), min_size=1, max_size=9), st.randoms())
+def test_an_interval_holds_the_share_and_is_no_narrower_than_of_independent_verdicts(
+    words: list[str], random: Any
+) -> None:
+    right, devices = paired(*words)
+    low, high = accuracy_interval(right, devices)
+    assert 0 <= low <= right.mean() <= high <= 1
+    independent = wilson_interval(float(right.mean()), len(right))
+    if len(words) == len(right):
+        assert (low, high) == independent
+    else:
+        assert low <= independent[0] + 1e-12
+        assert high >= independent[1] - 1e-12
+    # The order of verdicts, and the devices' names, say nothing.
+    order = list(range(len(right)))
+    random.shuffle(order)
+    renamed = [f"x{devices[k]}" for k in order]
+    assert accuracy_interval(right[order], renamed) == (low, high)
+
+
 def test_a_tie_goes_to_the_more_probable_class_then_to_the_first() -> None:
     assert majority(np.array([2, 5, 5]), np.array([0.9, 0.3, 0.4])) == 2
     assert majority(np.array([5, 0, 5]), np.array([0.3, 0.9, 0.3])) == 0
@@ -134,7 +210,10 @@ def test_a_device_with_several_labels_has_a_verdict_for_each() -> None:
         ("d2", "dose0", "dose0", 1),
         ("d2", "dose1", "dose1", 1),
     ]
-    assert scores.device_accuracy == 3 / 4
+    assert (scores.n_devices, scores.device_accuracy) == (2, 3 / 4)
+    # Half of the first device's verdicts are right, all of the second's: drawn twice, 1/2 or 1. As
+    # of independent verdicts it would end at 0.30; that two devices are not all wrong, at 0.66.
+    assert scores.device_accuracy_ci95 == pytest.approx((wilson_interval(0.75, 4)[0], 1.0))
     # Left out were two devices, not four verdicts.
     assert [(g.group, g.n_windows, g.n_correct) for g in scores.groups] == [
         ("d1", 5, 3),

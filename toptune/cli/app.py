@@ -22,7 +22,7 @@ from typer.core import TyperCommand
 from toptune.cli import demo, machine, recordings, reporting, training
 from toptune.cli.options import BASIC, in_flags
 from toptune.cli.printing import say
-from toptune.cli.streams import make_printable
+from toptune.cli.streams import let_go, make_printable
 from toptune.errors import ToptuneError
 
 
@@ -112,6 +112,7 @@ def main() -> None:
         sys.exit(2)
     except OSError as error:
         say(f"error: {error}")
+        let_go()
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -262,14 +262,13 @@ def _extras() -> Iterator[Check]:
 def _package(name: str, specifier: Any, extra: str | None = None) -> Check:
     """Look for a distribution's version and module; a module that is there is never missing."""
     here = version_of(name)
-    if here is None and find_spec(module_of(name)) is None:
-        module, problem = None, "not installed"
-    else:
-        module, problem = imported(module_of(name))
-        problem = problem and f"{here or 'there'}, but it cannot be imported: {problem}"
-    if here is None:
-        here = getattr(module, "__version__", None)
+    module: ModuleType | None = None
+    problem: str | None = "not installed"
+    if here is not None or find_spec(module_of(name)) is not None:
+        module, cause = imported(module_of(name))
+        problem = cause and f"{here or 'there'}, but it cannot be imported: {cause}"
     # What says nothing of its version may be any.
+    here = here or getattr(module, "__version__", None)
     if problem is None and here and not specifier.contains(here, prereleases=True):
         problem = f"{here}, which is not {specifier}"
     upgrade = f"pip install --upgrade '{name}{specifier}'"

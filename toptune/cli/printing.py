@@ -93,8 +93,8 @@ def _remarks(metrics: dict[str, Any]) -> Iterator[str]:
     counts = Counts.of(metrics)
     if counts.in_pairs:
         yield (
-            f"{counts.right} are right: a device has a verdict for each of its labels; the 95 % CI"
-            " is by bootstrap over devices"
+            f"{counts.right} are right: a device has a verdict for each of its labels; in the 95 %"
+            " CI devices, not verdicts, are independent units (bootstrap over devices)"
         )
     yield from _notes_on_data(metrics)
     if metrics["centres"]:

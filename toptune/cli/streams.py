@@ -27,6 +27,14 @@ def make_printable() -> None:
     sys.stderr = _patient(sys.stderr, 2)
 
 
+def let_go() -> None:
+    """Drop what is still to be printed where that cannot be written, such as on a full disk."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _redirect_to_nothing(1)
+
+
 def _as_ascii(error: UnicodeError) -> tuple[str, int]:
     """Handle errors as `codecs.register_error` asks."""
     if not isinstance(error, UnicodeEncodeError):
@@ -53,12 +61,18 @@ def _patient(stream: TextIO | None, number: int) -> TextIO:
         return stream
     stream.flush()
     return io.TextIOWrapper(
-        io.BufferedWriter(cast(io.RawIOBase, _Patient(stream.fileno(), "w", closefd=False))),
+        io.BufferedWriter(cast("io.RawIOBase", _Patient(stream.fileno(), "w", closefd=False))),
         encoding=stream.encoding,
         errors=_ERRORS,
         line_buffering=stream.line_buffering,
         write_through=stream.write_through,
     )
+
+
+def _redirect_to_nothing(number: int) -> None:
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, number)
+    os.close(nothing)
 
 
 class _Patient(io.FileIO):
@@ -68,7 +82,5 @@ class _Patient(io.FileIO):
         try:
             return super().write(content)
         except BrokenPipeError:
-            nothing = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nothing, self.fileno())
-            os.close(nothing)
+            _redirect_to_nothing(self.fileno())
             return memoryview(content).nbytes

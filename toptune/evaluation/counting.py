@@ -46,4 +46,4 @@ class Counts(NamedTuple):
     @property
     def method(self) -> str:
         """What the confidence interval is called."""
-        return "interval by bootstrap over devices" if self.in_pairs else "Wilson interval"
+        return "interval with devices as units (bootstrap)" if self.in_pairs else "Wilson interval"

@@ -17,10 +17,11 @@ from pathlib import Path
 
 
 def is_usable(folder: Path) -> bool:
-    """Tell whether files can be created in a folder, which is made where it can be."""
+    """Tell whether files can be created in a folder, or the folder where it is not there yet."""
+    # `Path.exists` is an error where a folder above may not be looked into.
+    nearest = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=nearest):
             return True
     except OSError:
         return False
@@ -85,12 +86,13 @@ def usable_or_private(folder: Path, name: str) -> Path:
 
 def cache_in_private_folder() -> bool:
     """Let Numba keep the machine code of what is decorated from now on in the private folder."""
-    from numba import config
+    import numba
 
     private = private_folder()
     if private is None:
         return False
-    config.CACHE_DIR = str(private / "numba")
+    # Read whenever a function is decorated.
+    vars(numba.config)["CACHE_DIR"] = str(private / "numba")
     return True
 
 

@@ -107,10 +107,12 @@ def _table(runs: Sequence[ReadRun], names: Sequence[str]) -> Table:
             *("-" if p is None else p_value_text(p), percent(m["device_ece"])),
         )
         rows.append((name, *cells))
+    in_pairs = any(run.counts.in_pairs for run in runs)
+    correct_of = "verdicts correct" if in_pairs else "devices correct"
     return Table(
         caption="Accuracy on devices that were left out of training; the highest is in bold",
         header=(
-            *("run", "devices correct", "95 % interval", "windows correct", "macro F1", "chance"),
+            *("run", correct_of, "95 % interval", "windows correct", "macro F1", "chance"),
             *("p-value", "ECE of devices"),
         ),
         rows=tuple(rows),
@@ -152,10 +154,11 @@ def _verdict(first: ReadRun, second: ReadRun, name: str, other: str) -> Iterator
     pair = compare(first, second)
     whole = len(first.verdicts) == len(second.verdicts) == pair.n_shared
     if not whole:
+        shared = f"{pair.n_shared} {'verdicts' if pair.in_pairs else 'devices'}"
         yield Note(
-            text=f"{name} and {other} were not scored on the same devices and classes:"
-            f" {pair.n_shared} {'verdicts' if pair.in_pairs else 'devices'} are in both runs, of"
-            f" {len(first.verdicts)} and {len(second.verdicts)}. Their scores cannot be compared directly."
+            text=f"{name} and {other} were not scored on the same devices and classes: {shared} are"
+            f" in both runs, of {len(first.verdicts)} and {len(second.verdicts)}. Their scores"
+            " cannot be compared directly."
         )
     if not pair.n_shared:
         return

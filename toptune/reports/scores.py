@@ -62,7 +62,7 @@ def verdict_sentence(run: ReadRun) -> str:
 
 def _interval_text(run: ReadRun) -> str:
     between = interval(*run.metrics["device_accuracy_ci95"])
-    method = ", by bootstrap over devices" if run.counts.in_pairs else ""
+    method = " with devices, not verdicts, as independent units" if run.counts.in_pairs else ""
     return f"95\u202f% confidence interval {between}{method}"
 
 

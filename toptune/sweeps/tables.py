@@ -269,7 +269,8 @@ def write_result_tables(swept: SweepResult) -> None:
 
 _OF_METRICS = (
     "n_devices", "n_verdicts", "n_windows", "window_accuracy_mean", "window_accuracy_sd",
-    "device_accuracy", "balanced_accuracy", "macro_f1", "chance", "permutation_p", "device_ece", "seconds",
+    "device_accuracy", "balanced_accuracy", "macro_f1", "chance", "permutation_p", "device_ece",
+    "seconds",
 )  # fmt: skip
 
 
