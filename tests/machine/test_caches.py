@@ -93,6 +93,7 @@ def test_matplotlib_and_cupy_get_a_folder_only_where_they_have_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / home))
+    monkeypatch.setattr(caches, "find_spec", lambda name: name)  # installed
     for variable, give, name in (
         ("MPLCONFIGDIR", caches.give_matplotlib_a_folder, "matplotlib"),
         ("CUPY_CACHE_DIR", caches.give_cupy_a_folder, "cupy"),

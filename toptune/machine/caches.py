@@ -13,6 +13,7 @@ import stat
 import sys
 import tempfile
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 
@@ -123,7 +124,9 @@ def _matplotlib_folders() -> list[Path]:
 
 
 def give_cupy_a_folder() -> None:
-    """Set ``CUPY_CACHE_DIR`` where CuPy could not write the kernels that it compiled."""
+    """Set ``CUPY_CACHE_DIR`` where CuPy, if it is installed, could not write compiled kernels."""
+    if find_spec("cupy") is None:
+        return
     given, own = os.environ.get("CUPY_CACHE_DIR"), home()
     wanted = Path(given) if given else own and own / ".cupy" / "kernel_cache"
     if wanted and is_usable(wanted):

@@ -11,7 +11,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from toptune.machine.caches import give_cupy_a_folder
 from toptune.machine.lazy import lazy_names
+
+# Zarr imports CuPy, which makes its folder at once, so that stores could not be opened without one.
+give_cupy_a_folder()
 
 if TYPE_CHECKING:
     from toptune.store.check import check_store, remove_damaged
