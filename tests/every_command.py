@@ -34,7 +34,7 @@ window_s = 2
 stride_s = 1
 backbone = "tiny"
 weights = "random"
-head = "parameters"
+head = "falkon"
 tune = false
 permutations = 0
 """
