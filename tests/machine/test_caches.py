@@ -70,9 +70,16 @@ def test_where_nothing_can_be_written_there_is_none(monkeypatch: pytest.MonkeyPa
     caches.private_folder.cache_clear()
 
 
-def test_a_folder_that_can_be_written_is_left_as_it_is(temporary: Path, tmp_path: Path) -> None:
+def test_a_folder_that_can_be_written_is_left_as_it_is(
+    temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert caches.usable_or_private(tmp_path / "a" / "b", "torch") == tmp_path / "a" / "b"
     assert caches.usable_or_private(NOWHERE / "x", "torch") == private(temporary) / "torch"
+    # What torch and the hub make of "~/.cache" where there is no home.
+    monkeypatch.chdir(tmp_path)
+    unknown = Path("~/.cache/torch")
+    assert caches.usable_or_private(unknown, "torch") == private(temporary) / "torch"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tmp"]
 
 
 @pytest.mark.parametrize(
@@ -93,6 +100,7 @@ def test_matplotlib_and_cupy_get_a_folder_only_where_they_have_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / home))
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
     monkeypatch.setattr(caches, "find_spec", lambda name: name)  # installed
     for variable, give, name in (
         ("MPLCONFIGDIR", caches.give_matplotlib_a_folder, "matplotlib"),

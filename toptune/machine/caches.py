@@ -19,6 +19,8 @@ from pathlib import Path
 
 def is_usable(folder: Path) -> bool:
     """Tell whether files can be created in a folder, or the folder where it is not there yet."""
+    if folder.parts[:1] == ("~",):  # what is not a home would become a folder of that name
+        return False
     # `Path.exists` is an error where a folder above may not be looked into.
     nearest = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     try:
@@ -125,7 +127,7 @@ def _matplotlib_folders() -> list[Path]:
 
 def give_cupy_a_folder() -> None:
     """Set ``CUPY_CACHE_DIR`` where CuPy, if it is installed, could not write compiled kernels."""
-    if find_spec("cupy") is None:
+    if "cupy" in sys.modules or find_spec("cupy") is None:
         return
     given, own = os.environ.get("CUPY_CACHE_DIR"), home()
     wanted = Path(given) if given else own and own / ".cupy" / "kernel_cache"
