@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -166,15 +167,15 @@ NEO = (
         "neither voltage of electrodes nor spikes",
     ),
     foreign("Plexon cut off", "a.plx", changed(plx, cut(0.99)), "cannot be read"),
-    foreign("Plexon of a billion channels", "a.plx", changed(plx, put(148, b"\xff\xff\xff\x3f")),
-            "cannot be read"),
+    foreign("Plexon of an absurd number of channels", "a.plx",
+            changed(plx, put(148, b"\xff\xff\xff\x3f")), "cannot be read"),
     foreign(
         "Plexon of two streams", "a.plx",
         lambda path: write_plx(path, {"FP": counts(99, 1), "AB": counts(99, 1)}),
         "choose one of 'AB', 'FPl-Low Pass Filtered'", "--stream",
     ),
     foreign("NeuroExplorer cut off", "a.nex", changed(nex, cut(0.7)), "that cannot be read"),
-    foreign("NeuroExplorer of a billion variables", "a.nex",
+    foreign("NeuroExplorer of an absurd number of variables", "a.nex",
             changed(nex, put(280, b"\xff\xff\xff\x3f")), "that cannot be read"),
     foreign("NeuroExplorer without a clock", "a.nex", changed(nex, put(264, bytes(8))), "a.nex"),
     foreign("Open Ephys without a description", "a", _description(""), "not a description"),
@@ -228,7 +229,7 @@ HDF5 = (
             edited(brw, lambda f: f.__delitem__(f"{VARIABLES}/SamplingRate")), "cannot be read"),
     foreign("3Brain of no frames", "a.brw",
             edited(brw, as_number(f"{VARIABLES}/NRecFrames", np.array([0]))), "a.brw"),
-    foreign("3Brain of more frames than it holds", "a.brw",
+    foreign("3Brain of an absurd number of frames", "a.brw",
             edited(brw, as_number(f"{VARIABLES}/NRecFrames", np.array([10**9]))), "a.brw"),
     foreign("3Brain of several wells", "a.brw",
             lambda path: write_brw4(path, {"A1": counts(90, 4), "A2": counts(90, 4)}),
@@ -274,6 +275,16 @@ def _nan_series(file: Any) -> None:
     file["acquisition/Raw/data"].attrs.update(kept)
 
 
+def _bomb(file: Any) -> None:
+    """Put a chunk of 32 kB that inflates to 24 MB of zeros among the samples."""
+    kept = dict(file["acquisition/Raw/data"].attrs)
+    del file["acquisition/Raw/data"]
+    how: dict[str, Any] = {"chunks": (300, 2), "compression": "gzip"}
+    data = file.create_dataset("acquisition/Raw/data", (300, 2), "<i2", **how)
+    data.id.write_direct_chunk((0, 0), zlib.compress(bytes(24 * 2**20), 1))
+    data.attrs.update(kept)
+
+
 def _number(place: str, name: str, value: object) -> Callable[[Any], None]:
     return lambda file: file[place].attrs.__setitem__(name, value)
 
@@ -283,6 +294,7 @@ NWB = (
     nwb("NWB without a session", lambda f: f.__delitem__("session_start_time"), "cannot be read"),
     nwb("NWB without samples", lambda f: f.__delitem__("acquisition/Raw/data"), "a.nwb"),
     nwb("NWB of samples that are NaN", _nan_series, "no voltage"),
+    nwb("NWB bomb in the samples", _bomb, "inflates to more than"),
     nwb("NWB of no step", _number("acquisition/Raw/data", "conversion", 0.0), "gives no voltage"),
     nwb("NWB of an endless step", _number("acquisition/Raw/data", "conversion", np.inf),
         "gives no voltage"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bad_case import Case
+from bad_foreign import CASES as FOREIGN
 from bad_models import CASES as MODELS
 from bad_recordings import CASES as RECORDINGS
 from bad_recordings import Harmful
@@ -97,9 +99,15 @@ def _read(path: Path) -> None:
     recording.trains()
 
 
+def _recordings() -> list[Case]:
+    """List the malformed recordings; those of other programs where their libraries are there."""
+    libraries = all(importlib.util.find_spec(name) for name in ("neo", "pynwb"))
+    return [*RECORDINGS, *(FOREIGN if libraries else ())]
+
+
 def _hungry() -> list[Case]:
     words = ("bomb", "absurd", "million million", "gigabyte", "GB", "inflates", "endless", "device")
-    return [c for c in RECORDINGS if any(word in c.name for word in words)]
+    return [c for c in _recordings() if any(word in c.name for word in words)]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux: peaks of memory are its")
@@ -121,10 +129,13 @@ def test_what_claims_much_memory_is_refused_without_taking_it(tmp_path: Path) ->
 
 
 def _good_files(folder: Path) -> list[Path]:
-    made = []
-    for name in ("MCS without samples", "mat with NaN", "mat 7.3 without peak_train",
+    made, cases = [], _recordings()
+    libraries = [
+        c.name for c in FOREIGN if c in cases and c.name.endswith(("of no step", "cut off"))
+    ]
+    for name in (*libraries, "MCS without samples", "mat with NaN", "mat 7.3 without peak_train",
                  "NPZ without labels", "CSV without spikes", "peak train unsorted"):  # fmt: skip
-        (case,) = [c for c in RECORDINGS if c.name == name]
+        (case,) = [c for c in cases if c.name == name]
         (folder / name).mkdir()
         case.make(folder / name)
         made.append(folder / name / case.command[1])

@@ -132,22 +132,48 @@ def check_inflation(dataset: Any, path: Path) -> None:
 
     The library would inflate it without a limit before checking its size.
     """
-    codes = filter_codes(dataset)
-    if DEFLATE not in codes:
-        return
-    chunk_bytes = math.prod(dataset.chunks) * dataset.dtype.itemsize
-    for info in chunks_of(dataset):
-        if info.size * MOST_DEFLATED <= ROOM_BYTES:
-            continue
-        _, stored = dataset.id.read_direct_chunk(info.chunk_offset)
+    InflationGuard(dataset, path).check(0, dataset.shape[0] if dataset.shape else 0)
+
+
+class InflationGuard:
+    """`check_inflation` for a dataset that is read in ranges: each chunk once, before it is read."""
+
+    def __init__(self, dataset: Any, path: Path) -> None:
+        self._dataset = dataset
+        self._path = path
+        self._left: dict[int, list[Any]] | None = None  # by their first row
+
+    def check(self, start: int, stop: int) -> None:
+        """Check the chunks of rows [start, stop)."""
+        if self._left is None:
+            self._left = self._doubtful()
+        if not self._left:
+            return
+        step = self._dataset.chunks[0]
+        for row in range(start // step * step, stop, step):
+            for info in self._left.pop(row, ()):
+                self._check_chunk(info)
+
+    def _doubtful(self) -> dict[int, list[Any]]:
+        found: dict[int, list[Any]] = {}
+        if DEFLATE in filter_codes(self._dataset):
+            for info in chunks_of(self._dataset):
+                if info.size * MOST_DEFLATED > ROOM_BYTES:
+                    found.setdefault(info.chunk_offset[0], []).append(info)
+        return found
+
+    def _check_chunk(self, info: Any) -> None:
+        name, path = self._dataset.name, self._path
+        chunk_bytes = math.prod(self._dataset.chunks) * self._dataset.dtype.itemsize
+        _, stored = self._dataset.id.read_direct_chunk(info.chunk_offset)
         inflater = zlib.decompressobj()
         try:
             n = len(inflater.decompress(stored, chunk_bytes + 1))
         except zlib.error as error:
-            raise damaged(path, f"{dataset.name} cannot be inflated", error) from None
+            raise damaged(path, f"{name} cannot be inflated", error) from None
         if n > chunk_bytes:
             raise InputError(
-                f"{path}: a chunk of {dataset.name} inflates to more than the {chunk_bytes}"
+                f"{path}: a chunk of {name} inflates to more than the {chunk_bytes}"
                 " bytes of a chunk: copy the file again from its source"
             )
 

@@ -18,6 +18,7 @@ from toptune.errors import InputError
 from toptune.params import OpeningOptions
 from toptune.recordings.foreign import library, reading
 from toptune.recordings.hdf5_guard import (
+    InflationGuard,
     check_all_heaps,
     check_inflation,
     check_links,
@@ -143,7 +144,7 @@ class NwbVoltage(VoltageReader):
         if data.dtype.kind not in "iuf":
             raise InputError(f"{self.path}: {self.stream_label} holds {data.dtype}, not voltage")
         check_stored(data, self.path)
-        check_inflation(data, self.path)
+        self._guard = InflationGuard(data, self.path)
         return data
 
     def _timed(self, series: Any, n: int) -> list[Stretch]:
@@ -169,6 +170,7 @@ class NwbVoltage(VoltageReader):
     def _fill(self, out: NDArray[np.float32], segment: int, start: int) -> None:
         first = self._stretches[segment].first + start
         with reading(self.path, f"its samples from {first} on cannot be read"):
+            self._guard.check(first, first + out.shape[1])
             raw = self._data[first : first + out.shape[1]].reshape(out.shape[1], -1)[:, self._rows]
         out[...] = scaled(self.path, raw, self._gain_uv, self._offset_uv)
 
