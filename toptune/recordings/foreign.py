@@ -59,7 +59,8 @@ def _hdf5_kind(path: Path) -> str | None:
         with h5py.File(path, "r") as file:
             if "nwb_version" in file.attrs:
                 return "nwb"
-            names = set(islice(file, _MOST_NAMES))
+            # Names that are not Unicode are bytes.
+            names = {name for name in islice(file, _MOST_NAMES) if isinstance(name, str)}
     except DAMAGE:
         return None  # the reader of MCS files says what is wrong with it
     if {"wells", "data_store"} & names or {"sig", "mapping"} <= names:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from toptune.errors import InputError
 
@@ -136,7 +137,7 @@ def check_inflation(dataset: Any, path: Path) -> None:
 
 
 class InflationGuard:
-    """`check_inflation` for a dataset that is read in ranges: each chunk once, before it is read."""
+    """`check_inflation` for data that are read in ranges: each chunk once, before it is read."""
 
     def __init__(self, dataset: Any, path: Path) -> None:
         self._dataset = dataset
@@ -228,6 +229,81 @@ def check_all_heaps(path: Path) -> None:
             stream.seek(at)
             _check_heap(path, stream.read(_HEAP_HEADER), stream, at)
             at = data.find(_HEAP, at + 1)
+
+
+def check_texts(file: Any, path: Path) -> None:
+    """Refuse values of variable length, in any dataset, that are longer than what a heap holds.
+
+    The library believes the length that stands beside a text's address, and reads that far.
+    """
+    heaps: dict[int, NDArray[np.int64]] = {}
+
+    def see(_: str, node: Any) -> None:
+        if not isinstance(node, h5py.Dataset):
+            return
+        kind = node.id.get_type()
+        # Encoded, the fourth byte says what is of variable length; the library knows two kinds, and
+        # crashes on others.
+        if isinstance(kind, h5py.h5t.TypeVlenID) and kind.encode()[3] & 0xF > 1:
+            raise damaged(path, f"{node.name} cannot be read", "its type is unknown")
+        vlen = _vlen_of(kind)
+        if vlen is None:
+            return
+        for table in _stored_rows(node, path, vlen):
+            for at in vlen.offsets:
+                _check_references(path, table[:, at : at + _VLEN_BYTES], heaps)
+
+    try:
+        file.visititems(see)
+    except DAMAGE as error:
+        if isinstance(error, InputError):
+            raise
+        raise damaged(path, "its texts cannot be found", error) from None
+
+
+def _stored_rows(dataset: Any, path: Path, vlen: _Vlen) -> Iterator[NDArray[np.uint8]]:
+    """Give the rows of a dataset as they are stored, (n, bytes), piece by piece."""
+    check_stored(dataset, path)
+    codes = filter_codes(dataset)
+    if dataset.chunks is None:
+        offset, size = dataset.id.get_offset(), int(dataset.id.get_storage_size())
+        if offset is None:  # nothing was written, or it is so small that it lies in the header
+            return
+        with path.open("rb") as stream:
+            stream.seek(offset)
+            stored = stream.read(size)
+        yield np.frombuffer(stored, np.uint8).reshape(-1, vlen.row_bytes)
+        return
+    n = math.prod(dataset.chunks)
+    for info in chunks_of(dataset):
+        _, stored = dataset.id.read_direct_chunk(info.chunk_offset)
+        if DEFLATE in codes:
+            stored = zlib.decompressobj().decompress(stored, n * vlen.row_bytes)
+        rows = np.frombuffer(stored, np.uint8)[: n * vlen.row_bytes]
+        shuffled = SHUFFLE in codes
+        yield rows.reshape(vlen.row_bytes, n).T if shuffled else rows.reshape(n, vlen.row_bytes)
+
+
+def _check_references(
+    path: Path, column: NDArray[np.uint8], heaps: dict[int, NDArray[np.int64]]
+) -> None:
+    """Check lengths against heaps: length (4 bytes), address of the heap (8), index in it (4)."""
+    lengths, indices = (
+        np.ascontiguousarray(column[:, at : at + 4]).view("<u4").ravel() for at in (0, 12)
+    )
+    places = np.ascontiguousarray(column[:, 4:12]).view("<u8").ravel()
+    for place in np.unique(places[lengths > 0]).tolist():
+        if place not in heaps:
+            with path.open("rb") as stream:
+                if place + _HEAP_HEADER > path.stat().st_size:
+                    raise _bad_heap(path, place)
+                stream.seek(place)
+                heaps[place] = _check_heap(path, stream.read(_HEAP_HEADER), stream, place)
+        sizes = heaps[place]
+        here = (places == place) & (lengths > 0)
+        known = indices[here] < len(sizes)
+        if not known.all() or (lengths[here] > sizes[indices[here]]).any():
+            raise _bad_heap(path, place)
 
 
 def has_variable_text(node: Any) -> bool:
@@ -322,12 +398,14 @@ def _addresses(path: Path, table: Any, at: int) -> Iterator[int]:
     return (int(p) for p, n in zip(places, lengths, strict=True) if n)
 
 
-def _check_heap(path: Path, header: bytes, stream: Any, address: int) -> None:
+def _check_heap(path: Path, header: bytes, stream: Any, address: int) -> NDArray[np.int64]:
+    """Check a heap; return the size of each object by its index, 0 where there is none."""
     size = int.from_bytes(header[8:16], "little")
     end = os.fstat(stream.fileno()).st_size
     if header[:8] != _HEAP or not _HEAP_HEADER < size <= end - address:
         raise _bad_heap(path, address)
     heap = stream.read(size - _HEAP_HEADER)
+    sizes = np.zeros(2**16, np.int64)
     at = 0
     while at + _OBJECT_HEADER <= len(heap):
         index = int.from_bytes(heap[at : at + 2], "little")
@@ -337,7 +415,9 @@ def _check_heap(path: Path, header: bytes, stream: Any, address: int) -> None:
         step = length if index == 0 else _OBJECT_HEADER + -(-length // 8) * 8
         if step < _OBJECT_HEADER or at + step > len(heap):
             raise _bad_heap(path, address)
+        sizes[index] = length if index else 0
         at += step
+    return sizes
 
 
 def _bad_heap(path: Path, address: int) -> InputError:

@@ -23,6 +23,7 @@ from toptune.recordings.hdf5_guard import (
     check_inflation,
     check_links,
     check_stored,
+    check_texts,
     open_hdf5,
 )
 from toptune.recordings.neo_spikes import Span, unit_trains
@@ -76,10 +77,11 @@ def open_nwb(path: Path, options: OpeningOptions) -> NwbVoltage | SpikeRecording
 
 def _check(path: Path) -> None:
     """Refuse what pynwb or HDF5 could not read safely."""
-    with open_hdf5(path) as file:
-        check_links(file, path, soft=True)
     # Nearly all texts of NWB have variable length.
     check_all_heaps(path)
+    with open_hdf5(path) as file:
+        check_links(file, path, soft=True)
+        check_texts(file, path)
 
 
 def _content(path: Path, pynwb: Any) -> tuple[Any, Any]:
