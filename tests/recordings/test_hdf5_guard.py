@@ -19,6 +19,7 @@ from toptune.recordings.hdf5_guard import (
     check_inflation,
     check_links,
     check_stored,
+    check_texts,
     has_variable_text,
 )
 
@@ -173,3 +174,50 @@ def test_data_in_other_files_are_refused(file: Any, path: Path, tmp_path: Path) 
     for dataset in (made, file.create_virtual_dataset("v", layout)):
         with pytest.raises(InputError, match="are in other files"):
             check_stored(dataset, path)
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    """Write texts in every way in which they are stored."""
+    place = tmp_path / "texts.h5"
+    with h5py.File(place, "w") as file:
+        file.create_dataset("plain", data=WORDS, dtype=TEXT)
+        file.create_dataset("one", data="alone", dtype=TEXT)
+        for name, how in (("gzip", {}), ("shuffled", {"shuffle": True})):
+            file.create_dataset(
+                name, data=WORDS, dtype=TEXT, chunks=(2,), compression="gzip", **how
+            )
+        lists = file.create_dataset("lists", (2,), h5py.vlen_dtype("<i4"))
+        lists[0] = [1, 2, 3]
+        file["table"] = np.array([(1, "x", 0.5, (1, 2, 3), "yy", 2)], TABLE)
+        file.create_dataset("never written", (5,), TEXT)
+    return place
+
+
+def test_good_texts_are_let_through(texts: Path) -> None:
+    with h5py.File(texts) as file:
+        check_texts(file, texts)
+
+
+@pytest.mark.parametrize(("value", "at"), [(4000, 0), (2**31, 0), (60_000, 12)])
+def test_a_text_that_claims_more_than_its_heap_holds_is_refused(
+    texts: Path, value: int, at: int
+) -> None:
+    with h5py.File(texts) as file:
+        offset = file["plain"].id.get_offset() + 16 + at
+    data = bytearray(texts.read_bytes())
+    data[offset : offset + 4] = value.to_bytes(4, "little")
+    texts.write_bytes(data)
+    with h5py.File(texts) as file, pytest.raises(InputError, match=r"texts at byte .* are damaged"):
+        check_texts(file, texts)
+
+
+def test_a_text_of_another_kind_than_the_library_knows_is_refused(texts: Path) -> None:
+    with h5py.File(texts) as file:
+        kind = bytes(file["one"].id.get_type().encode())
+    data = texts.read_bytes()
+    stored = b"\x19" + kind[3:6] + (16).to_bytes(4, "little")
+    assert stored in data
+    texts.write_bytes(data.replace(stored, b"\x19\x0f" + stored[2:]))
+    with h5py.File(texts) as file, pytest.raises(InputError, match="its type is unknown"):
+        check_texts(file, texts)

@@ -239,19 +239,8 @@ def check_texts(file: Any, path: Path) -> None:
     heaps: dict[int, NDArray[np.int64]] = {}
 
     def see(_: str, node: Any) -> None:
-        if not isinstance(node, h5py.Dataset):
-            return
-        kind = node.id.get_type()
-        # Encoded, the fourth byte says what is of variable length; the library knows two kinds, and
-        # crashes on others.
-        if isinstance(kind, h5py.h5t.TypeVlenID) and kind.encode()[3] & 0xF > 1:
-            raise damaged(path, f"{node.name} cannot be read", "its type is unknown")
-        vlen = _vlen_of(kind)
-        if vlen is None:
-            return
-        for table in _stored_rows(node, path, vlen):
-            for at in vlen.offsets:
-                _check_references(path, table[:, at : at + _VLEN_BYTES], heaps)
+        if isinstance(node, h5py.Dataset):
+            _check_texts_of(node, path, heaps)
 
     try:
         file.visititems(see)
@@ -259,6 +248,24 @@ def check_texts(file: Any, path: Path) -> None:
         if isinstance(error, InputError):
             raise
         raise damaged(path, "its texts cannot be found", error) from None
+
+
+def _check_texts_of(dataset: Any, path: Path, heaps: dict[int, NDArray[np.int64]]) -> None:
+    kind = dataset.id.get_type()
+    vlen = _vlen_of(kind)
+    if vlen is None:
+        return
+    item_bytes = 1
+    if not isinstance(kind, h5py.h5t.TypeCompoundID):
+        # Encoded, the fourth byte says what is of variable length: a list or a text. The library
+        # crashes on others. The size of an item stands where its type is encoded.
+        encoded = kind.encode()
+        item_bytes = max(1, int.from_bytes(encoded[14:18], "little"))
+        if encoded[3] & 0xF > 1:
+            raise damaged(path, f"{dataset.name} cannot be read", "its type is unknown")
+    for table in _stored_rows(dataset, path, vlen):
+        for at in vlen.offsets:
+            _check_references(path, table[:, at : at + _VLEN_BYTES], item_bytes, heaps)
 
 
 def _stored_rows(dataset: Any, path: Path, vlen: _Vlen) -> Iterator[NDArray[np.uint8]]:
@@ -274,22 +281,24 @@ def _stored_rows(dataset: Any, path: Path, vlen: _Vlen) -> Iterator[NDArray[np.u
             stored = stream.read(size)
         yield np.frombuffer(stored, np.uint8).reshape(-1, vlen.row_bytes)
         return
-    n = math.prod(dataset.chunks)
+    if SHUFFLE in codes:  # by a size that the file does not say; nothing writes texts like this
+        return
+    n_bytes = math.prod(dataset.chunks) * vlen.row_bytes
     for info in chunks_of(dataset):
         _, stored = dataset.id.read_direct_chunk(info.chunk_offset)
         if DEFLATE in codes:
-            stored = zlib.decompressobj().decompress(stored, n * vlen.row_bytes)
-        rows = np.frombuffer(stored, np.uint8)[: n * vlen.row_bytes]
-        shuffled = SHUFFLE in codes
-        yield rows.reshape(vlen.row_bytes, n).T if shuffled else rows.reshape(n, vlen.row_bytes)
+            stored = zlib.decompressobj().decompress(stored, n_bytes)
+        rows = np.frombuffer(stored, np.uint8)[:n_bytes]
+        yield rows.reshape(-1, vlen.row_bytes)
 
 
 def _check_references(
-    path: Path, column: NDArray[np.uint8], heaps: dict[int, NDArray[np.int64]]
+    path: Path, column: NDArray[np.uint8], item_bytes: int, heaps: dict[int, NDArray[np.int64]]
 ) -> None:
     """Check lengths against heaps: length (4 bytes), address of the heap (8), index in it (4)."""
     lengths, indices = (
-        np.ascontiguousarray(column[:, at : at + 4]).view("<u4").ravel() for at in (0, 12)
+        np.ascontiguousarray(column[:, at : at + 4]).view("<u4").ravel().astype(np.int64)
+        for at in (0, 12)
     )
     places = np.ascontiguousarray(column[:, 4:12]).view("<u8").ravel()
     for place in np.unique(places[lengths > 0]).tolist():
@@ -302,7 +311,7 @@ def _check_references(
         sizes = heaps[place]
         here = (places == place) & (lengths > 0)
         known = indices[here] < len(sizes)
-        if not known.all() or (lengths[here] > sizes[indices[here]]).any():
+        if not known.all() or (lengths[here] > sizes[indices[here]] // item_bytes).any():
             raise _bad_heap(path, place)
 
 
