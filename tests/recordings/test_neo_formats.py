@@ -26,6 +26,7 @@ from foreign_files import (
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
+from toptune.recordings.neo_formats import close_neo
 from toptune.recordings.opening import SpikeRecording, open_recording
 
 pytest.importorskip("neo", reason="neo: not installed")
@@ -41,6 +42,7 @@ def neo_microvolts(
     rawio.parse_header()
     raw = rawio.get_analogsignal_chunk(0, 0, stream_index=stream)
     scaled = rawio.rescale_signal_raw_to_float(raw, "float64", stream_index=stream)
+    close_neo(rawio)
     return np.asarray(scaled.T * unit_uv)
 
 
@@ -367,6 +369,13 @@ def test_two_electrodes_of_one_name_are_told_apart_or_refused(tmp_path: Path) ->
     )
     path.write_bytes(path.read_bytes().replace(b"B\0\0\0\0\0\0\0", b"A\0\0\0\0\0\0\0"))
     assert read_whole(path)[0].channel_labels == ("0", "1")
+
+
+def test_endings_in_the_names_of_folders_do_not_matter(tmp_path: Path) -> None:
+    folder = tmp_path / "a.ns5.nev"
+    folder.mkdir()
+    assert read_whole(WRITERS["nsx"](folder))[0].n_samples == 2000
+    assert len(read_spikes(WRITERS["nev"](folder)).spikes.sample) == 1
 
 
 def test_a_scale_of_nothing_is_refused(tmp_path: Path) -> None:

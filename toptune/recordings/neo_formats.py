@@ -172,7 +172,13 @@ class _Blackrock(NeoFormat):
             # The scale of version 2.1 is in the .nev file beside it.
             old = file.read(8) == b"NEURALSG"
         rawio = reader(
-            filename=str(self.path), nsx_to_load=number, load_nev=old, gap_tolerance_ms=_JITTER_MS
+            filename=str(self.path),
+            # Endings in the names of folders would be taken for those of files.
+            nsx_override=str(self.path),
+            nev_override=str(self.path.with_suffix(".nev")),
+            nsx_to_load=number,
+            load_nev=old,
+            gap_tolerance_ms=_JITTER_MS,
         )
         rawio._avail_nsx = [number]  # the others are recordings of their own
         return rawio
@@ -198,7 +204,7 @@ class _BlackrockEvents(NeoFormat):
             )
 
     def make(self, reader: Any) -> Any:
-        rawio = reader(filename=str(self.path), nsx_to_load="all")
+        rawio = reader(filename=str(self.path), nev_override=str(self.path), nsx_to_load="all")
         rawio._avail_nsx = []  # voltage beside it is a recording of its own
         return rawio
 

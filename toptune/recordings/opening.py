@@ -295,7 +295,7 @@ def open_recording(
     ----------
     path
         An MCS HDF5 file, a folder of SpyCode peak trains (or one above exactly one such folder),
-        or spikes as CSV or NPZ. Or an
+        spikes as CSV or NPZ, or a recording of another program (docs/formats.md). Or an
         object: a neo Block, Segment or AnalogSignal, a SpikeInterface recording or sorting, or
         `SpikeTrains`. Voltage is then read from the object in ranges, as microvolts by its own
         units or gains. Spikes are taken from neo where there is no voltage.

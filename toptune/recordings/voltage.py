@@ -247,8 +247,10 @@ def between_gaps(
     stamps: Callable[[int, int], NDArray[Any]], n: int, sampling_rate_hz: float
 ) -> list[Stretch]:
     """Split `n` samples where their numbers, `stamps(start, stop)`, do not follow each other."""
-    firsts: list[int] = [0] if n else []
-    numbers: list[float] = [float(stamps(0, 1)[0])] if n else []
+    if n == 0:
+        return []
+    firsts = [0]
+    numbers = [float(stamps(0, 1)[0])]
     for low in range(0, n, _STAMPS):
         begin = max(0, low - 1)
         here = stamps(begin, min(low + _STAMPS, n)).astype(np.float64)
