@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -84,6 +85,15 @@ def test_a_full_disk_behind_stdout_is_said() -> None:
         pytest.skip("/dev/full: not on this system")
     done = sh("$T inspect K*.csv >/dev/full")
     assert (done.returncode, done.stderr) == (1, "error: [Errno 28] No space left on device\n")
+
+
+@pytest.mark.usefixtures("work")
+def test_no_bar_is_drawn_into_a_file_though_colours_are_wanted() -> None:
+    done = sh(
+        "$T simulate made --devices 1 --seconds 1 --json", FORCE_COLOR="1", TERM="xterm-color"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["n_devices"] == 1
 
 
 @pytest.mark.usefixtures("work")

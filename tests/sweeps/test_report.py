@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from browser import browser, needs_chromium
+from results import read_csv
 from scipy.stats import binomtest
 
 from toptune.cli.printing import run_line, time_left
@@ -111,6 +112,22 @@ def test_table_1_has_a_row_per_picture_and_window_and_columns_per_classifier(
     assert rows[7]["falkon: per device"] == "0.469"  # 15 of 32
     assert "efficientnet_b0, 4.0 M parameters, weights x.pth" in table.caption
     assert "mlp: not tuned." in table.notes
+
+
+def test_verdicts_and_devices_are_told_apart_where_devices_have_several(tmp_path: Path) -> None:
+    done = swept(tmp_path, *(outcome(view(), fit, 28, n_devices=16, n_verdicts=32)
+                             for fit in (MLP, FALKON)))  # fmt: skip
+    (table,) = result_tables(done)
+    assert any("share of 32 verdicts on 16 devices" in note for note in table.notes)
+    text = render(sweep_page(done))
+    assert "2 runs on 32 verdicts on 16 devices of devices.csv" in text
+    assert "28/32" in text
+    assert "95 % interval with devices as units (bootstrap); dashed line" in text
+    assert "Wilson" not in text
+    write_result_tables(done)
+    assert {(row["n_devices"], row["n_verdicts"]) for row in read_csv(tmp_path / "runs.csv")} == {
+        ("16", "32")
+    }
 
 
 def test_the_papers_figures_are_shown_for_its_task_only_and_only_where_known(

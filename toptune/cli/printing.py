@@ -289,5 +289,6 @@ def _bar(*columns: ProgressColumn, width: int = 40) -> Progress:
         *(columns or (TimeRemainingColumn(),)),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        # Notebooks ask for colours (FORCE_COLOR), whoever reads; a bar needs a terminal.
+        disable=not (console.is_terminal and console.file.isatty()),
     )
