@@ -19,6 +19,7 @@ import toptune
 HEAVY = (
     "numpy", "torch", "torchvision", "openvino", "timm", "sklearn", "scipy", "h5py", "zarr",
     "matplotlib", "numba", "isal", "McsPy", "safetensors", "cupy", "jinja2",
+    "neo", "pynwb",
 )  # fmt: skip
 
 

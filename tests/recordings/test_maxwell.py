@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from foreign_files import counts, read_spikes, read_whole, write_maxwell
 from needs import shared
+from numpy.typing import NDArray
 
 from toptune.errors import InputError
 from toptune.recordings.opening import open_recording
@@ -128,3 +129,33 @@ def test_the_spikes_of_the_real_file_are_those_of_its_table(real: Path) -> None:
         "5 of 184 spikes are left out: on channels without an electrode",
         "124 of 184 spikes are left out: outside the recorded samples",
     )
+
+
+def first_version(
+    path: Path, data: NDArray[np.int16], spikes: list[tuple[int, int, float]]
+) -> Path:
+    """Write a file of version 20160704: all rows of the chip, electrodes for some of them."""
+    mapping = [("channel", "<i4"), ("electrode", "<i4"), ("x", "<f8"), ("y", "<f8")]
+    with h5py.File(path, "w") as file:
+        file["version"] = np.array([b"20160704"])
+        file["settings/lsb"] = [6.294e-6]
+        file["mapping"] = np.array([(5, 105, 0, 0), (-1, 9, 0, 0), (2, 102, 0, 0)], mapping)
+        file["sig"] = (data.T.astype(np.int32) + 1000).astype(np.uint16)
+        row = [("frameno", "<i8"), ("channel", "<i4"), ("amplitude", "<f4")]
+        file["proc0/spikeTimes"] = np.array(spikes, row)
+    return path
+
+
+def test_files_of_the_first_version_are_read_by_the_numbers_of_their_channels(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("neo", reason="neo: not installed")
+    data = counts(800, 8)
+    path = first_version(tmp_path / "a.raw.h5", data, [(30, 2, -5.0), (700, 5, -4.0)])
+    recording, got = read_whole(path)
+    assert recording.channel_labels == ("105", "102")
+    np.testing.assert_allclose(got, (data[:, [5, 2]].T + 1000) * 6.294, rtol=1e-6)
+    assert (recording.sampling_rate_hz, recording.program) == (20_000, "MaxLab 20160704")
+    trains = read_spikes(path, stream="spikes")
+    assert trains.spikes.sample.tolist() == [30, 700]
+    assert trains.spikes.channel.tolist() == [1, 0]
