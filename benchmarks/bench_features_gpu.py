@@ -21,7 +21,7 @@ import torch
 
 from toptune.backbones.engine import FeatureEngine
 from toptune.backbones.loading import LoadedBackbone, load_backbone
-from toptune.backbones.networks import PAPER_BACKBONES
+from toptune.backbones.names import PAPER_BACKBONES
 from toptune.features.extractor import FeatureRows, PendingFeatures, start_features, unwatched
 from toptune.features.picture_features import PictureExtractor
 from toptune.machine.cuda import torch_kernels

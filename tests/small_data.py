@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from toptune.backbones import loading as backbones
+from toptune.backbones import names
 from toptune.backbones.loading import LoadedBackbone
 from toptune.features.table import FeatureTable, View
 from toptune.machine.installation import store_contract
@@ -109,6 +110,12 @@ def install_tiny_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
     monkeypatch.setattr(backbones, "load_backbone", load)
+    known = names.registered
+
+    def registered(package: str) -> frozenset[str]:
+        return known(package) | ({"tiny", "tiny_too", "tiny_two"})
+
+    monkeypatch.setattr(names, "registered", registered)
 
 
 def make_set(

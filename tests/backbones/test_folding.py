@@ -13,7 +13,7 @@ from torch import nn
 
 from toptune.backbones.folding import Channel, Folded, fold
 from toptune.backbones.loading import LoadedBackbone, load_backbone
-from toptune.backbones.networks import PAPER_BACKBONES
+from toptune.backbones.names import PAPER_BACKBONES
 from toptune.params import Backbone
 
 DARKNESS, ONES = Channel(1, 0), Channel(0, 1)

@@ -22,7 +22,8 @@ from safetensors.torch import save_file
 from small_data import random_backbone as shared_backbone
 
 from toptune.backbones.loading import LoadedBackbone, load_backbone
-from toptune.backbones.networks import PAPER_BACKBONES, build_network, canonical_name
+from toptune.backbones.names import PAPER_BACKBONES, registered
+from toptune.backbones.networks import build_network, canonical_name
 from toptune.backbones.weights import read_weights
 from toptune.errors import InputError, ToptuneError
 from toptune.params import Backbone
@@ -45,6 +46,13 @@ PAPERS = {
     "xception": (299, 2048, 22_855_952),
     "mobilenet_v2": (224, 1280, 3_504_872),
 }
+
+
+def test_names_are_those_that_the_libraries_list() -> None:
+    vision = torchvision.models.list_models(module=torchvision.models)
+    assert registered("torchvision") == set(vision)
+    assert registered("timm") == set(timm.list_models())
+    assert registered("no_such_package") == frozenset()
 
 
 @pytest.mark.parametrize("name", PAPER_BACKBONES)

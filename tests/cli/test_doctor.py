@@ -19,7 +19,7 @@ import torch
 from packaging.requirements import Requirement
 from results import Run
 
-from toptune.backbones.networks import PAPER_BACKBONES
+from toptune.backbones.names import PAPER_BACKBONES
 from toptune.cli import machine as doctor
 from toptune.cli.machine import Check, Report, print_report
 from toptune.errors import ToptuneError

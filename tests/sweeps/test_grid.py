@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from toptune.backbones.networks import PAPER_BACKBONES
+from toptune.backbones.names import PAPER_BACKBONES
 from toptune.errors import InputError, InputErrors
 from toptune.params import Backbone, FitOptions, Picture, Windows
 from toptune.sweeps.grid import Grid, PictureView, grid_keys, read_grid, shipped_grids

@@ -15,7 +15,8 @@ from toptune.machine.lazy import lazy_names
 if TYPE_CHECKING:
     from toptune.backbones.engine import Computed, FeatureEngine
     from toptune.backbones.loading import LoadedBackbone, load_backbone
-    from toptune.backbones.networks import PAPER_BACKBONES, canonical_name
+    from toptune.backbones.names import PAPER_BACKBONES
+    from toptune.backbones.networks import canonical_name
     from toptune.backbones.weights import WeightsFile, read_weights
 else:
     __getattr__ = lazy_names(
@@ -23,7 +24,8 @@ else:
         {
             "engine": ("Computed", "FeatureEngine"),
             "loading": ("LoadedBackbone", "load_backbone"),
-            "networks": ("PAPER_BACKBONES", "canonical_name"),
+            "names": ("PAPER_BACKBONES",),
+            "networks": ("canonical_name",),
             "weights": ("WeightsFile", "read_weights"),
         },
     )

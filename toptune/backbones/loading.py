@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from toptune.backbones.names import ALIASES
 from toptune.backbones.networks import (
-    ALIASES,
     WELL_KNOWN,
     Network,
     build_network,

@@ -1,15 +1,13 @@
 """Networks of torchvision and timm without their classifiers, before weights are loaded.
 
-torchvision's classification models go by their own names, every timm model by ``timm:NAME``, and
-``xception`` stands for ``timm:legacy_xception``. A network turns normalised pictures (n, 3, S, S)
-into the globally pooled output below its classifier, (n, d), with the S, mean and SD that its
-ImageNet weights were trained with.
+`toptune.backbones.names` says what they are called. A network turns normalised pictures
+(n, 3, S, S) into the globally pooled output below its classifier, (n, d), with the S, mean and SD
+that its ImageNet weights were trained with.
 """
 
 from __future__ import annotations
 
 import contextlib
-import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,21 +16,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from toptune.backbones.names import PAPER_BACKBONES, refuse_name, require_known
 from toptune.backbones.weights import Triple
 from toptune.errors import InputError
 from toptune.machine.caches import usable_or_private
 
-#: The six backbones of the paper.
-PAPER_BACKBONES = (
-    "efficientnet_b0",
-    "efficientnet_b1",
-    "densenet121",
-    "densenet201",
-    "xception",
-    "mobilenet_v2",
-)
-#: Short names.
-ALIASES = {"xception": "timm:legacy_xception"}
 #: Networks that a weights file is compared with if it does not fit the one it was given for.
 WELL_KNOWN = (
     *PAPER_BACKBONES,
@@ -65,33 +53,14 @@ def canonical_name(name: str) -> str:
         Neither torchvision nor timm has such a network; the message suggests similar names.
     """
     import timm
-    import torchvision
 
-    name = ALIASES.get(name, name)
-    known = torchvision.models.list_models(module=torchvision.models)
-    timm_names = timm.list_models()
-    if name.startswith("timm:"):
-        architecture, _, tag = name.removeprefix("timm:").partition(".")
-        tags = [p.partition(".")[2] for p in timm.list_pretrained(f"{architecture}.*")]
-        if architecture in timm_names and (not tag or tag in tags):
-            return name
-    elif name in known:
-        return name
-    choices = [*known, *ALIASES, *(f"timm:{n}" for n in timm_names)]
-    wanted = [name] if ":" in name else [name, f"timm:{name}"]
-    close = dict.fromkeys(c for w in wanted for c in _closest(w, choices))
-    meant = f"did you mean {' or '.join(close)}? " if close else ""
-    raise InputError(
-        f"there is no backbone {name!r}; {meant}classification models of torchvision go by their "
-        "own names, and those of timm as timm:NAME, such as timm:resnet18 or timm:resnet18.a1_in1k"
-    )
-
-
-def _closest(name: str, choices: list[str]) -> list[str]:
-    """Return up to three choices similar to a name, the most similar first, then by alphabet."""
-    close = difflib.get_close_matches(name, choices, n=30, cutoff=0.75)
-    similarity = {c: difflib.SequenceMatcher(None, c, name).ratio() for c in close}
-    return sorted(close, key=lambda c: (-similarity[c], c))[:3]
+    name = require_known(name)
+    architecture, _, tag = name.removeprefix("timm:").partition(".")
+    if name.startswith("timm:") and tag:
+        known = {p.partition(".")[2] for p in timm.list_pretrained(f"{architecture}.*")}
+        if tag not in known:
+            refuse_name(name)
+    return name
 
 
 def build_network(name: str) -> Network:

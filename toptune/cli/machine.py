@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from toptune.backbones.names import require_known
 from toptune.cli.options import AsJson, Machine, command, require_store
 from toptune.cli.printing import print_json, print_table, say, tell, watch_count
 from toptune.errors import InputError, ToptuneError
@@ -458,7 +459,8 @@ def _weights() -> Iterator[Check]:
     import torch
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    from toptune.backbones.networks import PAPER_BACKBONES, canonical_name
+    from toptune.backbones.names import PAPER_BACKBONES
+    from toptune.backbones.networks import canonical_name
 
     for library, folder in (("torchvision", torch.hub.get_dir()), ("timm", HF_HUB_CACHE)):
         yield _check("weights", f"cache of {library}", True, str(folder))
@@ -568,10 +570,12 @@ def bench(
     as_json: AsJson = False,
 ) -> None:
     """Measure every stage on this machine, and how long a study of 32 devices would take."""
+    names = backbone or ["efficientnet_b0"]
+    for name in names:
+        require_known(name)
     from toptune.bench import bench as run
     from toptune.machine.installation import describe_environment
 
-    names = backbone or ["efficientnet_b0"]
     result = run(
         compute=machine, backbones=names, quick=quick, step=lambda name: say(f"... {name}")
     )

@@ -23,9 +23,10 @@ from typing import Annotated, Any, Protocol, get_args, get_origin, get_type_hint
 import typer
 from typer.models import OptionInfo
 
+from toptune.backbones.names import require_known
 from toptune.errors import InputError, InputErrors
 from toptune.machine.fingerprint import require_regular, require_weights_file
-from toptune.params import Compute, FitOptions, Option, from_options, options_of
+from toptune.params import Backbone, Compute, FitOptions, Option, from_options, options_of
 
 BASIC = "Basic"
 ADVANCED = "Advanced"
@@ -320,6 +321,12 @@ def require_run(folder: Path) -> None:
         raise InputError(f"{folder / 'params.json'} is damaged: {error}") from None
     if not isinstance(params, dict) or params.get("kind") != "toptune run":
         raise InputError(f"{folder} is not a run of toptune: give the folder that fit wrote")
+
+
+def require_backbone(backbone: Backbone) -> None:
+    """Refuse a network that nobody has, and weights that are not there."""
+    require_known(backbone.name)
+    require_weights(backbone.weights)
 
 
 def require_weights(weights: str) -> None:

@@ -17,9 +17,9 @@ from toptune.cli.options import (
     Machine,
     Overwrite,
     command,
+    require_backbone,
     require_new_file,
     require_recordings,
-    require_weights,
 )
 from toptune.cli.printing import print_json, tell, watch_count, watch_recordings
 from toptune.errors import InputError
@@ -227,7 +227,7 @@ def extract(
     """Detect spikes, draw windows, describe them, and keep it all in a store."""
     read_devices(devices)
     _require_store(store, spikes, resume=resume)
-    require_weights(backbone.weights)
+    require_backbone(backbone)
     from toptune.extraction import extract as run
 
     with watch_recordings() as progress:

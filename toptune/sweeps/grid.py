@@ -17,6 +17,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from toptune.backbones.names import require_known
 from toptune.errors import InputError, InputErrors
 from toptune.heads.catalogue import head_of, heads
 from toptune.params import (
@@ -337,6 +338,8 @@ class _Axes:
         try:
             for one in value if isinstance(value, list) and several else [value]:
                 _check(key, one)
+                if key == "backbone":
+                    require_known(one)
         except InputError as error:
             self.problems.append(f"{place}: {error}")
         else:
