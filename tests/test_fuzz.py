@@ -92,7 +92,10 @@ def mcs_seeds(folder: Path) -> list[bytes]:
 def peak_text_seeds(_: Path) -> list[bytes]:
     plain = "2000 0\n" + "".join(f"{10 * k + 1} {20 + k / 7:.4f}\n" for k in range(100))
     seeds = [b"2000 0\n", plain.encode(), b" 2.0e+03 0\r\n 1.5e+02  4.2e+01\r\n"]
-    seeds += [plain.replace(" ", ",").encode(), plain.replace(" ", ";").encode("utf-16")[:600]]
+    seeds += [
+        plain.replace(" ", ",").encode(),
+        "\n".join(plain.replace(" ", ";").splitlines()[:20]).encode("utf-16"),
+    ]
     archive = SHARED / "cxhp3d" / "CxHp3D.tar.gz"
     if archive.exists():
         with tarfile.open(archive) as tar:
