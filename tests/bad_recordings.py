@@ -425,6 +425,20 @@ CSV = (
     csv("CSV with an endless cell", f"time_s,channel\n1,{'x' * 200_000}\n", "not a CSV table"),
     csv("CSV in half UTF-16", "time_s,channel\n1,A\n".encode("utf-16")[:-1], "not UTF-16"),
     csv("CSV in Latin-1", "time_s,channel\n1,Stra\xdfe\n".encode("latin-1"), "not UTF-8"),
+    csv("CSV with two columns of times", "time_s,time_ms,channel\n1,1,A\n", "both give times"),
+    csv("CSV that states no number", "# duration_s=x\ntime_s,channel\n1,A\n", "must give a number"),
+    csv("CSV that states no length", "# duration_s=-5\ntime_s,channel\n1,A\n", "must be above 0"),
+    csv("CSV beyond its length", "# duration_s=5\ntime_s,channel\n9,A\n", "line 3", "beyond the"),
+    csv("CSV before its start", "# start_s=5\ntime_s,channel\n1,A\n", "line 3", "before the start"),
+    csv("CSV of several wells", "time_s,channel\n1,A1_1\n2,B1_1\n", "holds 2 wells, A1, B1"),
+    csv(
+        "spike list without an electrode", "Time (s),Electrode\n0.5,\n", "line 2", "channel is miss"
+    ),
+    csv(
+        "spike list without a well",
+        "Timestamp [\u00b5s],Channel Label,Well Label\n5,12,\n",
+        "line 2",
+    ),
     csv("CSV with zero bytes", b"time_s,channel\n1\0,A\n", "line 2"),
     csv(
         "CSV with an amplitude of NaN", "time_s,channel,peak_to_peak_uv\n1,A,nan\n", "line 2", "nan"

@@ -91,7 +91,7 @@ def unzip(folder: Path) -> None:
         archive.extractall(folder)
 
 
-A, B, LONGER = "1000 0\n7 40\n", "1000 0\n9 30\n", "2000 0\n9 30\n"
+A, B, LONGER, SILENT = "1000 0\n7 40\n", "1000 0\n9 30\n", "2000 0\n9 30\n", "1000 0\n"
 THREE = (("e_1.txt", A), ("e_2.txt", B), ("e_3.txt", LONGER))
 
 ADVICE = (
@@ -117,6 +117,9 @@ ADVICE = (
            "--odd-electrodes leave_out", ("--odd-electrodes", "leave_out")),
     Advice("a copy, removed", trains(("e_1.txt", A), ("e_2.txt", B), ("e_1 - Copy.txt", A)), "p",
            "remove what does not belong", mend=lambda f: (f / "p" / "e_1 - Copy.txt").unlink()),
+    Advice("a copy, called so before", trains(("e_1.txt", SILENT), ("e_2.txt", A),
+           ("Copy of e_1.txt", SILENT)),
+           "p", "--odd-electrodes leave_out", ("--odd-electrodes", "leave_out")),
     Advice("two folders", all_at_once(trains(("e_1.txt", A), folder="p/a"),
            trains(("e_1.txt", B), folder="p/b")), "p", "name one", then="p/b"),
     Advice("two arrays", mcs((RAW, {}), groups=2), "r.h5", "choose one by --well",

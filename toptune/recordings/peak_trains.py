@@ -84,6 +84,7 @@ def read_peak_trains(
 
 # What file managers add to the name of a copy, in several languages.
 _COPY = re.compile(
+    r"(?:(?:copy of|kopie von|copie de|copia de|copia di) )?"
     r"(?P<name>.+?)(?: ?- ?(?:copy|kopie|copia|copie)| (?:copy|kopie|copia|copie))?(?: ?\(\d+\))?",
     re.IGNORECASE,
 )
