@@ -29,6 +29,7 @@ from toptune.cli.options import AsJson, Machine, command, require_store
 from toptune.cli.printing import print_json, print_table, say, tell, watch_count
 from toptune.errors import InputError, ToptuneError
 from toptune.machine import installation
+from toptune.machine.caches import give_pynwb_a_folder
 from toptune.machine.device import FULL_RATE_FLOAT64
 from toptune.machine.threads import usable_cores
 
@@ -212,6 +213,7 @@ def imported(name: str) -> tuple[ModuleType | None, str | None]:
 def examine() -> Report:
     """Look for everything; takes some seconds, for the imports."""
     found: list[Check] = []
+    give_pynwb_a_folder()
     # Whatever a library prints while it is imported is no part of the report.
     with contextlib.redirect_stdout(sys.stderr):
         for look in LOOKS:

@@ -136,3 +136,18 @@ def give_cupy_a_folder() -> None:
     private = private_folder()
     if private is not None:
         os.environ["CUPY_CACHE_DIR"] = str(private / "cupy")
+
+
+def give_pynwb_a_folder() -> None:
+    """Let pynwb be imported where it could not make its folder of caches.
+
+    What it keeps there is a pickle, which is never read: to make it anew takes a third of a second.
+    """
+    os.environ["PYNWB_NO_CACHE_DIR"] = "1"
+    given, own = os.environ.get("XDG_CACHE_HOME"), home()
+    wanted = Path(given) if given else own and own / ".cache"
+    if wanted and is_usable(wanted):
+        return
+    private = private_folder()
+    if private is not None:
+        os.environ["XDG_CACHE_HOME"] = str(private)

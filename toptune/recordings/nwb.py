@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
+from toptune.machine.caches import give_pynwb_a_folder
 from toptune.params import OpeningOptions
 from toptune.recordings.foreign import library, reading
 from toptune.recordings.hdf5_guard import (
@@ -52,7 +53,7 @@ _FIRST_STAMPS = 100_000
 def open_nwb(path: Path, options: OpeningOptions) -> NwbVoltage | SpikeRecording:
     """Open an NWB file: its voltage, or its units where they are meant."""
     _check(path)
-    pynwb = library(path, _WHAT, "pynwb")
+    pynwb = _pynwb(path)
     try:
         file, content = _content(path, pynwb)
     except InputError:
@@ -82,6 +83,11 @@ def _check(path: Path) -> None:
     with open_hdf5(path) as file:
         check_links(file, path, soft=True)
         check_texts(file, path)
+
+
+def _pynwb(path: Path) -> Any:
+    give_pynwb_a_folder()
+    return library(path, _WHAT, "pynwb")
 
 
 def _content(path: Path, pynwb: Any) -> tuple[Any, Any]:
@@ -198,7 +204,7 @@ def _names(series: Any, n: int) -> list[str] | None:
 def _read_units(path: Path, options: OpeningOptions) -> SpikeTrains:
     """Read the spike times of all units, each unit as a channel."""
     _check(path)
-    file, content = _content(path, library(path, _WHAT, "pynwb"))
+    file, content = _content(path, _pynwb(path))
     try:
         with reading(path, f"{_WHAT} whose units cannot be read"):
             units = content.units
