@@ -167,6 +167,8 @@ def detect(
             f"{summary['n_spikes']} spikes on {summary['n_channels']} channels in"
             f" {summary['duration_s']:.1f} s -> {out}"
         )
+        for note in summary["notes"]:
+            tell(f"note: {note}")
 
 
 def _overview(recording: Path, spikes: SpikeSettings, machine: Compute) -> Any:
