@@ -179,13 +179,13 @@ def _open_mcs(path: Path, _kind: str, options: OpeningOptions) -> McsRecording:
 
 
 def _recognise_foreign(path: Path) -> str | None:
-    from toptune.recordings.foreign import file_kind, folder_kind
+    from toptune.recordings.foreign.recognition import file_kind, folder_kind
 
     return folder_kind(path) if path.is_dir() else file_kind(path)
 
 
 def _open_foreign(path: Path, kind: str, options: OpeningOptions) -> OpenVoltage | SpikeRecording:
-    from toptune.recordings.foreign import open_foreign
+    from toptune.recordings.foreign.recognition import open_foreign
 
     return open_foreign(path, kind, options)
 

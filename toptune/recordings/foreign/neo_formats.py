@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 
 from toptune.errors import InputError
 from toptune.params import LONGEST_S, OpeningOptions
-from toptune.recordings.foreign import library, reading
-from toptune.recordings.neo_spikes import Span, neo_trains
-from toptune.recordings.neo_voltage import (
+from toptune.recordings.foreign.neo_spikes import Span, neo_trains
+from toptune.recordings.foreign.neo_voltage import (
     Facts,
     NeoPart,
     NeoStream,
@@ -30,6 +29,7 @@ from toptune.recordings.neo_voltage import (
     streams_of,
     whole_segments,
 )
+from toptune.recordings.foreign.recognition import library, reading
 from toptune.recordings.opening import SpikeRecording
 from toptune.recordings.trains import SpikeTrains
 from toptune.recordings.voltage import SPIKES, Stretch, between_gaps, choose_stream

@@ -21,8 +21,7 @@ from foreign_files import (
 from small_data import write_mcs
 
 from toptune.errors import InputError
-from toptune.recordings import foreign
-from toptune.recordings.foreign import file_kind, folder_kind
+from toptune.recordings.foreign.recognition import file_kind, folder_kind
 from toptune.recordings.opening import open_recording, recognise
 
 
@@ -82,7 +81,7 @@ def test_folders_are_recognised_by_the_names_in_them(
 def test_a_huge_folder_is_not_searched_to_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(foreign, "_MOST_ENTRIES", 50)
+    monkeypatch.setattr(recognition, "_MOST_ENTRIES", 50)
     for k in range(60):
         (tmp_path / f"{k}.txt").touch()
     (tmp_path / "below").mkdir()

@@ -20,22 +20,22 @@ from numpy.typing import NDArray
 
 from toptune.errors import InputError
 from toptune.params import OpeningOptions
-from toptune.recordings.foreign import reading
+from toptune.recordings.foreign.neo_formats import NeoFormat, close_neo, parsed, voltage_of
+from toptune.recordings.foreign.neo_spikes import Span, unit_trains
+from toptune.recordings.foreign.neo_voltage import (
+    Facts,
+    NeoChannel,
+    NeoPart,
+    NeoStream,
+    NeoVoltage,
+)
+from toptune.recordings.foreign.recognition import reading
 from toptune.recordings.hdf5_guard import (
     check_inflation,
     check_links,
     check_stored,
     filter_codes,
     open_hdf5,
-)
-from toptune.recordings.neo_formats import NeoFormat, close_neo, parsed, voltage_of
-from toptune.recordings.neo_spikes import Span, unit_trains
-from toptune.recordings.neo_voltage import (
-    Facts,
-    NeoChannel,
-    NeoPart,
-    NeoStream,
-    NeoVoltage,
 )
 from toptune.recordings.opening import SpikeRecording
 from toptune.recordings.trains import SpikeTrains

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.recordings.foreign import reading
+from toptune.recordings.foreign.recognition import reading
 from toptune.recordings.voltage import (
     Stretch,
     VoltageReader,

@@ -104,18 +104,18 @@ def _names_below(top: Path) -> Iterator[str]:
 def open_foreign(path: Path, kind: str, options: OpeningOptions) -> VoltageReader | SpikeRecording:
     """Open what `file_kind` or `folder_kind` recognised."""
     if kind == "nwb":
-        from toptune.recordings.nwb import open_nwb
+        from toptune.recordings.foreign.nwb import open_nwb
 
         return open_nwb(path, options)
     if kind == "maxwell":
-        from toptune.recordings.maxwell import open_maxwell
+        from toptune.recordings.foreign.maxwell import open_maxwell
 
         return open_maxwell(path, options)
     if kind == "biocam":
-        from toptune.recordings.biocam import open_biocam
+        from toptune.recordings.foreign.biocam import open_biocam
 
         return open_biocam(path, options)
-    from toptune.recordings.neo_formats import open_neo
+    from toptune.recordings.foreign.neo_formats import open_neo
 
     return open_neo(path, kind, options)
 

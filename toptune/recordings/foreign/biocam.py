@@ -16,7 +16,10 @@ from numpy.typing import NDArray
 
 from toptune.errors import InputError
 from toptune.params import OpeningOptions
-from toptune.recordings.foreign import reading
+from toptune.recordings.foreign.neo_formats import NeoFormat, close_neo, parsed, voltage_of
+from toptune.recordings.foreign.neo_spikes import Span, unit_trains
+from toptune.recordings.foreign.neo_voltage import Facts, NeoVoltage
+from toptune.recordings.foreign.recognition import reading
 from toptune.recordings.hdf5_guard import (
     check_heaps,
     check_inflation,
@@ -24,9 +27,6 @@ from toptune.recordings.hdf5_guard import (
     check_stored,
     open_hdf5,
 )
-from toptune.recordings.neo_formats import NeoFormat, close_neo, parsed, voltage_of
-from toptune.recordings.neo_spikes import Span, unit_trains
-from toptune.recordings.neo_voltage import Facts, NeoVoltage
 from toptune.recordings.opening import SpikeRecording
 from toptune.recordings.trains import SpikeTrains
 from toptune.recordings.voltage import SPIKES, choose_stream

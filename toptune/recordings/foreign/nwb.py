@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from toptune.errors import InputError
 from toptune.machine.caches import give_pynwb_a_folder
 from toptune.params import OpeningOptions
-from toptune.recordings.foreign import library, reading
+from toptune.recordings.foreign.neo_spikes import Span, unit_trains
+from toptune.recordings.foreign.recognition import library, reading
 from toptune.recordings.hdf5_guard import (
     InflationGuard,
     check_all_heaps,
@@ -27,7 +28,6 @@ from toptune.recordings.hdf5_guard import (
     check_texts,
     open_hdf5,
 )
-from toptune.recordings.neo_spikes import Span, unit_trains
 from toptune.recordings.opening import SpikeRecording, spike_rate_hz
 from toptune.recordings.trains import SpikeTrains
 from toptune.recordings.voltage import (

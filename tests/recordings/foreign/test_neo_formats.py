@@ -26,7 +26,7 @@ from foreign_files import (
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.recordings.neo_formats import close_neo
+from toptune.recordings.foreign.neo_formats import close_neo
 from toptune.recordings.opening import SpikeRecording, open_recording
 
 pytest.importorskip("neo", reason="neo: not installed")
