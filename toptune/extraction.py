@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -452,9 +452,16 @@ def _source_of(row: DeviceRow, info: dict[str, Any] | None) -> dict[str, Any]:
     """Fingerprint of the input; hashed anew only where size or time of a file changed."""
     stamp = stamp_of(row.recording)
     known = info is not None and info["stamp"] == stamp
-    sha256 = info["input"]["sha256"] if info and known else file_sha256(row.recording)
+    sha256 = info["input"]["sha256"] if info and known else _sha256(row.recording, repr(stamp))
     source = {"recording": row.written, "sha256": sha256, "stamp": stamp}
     return {**source, "opening": dict(row.opening)} if row.opening else source
+
+
+@lru_cache(maxsize=1)
+def _sha256(path: Path, stamp: str) -> str:
+    """Hash a recording; of a plate, whose wells follow each other, once."""
+    del stamp  # another one is another content
+    return file_sha256(path)
 
 
 def _input_of(source: dict[str, Any]) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def test_integers_without_gains_are_refused_and_floats_noted() -> None:
     x = noise(10, 2)
     recording = opened(SpikeInterfaceRecording([x], gain_uv=None))
     np.testing.assert_array_equal(recording.read(0, 10), x.T)
-    assert recording.notes[0].startswith("its values are taken for microvolts")
+    assert recording.notes[0].startswith("its values are assumed to be microvolts")
 
 
 def test_a_recording_that_was_filtered_before_says_so_wherever_it_is_used() -> None:

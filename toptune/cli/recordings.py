@@ -123,8 +123,8 @@ def plate(
         return
     _print_wells(wells)
     if out is not None:
-        tell(f"{out} lists {len(wells)} wells: fill in its column label, and correct device where")
-        tell("wells share a culture preparation; then: toptune extract " + str(out))
+        tell(f"{out} lists {len(wells)} wells: fill in the column label")
+        tell(f"next: toptune extract {out} --store study.zarr")
 
 
 def _print_wells(wells: tuple[Well, ...]) -> None:

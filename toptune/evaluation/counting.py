@@ -1,7 +1,7 @@
 """How many verdicts and devices a run's scores count, and the words for them.
 
 A device gets a verdict for each of its labels: two where it was recorded basal and with a drug. The
-verdicts of one device are not independent, so both numbers are told.
+verdicts of one device are not independent, so both numbers are given.
 """
 
 from __future__ import annotations

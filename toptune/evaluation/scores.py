@@ -227,7 +227,7 @@ def accuracy_interval(
     """Confidence interval, 95 %, of the share of verdicts that are right.
 
     Verdicts of different devices are independent, those of one device need not be: a culture that
-    is unlike all others may be taken for something else with and without the drug.
+    is unlike all others may be misclassified with and without the drug.
 
     - Where each device has one verdict: Wilson's score interval (Wilson 1927, J. Am. Stat. Assoc.
       22:209-212), ``(p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)``.

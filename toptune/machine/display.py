@@ -15,26 +15,26 @@ def count(n: int, what: str) -> str:
     return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
-def summary_line(title: str, told: Iterable[str]) -> str:
+def summary_line(title: str, facts: Iterable[str]) -> str:
     """Describe a result in one line of printable characters, as its ``repr``."""
-    text = f"<{title}: {', '.join(told)}>"
+    text = f"<{title}: {', '.join(facts)}>"
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def summary_html(
     title: str,
-    told: Iterable[str],
+    facts: Iterable[str],
     header: Sequence[str] = (),
     rows: Iterable[Sequence[object]] = (),
     *,
     n_rows: int = 0,
 ) -> str:
-    """Describe a result as HTML: a line for each thing told, and the first of `n_rows` rows.
+    """Describe a result as HTML: a line for each fact, and the first of `n_rows` rows.
 
     All text is escaped.
     """
     lines = [f"<strong>{escape(title)}</strong>"]
-    lines += [f"<div>{escape(line)}</div>" for line in told]
+    lines += [f"<div>{escape(line)}</div>" for line in facts]
     if header:
         lines.append(f"<table><thead>{_row('th', header)}</thead><tbody>")
         lines += [_row("td", row) for row in islice(rows, SHOWN_ROWS)]

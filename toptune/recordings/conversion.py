@@ -18,8 +18,14 @@ from numpy.typing import ArrayLike, NDArray
 from toptune.errors import InputError
 from toptune.machine.display import count
 from toptune.params import FASTEST_HZ, LONGEST_S, OpeningOptions
-from toptune.recordings.opening import DEFAULT_SAMPLING_RATE_HZ, SpikeRecording
-from toptune.recordings.trains import SpikeTrains, natural_key, sort_spikes
+from toptune.recordings.opening import SpikeRecording
+from toptune.recordings.trains import (
+    DEFAULT_SAMPLING_RATE_HZ,
+    SpikeTrains,
+    assumed_rate,
+    natural_key,
+    sort_spikes,
+)
 from toptune.recordings.voltage import Stretch, segments_of
 from toptune.recordings.wells import choose, shown, wells_of
 
@@ -218,7 +224,7 @@ def _rate(sampling_rate_hz: float | None) -> tuple[float, tuple[str, ...]]:
     if sampling_rate_hz is not None:
         return _above_0("sampling_rate_hz", sampling_rate_hz, FASTEST_HZ), ()
     rate = DEFAULT_SAMPLING_RATE_HZ
-    return rate, (f"a sampling rate of {rate:g} Hz is assumed: give `sampling_rate_hz`",)
+    return rate, (assumed_rate(rate),)
 
 
 def _above_0(name: str, value: Any, most: float) -> float:
@@ -499,9 +505,9 @@ def one_group(
         names = sorted(set(groups), key=natural_key)
         if len(names) > 1 and wanted is None:
             raise InputError(
-                f"{name}: its {what} are of {len(names)} {key}s, {shown(names)}, each taken for a"
-                " culture of its own: choose one by `well`, or, if all are one culture, say so by"
-                f" set_property({key!r}, [0] * {n})"
+                f"{name}: its {what} are of {len(names)} {key}s, {shown(names)}, each assumed to"
+                " be a culture of its own: choose one by `well`, or, if all are one culture, say so"
+                f" by set_property({key!r}, [0] * {n})"
             )
         if wanted is not None and (len(names) > 1 or wanted in names):
             chosen = choose(name, key, names, wanted)

@@ -97,7 +97,7 @@ def label_doubts(labels: Iterable[str]) -> tuple[str, ...]:
         by_text.setdefault(" ".join(label.casefold().split()), []).append(label)
     found = [
         f"classes {' and '.join(same)} differ only in capitals or blanks: if they are one class,"
-        f" merge them by `merge={write_merge(same[0], same)}`"
+        f" write them alike in devices.csv, or train with `merge={write_merge(same[0], same)}`"
         for same in by_text.values()
         if len(same) > 1
     ]

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -31,7 +30,8 @@ from toptune.recordings.hdf5_guard import (
 )
 from toptune.recordings.trains import Segment, check_labels, check_length, natural_key
 from toptune.recordings.unknown import is_hdf5
-from toptune.recordings.wells import choose, split_label, well_of_plate, wells_of
+from toptune.recordings.voltage import OpenFile
+from toptune.recordings.wells import choose, in_well, rows_of_culture, well_name, well_of_plate
 
 if TYPE_CHECKING:
     from toptune.recordings.hdf5_chunks import ChunkedVoltage
@@ -74,7 +74,7 @@ class _Part:
     start_us: int
 
 
-class McsRecording:
+class McsRecording(OpenFile):
     """An open MCS recording: a context manager, and a `VoltageRecording`.
 
     Parameters
@@ -176,12 +176,8 @@ class McsRecording:
                 f"{self.path}: the channels of {stream.label.strip()!r} have ticks of"
                 f" {sorted(ticks)} us, where one above 0 is needed"
             )
-        in_well = [split_label(labels[k]) for k in used]
-        several = self.well is not None and all(in_well)
-        electrodes = tuple(
-            parts[1] if several and parts else labels[k]
-            for k, parts in zip(used, in_well, strict=True)
-        )
+        chosen = [labels[k] for k in used]
+        electrodes = tuple(chosen if self.well is None else map(in_well, chosen))
         check_labels(self.path, (*labels, stream.label))
         rate = 1e6 / ticks.pop()
         if first:
@@ -211,13 +207,11 @@ class McsRecording:
         arrays: dict[str, list[int]] = {}
         for k in used:
             arrays.setdefault(self._array_name(int(infos[k].get_field("GroupID"))), []).append(k)
+        if len(arrays) == 1 and well_name(self._well) not in arrays:
+            self.well = self._well
+            labels = [str(infos[k].label).strip() for k in used]
+            return [used[row] for row in rows_of_culture(self.path, labels, self._well)]
         kind = "array" if min(arrays).isdecimal() else "well"
-        if len(arrays) == 1:
-            wells = wells_of(str(infos[k].label).strip() for k in used)
-            if len(wells) > 1:
-                kind, arrays = "well", {w: [used[i] for i in at] for w, at in wells.items()}
-        if len(arrays) == 1 and self._well is None:
-            return used
         self.well = choose(self.path, kind, sorted(arrays, key=natural_key), self._well)
         return arrays[self.well]
 
@@ -243,23 +237,6 @@ class McsRecording:
                 view = out[:, low - start : high - start]
                 part.voltage.read_into(view, low - part.first_sample, pool)
 
-    def read(self, start: int, stop: int, pool: Executor | None = None) -> NDArray[np.float32]:
-        """Return samples [start, stop) of all channels: (channels, samples) float32 microvolts."""
-        out = np.empty((len(self.channel_labels), stop - start), np.float32)
-        self.read_into(out, start, pool)
-        return out
-
-    def chunks(self, n_samples: int | None = None) -> Iterator[NDArray[np.float32]]:
-        """Yield the recording in order, (channels, samples) float32 microvolts at a time.
-
-        A chunk never spans a gap, and has at most `n_samples`, or a million values if None.
-        """
-        step = n_samples or max(1, 1_000_000 // len(self.channel_labels))
-        for segment in self.segments:
-            end = segment.first_sample + segment.n_samples
-            for start in range(segment.first_sample, end, step):
-                yield self.read(start, min(start + step, end))
-
     def check_whole(self) -> None:
         """Refuse a truncated file, without reading its samples."""
         for part in self._parts:
@@ -268,12 +245,6 @@ class McsRecording:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _mcspy_raw_data(path: Path) -> Any:

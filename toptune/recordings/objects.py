@@ -226,7 +226,9 @@ def _in_microvolts(path: Path, recording: Any) -> tuple[dict[str, bool], tuple[s
     if word is not None and has_gains is not None and has_gains():
         return {word: True}, notes
     if np.dtype(recording.get_dtype()).kind == "f":
-        assumed = "its values are taken for microvolts, since it has no gains: set_channel_gains"
+        assumed = (
+            "its values are assumed to be microvolts, since it has no gains: set_channel_gains"
+        )
         return {}, (*notes, f"{assumed} and set_channel_offsets give it some")
     raise InputError(
         f"{path}: has no gains, so that its values are no microvolts: give it those of its"
@@ -349,7 +351,7 @@ def _neo_signals(
 
 def _assumed(signals: Sequence[Any]) -> tuple[str, ...]:
     if any(_unit_of(signal) is None for signal in signals):
-        return ("its values are taken for microvolts, since it has no units",)
+        return ("its values are assumed to be microvolts, since it has no units",)
     return ()
 
 

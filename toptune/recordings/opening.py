@@ -20,6 +20,7 @@ from toptune.errors import InputError
 from toptune.machine.fingerprint import require_regular
 from toptune.params import OddElectrodes, OpeningOptions, TimeUnit
 from toptune.recordings.trains import (
+    DEFAULT_SAMPLING_RATE_HZ,
     Segment,
     SpikeTrains,
     assumed_rate,
@@ -32,9 +33,6 @@ from toptune.recordings.wells import one_culture
 
 if TYPE_CHECKING:
     from toptune.recordings.mcs import McsRecording
-
-#: The rate of most peak trains in circulation: SpyCode's default.
-DEFAULT_SAMPLING_RATE_HZ = 10_000.0
 
 
 def spike_rate_hz(options: OpeningOptions) -> float:

@@ -27,11 +27,17 @@ from numpy.typing import NDArray
 from toptune.errors import InputError
 from toptune.params import LONGEST_S, OpeningOptions, TimeUnit
 from toptune.recordings.text import TableError, TableHead, encoding_of, not_text, read_head
-from toptune.recordings.trains import Segment, SpikeTrains, assumed_rate, natural_key, sort_spikes
+from toptune.recordings.trains import (
+    DEFAULT_SAMPLING_RATE_HZ,
+    Segment,
+    SpikeTrains,
+    assumed_rate,
+    length_of_spikes,
+    natural_key,
+    sort_spikes,
+)
 from toptune.recordings.wells import SILENT, well_name
 
-# The rate of most spike files in circulation: SpyCode's default.
-_DEFAULT_RATE_HZ = 10_000.0
 # The largest arrays have 26,400 electrodes.
 _MOST_CHANNELS = 100_000
 _OWN = ("time_s", "channel")
@@ -106,20 +112,17 @@ def read_spike_csv(path: Path, options: OpeningOptions | None = None) -> SpikeTr
     recording ends with the second of its last spike.
     """
     table = _Table(path)
-    told = _told(table, options or OpeningOptions())
-    rate = _DEFAULT_RATE_HZ if told.sampling_rate_hz is None else float(told.sampling_rate_hz)
-    time_s = _seconds(table, told, rate)
+    facts = _agreed(table, options or OpeningOptions())
+    rate = float(facts.sampling_rate_hz or DEFAULT_SAMPLING_RATE_HZ)
+    time_s = _seconds(table, facts, rate)
     notes: tuple[str, ...] = ()
-    duration_s = told.duration_s
+    duration_s = facts.duration_s
     if duration_s is None:
-        if not len(time_s):
-            raise InputError(
-                f"{path}: no spikes in it, only the header: if the culture was silent, give the"
-                " recording's length by `duration_s`"
-            )
-        duration_s = math.floor(np.rint(time_s.max() * rate) / rate) + 1.0
-        notes = (f"a length of {duration_s:g} s is assumed from the last spike: give `duration_s`",)
-    if told.time_unit == "samples" and told.sampling_rate_hz is None:
+        # Rounded to a sample first, which may be that of the next second.
+        last_s = float(np.rint(time_s.max() * rate) / rate) if len(time_s) else None
+        duration_s, note = length_of_spikes(path, last_s)
+        notes = (note,)
+    if facts.time_unit == "samples" and facts.sampling_rate_hz is None:
         notes = (*notes, assumed_rate(rate))
     sample = np.rint(time_s * rate).astype(np.int64)
     n_samples = round(duration_s * rate)
@@ -273,7 +276,7 @@ def _checked_columns(path: Path, head: TableHead) -> _Columns:
     return columns
 
 
-def _told(table: _Table, options: OpeningOptions) -> OpeningOptions:
+def _agreed(table: _Table, options: OpeningOptions) -> OpeningOptions:
     """Join what the file states and what the user says, which must not contradict it."""
     stated: dict[str, Any] = {n: table.head.values[n] for n in _STATED if n in table.head.values}
     for name in stated.keys() - {"time_unit"}:
@@ -298,12 +301,12 @@ def _told(table: _Table, options: OpeningOptions) -> OpeningOptions:
         raise InputError(f"{table.path}: {error}") from None
 
 
-def _seconds(table: _Table, told: OpeningOptions, rate: float) -> NDArray[np.float64]:
+def _seconds(table: _Table, facts: OpeningOptions, rate: float) -> NDArray[np.float64]:
     """Return the spikes' times in seconds since the recording's start, (n,) float64."""
-    unit = told.time_unit or "s"
+    unit = facts.time_unit or "s"
     # Division by a whole number is exact where multiplication by 0.001 is not.
     time_s = np.frombuffer(table.time) / (rate if unit == "samples" else _PER_SECOND[unit])
-    start_s = told.start_s or 0.0
+    start_s = facts.start_s or 0.0
     _refuse(table, time_s, time_s < start_s, f"is before the start at {start_s:g} s")
     late = f"is later than {LONGEST_S:g} s: in which unit are the times? give it by `time_unit`"
     _refuse(table, time_s, time_s - start_s > LONGEST_S, late)

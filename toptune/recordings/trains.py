@@ -6,6 +6,7 @@ microvolts, and times are in seconds since the recording's start.
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -32,13 +33,13 @@ class Spikes(NamedTuple):
     peak_to_peak_uv: NDArray[np.float32]  # (n,), amplitude in microvolts
 
     def __repr__(self) -> str:
-        return summary_line("Spikes", self._told())
+        return summary_line("Spikes", self._facts())
 
     def _repr_html_(self) -> str:
         shown = zip(*(column[:SHOWN_ROWS].tolist() for column in self), strict=True)
-        return summary_html("Spikes", self._told(), self._fields, shown, n_rows=len(self.sample))
+        return summary_html("Spikes", self._facts(), self._fields, shown, n_rows=len(self.sample))
 
-    def _told(self) -> list[str]:
+    def _facts(self) -> list[str]:
         if not len(self.sample):
             return ["no spikes"]
         channels = count(len(np.unique(self.channel)), "channel")
@@ -210,7 +211,7 @@ class SpikeTrains:
         return from_spikeinterface(sorting, duration_s=duration_s, well=well)
 
     def __repr__(self) -> str:
-        return summary_line("SpikeTrains", self._told())
+        return summary_line("SpikeTrains", self._facts())
 
     def _repr_html_(self) -> str:
         counts = np.bincount(self.spikes.channel, minlength=len(self.channel_labels))
@@ -219,16 +220,16 @@ class SpikeTrains:
             for label, n in zip(self.channel_labels, counts, strict=True)
         )
         header = ("channel", "spikes", "rate (1/s)")
-        told = [*self._told(), *(f"note: {note}" for note in self.notes)]
-        return summary_html("SpikeTrains", told, header, rows, n_rows=len(self.channel_labels))
+        facts = [*self._facts(), *(f"note: {note}" for note in self.notes)]
+        return summary_html("SpikeTrains", facts, header, rows, n_rows=len(self.channel_labels))
 
-    def _told(self) -> list[str]:
+    def _facts(self) -> list[str]:
         spikes = count(len(self.spikes.sample), "spike")
-        told = [
+        facts = [
             f"{spikes} on {count(len(self.channel_labels), 'channel')}",
             f"{self.duration_s:g} s at {self.sampling_rate_hz:g} Hz",
         ]
-        return told if len(self.segments) == 1 else [*told, f"{len(self.segments)} segments"]
+        return facts if len(self.segments) == 1 else [*facts, f"{len(self.segments)} segments"]
 
 
 class PeakTrain(NamedTuple):
@@ -310,6 +311,26 @@ def check_trains(source: Path, trains: SpikeTrains) -> None:
             wrong = ["order or range of the spikes"]
     if wrong:
         raise InputError(f"{source} is damaged ({wrong[0]}): extract again into a new store")
+
+
+#: The rate of most spike files in circulation: SpyCode's default.
+DEFAULT_SAMPLING_RATE_HZ = 10_000.0
+
+
+def length_of_spikes(source: Path, last_s: float | None) -> tuple[float, str]:
+    """Give the length of a recording whose file does not state it, and say that it is assumed.
+
+    It ends with the second of its last spike; one without spikes is refused.
+    """
+    if last_s is None:
+        raise InputError(
+            f"{source}: no spikes in it: if the culture was silent, give the recording's length by"
+            " `duration_s`"
+        )
+    length_s = math.floor(last_s) + 1.0
+    return length_s, (
+        f"a length of {length_s:g} s is assumed from the last spike: give `duration_s`"
+    )
 
 
 def assumed_rate(rate_hz: float) -> str:

@@ -56,11 +56,6 @@ def _text(head: bytes) -> str | None:
 
 # Which program's HDF5 file it is, by what its top holds or its attributes.
 _PROGRAMS = (
-    ({"nwb_version"}, "an NWB file"),
-    ({"mxw_version"}, "a recording of MaxWell's MaxLab"),
-    ({"sig", "mapping"}, "a recording of MaxWell's MaxLab"),
-    ({"3BData"}, "a recording of 3Brain's BrainWave"),
-    ({"Well_A1", "TOC"}, "a recording of 3Brain's BrainWave"),
     ({"spikes", "sCount"}, "a spike list of the R packages meaRtools or sjemea"),
     ({"layers"}, "a network's weights (Keras)"),
     ({"obs", "var"}, "an AnnData table"),

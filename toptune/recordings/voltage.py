@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from toptune.errors import InputError
 from toptune.recordings.trains import Segment, check_labels, check_length
-from toptune.recordings.wells import choose, shown, wells_of
+from toptune.recordings.wells import rows_of_culture
 
 #: What a stream of spikes that were detected by the recording's program is called.
 SPIKES = "spikes"
@@ -42,25 +42,61 @@ class Stretch(NamedTuple):
     start_s: float
 
 
-class VoltageReader(ABC):
-    """An open recording of voltage: a context manager, and a `VoltageRecording`.
+class OpenFile(ABC):
+    """An open recording: a context manager whose voltage is read in ranges."""
+
+    path: Path
+    channel_labels: tuple[str, ...]
+    segments: tuple[Segment, ...]
+
+    @abstractmethod
+    def read_into(self, out: NDArray[np.float32], start: int, pool: Executor | None = None) -> None:
+        """Fill `out` (channels, samples) float32 with microvolts from sample `start` on."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the file."""
+
+    def read(self, start: int, stop: int, pool: Executor | None = None) -> NDArray[np.float32]:
+        """Return samples [start, stop) of all channels: (channels, samples) float32 microvolts."""
+        out = np.empty((len(self.channel_labels), stop - start), np.float32)
+        self.read_into(out, start, pool)
+        return out
+
+    def chunks(self, n_samples: int | None = None) -> Iterator[NDArray[np.float32]]:
+        """Yield the recording in order, (channels, samples) float32 microvolts at a time.
+
+        A chunk never spans a gap, and has at most `n_samples`, or a million values if None.
+        """
+        step = n_samples or max(1, 1_000_000 // len(self.channel_labels))
+        for segment in self.segments:
+            end = segment.first_sample + segment.n_samples
+            for start in range(segment.first_sample, end, step):
+                yield self.read(start, min(start + step, end))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class VoltageReader(OpenFile):
+    """Voltage read through another library: a `VoltageRecording`.
 
     A reader sets the attributes, calls `_set_segments`, and fills ranges within a segment.
     """
 
     kind: str
-    path: Path
     program: str = ""
     date: str = ""
     layout: str = ""
     stream_label: str
-    channel_labels: tuple[str, ...]
     #: Channels of the stream that are left out, since they are no electrodes.
     reference_labels: tuple[str, ...] = ()
     #: What was assumed or left out, one line each.
     notes: tuple[str, ...] = ()
     sampling_rate_hz: float
-    segments: tuple[Segment, ...]
     n_samples: int
     chunk_samples: int
     #: Channels that are read together, whether they are used or not.
@@ -69,10 +105,6 @@ class VoltageReader(ABC):
     @abstractmethod
     def _fill(self, out: NDArray[np.float32], segment: int, start: int) -> None:
         """Fill `out` (channels, samples) with microvolts from a segment's sample `start` on."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Close the file."""
 
     def _set_segments(self, stretches: Sequence[Stretch], chunk_samples: int | None = None) -> None:
         """Take over where the samples are; names and the rate are there already."""
@@ -101,32 +133,9 @@ class VoltageReader(ABC):
                 self._fill(out[:, low - origin : high - origin], number, low - segment.first_sample)
             start, number = end, number + 1
 
-    def read(self, start: int, stop: int, pool: Executor | None = None) -> NDArray[np.float32]:
-        """Return samples [start, stop) of all channels: (channels, samples) float32 microvolts."""
-        out = np.empty((len(self.channel_labels), stop - start), np.float32)
-        self.read_into(out, start, pool)
-        return out
-
-    def chunks(self, n_samples: int | None = None) -> Iterator[NDArray[np.float32]]:
-        """Yield the recording in order, (channels, samples) float32 microvolts at a time.
-
-        A chunk never spans a gap, and has at most `n_samples`, or a million values if None.
-        """
-        step = n_samples or max(1, 1_000_000 // len(self.channel_labels))
-        for segment in self.segments:
-            end = segment.first_sample + segment.n_samples
-            for start in range(segment.first_sample, end, step):
-                yield self.read(start, min(start + step, end))
-
     def check_whole(self) -> None:
         """Refuse a truncated file by reading the last sample of the last segment."""
         self.read(self.n_samples - 1, self.n_samples)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def scaled(
@@ -178,20 +187,8 @@ def different(path: Path, *candidates: Sequence[str]) -> tuple[str, ...]:
 def culture(
     path: Path, labels: Sequence[str], wanted: str | None
 ) -> tuple[list[int], tuple[str, ...]]:
-    """Return the rows and names of one culture's electrodes.
-
-    Several cultures of which none is chosen are refused.
-    """
-    rows = list(range(len(labels)))
-    wells = wells_of(labels)
-    if wanted is None and len(wells) < 2:
-        return rows, tuple(labels)
-    if not wells:
-        raise InputError(
-            f"{path}: its electrodes ({shown(labels)}) are of no well, so that well {wanted} cannot"
-            " be chosen: leave `well` out"
-        )
-    rows = wells[choose(path, "well", list(wells), wanted)]
+    """Return the rows and names of one culture's electrodes; see `rows_of_culture`."""
+    rows = rows_of_culture(path, labels, wanted)
     return rows, tuple(labels[row] for row in rows)
 
 

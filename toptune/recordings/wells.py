@@ -1,7 +1,7 @@
 """Several cultures in one recording: wells of a plate, or arrays of a headstage.
 
 Every reader follows one rule. What holds several cultures is refused, naming them, unless one is
-chosen by `well`; so several cultures are never taken for one.
+chosen by `well`; so several cultures are never read as one.
 """
 
 from __future__ import annotations
@@ -52,6 +52,12 @@ def split_label(label: str) -> tuple[str, str] | None:
     return (f"{match[1].upper()}{match[2]}", match[3]) if match else None
 
 
+def in_well(label: str) -> str:
+    """Return an electrode's name in its well: A1_12 is 12."""
+    parts = split_label(label)
+    return parts[1] if parts else label
+
+
 def wells_of(labels: Iterable[str]) -> dict[str, list[int]]:
     """List the electrodes, by their numbers, of each well; none unless every name has a well."""
     found: dict[str, list[int]] = {}
@@ -84,6 +90,22 @@ def shown(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
+def rows_of_culture(path: Path, labels: Sequence[str], wanted: str | None) -> list[int]:
+    """Return the electrodes of the culture that is meant, by their numbers.
+
+    Electrodes of several wells, of which none is chosen, are refused.
+    """
+    wells = wells_of(labels)
+    if wanted is None and len(wells) < 2:
+        return list(range(len(labels)))
+    if not wells:
+        raise InputError(
+            f"{path}: its electrodes ({shown(labels)}) are of no well, so that well {wanted} cannot"
+            " be chosen: leave `well` out"
+        )
+    return wells[choose(path, "well", list(wells), wanted)]
+
+
 def one_culture(
     path: Path, trains: SpikeTrains, wanted: str | None, *, length_given: bool = False
 ) -> SpikeTrains:
@@ -95,29 +117,23 @@ def one_culture(
     wells = wells_of(trains.channel_labels)
     if wanted is None and len(wells) < 2:
         return trains
-    if not wells:
-        raise InputError(
-            f"{path}: its electrodes ({shown(trains.channel_labels)}) are of no well, so that well"
-            f" {wanted} cannot be chosen: leave `well` out"
-        )
-    if wanted is not None and well_name(wanted) not in wells and _WELL.fullmatch(wanted.strip()):
+    name = well_name(wanted)
+    if wells and name is not None and name not in wells and _WELL.fullmatch(name):
         if length_given:
             return silent(trains)
         raise InputError(
             f"{path}: has no spike in well {wanted}, only in {shown(list(wells))}: if that well was"
             " silent, give its recording's length by `duration_s`"
         )
-    well = choose(path, "well", list(wells), wanted)
-    rows = wells[well]
+    rows = rows_of_culture(path, trains.channel_labels, wanted)
     place = np.full(len(trains.channel_labels), -1, np.int32)
     place[rows] = np.arange(len(rows), dtype=np.int32)
     here = place[trains.spikes.channel] >= 0
     sample, channel, amplitude = trains.spikes
-    labels = [split_label(trains.channel_labels[row]) for row in rows]
     return replace(
         trains,
         spikes=Spikes(sample[here], place[channel[here]], amplitude[here]),
-        channel_labels=tuple(parts[1] for parts in labels if parts),
+        channel_labels=tuple(in_well(trains.channel_labels[row]) for row in rows),
         threshold_uv=trains.threshold_uv[rows],
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,9 +71,27 @@ def overview(
     return Overview(trains, summary, traces, begin)
 
 
-def _summary(path: Path, kind: str, trains: SpikeTrains) -> dict[str, Any]:
+# An electrode is active above so many spikes a second, a limit that is usual for cultures.
+_ACTIVE_HZ = 0.1
+
+
+class Activity(NamedTuple):
+    """How much each electrode fires."""
+
+    counts: NDArray[np.int64]  # spikes, (channels,)
+    rates_hz: NDArray[np.float64]  # spikes per second, (channels,)
+    n_active: int  # electrodes above 0.1 spikes/s
+
+
+def activity(trains: SpikeTrains) -> Activity:
+    """Count the spikes of each electrode."""
     counts = np.bincount(trains.spikes.channel, minlength=len(trains.channel_labels))
     rates = counts / trains.duration_s
+    return Activity(counts, rates, int((rates > _ACTIVE_HZ).sum()))
+
+
+def _summary(path: Path, kind: str, trains: SpikeTrains) -> dict[str, Any]:
+    counts, rates, n_active = activity(trains)
     thresholds = [float(t) if np.isfinite(t) else None for t in trains.threshold_uv]
     return {
         "recording": str(path),
@@ -84,7 +102,7 @@ def _summary(path: Path, kind: str, trains: SpikeTrains) -> dict[str, Any]:
         "n_channels": len(trains.channel_labels),
         "n_spikes": int(counts.sum()),
         "mean_rate_hz": float(rates.mean()),
-        "active_channels": int((rates > 0.1).sum()),
+        "active_channels": n_active,
         "notes": list(trains.notes),
         "channels": [
             {"label": label, "spikes": int(n), "rate_hz": float(r), "threshold_uv": t}

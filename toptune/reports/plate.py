@@ -10,13 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from toptune.errors import InputError
 from toptune.machine.cuda import accelerator
 from toptune.params import Compute, SpikeSettings
 from toptune.recordings.opening import SpikeRecording, open_recording
 from toptune.recordings.wells import SeveralCulturesError
+from toptune.reports.overview import activity
 from toptune.spikes.finding import find_spikes
 
 
@@ -93,13 +92,12 @@ def plate(
             stage=lambda *_: None,
         )
         trains = spikes.trains
-        counts = np.bincount(trains.spikes.channel, minlength=len(trains.channel_labels))
-        rates = counts / trains.duration_s
+        counts, rates, n_active = activity(trains)
         found.append(
             Well(
                 name=name,
                 n_electrodes=len(counts),
-                n_active=int((rates > 0.1).sum()),
+                n_active=n_active,
                 n_spikes=int(counts.sum()),
                 rate_hz=float(rates.mean()),
                 duration_s=trains.duration_s,

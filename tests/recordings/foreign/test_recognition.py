@@ -21,6 +21,7 @@ from foreign_files import (
 from small_data import write_mcs
 
 from toptune.errors import InputError
+from toptune.recordings.foreign import recognition
 from toptune.recordings.foreign.recognition import file_kind, folder_kind
 from toptune.recordings.opening import open_recording, recognise
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from toptune.errors import InputError
 from toptune.params import FASTEST_HZ, OpeningOptions
-from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes
+from toptune.recordings.trains import Segment, SpikeTrains, length_of_spikes, sort_spikes
 from toptune.recordings.voltage import different
 
 
@@ -76,14 +75,9 @@ def unit_trains(
         length_s = span.end_s - start_s
     elif options.duration_s is not None:
         length_s = options.duration_s
-    elif len(every):
-        length_s = math.floor(every.max()) + 1.0
-        notes = (f"a length of {length_s:g} s is assumed from the last spike: give `duration_s`",)
     else:
-        raise InputError(
-            f"{path}: no spikes in it: if the culture was silent, give the recording's length by"
-            " `duration_s`"
-        )
+        length_s, note = length_of_spikes(path, float(every.max()) if len(every) else None)
+        notes = (note,)
     if not length_s * rate < 2**53 or every.max(initial=0.0) * rate > 2**53:
         raise InputError(f"{path}: claims to last {length_s:g} s at {rate:g} Hz: is it damaged?")
     sample = np.rint(every * rate).astype(np.int64)

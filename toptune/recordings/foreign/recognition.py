@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from toptune.errors import InputError, ToptuneError
 from toptune.params import OpeningOptions
+from toptune.recordings.unknown import is_hdf5
 
 if TYPE_CHECKING:
     from toptune.recordings.opening import SpikeRecording
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 #: What installs the libraries.
 EXTRA = "pip install 'toptune[formats]'"
-_HDF5 = b"\x89HDF\r\n\x1a\n"
 _MAGIC = (
     (b"\x02\x27\x91\xc6", "intan"),  # .rhd
     (b"\xac\x27\x91\xd6", "intan"),  # .rhs
@@ -43,10 +43,10 @@ _MOST_NAMES = 10_000
 
 def file_kind(path: Path) -> str | None:
     """Tell which program wrote a file, by its first bytes or its HDF5 groups."""
+    if is_hdf5(path):
+        return _hdf5_kind(path)
     with path.open("rb") as file:
         head = file.read(8)
-    if head == _HDF5:
-        return _hdf5_kind(path)
     return next((kind for magic, kind in _MAGIC if head.startswith(magic)), None)
 
 
