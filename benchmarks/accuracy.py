@@ -42,9 +42,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, RidgeClassifierCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
@@ -411,20 +412,61 @@ def extra_trees(dataset: Dataset, **params: Any) -> Verdicts:
     return leave_devices_out(dataset, _standardised(classifier), dataset.parameters)
 
 
-def rocket(
-    dataset: Dataset, *, classifier: str, bin_ms: float, window_s: float, **params: Any
+def minirocket(
+    dataset: Dataset, *, bin_ms: float, window_s: float, n_kernels: int, class_weight: str
 ) -> Verdicts:
-    """Convolutions of spike counts with random kernels, and ridge regression on their statistics.
+    """MiniRocket of spike counts: shares above biases after convolution, and ridge regression.
 
     A series is the count of all electrodes together, since the order of electrodes means nothing
     from device to device, in windows that do not overlap; the windows of a recording vote. Biases
-    of the kernels are quantiles of training series and the ridge is chosen on training rows, so all
-    of it is fitted anew in each fold.
+    are quantiles of training series, columns are scaled and the ridge is chosen on training rows,
+    so all of it is fitted anew in each fold.
     """
-    module = importlib.import_module("aeon.classification.convolution_based")
+    from aeon.classification.convolution_based import MiniRocketClassifier
+
     X, recording = _count_windows(dataset, bin_ms, window_s)
-    estimator = getattr(module, classifier)(random_state=SEED, n_jobs=-1, **params)
+    estimator = MiniRocketClassifier(
+        n_kernels=n_kernels, class_weight=class_weight, random_state=SEED, n_jobs=-1
+    )
     return leave_devices_out(dataset, estimator, X, recording)
+
+
+def multirocket_hydra(
+    dataset: Dataset, *, bin_ms: float, window_s: float, n_kernels: int, class_weight: str
+) -> Verdicts:
+    """MultiRocket and Hydra of the same windows, side by side, and ridge regression.
+
+    As aeon's `MultiRocketHydraClassifier`, with fewer kernels of MultiRocket (there 6,250) and
+    Hydra's square roots standardised as they are. MultiRocket's biases, all scales and the ridge
+    are fitted anew in each fold. Hydra learns nothing from series, so the folds share it.
+    """
+    from aeon.transformations.collection.convolution_based import MultiRocket
+
+    X, recording = _count_windows(dataset, bin_ms, window_s)
+    series, n_bins = X[:, 0], X.shape[2]
+    rocket = MultiRocket(n_kernels=n_kernels, random_state=SEED, n_jobs=-1)
+    parts = [
+        ("multirocket", make_pipeline(rocket, StandardScaler()), slice(0, n_bins)),
+        ("hydra", StandardScaler(), slice(n_bins, None)),
+    ]
+    ridge = RidgeClassifierCV(alphas=np.logspace(-3, 3, 10), class_weight=class_weight)
+    estimator = make_pipeline(ColumnTransformer(parts), ridge)
+    rows = np.concatenate([series, np.sqrt(np.maximum(hydra(X), 0))], axis=1)
+    return leave_devices_out(dataset, estimator, rows, recording)
+
+
+def hydra(
+    series: NDArray[np.float32], *, fitted_to: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """Tell how much each kernel of a group answers most or least, (n, features) of (n, 1, bins).
+
+    Kernels are random; whatever the series that the transform is fitted to, it is the same.
+    """
+    from aeon.transformations.collection.convolution_based import HydraTransformer
+
+    transform = HydraTransformer(random_state=SEED, n_jobs=-1)
+    transform.fit(series if fitted_to is None else fitted_to)
+    return np.asarray(transform.transform(series), dtype=np.float32)
 
 
 def _count_windows(
@@ -491,13 +533,14 @@ def _register_all() -> None:
             )
         )  # fmt: skip
     windows = {"bin_ms": 100.0, "window_s": 120.0, **balanced}
-    for name, title, of_aeon in (
-        ("minirocket", "MiniRocket on counts", "MiniRocketClassifier"),
-        ("multirocket-hydra", "MultiRocket-Hydra on counts", "MultiRocketHydraClassifier"),
-    ):
+    of_counts: tuple[tuple[str, str, Callable[..., Verdicts], int], ...] = (
+        ("minirocket", "MiniRocket on counts", minirocket, 10_000),
+        ("multirocket-hydra", "MultiRocket-Hydra on counts", multirocket_hydra, 1_250),
+    )
+    for name, title, compute, n_kernels in of_counts:
         register(
             Method(
-                name, title, rocket, {"classifier": of_aeon, **windows}, peer=True,
+                name, title, compute, {"n_kernels": n_kernels, **windows}, peer=True,
                 has_probabilities=False, needs="aeon",
             )
         )  # fmt: skip

@@ -36,6 +36,7 @@ from toptune.features.table import FeatureTable, RecordingInfo
 from toptune.features.table import View as Columns
 from toptune.heads.catalogue import head_of
 from toptune.params import FitOptions
+from toptune.recordings.trains import SpikeTrains
 from toptune.training import fit
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -185,7 +186,30 @@ def test_counts_are_those_of_all_electrodes_in_whole_windows() -> None:
     X, recording = accuracy._count_windows(dataset, 100, 120)
     assert X.shape == (N_DEVICES * N_WINDOWS, 1, 1200)
     np.testing.assert_array_equal(recording, np.repeat(np.arange(N_DEVICES), N_WINDOWS))
-    np.testing.assert_array_equal(X[5, 0], dataset.counts()[1][1200:2400])
+    np.testing.assert_array_equal(X[N_WINDOWS + 1, 0], dataset.counts()[1][1200:2400])
+
+
+def test_counts_are_those_of_spikes_in_bins() -> None:
+    times = np.sort(np.random.default_rng(0).integers(0, 100_000, 500)) / 10_000
+    trains = SpikeTrains.from_arrays(
+        np.concatenate([times, [0.3, 0.7]]), ["a"] * 500 + ["b"] * 2, duration_s=10.05,
+        sampling_rate_hz=10_000,
+    )  # fmt: skip
+    dataset = devices_of("one", "A B")
+    dataset.__dict__["trains"] = (trains,)
+    (counts,) = dataset.counts(100)
+    samples = np.rint(np.append(times, [0.3, 0.7]) * 10_000).astype(int)
+    expected = [np.count_nonzero(samples // 1000 == each) for each in range(100)]
+    np.testing.assert_array_equal(counts, expected)
+
+
+def test_hydra_learns_nothing_from_what_it_is_fitted_to() -> None:
+    package("aeon")
+    series = np.random.default_rng(1).random((6, 1, 60)).astype(np.float32)
+    others = 5 + np.random.default_rng(2).random((3, 1, 60)).astype(np.float32)
+    found = accuracy.hydra(series)
+    np.testing.assert_array_equal(found, accuracy.hydra(series, fitted_to=others))
+    assert found.std(axis=0).max() > 0
 
 
 # --- intervals
