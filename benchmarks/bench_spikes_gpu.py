@@ -126,7 +126,7 @@ def test_means_and_thresholds(benchmark: Any, gpu: CudaAccelerator, voltage: Dev
 
 
 @pytest.mark.benchmark(group="PTSD on a GPU")
-@pytest.mark.parametrize("order", [2, 8])
+@pytest.mark.parametrize("order", [1, 2, 8])
 def test_filter(benchmark: Any, gpu: CudaAccelerator, voltage: DeviceArray, order: int) -> None:
     with gpu.active():
         out = gpu.xp.empty_like(voltage)

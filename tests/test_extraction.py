@@ -198,10 +198,12 @@ def test_changed_label_needs_no_work_and_reaches_the_table(
     [
         (
             SpikeSettings(ptsd=Ptsd(threshold_sd=7.5)),
-            r"s\.zarr: its spikes were found with ptsd\.threshold_sd = 8\.0, not 7\.5",
+            r"s\.zarr: its spikes were found with ptsd\.threshold_sd = 8\.0, not 7\.5: give"
+            r" `threshold_sd=8\.0` to go on with it, or use another store",
         ),
         (SpikeSettings(highpass=HighPass(cutoff_hz=0)), r"highpass\.cutoff_hz = 300\.0, not 0"),
-        (SpikeSettings(stream="x"), r"stream = None, not 'x'"),
+        (SpikeSettings(highpass=HighPass(order=2)), r"order = 1, not 2: give `highpass_order=1`"),
+        (SpikeSettings(stream="x"), r"stream = None, not 'x': leave out `stream`"),
     ],
 )
 def test_other_detection_parameters_are_refused_by_name(

@@ -35,10 +35,10 @@ def test_an_option_sets_its_field_to_its_default(cls: type) -> None:
 
 
 def test_classes_inside_a_class_are_set_by_their_own_options() -> None:
-    changed = {"highpass_hz": 100.0, "threshold_sd": 7.5, "stream": "raw", "window_s": 30.0}
+    changed = {"highpass_hz": 100.0, "highpass_order": 2, "threshold_sd": 7.5, "window_s": 30.0}
     made = from_options(SpikeSettings, changed)
     assert made == SpikeSettings(
-        highpass=HighPass(cutoff_hz=100.0), ptsd=Ptsd(threshold_sd=7.5), stream="raw"
+        highpass=HighPass(cutoff_hz=100.0, order=2), ptsd=Ptsd(threshold_sd=7.5)
     )
     assert [o.name for o in options_of(SpikeSettings)] == list(values_of(made))
     assert from_options(SpikeSettings, values_of(made)) == made
@@ -79,6 +79,11 @@ def test_command_words_say_only_what_differs_from_the_defaults() -> None:
         *("--window-s", "10", "--stride-s", "0.30000000000000004", "--backbone", "timm:x y"),
         *("--merge", "AB=A,B", "--merge", "CD=C,D", "--no-tune", "--permutations", "0"),
     ]
+
+
+def test_the_filter_of_an_earlier_version_is_said_in_the_command() -> None:
+    earlier = values_of(SpikeSettings(highpass=HighPass(order=2)))
+    assert command_words(options_of(SpikeSettings), earlier) == ["--highpass-order", "2"]
 
 
 def test_command_words_tell_one_value_from_several() -> None:

@@ -331,6 +331,9 @@ class Ptsd(_Params):
 class HighPass(_Params):
     """Causal Butterworth high-pass filter; ``cutoff_hz=0`` turns it off.
 
+    A large spike swings back behind a filter of order 2 or above, and PTSD may take the swing for
+    another spike. Behind order 1 it hardly does (docs/detection.md).
+
     Parameters
     ----------
     cutoff_hz
@@ -342,11 +345,11 @@ class HighPass(_Params):
     cutoff_hz: float = _detection(
         300.0, "Cut-off frequency of the high-pass filter, in Hz; 0: no filter.", name="highpass_hz"
     )
-    order: int = 2
+    order: int = _detection(1, "Order of the high-pass filter, 1 to 8.", name="highpass_order")
 
     def __post_init__(self) -> None:
         _check_from_0(self, "cutoff_hz")
-        ok = isinstance(self.order, int) and 1 <= self.order <= 8
+        ok = _whole(self.order) and 1 <= self.order <= 8
         _check(self, "order", ok, "a whole number from 1 to 8")
 
 

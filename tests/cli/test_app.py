@@ -142,6 +142,7 @@ def test_inspect_json_is_pure_and_tells_the_rates(made: Path, run: Run) -> None:
     assert ran.err == ""
     summary = json.loads(ran.out)
     assert (summary["duration_s"], summary["n_channels"]) == (8.0, 4)
+    assert (summary["highpass_hz"], summary["highpass_order"]) == (300, 1)
     # Class C: 40 spikes a second were put on each electrode; a few fall into each other.
     assert all(25 < c["rate_hz"] <= 41 for c in summary["channels"])
     assert sum(c["spikes"] for c in summary["channels"]) == summary["n_spikes"]
@@ -176,6 +177,23 @@ def test_extract_prints_the_next_command_and_json_is_pure(folder: Path, run: Run
     result = json.loads(ran.out)
     assert (result["done"], result["spikes_reused"], result["n_windows"]) == (6, 6, 42)
     assert result["features"]["picture"] == {"kind": "raster", "count_axis": "window"}
+
+
+def test_a_store_of_the_earlier_filter_is_neither_mixed_nor_lost(folder: Path, run: Run) -> None:
+    arguments = ("extract", folder / "devices.csv", "--store", folder / "n.zarr", *TINY)
+    earlier = ("--highpass-order", "2")
+    assert run(*arguments, *earlier).code == 0
+    ran = run(*arguments, "--picture", "raster")
+    assert (ran.code, ran.err) == (
+        2,
+        f"error: {folder}/n.zarr: its spikes were found with highpass.order = 2, not 1: give"
+        " --highpass-order 2 to go on with it, or use another store\n",
+    )
+    ran = run(*arguments, "--picture", "raster", *earlier)
+    assert (ran.code, "6 with spikes from the store" in ran.out) == (0, True)
+    assert run(*arguments, "--overwrite").code == 0
+    settings = read_json(folder / "n.zarr" / "zarr.json")["attributes"]["settings"]
+    assert settings["highpass"] == {"cutoff_hz": 300.0, "order": 1}
 
 
 def test_failing_recordings_are_listed_with_exit_code_3(folder: Path, run: Run) -> None:

@@ -23,7 +23,7 @@ from toptune.errors import InputError, ToptuneError
 from toptune.features.picture_features import PictureFeatureParams
 from toptune.features.table import FeatureTable, RecordingInfo
 from toptune.heads import head_of
-from toptune.params import Picture, SpikeSettings
+from toptune.params import HighPass, Picture, SpikeSettings
 from toptune.recordings.trains import WeightsSource
 from toptune.runs.model import FORMAT, Model, load_model, read_model, trained_model, write_model
 
@@ -232,7 +232,8 @@ def test_golden_models_of_format_2_are_read_with_the_numbers_of_their_making(
     assert second.params.picture == Picture(kind="raster")
     assert (first.params.windows.width_s, second.params.windows.width_s) == (2.0, 4.0)
     assert second.params.backbone.std == (0.25, 0.25, 0.25)
-    assert golden.spikes == SpikeSettings()
+    # The default of its time, which later defaults must not replace.
+    assert golden.spikes == SpikeSettings(highpass=HighPass(order=2))
 
 
 # --- damage

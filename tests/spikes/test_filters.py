@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -61,17 +62,28 @@ def test_zero_turns_the_filter_off() -> None:
     assert settling_samples(off, 10_000, 99) == 0
 
 
+@pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("cutoff_hz", [250, 251, 1e6])
-def test_a_cutoff_at_or_above_nyquist_is_refused(cutoff_hz: float) -> None:
-    with pytest.raises(InputError, match="below 250 Hz, or 0 for no filter"):
-        HighPassFilter(HighPass(cutoff_hz=cutoff_hz), 500, 1)
+def test_a_cutoff_at_or_above_nyquist_is_refused(cutoff_hz: float, order: int) -> None:
+    needed = f"needs a sampling rate above {2 * cutoff_hz:g} Hz, .* below 250 Hz, or 0 for no"
+    with pytest.raises(InputError, match=re.escape(needed).replace(r"\.\*", ".*")):
+        HighPassFilter(HighPass(cutoff_hz=cutoff_hz, order=order), 500, 1)
+    HighPassFilter(HighPass(cutoff_hz=249, order=order), 500, 1)
 
 
-def test_after_settling_the_past_does_not_matter() -> None:
+@pytest.mark.parametrize("order", [0, 9, 1.0, True])
+def test_an_order_that_no_filter_has_is_refused(order: int) -> None:
+    with pytest.raises(InputError, match="a whole number from 1 to 8"):
+        HighPass(order=order)
+
+
+@pytest.mark.parametrize("order", [1, 2, 4])
+def test_after_settling_the_past_does_not_matter(order: int) -> None:
     rng = np.random.default_rng(2)
     x = rng.normal(0, 10, (1, 3000)).astype(np.float32)
-    settle = settling_samples(HighPass(), 10_000, 2000)
-    assert 30 < settle < 200
-    whole = HighPassFilter(HighPass(), 10_000, 1).apply(x)
-    late = HighPassFilter(HighPass(), 10_000, 1).apply(x[:, 1000 - settle :])
+    params = HighPass(order=order)
+    settle = settling_samples(params, 10_000, 2000)
+    assert 30 < settle < 300
+    whole = HighPassFilter(params, 10_000, 1).apply(x)
+    late = HighPassFilter(params, 10_000, 1).apply(x[:, 1000 - settle :])
     np.testing.assert_allclose(late[:, settle:], whole[:, 1000:], atol=1e-3)

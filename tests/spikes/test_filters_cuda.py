@@ -74,11 +74,12 @@ def test_samples_are_the_cpus_but_for_rounding(
     assert close.all()
 
 
-def test_nearly_all_samples_have_the_cpus_bits(device: HostAccelerator) -> None:
+@pytest.mark.parametrize("order", [1, 2])
+def test_nearly_all_samples_have_the_cpus_bits(device: HostAccelerator, order: int) -> None:
     device.how = Launch()
     x = voltage(1, 8, 200_000)
-    got = filtered(device, x, HighPass(), [])
-    expected = HighPassFilter(HighPass(), RATE_HZ, 8).apply(x)
+    got = filtered(device, x, HighPass(order=order), [])
+    expected = HighPassFilter(HighPass(order=order), RATE_HZ, 8).apply(x)
     assert (got != expected).sum() <= 10
     # Near zero the rounding of the microvolts that went in, thousands, is more than the last bit.
     assert (np.abs(got - expected) <= np.maximum(np.spacing(np.abs(expected)), 1e-9)).all()
@@ -142,6 +143,7 @@ def test_what_follows_a_chunk_of_broken_blocks_is_refused(device: HostAccelerato
         filt.apply(x[:, 100:], out[:, 100:])
 
 
-def test_a_cutoff_at_nyquist_is_refused(device: HostAccelerator) -> None:
+@pytest.mark.parametrize("order", [1, 2])
+def test_a_cutoff_at_nyquist_is_refused(device: HostAccelerator, order: int) -> None:
     with pytest.raises(InputError, match="choose a cut-off below 250 Hz, or 0"):
-        DeviceHighPass(device, HighPass(), 500)
+        DeviceHighPass(device, HighPass(order=order), 500)

@@ -44,6 +44,7 @@ def assert_same(found: Detected, spikes: Spikes, thresholds: NDArray[np.float32]
     batch=st.integers(1, 9000),
     keep_bytes=st.sampled_from([0, 20_000, 2**30]),
     cutoff_hz=st.sampled_from([0.0, 1.0, 300.0]),
+    order=st.integers(1, 3),
     noise=st.sampled_from(["smallest_sd", "mad", "fixed"]),
     lifetime_ms=st.sampled_from([0.1, 2.0, 40.0]),
     n_jobs=st.sampled_from([1, 2]),
@@ -55,12 +56,13 @@ def test_any_chunking_gives_the_spikes_of_the_whole(
     batch: int,
     keep_bytes: int,
     cutoff_hz: float,
+    order: int,
     noise: Noise,
     lifetime_ms: float,
     n_jobs: int,
 ) -> None:
     x = voltage(seed, channels, n)
-    highpass = HighPass(cutoff_hz=cutoff_hz)
+    highpass = HighPass(cutoff_hz=cutoff_hz, order=order)
     ptsd = Ptsd(
         threshold_sd=5,
         lifetime_ms=lifetime_ms,

@@ -69,6 +69,7 @@ def assert_same(found: Detected, expected: Detected) -> None:
     walked=st.integers(1, 50_000),
     held_rows=st.integers(1, 5),
     cutoff_hz=st.sampled_from([0.0, 1.0, 300.0]),
+    order=st.integers(1, 3),
     noise=st.sampled_from(["smallest_sd", "mad", "fixed"]),
     lifetime_ms=st.sampled_from([0.1, 2.0, 40.0]),
     n_jobs=st.sampled_from([1, 2]),
@@ -83,12 +84,13 @@ def test_spikes_are_those_of_the_cpu_on_the_same_filtered_samples(
     walked: int,
     held_rows: int,
     cutoff_hz: float,
+    order: int,
     noise: Noise,
     lifetime_ms: float,
     n_jobs: int,
 ) -> None:
     x, gaps = voltage(seed, channels, n), cut(n, cuts)
-    highpass = HighPass(cutoff_hz=cutoff_hz)
+    highpass = HighPass(cutoff_hz=cutoff_hz, order=order)
     ptsd = Ptsd(
         threshold_sd=5,
         lifetime_ms=lifetime_ms,

@@ -8,7 +8,7 @@ import pytest
 
 from toptune.backbones.names import PAPER_BACKBONES
 from toptune.errors import InputError, InputErrors
-from toptune.params import Backbone, FitOptions, Picture, Windows
+from toptune.params import Backbone, FitOptions, HighPass, Picture, Windows
 from toptune.sweeps.grid import Grid, PictureView, grid_keys, read_grid, shipped_grids
 
 
@@ -136,9 +136,10 @@ def test_settings_stand_above_the_file(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_detection_is_set_once(tmp_path: Path) -> None:
-    text = "threshold_sd = 7.5\nhighpass_hz = 0\nnoise = 'fixed'\nthreshold_uv = 40"
+    text = "threshold_sd = 7.5\nhighpass_hz = 100\nhighpass_order = 2\n"
+    text += "noise = 'fixed'\nthreshold_uv = 40"
     spikes = read_grid(write(tmp_path, text)).spikes
-    assert (spikes.highpass.cutoff_hz, spikes.ptsd.threshold_sd) == (0, 7.5)
+    assert (spikes.highpass, spikes.ptsd.threshold_sd) == (HighPass(cutoff_hz=100, order=2), 7.5)
     assert (spikes.ptsd.noise, spikes.ptsd.threshold_uv) == ("fixed", 40)
 
 

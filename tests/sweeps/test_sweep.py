@@ -464,6 +464,8 @@ def test_a_thin_class_is_refused_unless_every_combination_merges_it(fresh: Path)
 def test_other_spikes_need_another_folder(swept: Path) -> None:
     with pytest.raises(InputError, match=r"found with ptsd\.threshold_sd = 8\.0, not 7"):
         run(swept, grid_of(swept, "threshold_sd = 7\n" + GRID))
+    with pytest.raises(InputError, match=r"order = 1, not 2: give `highpass_order=1` to go on"):
+        run(swept, grid_of(swept, "highpass_order = 2\n" + GRID))
 
 
 # --- merges, groups and warnings

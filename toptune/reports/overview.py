@@ -63,6 +63,8 @@ def overview(
             "date": recording.date,
             "array": recording.layout,
             "stream": recording.stream_label,
+            "highpass_hz": highpass.cutoff_hz,
+            "highpass_order": highpass.order if highpass.cutoff_hz else None,
             "reference": list(recording.reference_labels),
             "dead": [labels[k] for k in found.noise.dead.nonzero()[0]],
             "over_noisy": [labels[k] for k in found.noise.noisy.nonzero()[0]],

@@ -23,7 +23,7 @@ from toptune.errors import InputError
 from toptune.features.table import RecordingInfo
 from toptune.machine.durable import writing
 from toptune.machine.locks import held, is_held
-from toptune.params import content_key
+from toptune.params import HighPass, Ptsd, content_key, options_of
 from toptune.store.feature_store import ASIDE, FeatureStore
 
 _SESSION = "session-"
@@ -107,11 +107,21 @@ def refuse_other_settings(path: Path, settings: dict[str, Any]) -> None:
     """Refuse a store whose spikes were found otherwise, by the first setting that differs."""
     here, wanted = _flat(FeatureStore(path).settings), _flat(settings)
     for name in sorted({*here, *wanted}):
-        if here.get(name) != wanted.get(name):
+        if (value := here.get(name)) != wanted.get(name):
+            called = _OPTIONS.get(name, name)
+            same = f"leave out `{called}`" if value is None else f"give `{called}={value}`"
             raise InputError(
-                f"{path}: its spikes were found with {name} = {here.get(name)!r}, not"
-                f" {wanted.get(name)!r}: use the same value or another store"
+                f"{path}: its spikes were found with {name} = {value!r}, not"
+                f" {wanted.get(name)!r}: {same} to go on with it, or use another store"
             )
+
+
+# The options' names, by the names of the settings that a store holds.
+_OPTIONS = {
+    f"{part}.{one.field}": one.name
+    for part, cls in (("highpass", HighPass), ("ptsd", Ptsd))
+    for one in options_of(cls)
+}
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
