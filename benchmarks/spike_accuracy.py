@@ -145,7 +145,7 @@ DEFAULT = Filter(HighPass().order, HighPass().cutoff_hz)
 EARLIER = Filter(2, 300)  # the default until order 1 became it
 FILTERS = (
     Filter(1, 0),
-    *(Filter(1, cutoff) for cutoff in (100, 200, 300, 400, 500)),
+    *(Filter(1, cutoff) for cutoff in (100, 200, 250, 300, 400, 500)),
     *(Filter(order, cutoff) for order in (2, 3, 4) for cutoff in (100, 200, 300)),
     *(Filter(1, 300, refractory_ms=ms) for ms in (1.2, 1.5, 2.0)),
     *(Filter(2, 300, refractory_ms=ms) for ms in (1.5, 2.0)),
