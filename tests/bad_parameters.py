@@ -23,7 +23,6 @@ CASES = (
     *each(EXTRACT, "--overshoot-ms", "-1", "inf", says="--overshoot-ms must be 0 or above"),
     *each(EXTRACT, "--highpass-hz", "-1", "nan", "inf", says="--highpass-hz must be"),
     *each(EXTRACT, "--highpass-order", "0", "9", says="--highpass-order must be a whole number"),
-    *each(EXTRACT, "--highpass-order", "1.5", "x", says="--highpass-order"),
     *each(EXTRACT, "--threshold-uv", "50", says="None unless --noise fixed"),
     *each((*EXTRACT, "--noise", "fixed"), "--threshold-uv", "0", "nan", says="--threshold-uv"),
     *each(EXTRACT, "--window-s", "0", "-1", "nan", "inf", says="--window-s must be above 0"),
