@@ -253,7 +253,7 @@ def burst_train(rng: np.random.Generator, seconds: float) -> tuple[Float64, Floa
     The second value is each spike's size: it halves during a burst and recovers before the next.
     """
     times, sizes = [], []
-    start = float(rng.exponential(1.0))
+    start = min(float(rng.exponential(1.0)), seconds / 2)
     while start < seconds:
         n = int(rng.integers(4, 21))
         times.append(start + np.cumsum(0.002 + rng.gamma(2.0, 0.002, n)))
