@@ -628,6 +628,12 @@ class FitOptions:
     strata: str | None = _advanced(
         None, "Column of devices.csv; labels are shuffled only within its values."
     )
+    windows_per_recording: int | None = _advanced(
+        None,
+        "The most windows of a recording to train on and to score, evenly spread; 0: all; by"
+        " classifier if not given.",
+        least=0,
+    )
     tune: bool = option(
         True, "Choose parameters inside every fold, or take the classifier's defaults."
     )
@@ -645,6 +651,9 @@ class FitOptions:
         ok = self.strata is None or isinstance(self.strata, str)
         _check(self, "strata", ok, "None or the name of a column")
         _check(self, "tune", isinstance(self.tune, bool), "true or false")
+        most = self.windows_per_recording
+        ok = most is None or (_whole(most) and most >= 0)
+        _check(self, "windows_per_recording", ok, "a whole number from 0")
         ok = self.permutations is None or (_whole(self.permutations) and self.permutations >= 0)
         _check(self, "permutations", ok, "a whole number from 0")
         ok = _whole(self.seed) and 0 <= self.seed < 2**32

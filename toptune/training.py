@@ -32,6 +32,7 @@ from toptune.evaluation.task import Task, read_task, table_problems
 from toptune.features.table import FeatureTable, RecordingInfo
 from toptune.heads.base import Candidate, Head, Progress
 from toptune.heads.catalogue import head_of, heads
+from toptune.heads.rows import LabelledRows, group_rows
 from toptune.machine.display import count, summary_html, summary_line
 from toptune.machine.installation import describe_environment
 from toptune.params import FitOptions, parse_merges
@@ -129,6 +130,8 @@ def fit(
     start = time.perf_counter()
     out = Path(out)
     problems = target_problems(out, overwrite=overwrite)
+    n_windows = len(table.features)
+    table = _spread(table, options)
     design = _Design.of(options, table.recordings, device, problems, table)
     if problems or design is None:
         raise InputErrors(problems)
@@ -149,9 +152,13 @@ def fit(
     folds = found.folds
     scores = score_task(task, folds.classes, folds.predictions, folds.probabilities)
     estimator = design.estimator.set_params(**found.final)
-    estimator.fit(table.features, task.label)
+    groups = group_rows(task.group)
+    design.head.fit(
+        estimator, LabelledRows(table.features, task.label, groups, design.units.of_row)
+    )
     metrics = describe_metrics(options.head, task, table, scores, found)
     metrics["centres"] = design.note
+    metrics["n_windows_passed_over"] = n_windows - len(table.features)
     model = trained_model(
         options.head,
         estimator,
@@ -173,6 +180,15 @@ def fit(
         write_model(folder / "model", model)
         _report(folder, out, store, progress)
     return RunResult(out, scores, found, metrics)
+
+
+def _spread(table: FeatureTable, options: FitOptions) -> FeatureTable:
+    """Take as many windows of each recording as asked for, or as the classifier wants."""
+    most = options.windows_per_recording
+    if most is None:
+        head = heads().get(options.head)
+        most = None if head is None else head.windows_per_recording
+    return table.spread(most) if most else table
 
 
 def _same_spikes(store: FeatureStore, recordings: Sequence[RecordingInfo]) -> list[str]:
@@ -214,6 +230,7 @@ def _describe(
             "fixed": plain(dict(options.fixed)),
             "tried": plain(dict(options.tried)),
             "tune": options.tune,
+            "windows_per_recording": options.windows_per_recording,
             "permutations": options.permutations,
             "device": device,
         },

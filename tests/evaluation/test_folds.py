@@ -50,7 +50,9 @@ def test_falkon_folds_are_normalised_refits_with_the_whole_data_sets_ridge(
     n_centres: int | None, k: int
 ) -> None:
     X, y, groups = labelled(k=k)
-    head = FalkonClassifier(width=0.7, penalty=1e-3, n_centres=n_centres, random_state=5)
+    head = FalkonClassifier(
+        width=0.7, penalty=1e-3, balanced=False, n_centres=n_centres, random_state=5
+    )
     results = leave_one_group_out(head, X, y, groups)
     assert_consistent(results, y, groups)
     assert not hasattr(head, "centres_")

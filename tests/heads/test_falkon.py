@@ -100,7 +100,13 @@ def test_views_are_normalised_and_weighted_as_constructed(n_centres: int | None)
     X, y = blobs(70, 7, 3)
     sizes, widths, weights = (2, 4, 1), (0.7, 1.3, 0.4), (0.3, 0.7, 0.0)
     head = FalkonClassifier(
-        widths, 1e-3, n_centres, view_sizes=sizes, view_weights=weights, random_state=4
+        widths,
+        1e-3,
+        n_centres,
+        view_sizes=sizes,
+        view_weights=weights,
+        random_state=4,
+        balanced=False,
     ).fit(X, y)
     unit: Array = np.concatenate(
         [
@@ -139,7 +145,7 @@ def test_all_rows_as_centres_is_kernel_ridge_regression() -> None:
     X, y = blobs(90, 5, 3)
     peer = KernelRidge(kernel="rbf", gamma=1 / (2 * 1.5**2), alpha=1e-3 * len(X))
     peer.fit(X, np.where(y[:, None] == np.array(list("abc")), 1.0, -1.0))
-    head = FalkonClassifier(width=1.5, penalty=1e-3, normalise=False).fit(X, y)
+    head = FalkonClassifier(width=1.5, penalty=1e-3, balanced=False, normalise=False).fit(X, y)
     new = blobs(40, 5, 3, seed=5)[0]
     np.testing.assert_allclose(head.decision_function(new), peer.predict(new), atol=1e-10)
     assert head.jitter_ == 0
@@ -147,7 +153,7 @@ def test_all_rows_as_centres_is_kernel_ridge_regression() -> None:
 
 def test_nystrom_minimises_the_penalised_error_over_the_span_of_its_centres() -> None:
     X, y = blobs(80, 4, 3, seed=2)
-    head = FalkonClassifier(width=1.0, penalty=1e-3, n_centres=12).fit(X, y)
+    head = FalkonClassifier(width=1.0, penalty=1e-3, balanced=False, n_centres=12).fit(X, y)
     centres = np.asarray(head.centres_, np.float64)
     assert len(np.unique(centres, axis=0)) == 12
     # The same minimum as a least-squares problem: |Z a - Y|^2 + ridge a' B a.
@@ -281,3 +287,38 @@ def test_tensors_bring_the_head_back() -> None:
         FalkonClassifier.from_tensors({}, {}, head.classes_)
     with pytest.raises(InputError, match="does not fit together"):
         FalkonClassifier.from_tensors(head.to_tensors(), {}, head.classes_[:2])
+
+
+@pytest.mark.parametrize("n_centres", [None, 20])
+def test_balanced_classes_weigh_the_same_however_many_rows_they_have(
+    n_centres: int | None,
+) -> None:
+    X, y = blobs(90, 4, 3)
+    # 24, 18 and 6 rows of the classes.
+    rows = np.concatenate([np.flatnonzero(y == c)[:n] for c, n in zip("abc", (24, 18, 6), strict=True)])
+    X, y = X[rows], y[rows]
+    made: dict[str, Any] = {"width": 0.8, "n_centres": n_centres, "normalise": False}
+    head = FalkonClassifier(penalty=1e-2, **made).fit(X, y)
+    targets = np.full((48, 3), -2 / 3)
+    for column, (name, share) in enumerate(zip("abc", (24 / 48, 18 / 48, 6 / 48), strict=True)):
+        targets[y == name, column] = 2 / 3 * (1 / share - 1)
+    np.testing.assert_allclose(targets.sum(axis=0), 0, atol=1e-12)
+    # Ridge regression is linear in its targets: of one-hot columns the plain model knows scores.
+    C = np.asarray(head.centres_, np.float64)
+
+    def kernel(P: Array, Q: Array) -> Array:
+        squared = ((P[:, None] - Q[None]) ** 2).sum(axis=2)
+        return np.asarray(np.exp(-squared / (2 * 0.8**2)))
+
+    Z, ridge = kernel(X, C), 1e-2 * 48
+    if n_centres is None:
+        alpha = np.linalg.solve(Z + ridge * np.eye(48), targets)
+    else:
+        alpha = np.linalg.solve(Z.T @ Z + ridge * kernel(C, C), Z.T @ targets)
+    np.testing.assert_allclose(head.decision_function(X), Z @ alpha, atol=1e-8)
+    # A smooth model of plain targets does not name the rare class; the balanced one does.
+    made["width"] = 20.0
+    plain = FalkonClassifier(penalty=10.0, balanced=False, **made).fit(X, y)
+    smooth = FalkonClassifier(penalty=10.0, **made).fit(X, y)
+    assert (plain.predict(X) == "c").sum() == 0
+    assert (smooth.predict(X)[y == "c"] == "c").mean() > 0.5

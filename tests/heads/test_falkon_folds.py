@@ -256,14 +256,14 @@ def test_the_classifier_gives_the_falkon_librarys_scores(
         "width": width,
         "n_centres": len(centres),
         "normalise": False,
+        "balanced": False,
         "solver": solver.partition(" ")[0],
         "tolerance": 1e-10,
     }
     if not refitted:
         # The library took penalty x 550 training rows.
         head = Chosen(penalty=penalty * 550 / len(X), **params)
-        folds, Y = head.fold_factors(X, y, group_rows(groups))
-        held_out = folds.held_out_scores(Y)
+        held_out = head.held_out(X, y, group_rows(groups))
         np.testing.assert_allclose(held_out.scores, expected, atol=1e-6)
         assert (held_out.jitter == 0).all()
         return
@@ -282,7 +282,7 @@ def test_folds_of_a_fused_classifier_are_refits_of_views_normalised_by_themselve
     y: NDArray[np.str_] = np.array(["a", "b"])[device % 2]
     X: Array = rng.standard_normal((2, 6))[device % 2] + rng.standard_normal((len(device), 6))
     views: dict[str, Any] = {"view_sizes": (2, 3, 1), "view_weights": (0.4, 0.6, 0.0)}
-    head = FalkonClassifier((0.6, 0.9, 0.1), 1e-3, **views)
+    head = FalkonClassifier((0.6, 0.9, 0.1), 1e-3, balanced=False, **views)
     parts = np.split(X, [2, 5], axis=1)
     unit = np.concatenate([p / np.linalg.norm(p, axis=1, keepdims=True) for p in parts], axis=1)
     kernel = KernelSum((0.6, 0.9, 0.1), (0.4, 0.6, 0.0), (2, 3, 1))

@@ -121,24 +121,24 @@ def _setting(head: Head, setting: str) -> dict[str, Any]:
     return {name: value if is_list or not one.several else [value]}
 
 
-@command("toptune fit study.zarr --head falkon -o run")
+@command("toptune fit study.zarr -o run")
 def fit(
     store: Annotated[Path, typer.Argument(help="A store made by extract.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="New folder for the run.")],
+    options: Annotated[FitOptions, FitChoice()],
+    machine: Annotated[Compute, Only(("device",))],
     head: Annotated[
         str,
         typer.Option(
             help=f"Classifier to train: {', '.join(head.name for head in BUILT_IN)}, or one that an"
             " installed package adds."
         ),
-    ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="New folder for the run.")],
-    options: Annotated[FitOptions, FitChoice()],
-    machine: Annotated[Compute, Only(("device",))],
+    ] = "falkon",
     features: Annotated[
         list[str] | None,
         typer.Option(
-            help="Feature set to train on, where the store has several; repeat it to fuse several."
-            " 'parameters': burst parameters of the same windows."
+            help="Feature set to train on; repeat it to fuse several. 'parameters': burst"
+            " parameters of the same windows. falkon takes all unless told otherwise."
         ),
     ] = None,
     settings: Annotated[

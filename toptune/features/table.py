@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -87,6 +87,29 @@ class FeatureTable:
         if not self.views:
             return (self.features.shape[1],)
         return tuple(view.n_columns for view in self.views)
+
+    def spread(self, most: int) -> FeatureTable:
+        """Take at most so many windows of each recording, evenly spread; the table if all are.
+
+        Of n windows that are too many, the ones numbered ``floor(i n / most)`` are taken.
+        """
+        counts = np.bincount(self.recording, minlength=len(self.recordings))
+        if counts.max(initial=0) <= most:
+            return self
+        order = np.argsort(self.recording, kind="stable")
+        starts = np.cumsum(counts) - counts
+        rows = [
+            order[start + (np.arange(min(n, most)) * n) // min(n, most)]
+            for start, n in zip(starts.tolist(), counts.tolist(), strict=True)
+            if n
+        ]
+        kept = np.sort(np.concatenate(rows))
+        return replace(
+            self,
+            features=self.features[kept],
+            start_s=self.start_s[kept],
+            recording=self.recording[kept],
+        )
 
     def to_pandas(self) -> Any:
         """Give a pandas DataFrame with a row per window.

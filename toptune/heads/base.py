@@ -76,6 +76,12 @@ class Head:
     # not defined.
     uses: Literal["pictures", "recordings"] = "pictures"
     devices: tuple[str, ...] = ("cpu",)  # where it can compute: ``cpu``, ``cuda``
+    # Whether it weighs several feature sets: then all of a store, and burst parameters of the same
+    # windows, are what it is trained on unless told otherwise.
+    fuses: bool = False
+    # Of pictures: the most windows of a recording that are trained on and scored unless told
+    # otherwise; None: all.
+    windows_per_recording: int | None = None
 
     @property
     def tuned(self) -> tuple[str, ...]:
@@ -246,6 +252,10 @@ class Head:
         """
         return self.estimator_type().from_tensors(tensors, params, classes)
 
+    def fit(self, estimator: Any, rows: LabelledRows) -> Any:
+        """Train the classifier on all rows; it is changed, and given back."""
+        return estimator.fit(rows.X, rows.y)
+
     # --- leaving groups out
 
     def problems(
@@ -403,6 +413,12 @@ def above_0_up_to_1(name: str, value: Any) -> None:
     above_0(name, value)
     if value > 1:
         raise InputError(f"{name} must be at most 1, got {value!r}")
+
+
+def true_or_false(name: str, value: Any) -> None:
+    """Accept True and False."""
+    if not isinstance(value, bool):
+        raise InputError(f"{name} must be true or false, got {value!r}")
 
 
 def whole_from_1(name: str, value: Any) -> None:

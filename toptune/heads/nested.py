@@ -115,7 +115,9 @@ class NestedScores:
     # (p,): loss of each candidate over all groups' leave-one-group-out, which chooses the model of
     # all devices
     final_loss: Float64
-    choice: Ints  # (g,): candidate chosen in each outer fold; of equals the first
+    # (g,): candidate chosen in each outer fold, by its loss and what handicap it has; of equals the
+    # first
+    choice: Ints
     final_choice: int
     # (n, k): held-out scores of every row, by the candidate its fold chose
     scores: Float64

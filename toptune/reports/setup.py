@@ -130,6 +130,7 @@ def _fit_values(run: ReadRun) -> dict[str, Any]:
         "strata": params.get("strata"),
         "tune": requested.get("tune", len(params["candidates"]) > 1),
         "permutations": requested.get("permutations"),
+        "windows_per_recording": requested.get("windows_per_recording"),
         "seed": params["seed"],
     }
 

@@ -95,7 +95,7 @@ def table_for(
     features : sequence of str
         Which feature sets of the store, as `FeatureStore.choose` takes them, and ``parameters``
         for burst parameters of the same windows; ``parameters 30 s every 5 s`` for others. None:
-        the only feature set.
+        all of the store and ``parameters``, for a head that fuses; the only one, for another.
     allow_incomplete : bool
         Leave recordings that lack something out, instead of refusing.
     n_jobs, progress
@@ -122,6 +122,7 @@ def table_for(
                 " parameters of whole recordings: leave `features` out"
             )
         return measure(BurstFeatureParams())
+    features = features or _default_features(store, head)
     asked = [_WORDS.fullmatch(words.strip().lower()) for words in features]
     if not any(asked):
         return join_tables([read(words) for words in features or (None,)])
@@ -131,6 +132,12 @@ def table_for(
             windows = _windows(store, match, list(tables.values()))
             tables[place] = measure(BurstFeatureParams(windows=windows))
     return join_tables([tables[place] for place in range(len(features))])
+
+
+def _default_features(store: FeatureStore, head: str) -> Sequence[str]:
+    """Name all that a store has to fuse, for a head that can; none leaves the only set."""
+    sets = store.feature_sets() if head_of(head).fuses else ()
+    return [*(one.key for one in sets), KIND] if sets else ()
 
 
 def _windows(store: FeatureStore, match: re.Match[str], beside: list[FeatureTable]) -> Windows:

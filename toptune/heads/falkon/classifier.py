@@ -19,10 +19,17 @@ from numpy.typing import NDArray
 from toptune.errors import InputError
 from toptune.heads.base import is_list, listed
 from toptune.heads.falkon.arrays import NUMPY
-from toptune.heads.falkon.folds import Folds
+from toptune.heads.falkon.folds import Folds, HeldOutScores
 from toptune.heads.falkon.head import RULES
 from toptune.heads.falkon.kernel import Centres, KernelSum
 from toptune.heads.falkon.solvers import Problem, solver_of
+from toptune.heads.falkon.targets import (
+    balance,
+    balanced_targets,
+    inverse_shares,
+    one_hot,
+    one_vs_rest,
+)
 from toptune.heads.rows import (
     Float64,
     Grouping,
@@ -43,7 +50,7 @@ SHARPNESS = 2.0
 
 
 class FalkonClassifier(RowClassifier):
-    """Gaussian-kernel ridge regression on one-vs-rest targets in {-1, 1}.
+    """Gaussian-kernel ridge regression on one-vs-rest targets, balanced or in {-1, 1}.
 
     With centres C (rows of the training data), ``Z = K(X, C)`` and ``B = K(C, C)``, it solves
     ``(Z'Z + ridge B) alpha = Z'Y``, where ridge is `penalty` x number of training rows; with all
@@ -90,6 +97,9 @@ class FalkonClassifier(RowClassifier):
         say so.)
     random_state : int, numpy Generator, RandomState or None
         Draws the centres; without meaning where all rows are centres.
+    balanced : bool
+        Whether all classes weigh the same, however many rows they have (`falkon.targets`); else
+        targets are 1 and -1, as in the paper.
 
     Attributes
     ----------
@@ -113,7 +123,7 @@ class FalkonClassifier(RowClassifier):
     def __init__(
         self,
         width: float | tuple[float, ...] = 0.5,
-        penalty: float = 1e-6,
+        penalty: float = 1e-5,
         n_centres: int | None = None,
         normalise: bool = True,
         view_sizes: tuple[int, ...] | None = None,
@@ -124,6 +134,7 @@ class FalkonClassifier(RowClassifier):
         tolerance: float | None = None,
         max_iterations: int = 500,
         random_state: Any = 0,
+        balanced: bool = True,
     ) -> None:
         self.width = width
         self.penalty = penalty
@@ -137,15 +148,20 @@ class FalkonClassifier(RowClassifier):
         self.tolerance = tolerance
         self.max_iterations = max_iterations
         self.random_state = random_state
+        self.balanced = balanced
 
     def _train(self, X: NDArray[Any], codes: Ints) -> None:
         problem = self._problem(X)
-        solution = solver_of(self).solve(problem, one_vs_rest(codes, len(self.classes_)))
+        solution = solver_of(self).solve(problem, self._targets(codes))
         chosen = slice(None) if problem.centre_rows is None else problem.centre_rows
         self.centres_ = problem.X[chosen]
         self.dual_coef_ = solution.dual_coef
         self.jitter_ = solution.jitter
         self.n_iter_ = solution.n_iterations
+
+    def _targets(self, codes: Ints) -> Float64:
+        make = balanced_targets if self.balanced else one_vs_rest
+        return make(codes, len(self.classes_))
 
     def problem(self, X: Any, y: Any) -> Problem:
         """Check everything as `fit` does, and say what there is to solve but for the targets."""
@@ -169,19 +185,28 @@ class FalkonClassifier(RowClassifier):
         rng = np.random.default_rng(seed_of(self.random_state))
         return np.sort(rng.choice(n_rows, self.n_centres, replace=False)).astype(np.int64)
 
-    def fold_factors(self, X: Any, y: Any, grouping: Grouping) -> tuple[Folds, Float64]:
+    def fold_factors(self, X: Any, y: Any, grouping: Grouping) -> Folds:
         """Factor the folds that leave out each group, ready for any number of targets.
 
         In closed form by the solver ``direct``; the others fit each fold when it is asked for its
         scores. The ridge is `penalty` x rows of X in every fold. The centres are drawn from all
         of X; a fold does without those of its group.
-
-        Returns them and the one-vs-rest targets of y, (n, k), classes in sorted order; other
-        targets do as well.
         """
-        X, classes, codes = self.check(X, y)
-        folds = solver_of(self).folds(self._problem(X), grouping)
-        return folds, one_vs_rest(codes, len(classes))
+        X, _, _ = self.check(X, y)
+        return solver_of(self).folds(self._problem(X), grouping)
+
+    def held_out(self, X: Any, y: Any, grouping: Grouping) -> HeldOutScores:
+        """Score every row by the model without the row's group: (n, k), classes sorted."""
+        folds = self.fold_factors(X, y, grouping)
+        classes, codes = np.unique(y, return_inverse=True)
+        if not self.balanced:
+            return folds.held_out_scores(one_vs_rest(codes, len(classes)))
+        columns = one_hot(codes, len(classes))
+        found = folds.held_out_scores(columns)
+        of_groups = np.zeros((len(grouping.groups), len(classes)))
+        np.add.at(of_groups, grouping.codes, columns)
+        inverse = inverse_shares(columns.sum(axis=0) - of_groups)
+        return found._replace(scores=balance(found.scores, inverse[grouping.codes]))
 
     def _scores(self, X: NDArray[Any]) -> Float64:
         kernel = kernel_of(self, X.shape[1])
@@ -231,8 +256,3 @@ def kernel_of(classifier: FalkonClassifier, n_features: int) -> KernelSum:
                 f"got {getattr(classifier, name)!r}"
             )
     return KernelSum(tuple(map(float, widths)), tuple(map(float, weights)), sizes)
-
-
-def one_vs_rest(codes: Ints, n_classes: int) -> Float64:
-    """Targets (n, k) float64: 1 for a row's own class, -1 for the others."""
-    return np.where(codes[:, None] == np.arange(n_classes), 1.0, -1.0)

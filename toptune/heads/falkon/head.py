@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product as combinations_of
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
@@ -19,6 +19,7 @@ from toptune.heads.base import (
     listed,
     one_of,
     optional,
+    true_or_false,
     whole_from_1,
 )
 from toptune.machine.device import available_memory
@@ -54,6 +55,7 @@ def _view_weights(name: str, value: Any) -> None:
 RULES: Mapping[str, Rule] = {
     "width": _widths,
     "penalty": above_0,
+    "balanced": true_or_false,
     "n_centres": optional(whole_from_1),
     "view_weights": optional(_view_weights),
     "solver": one_of(*get_args(Solver)),
@@ -64,11 +66,16 @@ RULES: Mapping[str, Rule] = {
 
 # Rows have length 1 and lie 0 to 1.41 apart, whatever the backbone, so the widths are numbers and
 # not learnt from the data. Width and penalty trade off: twice the width with a tenth of the penalty
-# is nearly the same model. On 30 real cultures finer or wider grids chose no better.
-WIDTHS = (0.5, 1.0, 2.0)
-PENALTIES = (1e-6, 1e-5, 1e-4)
-# With several views the weights matter more than the width.
-FUSED_WIDTHS = (1.0,)
+# is nearly the same model.
+WIDTHS = (0.5, 0.25, 1.0)
+PENALTIES = (1e-5, 1e-6, 1e-4, 1e-3)
+
+# With a handful of devices, choosing inside the folds costs more than it gains: over four real sets
+# the setting below, with equal weights of all views, beat every choice (benchmarks/RESULTS.md). So
+# another setting is chosen only where its loss is smaller by more than this over the root of the
+# number of units, about a standard error of the difference; where units are many, that is little.
+WIDTH, PENALTY = WIDTHS[0], PENALTIES[0]
+HANDICAP = 0.3
 
 # Which rows serve as centres follows from the memory at hand (on a GPU, the GPU's):
 # - All rows, up to `all_rows_limit`: as many as fit two float64 matrices of rows x rows (four on a
@@ -97,6 +104,9 @@ class FalkonOptions:
     penalty: float | None = option(
         None, "Ridge penalty per training window.", several=True, panel=_TITLE
     )
+    balanced: bool = option(
+        True, "Let all classes weigh the same, or each as much as it has windows.", panel=_TITLE
+    )
     view_weights: tuple[float, ...] | None = option(
         None,
         "Weights of several feature sets, such as 0.5,0.5; they add up to 1.",
@@ -120,48 +130,65 @@ def falkon_candidates(
     penalties: Sequence[float] | None = None,
     view_weights: Sequence[Sequence[float]] | None = None,
 ) -> tuple[dict[str, Any], ...]:
-    """List every combination of widths, penalties and weights of the views.
+    """List what is chosen from, the recommended setting first.
 
-    Defaults are `WIDTHS` (`FUSED_WIDTHS` for several views), `PENALTIES` and
-    `default_view_weights`. Those that share kernels follow each other. Raises `InputError`: weights
-    of another number of views.
+    Of what is given, that is every combination, with the recommended value of what is not. Where
+    nothing is given, of one view it is every combination of `WIDTHS` and `PENALTIES`; of several,
+    each of `PENALTIES` with equal weights of all views, and the recommended setting without each of
+    the views: so one that is useless, or that only says which device it is, can be left out. Raises
+    `InputError`: weights of another number of views.
     """
-    widths = widths or (WIDTHS if n_views == 1 else FUSED_WIDTHS)
-    weights = view_weights or default_view_weights(n_views)
+    weights = [tuple(map(float, one)) for one in view_weights or (equal_weights(n_views),)]
     for weight in weights:
         if len(weight) != n_views:
             raise InputError(
-                f"view_weights {tuple(weight)} must have one value for each feature set, of which"
-                f" there are {n_views}"
+                f"view_weights {weight} must have one value for each feature set, of which there"
+                f" are {n_views}"
             )
-    listed = []
-    for width, weight, penalty in combinations_of(widths, weights, penalties or PENALTIES):
-        candidate: dict[str, Any] = {"width": float(width), "penalty": float(penalty)}
-        if n_views > 1:
-            candidate["view_weights"] = tuple(float(w) for w in weight)
-        listed.append(candidate)
-    return tuple(listed)
+    if widths or penalties or view_weights:
+        settings = [*combinations_of(widths or (WIDTH,), weights, penalties or (PENALTY,))]
+    elif n_views == 1:
+        settings = [*combinations_of(WIDTHS, weights, PENALTIES)]
+    else:
+        settings = [
+            *((WIDTH, weights[0], penalty) for penalty in PENALTIES),
+            *((WIDTH, weight, PENALTY) for weight in _without_each(n_views)),
+        ]
+    return tuple(_setting(*one) for one in settings)
 
 
-def default_view_weights(n_views: int) -> tuple[tuple[float, ...], ...]:
-    """Weights that tuning tries: two views in quarters, more of them in equal parts.
+def _setting(width: float, weights: tuple[float, ...], penalty: float) -> dict[str, Any]:
+    setting: dict[str, Any] = {"width": float(width), "penalty": float(penalty)}
+    return setting if len(weights) == 1 else {**setting, "view_weights": weights}
 
-    Of three views or more every subset is tried, each of its views weighing the same; so a view can
-    be left out, and one alone can win.
 
-    Raises `InputError`: more than five views: that would be 63 subsets and more.
+def equal_weights(n_views: int) -> tuple[float, ...]:
+    """Weights of views that all have the same say."""
+    return (1 / n_views,) * n_views
+
+
+def _without_each(n_views: int) -> Iterator[tuple[float, ...]]:
+    """Give equal weights of all views but one, each of them once."""
+    for left_out in range(n_views):
+        others = 1 / (n_views - 1)
+        yield tuple(0.0 if view == left_out else others for view in range(n_views))
+
+
+def handicaps(candidates: Sequence[Candidate], n_units: int) -> list[float]:
+    """Say how much smaller each candidate's loss must be; 0 of the recommended setting.
+
+    All are 0 where that is not among them.
     """
-    if n_views == 2:
-        return tuple((share / 4, 1 - share / 4) for share in range(5))
-    if n_views > 5:
-        raise InputError(
-            f"weights of {n_views} feature sets are too many to try: fuse five at most, or give"
-            " `view_weights`"
-        )
-    subsets = [
-        [bool(number >> view & 1) for view in range(n_views)] for number in range(1, 2**n_views)
-    ]
-    return tuple(tuple(taken / sum(subset) for taken in subset) for subset in subsets)
+    is_recommended = [_is_recommended(candidate) for candidate in candidates]
+    if not any(is_recommended):
+        return [0.0] * len(candidates)
+    return [0.0 if one else HANDICAP / math.sqrt(n_units) for one in is_recommended]
+
+
+def _is_recommended(candidate: Candidate) -> bool:
+    weights = candidate.get("view_weights")
+    equal = weights is None or max(weights) - min(weights) < 1e-6
+    return equal and candidate.get("width") == WIDTH and candidate.get("penalty") == PENALTY
 
 
 class FalkonHead(Head):
@@ -173,6 +200,10 @@ class FalkonHead(Head):
     options = options_of(FalkonOptions)
     rules = RULES
     devices = ("cpu", "cuda")
+    fuses = True
+    # Windows overlap by 96 % where 120 s are taken every 5 s. Of recordings of 20 minutes these lie
+    # 17 s apart; four times as many took 60 times as long, and told classes apart no better.
+    windows_per_recording = 64
 
     def combinations(
         self, values: Mapping[str, Sequence[Any]], n_views: int
@@ -234,8 +265,8 @@ class FalkonHead(Head):
         # set in every fold, and Nystrom centres are drawn once: a fold does without its group's.
         from toptune.heads.nested import HeldOut
 
-        folds, Y = estimator.fold_factors(rows.X, rows.y, rows.grouping)
-        return HeldOut.by(estimator, rows.y, *folds.held_out_scores(Y))
+        found = estimator.held_out(rows.X, rows.y, rows.grouping)
+        return HeldOut.by(estimator, rows.y, *found)
 
     def nests(self, estimator: Any, n_groups: int, n_candidates: int) -> bool:
         # Always where there are closed forms.
@@ -250,9 +281,14 @@ class FalkonHead(Head):
         shuffled: NDArray[np.int64] | None,
         progress: Progress | None,
     ) -> tuple[NestedScores, Shuffled | None]:
+        import numpy as np
+
         from toptune.heads.falkon.tuning import tune_falkon
 
-        return tune_falkon(estimator, rows, candidates, shuffled=shuffled, progress=progress)
+        handicap = np.array(handicaps(candidates, int(rows.unit.max()) + 1))
+        return tune_falkon(
+            estimator, rows, candidates, handicap=handicap, shuffled=shuffled, progress=progress
+        )
 
     def nearness(self, estimator: Any, view_sizes: Sequence[int]) -> Nearness:
         # The classifier's own kernel.

@@ -25,6 +25,7 @@ from toptune.heads.falkon.arrays import Array, Arrays
 from toptune.heads.falkon.classifier import SHARPNESS, FalkonClassifier
 from toptune.heads.falkon.folds import Model, sort_centres
 from toptune.heads.falkon.solvers import Direct, Problem, solver_of
+from toptune.heads.falkon.targets import balance, inverse_shares
 from toptune.heads.nested import (
     NestedScores,
     Shuffled,
@@ -47,15 +48,17 @@ def tune_falkon(
     rows: LabelledRows,
     candidates: Sequence[Candidate],
     *,
+    handicap: Float64 | None = None,
     shuffled: Ints | None = None,
     progress: Progress | None = None,
 ) -> tuple[NestedScores, Shuffled]:
     """Leave each group out once, with the candidate chosen among the other groups.
 
-    Takes and gives what `Head.nested` does; of a single candidate, inner folds serve calibration
-    alone. Every labelling goes through the same steps and the same arithmetic, the choice of
-    candidates included, so that the observed one is one of them if labels mean nothing. `progress`
-    is told how many candidates are done, and of how many.
+    That is the one whose loss plus `handicap`, (p,) or 0 of all, is the smallest. Takes and gives
+    what `Head.nested` does; of a single candidate, inner folds serve calibration alone. Every
+    labelling goes through the same steps and the same arithmetic, the choice of candidates
+    included, so that the observed one is one of them if labels mean nothing. `progress` is told how
+    many candidates are done, and of how many.
 
     Raises `InputError`: another solver than ``direct``, fewer than three groups, no candidate, a
     value out of range in any of them, or Nystrom centres that all lie in two groups, before
@@ -74,11 +77,12 @@ def tune_falkon(
         if problem.centre_rows is not None:
             sort_centres(grouping, problem.centre_rows, _GROUPS_AT_ONCE)
     classes, labels = rows.labellings(shuffled)
-    labelling = Labelling(rows.unit, labels, len(classes), SHARPNESS)
+    labelling = Labelling(rows.unit, labels, len(classes), SHARPNESS, classifier.balanced)
     solver = solver_of(classifier)
     assert isinstance(solver, Direct)  # no other solver has closed forms
     factored = solver.models(problems, grouping, _GROUPS_AT_ONCE)
-    search = _Search(len(problems), grouping, labelling, solver.arrays)
+    handicaps = np.zeros(len(problems)) if handicap is None else handicap
+    search = _Search(handicaps, grouping, labelling, solver.arrays)
     for number in range(len(problems)):
         search.try_candidate(number, factored(number))
         if progress is not None:
@@ -99,6 +103,7 @@ class Labelling:
     labels: Ints  # (r, u): class of each unit; the first line is what was observed
     n_classes: int
     sharpness: float  # probabilities are the softmax of sharpness x scores
+    balanced: bool  # see `falkon.targets`
 
     @property
     def codes(self) -> Ints:
@@ -117,8 +122,9 @@ class Basis(NamedTuple):
     def of(cls, labelling: Labelling, labels: Ints) -> Basis:
         """Take one column for each class for one labelling, one for each unit for several."""
         n_classes = labelling.n_classes
-        # One-vs-rest targets of each unit under each labelling, (u, r, k).
-        targets = np.where(labels.T[:, :, None] == np.arange(n_classes), 1.0, -1.0)
+        # Targets of each unit under each labelling, (u, r, k); balanced ones once they are scores.
+        other = 0.0 if labelling.balanced else -1.0
+        targets = np.where(labels.T[:, :, None] == np.arange(n_classes), 1.0, other)
         if len(labels) == 1:
             return cls(targets[labelling.unit, 0], np.eye(n_classes).reshape(-1, 1, n_classes))
         return cls(np.eye(labels.shape[1])[labelling.unit], targets)
@@ -130,13 +136,56 @@ class Basis(NamedTuple):
         return flat.reshape(len(maps), len(which), -1)
 
 
+class _Balance:
+    """Makes scores of some labellings balanced, fold by fold; leaves those alone that need not be.
+
+    Numbers of training rows of each class follow from the units that a fold leaves out.
+    """
+
+    def __init__(self, labelling: Labelling, labels: Ints, grouping: Grouping) -> None:
+        self.needed, self.group_of_rows = labelling.balanced, grouping.codes
+        sizes = np.bincount(labelling.unit).astype(np.float64)
+        # Rows of each unit in each group: a unit lies in one.
+        rows = np.zeros((len(sizes), len(grouping.groups)))
+        rows[labelling.unit, grouping.codes] = sizes[labelling.unit]
+        own = [(labels == code) @ rows for code in range(labelling.n_classes)]
+        # (g, k, r): rows of each class in each group under each labelling
+        self._counts = np.ascontiguousarray(np.stack(own).transpose(2, 0, 1))
+        self._all = self._counts.sum(axis=0)
+
+    def outer(self, group: int, which: Ints) -> Float64:
+        """Inverse shares, (len(which), k), in the fold that leaves out a group."""
+        counts = self._all[:, which] - self._counts[group][:, which]
+        return inverse_shares(counts, axis=0).T
+
+    def of_rows(self, scores: Float64) -> Float64:
+        """Balance outer folds' scores (n, k) of the first labelling."""
+        if not self.needed:
+            return scores
+        inverse = inverse_shares(self._all[:, 0] - self._counts[:, :, 0])
+        balanced: Float64 = balance(scores, inverse[self.group_of_rows])
+        return balanced
+
+    def inner(self, group: int) -> Float64:
+        """Inverse shares, (k, g, r), in the fold without a group and without each other one."""
+        counts = self._all - self._counts[group] - self._counts
+        # The fold of the group itself has no rows in there, and no use.
+        return inverse_shares(counts.clip(min=0), axis=1).transpose(1, 0, 2)
+
+
 class _Judge:
     """Computes losses of a basis's labellings by inner folds of outer folds, where these are."""
 
     def __init__(
-        self, labelling: Labelling, basis: Basis, grouping: Grouping, arrays: Arrays
+        self,
+        labelling: Labelling,
+        basis: Basis,
+        grouping: Grouping,
+        balances: _Balance,
+        arrays: Arrays,
     ) -> None:
         self._arrays, self._sharpness = arrays, labelling.sharpness
+        self._balances, self._group = balances, arrays.as_is(grouping.codes)
         # Classes first: in scores (k, m, r) sums over classes run along memory.
         by_class = np.ascontiguousarray(np.moveaxis(basis.coefficients, 2, 0), np.float32)
         self._coefficients = arrays.as_is(by_class)
@@ -158,14 +207,23 @@ class _Judge:
             found = arrays.each(self._of_fold, zip(block, maps, strict=True))
             return arrays.to_host(arrays.xp.stack(found))
 
-    def observed(self, maps: Array, fold: int) -> Float64:
-        """Scores (n, k) of the first labelling in one of the folds of the maps."""
-        return self._arrays.to_host(maps[fold] @ self._observed)
+    def observed(self, maps: Array, fold: int, group: int) -> Float64:
+        """Scores (n, k) of the first labelling in one of the folds of the maps, that of a group."""
+        scores = self._arrays.to_host(maps[fold] @ self._observed)
+        if not self._balances.needed:
+            return scores
+        inverse = self._balances.inner(group)[:, :, 0].T.astype(np.float32)
+        balanced: Float64 = balance(scores, inverse[self._balances.group_of_rows])
+        return balanced
 
     def _of_fold(self, fold: tuple[int, Array]) -> Array:
         group, maps = fold
         rows, unit, weights = self._folds[group]
         logits = maps[rows] @ self._coefficients
+        if self._balances.needed:
+            inverse = self._balances.inner(group)[:, :, : logits.shape[2]].astype(np.float32)
+            # Of each row's own group, which is what the inner fold leaves out.
+            logits = balance(logits, self._arrays.as_is(inverse)[:, self._group[rows]], 0)
         logits *= self._sharpness
         return labelling_losses(logits, self._labels[:, unit].T, weights, self._arrays.xp)
 
@@ -174,8 +232,9 @@ class _Search:
     """The best candidate so far of every outer fold and labelling, and its scores."""
 
     def __init__(
-        self, n_candidates: int, grouping: Grouping, labelling: Labelling, arrays: Arrays
+        self, handicap: Float64, grouping: Grouping, labelling: Labelling, arrays: Arrays
     ) -> None:
+        n_candidates, self._handicap = len(handicap), handicap
         self._grouping = grouping
         self._labelling = labelling
         n_groups, (n_sets, n_units) = len(grouping.groups), labelling.labels.shape
@@ -184,7 +243,8 @@ class _Search:
         # With a single candidate only calibration asks for inner folds, and not of shuffled labels.
         n_judged = n_sets if n_candidates > 1 else 1
         self._inner = Basis.of(labelling, labelling.labels[:n_judged])
-        self._judge = _Judge(labelling, self._inner, grouping, arrays)
+        self._balances = _Balance(labelling, labelling.labels, grouping)
+        self._judge = _Judge(labelling, self._inner, grouping, self._balances, arrays)
         self._groups_of_units = np.empty(n_units, np.int64)
         self._groups_of_units[labelling.unit] = grouping.codes
 
@@ -202,12 +262,13 @@ class _Search:
     def try_candidate(self, candidate: int, model: Model) -> None:
         targets = model.targets(self._outer.columns)
         outer = targets.held_out_scores()
-        plain: Float64 = self._outer.scores(outer.scores, np.array([0]))[:, 0].astype(np.float64)
+        observed = self._outer.scores(outer.scores, np.array([0]))[:, 0].astype(np.float64)
+        plain = self._balances.of_rows(observed)
         labelling = self._labelling
         loss = selection_loss(plain, labelling.codes, labelling.unit, labelling.sharpness)
-        if candidate == 0 or loss < self._final_loss[:candidate].min():
-            self._final_scores = plain
         self._final_loss[candidate] = loss
+        if self._best_of_all(candidate + 1) == candidate:
+            self._final_scores = plain
 
         inner = targets
         if self._inner.columns.shape != self._outer.columns.shape:
@@ -219,17 +280,21 @@ class _Search:
             losses = self._judge.losses(block, maps)
             for fold, group in enumerate(block):
                 self._loss[candidate, group] = losses[fold, 0]
-                better = self._improved(group, losses[fold])
+                better = self._improved(group, losses[fold] + self._handicap[candidate])
                 if better.size:
                     self._keep(group, outer.scores, better)
                 if better.size and better[0] == 0:
                     rows = self._grouping.rows(group)
                     self._choice[group] = candidate
                     self._scores[rows] = plain[rows]
-                    self._inner_scores[group] = self._judge.observed(maps, fold)
+                    self._inner_scores[group] = self._judge.observed(maps, fold, group)
                     self._jitter[group] = outer.jitter[group]
             # Gone before the next block's are made.
             del maps
+
+    def _best_of_all(self, n_candidates: int) -> int:
+        """Which of the first candidates is the best over all groups."""
+        return int((self._final_loss + self._handicap)[:n_candidates].argmin())
 
     def _improved(self, group: int, losses: Float64) -> Ints:
         """Find and note labellings whose loss in an outer fold is the smallest so far."""
@@ -243,6 +308,8 @@ class _Search:
         """Write down the outer fold's predictions under some labellings."""
         rows = self._grouping.rows(group)
         scores = self._outer.scores(maps[rows].astype(np.float32), which)
+        if self._balances.needed:
+            scores = balance(scores, self._balances.outer(group, which).astype(np.float32))
         self._predicted[np.ix_(which, rows)] = scores.argmax(axis=2).T
         for unit in np.flatnonzero(self._groups_of_units == group):
             mine = self._labelling.unit[rows] == unit
@@ -253,7 +320,7 @@ class _Search:
             self._loss,
             self._final_loss,
             self._choice,
-            int(self._final_loss.argmin()),
+            self._best_of_all(len(self._handicap)),
             self._scores,
             self._inner_scores,
             self._final_scores,
