@@ -130,7 +130,6 @@ def fit(
     start = time.perf_counter()
     out = Path(out)
     problems = target_problems(out, overwrite=overwrite)
-    n_windows = len(table.features)
     table = _spread(table, options)
     design = _Design.of(options, table.recordings, device, problems, table)
     if problems or design is None:
@@ -158,7 +157,7 @@ def fit(
     )
     metrics = describe_metrics(options.head, task, table, scores, found)
     metrics["centres"] = design.note
-    metrics["n_windows_passed_over"] = n_windows - len(table.features)
+    metrics["windows_per_recording"] = design.head.at_most(options.windows_per_recording)
     model = trained_model(
         options.head,
         estimator,
@@ -184,11 +183,9 @@ def fit(
 
 def _spread(table: FeatureTable, options: FitOptions) -> FeatureTable:
     """Take as many windows of each recording as asked for, or as the classifier wants."""
-    most = options.windows_per_recording
-    if most is None:
-        head = heads().get(options.head)
-        most = None if head is None else head.windows_per_recording
-    return table.spread(most) if most else table
+    head = heads().get(options.head)
+    most = None if head is None else head.at_most(options.windows_per_recording)
+    return table if most is None else table.spread(most)
 
 
 def _same_spikes(store: FeatureStore, recordings: Sequence[RecordingInfo]) -> list[str]:

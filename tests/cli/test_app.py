@@ -385,7 +385,7 @@ def test_fit_from_a_store_end_to_end(made: Path, tmp_path: Path, run: Run, head:
 def test_fit_prints_what_its_numbers_rest_on(made: Path, tmp_path: Path, run: Run) -> None:
     ran = run("fit", made / "s.zarr", "--head", "falkon", "-o", tmp_path / "run")
     assert ran.code == 0
-    assert "9 settings were tried inside every fold" in ran.out
+    assert "4 settings were tried inside every fold" in ran.out
     assert "shuffles of the devices' labels, parameters chosen anew under every shuffle" in ran.out
     # Two devices a class can fall in 90 ways, of which 6 rename the classes.
     assert "no p-value below 0.067 can be reached" in ran.out
@@ -502,7 +502,7 @@ def test_grouping_by_another_column(made: Path, tmp_path: Path, run: Run) -> Non
         (("--head", "falkon", "--features", "raster"), "0 sets like 'raster'"),
         (("--head", "mlp", "--solver", "direct"), "--solver belongs to --head falkon, not mlp"),
         (("--head", "falkon", "--view-weights", "a"), "--view-weights 'a' is not of the form"),
-        (("--head", "falkon", "--view-weights", "0.5,0.5"), "view_weights"),
+        (("--head", "falkon", "--view-weights", "0.5,0.3,0.2"), "view_weights"),
         (
             ("--head", "falkon", "--no-tune", "--width", "1", "--width", "2"),
             "--width is to be chosen from [1.0, 2.0], but --no-tune chooses nothing",
@@ -527,13 +527,27 @@ def test_wrong_options_of_fit_are_named(
 def test_several_feature_sets_must_be_chosen_from(folder: Path, run: Run) -> None:
     arguments = ("extract", folder / "devices.csv", "--store", folder / "s.zarr", *TINY)
     assert run(*arguments, "--picture", "raster").code == 0
-    fit = ("fit", folder / "s.zarr", "--head", "falkon", "-o", folder / "run")
-    ran = run(*fit)
+    fit = ("fit", folder / "s.zarr", "--permutations", "0", "-o")
+    ran = run(*fit, folder / "mlp", "--head", "mlp")
     assert ran.code == 2
     assert "choose one by --features" in ran.err
-    assert run(*fit, "--features", "raster", "--json").code == 0
+    assert run(*fit, folder / "run", "--features", "raster", "--json").code == 0
     features = read_json(folder / "run" / "params.json")["features"]["features"]
     assert features["picture"]["kind"] == "raster"
+
+
+def test_fit_takes_all_that_a_store_has_and_the_recommended_classifier(
+    folder: Path, run: Run
+) -> None:
+    arguments = ("extract", folder / "devices.csv", "--store", folder / "s.zarr", *TINY)
+    assert run(*arguments, "--picture", "raster").code == 0
+    ran = run("fit", folder / "s.zarr", "--permutations", "0", "-o", folder / "run", "--json")
+    assert ran.code == 0
+    metrics = json.loads(ran.out)
+    assert metrics["head"] == "falkon"
+    kinds = [words.split(",")[0].split()[0] for words in metrics["features"]]
+    assert sorted(kinds) == ["histogram", "parameters", "raster"]
+    assert metrics["windows_per_recording"] == 64
 
 
 def test_damaged_features_are_refused_by_fit(folder: Path, run: Run) -> None:

@@ -139,7 +139,7 @@ def test_help_shows_defaults_panels_and_the_example(
     assert panels == ["Arguments", "Basic", *dict.fromkeys(h.options[0].panel for h in BUILT_IN),
                       "Advanced"]  # fmt: skip
     assert "[default: 25]" in out
-    assert "Example: toptune fit study.zarr --head falkon -o run" in out
+    assert "Example: toptune fit study.zarr -o run" in out
 
 
 def test_the_version_is_told() -> None:

@@ -294,8 +294,9 @@ def test_balanced_classes_weigh_the_same_however_many_rows_they_have(
     n_centres: int | None,
 ) -> None:
     X, y = blobs(90, 4, 3)
-    # 24, 18 and 6 rows of the classes.
-    rows = np.concatenate([np.flatnonzero(y == c)[:n] for c, n in zip("abc", (24, 18, 6), strict=True)])
+    rows = np.concatenate(
+        [np.flatnonzero(y == c)[:n] for c, n in zip("abc", (24, 18, 6), strict=True)]
+    )
     X, y = X[rows], y[rows]
     made: dict[str, Any] = {"width": 0.8, "n_centres": n_centres, "normalise": False}
     head = FalkonClassifier(penalty=1e-2, **made).fit(X, y)

@@ -318,7 +318,7 @@ def test_the_recommended_setting_comes_first_and_has_no_handicap(n_views: int) -
     candidates = falkon_candidates(n_views)
     assert (candidates[0]["width"], candidates[0]["penalty"]) == (0.5, 1e-5)
     assert len({tuple(c.items()) for c in candidates}) == len(candidates)
-    of_others = 0.3 / np.sqrt(30)
+    of_others = 1 / np.sqrt(30)
     assert handicaps(candidates, 30) == pytest.approx([0.0] + [of_others] * (len(candidates) - 1))
     if n_views == 1:
         return

@@ -20,6 +20,7 @@ from toptune.features.burst_features import (
     BurstFeatureParams,
     recording_parameters,
 )
+from toptune.features.electrodes import ElectrodeTrains, WindowedTrains
 from toptune.features.table import FeatureTable
 from toptune.heads.logistic.classifier import LogisticClassifier
 from toptune.params import Backbone, FitOptions, Picture, Windows
@@ -174,6 +175,40 @@ def test_windows_must_be_said_where_the_store_has_several(made: Path, tmp_path: 
         table_for(store, "falkon", ["parameters"])
     joined = table_for(store, "falkon", ["histogram", "raster", "parameters"])
     assert joined.views[2].name == "parameters, 20 s every 10 s"
+
+
+@pytest.mark.parametrize("most", [1, 3, 4, 7, 100])
+def test_windows_are_taken_evenly_and_parameters_measured_of_them_alone(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    features = ["histogram", "parameters"]
+    every = table_for(store, "falkon", features, windows_per_recording=0)
+    n_measured = []
+    window = WindowedTrains.__getitem__
+
+    def counted(cut: WindowedTrains, row: int) -> ElectrodeTrains:
+        n_measured.append(row)
+        return window(cut, row)
+
+    monkeypatch.setattr(WindowedTrains, "__getitem__", counted)
+    table = table_for(store, "falkon", features, windows_per_recording=most)
+    assert len(n_measured) == len(table.features)
+    rows = []
+    for recording in range(len(every.recordings)):
+        own = np.flatnonzero(every.recording == recording)
+        n = min(most, len(own))
+        rows += [own[i * len(own) // n] for i in range(n)]
+    np.testing.assert_array_equal(table.features, every.features[rows])
+    np.testing.assert_array_equal(table.start_s, every.start_s[rows])
+    assert len(every.spread(most).features) == len(rows)
+    assert every.spread(100) is every
+
+
+def test_a_head_that_fuses_takes_all_there_is_unless_told_otherwise(store: FeatureStore) -> None:
+    assert [view.name for view in table_for(store, "falkon").views] == [
+        view.name for view in table_for(store, "falkon", ["histogram", "parameters"]).views
+    ]
+    assert len(table_for(store, "mlp").views) == 1
 
 
 # --- runs

@@ -177,6 +177,7 @@ def fit(
             opened,
             options.head,
             features or (),
+            windows_per_recording=options.windows_per_recording,
             allow_incomplete=allow_incomplete,
             progress=progress,
         )

@@ -176,17 +176,25 @@ def recording_parameters(
     return _measure(whole_recording(trains), criteria)
 
 
+# Of the starts of a recording's windows, (n,) in seconds, chooses rows, (m,) ascending.
+ChooseWindows = Callable[[Float64], Ints]
+
+
 def window_parameters(
-    trains: SpikeTrains, windows: Windows, criteria: BurstCriteria = DEFAULTS
+    trains: SpikeTrains,
+    windows: Windows,
+    criteria: BurstCriteria = DEFAULTS,
+    chosen: ChooseWindows | None = None,
 ) -> tuple[Float64, Float64]:
-    """Measure every window of a recording by itself, as if there were nothing around it.
+    """Measure every window of a recording, or chosen ones, each as if there were nothing around it.
 
     Returns the parameters, (windows, parameters) with columns as `NAMES`, and the start of each
     window in seconds since the recording's start.
     """
     cut = WindowedTrains(trains, windows)
-    values = np.array([_measure(window, criteria) for window in cut], dtype=np.float64)
-    return values.reshape(len(cut), len(NAMES)), cut.start_s
+    rows = np.arange(len(cut)) if chosen is None else chosen(cut.start_s)
+    values = np.array([_measure(cut[row], criteria) for row in rows.tolist()], dtype=np.float64)
+    return values.reshape(len(rows), len(NAMES)), cut.start_s[rows]
 
 
 def _measure(trains: ElectrodeTrains, criteria: BurstCriteria) -> BurstParameters:
@@ -374,15 +382,15 @@ class BurstExtractor:
         count(1)
         return PendingFeatures(rows.start_s, lambda: rows.features)
 
-    def measure(self, trains: SpikeTrains) -> FeatureRows:
-        """Measure the recording, or all of its windows.
+    def measure(self, trains: SpikeTrains, chosen: ChooseWindows | None = None) -> FeatureRows:
+        """Measure the recording, or all of its windows, or those that are chosen.
 
         There is no row where the recording is shorter than a window, or has no sample. A spike
         outside the recording or on a channel it does not have is an `InputError`.
         """
         criteria = self.params.criteria
         if self.windows is not None:
-            values, start_s = window_parameters(trains, self.windows, criteria)
+            values, start_s = window_parameters(trains, self.windows, criteria, chosen)
             return FeatureRows(on_circles(values).astype(np.float32), start_s)
         if not trains.n_samples or not trains.channel_labels:
             return FeatureRows(np.empty((0, len(NAMES)), np.float32), np.empty(0))

@@ -150,11 +150,14 @@ class WindowedTrains:
         return len(self.start_s)
 
     def __iter__(self) -> Iterator[ElectrodeTrains]:
-        for segment, first_bin in zip(self._starts.segment, self._starts.first_bin, strict=True):
-            yield self._window(int(segment), int(first_bin))
+        return (self[row] for row in range(len(self)))
 
-    def _window(self, segment: int, first_bin: int) -> ElectrodeTrains:
-        s = self._spikes
+    def __getitem__(self, row: int) -> ElectrodeTrains:
+        # Iterating over an object that has this alone ends here.
+        if not 0 <= row < len(self):
+            raise IndexError(f"window {row} of {len(self)}")
+        s, segment = self._spikes, int(self._starts.segment[row])
+        first_bin = int(self._starts.first_bin[row])
         train = segment * s.n_electrodes + np.arange(s.n_electrodes)
         edges = train[:, None] * self._span + np.array([first_bin, first_bin + self._width_bins])
         low, high = np.searchsorted(self._key, edges.T)

@@ -99,6 +99,11 @@ class Head:
 
     # --- before there is any data
 
+    def at_most(self, windows_per_recording: int | None) -> int | None:
+        """Give the most windows of a recording to take, where so many are asked for; None: all."""
+        asked = windows_per_recording
+        return (self.windows_per_recording if asked is None else asked) or None
+
     def check_option(self, name: str, value: Any) -> None:
         """Refuse a value that the classifier would refuse when it is fitted.
 

@@ -9,10 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from toptune.errors import InputError
-from toptune.features.burst_features import KIND, BurstExtractor, BurstFeatureParams
+from toptune.features.burst_features import (
+    KIND,
+    BurstExtractor,
+    BurstFeatureParams,
+    ChooseWindows,
+)
 from toptune.features.extractor import FeatureRows
-from toptune.features.table import FeatureTable, join_tables
+from toptune.features.table import FeatureTable, join_tables, match_windows
 from toptune.heads.catalogue import head_of
 from toptune.machine.threads import in_threads, thread_pool
 from toptune.params import Windows, content_key
@@ -29,15 +37,17 @@ def parameter_table(
     store: FeatureStore,
     params: BurstFeatureParams,
     *,
+    beside: FeatureTable | None = None,
     allow_incomplete: bool = False,
     n_jobs: int | None = None,
     progress: Progress | None = None,
 ) -> FeatureTable:
     """Measure all listed recordings of a store, which needs spikes but no features of them.
 
-    Recordings without spikes are left out if `allow_incomplete`. `n_jobs` threads measure, one a
-    core if not given. `progress` is told what is done, how many recordings are, and how many there
-    are.
+    Beside a table of at least as wide windows, only windows that `join_tables` would match to its
+    are measured. Recordings without spikes are left out if `allow_incomplete`. `n_jobs` threads
+    measure, one a core if not given. `progress` is told what is done, how many recordings are, and
+    how many there are.
 
     Raises
     ------
@@ -46,11 +56,12 @@ def parameter_table(
     """
     inputs = _inputs(store, allow_incomplete)
     extractor = BurstExtractor(params)
+    choose = _matched_to(beside, params.windows)
     done = 0
 
     def measure(name: str) -> FeatureRows:
         nonlocal done
-        rows = extractor.measure(store.read_spikes(name))
+        rows = extractor.measure(store.read_spikes(name), choose(name))
         done += 1
         if progress is not None:
             progress("burst parameters", done, len(inputs))
@@ -60,6 +71,29 @@ def parameter_table(
         rows = dict(zip(inputs, in_threads(pool, measure, inputs), strict=True))
     plain = params.to_json()
     return store.assemble(params.description, content_key(plain), plain, rows, inputs)
+
+
+def _matched_to(
+    beside: FeatureTable | None, windows: Windows | None
+) -> Callable[[str], ChooseWindows | None]:
+    """Tell of each recording which windows go with those of a table; None: all do."""
+    if beside is None or windows is None:
+        return lambda _: None
+    other = Windows.from_json(beside.views[0].params["windows"])
+    if windows.width_s > other.width_s:
+        return lambda _: None
+    number = {info.name: row for row, info in enumerate(beside.recordings)}
+
+    def of(name: str) -> ChooseWindows:
+        starts = np.sort(beside.start_s[beside.recording == number.get(name, -1)])
+
+        def choose(start_s: NDArray[np.float64]) -> NDArray[np.int64]:
+            widths, strides = (other.width_s, windows.width_s), (other.stride_s, windows.stride_s)
+            return np.unique(match_windows((starts, start_s), widths, strides)[1])
+
+        return choose
+
+    return of
 
 
 def _inputs(store: FeatureStore, allow_incomplete: bool) -> dict[str, dict[str, str]]:
@@ -81,6 +115,7 @@ def table_for(
     head: str,
     features: Sequence[str] = (),
     *,
+    windows_per_recording: int | None = None,
     allow_incomplete: bool = False,
     n_jobs: int | None = None,
     progress: Progress | None = None,
@@ -96,6 +131,8 @@ def table_for(
         Which feature sets of the store, as `FeatureStore.choose` takes them, and ``parameters``
         for burst parameters of the same windows; ``parameters 30 s every 5 s`` for others. None:
         all of the store and ``parameters``, for a head that fuses; the only one, for another.
+    windows_per_recording : int, optional
+        As of `FitOptions`: the most windows of each recording, evenly spread; 0: all.
     allow_incomplete : bool
         Leave recordings that lack something out, instead of refusing.
     n_jobs, progress
@@ -107,31 +144,51 @@ def table_for(
         Words that name no feature set or several, sets that do not fit together, or missing spikes.
     """
 
-    def measure(params: BurstFeatureParams) -> FeatureTable:
+    def measure(params: BurstFeatureParams, beside: FeatureTable | None = None) -> FeatureTable:
         return parameter_table(
-            store, params, allow_incomplete=allow_incomplete, n_jobs=n_jobs, progress=progress
+            store,
+            params,
+            beside=beside,
+            allow_incomplete=allow_incomplete,
+            n_jobs=n_jobs,
+            progress=progress,
         )
 
-    def read(words: str | None) -> FeatureTable:
-        return store.table(store.choose(words), allow_incomplete=allow_incomplete)
-
-    if head_of(head).uses == "recordings":
+    chosen = head_of(head)
+    if chosen.uses == "recordings":
         if features:
             raise InputError(
                 f'`features` chooses features of windows; `head="{head}"` is trained on burst'
                 " parameters of whole recordings: leave `features` out"
             )
         return measure(BurstFeatureParams())
-    features = features or _default_features(store, head)
-    asked = [_WORDS.fullmatch(words.strip().lower()) for words in features]
-    if not any(asked):
-        return join_tables([read(words) for words in features or (None,)])
-    tables = {place: read(features[place]) for place, match in enumerate(asked) if match is None}
+    named = features or _default_features(store, head) or (None,)
+    asked = [_WORDS.fullmatch(words.strip().lower()) if words else None for words in named]
+    read = {
+        place: store.table(store.choose(named[place]), allow_incomplete=allow_incomplete)
+        for place, match in enumerate(asked)
+        if match is None
+    }
+    tables = _spread(read, chosen.at_most(windows_per_recording))
+    lead = max(tables.values(), key=_width_s, default=None)
     for place, match in enumerate(asked):
         if match is not None:
-            windows = _windows(store, match, list(tables.values()))
-            tables[place] = measure(BurstFeatureParams(windows=windows))
-    return join_tables([tables[place] for place in range(len(features))])
+            windows = _windows(store, match, list(read.values()))
+            tables[place] = measure(BurstFeatureParams(windows=windows), lead)
+    return join_tables([tables[place] for place in range(len(named))])
+
+
+def _spread(read: dict[int, FeatureTable], most: int | None) -> dict[int, FeatureTable]:
+    """Take the most windows that are wanted of the table with the widest, which others follow."""
+    if not read or not most:
+        return dict(read)
+    first = max(read, key=lambda place: _width_s(read[place]))
+    return {**read, first: read[first].spread(most)}
+
+
+def _width_s(table: FeatureTable) -> float:
+    width_s: float = table.views[0].params["windows"]["width_s"]
+    return width_s
 
 
 def _default_features(store: FeatureStore, head: str) -> Sequence[str]:

@@ -69,13 +69,15 @@ RULES: Mapping[str, Rule] = {
 # is nearly the same model.
 WIDTHS = (0.5, 0.25, 1.0)
 PENALTIES = (1e-5, 1e-6, 1e-4, 1e-3)
+# Of several views, which are searched for one to leave out.
+FUSED_PENALTIES = (1e-5, 1e-3)
 
 # With a handful of devices, choosing inside the folds costs more than it gains: over four real sets
 # the setting below, with equal weights of all views, beat every choice (benchmarks/RESULTS.md). So
 # another setting is chosen only where its loss is smaller by more than this over the root of the
-# number of units, about a standard error of the difference; where units are many, that is little.
+# number of units, a few standard errors of the difference; where units are many, that is little.
 WIDTH, PENALTY = WIDTHS[0], PENALTIES[0]
-HANDICAP = 0.3
+HANDICAP = 1.0
 
 # Which rows serve as centres follows from the memory at hand (on a GPU, the GPU's):
 # - All rows, up to `all_rows_limit`: as many as fit two float64 matrices of rows x rows (four on a
@@ -134,9 +136,9 @@ def falkon_candidates(
 
     Of what is given, that is every combination, with the recommended value of what is not. Where
     nothing is given, of one view it is every combination of `WIDTHS` and `PENALTIES`; of several,
-    each of `PENALTIES` with equal weights of all views, and the recommended setting without each of
-    the views: so one that is useless, or that only says which device it is, can be left out. Raises
-    `InputError`: weights of another number of views.
+    each of `FUSED_PENALTIES` with equal weights of all views, and the recommended setting without
+    each of the views: so one that is useless, or that only says which device it is, can be left
+    out. Raises `InputError`: weights of another number of views.
     """
     weights = [tuple(map(float, one)) for one in view_weights or (equal_weights(n_views),)]
     for weight in weights:
@@ -151,7 +153,7 @@ def falkon_candidates(
         settings = [*combinations_of(WIDTHS, weights, PENALTIES)]
     else:
         settings = [
-            *((WIDTH, weights[0], penalty) for penalty in PENALTIES),
+            *((WIDTH, weights[0], penalty) for penalty in FUSED_PENALTIES),
             *((WIDTH, weight, PENALTY) for weight in _without_each(n_views)),
         ]
     return tuple(_setting(*one) for one in settings)
