@@ -18,11 +18,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from toptune.params import Picture, Windows
+from toptune.params import RECOMMENDED_PICTURES, Picture, Windows
 from toptune.pictures.drawer import Drawer
 from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes
 
 SIZE = 224
+EVERY = (*RECOMMENDED_PICTURES, Picture(kind="sorted_raster"))
 N_PEER = 8
 
 
@@ -76,9 +77,9 @@ def per_picture(benchmark: Any, n: int) -> None:
 
 
 @pytest.mark.benchmark(group="157 windows of 120 s")
-@pytest.mark.parametrize("kind", ["histogram", "raster"])
-def test_toptune_from_spikes(benchmark: Any, kind: str) -> None:
-    trains, picture = busy_recording(), Picture.from_json({"kind": kind})
+@pytest.mark.parametrize("picture", EVERY, ids=lambda picture: picture.description)
+def test_toptune_from_spikes(benchmark: Any, picture: Picture) -> None:
+    trains = busy_recording()
 
     def run() -> torch.Tensor:
         drawer = Drawer(trains, Windows(), picture, SIZE)
@@ -90,9 +91,9 @@ def test_toptune_from_spikes(benchmark: Any, kind: str) -> None:
 
 
 @pytest.mark.benchmark(group="157 windows of 120 s")
-@pytest.mark.parametrize("kind", ["histogram", "raster"])
-def test_toptune_drawing_alone(benchmark: Any, kind: str) -> None:
-    drawer = Drawer(busy_recording(), Windows(), Picture.from_json({"kind": kind}), SIZE)
+@pytest.mark.parametrize("picture", EVERY, ids=lambda picture: picture.description)
+def test_toptune_drawing_alone(benchmark: Any, picture: Picture) -> None:
+    drawer = Drawer(busy_recording(), Windows(), picture, SIZE)
     assert benchmark(drawer.draw, 0, 157).shape == (157, SIZE, SIZE)
     per_picture(benchmark, 157)
 

@@ -45,6 +45,9 @@ static_assert(sizeof(u16) == 2 && sizeof(u32) == 4 && sizeof(i64) == 8, "fixed-w
 #define ROLLED
 #endif
 
+// A bar of the logarithmic count axis is log2(1 + spikes) of so many parts of the picture high.
+#define LOG_PARTS 8.0
+
 // A pixel's height in the units in which bars are measured.
 #define PIXEL_SHIFT 30
 #define PIXEL ((i64)1 << PIXEL_SHIFT)
@@ -181,13 +184,14 @@ extern "C" __global__ void render_place(
 // width      : bins in a window
 // size       : side of the pictures, S
 // count      : (all bins,) from render_place
-// top        : (n,) of the count axis; a picture whose axis ends at 0 is white
+// logarithmic: 0, or 1 for the logarithmic count axis
+// top        : (n,) of the other count axis; a picture whose axis ends at 0 is white
 // type       : of the output, RENDER_FLOAT32 or another
 // channels   : of the output; scale and shift have as many values
 // out        : (n, S, S, channels)
 extern "C" __global__ void render_histogram(
     i64 n, const i64 *__restrict__ window_bin, i64 width, i64 size, const i32 *__restrict__ count,
-    const double *__restrict__ top, i64 type, i64 channels, const float *__restrict__ scale,
+    i64 logarithmic, const double *__restrict__ top, i64 type, i64 channels, const float *__restrict__ scale,
     const float *__restrict__ shift, void *out) {
   const Canvas canvas = {out, type, channels, scale, shift};
   const i64 strips = (size + RENDER_ROWS - 1) / RENDER_ROWS;
@@ -202,7 +206,8 @@ extern "C" __global__ void render_histogram(
       covered[r] = 0;
     }
     for (i64 b = strip.bin; b < strip.bin_end; ++b) {
-      const double pixels = count[b] * per_spike;
+      const double pixels = logarithmic ? log2(1.0 + count[b]) * ((double)size / LOG_PARTS)
+                                        : count[b] * per_spike;
       // Cut before it is scaled: an axis that ends far below the bars would overflow.
       const i64 bar = (i64)((pixels < (double)size ? pixels : (double)size) * PIXEL + 0.5);
       if (bar > foot) {
@@ -239,11 +244,12 @@ __device__ i64 marks(const u32 *words, i64 bin, i64 bin_end) {
 // electrodes : E; none makes white pictures
 // words      : of an electrode in `fired`
 // fired      : (E, words) from render_place
+// order      : (n, E) which electrode has which band of each picture; null: each its own
 // Others as for render_histogram.
 extern "C" __global__ void render_raster(
     i64 n, const i64 *__restrict__ window_bin, i64 width, i64 size, i64 electrodes, i64 words,
-    const u32 *__restrict__ fired, i64 type, i64 channels, const float *__restrict__ scale,
-    const float *__restrict__ shift, void *out) {
+    const u32 *__restrict__ fired, const i32 *__restrict__ order, i64 type, i64 channels,
+    const float *__restrict__ scale, const float *__restrict__ shift, void *out) {
   const Canvas canvas = {out, type, channels, scale, shift};
   const i64 strips = (size + RENDER_ROWS - 1) / RENDER_ROWS;
   for (i64 item = this_thread(); item < n * strips * size; item += all_threads()) {
@@ -255,7 +261,8 @@ extern "C" __global__ void render_raster(
     }
     const i64 last = (strip.row_end * electrodes + size - 1) / size;
     for (i64 e = strip.row * electrodes / size; e < last; ++e) {
-      const i64 found = marks(fired + e * words, strip.bin, strip.bin_end);
+      const i64 electrode = order ? order[strip.picture * electrodes + e] : e;
+      const i64 found = marks(fired + electrode * words, strip.bin, strip.bin_end);
       if (found == 0) {
         continue;
       }

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from toptune import bench as module
 from toptune.bench import STUDY, BenchResult, Sizes, Stage, Stages, _measure, _Plan, bench
 from toptune.cli.machine import print_bench
 from toptune.errors import InputError, ToptuneError
-from toptune.params import Compute
+from toptune.params import Compute, PictureKind
 
 SIZES = Sizes(recording_s=2, pictures=3, devices=5 * 2, windows_a_device=4, features=12, epochs=2)
 pytestmark = pytest.mark.usefixtures("one_torch_thread", "tiny_backbones")
@@ -53,7 +53,7 @@ def test_amounts_are_the_work_that_was_asked_for(result: BenchResult) -> None:
                  "merely reading that memory", "file to spikes"):  # fmt: skip
         assert named(result, name).amount == samples
     # Tiny backbones look at 32 x 32 pixels.
-    for name in ("drawing, histogram, 32 x 32", "drawing, raster, 32 x 32", "tiny", "tiny_too"):
+    for name in (*(f"drawing, {k}, 32 x 32" for k in get_args(PictureKind)), "tiny", "tiny_too"):
         assert named(result, name).amount == 3
     assert named(result, "Falkon, leave one device out").amount == 40
     # Ten folds of 36 training rows, twice.
@@ -223,8 +223,7 @@ def test_the_command_prints_pure_json_on_stdout(
 def test_a_gpu_does_what_it_can() -> None:
     found = bench(compute=Compute(device="cuda"), backbones=("tiny",), quick=True, sizes=SIZES)
     assert {s.name for s in found.stages if s.device == "cuda"} == {
-        "drawing, histogram, 32 x 32",
-        "drawing, raster, 32 x 32",
+        *(f"drawing, {kind}, 32 x 32" for kind in get_args(PictureKind)),
         "tiny",
         "Falkon, leave one device out",
         "MLP, leave one device out",

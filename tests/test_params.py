@@ -6,19 +6,23 @@ import typing
 
 import pytest
 
+from toptune.errors import InputError
 from toptune.params import (
+    RECOMMENDED_PICTURES,
     Backbone,
     Compute,
     FitOptions,
     HighPass,
     Option,
     Picture,
+    PictureKind,
     Ptsd,
     SpikeSettings,
     Windows,
     command_words,
     from_options,
     options_of,
+    pictures_of,
     values_of,
 )
 
@@ -84,6 +88,32 @@ def test_command_words_say_only_what_differs_from_the_defaults() -> None:
 def test_the_filter_of_an_earlier_version_is_said_in_the_command() -> None:
     earlier = values_of(SpikeSettings(highpass=HighPass(order=2)))
     assert command_words(options_of(SpikeSettings), earlier) == ["--highpass-order", "2"]
+
+
+def test_pictures_of_several_kinds_are_listed_once_each() -> None:
+    assert pictures_of(()) == (Picture(),)
+    assert pictures_of(["raster", "histogram", "raster"], [40.0, "log"]) == (
+        Picture(kind="raster"), Picture(count_axis=40.0), Picture(count_axis="log"),
+    )  # fmt: skip
+    assert pictures_of(["recommended"]) == RECOMMENDED_PICTURES
+    assert pictures_of(["sorted_raster", "recommended", "histogram"], ["log", 9.0]) == (
+        Picture(kind="sorted_raster"), *RECOMMENDED_PICTURES, Picture(count_axis=9.0),
+    )  # fmt: skip
+    with pytest.raises(InputError, match=r"must be one of histogram, .*, recommended, got 'rastr'"):
+        pictures_of(["rastr"])
+    with pytest.raises(InputError, match=r"only a histogram has a count axis$"):
+        pictures_of(["raster"], [5.0])
+    with pytest.raises(InputError, match="recommended pictures have their own"):
+        pictures_of(["recommended"], ["log"])
+
+
+@pytest.mark.parametrize("kind", [k for k in typing.get_args(PictureKind) if k != "histogram"])
+def test_only_a_histogram_has_a_count_axis(kind: PictureKind) -> None:
+    with pytest.raises(InputError, match="only a histogram has a count axis"):
+        Picture(kind=kind, count_axis="log")
+    assert Picture(kind=kind).description == kind
+    described = [Picture(count_axis=axis).description for axis in ("window", "log", 40.0)]
+    assert described == ["histogram", "histogram, axis log", "histogram, axis 40"]
 
 
 def test_command_words_tell_one_value_from_several() -> None:

@@ -13,13 +13,22 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputError, ToptuneError
-from toptune.params import Backbone, Compute, HighPass, Picture, Ptsd, SpikeSettings, Windows
+from toptune.params import (
+    Backbone,
+    Compute,
+    HighPass,
+    Picture,
+    PictureKind,
+    Ptsd,
+    SpikeSettings,
+    Windows,
+)
 
 if TYPE_CHECKING:
     from toptune.recordings.mcs import McsRecording
@@ -195,7 +204,7 @@ def _plans(
         note="reads, filters and detects at once",
     )  # fmt: skip
     first, (_, size) = next(iter(ready.items()))
-    for kind in ("histogram", "raster"):
+    for kind in get_args(PictureKind):
         yield _Plan(
             f"drawing, {kind}, {size} x {size}", device, "pictures",
             partial(stages.draw, kind, size), STUDY.windows, in_total=kind == "histogram",

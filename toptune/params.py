@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 Alignment = Literal["largest", "negative"]
 Noise = Literal["smallest_sd", "mad", "fixed"]
-PictureKind = Literal["histogram", "raster"]
+PictureKind = Literal["histogram", "raster", "sorted_raster", "intervals", "correlation"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "half"]
 TimeUnit = Literal["s", "ms", "us", "samples"]
@@ -481,32 +481,88 @@ class Windows(_Params):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Picture(_Params):
-    """How a window is drawn.
+    """How a window is drawn; `toptune.pictures.drawer.Drawer` defines every pixel.
 
     Parameters
     ----------
     kind
-        ``histogram`` (cumulative spike count of all channels) or ``raster`` (a band an electrode).
+        ``histogram``: spikes of all electrodes in each bin, over time. ``raster``: a band an
+        electrode, in the file's order; ``sorted_raster``: the most active electrode on top.
+        ``intervals``: how often which interval occurs between spikes of an electrode, over time.
+        ``correlation``: a matrix of the correlations of all electrodes' spike counts.
     count_axis
         Top of the histogram's count axis: ``window`` (each picture's own maximum), ``recording``
-        (the recording's maximum) or a number of spikes per bin. A raster has no such axis.
+        (the recording's maximum) or a number of spikes per bin. ``log``: a logarithmic axis, the
+        same for all recordings, that ends at 255 spikes per bin. Other pictures have none.
     """
 
-    kind: PictureKind = option(
-        "histogram", "How a window is drawn: spike counts or a raster plot.", name="picture"
-    )
+    kind: PictureKind = option("histogram", "How a window is drawn.", name="picture")
     count_axis: str | float = _advanced(
-        "window", "Maximum of the histogram's count axis: window, recording, or spikes per bin."
+        "window",
+        "Maximum of the histogram's count axis: window, recording, or spikes per bin; log: a"
+        " logarithmic axis up to 255.",
     )
 
     def __post_init__(self) -> None:
         _check_choice(self, "kind", PictureKind)
         axis = self.count_axis
-        named = axis in ("window", "recording")
+        named = axis in ("window", "recording", "log")
         ok = named or (not isinstance(axis, str) and _finite(axis) and axis > 0)
-        _check(self, "count_axis", ok, "window, recording or a number above 0")
-        ok = self.kind != "raster" or axis == "window"
-        _check(self, "count_axis", ok, "left at window: a raster has no count axis")
+        _check(self, "count_axis", ok, "window, recording, log or a number above 0")
+        ok = self.kind == "histogram" or axis == "window"
+        _check(self, "count_axis", ok, "left at window: only a histogram has a count axis")
+
+    @property
+    def description(self) -> str:
+        """The kind, with the count axis where it is not each window's own."""
+        axis = self.count_axis
+        if axis == "window":
+            return self.kind
+        return f"{self.kind}, axis {axis if isinstance(axis, str) else f'{axis:g}'}"
+
+    @property
+    def has_time(self) -> bool:
+        """Whether time runs from left to right."""
+        return self.kind != "correlation"
+
+
+#: The pictures from which verdicts are best (benchmarks/RESULTS.md), and the word for them.
+RECOMMENDED = "recommended"
+RECOMMENDED_PICTURES = (
+    Picture(kind="histogram"),
+    Picture(kind="raster"),
+    Picture(kind="intervals"),
+    Picture(kind="correlation"),
+    Picture(kind="histogram", count_axis="log"),
+)
+
+
+def pictures_of(
+    kinds: Iterable[str], count_axes: Iterable[str | float] = ()
+) -> tuple[Picture, ...]:
+    """List the pictures of several kinds, each once: a histogram for every count axis.
+
+    ``recommended`` among the kinds stands for `RECOMMENDED_PICTURES`. Without a kind it is the
+    histogram. An unknown kind, and count axes without a histogram, are an `InputError`.
+    """
+    kinds, axes = tuple(kinds) or ("histogram",), tuple(count_axes)
+    known = (*get_args(PictureKind), RECOMMENDED)
+    found: list[Picture] = []
+    for kind in kinds:
+        if kind not in known:
+            raise InputError(f"`picture` must be one of {', '.join(known)}, got {kind!r}")
+        if kind == RECOMMENDED:
+            found += RECOMMENDED_PICTURES
+        elif kind == "histogram":
+            found += [Picture(count_axis=axis) for axis in axes or ("window",)]
+        else:
+            found.append(Picture.from_json({"kind": kind}))
+    if axes and "histogram" not in kinds:
+        raise InputError(
+            "`count_axis` is of no use here: only a histogram has a count axis"
+            + (f", and {RECOMMENDED} pictures have their own" if RECOMMENDED in kinds else "")
+        )
+    return tuple(dict.fromkeys(found))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -175,6 +175,9 @@ def test_pictures_of_another_size_or_type_are_refused(engine: FeatureEngine) -> 
         engine.features(torch.zeros(1, 224, 224, dtype=torch.float64))
     with pytest.raises(ValueError, match="pictures are on meta, the engine on cpu"):
         engine.features(torch.zeros(1, 224, 224, device="meta"))
+    elsewhere = Drawer(make_trains(), Windows(), Picture(kind="intervals"), 224, "meta")
+    with pytest.raises(ValueError, match="pictures are on meta, the engine on cpu"):
+        engine.start(elsewhere)
     with pytest.raises(ValueError, match="225 pixels wide, mobilenet_v2 takes 224"):
         engine.start(make_drawer(225))
 

@@ -18,12 +18,17 @@ from small_data import random_backbone
 
 from toptune.backbones.engine import HALF
 from toptune.backbones.loading import LoadedBackbone, load_backbone
-from toptune.backbones.torch_engine import GreyPictures, TorchNetwork, even_batch, fitting_batch
+from toptune.backbones.torch_engine import (
+    DrawnPictures,
+    GreyPictures,
+    TorchNetwork,
+    even_batch,
+    fitting_batch,
+)
 from toptune.errors import ToptuneError
-from toptune.machine.cuda import torch_kernels
-from toptune.params import Backbone, Picture, Windows
-from toptune.pictures.drawer import Drawer
-from toptune.pictures.drawer_cuda import CudaBinnedSpikes, CudaDrawer, InputChannels
+from toptune.params import RECOMMENDED_PICTURES, Backbone, Picture, Windows
+from toptune.pictures.drawer import Drawer, Drawers
+from toptune.pictures.drawer_cuda import InputChannels
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -249,15 +254,30 @@ def test_several_networks_queue_behind_one_another(
             assert cosines(wait(), expected).min() > 0.9995
 
 
+def test_pictures_that_are_drawn_batch_by_batch_are_those_that_were_drawn(
+    mobilenet: LoadedBackbone,
+) -> None:
+    trains, windows = fifteen_minutes(n_channels=20), Windows(width_s=10.0, stride_s=130.0)
+    for kind in ("intervals", "correlation"):
+        drawer = Drawer(trains, windows, Picture.from_json({"kind": kind}), 224)
+        network = TorchNetwork(mobilenet, CPU, torch.float32, 4)
+        progress: list[int] = []
+        found = network.start(DrawnPictures(drawer), progress.append)()
+        assert progress == [4, 3]
+        assert cosines(found, eager(mobilenet, drawer.draw(0, 7))).min() > 1 - 1e-6
+
+
 @pytest.mark.gpu
 def test_windows_go_from_spikes_to_features_without_leaving_the_gpu(
     mobilenet: LoadedBackbone,
 ) -> None:
     device, trains, windows = cuda(), fifteen_minutes(), Windows()
-    placed = CudaBinnedSpikes(trains, 10.0, device, torch_kernels("render", device.index).launch)
     network = TorchNetwork(mobilenet, device, HALF)
-    for picture in (Picture(), Picture(kind="raster")):
-        found = network.start(CudaDrawer(placed, windows, picture, 224))()
+    drawers = Drawers(trains)
+    for picture in (*RECOMMENDED_PICTURES, Picture(kind="sorted_raster")):
+        drawer = drawers.drawer(windows, picture, 224, str(device))
+        assert isinstance(drawer, Drawer) == (picture.kind in ("intervals", "correlation"))
+        found = network.start(DrawnPictures(drawer) if isinstance(drawer, Drawer) else drawer)()
         assert found.shape == (157, 1280)
         grey = Drawer(trains, windows, picture, 224).draw(60, 66)
         assert cosines(found[60:66], eager(mobilenet, grey)).min() > 0.9995

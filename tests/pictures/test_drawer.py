@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from toptune.errors import InputError
 from toptune.machine import cuda
-from toptune.params import Picture, Windows
+from toptune.params import RECOMMENDED_PICTURES, Picture, Windows
 from toptune.pictures import drawer_cuda
 from toptune.pictures.drawer import Drawer, Drawers
 from toptune.pictures.drawer_cuda import CudaBinnedSpikes, ResidentSpikes
@@ -100,13 +101,16 @@ def naive_columns(n_bins: int, size: int) -> list[list[int]]:
     return [c or [i * n_bins // size] for i, c in enumerate(columns)]
 
 
-def naive_histogram(bins: list[list[int]], size: int, top: float) -> NDArray[np.float64]:
+def naive_histogram(bins: list[list[int]], size: int, top: float | str) -> NDArray[np.float64]:
+    def height(spikes: int) -> float:
+        if top == "log":
+            return size * math.log2(1 + spikes) / 8
+        return spikes * size / float(top) if top else 0
+
     picture = np.ones((size, size))
     for column, members in enumerate(naive_columns(len(bins), size)):
         for j in range(size):
-            reached = (
-                [min(max(len(bins[b]) * size / top - j, 0), 1) for b in members] if top else [0]
-            )
+            reached = [min(max(height(len(bins[b])) - j, 0), 1) for b in members]
             picture[size - 1 - j, column] -= sum(reached) / len(reached)
     return picture
 
@@ -122,6 +126,90 @@ def naive_raster(bins: list[list[int]], size: int, n_channels: int) -> NDArray[n
     return picture
 
 
+def by_activity(bins: list[list[int]], n_channels: int) -> list[int]:
+    spikes = Counter(channel for channels in bins for channel in channels)
+    return sorted(range(n_channels), key=lambda e: (-spikes[e], e))
+
+
+def naive_sorted_raster(bins: list[list[int]], size: int, n_channels: int) -> NDArray[np.float64]:
+    place = {e: k for k, e in enumerate(by_activity(bins, n_channels))}
+    return naive_raster([[place[e] for e in channels] for channels in bins], size, n_channels)
+
+
+def naive_intervals(
+    trains: SpikeTrains, segment: int, first: int, windows: Windows, size: int
+) -> NDArray[np.float64]:
+    per_bin = trains.sampling_rate_hz * windows.bin_ms / 1000
+    begin = trains.segments[segment].first_sample
+    end = begin + trains.segments[segment].n_samples
+    counts: Counter[tuple[int, int]] = Counter()
+    inside: list[list[tuple[int, int]]] = [[] for _ in trains.channel_labels]
+    for sample, e in zip(trains.spikes.sample.tolist(), trains.spikes.channel, strict=True):
+        b = math.floor((sample - begin) / per_bin) - first
+        if begin <= sample < end and 0 <= b < windows.width_bins:
+            inside[e].append((sample, b))
+    for of_electrode in inside:
+        for (one, _), (other, b) in pairwise(sorted(of_electrode)):
+            if other > one:
+                milliseconds = (other - one) / trains.sampling_rate_hz * 1000
+                step = math.floor(48 * math.log10(milliseconds) / 5)
+                counts[min(max(step, 0), 47), b * 112 // windows.width_bins] += 1
+    picture = np.ones((size, size))
+    for j in range(size):
+        for column in range(size):
+            n = counts[j * 48 // size, column * 112 // size]
+            picture[size - 1 - j, column] -= min(1, math.log(1 + n) / math.log(51))
+    return picture
+
+
+def naive_correlation(
+    bins: list[list[int]], size: int, n_channels: int, bin_ms: float
+) -> NDArray[np.float64]:
+    count_ms = max(100.0, bin_ms)
+    n_counts = math.floor(len(bins) * bin_ms / count_ms + 1e-9)
+    shown = by_activity(bins, n_channels)[:size]
+    roots: dict[int, list[float]] = {}
+    for e in shown:
+        counts = [0] * n_counts
+        for b, channels in enumerate(bins):
+            if (at := math.floor(b * bin_ms / count_ms + 1e-9)) < n_counts:
+                counts[at] += channels.count(e)
+        if len(set(counts)) > 1:
+            roots[e] = [math.sqrt(n) for n in counts]
+    matrix = np.array([[pearson(x, y) for y in roots.values()] for x in roots.values()])
+    spikes = [sum(channels.count(e) for channels in bins) for e in roots]
+    order = naive_order(matrix, np.array(spikes, dtype=float))
+    picture = np.ones((size, size))
+    for row in range(size):
+        for column in range(size):
+            i, j = row * len(shown) // size, column * len(shown) // size
+            if max(i, j) < len(order):
+                picture[row, column] -= max(0, matrix[order[i], order[j]])
+    return picture
+
+
+def pearson(x: list[float], y: list[float]) -> float:
+    mx, my = sum(x) / len(x), sum(y) / len(y)
+    both = sum((a - mx) * (b - my) for a, b in zip(x, y, strict=True))
+    return both / math.sqrt(sum((a - mx) ** 2 for a in x) * sum((b - my) ** 2 for b in y))
+
+
+def naive_order(matrix: NDArray[np.float64], spikes: NDArray[np.float64]) -> list[int]:
+    """By the vector nearest to the spikes of all that belong to the second eigenvalue."""
+    n = len(spikes)
+    if n < 3:
+        return list(range(n))
+    values, vectors = np.linalg.eigh(matrix)
+    projector = np.zeros((n, n))
+    for k in range(n):
+        if abs(values[k] - values[-2]) < 1e-9 * n:
+            projector += np.outer(vectors[:, k], vectors[:, k])
+    candidates = [spikes / np.linalg.norm(spikes), *np.eye(n)]
+    nearest = next(p for c in candidates if np.linalg.norm(p := projector @ c) > 1e-6)
+    component = np.round(nearest / np.abs(nearest).max(), 9)
+    return sorted(range(n), key=lambda e: (-component[e], e))
+
+
 def naive_pictures(
     trains: SpikeTrains, windows: Windows, picture: Picture, size: int
 ) -> NDArray[np.float64]:
@@ -130,12 +218,19 @@ def naive_pictures(
     result = []
     for s, first, _ in naive_windows(trains, windows):
         bins = segments[s][first : first + windows.width_bins]
+        n = len(trains.channel_labels)
         if picture.kind == "raster":
-            result.append(naive_raster(bins, size, len(trains.channel_labels)))
-            continue
-        axis = picture.count_axis
-        top = {"window": max(map(len, bins)), "recording": highest}.get(str(axis), axis)
-        result.append(naive_histogram(bins, size, float(top)))
+            result.append(naive_raster(bins, size, n))
+        elif picture.kind == "sorted_raster":
+            result.append(naive_sorted_raster(bins, size, n))
+        elif picture.kind == "intervals":
+            result.append(naive_intervals(trains, s, first, windows, size))
+        elif picture.kind == "correlation":
+            result.append(naive_correlation(bins, size, n, windows.bin_ms))
+        else:
+            axis = picture.count_axis
+            top = {"window": max(map(len, bins)), "recording": highest}.get(str(axis), axis)
+            result.append(naive_histogram(bins, size, top))
     return np.array(result).reshape(-1, size, size)
 
 
@@ -170,13 +265,17 @@ windows_in_bins = st.builds(
     st.integers(1, 30),
     st.sampled_from([10.0, 20.0, 12.5]),
 )
-pictures = st.one_of(
-    st.just(Picture(kind="raster")),
+# Those that kernels draw on CUDA, and those that are made of cells.
+levels = st.one_of(
+    st.sampled_from([Picture(kind="raster"), Picture(kind="sorted_raster")]),
     st.builds(
         lambda axis: Picture(count_axis=axis),
-        st.sampled_from(["window", "recording", 0.3, 1, 2.5, 4.0, 100.0]),
+        st.sampled_from(["window", "recording", "log", 0.3, 1, 2.5, 4.0, 100.0]),
     ),
 )
+of_cells = st.sampled_from([Picture(kind="intervals"), Picture(kind="correlation")])
+pictures = st.one_of(levels, of_cells)
+EVERY = (*RECOMMENDED_PICTURES, Picture(kind="sorted_raster"))
 
 
 @settings(deadline=None, max_examples=150)
@@ -295,7 +394,7 @@ def test_bars_above_the_axis_are_cut() -> None:
 
 @pytest.mark.parametrize(
     "picture",
-    [Picture(), Picture(count_axis="recording"), Picture(count_axis=3.0), Picture(kind="raster")],
+    [*EVERY, Picture(count_axis="recording"), Picture(count_axis=3.0)],
 )
 @pytest.mark.parametrize("n_channels", [0, 3])
 def test_a_recording_without_spikes_is_white(picture: Picture, n_channels: int) -> None:
@@ -333,7 +432,7 @@ def test_spikes_after_the_last_whole_bin_do_not_raise_the_recordings_axis() -> N
 
 def test_blocks_inside_a_draw_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     trains = fifteen_minutes()
-    for picture in (Picture(), Picture(kind="raster")):
+    for picture in EVERY:
         drawer = Drawer(trains, Windows(), picture, 64)
         whole = drawer.draw(0, len(drawer))
         monkeypatch.setattr("toptune.pictures.drawer._BLOCK_BYTES", 1)
@@ -367,13 +466,214 @@ def test_windows_that_do_not_exist_are_refused() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("picture", [Picture(), Picture(kind="raster")])
+@pytest.mark.parametrize("picture", EVERY)
 def test_pictures_on_the_gpu_are_those_of_the_cpu(picture: Picture) -> None:
     trains = fifteen_minutes()
     on_cpu = Drawer(trains, Windows(), picture, 224).draw(0, 157)
     on_gpu = Drawer(trains, Windows(), picture, 224, "cuda").draw(0, 157)
     assert on_gpu.device.type == "cuda"
     torch.testing.assert_close(on_gpu.cpu(), on_cpu, atol=1e-6, rtol=0)
+
+
+# --- what each kind shows, in cases that can be told beforehand
+
+
+def whole(trains: SpikeTrains, picture: Picture, size: int) -> NDArray[np.float32]:
+    """Draw a recording as one window."""
+    width_s = trains.segments[0].n_samples / trains.sampling_rate_hz
+    drawer = Drawer(trains, Windows(width_s=width_s, stride_s=width_s), picture, size)
+    assert len(drawer) == 1
+    return drawer.draw(0, 1)[0].numpy()
+
+
+@pytest.mark.parametrize(("n_spikes", "rows"), [(0, 0), (1, 8), (3, 16), (255, 64), (1000, 64)])
+def test_on_the_logarithmic_axis_255_spikes_in_a_bin_fill_the_picture(
+    n_spikes: int, rows: int
+) -> None:
+    trains = make_trains([0] * n_spikes, [0] * n_spikes, n_channels=1, rate_hz=100, lengths=[1])
+    drawn = whole(trains, Picture(count_axis="log"), 64)
+    np.testing.assert_allclose(drawn[64 - rows :], 0, atol=1e-6)
+    np.testing.assert_allclose(drawn[: 64 - rows], 1, atol=1e-6)
+
+
+def test_the_most_active_electrode_is_on_top_and_equal_ones_keep_their_order() -> None:
+    # Two spikes in a bin of electrode 3 make one mark, but count as two.
+    trains = make_trains(
+        [1, 5, 25, 31, 32], [0, 2, 2, 3, 3], n_channels=4, rate_hz=1000, lengths=[40]
+    )
+    drawn = whole(trains, Picture(kind="sorted_raster"), 4)
+    expected = np.ones((4, 4))
+    for row, marks in enumerate([(0, 2), (3,), (0,), ()]):  # electrodes 2, 3, 0, 1
+        expected[row, list(marks)] = 0
+    np.testing.assert_array_equal(drawn, expected)
+
+
+def test_each_window_of_a_sorted_raster_has_its_own_order() -> None:
+    trains = make_trains([1, 11, 12], [0, 1, 1], n_channels=2, rate_hz=1000, lengths=[20])
+    windows = Windows(width_s=0.01, stride_s=0.01)
+    drawn = Drawer(trains, windows, Picture(kind="sorted_raster"), 2).draw(0, 2)
+    assert drawn[:, 0].tolist() == [[0, 0], [0, 0]]
+    assert drawn[:, 1].tolist() == [[1, 1], [1, 1]]
+
+
+def one_interval(samples: int, *, rate_hz: float, seconds: float) -> NDArray[np.float32]:
+    """A picture of 48 x 112 cells, each of 7 x 3 pixels, of two spikes on one of two electrodes."""
+    trains = make_trains(
+        [0, samples, 0],
+        [0, 0, 1],
+        n_channels=2,
+        rate_hz=rate_hz,
+        lengths=[round(seconds * rate_hz)],
+    )
+    drawn = whole(trains, Picture(kind="intervals"), 336)
+    cells = drawn.reshape(48, 7, 112, 3)
+    np.testing.assert_array_equal(cells, np.broadcast_to(cells[:, :1, :, :1], cells.shape))
+    return cells[:, 0, :, 0]
+
+
+@pytest.mark.parametrize(
+    ("interval_s", "step"),
+    # The longest on top. 10 ms, 100 ms and 1 s are the ends of steps 9.6, 19.2 and 28.8.
+    [(0.0001, 0), (0.001, 0), (0.0012, 0), (0.0014, 1), (0.01, 9), (0.1, 19), (1, 28), (99, 47),
+     (101, 47)],
+)  # fmt: skip
+def test_an_interval_is_in_the_row_of_its_length_at_the_time_of_its_second_spike(
+    interval_s: float, step: int
+) -> None:
+    cells = one_interval(round(interval_s * 10_000), rate_hz=10_000, seconds=112.0)
+    expected = np.ones((48, 112))
+    expected[47 - step, int(interval_s)] -= math.log(2) / math.log(51)
+    np.testing.assert_allclose(cells, expected, atol=1e-6)
+
+
+def test_neither_a_gap_nor_the_windows_edge_nor_the_same_sample_makes_an_interval() -> None:
+    # Electrode 0 fires at the end of one segment and in the next; twice at one sample.
+    trains = make_trains([95, 105, 105], [0, 0, 0], n_channels=1, rate_hz=1000, lengths=[100, 100])
+    windows = Windows(width_s=0.1, stride_s=0.1)
+    assert (Drawer(trains, windows, Picture(kind="intervals"), 112).draw(0, 2) == 1).all()
+    across = make_trains([95, 105], [0, 0], n_channels=1, rate_hz=1000, lengths=[200])
+    drawer = Drawer(across, Windows(width_s=0.1, stride_s=0.05), Picture(kind="intervals"), 112)
+    assert [(picture < 1).any().item() for picture in drawer.draw(0, 3)] == [False, True, False]
+
+
+def test_50_intervals_make_a_cell_black() -> None:
+    for n, darkness in ((49, math.log(50) / math.log(51)), (50, 1.0), (80, 1.0)):
+        # Every 2 ms, all of them in one of the bins, which is one column.
+        trains = make_trains(
+            list(range(0, 2 * n + 1, 2)),
+            [0] * (n + 1),
+            n_channels=1,
+            rate_hz=1000,
+            lengths=[112_000],
+        )
+        drawn = whole(trains, Picture(kind="intervals"), 112)
+        assert 1 - drawn.min() == pytest.approx(darkness, abs=1e-6)
+
+
+def two_groups(seed: int, file_order: list[int] | None = None) -> SpikeTrains:
+    """Two groups of four electrodes with bursts in common and of their own.
+
+    The second group has more spikes.
+
+    Two more electrodes are silent, and one fires in every bin alike.
+    """
+    rng = np.random.default_rng(seed)
+    place = file_order or list(range(11))
+    sample, channel = [], []
+    common = rng.random(600) < 0.1
+    for group, more in enumerate((3, 5)):
+        for t in np.flatnonzero(common | (rng.random(600) < 0.1)):
+            for e in range(4):
+                n = rng.poisson(more + e)
+                sample += (t * 100 + rng.integers(0, 100, n)).tolist()
+                channel += [place[4 * group + e]] * n
+    sample += list(range(50, 60_000, 100))
+    channel += [place[10]] * 600
+    return make_trains(sample, channel, n_channels=11, rate_hz=1000, lengths=[60_000])
+
+
+def test_the_matrix_of_correlations_shows_groups_of_electrodes_the_more_active_first() -> None:
+    dark = 1 - whole(two_groups(0), Picture(kind="correlation"), 22)[::2, ::2]
+    np.testing.assert_allclose(dark, dark.T, atol=1e-6)
+    np.testing.assert_allclose(np.diag(dark), [1] * 8 + [0] * 3, atol=1e-6)
+    assert dark[:4, :4].min() > 0.5
+    assert dark[4:8, 4:8].min() > 0.5
+    assert 0.1 < dark[:4, 4:8].max() < 0.5
+    assert (dark[8:] == 0).all()
+    # The numbers themselves: of both groups, by NumPy.
+    trains = two_groups(0)
+    counts = np.zeros((11, 600))
+    np.add.at(counts, (trains.spikes.channel, trains.spikes.sample // 100), 1)
+    expected = np.corrcoef(np.sqrt(counts[4:8]))
+    np.testing.assert_allclose(
+        np.sort(dark[:4, :4], axis=None), np.sort(expected, axis=None), atol=1e-6
+    )
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.permutations(list(range(11))), st.integers(0, 3))
+def test_the_matrix_of_correlations_does_not_depend_on_the_order_in_the_file(
+    file_order: list[int], seed: int
+) -> None:
+    picture = Picture(kind="correlation")
+    expected = whole(two_groups(seed), picture, 11)
+    np.testing.assert_allclose(
+        whole(two_groups(seed, file_order), picture, 11), expected, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(("n_active", "black"), [(0, 0), (1, 1), (2, 4)])
+def test_few_active_electrodes_are_the_first_of_the_matrix(n_active: int, black: int) -> None:
+    # Two spikes each, in the same bin of 100 ms, on the last electrodes.
+    sample = [150, 160] * n_active
+    channel = [4 - e // 2 for e in range(2 * n_active)]
+    trains = make_trains(sample, channel, n_channels=5, rate_hz=1000, lengths=[1000])
+    expected = np.ones((5, 5))
+    expected[:n_active, :n_active] = 0
+    drawn = whole(trains, Picture(kind="correlation"), 5)
+    np.testing.assert_allclose(drawn, expected, atol=1e-6)
+    assert round((1 - drawn).sum()) == black
+
+
+def test_of_more_electrodes_than_pixels_the_most_active_are_correlated() -> None:
+    # Electrode e fires e times in the first of ten bins: all are correlated fully.
+    sample = [50] * sum(range(40))
+    channel = [e for e in range(40) for _ in range(e)]
+    trains = make_trains(sample, channel, n_channels=40, rate_hz=1000, lengths=[1000])
+    np.testing.assert_allclose(whole(trains, Picture(kind="correlation"), 39), 0, atol=1e-6)
+    np.testing.assert_allclose(whole(trains, Picture(kind="correlation"), 8), 0, atol=1e-6)
+    drawn = whole(trains, Picture(kind="correlation"), 40)
+    assert (drawn[39] == 1).all()  # electrode 0 is silent
+    np.testing.assert_allclose(drawn[:39, :39], 0, atol=1e-6)
+
+
+def test_a_window_shorter_than_a_count_has_no_correlations() -> None:
+    trains = make_trains([5, 15, 25], [0, 1, 0], n_channels=2, rate_hz=1000, lengths=[90])
+    assert (whole(trains, Picture(kind="correlation"), 4) == 1).all()
+
+
+@pytest.mark.parametrize("kind", ["intervals", "correlation", "sorted_raster"])
+@pytest.mark.parametrize("size", [224, 299])
+def test_a_window_of_a_busy_recording_is_the_definitions(kind: str, size: int) -> None:
+    trains, windows = fifteen_minutes(), Windows(width_s=10.0)
+    picture = Picture.from_json({"kind": kind})
+    drawn = Drawer(trains, windows, picture, size).draw(3, 4)[0].numpy()
+    inside = (trains.spikes.sample >= 150_000) & (trains.spikes.sample < 250_000)
+    part = make_trains(
+        (trains.spikes.sample[inside] - 150_000).tolist(),
+        trains.spikes.channel[inside].tolist(),
+        n_channels=60, rate_hz=10_000, lengths=[100_000],
+    )  # fmt: skip
+    (expected,) = naive_pictures(part, windows, picture, size)
+    np.testing.assert_allclose(drawn, expected, atol=5e-6)
+    assert 0.005 < 1 - drawn.mean() < 0.9
+
+
+def test_cells_are_enlarged_on_the_device_of_the_engine() -> None:
+    for kind in ("intervals", "correlation"):
+        drawer = Drawers(TRAINS).drawer(WINDOWS, Picture.from_json({"kind": kind}), 8, "meta")
+        assert isinstance(drawer, Drawer)
+        assert drawer.draw(0, 3).device.type == "meta"
 
 
 # --- which drawer is taken where, and what several of one recording share
@@ -385,12 +685,9 @@ TRAINS = make_trains([5, 7], [0, 1], n_channels=2, rate_hz=1000, lengths=[300])
 
 def test_the_cpu_draws_by_drawers_that_share_bins() -> None:
     made = Drawers(TRAINS)
-    drawers = [
-        made.drawer(WINDOWS, Picture.from_json({"kind": kind}), 8, "cpu")
-        for kind in ("histogram", "raster")
-    ]
-    for kind, drawer in zip(("histogram", "raster"), drawers, strict=True):
-        alone = Drawer(TRAINS, WINDOWS, Picture.from_json({"kind": kind}), 8)
+    drawers = [made.drawer(WINDOWS, picture, 8, "cpu") for picture in EVERY]
+    for picture, drawer in zip(EVERY, drawers, strict=True):
+        alone = Drawer(TRAINS, WINDOWS, picture, 8)
         assert torch.equal(drawer.draw(0, 3), alone.draw(0, 3))
 
 

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures.test_drawer import (
     fifteen_minutes,
+    levels,
     make_trains,
     naive_pictures,
-    pictures,
     recordings,
     windows_in_bins,
 )
@@ -34,6 +34,7 @@ from toptune.recordings.trains import SpikeTrains
 CPU = torch.device("cpu")
 launches = st.builds(Grid, st.integers(1, 5), st.integers(1, 33), st.booleans())
 HISTOGRAM, RASTER = Picture(), Picture(kind="raster")
+LOGARITHMIC, SORTED = Picture(count_axis="log"), Picture(kind="sorted_raster")
 RECORDING = fifteen_minutes()
 # As a network's first convolution and as three normalised channels would want it.
 CHANNELS = (((1.0, 0.0),), ((1.0, 0.0), (0.0, 1.0)), ((-4.4, 2.2), (-1.0, 0.25), (-2.0, 1.0)))
@@ -77,7 +78,7 @@ def renderer(
 
 
 @settings(deadline=None, max_examples=60)
-@given(recordings(), windows_in_bins, pictures, st.integers(1, 31), launches)
+@given(recordings(), windows_in_bins, levels, st.integers(1, 31), launches)
 def test_every_pixel_is_the_definitions(
     kernels: HostKernels,
     trains: SpikeTrains,
@@ -99,7 +100,7 @@ def test_every_pixel_is_the_definitions(
 
 
 @pytest.mark.parametrize(("size", "width_s"), [(224, 120.0), (299, 10.0)])
-@pytest.mark.parametrize("picture", [HISTOGRAM, RASTER])
+@pytest.mark.parametrize("picture", [HISTOGRAM, RASTER, LOGARITHMIC, SORTED])
 def test_fifteen_minutes_are_drawn_as_on_the_cpu(
     kernels: HostKernels, size: int, width_s: float, picture: Picture
 ) -> None:
@@ -150,7 +151,7 @@ def test_values_are_rounded_to_16_bits_as_torch_rounds_them(
 
 
 @settings(deadline=None, max_examples=30)
-@given(recordings(), windows_in_bins, pictures, st.data())
+@given(recordings(), windows_in_bins, levels, st.data())
 def test_a_slice_is_that_part_of_the_whole_exactly(
     kernels: HostKernels,
     trains: SpikeTrains,
@@ -173,7 +174,9 @@ def test_bars_far_above_the_axis_are_cut(kernels: HostKernels) -> None:
     assert torch.equal(made.draw(0, 1)[0], expected)
 
 
-@pytest.mark.parametrize("picture", [HISTOGRAM, Picture(count_axis="recording"), RASTER])
+@pytest.mark.parametrize(
+    "picture", [HISTOGRAM, Picture(count_axis="recording"), LOGARITHMIC, RASTER, SORTED]
+)
 def test_a_recording_without_spikes_is_white(kernels: HostKernels, picture: Picture) -> None:
     trains = make_trains([], [], n_channels=0, rate_hz=1000, lengths=[2000])
     made = renderer(on_cpu(kernels), trains, Windows(width_s=1.0, stride_s=0.5), picture, 16)
@@ -182,7 +185,7 @@ def test_a_recording_without_spikes_is_white(kernels: HostKernels, picture: Pict
 
 def test_a_recording_shorter_than_the_window_has_no_pictures(kernels: HostKernels) -> None:
     trains = make_trains([5], [0], n_channels=1, rate_hz=1000, lengths=[999, 9])
-    for picture in (HISTOGRAM, Picture(count_axis="recording"), RASTER):
+    for picture in (HISTOGRAM, Picture(count_axis="recording"), LOGARITHMIC, RASTER, SORTED):
         made = renderer(on_cpu(kernels), trains, Windows(width_s=1.0, stride_s=0.5), picture, 8)
         assert len(made) == 0
         assert made.draw(0, 0).shape == (0, 8, 8)
@@ -252,6 +255,9 @@ def test_what_cannot_be_drawn_is_refused(kernels: HostKernels) -> None:
     windows = Windows(width_s=0.1, stride_s=0.1)
     with pytest.raises(ValueError, match="size must be 1 or more, got 0"):
         CudaDrawer(placed, windows, HISTOGRAM, 0)
+    for kind in ("intervals", "correlation"):
+        with pytest.raises(ValueError, match=f"{kind} are drawn by `Drawer`"):
+            CudaDrawer(placed, windows, Picture.from_json({"kind": kind}), 8)
     with pytest.raises(ValueError, match=r"bins of 10\.0 ms, not 20\.0 ms"):
         CudaDrawer(placed, Windows(width_s=0.1, stride_s=0.1, bin_ms=20.0), HISTOGRAM, 8)
     made = CudaDrawer(placed, windows, HISTOGRAM, 8)
@@ -275,7 +281,15 @@ def cuda() -> torch.device:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(
-    "picture", [HISTOGRAM, Picture(count_axis="recording"), Picture(count_axis=3.5), RASTER]
+    "picture",
+    [
+        HISTOGRAM,
+        Picture(count_axis="recording"),
+        Picture(count_axis=3.5),
+        LOGARITHMIC,
+        RASTER,
+        SORTED,
+    ],
 )
 @pytest.mark.parametrize("width_s", [120.0, 10.0])
 def test_the_gpu_draws_what_the_cpu_draws(picture: Picture, width_s: float) -> None:

@@ -485,6 +485,18 @@ def test_choose_tells_sets_apart_by_key_or_words(store: FeatureStore) -> None:
             assert f"{one.key[:8]} = {one.description}" in str(error.value)
 
 
+def test_choose_takes_the_set_with_the_whole_words_among_several(store: FeatureStore) -> None:
+    sets = [make_set(kind=kind) for kind in ("raster", "sorted_raster")]
+    x = np.ones((1, 3), np.float32)
+    for name in "ab":
+        for one in sets:
+            store.write_features(name, x, np.zeros(1), one, features_info(1))
+    assert store.choose("raster") == sets[0]
+    assert store.choose("sorted_raster") == store.choose("sorted") == sets[1]
+    for one in (*sets, make_set()):
+        assert store.choose(one.description) == one
+
+
 def test_choose_in_an_empty_store_names_the_next_step(tmp_path: Path) -> None:
     empty = FeatureStore.create(tmp_path / "s.zarr", {})
     with pytest.raises(InputError, match="holds no features yet: run `extract` first"):

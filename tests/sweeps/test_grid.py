@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from toptune.backbones.names import PAPER_BACKBONES
 from toptune.errors import InputError, InputErrors
-from toptune.params import Backbone, FitOptions, HighPass, Picture, Windows
+from toptune.params import Backbone, FitOptions, HighPass, Picture, PictureKind, Windows
 from toptune.sweeps.grid import Grid, PictureView, grid_keys, read_grid, shipped_grids
 
 
@@ -147,15 +148,21 @@ def test_detection_is_set_once(tmp_path: Path) -> None:
 
 
 def test_rasters_do_not_vary_with_the_count_axis_and_that_is_said(tmp_path: Path) -> None:
-    text = "picture = ['histogram', 'raster']\ncount_axis = ['window', 'recording', 40]\n"
+    text = "picture = ['histogram', 'raster']\ncount_axis = ['window', 'log', 40]\n"
     grid = read_grid(write(tmp_path, text + "window_s = [20, 10]\n"))
     assert drawn(grid) == [
-        *(("histogram", axis, width) for axis in ("window", "recording", 40) for width in (20, 10)),
+        *(("histogram", axis, width) for axis in ("window", "log", 40) for width in (20, 10)),
         ("raster", "window", 20),
         ("raster", "window", 10),
     ]
     (note,) = grid.notes
-    assert note.startswith("12 combinations of picture, windows and backbone are 8: a raster has")
+    assert note.startswith("12 combinations of picture, windows and backbone are 8: only a")
+
+
+def test_every_kind_of_picture_may_be_in_a_grid(tmp_path: Path) -> None:
+    kinds = get_args(PictureKind)
+    grid = read_grid(write(tmp_path, f"picture = {list(kinds)}\n"))
+    assert [kind for kind, _, _ in drawn(grid)] == list(kinds)
 
 
 def test_heads_do_not_vary_with_each_others_options_and_that_is_said(tmp_path: Path) -> None:
@@ -194,7 +201,7 @@ def test_burst_parameters_are_fitted_once_for_all_pictures_and_that_is_said(tmp_
         ("window_s = [120, '60']", "line 1: window_s: Windows.width_s must be above 0, got '60'"),
         ("window_s = 0.0151", "window_s: Windows.width_s must be a whole number of 10 ms bins"),
         ("stride_s = true", "line 1: stride_s: Windows.stride_s must be above 0, got True"),
-        ("count_axis = 'max'", "count_axis: Picture.count_axis must be window, recording or"),
+        ("count_axis = 'max'", "count_axis: Picture.count_axis must be window, recording, log or"),
         ("backbone = 3", "backbone: Backbone.name must be a model's name, got 3"),
         ("weights = 'no.pth'", "line 1: weights: no such file: no.pth (imagenet, random, or"),
         ("weights = {efficientnet_b0 = 1}", "takes a source for efficientnet_b0 as text, got 1"),
@@ -213,7 +220,7 @@ def test_burst_parameters_are_fitted_once_for_all_pictures_and_that_is_said(tmp_
         ("head = 'mlp'\nepochs = 2.5", "line 2: epochs: MLPClassifier.epochs must be a whole"),
         ("epochs = 3", "line 1: epochs: of no use here: it belongs to the head mlp, which no"),
         ("[mlp]\nepochs = 3", "line 1: mlp: of no use here: no combination has the head mlp"),
-        ("picture = 'raster'\ncount_axis = 4", "line 2: count_axis: of no use here: a raster has"),
+        ("picture = 'raster'\ncount_axis = 4", "line 2: count_axis: of no use here: only a hist"),
         ("picture = []", "line 1: picture: an empty list; give at least one value"),
         ("window_s = [10, 60, 10.0]", "line 1: window_s: 10.0 is listed twice"),
         ("threshold_sd = [8, 7]", "line 1: threshold_sd: takes one value, since spikes are found"),

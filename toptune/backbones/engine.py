@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from toptune.backbones.loading import LoadedBackbone
-from toptune.backbones.torch_engine import GreyPictures, TorchNetwork
+from toptune.backbones.torch_engine import DrawnPictures, GreyPictures, TorchNetwork
 from toptune.errors import InputError, ToptuneError
 from toptune.machine.threads import usable_cores
 from toptune.params import Precision
@@ -174,7 +174,7 @@ class FeatureEngine:
         Parameters
         ----------
         drawer
-            Draws at the engine's input size, on its device: a `Drawer`, and a `CudaDrawer` on CUDA.
+            Draws at the engine's input size, on its device; a `CudaDrawer` only on CUDA.
         progress
             Called after each batch with the number of windows it held.
 
@@ -191,13 +191,16 @@ class FeatureEngine:
         ToptuneError
             A feature is not finite, or a GPU has no memory for a single picture.
         """
+        if drawer.device.type != self.device.type:
+            raise ValueError(f"pictures are on {drawer.device}, the engine on {self.device}")
         if drawer.size != self.input_size:
             raise ValueError(
                 f"pictures are {drawer.size} pixels wide, {self.name} takes {self.input_size}"
             )
         network = self._network
-        if isinstance(network, TorchNetwork) and isinstance(drawer, CudaDrawer):
-            wait = network.start(drawer, progress)
+        if isinstance(network, TorchNetwork):
+            source = drawer if isinstance(drawer, CudaDrawer) else DrawnPictures(drawer)
+            wait = network.start(source, progress)
             return lambda: self._finite(wait())
         features = np.empty((len(drawer), self.n_features), dtype=np.float32)
         for first in range(0, len(drawer), _DRAWN_AT_ONCE):

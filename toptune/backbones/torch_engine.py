@@ -21,6 +21,7 @@ from torch import nn
 from toptune.backbones.folding import fold
 from toptune.backbones.loading import LoadedBackbone
 from toptune.errors import ToptuneError
+from toptune.pictures.drawer import Drawer
 from toptune.pictures.drawer_cuda import InputChannels
 
 _LOG = logging.getLogger(__name__)
@@ -59,6 +60,20 @@ class GreyPictures:
         darkness = 1 - self._grey[first:last, None]
         scale, shift = (values.view(1, -1, 1, 1) for values in channels)
         out.copy_(darkness * scale + shift)
+
+
+class DrawnPictures:
+    """Pictures that are drawn batch by batch, on the device."""
+
+    def __init__(self, drawer: Drawer) -> None:
+        self._drawer = drawer
+
+    def __len__(self) -> int:
+        return len(self._drawer)
+
+    def render(self, first: int, last: int, out: torch.Tensor, channels: InputChannels) -> None:
+        """Draw pictures into a network's input."""
+        GreyPictures(self._drawer.draw(first, last)).render(0, last - first, out, channels)
 
 
 @dataclass(eq=False)

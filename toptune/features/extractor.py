@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.params import Windows
+from toptune.params import Picture, Windows
 from toptune.recordings.trains import SpikeTrains
 
 if TYPE_CHECKING:
@@ -82,8 +82,10 @@ class FeatureExtractor(Protocol):
         (n, d) rows in the order in which they were wanted, some at a time.
         """
 
-    def picture_of(self, trains: SpikeTrains, row: int) -> tuple[str, NDArray[np.float32]] | None:
-        """Draw a row as the network sees it, (S, S) in [0, 1], with its kind; None without one."""
+    def picture_of(
+        self, trains: SpikeTrains, row: int
+    ) -> tuple[Picture, NDArray[np.float32]] | None:
+        """Draw a row as the network sees it, (S, S) in [0, 1]; None without a picture."""
 
 
 class FeatureParams(Protocol):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from toptune.backbones.engine import FeatureEngine
     from toptune.backbones.loading import LoadedBackbone
-    from toptune.pictures.drawer import Drawer, Drawers
+    from toptune.pictures.drawer import Drawers
 
 # Pictures of variants that are described at a time: enough to fill every thread of the engine.
 _PICTURES_AT_ONCE = 64
@@ -153,7 +153,9 @@ class PictureExtractor:
         picture = self.picture
         if picture.count_axis == "recording":
             # The recording's own axis, which stays where it is when spikes are taken away.
-            top = self._drawer(trains, picture, size=1, device="cpu").largest_count
+            from toptune.pictures.drawer import largest_count
+
+            top = largest_count(trains, self.windows.bin_ms)
             picture = replace(picture, count_axis=float(max(1, top)))
         waiting: list[torch.Tensor] = []
         left = n_rows
@@ -166,20 +168,17 @@ class PictureExtractor:
             left -= n_waiting
             waiting = []
 
-    def picture_of(self, trains: SpikeTrains, row: int) -> tuple[str, NDArray[np.float32]]:
-        """Draw a window as the network sees it, (S, S) in [0, 1], with the picture's kind."""
+    def picture_of(self, trains: SpikeTrains, row: int) -> tuple[Picture, NDArray[np.float32]]:
+        """Draw a window as the network sees it, (S, S) in [0, 1], and say how it is drawn."""
         (grey,) = self._draw(trains, [row], self.picture).cpu().numpy()
-        return self.picture.kind, grey
+        return self.picture, grey
 
     def _draw(self, trains: SpikeTrains, rows: Sequence[int], picture: Picture) -> torch.Tensor:
         """Draw some windows of a recording, (rows, S, S) float32."""
         import torch
 
-        engine = self.engine
-        drawer = self._drawer(trains, picture, engine.input_size, str(engine.device))
-        return torch.cat([drawer.draw(row, row + 1) for row in rows])
-
-    def _drawer(self, trains: SpikeTrains, picture: Picture, size: int, device: str) -> Drawer:
         from toptune.pictures.drawer import Drawer
 
-        return Drawer(trains, self.windows, picture, size, device)
+        engine = self.engine
+        drawer = Drawer(trains, self.windows, picture, engine.input_size, str(engine.device))
+        return torch.cat([drawer.draw(row, row + 1) for row in rows])

@@ -1,4 +1,4 @@
-"""Pictures of sliding windows: histograms of spike counts, and raster plots.
+"""Pictures of sliding windows: histograms, raster plots, intervals between spikes, correlations.
 
 Spikes of a recording and the parameters of windows and pictures enter; square pictures leave, as
 torch tensors on the CPU or a GPU. `Drawers` picks the drawer for a device, and shares binned spikes

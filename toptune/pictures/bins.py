@@ -1,4 +1,4 @@
-"""The spikes of a recording in bins of equal length, as tensors that all its windows share.
+"""The spikes of a recording in bins of equal length, which all its windows share.
 
 Bins are counted through all segments.
 """
@@ -8,7 +8,9 @@ from __future__ import annotations
 from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from toptune.recordings.trains import SpikeTrains, check_spikes
 from toptune.recordings.windows import SegmentBins
@@ -29,6 +31,53 @@ class Fired(NamedTuple):
     electrode: torch.Tensor  # (m,) int32
 
 
+class PlacedSpikes(NamedTuple):
+    """The spikes in whole bins, in order of time, in main memory.
+
+    A spike's bin is ``floor((sample - first sample of the segment) / samples per bin)``, counted
+    through all segments.
+    """
+
+    bin: NDArray[np.int64]  # (n,), ascending
+    channel: NDArray[np.int32]  # (n,)
+    sample: NDArray[np.int64]  # (n,)
+    segment: NDArray[np.int64]  # (n,)
+
+    @classmethod
+    def of(cls, trains: SpikeTrains, segment_bins: SegmentBins) -> PlacedSpikes:
+        """Place a recording's spikes, which `check_spikes` has accepted."""
+        (sample, channel, _), (first, n_bins, offset, per_bin) = trains.spikes, segment_bins
+        segment = np.searchsorted(first, sample, side="right") - 1
+        # In float64, so that bins' edges are exactly those of the definition.
+        within = np.floor((sample - first[segment]) / per_bin).astype(np.int64)
+        whole = within < n_bins[segment]
+        spike_bin = within + offset[segment]
+        if whole.all():
+            return cls(spike_bin, channel, sample, segment)
+        return cls(spike_bin[whole], channel[whole], sample[whole], segment[whole])
+
+    def inside(self, first_bin: int, n_bins: int) -> slice:
+        """Find the spikes of a run of bins."""
+        low, high = np.searchsorted(self.bin, [first_bin, first_bin + n_bins])
+        return slice(int(low), int(high))
+
+    def counts(self, first_bin: int, n_bins: int, n_channels: int) -> NDArray[np.int64]:
+        """Count the spikes of each channel in a run of bins, (channels,)."""
+        return np.bincount(self.channel[self.inside(first_bin, n_bins)], minlength=n_channels)
+
+    def by_activity(
+        self, window_bin: NDArray[np.int64], n_bins: int, n_channels: int
+    ) -> NDArray[np.int32]:
+        """Sort channels by their spikes in each window, most active first, (windows, channels).
+
+        Of equally active channels the first of the file comes first.
+        """
+        order = np.empty((len(window_bin), n_channels), np.int32)
+        for row, first in zip(order, window_bin.tolist(), strict=True):
+            row[:] = np.argsort(-self.counts(first, n_bins, n_channels), kind="stable")
+        return order
+
+
 class BinnedSpikes:
     """A recording's spikes in bins of one length; windows and pictures share it.
 
@@ -45,10 +94,6 @@ class BinnedSpikes:
     ------
     InputError
         A spike lies outside the recording or on a channel it does not have.
-
-    Notes
-    -----
-    A spike's bin is ``floor((sample - first sample of the segment) / samples per bin)``.
     """
 
     def __init__(self, trains: SpikeTrains, bin_ms: float, device: torch.device | str) -> None:
@@ -59,9 +104,15 @@ class BinnedSpikes:
         self.segment_bins = SegmentBins.of(trains, bin_ms)  # the bins of each segment
 
     @cached_property
+    def placed(self) -> PlacedSpikes:
+        """The spikes in whole bins."""
+        return PlacedSpikes.of(self.trains, self.segment_bins)
+
+    @cached_property
     def counted(self) -> Counted:
         """Spikes per bin, over all channels."""
-        count = torch.bincount(self._placed[0], minlength=self.segment_bins.total)
+        spike_bin = torch.as_tensor(self.placed.bin, device=self.device)
+        count = torch.bincount(spike_bin, minlength=self.segment_bins.total)
         busy = count.nonzero().view(-1)
         count = count[busy]
         occurs = torch.bincount(count) > 0
@@ -71,21 +122,7 @@ class BinnedSpikes:
     @cached_property
     def fired(self) -> Fired:
         """The electrodes that fired in each bin."""
-        spike_bin, channel = self._placed
         n = max(1, len(self.trains.channel_labels))
-        key = torch.unique_consecutive(torch.sort(spike_bin * n + channel)[0])
+        pair = torch.as_tensor(self.placed.bin * n + self.placed.channel, device=self.device)
+        key = torch.unique_consecutive(torch.sort(pair)[0])
         return Fired((key // n).int(), (key % n).int())
-
-    @cached_property
-    def _placed(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Bin (counted through all segments) and channel of every spike in a whole bin."""
-        spikes, (first_sample, n_bins, offset, per_bin) = self.trains.spikes, self.segment_bins
-        sample = torch.tensor(spikes.sample, device=self.device)
-        channel = torch.tensor(spikes.channel, device=self.device)
-        first = torch.as_tensor(first_sample, device=self.device)
-        segment = torch.bucketize(sample, first, right=True) - 1
-        # In float64, so that bins' edges are exactly those of the definition.
-        within = ((sample - first[segment]).to(torch.float64) / per_bin).floor().to(torch.int64)
-        whole = within < torch.as_tensor(n_bins, device=self.device)[segment]
-        spike_bin = within + torch.as_tensor(offset, device=self.device)[segment]
-        return spike_bin[whole], channel[whole]

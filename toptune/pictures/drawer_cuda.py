@@ -22,11 +22,14 @@ from numpy.typing import NDArray
 
 from toptune.machine.cuda import Launch
 from toptune.params import Picture, Windows
+from toptune.pictures import cells
+from toptune.pictures.bins import PlacedSpikes
 from toptune.recordings.trains import SpikeTrains, check_spikes
 from toptune.recordings.windows import SegmentBins, window_bins, window_starts
 
 # Pixels of a column per thread; it only suggests how many threads are useful.
 _ROWS = 16
+_NOTHING = 0  # a pointer
 _TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
 
@@ -94,6 +97,11 @@ class CudaBinnedSpikes:
             )  # fmt: skip
 
     @cached_property
+    def placed(self) -> PlacedSpikes:
+        """The spikes in whole bins, in main memory."""
+        return PlacedSpikes.of(self.trains, self.segment_bins)
+
+    @cached_property
     def highest(self) -> torch.Tensor:
         """The largest count of a bin, () int32; 0 if there is no bin."""
         return torch.cat([self.count, self.count.new_zeros(1)]).amax()
@@ -109,7 +117,7 @@ class CudaDrawer:
     windows
         Width, stride and bin.
     picture
-        Histogram with its count axis, or raster.
+        Histogram with its count axis, raster, or sorted raster.
     size
         Side S of the pictures in pixels, 1 or more.
 
@@ -124,6 +132,8 @@ class CudaDrawer:
     ) -> None:
         if size < 1:
             raise ValueError(f"size must be 1 or more, got {size}")
+        if picture.kind in cells.KINDS:
+            raise ValueError(f"pictures of {picture.kind} are drawn by `Drawer`, on CUDA, too")
         if binned.bin_ms != windows.bin_ms:
             raise ValueError(f"spikes lie in bins of {binned.bin_ms} ms, not {windows.bin_ms} ms")
         self.size = size
@@ -133,8 +143,13 @@ class CudaDrawer:
         self.start_s = starts.start_s
         bins = window_bins(starts, binned.segment_bins)
         self._window_bin = _upload(bins, self.device)
+        self._order: torch.Tensor | None = None
         if picture.kind == "histogram":
             self._top = self._axis_tops()
+        elif picture.kind == "sorted_raster":
+            n_electrodes = len(binned.trains.channel_labels)
+            order = binned.placed.by_activity(bins, windows.width_bins, n_electrodes)
+            self._order = _upload(order, self.device)
 
     def __len__(self) -> int:
         return len(self.start_s)
@@ -163,13 +178,13 @@ class CudaDrawer:
         threads = n * -(-size // _ROWS) * size
         windows = (n, self._window_bin[first:last], self._windows.width_bins, size)
         if self._picture.kind == "histogram":
-            top = self._top[first:last]
-            binned.launch("render_histogram", threads, *windows, binned.count, top, *target)
+            logarithmic = int(self._picture.count_axis == "log")
+            axis = (logarithmic, self._top[first:last])
+            binned.launch("render_histogram", threads, *windows, binned.count, *axis, *target)
         else:
-            electrodes, words = binned.fired.shape
-            binned.launch(
-                "render_raster", threads, *windows, electrodes, words, binned.fired, *target
-            )
+            fired = (*binned.fired.shape, binned.fired)
+            order = _NOTHING if self._order is None else self._order[first:last]
+            binned.launch("render_raster", threads, *windows, *fired, order, *target)
 
     def draw(self, first: int, last: int) -> torch.Tensor:
         """Draw windows in grey values from 0 to 1 (white), (last - first, S, S) float32."""
@@ -187,6 +202,8 @@ class CudaDrawer:
             top = self._window_tops()
         elif axis == "recording":
             top = self._binned.highest.expand(n)
+        elif axis == "log":  # its top is the kernel's
+            top = torch.ones(n, device=self.device)
         else:
             top = torch.full((n,), float(axis), dtype=torch.float64, device=self.device)
         return top.to(torch.float64).contiguous()

@@ -13,15 +13,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from toptune.params import Picture as PictureParams
 from toptune.pictures.thumbnails import Thumbnails, draw_thumbnails, grey_png
 from toptune.recordings.trains import SpikeTrains
 from toptune.reports.devices import time_ticks
 from toptune.reports.page import (
+    Block,
     Fact,
     Facts,
     Line,
     Note,
     Page,
+    Picture,
     Section,
     Text,
     Timeline,
@@ -44,8 +47,8 @@ class DrawnExplanation(NamedTuple):
 
     explained: Explanation
     thumbnails: Thumbnails  # histogram and raster plot of the whole recording
-    # For each view, its kind and the input of its network for the strongest window, as PNG.
-    pictures: tuple[tuple[str, bytes], ...]
+    # For each view, how it is drawn and the input of its network for the strongest window, as PNG.
+    pictures: tuple[tuple[PictureParams, bytes], ...]
 
 
 def draw_explanation(
@@ -58,8 +61,8 @@ def draw_explanation(
     for number, extractor in enumerate(predictor.extractors):
         drawn = extractor.picture_of(trains, int(matched.rows[number][row]))
         if drawn is not None:
-            kind, grey = drawn
-            pictures.append((kind, grey_png(1 - grey)))
+            picture, grey = drawn
+            pictures.append((picture, grey_png(1 - grey)))
     return DrawnExplanation(explained, draw_thumbnails(trains), tuple(pictures))
 
 
@@ -172,7 +175,8 @@ def _section(drawn: DrawnExplanation) -> Section:
     )
     warnings = (Note(text=warning) for warning in p.warnings)
     shown = (Facts(facts=(verdict, strongest)), _whole(drawn, name), _window(drawn, name))
-    return Section(title=Path(p.recording).name, blocks=(*warnings, *shown))
+    blocks: tuple[Block, ...] = (*warnings, *shown, *_without_time(drawn))
+    return Section(title=Path(p.recording).name, blocks=blocks)
 
 
 def _whole(drawn: DrawnExplanation, name: str) -> Timeline:
@@ -226,17 +230,31 @@ def _window(drawn: DrawnExplanation, name: str) -> Timeline:
         tracks=(
             *(
                 Track(
-                    name=kind,
-                    alt=f"The {kind} of this window, the input of the network",
+                    name=picture.description,
+                    alt=f"The {picture.description} of this window, the input of the network",
                     uri=png_uri(content),
                     height_px=130,
                 )
-                for kind, content in drawn.pictures
+                for picture, content in drawn.pictures
+                if picture.has_time
             ),
             _drop_track(middle, e.drop[e.strongest]),
         ),
         ticks=tuple(time_ticks(start, start + width)),
     )
+
+
+def _without_time(drawn: DrawnExplanation) -> Iterator[Picture]:
+    """Show the inputs of networks that have no axis of time."""
+    for picture, content in drawn.pictures:
+        if not picture.has_time:
+            yield Picture(
+                uri=png_uri(content),
+                alt=f"The {picture.description} of this window, the input of the network",
+                caption=f"{picture.description} of the same window, also an input of the network:"
+                " electrodes by electrodes.",
+                width_px=260,
+            )
 
 
 def _width_s(e: Explanation) -> float:

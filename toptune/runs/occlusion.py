@@ -7,7 +7,8 @@ This is occlusion (Zeiler & Fergus 2014, Visualizing and understanding convoluti
 over time: spikes are removed in a sliding gap instead of pixels in a grey square, and the rest is
 drawn and described by the very code that made the model's features. On a histogram whose count axis
 is each window's own maximum, the other bursts grow when the highest one is taken away: that is what
-the model would see. The count axis `recording` stays where it was.
+the model would see, and so is another order of electrodes in a sorted raster or in a matrix of
+correlations. The count axis `recording` stays where it was.
 """
 
 from __future__ import annotations

@@ -346,9 +346,12 @@ class FeatureStore:
         one.
         """
         sets = self.feature_sets()
-        wanted = (words or "").lower().split()
+        wanted = _words(words or "")
         by_key = [s for s in sets if words and s.key.startswith(words)]
         found = by_key or [s for s in sets if all(w in s.description.lower() for w in wanted)]
+        # "raster" is a part of "sorted_raster", too.
+        whole = [s for s in found if {*wanted} <= {*_words(s.description)}]
+        found = whole if len(whole) == 1 and not by_key else found
         if len(found) == 1:
             return found[0]
         if not sets:
@@ -510,6 +513,10 @@ class FeatureStore:
                 yield folder
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _words(text: str) -> list[str]:
+    return re.findall("[^, ]+", text.lower())
 
 
 def _make_plain(folder: Path) -> None:

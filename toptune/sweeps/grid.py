@@ -373,7 +373,7 @@ class _Axes:
         if not any(_uses_pictures(head) for head in chosen):
             self._useless("head", f"{chosen[0]} alone needs no sweep: `fit` does it")
         if "count_axis" in self.common and "histogram" not in self.values("picture"):
-            self._useless("count_axis", "a raster has no count axis")
+            self._useless("count_axis", "only a histogram has a count axis")
         named = {n for w in self.values("weights") if isinstance(w, dict) for n in w}
         for name in sorted(named - {*self.values("backbone"), OTHERS}):
             self._useless("weights", f"no combination has the backbone {name}")
@@ -426,8 +426,8 @@ class _Axes:
             weights = weights.get(values["backbone"], weights.get(OTHERS, _DEFAULTS["weights"]))
         if weights not in ("imagenet", "random"):
             weights = str(self.source.folder / weights)
-        # A raster has no count axis, so all axes give the same raster.
-        axis = _DEFAULTS if values["picture"] == "raster" else values
+        # Other pictures have no count axis, so all axes give the same one.
+        axis = values if values["picture"] == "histogram" else _DEFAULTS
         lengths = {name: float(values[name]) for name in ("window_s", "stride_s")}
         exact = {**values, **lengths, "count_axis": axis["count_axis"]}
         return PictureView(
@@ -456,8 +456,8 @@ class _Axes:
     def _notes(self, n_drawn: int, n_views: int) -> Iterator[str]:
         if n_drawn > n_views:
             yield (
-                f"{n_drawn} combinations of picture, windows and backbone are {n_views}: a raster"
-                " has no count axis, and a backbone takes its own weights from a table"
+                f"{n_drawn} combinations of picture, windows and backbone are {n_views}: only a"
+                " histogram has a count axis, and a backbone takes its own weights from a table"
             )
         chosen = self.values("head")
         for head in chosen:

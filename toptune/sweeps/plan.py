@@ -25,11 +25,7 @@ def weights_word(weights: str) -> str:
 
 def describe_picture(view: PictureView) -> str:
     """Name a picture, with its count axis where it is not each window's own."""
-    axis = view.picture.count_axis
-    if axis == "window":
-        return view.picture.kind
-    shown = axis if isinstance(axis, str) else f"{axis:g}"
-    return f"{view.picture.kind}, axis {shown}"
+    return view.picture.description
 
 
 def describe_fit(fit: FitOptions, *, task: bool = True) -> str:

@@ -246,7 +246,7 @@ def _throughput(done: Sequence[Outcome]) -> Iterator[Block]:
     yield Picture(
         uri=svg_uri(draw_throughput(done)),
         alt=f"Pictures per second: {listed}",
-        caption="Filled markers: histograms; hollow markers: raster plots. Bars: 95 %"
+        caption="Filled markers: histograms; hollow markers: other pictures. Bars: 95 %"
         f" {_method(done).replace('interval', 'intervals')}.",
         width_px=620,
     )
@@ -352,8 +352,7 @@ def draw_throughput(outcomes: Sequence[Outcome]) -> Figure:
             color=colour,
             ms=6,
             elinewidth=0.7,
-            # Raster plots are hollow, histograms filled.
-            mfc="white" if one.view.picture.kind == "raster" else colour,
+            mfc=colour if one.view.picture.kind == "histogram" else "white",
         )
     for name in names:
         axes.plot([], [], "o", color=_COLOURS[names.index(name) % len(_COLOURS)], label=name)
