@@ -31,8 +31,10 @@ CASES = (
     *each(EXTRACT, "--stride-s", "0.001", says="a whole number of 10 ms bins"),
     *each(EXTRACT, "--count-axis", "0", "-3", "nan", "inf", "tall", says="--count-axis must"),
     *each(
-        (*EXTRACT, "--picture", "raster"), "--count-axis", "5", says="a raster has no count axis"
+        (*EXTRACT, "--picture", "raster"), "--count-axis", "5", says="only a histogram has a count"
     ),
+    *each(EXTRACT, "--picture", "", "rasters", says="--picture must be one of histogram, raster"),
+    *each((*EXTRACT, "--picture", "recommended"), "--count-axis", "log", says="have their own"),
     *each(EXTRACT, "--backbone", "", "resnet9000", "timm:", "timm:nothing"),
     *each(EXTRACT, "--weights", "", says="imagenet, random"),
     *each(EXTRACT, "--sampling-rate-hz", "0", "-1", "nan", "inf", "1e12", says="sampling-rate-hz"),

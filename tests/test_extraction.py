@@ -18,13 +18,25 @@ from small_data import RAW, check_store, write_data_set, write_devices, write_mc
 from toptune.backbones.engine import Computed, FeatureEngine
 from toptune.errors import InputError, InputErrors, StorageError, ToptuneError
 from toptune.extraction import ExtractionResult, extract
+from toptune.features.picture_features import PictureExtractor
 from toptune.machine.fingerprint import file_sha256
-from toptune.params import Backbone, Compute, HighPass, Picture, Ptsd, SpikeSettings, Windows
+from toptune.params import (
+    RECOMMENDED_PICTURES,
+    Backbone,
+    Compute,
+    HighPass,
+    Picture,
+    Ptsd,
+    SpikeSettings,
+    Windows,
+)
+from toptune.pictures.bins import PlacedSpikes
 from toptune.pictures.drawer import Drawer
 from toptune.recordings.mcs import McsRecording
 from toptune.recordings.opening import open_recording
 from toptune.recordings.spike_npz import write_npz
-from toptune.recordings.trains import Spikes
+from toptune.recordings.trains import Spikes, SpikeTrains
+from toptune.recordings.windows import SegmentBins
 from toptune.spikes import streaming as detection
 from toptune.spikes.streaming import detect_recording
 from toptune.store.feature_store import FeatureStore, recording_name
@@ -154,6 +166,138 @@ def test_spikes_serve_every_window_picture_and_backbone(
     store = FeatureStore(folder / "s.zarr")
     assert len(store.feature_sets()) == 2
     assert again(folder).reused == 6  # the first set is still there
+
+
+def features_of(store: FeatureStore, key: str) -> list[Any]:
+    return [store.read_features(recording.name, key) for recording in store.recordings]
+
+
+def test_several_pictures_in_one_pass_are_bit_for_bit_what_each_is_alone(
+    folder: Path, tmp_path: Path, detected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    placed: list[float] = []
+    of = PlacedSpikes.of
+
+    def placing(trains: SpikeTrains, segment_bins: SegmentBins) -> PlacedSpikes:
+        placed.append(segment_bins.per_bin)
+        return of(trains, segment_bins)
+
+    devices, store = folder / "devices.csv", tmp_path / "all.zarr"
+    with monkeypatch.context() as patch:
+        patch.setattr(PlacedSpikes, "of", placing)
+        result = extract(
+            devices, store, windows=WINDOWS, backbone=TINY, picture=RECOMMENDED_PICTURES
+        )
+    assert detected == [f"r{k}.h5" for k in range(6)]  # each once
+    assert placed == [100.0] * 6
+    assert (result.done, result.reused, result.n_windows) == (6, 0, 42)
+    together = FeatureStore(store)
+    names = [recording_name(f"r{k}.h5") for k in range(6)]
+    for picture, made in zip(RECOMMENDED_PICTURES, result.feature_sets, strict=True):
+        assert made.params["picture"] == picture.to_json()
+        alone = again(folder, picture=picture)
+        assert alone.feature_set == made
+        check_store(store, names, made.key)
+        for got, wanted in zip(
+            features_of(together, made.key),
+            features_of(FeatureStore(folder / "s.zarr"), made.key),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(got[0], wanted[0])
+            np.testing.assert_array_equal(got[1], wanted[1])
+    # They differ from each other.
+    tables = [together.table(made).features for made in result.feature_sets]
+    for k, one in enumerate(tables):
+        for other in tables[:k]:
+            assert not np.allclose(one, other, rtol=0.01)
+
+
+def test_of_several_pictures_only_those_that_are_missing_are_made(
+    folder: Path, detected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again(folder, picture=Picture(kind="raster"))
+    asked: list[str] = []
+    start = PictureExtractor.start
+
+    def starting(self: PictureExtractor, *given: Any) -> Any:
+        asked.append(self.picture.kind)
+        return start(self, *given)
+
+    monkeypatch.setattr(PictureExtractor, "start", starting)
+    wanted = (Picture(), Picture(kind="intervals"), Picture(kind="raster"))
+    result = again(folder, picture=wanted)
+    assert asked == ["intervals"] * 6
+    assert (result.done, result.reused, result.spikes_reused, detected) == (6, 0, 6, [])
+    assert [one.params["picture"]["kind"] for one in result.feature_sets] == [
+        "histogram", "intervals", "raster",
+    ]  # fmt: skip
+    assert result.feature_set == result.feature_sets[0]
+    result = again(folder, picture=wanted)
+    assert (result.done, result.reused, result.n_windows) == (0, 6, 42)
+    assert len(asked) == 6
+
+
+def test_killed_extraction_of_several_pictures_goes_on_with_what_is_missing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(folder / "s.zarr")
+    write = FeatureStore.write_features
+    calls = 0
+
+    def killed(self: FeatureStore, *given: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 8:  # the second recording's third
+            raise KeyboardInterrupt
+        write(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FeatureStore, "write_features", killed)
+        with pytest.raises(KeyboardInterrupt):
+            again(folder, picture=RECOMMENDED_PICTURES)
+    store = folder / "s.zarr"
+    there = [len([*store.glob(f"r{k}.h5-*/features/*/zarr.json")]) for k in range(6)]
+    assert there[:2] == [5, 2]
+    calls = -100
+    with monkeypatch.context() as patch:
+        patch.setattr(FeatureStore, "write_features", killed)
+        result = again(folder, picture=RECOMMENDED_PICTURES)
+    assert calls == -100 + 30 - sum(there)
+    assert result.reused == there.count(5)
+    assert again(folder, picture=RECOMMENDED_PICTURES).reused == 6
+
+
+@pytest.mark.parametrize(
+    ("pictures", "says"),
+    [
+        ((), "there is no picture to extract"),
+        ((Picture(), Picture(kind="raster"), Picture()), "histogram is named twice"),
+    ],
+)
+def test_no_picture_and_the_same_twice_are_refused(
+    folder: Path, pictures: tuple[Picture, ...], says: str
+) -> None:
+    with pytest.raises(InputError, match=says):
+        extract(folder / "devices.csv", folder / "new.zarr", picture=pictures, backbone=TINY)
+    assert not (folder / "new.zarr").exists()
+
+
+def test_what_is_to_be_known_of_a_recording_is_said_once_for_several_pictures(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_mcs(folder / "short.h5", seed=60, seconds=1.5)
+    (folder / "still.csv").write_text("time_s,channel\n0.5,E1\n0.6,E1\n")
+    with (folder / "devices.csv").open("a") as file:
+        file.write("short.h5,dev9,A,b1\nstill.csv,dev8,A,b1\n")
+    result = again(
+        folder, picture=RECOMMENDED_PICTURES, spikes=SpikeSettings(duration_s=30.0), overwrite=True
+    )
+    assert result.too_short == ("short.h5",)
+    (note,) = (n for n in result.notes if "hold no spike" in n)
+    assert note.startswith("still.csv: 28 of 29 windows hold no spike")
+    told = [r.getMessage() for r in caplog.records]
+    assert sum("hold no spike" in one for one in told) == 1
+    assert sum("less than a window" in one for one in told) == 1
 
 
 def test_changed_recording_is_done_again_and_only_that(folder: Path, detected: list[str]) -> None:

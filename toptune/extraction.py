@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from toptune.errors import InputError, InputErrors
 from toptune.features.extractor import FeatureRows, PendingFeatures, StageReporter, start_features
@@ -74,16 +75,21 @@ class ExtractionResult:
     """What an extraction did."""
 
     store: Path
-    feature_set: FeatureSet
-    done: int  # recordings whose features were made now
-    reused: int  # recordings whose features were there already
+    feature_sets: tuple[FeatureSet, ...]  # one for each picture
+    done: int  # recordings of which features were made now
+    reused: int  # recordings whose features were all there already
     spikes_reused: int  # of those made now, how many had their spikes in the store
     too_short: tuple[str, ...]  # recordings, as the devices file writes them, shorter than a window
     # (recording, cause) of each that failed; only with `keep_going`
     failed: tuple[tuple[str, str], ...]
-    n_windows: int  # of all listed recordings together
+    n_windows: int  # of all listed recordings together; each is drawn as every picture
     # What a user should know of single recordings: dead or over-noisy channels
     notes: tuple[str, ...]
+
+    @property
+    def feature_set(self) -> FeatureSet:
+        """The only feature set, or the first of several."""
+        return self.feature_sets[0]
 
     def __repr__(self) -> str:
         return summary_line(f"ExtractionResult {self.store}", self._told())
@@ -98,7 +104,7 @@ class ExtractionResult:
         told = [
             f"{count(self.done, 'recording')} extracted and {self.reused} there already",
             count(self.n_windows, "window"),
-            self.feature_set.description,
+            *(one.description for one in self.feature_sets),
         ]
         told += [f"{len(self.too_short)} shorter than a window"] if self.too_short else []
         return [*told, f"{len(self.failed)} failed"] if self.failed else told
@@ -109,6 +115,10 @@ class ExtractionResult:
             "store": str(self.store),
             "features_key": self.feature_set.key,
             "features": self.feature_set.params,
+            "feature_sets": [
+                {"key": one.key, "description": one.description, "params": one.params}
+                for one in self.feature_sets
+            ],
             "done": self.done,
             "reused": self.reused,
             "spikes_reused": self.spikes_reused,
@@ -124,7 +134,7 @@ def extract(
     store: Path | str,
     *,
     windows: Windows | None = None,
-    picture: Picture | None = None,
+    picture: Picture | Sequence[Picture] | None = None,
     backbone: Backbone | None = None,
     spikes: SpikeSettings | None = None,
     compute: Compute | None = None,
@@ -141,7 +151,8 @@ def extract(
     store
         A store to go on with, or a new folder.
     windows, picture, backbone, spikes
-        What to extract; the defaults of their classes where None.
+        What to extract; the defaults of their classes where None. Of several pictures, such as
+        `RECOMMENDED_PICTURES`, each makes a feature set, all in one pass over the recordings.
     compute
         Where and with how much of the machine.
     keep_going
@@ -155,12 +166,14 @@ def extract(
     Raises
     ------
     InputError
-        Problems with the devices file or any recording's header (all at once, before any work), an
-        unknown backbone, weights that do not fit, or a store whose spikes were found with other
-        settings, or into which another process is extracting other recordings.
+        No picture, or one named twice; problems with the devices file or any recording's header
+        (all at once, before any work), an unknown backbone, weights that do not fit, or a store
+        whose spikes were found with other settings, or into which another process is extracting
+        other recordings.
     StorageError
         The store cannot be written.
     """
+    pictures = list_pictures(picture)
     listed = read_devices(Path(devices))
     spikes, compute = spikes or SpikeSettings(), compute or Compute()
     backbone, progress = backbone or Backbone(), progress or SilentReporter()
@@ -186,10 +199,12 @@ def extract(
         store, spikes.to_json(), infos, devices_file=listed.path, anew=overwrite
     ) as session:
         spikes_of = StoredSpikes(session.store, finder, progress.stage)
-        features = StoredFeatures(
-            session.store, windows or Windows(), picture or Picture(), backbone, engine,
-            progress.stage,
-        )  # fmt: skip
+        features = [
+            StoredFeatures(
+                session.store, windows or Windows(), one, backbone, engine, progress.stage
+            )
+            for one in pictures
+        ]
         return _run(listed, batch, session, spikes_of, features, doubts)
 
 
@@ -198,7 +213,7 @@ def _run(
     batch: RecordingBatch,
     session: StoreSession,
     spikes_of: StoredSpikes,
-    features: StoredFeatures,
+    features: Sequence[StoredFeatures],
     doubts: Sequence[str],
 ) -> ExtractionResult:
     """Extract every recording that is left; features are written beside the next recording."""
@@ -224,19 +239,34 @@ def _run(
     _write_failures(session.store.path.with_suffix(".failures.csv"), failed)
     return ExtractionResult(
         store=session.store.path,
-        feature_set=features.feature_set,
+        feature_sets=tuple(one.feature_set for one in features),
         done=len(batch.names) - len(failed) - reused,
         reused=reused,
         spikes_reused=spikes_reused,
         too_short=tuple(name for name in batch.names if windows_of.get(name) == 0),
         failed=failed,
         n_windows=sum(windows_of.values()),
-        notes=(*devices.thin_classes, *doubts, *spikes_of.notes, *features.notes),
+        notes=(
+            *(*devices.thin_classes, *doubts, *spikes_of.notes),
+            *dict.fromkeys(note for one in features for note in one.notes),
+        ),
     )
 
 
+def list_pictures(picture: Picture | Sequence[Picture] | None) -> tuple[Picture, ...]:
+    """Give a list of one picture, too; the default where None."""
+    if picture is None or isinstance(picture, Picture):
+        return (picture or Picture(),)
+    if not picture:
+        raise InputError("there is no picture to extract: name at least one")
+    for one in picture:
+        if list(picture).count(one) > 1:
+            raise InputError(f"the picture {one.description} is named twice: name each once")
+    return tuple(picture)
+
+
 class _Started(NamedTuple):
-    """A recording whose features are being computed, or are published already."""
+    """A recording whose features are being computed, or are all published already."""
 
     n_windows: int
     spikes_reused: bool  # features are computed from spikes that were in the store
@@ -244,17 +274,22 @@ class _Started(NamedTuple):
     write: Callable[[], None] | None
 
 
-def _start(row: DeviceRow, spikes_of: StoredSpikes, features: StoredFeatures) -> _Started:
+def _start(row: DeviceRow, spikes_of: StoredSpikes, features: Sequence[StoredFeatures]) -> _Started:
     spikes = spikes_of.update(row)
-    published = features.published(spikes)
-    if published is not None:
-        return _Started(published, False, None)
-    pending = features.start(spikes)
+    published = {one: one.published(spikes) for one in features}
+    left = [one for one in features if published[one] is None]
+    if not left:
+        # All are of the same windows.
+        return _Started(published[features[0]] or 0, False, None)
+    pending = start_together(left, spikes)
     # The spikes themselves are not kept in memory until the features are written.
     source = replace(spikes, found=None)
-    return _Started(
-        len(pending.start_s), spikes.reused, lambda: features.write(source, pending.result())
-    )
+
+    def write() -> None:
+        for one, its in zip(left, pending, strict=True):
+            one.write(source, its.result())
+
+    return _Started(len(pending[0].start_s), spikes.reused, write)
 
 
 def _release_after(claim: ExitStack, write: Callable[[], None]) -> None:
@@ -486,8 +521,8 @@ class StoredFeatures:
     ) -> None:
         self._store = store
         self._backbone = backbone
-        self._extractor = PictureExtractor(windows, picture, engine)
-        self._stage = stage
+        self.extractor = PictureExtractor(windows, picture, engine)
+        self.stage = stage
         self.engine = engine
         self.notes: list[str] = []  # what a user should know of single recordings
         identity = BackboneIdentity.of(engine.loaded, backbone)
@@ -503,22 +538,26 @@ class StoredFeatures:
 
     def start(self, spikes: PublishedSpikes) -> PendingFeatures:
         """Start to compute the features of a recording."""
-        # Before they are computed, not only before they are written.
-        self._store.refuse_mixture(self.feature_set, self._computed())
-        drawers = spikes.drawers
-        (pending,) = start_features(drawers, [self._extractor], self._stage)
-        self._say_if_empty(spikes, pending)
-        if not len(pending.start_s):
-            _LOG.warning(
-                "%s lasts %.1f s, less than a window of %g s: skipped",
-                spikes.row.name, drawers.trains.duration_s, self._extractor.windows.width_s,
-            )  # fmt: skip
+        (pending,) = start_together([self], spikes)
         return pending
 
-    def _say_if_empty(self, spikes: PublishedSpikes, pending: PendingFeatures) -> None:
-        """Warn of a recording with spikes in few of its windows: its length may be wrong."""
-        times, start_s = spike_times_s(spikes.drawers.trains), pending.start_s
-        ends = start_s + self._extractor.windows.width_s
+    def refuse_mixture(self) -> None:
+        """Refuse to add features that would be computed otherwise than those in the store."""
+        self._store.refuse_mixture(self.feature_set, self._computed())
+
+    def warn(self, spikes: PublishedSpikes, start_s: NDArray[np.float64]) -> None:
+        """Warn of a recording whose windows begin at some times: of none, or of mostly empty ones.
+
+        The length of one with spikes in few of its windows may be wrong.
+        """
+        trains = spikes.drawers.trains
+        if not len(start_s):
+            _LOG.warning(
+                "%s lasts %.1f s, less than a window of %g s: skipped",
+                spikes.row.name, trains.duration_s, self.extractor.windows.width_s,
+            )  # fmt: skip
+        times = spike_times_s(trains)
+        ends = start_s + self.extractor.windows.width_s
         empty = np.searchsorted(times, ends) == np.searchsorted(times, start_s)
         if len(times) and len(start_s) and empty.mean() > _MOSTLY_EMPTY:
             note = (
@@ -552,6 +591,22 @@ class StoredFeatures:
 
     def _computed(self) -> dict[str, dict[str, str]]:
         return {"computed": self.engine.computed.to_json()}
+
+
+def start_together(
+    features: Sequence[StoredFeatures], spikes: PublishedSpikes
+) -> list[PendingFeatures]:
+    """Start to compute several kinds of features of a recording, all of the same windows.
+
+    The spikes are put into bins once. What a user should know of the recording is said once.
+    """
+    # Before they are computed, not only before they are written.
+    for one in features:
+        one.refuse_mixture()
+    extractors = [one.extractor for one in features]
+    pending = start_features(spikes.drawers, extractors, features[0].stage)
+    features[0].warn(spikes, pending[0].start_s)
+    return pending
 
 
 def _weights_source(backbone: Backbone) -> WeightsSource:

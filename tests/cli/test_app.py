@@ -16,11 +16,14 @@ from small_data import RAW, write_data_set, write_devices, write_mcs
 from toptune.cli.app import app
 from toptune.errors import ToptuneError
 from toptune.extraction import extract
-from toptune.params import Backbone, Picture, Windows
+from toptune.params import RECOMMENDED_PICTURES, Backbone, Compute, Picture, Windows
 from toptune.recordings.mcs import McsRecording
 from toptune.recordings.spike_npz import read_npz
 from toptune.recordings.trains import Spikes
+from toptune.runs.model import read_model
+from toptune.runs.predictor import FoundRecording, Predictor
 from toptune.spikes.streaming import detect_recording
+from toptune.store.feature_store import FeatureStore, recording_name
 
 COMMANDS = (
     "demo", "simulate", "inspect", "plate", "detect", "extract", "fit", "predict", "sweep",
@@ -194,6 +197,66 @@ def test_a_store_of_the_earlier_filter_is_neither_mixed_nor_lost(folder: Path, r
     assert run(*arguments, "--overwrite").code == 0
     settings = read_json(folder / "n.zarr" / "zarr.json")["attributes"]["settings"]
     assert settings["highpass"] == {"cutoff_hz": 300.0, "order": 1}
+
+
+def test_all_recommended_pictures_are_extracted_fitted_predicted_and_explained(
+    folder: Path, run: Run
+) -> None:
+    store = folder / "n.zarr"
+    arguments = ("extract", folder / "devices.csv", "--store", store, *TINY)
+    ran = run(*arguments, "--picture", "recommended")
+    assert (ran.code, ran.err) == (0, "")
+    assert "6 recordings extracted (0 with spikes from the store), 0 were there" in ran.out
+    assert [line.split(",")[0] for line in ran.out.splitlines() if "features: " in line] == [
+        *("features: histogram axis window", "features: raster", "features: intervals"),
+        *("features: correlation", "features: histogram axis log"),
+    ]
+    assert ran.out.splitlines()[-1] == f"next: toptune fit {store} -o run"
+    result = json.loads(run(*arguments, "--picture", "recommended", "--json").out)
+    assert (result["done"], result["reused"], result["n_windows"]) == (0, 6, 42)
+    assert [one["params"]["picture"] for one in result["feature_sets"]] == [
+        picture.to_json() for picture in RECOMMENDED_PICTURES
+    ]
+    words = ("histogram window", "raster", "intervals", "correlation", "histogram log")
+    out = folder / "run"
+    ran = run(
+        "fit", store, "--head", "falkon", "--no-tune", "--permutations", "0", "-o", out,
+        *(word for one in words for word in ("--features", one)), "--json",
+    )  # fmt: skip
+    assert ran.code == 0
+    assert len(json.loads(ran.out)["features"]) == 5
+    ran = run("predict", out / "model", folder / "r0.h5", "-o", folder / "told")
+    assert ran.code == 0
+    assert "r0.h5: " in ran.out
+    # Pictures are drawn again as they were for the training.
+    predictor = Predictor(read_model(out / "model"), compute=Compute(device="cpu"))
+    opened = FeatureStore(store)
+    name = recording_name("r0.h5")
+    rows = predictor.features(FoundRecording.of("r0.h5", opened.read_spikes(name)))
+    kept = [opened.read_features(name, opened.choose(one).key)[0] for one in words]
+    np.testing.assert_array_equal(rows.features, np.concatenate(kept, axis=1))
+    assert run("why", out / "model", folder / "r0.h5", "-o", folder / "why").code == 0
+    page = (folder / "why" / "why.html").read_text("utf-8")
+    for shown in ("histogram, axis log", "intervals", "raster"):
+        assert f"The {shown} of this window, the input of the network" in page
+    # Time runs along the others, so that the matrix is not among them.
+    assert "correlation of the same window, also an input of the network" in page
+    commands = (out / "report.html").read_text("utf-8")
+    assert "--picture intervals" in commands
+    assert "--count-axis log" in commands
+
+
+def test_several_pictures_and_count_axes_are_extracted_together(folder: Path, run: Run) -> None:
+    arguments = ("extract", folder / "devices.csv", "--store", folder / "n.zarr", *TINY, "--json")
+    ran = run(
+        *arguments, "--picture", "histogram", "--picture", "raster", "--count-axis", "40",
+        "--count-axis", "log",
+    )  # fmt: skip
+    assert ran.code == 0
+    assert [one["params"]["picture"] for one in json.loads(ran.out)["feature_sets"]] == [
+        {"kind": "histogram", "count_axis": 40.0}, {"kind": "histogram", "count_axis": "log"},
+        {"kind": "raster", "count_axis": "window"},
+    ]  # fmt: skip
 
 
 def test_failing_recordings_are_listed_with_exit_code_3(folder: Path, run: Run) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import pytest
 import typer
@@ -26,6 +26,7 @@ from toptune.params import (
     FitOptions,
     Option,
     Picture,
+    PictureKind,
     Ptsd,
     SpikeSettings,
     Windows,
@@ -84,7 +85,7 @@ def test_a_class_may_be_restricted_to_some_of_its_options() -> None:
 @pytest.mark.parametrize(
     ("name", "classes"),
     [
-        ("extract", (SpikeSettings, Windows, Picture, Backbone, Compute)),
+        ("extract", (SpikeSettings, Windows, Backbone, Compute)),
         ("inspect", (SpikeSettings,)),
         ("detect", (SpikeSettings,)),
         ("predict", (Compute,)),
@@ -100,6 +101,15 @@ def test_options_have_the_defaults_and_sentences_of_their_classes(
         assert shown.default in (one.default, None if one.default == () else one.default)
         assert shown.help == one.help
         assert shown.rich_help_panel == one.panel
+
+
+def test_extract_takes_several_pictures_and_names_them() -> None:
+    kind, axis = (options_named("extract")[name] for name in ("--picture", "--count-axis"))
+    assert (kind.multiple, kind.default) == (True, ["histogram"])
+    for name in (*get_args(PictureKind), "recommended"):
+        assert f" {name}" in kind.help
+    assert axis.multiple
+    assert axis.help.startswith(options_of(Picture)[1].help)
 
 
 def test_every_option_of_every_classifier_is_one_of_fit() -> None:

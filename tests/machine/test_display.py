@@ -133,7 +133,7 @@ def test_a_run() -> None:
 def test_an_extraction() -> None:
     feature_set = FeatureSet.of(make_view(4).params)
     result = ExtractionResult(
-        store=Path("s.zarr"), feature_set=feature_set, done=2, reused=1, spikes_reused=0,
+        store=Path("s.zarr"), feature_sets=(feature_set,), done=2, reused=1, spikes_reused=0,
         too_short=("a",), failed=((BAD, "no such file"),), n_windows=9, notes=("dead channels",),
     )  # fmt: skip
     assert repr(result).startswith(

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from functools import wraps
 from pathlib import Path
 from types import UnionType
@@ -26,7 +26,17 @@ from typer.models import OptionInfo
 from toptune.backbones.names import require_known
 from toptune.errors import InputError, InputErrors
 from toptune.machine.fingerprint import require_regular, require_weights_file
-from toptune.params import Backbone, Compute, FitOptions, Option, from_options, options_of
+from toptune.params import (
+    RECOMMENDED,
+    Backbone,
+    Compute,
+    FitOptions,
+    Option,
+    Picture,
+    from_options,
+    options_of,
+    pictures_of,
+)
 
 BASIC = "Basic"
 ADVANCED = "Advanced"
@@ -254,6 +264,42 @@ def _range_check(one: Option) -> Callable[[Any], Any] | None:
         return value
 
     return check
+
+
+class PictureChoice:
+    """What `extract` takes of pictures: several kinds, and several count axes for histograms."""
+
+    def parameters(self) -> Iterable[inspect.Parameter]:
+        """See `Expansion`."""
+        kind, axis = options_of(Picture)
+        names = ", ".join(kind.choices)
+        yield typer_parameter(
+            replace(
+                kind, type=str, several=True, default=(kind.default,),
+                help=f"How a window is drawn: {names}; or {RECOMMENDED}: those from which verdicts"
+                " are best. Repeat it for several, in one pass over the recordings.",
+            )
+        )  # fmt: skip
+        more = " Repeat it for several histograms."
+        yield typer_parameter(
+            replace(axis, type=str, several=True, default=None, help=axis.help + more)
+        )
+
+    def fields(self) -> Iterable[tuple[str, Option]]:
+        """See `Expansion`."""
+        return [(Picture.__name__, one) for one in options_of(Picture)]
+
+    def build(self, given: Mapping[str, Any], by_user: Collection[str]) -> tuple[Picture, ...]:
+        """See `Expansion`."""
+        del by_user  # defaults are the same here and there
+        return pictures_of(given["picture"], map(_count_axis, given["count_axis"] or ()))
+
+
+def _count_axis(text: str) -> str | float:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 #: Where to compute, and with how many threads.

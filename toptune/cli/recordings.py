@@ -16,6 +16,7 @@ from toptune.cli.options import (
     KeepGoing,
     Machine,
     Overwrite,
+    PictureChoice,
     command,
     require_backbone,
     require_new_file,
@@ -216,7 +217,7 @@ def extract(
         Path, typer.Option(help="Store to make or to go on with; its name ends in .zarr.")
     ],
     windows: Windows,
-    picture: Picture,
+    pictures: Annotated[tuple[Picture, ...], PictureChoice()],
     backbone: Backbone,
     spikes: SpikeSettings,
     machine: Compute,
@@ -237,7 +238,7 @@ def extract(
             devices,
             store,
             windows=windows,
-            picture=picture,
+            picture=pictures,
             backbone=backbone,
             spikes=spikes,
             compute=machine,
@@ -270,7 +271,8 @@ def _print_extracted(result: ExtractionResult) -> None:
         f"{result.done} recordings extracted ({result.spikes_reused} with spikes from the store),"
         f" {result.reused} were there already: {result.n_windows} windows"
     )
-    tell(f"features: {result.feature_set.description} [{result.feature_set.key[:8]}]")
+    for one in result.feature_sets:
+        tell(f"features: {one.description} [{one.key[:8]}]")
     for note in result.notes:
         tell(f"note: {note}")
     if result.too_short:
@@ -279,4 +281,4 @@ def _print_extracted(result: ExtractionResult) -> None:
         tell(f"failed: {recording}: {cause}")
     if result.failed:
         tell(f"the failures are listed in {result.store.with_suffix('.failures.csv')}")
-    tell(f"next: toptune fit {result.store} --head falkon -o run-falkon")
+    tell(f"next: toptune fit {result.store} -o run")
