@@ -43,6 +43,8 @@ pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 N_DEVICES, N_WINDOWS = 20, 3
 SEEDS = range(12)
+#: Of methods that would take minutes.
+SMALL = {"n_estimators": 10, "n_kernels": 84, "window_s": 12.0}
 
 
 class Naming(Dataset):
@@ -89,7 +91,7 @@ class Naming(Dataset):
         return self._of_devices(len(NAMES))
 
     def counts(self, bin_ms: float = 100.0) -> list[NDArray[np.float32]]:
-        n = int(N_WINDOWS * 120_000 / bin_ms)
+        n = int(N_WINDOWS * SMALL["window_s"] * 1000 / bin_ms)
         return [np.floor(4 * series).astype(np.float32) for series in self._of_devices(n)]
 
     def table(self, head: str, views: Sequence[View | str] = ()) -> FeatureTable:
@@ -128,8 +130,8 @@ def test_features_that_only_name_the_device_score_at_chance(name: str) -> None:
     method = METHODS[name]
     if method.needs is not None:
         package(method.needs)
-    if "n_estimators" in method.params:
-        method = replace(method, params={**method.params, "n_estimators": 10})
+    small = {name: value for name, value in SMALL.items() if name in method.params}
+    method = replace(method, params={**method.params, **small})
     # Verdicts depend on each other, so one seed has an SD of up to 0.2.
     found = [accuracy_of(method, Naming(seed)) for seed in SEEDS]
     assert np.mean(found) < 0.5 + 3 * 0.2 / np.sqrt(len(SEEDS))
@@ -183,10 +185,10 @@ class _With(Naming):
 
 def test_counts_are_those_of_all_electrodes_in_whole_windows() -> None:
     dataset = Naming(5)
-    X, recording = accuracy._count_windows(dataset, 100, 120)
-    assert X.shape == (N_DEVICES * N_WINDOWS, 1, 1200)
+    X, recording = accuracy._count_windows(dataset, 100, SMALL["window_s"])
+    assert X.shape == (N_DEVICES * N_WINDOWS, 1, 120)
     np.testing.assert_array_equal(recording, np.repeat(np.arange(N_DEVICES), N_WINDOWS))
-    np.testing.assert_array_equal(X[N_WINDOWS + 1, 0], dataset.counts()[1][1200:2400])
+    np.testing.assert_array_equal(X[N_WINDOWS + 1, 0], dataset.counts()[1][120:240])
 
 
 def test_counts_are_those_of_spikes_in_bins() -> None:
