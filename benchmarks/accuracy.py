@@ -34,10 +34,11 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -104,6 +105,8 @@ class View:
 
 HISTOGRAM = View(Picture(kind="histogram"))
 RASTER = View(Picture(kind="raster"))
+HISTOGRAM_LITE0 = replace(HISTOGRAM, network="timm:tf_efficientnet_lite0")
+RASTER_LITE0 = replace(RASTER, network="timm:tf_efficientnet_lite0")
 #: Burst parameters of the same windows, beside views.
 PARAMETERS = "parameters"
 
@@ -337,9 +340,9 @@ class Method:
             }
         )
 
-    def scores(self, dataset: Dataset) -> NDArray[np.float64]:
-        """Give held-out probabilities, or what stands for them, (verdicts, k)."""
-        return self.compute(dataset, **self.params).probabilities
+    def verdicts(self, dataset: Dataset) -> Verdicts:
+        """Compute held-out verdicts on a set."""
+        return self.compute(dataset, **self.params)
 
     def _code_elsewhere(self) -> str:
         """Sum of the file that a method of another file is in."""
@@ -349,8 +352,12 @@ class Method:
         return hashlib.sha256(Path(source).read_bytes()).hexdigest()
 
 
+@lru_cache(maxsize=1)
 def _code_of_toptune() -> str:
-    """Sum of the code by which toptune comes from spikes and features to verdicts."""
+    """Sum of the code by which toptune comes from spikes and features to verdicts.
+
+    Looked at once, since a process keeps the code that it began with.
+    """
     top, found = Path(toptune.__file__).parent, hashlib.sha256()
     for package in ("evaluation", "features", "heads", "store"):
         for path in sorted((top / package).rglob("*.py")):
@@ -488,7 +495,7 @@ def head(
     name: str,
     views: Sequence[View | str] = (),
     tune: bool = True,
-    fixed: Mapping[str, Any] | None = None,
+    fixed: Mapping[str, Any] = MappingProxyType({}),
 ) -> Verdicts:
     """Score one of toptune's classifiers as `toptune fit` does, without permutations.
 
@@ -500,7 +507,7 @@ def head(
     if problems:
         raise InputErrors(problems)
     n_rows, sizes = len(table.features), table.view_sizes
-    params, _ = chosen.prepare(dict(fixed or {}), n_rows=n_rows, view_sizes=sizes, device="cpu")
+    params, _ = chosen.prepare(fixed, n_rows=n_rows, view_sizes=sizes, device="cpu")
     of_run = {"random_state": SEED, "device": "cpu"}
     of_run = {name: value for name, value in of_run.items() if chosen.accepts(name)}
     found = evaluate(
@@ -544,14 +551,21 @@ def _register_all() -> None:
                 has_probabilities=False, needs="aeon",
             )
         )  # fmt: skip
-    fused: tuple[tuple[str, str, tuple[View | str, ...]], ...] = (
-        ("falkon-histogram", "Falkon on histograms, tuned", (HISTOGRAM,)),
-        ("falkon-raster", "Falkon on rasters, tuned", (RASTER,)),
-        ("falkon-fused", "Falkon on both and parameters, tuned", (HISTOGRAM, RASTER, PARAMETERS)),
+    everything: tuple[View | str, ...] = (HISTOGRAM, RASTER, PARAMETERS)
+    of_windows: tuple[tuple[str, str, str, tuple[View | str, ...]], ...] = (
+        ("falkon-histogram", "Falkon on histograms", "falkon", (HISTOGRAM,)),
+        ("falkon-raster", "Falkon on rasters", "falkon", (RASTER,)),
+        ("falkon-fused", "Falkon on both and parameters", "falkon", everything),
+        ("falkon-histogram-lite0", "Falkon on histograms, Lite0", "falkon", (HISTOGRAM_LITE0,)),
+        ("falkon-raster-lite0", "Falkon on rasters, Lite0", "falkon", (RASTER_LITE0,)),
+        ("falkon-fused-untuned", "Falkon on both and parameters", "falkon", everything),
+        ("mlp-histogram-untuned", "the paper's MLP on histograms", "mlp", (HISTOGRAM,)),
     )
-    for name, title, views in fused:
-        of_falkon = {"name": "falkon", "views": views}
-        register(Method(name, title, head, of_falkon, views, of_toptune=True))
+    for name, title, of_head, views in of_windows:
+        tune = not name.endswith("-untuned")
+        told = f"{title}, {'tuned' if tune else 'not tuned'}"
+        options = {"name": of_head, "views": views, "tune": tune, "fixed": {}}
+        register(Method(name, told, head, options, views, of_toptune=True))
     register(
         Method(
             "head-parameters", "`--head parameters`", head, {"name": "parameters"}, (PARAMETERS,),
@@ -576,7 +590,7 @@ def outcome(method: Method, dataset: Dataset, cache: Path, *, fresh: bool = Fals
     path = cache / "verdicts" / f"{dataset.name}-{method.name}-{method.key(dataset)}.npz"
     if fresh or not path.exists():
         began = time.perf_counter()
-        found = method.compute(dataset, **method.params)
+        found = method.verdicts(dataset)
         told = {"seconds": time.perf_counter() - began, "versions": _versions(method)}
         aside = path.with_suffix(f".{os.getpid()}.npz")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -589,7 +603,7 @@ def outcome(method: Method, dataset: Dataset, cache: Path, *, fresh: bool = Fals
 
 
 def _versions(method: Method) -> dict[str, str]:
-    names = ["numpy", "scikit-learn", "toptune"] + ([method.needs] if method.needs else [])
+    names = ["numpy", "scikit-learn", "torch", "toptune"] + ([method.needs] if method.needs else [])
     return {name: version(name) for name in names}
 
 
