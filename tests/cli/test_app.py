@@ -225,6 +225,9 @@ def test_all_recommended_pictures_are_extracted_fitted_predicted_and_explained(
     )  # fmt: skip
     assert ran.code == 0
     assert len(json.loads(ran.out)["features"]) == 5
+    ran = run("fit", store, "-o", folder / "all", "--no-tune", "--permutations", "0", "--json")
+    assert ran.code == 0
+    assert len(json.loads(ran.out)["features"]) == 6  # and burst parameters
     ran = run("predict", out / "model", folder / "r0.h5", "-o", folder / "told")
     assert ran.code == 0
     assert "r0.h5: " in ran.out

@@ -166,6 +166,9 @@ class Drawers:
     ) -> Drawer | CudaDrawer:
         """Return the drawer of some windows on the device where their features are computed.
 
+        On CUDA, histograms and rasters are drawn by kernels; pictures made of cells, which the CPU
+        computes, are enlarged there.
+
         Parameters
         ----------
         windows, picture
