@@ -126,7 +126,7 @@ def test_a_run_holds_what_was_promised_and_its_files_agree(head: str, tmp_path: 
     assert (result.path / "confusion.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("head", ["falkon", "mlp"])
+@pytest.mark.parametrize("head", ["falkon", "mlp", "recordings"])
 def test_the_model_is_trained_on_all_devices_and_predicts_as_before(
     head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,6 +154,9 @@ def test_the_model_is_trained_on_all_devices_and_predicts_as_before(
     )
     if head == "falkon":
         assert len(model.estimator.centres_) == len(table.features)
+    if head == "recordings":
+        sizes = np.bincount(np.minimum(table.recording, 12) % 12)
+        assert model.estimator.sizes_.tolist() == sizes.tolist()
 
 
 @pytest.mark.parametrize("head", ["falkon", "mlp"])

@@ -535,6 +535,43 @@ def test_the_classic_head_stands_beside_the_pictures(made: Path, tmp_path: Path,
     assert run("predict", out / "model", made / "r2.h5").code == 0
 
 
+def test_recordings_are_compared_as_a_whole(made: Path, tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "run"
+    ran = run(
+        "fit", made / "s.zarr", "--head", "recordings", "-o", out, "--features", "histogram",
+        "--features", "parameters", "--ridge", "0.1", "--ridge", "0.01",
+        "--windows-per-recording", "5", "--view-weights", "0.3,0.7",
+    )  # fmt: skip
+    assert ran.code == 0
+    assert "4 settings were tried inside every fold" in ran.out
+    params, metrics = read_json(out / "params.json"), read_json(out / "metrics.json")
+    assert params["head_params"]["windows_per_recording"] == 5
+    assert [c["ridge"] for c in params["candidates"]] == [0.1, 0.01, 0.1, 0.01]
+    assert {tuple(c["view_weights"]) for c in params["candidates"]} == {(0.3, 0.7)}
+    # Six devices of three classes can be labelled in 90 ways.
+    assert metrics["permutations"]["n"] == 89
+    assert metrics["calibrated"]
+    ran = run("predict", out / "model", made / "r2.h5", "--json")
+    assert ran.code == 0
+    assert json.loads(ran.out)["recordings"][0]["n_windows"] == 7
+
+
+def test_parameters_can_be_told_apart_by_a_gaussian_kernel(
+    made: Path, tmp_path: Path, run: Run
+) -> None:
+    out = tmp_path / "run"
+    ran = run("fit", made / "s.zarr", "--head", "parameters", "--kernel", "gaussian", "-o", out)
+    assert ran.code == 0
+    assert "3 settings were tried inside every fold" in ran.out
+    assert read_json(out / "metrics.json")["permutations"]["n"] == 89
+    assert not (out / "coefficients.csv").exists()
+    assert read_json(out / "params.json")["head_params"].keys() == {"ridge"}
+    assert "--kernel gaussian" in (out / "report.html").read_text("utf-8")
+    ran = run("predict", out / "model", made / "r2.h5", "--json")
+    assert ran.code == 0
+    assert json.loads(ran.out)["recordings"][0]["n_windows"] == 1
+
+
 def test_merged_classes_reach_the_scores(made: Path, tmp_path: Path, run: Run) -> None:
     out = tmp_path / "run"
     ran = run("fit", made / "s.zarr", "--head", "falkon", "-o", out, "--merge", "slow=A,B")
@@ -561,7 +598,7 @@ def test_grouping_by_another_column(made: Path, tmp_path: Path, run: Run) -> Non
 @pytest.mark.parametrize(
     ("options", "culprit"),
     [
-        (("--head", "mlp", "--width", "1"), "--width belongs to --head falkon, not mlp"),
+        (("--head", "mlp", "--width", "1"), "--width belongs to --head falkon or recordings, no"),
         (("--head", "falkon", "--epochs", "3"), "--epochs belongs to --head mlp, not falkon"),
         (("--head", "falkon", "--merge", "x=A,Q"), "Q"),
         (("--head", "falkon", "--width", "-1"), "width"),
@@ -576,7 +613,8 @@ def test_grouping_by_another_column(made: Path, tmp_path: Path, run: Run) -> Non
         (("--head", "falkon", "--solver", "iterative"), "give fixed values with --no-tune"),
         (("--head", "falkon", "--strata", "plate"), "has no plate"),
         (("--head", "falkon", "--C", "1"), "--C belongs to --head parameters, not falkon"),
-        (("--head", "parameters", "--width", "1"), "--width belongs to --head falkon, not param"),
+        (("--head", "parameters", "--width", "1"), "--width belongs to --head falkon or recordi"),
+        (("--head", "parameters", "--ridge", "1"), "--ridge belongs to --kernel gaussian, not to"),
         (("--head", "parameters", "--features", "histogram"), "leave --features out"),
         (("--head", "parameters", "--C", "0"), "C must be above 0"),
     ],

@@ -252,7 +252,7 @@ def test_a_classifier_of_another_package_is_set_by_key(monkeypatch: pytest.Monke
     assert fit_options("--head", "forest", "--set", "trees=30").fixed == {"n_estimators": 30}
     with pytest.raises(InputError, match=r"n_estimators must be of type int, got 'many'"):
         fit_options("--head", "forest", "--set", "trees=many")
-    with pytest.raises(InputError, match=r"--width belongs to --head falkon, not forest"):
+    with pytest.raises(InputError, match=r"--width belongs to --head falkon or recordings, not f"):
         fit_options("--head", "forest", "--width", "1")
     with pytest.raises(InputError, match=r"--head forest has no option leaves; it has trees"):
         fit_options("--head", "forest", "--set", "leaves=3")

@@ -263,7 +263,7 @@ def test_parameters_out_of_range_are_named(params: dict[str, Any], message: str)
 
 def test_unknown_heads_and_parameters_are_refused() -> None:
     with pytest.raises(
-        InputError, match="there is no classifier 'svm'; there are mlp, falkon, parameters"
+        InputError, match="there is no classifier 'svm'; there are mlp, falkon, recordings, par"
     ):
         head_of("svm").make({})
     with pytest.raises(

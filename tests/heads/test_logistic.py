@@ -18,8 +18,9 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from toptune.errors import InputError, ToptuneError
 from toptune.heads import head_of
-from toptune.heads.logistic.classifier import LogisticClassifier, Standardiser
-from toptune.heads.logistic.tuning import log_odds
+from toptune.heads.parameters.logistic import LogisticClassifier
+from toptune.heads.parameters.logistic_tuning import log_odds
+from toptune.heads.parameters.standardiser import Standardiser
 
 
 def test_logistic_passes_the_estimator_checks() -> None:

@@ -9,11 +9,11 @@ import pytest
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.heads.logistic import tuning as logistic_tuning
-from toptune.heads.logistic.classifier import LogisticClassifier
-from toptune.heads.logistic.head import LOGISTIC_CANDIDATES
-from toptune.heads.logistic.tuning import tune_logistic
 from toptune.heads.nested import selection_loss
+from toptune.heads.parameters import logistic_tuning
+from toptune.heads.parameters.head import LOGISTIC_CANDIDATES
+from toptune.heads.parameters.logistic import LogisticClassifier
+from toptune.heads.parameters.logistic_tuning import tune_logistic
 from toptune.heads.rows import LabelledRows, group_rows
 
 CANDIDATES = ({"C": 1.0}, {"C": 0.03}, {"C": 8.0})

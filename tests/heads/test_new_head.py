@@ -263,11 +263,11 @@ def test_classifiers_belong_to_the_head_of_their_type(registered: None) -> None:
 
 
 def test_a_name_is_given_once(registered: None) -> None:  # noqa: ARG001  # registers
-    assert list(heads()) == ["mlp", "falkon", "parameters", "centroid"]
+    assert list(heads()) == ["mlp", "falkon", "recordings", "parameters", "centroid"]
     with pytest.raises(InputError, match="there is a classifier 'centroid' already"):
         register(CentroidHead())
     with pytest.raises(
-        InputError, match="no classifier 'svm'; there are mlp, falkon, parameters, cent"
+        InputError, match="no classifier 'svm'; there are mlp, falkon, recordings, parameters, c"
     ):
         head_of("svm")
 
@@ -304,7 +304,9 @@ def test_heads_of_installed_packages_are_found_and_broken_ones_told_of(tmp_path:
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": path}, check=True, capture_output=True, text=True,
     )  # fmt: skip
-    assert done.stdout.split() == ["mlp", "falkon", "parameters", "plugin", "NearestCentroid"]
+    assert done.stdout.split() == [
+        "mlp", "falkon", "recordings", "parameters", "plugin", "NearestCentroid"
+    ]  # fmt: skip
     assert "the classifier 'broken' of some_heads:Missing cannot be used" in done.stderr
 
 

@@ -16,10 +16,10 @@ from toptune.errors import ToptuneError
 from toptune.heads.falkon.classifier import FalkonClassifier
 from toptune.heads.falkon.head import FalkonHead
 from toptune.heads.falkon.kernel import KernelSum, Nearness
-from toptune.heads.logistic.classifier import LogisticClassifier
-from toptune.heads.logistic.head import LogisticHead
 from toptune.heads.mlp.classifier import MLPClassifier
 from toptune.heads.mlp.head import MLPHead
+from toptune.heads.parameters.head import ParametersHead
+from toptune.heads.parameters.logistic import LogisticClassifier
 from toptune.recordings.trains import RecordingFacts
 from toptune.runs.novelty import NoveltyLimits, Range, judge, reference_rows, training_limits
 
@@ -42,7 +42,7 @@ def test_rows_of_parameters_are_compared_as_they_are_and_nan_lies_at_0() -> None
     rng = np.random.default_rng(1)
     rows = rng.random((12, 4)).astype(np.float32)
     rows[rng.random(rows.shape) < 0.2] = np.nan
-    nearness = LogisticHead().nearness(LogisticClassifier(), (4,))
+    nearness = ParametersHead().nearness(LogisticClassifier(), (4,))
     assert not nearness.normalise
     filled = np.nan_to_num(rows, nan=0.0)
     expected = [max(naive_kernel(x, z, nearness) for z in filled[6:]) for x in filled[:6]]

@@ -22,7 +22,7 @@ from toptune.features.burst_features import (
 )
 from toptune.features.electrodes import ElectrodeTrains, WindowedTrains
 from toptune.features.table import FeatureTable
-from toptune.heads.logistic.classifier import LogisticClassifier
+from toptune.heads.parameters.logistic import LogisticClassifier
 from toptune.params import Backbone, FitOptions, Picture, Windows
 from toptune.prediction import predict
 from toptune.recordings.spike_npz import write_npz

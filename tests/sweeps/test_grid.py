@@ -207,7 +207,7 @@ def test_burst_parameters_are_fitted_once_for_all_pictures_and_that_is_said(tmp_
         ("weights = {efficientnet_b0 = 1}", "takes a source for efficientnet_b0 as text, got 1"),
         ("weights = {densenet121 = 'random'}", "weights: of no use here: no combination has the"),
         ("head = 'parameters'", "line 1: head: of no use here: parameters alone needs no sweep"),
-        ("head = 'svm'", "line 1: head: takes mlp or falkon or parameters, got 'svm'"),
+        ("head = 'svm'", "head: takes mlp or falkon or recordings or parameters, got 'svm'"),
         ("tune = 1", "line 1: tune: FitOptions.tune must be true or false, got 1"),
         ("permutations = true", "FitOptions.permutations must be a whole number from 0, got True"),
         ("permutations = -1", "FitOptions.permutations must be a whole number from 0, got -1"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_origin
@@ -54,9 +54,11 @@ class FitChoice:
     def parameters(self) -> Iterable[inspect.Parameter]:
         """See `Expansion`."""
         yield from map(typer_parameter, options_of(FitOptions))
-        listed = {one.name: one for head in BUILT_IN for one in head.options}
-        for one in listed.values():
-            more = " Repeat it to choose inside every fold." if one.several else ""
+        for name, owners in _owners().items():
+            one = next(one for one in owners[0].options if one.name == name)
+            also = ", ".join(f"--head {head.name}" for head in owners[1:])
+            more = f" Also of {also}." if also else ""
+            more += " Repeat it to choose inside every fold." if one.several else ""
             yield typer_parameter(replace(one, help=one.help + more))
 
     def fields(self) -> Iterable[tuple[str, Option]]:
@@ -68,10 +70,9 @@ class FitChoice:
         head = head_of(given["head"])
         # A value is fixed only where the user gives it, and is refused with another classifier.
         values = {
-            one.name: _of_head(head, owner, one, given[one.name])
-            for owner in BUILT_IN
-            for one in owner.options
-            if one.name in by_user
+            name: _of_head(head, owners, name, given[name])
+            for name, owners in _owners().items()
+            if name in by_user
         }
         for setting in given["settings"] or ():
             values |= _setting(head, setting)
@@ -90,13 +91,24 @@ class FitChoice:
         return FitOptions(head=head.name, fixed=fixed, tried=tried, **shared)
 
 
-def _of_head(head: Head, owner: Head, one: Option, value: Any) -> Any:
-    """Give what a user set of a classifier's option."""
-    if one.name not in {o.name for o in head.options}:
-        raise InputError(f"{flag(one.name)} belongs to --head {owner.name}, not {head.name}")
-    if owner is not head or get_origin(one.type) is not tuple:
+def _owners() -> dict[str, list[Head]]:
+    """List toptune's own classifiers that have each option, by its name."""
+    found: dict[str, list[Head]] = {}
+    for head in BUILT_IN:
+        for one in head.options:
+            found.setdefault(one.name, []).append(head)
+    return found
+
+
+def _of_head(head: Head, owners: Sequence[Head], name: str, value: Any) -> Any:
+    """Give what a user set of a classifier's option, which toptune's own `owners` have."""
+    own = {one.name: one for one in head.options}
+    if name not in own:
+        names = " or ".join(owner.name for owner in owners)
+        raise InputError(f"{flag(name)} belongs to --head {names}, not {head.name}")
+    if head not in owners or get_origin(own[name].type) is not tuple:
         return value
-    return [_numbers(one, text) for text in value]
+    return [_numbers(own[name], text) for text in value]
 
 
 def _numbers(one: Option, text: str) -> tuple[float, ...]:

@@ -14,14 +14,15 @@ from typing import Any
 from toptune.errors import InputError
 from toptune.heads.base import Head
 from toptune.heads.falkon.head import FalkonHead
-from toptune.heads.logistic.head import LogisticHead
 from toptune.heads.mlp.head import MLPHead
+from toptune.heads.parameters.head import ParametersHead
+from toptune.heads.recordings.head import RecordingsHead
 
 GROUP = "toptune.heads"
 
 _LOG = logging.getLogger(__name__)
 #: toptune's own.
-BUILT_IN: tuple[Head, ...] = (MLPHead(), FalkonHead(), LogisticHead())
+BUILT_IN: tuple[Head, ...] = (MLPHead(), FalkonHead(), RecordingsHead(), ParametersHead())
 _known: dict[str, Head] = {head.name: head for head in BUILT_IN}
 
 

@@ -39,8 +39,8 @@ SURPRISE = 0.5
 SHARPENINGS = tuple(2.0**power for power in range(-3, 3))
 
 
-def spread_rows(unit: Ints) -> Ints:
-    """Choose the rows that stand for their units: at most `WINDOWS_A_UNIT` each, evenly spread.
+def spread_rows(unit: Ints, most: int = WINDOWS_A_UNIT) -> Ints:
+    """Choose the rows that stand for their units: at most so many each, evenly spread.
 
     `unit`, (n,): numbered from 0. Returns (m,): rows, ascending.
     """
@@ -49,7 +49,7 @@ def spread_rows(unit: Ints) -> Ints:
     chosen = [
         order[start + (np.arange(count) * (stop - start)) // count]
         for start, stop in pairwise(bounds)
-        if (count := min(WINDOWS_A_UNIT, stop - start))
+        if (count := min(most, stop - start))
     ]
     return np.sort(np.concatenate(chosen)).astype(np.int64)
 

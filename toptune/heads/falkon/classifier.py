@@ -239,8 +239,8 @@ class FalkonClassifier(RowClassifier):
         return int(centres.shape[1])
 
 
-def kernel_of(classifier: FalkonClassifier, n_features: int) -> KernelSum:
-    """Kernel of a classifier's rows.
+def kernel_of(classifier: Any, n_features: int) -> KernelSum:
+    """Kernel of a classifier's rows, by its `width`, `view_sizes` and `view_weights`.
 
     Raises `InputError`: widths or weights that are not one for each view.
     """
@@ -252,7 +252,7 @@ def kernel_of(classifier: FalkonClassifier, n_features: int) -> KernelSum:
     for name, values in (("width", widths), ("view_weights", weights)):
         if len(values) != n_views:
             raise InputError(
-                f"FalkonClassifier.{name} must have one value a view ({n_views} of view_sizes), "
-                f"got {getattr(classifier, name)!r}"
+                f"{type(classifier).__name__}.{name} must have one value a view ({n_views} of"
+                f" view_sizes), got {getattr(classifier, name)!r}"
             )
     return KernelSum(tuple(map(float, widths)), tuple(map(float, weights)), sizes)

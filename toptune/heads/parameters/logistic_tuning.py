@@ -22,7 +22,6 @@ from sklearn.base import clone
 
 from toptune.errors import ToptuneError
 from toptune.heads.base import Candidate, Progress
-from toptune.heads.logistic.classifier import LogisticClassifier, Standardiser
 from toptune.heads.nested import (
     FoldScores,
     NestedScores,
@@ -34,6 +33,8 @@ from toptune.heads.nested import (
     spread_rows,
     unit_weights,
 )
+from toptune.heads.parameters.logistic import LogisticClassifier
+from toptune.heads.parameters.standardiser import Standardiser
 from toptune.heads.rows import Float64, Grouping, Ints, LabelledRows
 from toptune.machine.threads import compiled, in_threads, thread_pool
 

@@ -5,41 +5,16 @@ Values that are not defined are NaN. The scores are the log-odds of each class a
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_expit
 from sklearn.linear_model import LogisticRegression
 
-from toptune.heads.logistic.head import RULES
+from toptune.heads.parameters.head import LOGISTIC_RULES
+from toptune.heads.parameters.standardiser import Standardiser
 from toptune.heads.rows import Float64, Ints, RowClassifier, check_shapes
-
-
-class Standardiser(NamedTuple):
-    """Fills in what is not defined, and brings columns to mean 0 and SD 1."""
-
-    fill: Float64  # (d,): medians of the training rows; 0 of a column that none of them has
-    # (d,): of the filled training rows; scale is their SD, 1 where they do not differ
-    mean: Float64
-    scale: Float64
-
-    @classmethod
-    def of(cls, X: NDArray[np.floating[Any]]) -> Standardiser:
-        """Learn from training rows, (n, d)."""
-        known = ~np.isnan(X).all(axis=0)
-        fill = np.zeros(X.shape[1])
-        fill[known] = np.nanmedian(X[:, known].astype(np.float64), axis=0)
-        filled = np.where(np.isnan(X), fill, X.astype(np.float64))
-        scale = filled.std(axis=0)
-        # Equal values have an SD that differs from 0 by rounding.
-        even = scale <= 1e-12 * np.abs(filled).max(axis=0, initial=0)
-        return cls(fill, filled.mean(axis=0), np.where(even, 1.0, scale))
-
-    def apply(self, X: NDArray[np.floating[Any]]) -> Float64:
-        """Give rows, (n, d), filled and standardised."""
-        filled = np.where(np.isnan(X), self.fill, X.astype(np.float64))
-        return (filled - self.mean) / self.scale
 
 
 class LogisticClassifier(RowClassifier):
@@ -66,7 +41,7 @@ class LogisticClassifier(RowClassifier):
     """
 
     _head = "parameters"
-    _rules = RULES
+    _rules = LOGISTIC_RULES
     _tensors = ("fill", "mean", "scale", "coef", "intercept")
     _allow_nan = True
 

@@ -1,0 +1,136 @@
+"""The head ``recordings``: what may be set and tried, and what it does in closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+from toptune.errors import InputError
+from toptune.heads.base import Candidate, Head, Progress, Rule, above_0, whole_from_1
+from toptune.heads.falkon.head import RULES as FALKON_RULES
+from toptune.params import option, options_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from toptune.heads.falkon.kernel import Nearness
+    from toptune.heads.nested import HeldOut, NestedScores, Shuffled
+    from toptune.heads.rows import LabelledRows
+
+RULES: Mapping[str, Rule] = {
+    "width": FALKON_RULES["width"],
+    "ridge": above_0,
+    "windows_per_recording": whole_from_1,
+    "view_weights": FALKON_RULES["view_weights"],
+}
+
+# The first of each are the classifier's own. Kernel means of four real sets of cultures are spread
+# over eigenvalues from 1 down to 1e-3: a smaller ridge changes nothing, a larger one blurs them.
+WIDTHS = (0.5, 0.25)
+RIDGES = (0.01, 0.001, 0.1)
+
+_TITLE = "Kernel means of recordings"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordingsOptions:
+    """What a user may set of the classifier."""
+
+    ridge: float | None = option(
+        None, "Ridge on the kernel between recordings, which is at most 1.", several=True,
+        panel=_TITLE,
+    )  # fmt: skip
+    width: float | None = option(
+        None,
+        "Standard deviation of the Gaussian kernel; rows have length 1.",
+        several=True,
+        panel=_TITLE,
+    )
+    view_weights: tuple[float, ...] | None = option(
+        None,
+        "Weights of several feature sets, such as 0.5,0.5; they add up to 1.",
+        several=True,
+        panel=_TITLE,
+    )
+    windows_per_recording: int = option(
+        64, "Windows to learn from, at most, of each recording.", least=1, panel=_TITLE
+    )
+
+
+class RecordingsHead(Head):
+    """Kernel ridge regression with one row a recording, which is the set of its windows."""
+
+    name = "recordings"
+    title = _TITLE
+    estimator = "toptune.heads.recordings.classifier:RecordingsClassifier"
+    options = options_of(RecordingsOptions)
+    rules = RULES
+
+    def combinations(
+        self, values: Mapping[str, Sequence[Any]], n_views: int
+    ) -> tuple[Candidate, ...]:
+        widths, ridges = values.get("width") or WIDTHS, values.get("ridge") or RIDGES
+        # Views weigh the same unless told otherwise: of few recordings no choice did better.
+        weights = values.get("view_weights") or [None]
+        found = []
+        for width, weight, ridge in product(widths, weights, ridges):
+            candidate: dict[str, Any] = {"width": width, "ridge": ridge}
+            if weight is not None:
+                if len(weight) != n_views:
+                    raise InputError(
+                        f"view_weights {tuple(weight)} must have one value for each feature set,"
+                        f" of which there are {n_views}"
+                    )
+                candidate["view_weights"] = tuple(weight)
+            found.append(candidate)
+        return tuple(found)
+
+    def problems(
+        self, estimator: Any, n_groups: int, n_candidates: int, *, permuted: bool
+    ) -> list[str]:
+        found = super().problems(estimator, n_groups, n_candidates, permuted=permuted)
+        if permuted and n_groups < 3:
+            found.append(
+                f"permutations of the classifier {self.name} need three groups: leave them out with"
+                " `permutations=0`"
+            )
+        return found
+
+    def default_permutations(self, estimator: Any, n_groups: int) -> int:
+        # Each costs a product.
+        return 1000 if self.nests(estimator, n_groups, 1) else 0
+
+    def fit(self, estimator: Any, rows: LabelledRows) -> Any:
+        return estimator.fit(rows.X, rows.y, unit=rows.unit)
+
+    def held_out(self, estimator: Any, rows: LabelledRows) -> HeldOut:
+        from toptune.heads.recordings.folds import held_out_recordings
+
+        return held_out_recordings(estimator, rows)
+
+    def nests(self, estimator: Any, n_groups: int, n_candidates: int) -> bool:
+        # Always, in closed form.
+        del estimator, n_candidates
+        return n_groups > 2
+
+    def nested(
+        self,
+        estimator: Any,
+        rows: LabelledRows,
+        candidates: Sequence[Candidate],
+        shuffled: NDArray[np.int64] | None,
+        progress: Progress | None,
+    ) -> tuple[NestedScores, Shuffled | None]:
+        from toptune.heads.recordings.folds import tune_recordings
+
+        return tune_recordings(estimator, rows, candidates, shuffled=shuffled, progress=progress)
+
+    def nearness(self, estimator: Any, view_sizes: Sequence[int]) -> Nearness:
+        # The Gaussians of which the kernel is a mean.
+        from toptune.heads.falkon.classifier import kernel_of
+        from toptune.heads.falkon.kernel import Nearness
+
+        return Nearness(kernel_of(estimator, sum(view_sizes)))
