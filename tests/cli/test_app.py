@@ -545,7 +545,7 @@ def test_recordings_are_compared_as_a_whole(made: Path, tmp_path: Path, run: Run
     assert ran.code == 0
     assert "4 settings were tried inside every fold" in ran.out
     params, metrics = read_json(out / "params.json"), read_json(out / "metrics.json")
-    assert params["head_params"]["windows_per_recording"] == 5
+    assert metrics["n_windows"] == 6 * 5
     assert [c["ridge"] for c in params["candidates"]] == [0.1, 0.01, 0.1, 0.01]
     assert {tuple(c["view_weights"]) for c in params["candidates"]} == {(0.3, 0.7)}
     # Six devices of three classes can be labelled in 90 ways.

@@ -96,11 +96,13 @@ def tune_units(
     labels: Ints,
     n_classes: int,
     sharpness: float,
+    handicap: Float64,
     progress: Progress | None = None,
 ) -> tuple[NestedScores, Shuffled]:
     """Leave each group out once, with the model chosen among the other groups.
 
-    There are three groups or more, and one model or more (`nested.check_tuning`).
+    That is the one whose loss plus handicap is the smallest, of equals the first. There are three
+    groups or more, and one model or more (`nested.check_tuning`).
 
     Parameters
     ----------
@@ -113,6 +115,8 @@ def tune_units(
     n_classes
     sharpness
         Probabilities are the softmax of sharpness x scores.
+    handicap : (p,) float64
+        By how much smaller each model's loss must be to be chosen.
     progress
         Told how many candidates are done, and of how many.
 
@@ -123,7 +127,7 @@ def tune_units(
     Shuffled
         A row's class is its unit's verdict.
     """
-    search = _Search(len(models), units, labels, n_classes, sharpness)
+    search = _Search(handicap, units, labels, n_classes, sharpness)
     for number, model in enumerate(models):
         search.try_candidate(number, model)
         if progress is not None:
@@ -169,9 +173,10 @@ class _Search:
     """The best candidate so far of every outer fold and labelling, and the units' scores by it."""
 
     def __init__(
-        self, n_candidates: int, units: Units, labels: Ints, n_classes: int, sharpness: float
+        self, handicap: Float64, units: Units, labels: Ints, n_classes: int, sharpness: float
     ) -> None:
         self._units, self._labels, self._sharpness = units, labels, sharpness
+        self._handicap, n_candidates = handicap, len(handicap)
         (r, u), g = labels.shape, units.n_groups
         # With a single candidate only the observed labels' losses are told.
         self._n_judged = r if n_candidates > 1 else 1
@@ -194,6 +199,7 @@ class _Search:
             groups = range(self._units.n_groups)
             losses = np.stack(in_threads(pool, lambda g: self._inner_losses(g, inner[g]), groups))
         self._loss[candidate] = losses[:, 0]
+        losses += self._handicap[candidate]
         better = losses < self._best if losses.shape == self._best.shape else self._best == np.inf
         self._choice[better[:, 0]] = candidate
         self._best[better] = np.broadcast_to(losses, better.shape)[better]
@@ -239,7 +245,7 @@ class _Search:
         """Score rows under the observed labels by the models chosen."""
         units, balances, choice = self._units, self._balances, self._choice
         n, k, n_groups = len(units.unit), len(self._columns), units.n_groups
-        final = int(self._final_loss.argmin())
+        final = int((self._final_loss + self._handicap).argmin())
         scores, final_scores = np.empty((n, k)), np.empty((n, k))
         inner = np.full((n_groups, n, k), np.nan, np.float32)
         for g in range(n_groups):

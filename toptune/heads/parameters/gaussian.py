@@ -149,4 +149,5 @@ def tune_gaussian(
     units = Units.of(rows, np.bincount(rows.unit).astype(np.int64))
     classes, labels = rows.labellings(shuffled)
     models = [_GaussianModel(X, units, one.ridge) for one in tried]
-    return tune_units(models, units, labels, len(classes), SHARPNESS, progress)
+    no_handicap = np.zeros(len(models))
+    return tune_units(models, units, labels, len(classes), SHARPNESS, no_handicap, progress)

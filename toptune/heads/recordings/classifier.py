@@ -37,8 +37,8 @@ class RecordingsClassifier(RowClassifier):
         lie 0 to 1.41 apart if no feature is negative.
     ridge : float
         What is added to the diagonal of G, whose values are at most 1.
-    windows_per_recording : int
-        Of each recording at most so many windows are learnt from, evenly spread over it.
+    windows_per_recording : int or None
+        Of each recording at most so many windows are learnt from, evenly spread; None: all.
     view_sizes : tuple of int or None
         Columns of each of several views (feature sets side by side); None: all columns are one.
     view_weights : tuple of float or None
@@ -65,7 +65,7 @@ class RecordingsClassifier(RowClassifier):
         self,
         width: float | tuple[float, ...] = 0.5,
         ridge: float = 0.01,
-        windows_per_recording: int = 64,
+        windows_per_recording: int | None = None,
         view_sizes: tuple[int, ...] | None = None,
         view_weights: tuple[float, ...] | None = None,
     ) -> None:

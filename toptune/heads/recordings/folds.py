@@ -22,6 +22,7 @@ from toptune.heads.base import Candidate, Progress
 from toptune.heads.falkon.classifier import SHARPNESS, kernel_of
 from toptune.heads.nested import HeldOut, NestedScores, Shuffled, check_tuning
 from toptune.heads.recordings.classifier import RecordingsClassifier, ridge_inverse, spectrum
+from toptune.heads.recordings.head import handicaps
 from toptune.heads.recordings.kernel_means import Bags, mean_of_rows, rows_to_learn_from
 from toptune.heads.rows import Float64, Ints, LabelledRows, l2_normalise_views
 from toptune.heads.unit_maps import Groups, Units, held_out_scores, tune_units
@@ -96,13 +97,15 @@ def tune_recordings(
 ) -> tuple[NestedScores, Shuffled]:
     """Leave each group out once, with the candidate chosen among the other groups.
 
-    Takes and gives what `Head.nested` does. Raises `InputError`: fewer than three groups, no
-    candidate, or one that the classifier cannot take.
+    Another than the recommended one is chosen only where its loss is smaller by its handicap. Takes
+    and gives what `Head.nested` does. Raises `InputError`: fewer than three groups, no candidate,
+    or one that the classifier cannot take.
     """
     check_tuning(len(rows.grouping.groups), candidates)
     units, models = models_of(classifier, rows, candidates)
     classes, labels = rows.labellings(shuffled)
-    return tune_units(models, units, labels, len(classes), SHARPNESS, progress)
+    handicap = np.array(handicaps(candidates, len(units.group)))
+    return tune_units(models, units, labels, len(classes), SHARPNESS, handicap, progress)
 
 
 def held_out_recordings(classifier: RecordingsClassifier, rows: LabelledRows) -> HeldOut:

@@ -22,12 +22,12 @@ from toptune.heads.rows import Float64, Ints, cut, view_columns
 _BLOCK_BYTES = 2**25
 
 
-def rows_to_learn_from(recording: Ints, most: int) -> Ints:
+def rows_to_learn_from(recording: Ints, most: int | None) -> Ints:
     """Choose at most so many rows of each recording, evenly spread, one recording after the other.
 
     `recording`, (n,), numbers that of each row from 0, without a gap.
     """
-    rows = spread_rows(recording, most)
+    rows = spread_rows(recording, len(recording) if most is None else most)
     return rows[np.argsort(recording[rows], kind="stable")]
 
 
