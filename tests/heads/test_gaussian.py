@@ -84,10 +84,10 @@ def test_columns_that_do_not_differ_in_training_have_no_say() -> None:
     expected = GaussianClassifier().fit(rows.X, rows.y).class_scores(new[:, :6])
     np.testing.assert_allclose(fitted.class_scores(new), expected, atol=1e-12)
     tensors = fitted.to_tensors()
-    again = head_of("parameters").read(tensors, {"ridge": 0.1}, fitted.classes_)
+    again = head_of("parameters").read(tensors, {"ridge": 1.0}, fitted.classes_)
     np.testing.assert_array_equal(again.class_scores(new), fitted.class_scores(new))
     with pytest.raises(InputError, match=r"the model's dual_coef is \(15, 3\), expected \(15, 2\)"):
-        head_of("parameters").read(tensors, {"ridge": 0.1}, fitted.classes_[:2])
+        head_of("parameters").read(tensors, {"ridge": 1.0}, fitted.classes_[:2])
 
 
 def test_every_fold_is_what_refitting_gives() -> None:

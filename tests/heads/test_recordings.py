@@ -414,13 +414,13 @@ def test_candidates_begin_with_the_classifiers_own() -> None:
 def test_another_setting_must_be_better_by_more_than_chance() -> None:
     recommended = {"width": 0.5, "ridge": 0.01}
     candidates = (recommended, {"width": 0.3, "ridge": 0.1}, {"width": 0.3, "ridge": 0.001})
-    assert handicaps(candidates, 36) == pytest.approx([0.0, 0.05, 0.05])
-    assert handicaps(candidates[1:], 36) == [0.0, 0.0]
+    assert handicaps(candidates, recommended, 36) == pytest.approx([0.0, 0.05, 0.05])
+    assert handicaps(candidates[1:], recommended, 36) == [0.0, 0.0]
     n_departures = 0
     for seed in range(8):
         rows = make_rows(seed, DESIGNS["unequal groups"])
         found, told = tune_recordings(RecordingsClassifier(), rows, candidates)
-        handicap = np.array(handicaps(candidates, 6))
+        handicap = np.array(handicaps(candidates, recommended, 6))
         np.testing.assert_array_equal(found.choice, (found.loss.T + handicap).argmin(axis=1))
         assert found.final_choice == (found.final_loss + handicap).argmin()
         means = np.stack([found.scores[rows.unit == u].mean(axis=0) for u in range(6)])

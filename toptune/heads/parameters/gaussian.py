@@ -14,8 +14,9 @@ from toptune.heads.base import Candidate, Progress
 from toptune.heads.falkon.classifier import SHARPNESS
 from toptune.heads.falkon.targets import balanced_targets
 from toptune.heads.nested import NestedScores, Shuffled, check_tuning
-from toptune.heads.parameters.head import GAUSSIAN_RULES
+from toptune.heads.parameters.head import GAUSSIAN_CANDIDATES, GAUSSIAN_RULES
 from toptune.heads.parameters.standardiser import Standardiser
+from toptune.heads.recordings.head import handicaps
 from toptune.heads.rows import Float64, Ints, LabelledRows, RowClassifier, check_shapes
 from toptune.heads.unit_maps import Groups, Units, tune_units
 
@@ -52,7 +53,7 @@ class GaussianClassifier(RowClassifier):
     _allow_nan = True
     _sharpness = SHARPNESS
 
-    def __init__(self, ridge: float = 0.1) -> None:
+    def __init__(self, ridge: float = 1.0) -> None:
         self.ridge = ridge
 
     def _train(self, X: NDArray[Any], codes: Ints) -> None:
@@ -139,8 +140,9 @@ def tune_gaussian(
 ) -> tuple[NestedScores, Shuffled]:
     """Leave each group out once, with the ridge chosen among the other groups.
 
-    Takes and gives what `Head.nested` does. Raises `InputError`: fewer than three groups, no
-    candidate, or one that the classifier cannot take.
+    Another than the recommended one is chosen only where its loss is smaller by its handicap
+    (`recordings.head`). Takes and gives what `Head.nested` does. Raises `InputError`: fewer than
+    three groups, no candidate, or one that the classifier cannot take.
     """
     check_tuning(len(rows.grouping.groups), candidates)
     tried = [clone(classifier).set_params(**candidate) for candidate in candidates]
@@ -149,5 +151,5 @@ def tune_gaussian(
     units = Units.of(rows, np.bincount(rows.unit).astype(np.int64))
     classes, labels = rows.labellings(shuffled)
     models = [_GaussianModel(X, units, one.ridge) for one in tried]
-    no_handicap = np.zeros(len(models))
-    return tune_units(models, units, labels, len(classes), SHARPNESS, no_handicap, progress)
+    handicap = np.array(handicaps(candidates, GAUSSIAN_CANDIDATES[0], len(units.group)))
+    return tune_units(models, units, labels, len(classes), SHARPNESS, handicap, progress)

@@ -35,6 +35,7 @@ RULES: Mapping[str, Rule] = {
 # better by more than chance.
 WIDTHS = (0.5, 0.25)
 RIDGES = (0.01, 0.001, 0.1)
+RECOMMENDED: Candidate = {"width": WIDTHS[0], "ridge": RIDGES[0]}
 
 _TITLE = "Kernel means of recordings"
 
@@ -138,11 +139,10 @@ class RecordingsHead(Head):
         return Nearness(kernel_of(estimator, sum(view_sizes)))
 
 
-def handicaps(candidates: Sequence[Candidate], n_units: int) -> list[float]:
+def handicaps(candidates: Sequence[Candidate], recommended: Candidate, n_units: int) -> list[float]:
     """Say how much smaller each candidate's loss must be, where the recommended one is the first.
 
     All are 0 where it is not.
     """
-    recommended = {"width": WIDTHS[0], "ridge": RIDGES[0]}
     handicap = HANDICAP / math.sqrt(n_units) if candidates[0] == recommended else 0.0
     return [0.0, *[handicap] * (len(candidates) - 1)]
