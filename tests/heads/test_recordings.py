@@ -21,6 +21,7 @@ from toptune.evaluation.folds import leave_one_group_out
 from toptune.evaluation.permutations import Permutations, device_accuracies
 from toptune.heads import head_for, head_of
 from toptune.heads.base import Candidate
+from toptune.heads.falkon.head import HANDICAP
 from toptune.heads.nested import NestedScores, selection_loss
 from toptune.heads.recordings.classifier import RecordingsClassifier
 from toptune.heads.recordings.folds import tune_recordings
@@ -414,7 +415,8 @@ def test_candidates_begin_with_the_classifiers_own() -> None:
 def test_another_setting_must_be_better_by_more_than_chance() -> None:
     recommended = {"width": 0.5, "ridge": 0.01}
     candidates = (recommended, {"width": 0.3, "ridge": 0.1}, {"width": 0.3, "ridge": 0.001})
-    assert handicaps(candidates, recommended, 36) == pytest.approx([0.0, 0.05, 0.05])
+    of_others = HANDICAP / 6
+    assert handicaps(candidates, recommended, 36) == [0.0, of_others, of_others]
     assert handicaps(candidates[1:], recommended, 36) == [0.0, 0.0]
     n_departures = 0
     for seed in range(8):

@@ -150,7 +150,7 @@ def fit(
         list[str] | None,
         typer.Option(
             help="Feature set to train on; repeat it to fuse several. 'parameters': burst"
-            " parameters of the same windows. falkon takes all unless told otherwise."
+            " parameters of the same windows. falkon and recordings take all unless told otherwise."
         ),
     ] = None,
     settings: Annotated[
