@@ -5,6 +5,8 @@ from __future__ import annotations
 import typing
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from toptune.errors import InputError
 from toptune.params import (
@@ -22,10 +24,17 @@ from toptune.params import (
     command_words,
     from_options,
     options_of,
+    picture_words,
     pictures_of,
     values_of,
 )
 
+SOME = (
+    *RECOMMENDED_PICTURES,
+    Picture(kind="sorted_raster"),
+    Picture(count_axis="recording"),
+    Picture(count_axis=40.0),
+)
 ALL = (Backbone, Compute, FitOptions, Picture, SpikeSettings, Windows)
 
 
@@ -105,6 +114,26 @@ def test_pictures_of_several_kinds_are_listed_once_each() -> None:
         pictures_of(["raster"], [5.0])
     with pytest.raises(InputError, match="recommended pictures have their own"):
         pictures_of(["recommended"], ["log"])
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(SOME), unique=True, min_size=1))
+def test_pictures_are_read_as_they_are_written(pictures: list[Picture]) -> None:
+    words = picture_words(pictures)
+    told: dict[str, list[str]] = {"--picture": [], "--count-axis": []}
+    for flag, value in zip(words[::2], words[1::2], strict=True):
+        told[flag].append(value)
+    axes = [float(axis) if axis[0].isdigit() else axis for axis in told["--count-axis"]]
+    assert {*pictures_of(told["--picture"], axes)} == {*pictures}
+
+
+def test_recommended_pictures_are_one_word() -> None:
+    assert picture_words(RECOMMENDED_PICTURES) == ["--picture", "recommended"]
+    assert picture_words([Picture()]) == []
+    assert picture_words([Picture(count_axis=0.1)]) == ["--count-axis", "0.1"]
+    assert picture_words([Picture(kind="raster"), Picture()]) == [
+        "--picture", "raster", "--picture", "histogram",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", [k for k in typing.get_args(PictureKind) if k != "histogram"])

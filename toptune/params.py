@@ -565,6 +565,22 @@ def pictures_of(
     return tuple(dict.fromkeys(found))
 
 
+def picture_words(pictures: Iterable[Picture]) -> list[str]:
+    """Write pictures as the words of a command line that `pictures_of` reads."""
+    pictures = list(pictures)
+    all_recommended = {*RECOMMENDED_PICTURES} <= {*pictures}
+    left = [p for p in pictures if not (all_recommended and p in RECOMMENDED_PICTURES)]
+    kinds = [RECOMMENDED] if all_recommended else []
+    kinds += dict.fromkeys(picture.kind for picture in left)
+    axes = [picture.count_axis for picture in left if picture.kind == "histogram"]
+    words = [] if kinds == ["histogram"] else [w for kind in kinds for w in ("--picture", kind)]
+    return words + ([] if axes == ["window"] else [w for a in axes for w in _axis_words(a)])
+
+
+def _axis_words(axis: str | float) -> tuple[str, str]:
+    return "--count-axis", word(axis)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Backbone(_Params):
     """A frozen network that describes pictures.

@@ -244,9 +244,7 @@ def test_all_recommended_pictures_are_extracted_fitted_predicted_and_explained(
         assert f"The {shown} of this window, the input of the network" in page
     # Time runs along the others, so that the matrix is not among them.
     assert "correlation of the same window, also an input of the network" in page
-    commands = (out / "report.html").read_text("utf-8")
-    assert "--picture intervals" in commands
-    assert "--count-axis log" in commands
+    assert "--picture recommended\n" in (out / "report.html").read_text("utf-8")
 
 
 def test_several_pictures_and_count_axes_are_extracted_together(folder: Path, run: Run) -> None:

@@ -27,6 +27,7 @@ from toptune.params import (
     Windows,
     command_words,
     options_of,
+    picture_words,
     word,
     write_merge,
 )
@@ -38,6 +39,10 @@ from toptune.store.feature_store import FeatureStore
 # A run of burst parameters needs spikes only, but extraction always makes features: these take the
 # least time, and no download.
 _CHEAP_FEATURES = {"backbone": "mobilenet_v2", "weights": "random", "stride_s": 120.0}
+
+
+# Options of features that several pictures share.
+_NOT_DRAWN = [one for cls in (Windows, Backbone) for one in options_of(cls)]
 
 
 class Setting(NamedTuple):
@@ -185,8 +190,7 @@ def commands(run: ReadRun, store: FeatureStore | None = None) -> list[str]:
 
 
 def _feature_words(run: ReadRun, store: FeatureStore | None) -> Iterator[list[str]]:
-    """Give the options of each `extract` that the run needs."""
-    options = [one for cls in (Windows, Picture, Backbone) for one in options_of(cls)]
+    """Give the options of each `extract` that the run needs; one makes several pictures."""
     drawn = [
         (view["params"], source, view["key"])
         for view, source in zip(run.views, run.sources, strict=False)
@@ -195,12 +199,16 @@ def _feature_words(run: ReadRun, store: FeatureStore | None) -> Iterator[list[st
     if not drawn and store is not None:
         # Spikes are what the run needs: the store's own features add nothing to it.
         drawn = [(s.params, store.weights_source(s.key), s.key) for s in store.feature_sets()[:1]]
+    pictures: dict[tuple[str, ...], list[Picture]] = {}
     for params, source, key in drawn:
         values = _values(_view_settings("", params)) | _weights(source)
         made = run.params["features"].get("made_with", {}).get(key, {}).get("computed", ())
-        yield [*command_words(options, values), *_computed_words(made)]
+        words = (*command_words(_NOT_DRAWN, values), *_computed_words(made))
+        pictures.setdefault(words, []).append(Picture.from_json(params["picture"]))
+    for words, alike in pictures.items():
+        yield [*words, *picture_words(alike)]
     if not drawn:
-        yield command_words(options, _CHEAP_FEATURES)
+        yield command_words(_NOT_DRAWN, _CHEAP_FEATURES)
 
 
 def _weights(source: WeightsSource | None) -> dict[str, Any]:
