@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 
-from toptune.errors import InputError, InputErrors, StorageError
+from toptune.errors import InputError, InputErrors, StorageError, ToptuneError
 from toptune.evaluation.evaluate import (
     Evaluation,
     Units,
@@ -29,6 +29,7 @@ from toptune.evaluation.folds import FoldResults
 from toptune.evaluation.permutations import Permutations
 from toptune.evaluation.scores import Scores
 from toptune.evaluation.task import Task, read_task, table_problems
+from toptune.features.burst_features import BurstFeatureParams
 from toptune.features.table import FeatureTable, RecordingInfo
 from toptune.heads.base import Candidate, Head, Progress
 from toptune.heads.catalogue import head_of, heads
@@ -42,6 +43,7 @@ from toptune.runs.folder import plain, publish, target_problems, write_json, wri
 from toptune.runs.model import trained_model, write_model
 from toptune.runs.tables import write_confusion, write_model_tables, write_tables
 from toptune.store.feature_store import FeatureStore
+from toptune.store.tables import parameter_table
 
 _LOG = logging.getLogger(__name__)
 
@@ -92,6 +94,7 @@ def fit(
     device: str = "auto",
     overwrite: bool = False,
     store: FeatureStore | None = None,
+    compare: bool = True,
     progress: Progress | None = None,
 ) -> RunResult:
     """Score a classifier by leaving out each group once, train it on all rows, and write the run.
@@ -115,6 +118,9 @@ def fit(
     overwrite : bool
     store : FeatureStore, optional
         Where the table is from; the report shows the activity of its recordings.
+    compare : bool
+        Whether to say, where there is a store, how simple classifiers of burst parameters do on the
+        same left-out devices; for that, all recordings are measured.
     progress : callable, optional
         Told what is going on, how much of it is done, and how much there is.
 
@@ -157,6 +163,8 @@ def fit(
     )
     metrics = describe_metrics(options.head, task, table, scores, found)
     metrics["centres"] = design.note
+    simple = _simple_classifiers(store, table, options, design, progress) if compare else None
+    metrics["compared_with"] = simple
     metrics["windows_per_recording"] = design.head.at_most(options.windows_per_recording)
     model = trained_model(
         options.head,
@@ -179,6 +187,30 @@ def fit(
         write_model(folder / "model", model)
         _report(folder, out, store, progress)
     return RunResult(out, scores, found, metrics)
+
+
+def _simple_classifiers(
+    store: FeatureStore | None,
+    table: FeatureTable,
+    options: FitOptions,
+    design: _Design,
+    progress: Progress | None,
+) -> list[dict[str, Any]] | None:
+    """Score simple classifiers on the same recordings; None where there are no spikes of them."""
+    used = {table.recordings[row].name for row in np.unique(table.recording)}
+    if store is None or any(store.spikes_info(name) is None for name in used):
+        return None
+    from toptune.evaluation.comparison import compare
+
+    try:
+        whole = table
+        if any(view.params.get("windows", True) is not None for view in table.views):
+            whole = parameter_table(store, BurstFeatureParams(), only=used, progress=progress)
+        found = compare(whole, options.group_by, design.merges, except_for=options.head)
+    except ToptuneError as error:  # what was trained must not be lost for it
+        _LOG.warning("no comparison with simple classifiers: %s", error)
+        return None
+    return [one._asdict() for one in found]
 
 
 def _spread(table: FeatureTable, options: FitOptions) -> FeatureTable:

@@ -83,7 +83,7 @@ def test_any_groups_and_centres_give_the_closed_forms_scores(
     # A target of zeros needs no iterations.
     Y[:, 2] = 0
     kernel = KernelSum((0.8, 1.0, 0.5), (0.4, 0.0, 0.6), (2, 1, 1))
-    centres = rng.choice(len(X), n_centres, replace=False)
+    centres = rng.choice(len(X), min(n_centres, len(X)), replace=False)
     problem, grouping = Problem(X, centres, kernel, ridge), group_rows(groups)
     iterative = Iterative(Iteration())
     if len(set(groups[centres])) == 1:

@@ -108,6 +108,13 @@ def _remarks(metrics: dict[str, Any]) -> Iterator[str]:
             f" all devices uses {final} (chosen on all devices instead, which is too optimistic,"
             f" device accuracy would be {leaky['device_accuracy']:.3f})"
         )
+    simple = metrics["compared_with"]
+    if simple:
+        each = ", ".join(
+            f"{one['name']} {one['n_right']}/{one['n_verdicts']} = {one['device_accuracy']:.2f}"
+            for one in simple
+        )
+        yield f"for comparison, burst parameters of whole recordings: {each}"
     test = metrics["permutations"]
     if test is not None:
         yield f"p: {test['n']} shuffles of the devices' labels, parameters {test['parameters']}"

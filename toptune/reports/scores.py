@@ -189,7 +189,32 @@ def scores_section(run: ReadRun) -> Section:
         ),
         numeric=(1, 2),
     )
-    return Section(title="Scores", blocks=(table, *_tuning_blocks(run)))
+    return Section(title="Scores", blocks=(table, *_compared_blocks(run), *_tuning_blocks(run)))
+
+
+_SIMPLE = {
+    "svm": "a support vector machine (scikit-learn, not tuned)",
+    "parameters": "a logistic regression",
+}
+
+
+def _compared_blocks(run: ReadRun) -> tuple[Text, ...]:
+    """Say what simple classifiers make of the same devices."""
+    found = run.metrics.get("compared_with")
+    if not found:
+        return ()
+    each = [
+        f"{_SIMPLE.get(one['name'], one['name'])} is right in {one['n_right']} of"
+        f" {one['n_verdicts']} (balanced accuracy {one['balanced_accuracy']:.3f})"
+        for one in found
+    ]
+    return (
+        Text(
+            text="For comparison, from the 30 burst parameters of each whole recording, leaving out"
+            f" the same devices: {'; '.join(each)}. This run is right in {run.counts.right}"
+            f" (balanced accuracy {run.metrics['balanced_accuracy']:.3f})."
+        ),
+    )
 
 
 def _permutation_text(test: dict[str, Any] | None) -> str:

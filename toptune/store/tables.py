@@ -7,7 +7,7 @@ stored: they are measured anew, from the spikes, and the table's provenance says
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,7 @@ def parameter_table(
     params: BurstFeatureParams,
     *,
     beside: FeatureTable | None = None,
+    only: Collection[str] | None = None,
     allow_incomplete: bool = False,
     n_jobs: int | None = None,
     progress: Progress | None = None,
@@ -45,7 +46,8 @@ def parameter_table(
     """Measure all listed recordings of a store, which needs spikes but no features of them.
 
     Beside a table of at least as wide windows, only windows that `join_tables` would match to its
-    are measured. Recordings without spikes are left out if `allow_incomplete`. `n_jobs` threads
+    are measured. `only` names the recordings that are wanted, where not all are. Recordings without
+    spikes are left out if `allow_incomplete`. `n_jobs` threads
     measure, one a core if not given. `progress` is told what is done, how many recordings are, and
     how many there are.
 
@@ -54,7 +56,7 @@ def parameter_table(
     InputError
         A recording has no published spikes, or none is as long as a window.
     """
-    inputs = _inputs(store, allow_incomplete)
+    inputs = _inputs(store, only, allow_incomplete)
     extractor = BurstExtractor(params)
     choose = _matched_to(beside, params.windows)
     done = 0
@@ -96,9 +98,12 @@ def _matched_to(
     return of
 
 
-def _inputs(store: FeatureStore, allow_incomplete: bool) -> dict[str, dict[str, str]]:
+def _inputs(
+    store: FeatureStore, only: Collection[str] | None, allow_incomplete: bool
+) -> dict[str, dict[str, str]]:
     """Look up what was read of each recording."""
-    infos = {r.name: store.spikes_info(r.name) for r in store.recordings}
+    listed = [r.name for r in store.recordings if only is None or r.name in only]
+    infos = {name: store.spikes_info(name) for name in listed}
     missing = [name for name, info in infos.items() if info is None]
     if (missing and not allow_incomplete) or len(missing) == len(infos):
         first = f", first {missing[0]}" if missing else ""

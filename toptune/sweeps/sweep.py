@@ -430,6 +430,7 @@ class _Work:
             facts=self.store.training_facts(rows),
             device=self.task.head_device(options.head),
             store=self.store,
+            compare=False,
             progress=self.watch.stage,
         )
 
