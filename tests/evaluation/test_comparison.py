@@ -31,7 +31,7 @@ def table_of(X: Any, devices: list[str], labels: list[str]) -> FeatureTable:
     )
 
 
-def study(seed: int, n_devices: int = 18, shift: float = 0.8) -> FeatureTable:
+def study(seed: int, n_devices: int = 18, shift: float = 1.5) -> FeatureTable:
     """Devices of three classes, one with three recordings, values missing and a constant column."""
     rng = np.random.default_rng(seed)
     labels = [f"c{i % 3}" for i in range(n_devices)] + ["c0", "c0"]

@@ -268,7 +268,8 @@ def shell(tmp_path: Path) -> Callable[[list[str]], None]:
 
 def metrics_of(folder: Path) -> dict[str, Any]:
     metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
-    return {**metrics, "seconds": 0}
+    # A sweep compares each run with the others, not with simple classifiers.
+    return {**metrics, "seconds": 0, "compared_with": None}
 
 
 def test_commands_of_a_report_give_the_same_scores_in_another_folder(
