@@ -1,4 +1,4 @@
-"""Trainable classifiers on rows of features: Falkon, an MLP, logistic regression, and third ones.
+"""Trainable classifiers on rows of features: kernel ridge regressions, an MLP, and others.
 
 Rows of features enter, from a frozen backbone or from burst parameters, each with its label and
 the group it is left out with. A fitted scikit-learn classifier leaves, and what leaving groups out
