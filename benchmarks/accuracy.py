@@ -53,14 +53,15 @@ from sklearn.svm import SVC
 
 import toptune
 from toptune.errors import InputError, InputErrors
-from toptune.evaluation.evaluate import Units, evaluate
+from toptune.evaluation.evaluate import Evaluation, Units, evaluate
 from toptune.evaluation.folds import leave_one_group_out
 from toptune.evaluation.scores import HeldOutWindows, calibration_quality, device_verdicts
-from toptune.evaluation.task import read_task, table_problems
+from toptune.evaluation.task import Task, read_task, table_problems
 from toptune.extraction import extract
 from toptune.features.burst_features import VERSION, in_units
 from toptune.features.picture_features import PictureFeatureParams
 from toptune.features.table import FeatureTable, RecordingInfo
+from toptune.heads.base import Head
 from toptune.heads.catalogue import head_of
 from toptune.machine.installation import describe_environment
 from toptune.params import Backbone, Picture, SpikeSettings, Windows, content_key
@@ -501,7 +502,19 @@ def head(
 
     Its options are the defaults but for `fixed`.
     """
-    table, chosen = dataset.table(name, views), head_of(name)
+    task, found = evaluated(dataset.table(name, views), head_of(name), tune=tune, fixed=fixed)
+    folds = found.folds
+    return dataset.verdicts(task.device, task.label, folds.predictions, folds.probabilities)
+
+
+def evaluated(
+    table: FeatureTable,
+    chosen: Head,
+    *,
+    tune: bool = True,
+    fixed: Mapping[str, Any] = MappingProxyType({}),
+) -> tuple[Task, Evaluation]:
+    """Leave out each device of a table once, and say whose its rows are."""
     problems = table_problems(table, may_be_undefined=chosen.uses == "recordings")
     task = read_task(table.recordings, table.recording, "device", {}, problems)
     if problems:
@@ -519,8 +532,7 @@ def head(
         Units.of(task.device, task.label),
         chosen.candidates(params, {}, len(sizes), tune=tune),
     )
-    folds = found.folds
-    return dataset.verdicts(task.device, task.label, folds.predictions, folds.probabilities)
+    return task, found
 
 
 def _register_all() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -318,6 +319,125 @@ def test_an_interval_is_that_of_drawing_indices() -> None:
         ]
         differences.append(np.subtract(*np.mean(recalls, axis=0)))
     np.testing.assert_allclose((low, high), np.percentile(differences, [2.5, 97.5]), atol=0.03)
+
+
+# --- what was tried beside the recommended classifier
+
+
+@pytest.fixture(scope="module")
+def tried() -> Any:
+    """The plugin, whose methods stay out of the table of the other tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(accuracy, "METHODS", {})
+        return importlib.import_module("accuracy_tried")
+
+
+FUSIONS = [
+    "mean-of-parts", "stacked", "summed-kernels", "product", "with-head-parameters", "free-choice",
+]  # fmt: skip
+
+
+class _Telling(Naming):
+    """Every device under both labels, which features tell apart, of some devices the wrong way.
+
+    Features or labels of device 3 are other ones if asked for.
+    """
+
+    DEVICE = 3
+
+    def __init__(self, *, features: bool = False, labels: bool = False) -> None:
+        super().__init__(6, paired=True)
+        self._change = features
+        if labels:
+            swapped = [replace(one, label="AB"[one.label == "A"]) for one in self.recordings[6:8]]
+            Dataset.__init__(self, "made", [*self.recordings[:6], *swapped, *self.recordings[8:]])
+
+    def table(self, head: str, views: Sequence[View | str] = ()) -> FeatureTable:
+        table = super().table(head, views)
+        features = table.features.copy()
+        row = table.recording
+        features[row % 2 == 1, ::2] += np.where(row // 2 % 5 == 4, -0.3, 0.3)[row % 2 == 1, None]
+        if self._change:
+            rows = row == 2 * self.DEVICE
+            features[rows] = features[rows, ::-1] ** 2
+        return replace(table, features=features)
+
+
+def _of_two_views(tried: Any, name: str) -> Method:
+    method: Method = next(one for one in tried.methods() if one.name == name)
+    views = (accuracy.HISTOGRAM, "parameters")
+    return replace(method, params={**method.params, "views": views})
+
+
+@pytest.mark.parametrize("name", FUSIONS)
+def test_nothing_of_a_device_reaches_its_fold(tried: Any, name: str) -> None:
+    method = _of_two_views(tried, name)
+    plain, features, labels = (
+        method.verdicts(each)
+        for each in (_Telling(), _Telling(features=True), _Telling(labels=True))
+    )
+    assert accuracy_of(method, _Telling()) > 0.7
+    first, second = 2 * _Telling.DEVICE, 2 * _Telling.DEVICE + 1
+    # The device's first recording is another one: that is seen in its verdict, in those of other
+    # devices, which learn from it, and not in that on the device's other recording.
+    changed = np.abs(features.probabilities - plain.probabilities).max(axis=1)
+    assert changed[second] < 1e-5
+    assert min(changed[first], np.delete(changed, [first, second]).max()) > 1e-3
+    # The same windows are called the same, whatever labels they bear.
+    changed = np.abs(labels.probabilities[[second, first]] - plain.probabilities[[first, second]])
+    assert changed.max() < 1e-5
+    assert np.abs(labels.probabilities[:first] - plain.probabilities[:first]).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", FUSIONS)
+def test_fusions_score_at_chance_where_features_only_name_the_device(tried: Any, name: str) -> None:
+    method = _of_two_views(tried, name)
+    assert accuracy_of(method, Naming(0, paired=True)) == pytest.approx(0.5, abs=0.1)
+    assert accuracy_of(method, Naming(0, twins=True)) > 0.8
+
+
+def test_stacking_gives_a_useless_view_little_weight(tried: Any) -> None:
+    random = np.random.default_rng(0)
+    codes = np.arange(40) % 2
+    good, useless = random.uniform(0.6, 0.9, 40), random.uniform(0.3, 0.7, 40)
+    of_truth = np.stack([good, useless], axis=1)
+    weights = tried.mixture_weights(of_truth, codes, 1.0)
+    assert weights[1] < 0.1
+    assert weights.sum() == pytest.approx(1)
+    # A prior of many units outweighs what these say, and one of none lets the better view win.
+    np.testing.assert_allclose(tried.mixture_weights(of_truth, codes, 1e6), 0.5, atol=1e-3)
+    assert tried.mixture_weights(of_truth, codes, 0.0)[1] < weights[1]
+
+
+def test_stacking_lets_a_rare_class_weigh_as_much_as_a_frequent_one(tried: Any) -> None:
+    codes = np.array([0] * 36 + [1] * 4)
+    # One view knows the frequent class, and the other one as much of the rare class.
+    of_truth = np.where(codes[:, None] == [0, 1], 0.8, 0.2)
+    np.testing.assert_allclose(tried.mixture_weights(of_truth, codes, 1.0), 0.5)
+
+
+def test_a_kernel_is_centred_and_of_unit_trace_on_training_rows(tried: Any) -> None:
+    X = 3 + np.random.default_rng(1).random((8, 5))
+    train = np.array([0, 2, 3, 5, 7])
+    found = tried.unit_trace(X @ X.T, train)
+    within = found[np.ix_(train, train)]
+    assert np.trace(within) == pytest.approx(1)
+    centred = X - X[train].mean(axis=0)
+    scale = np.square(centred[train]).sum()
+    np.testing.assert_allclose(found, centred @ centred.T / scale, atol=1e-12)
+
+
+def test_the_product_of_gaussians_is_their_geometric_mean(tried: Any) -> None:
+    dataset = Naming(4, twins=True)
+    table = dataset.table("falkon", (accuracy.HISTOGRAM, "parameters"))
+    rows = tried.l2_normalise_views(table.features, table.view_sizes).astype(np.float64)
+    squares = [
+        np.square(rows[:, None, columns] - rows[None, :, columns]).sum(axis=2)
+        for columns in tried.view_columns(table.view_sizes)
+    ]
+    joined = tried.l2_normalise_views(rows)
+    found = np.square(joined[:, None] - joined[None]).sum(axis=2)
+    np.testing.assert_allclose(found, np.mean(squares, axis=0), atol=1e-6)
 
 
 # --- the cache
