@@ -64,7 +64,14 @@ from toptune.features.table import FeatureTable, RecordingInfo
 from toptune.heads.base import Head
 from toptune.heads.catalogue import head_of
 from toptune.machine.installation import describe_environment
-from toptune.params import Backbone, Picture, SpikeSettings, Windows, content_key
+from toptune.params import (
+    RECOMMENDED_PICTURES,
+    Backbone,
+    Picture,
+    SpikeSettings,
+    Windows,
+    content_key,
+)
 from toptune.recordings.trains import SpikeTrains, spike_times_s
 from toptune.store.feature_store import FeatureSet, FeatureStore
 from toptune.store.tables import table_for
@@ -563,27 +570,47 @@ def _register_all() -> None:
                 has_probabilities=False, needs="aeon",
             )
         )  # fmt: skip
-    everything: tuple[View | str, ...] = (HISTOGRAM, RASTER, PARAMETERS)
-    of_windows: tuple[tuple[str, str, str, tuple[View | str, ...]], ...] = (
-        ("falkon-histogram", "Falkon on histograms", "falkon", (HISTOGRAM,)),
-        ("falkon-raster", "Falkon on rasters", "falkon", (RASTER,)),
-        ("falkon-fused", "Falkon on both and parameters", "falkon", everything),
-        ("falkon-histogram-lite0", "Falkon on histograms, Lite0", "falkon", (HISTOGRAM_LITE0,)),
-        ("falkon-raster-lite0", "Falkon on rasters, Lite0", "falkon", (RASTER_LITE0,)),
-        ("falkon-fused-untuned", "Falkon on both and parameters", "falkon", everything),
-        ("mlp-histogram-untuned", "the paper's MLP on histograms", "mlp", (HISTOGRAM,)),
+    both: tuple[View | str, ...] = (HISTOGRAM, RASTER, PARAMETERS)
+    every: tuple[View | str, ...] = (*map(View, RECOMMENDED_PICTURES), PARAMETERS)
+    plain = {"balanced": False}
+    of_windows: tuple[tuple[str, str, str, tuple[View | str, ...], dict[str, Any]], ...] = (
+        ("recommended", "**the default: Falkon on all views**", "falkon", every, {}),
+        ("recommended-untuned", "the same, nothing chosen", "falkon", every, {}),
+        ("recommended-plain", "the same, classes not balanced", "falkon", every, plain),
+        *(
+            (f"falkon-{_short(view)}", f"Falkon on {_short(view)} alone", "falkon", (view,), {})
+            for view in every
+        ),
+        ("falkon-both", "Falkon on histogram, raster and parameters", "falkon", both, {}),
+        ("falkon-histogram-lite0", "Falkon on histogram, Lite0", "falkon", (HISTOGRAM_LITE0,), {}),
+        ("falkon-raster-lite0", "Falkon on raster, Lite0", "falkon", (RASTER_LITE0,), {}),
+        ("recordings", "`--head recordings` on all views", "recordings", every, {}),
+        ("mlp-histogram-untuned", "the paper's MLP on histograms", "mlp", (HISTOGRAM,), {}),
     )
-    for name, title, of_head, views in of_windows:
-        tune = not name.endswith("-untuned")
-        told = f"{title}, {'tuned' if tune else 'not tuned'}"
-        options = {"name": of_head, "views": views, "tune": tune, "fixed": {}}
-        register(Method(name, told, head, options, views, of_toptune=True))
-    register(
-        Method(
-            "head-parameters", "`--head parameters`", head, {"name": "parameters"}, (PARAMETERS,),
-            of_toptune=True,
-        )
-    )  # fmt: skip
+    for name, title, of_head, views, fixed in of_windows:
+        options = {
+            "name": of_head, "views": views, "tune": not name.endswith("-untuned"), "fixed": fixed,
+        }  # fmt: skip
+        register(Method(name, title, head, options, views, of_toptune=True))
+    gaussian = {"kernel": "gaussian"}
+    for name, title, fixed in (
+        ("head-parameters", "`--head parameters`", {}),
+        (
+            "head-parameters-gaussian",
+            "`--head parameters --kernel gaussian`",
+            {"kernel": "gaussian"},
+        ),
+    ):
+        options = {"name": "parameters", "fixed": fixed}
+        register(Method(name, title, head, options, (PARAMETERS,), of_toptune=True))
+
+
+def _short(view: View | str) -> str:
+    """Name a view in a word or two."""
+    if isinstance(view, str):
+        return f"windows-{view}"
+    axis = view.picture.count_axis
+    return view.picture.kind if axis == "window" else f"{axis}-{view.picture.kind}"
 
 
 # --- computing, or reading what was computed
