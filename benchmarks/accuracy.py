@@ -598,7 +598,7 @@ def _register_all() -> None:
         (
             "head-parameters-gaussian",
             "`--head parameters --kernel gaussian`",
-            {"kernel": "gaussian"},
+            gaussian,
         ),
     ):
         options = {"name": "parameters", "fixed": fixed}
