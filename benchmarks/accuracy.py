@@ -117,6 +117,15 @@ HISTOGRAM_LITE0 = replace(HISTOGRAM, network="timm:tf_efficientnet_lite0")
 RASTER_LITE0 = replace(RASTER, network="timm:tf_efficientnet_lite0")
 #: Burst parameters of the same windows, beside views.
 PARAMETERS = "parameters"
+#: Whatever is drawn, but for where an electrode's band lies in a raster, and burst parameters.
+EVERY: tuple[View | str, ...] = (
+    HISTOGRAM,
+    RASTER,
+    View(Picture(kind="intervals")),
+    View(Picture(kind="correlation")),
+    View(Picture(count_axis="log")),
+    PARAMETERS,
+)
 
 
 class Verdicts(NamedTuple):
@@ -571,20 +580,22 @@ def _register_all() -> None:
             )
         )  # fmt: skip
     both: tuple[View | str, ...] = (HISTOGRAM, RASTER, PARAMETERS)
-    every: tuple[View | str, ...] = (*map(View, RECOMMENDED_PICTURES), PARAMETERS)
+    recommended: tuple[View | str, ...] = (*map(View, RECOMMENDED_PICTURES), PARAMETERS)
     plain = {"balanced": False}
     of_windows: tuple[tuple[str, str, str, tuple[View | str, ...], dict[str, Any]], ...] = (
-        ("recommended", "**the default: Falkon on all views**", "falkon", every, {}),
-        ("recommended-untuned", "the same, nothing chosen", "falkon", every, {}),
-        ("recommended-plain", "the same, classes not balanced", "falkon", every, plain),
+        ("recommended", "**the default**: Falkon on recommended views", "falkon", recommended, {}),
+        ("recommended-untuned", "the default, nothing chosen", "falkon", recommended, {}),
+        ("recommended-plain", "the default, classes not balanced", "falkon", recommended, plain),
+        ("falkon-all", "Falkon on all five pictures and parameters", "falkon", EVERY, {}),
         *(
             (f"falkon-{_short(view)}", f"Falkon on {_short(view)} alone", "falkon", (view,), {})
-            for view in every
+            for view in EVERY
         ),
         ("falkon-both", "Falkon on histogram, raster and parameters", "falkon", both, {}),
         ("falkon-histogram-lite0", "Falkon on histogram, Lite0", "falkon", (HISTOGRAM_LITE0,), {}),
         ("falkon-raster-lite0", "Falkon on raster, Lite0", "falkon", (RASTER_LITE0,), {}),
-        ("recordings", "`--head recordings` on all views", "recordings", every, {}),
+        ("recordings", "`--head recordings`, recommended views", "recordings", recommended, {}),
+        ("recordings-all", "`--head recordings`, all six views", "recordings", EVERY, {}),
         ("mlp-histogram-untuned", "the paper's MLP on histograms", "mlp", (HISTOGRAM,), {}),
     )
     for name, title, of_head, views, fixed in of_windows:

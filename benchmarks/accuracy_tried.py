@@ -1,9 +1,9 @@
-"""What was tried in place of the recommended classifier and its views: a plugin of accuracy.py.
+"""What was tried in place of the default classifier and its views: a plugin of accuracy.py.
 
     python benchmarks/accuracy.py --plugin benchmarks/accuracy_tried.py
 
-Nothing of this is in toptune. Other ways to fuse the recommended views come first, then other
-views. Each is a line in the table. Views of the recommended pictures are described by MobileNetV2,
+Nothing of this is in toptune. Other ways to fuse all six views come first, then other
+views. Each is a line in the table. Views of the pictures are described by MobileNetV2,
 and burst parameters of the same windows are one view more.
 """
 
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from accuracy import (
+    EVERY,
     HISTOGRAM,
     PARAMETERS,
     RASTER,
@@ -55,19 +56,18 @@ from toptune.heads.rows import (
     l2_normalise_views,
     view_columns,
 )
-from toptune.params import RECOMMENDED_PICTURES, Backbone, Picture, Windows, content_key
+from toptune.params import Backbone, Picture, Windows, content_key
 from toptune.pictures.drawer import Drawer
 
 Views = tuple[View | str, ...]
 
-PICTURES = tuple(map(View, RECOMMENDED_PICTURES))
-RECOMMENDED: Views = (*PICTURES, PARAMETERS)
+PICTURES = tuple(view for view in EVERY if isinstance(view, View))
 SORTED_RASTER = View(Picture(kind="sorted_raster"))
 OTHER_WINDOWS = tuple(
     replace(HISTOGRAM, windows=Windows(width_s=width_s, stride_s=20)) for width_s in (30, 300)
 )
 LITE0 = tuple(replace(view, network="timm:tf_efficientnet_lite0") for view in PICTURES)
-#: Beside wider windows these are still of the recommended ones.
+#: Beside wider windows these are still of all six views.
 PARAMETERS_120_S = f"{PARAMETERS} 120 s every 20 s"
 #: Of MobileNetV2: outputs of inverted residual blocks of 32, 96 and 320 channels.
 LAYERS = ("features.6", "features.13", "features.17")
@@ -115,7 +115,7 @@ def mean_of_parts(dataset: Dataset, *, views: Views) -> Verdicts:
 
 
 def mean_with_head_parameters(dataset: Dataset, *, views: Views) -> Verdicts:
-    """Average the probabilities of the recommended Falkon and of ``--head parameters``."""
+    """Average the probabilities of Falkon on all six views and of ``--head parameters``."""
     found = (head(dataset, name="falkon", views=views), head(dataset, name="parameters"))
     return most_probable(dataset, np.mean([one.probabilities for one in found], axis=0))
 
@@ -333,7 +333,7 @@ def pooled_outputs(dataset: Dataset, view: View) -> dict[str, NDArray[np.float32
 
 def methods() -> tuple[Method, ...]:
     """List all that was tried."""
-    of_views = {"views": RECOMMENDED}
+    of_views = {"views": EVERY}
     kernels = {**of_views, "width": WIDTH, "ridge": 0.1}
     fusions: tuple[tuple[str, str, Callable[..., Verdicts], dict[str, Any]], ...] = (
         ("mean-of-parts", "mean of the views' probabilities", mean_of_parts, of_views),
@@ -342,28 +342,28 @@ def methods() -> tuple[Method, ...]:
         ("summed-kernels", "kernel means, centred, unit trace", summed_kernels, kernels),
         ("product", "product of the views' Gaussians", product_of_gaussians, of_views),
         (
-            "with-head-parameters", "mean of the default and `--head parameters`",
+            "with-head-parameters", "mean of all six views and `--head parameters`",
             mean_with_head_parameters, of_views,
         ),
-        ("free-choice", "the default, views chosen freely", free_choice, of_views),
+        ("free-choice", "all six views, views chosen freely", free_choice, of_views),
     )  # fmt: skip
-    in_place = tuple(SORTED_RASTER if view == RASTER else view for view in RECOMMENDED)
+    in_place = tuple(SORTED_RASTER if view == RASTER else view for view in EVERY)
     of_windows = (HISTOGRAM, *OTHER_WINDOWS)
     other_views: tuple[tuple[str, str, Views], ...] = (
         ("sorted-raster", "Falkon on sorted_raster alone", (SORTED_RASTER,)),
-        ("with-sorted-raster", "the default and sorted_raster", (*RECOMMENDED, SORTED_RASTER)),
-        ("sorted-in-place", "the default, sorted_raster for raster", in_place),
+        ("with-sorted-raster", "all six views and sorted_raster", (*EVERY, SORTED_RASTER)),
+        ("sorted-in-place", "all six views, sorted_raster for raster", in_place),
         ("histograms", "Falkon on histograms of 30, 120 and 300 s", of_windows),
         (
-            "with-histograms", "the default and histograms of 30 and 300 s",
+            "with-histograms", "all six views and histograms of 30 and 300 s",
             (*PICTURES, PARAMETERS_120_S, *OTHER_WINDOWS),
         ),
-        ("default-lite0", "the default, Lite0", (*LITE0, PARAMETERS)),
-        ("both-networks", "the default, MobileNetV2 and Lite0", (*PICTURES, *LITE0, PARAMETERS)),
+        ("default-lite0", "all six views, Lite0", (*LITE0, PARAMETERS)),
+        ("both-networks", "all six views, MobileNetV2 and Lite0", (*PICTURES, *LITE0, PARAMETERS)),
     )  # fmt: skip
     return (
         *(
-            Method(name, title, compute, params, RECOMMENDED, of_toptune=True)
+            Method(name, title, compute, params, EVERY, of_toptune=True)
             for name, title, compute, params in fusions
         ),
         *(
@@ -380,7 +380,7 @@ def _of_layers() -> list[Method]:
     asked: tuple[tuple[str, str, Views, tuple[View, ...]], ...] = (
         ("histogram", "Falkon on histogram alone", (HISTOGRAM,), (HISTOGRAM,)),
         ("raster", "Falkon on raster alone", (RASTER,), (RASTER,)),
-        ("default", "the default, histogram and raster", RECOMMENDED, both),
+        ("default", "all six views, histogram and raster", EVERY, both),
     )
     return [
         Method(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -18,12 +18,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from toptune.params import RECOMMENDED_PICTURES, Picture, Windows
+from toptune.params import Picture, PictureKind, Windows
 from toptune.pictures.drawer import Drawer
 from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes
 
 SIZE = 224
-EVERY = (*RECOMMENDED_PICTURES, Picture(kind="sorted_raster"))
+EVERY = (
+    *(Picture(kind=kind) for kind in get_args(PictureKind)),
+    Picture(count_axis="log"),
+)
 N_PEER = 8
 
 

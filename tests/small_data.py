@@ -25,6 +25,14 @@ from toptune.store.feature_store import FeatureSet
 
 RATE_HZ = 10_000
 RAW = "Data Acquisition (1) Electrode Raw Data"
+# Every way to draw, but for where an electrode's band lies in a raster.
+FIVE_PICTURES = (
+    Picture(kind="histogram"),
+    Picture(kind="raster"),
+    Picture(kind="intervals"),
+    Picture(kind="correlation"),
+    Picture(kind="histogram", count_axis="log"),
+)
 # Spikes a second on each electrode; what tells the classes apart.
 CLASS_RATES_HZ = {"A": 2.0, "B": 10.0, "C": 40.0}
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from results import read_csv
-from small_data import RAW, check_store, write_data_set, write_devices, write_mcs
+from small_data import FIVE_PICTURES, RAW, check_store, write_data_set, write_devices, write_mcs
 
 from toptune.backbones.engine import Computed, FeatureEngine
 from toptune.errors import InputError, InputErrors, StorageError, ToptuneError
@@ -21,7 +21,6 @@ from toptune.extraction import ExtractionResult, extract
 from toptune.features.picture_features import PictureExtractor
 from toptune.machine.fingerprint import file_sha256
 from toptune.params import (
-    RECOMMENDED_PICTURES,
     Backbone,
     Compute,
     HighPass,
@@ -185,15 +184,13 @@ def test_several_pictures_in_one_pass_are_bit_for_bit_what_each_is_alone(
     devices, store = folder / "devices.csv", tmp_path / "all.zarr"
     with monkeypatch.context() as patch:
         patch.setattr(PlacedSpikes, "of", placing)
-        result = extract(
-            devices, store, windows=WINDOWS, backbone=TINY, picture=RECOMMENDED_PICTURES
-        )
+        result = extract(devices, store, windows=WINDOWS, backbone=TINY, picture=FIVE_PICTURES)
     assert detected == [f"r{k}.h5" for k in range(6)]  # each once
     assert placed == [100.0] * 6
     assert (result.done, result.reused, result.n_windows) == (6, 0, 42)
     together = FeatureStore(store)
     names = [recording_name(f"r{k}.h5") for k in range(6)]
-    for picture, made in zip(RECOMMENDED_PICTURES, result.feature_sets, strict=True):
+    for picture, made in zip(FIVE_PICTURES, result.feature_sets, strict=True):
         assert made.params["picture"] == picture.to_json()
         alone = again(folder, picture=picture)
         assert alone.feature_set == made
@@ -254,17 +251,17 @@ def test_killed_extraction_of_several_pictures_goes_on_with_what_is_missing(
     with monkeypatch.context() as patch:
         patch.setattr(FeatureStore, "write_features", killed)
         with pytest.raises(KeyboardInterrupt):
-            again(folder, picture=RECOMMENDED_PICTURES)
+            again(folder, picture=FIVE_PICTURES)
     store = folder / "s.zarr"
     there = [len([*store.glob(f"r{k}.h5-*/features/*/zarr.json")]) for k in range(6)]
     assert there[:2] == [5, 2]
     calls = -100
     with monkeypatch.context() as patch:
         patch.setattr(FeatureStore, "write_features", killed)
-        result = again(folder, picture=RECOMMENDED_PICTURES)
+        result = again(folder, picture=FIVE_PICTURES)
     assert calls == -100 + 30 - sum(there)
     assert result.reused == there.count(5)
-    assert again(folder, picture=RECOMMENDED_PICTURES).reused == 6
+    assert again(folder, picture=FIVE_PICTURES).reused == 6
 
 
 @pytest.mark.parametrize(
@@ -290,7 +287,7 @@ def test_what_is_to_be_known_of_a_recording_is_said_once_for_several_pictures(
     with (folder / "devices.csv").open("a") as file:
         file.write("short.h5,dev9,A,b1\nstill.csv,dev8,A,b1\n")
     result = again(
-        folder, picture=RECOMMENDED_PICTURES, spikes=SpikeSettings(duration_s=30.0), overwrite=True
+        folder, picture=FIVE_PICTURES, spikes=SpikeSettings(duration_s=30.0), overwrite=True
     )
     assert result.too_short == ("short.h5",)
     (note,) = (n for n in result.notes if "hold no spike" in n)

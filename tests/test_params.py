@@ -31,6 +31,9 @@ from toptune.params import (
 
 SOME = (
     *RECOMMENDED_PICTURES,
+    Picture(kind="histogram"),
+    Picture(kind="raster"),
+    Picture(kind="correlation"),
     Picture(kind="sorted_raster"),
     Picture(count_axis="recording"),
     Picture(count_axis=40.0),

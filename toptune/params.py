@@ -526,15 +526,10 @@ class Picture(_Params):
         return self.kind != "correlation"
 
 
-#: The pictures from which verdicts are best (benchmarks/RESULTS.md), and the word for them.
+#: The pictures from which, beside burst parameters, verdicts are best (benchmarks/RESULTS.md), and
+#: the word for them.
 RECOMMENDED = "recommended"
-RECOMMENDED_PICTURES = (
-    Picture(kind="histogram"),
-    Picture(kind="raster"),
-    Picture(kind="intervals"),
-    Picture(kind="correlation"),
-    Picture(kind="histogram", count_axis="log"),
-)
+RECOMMENDED_PICTURES = (Picture(kind="intervals"), Picture(kind="histogram", count_axis="log"))
 
 
 def pictures_of(

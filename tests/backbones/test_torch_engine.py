@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from needs import shared
 from numpy.typing import NDArray
 from pictures.test_drawer import fifteen_minutes
-from small_data import random_backbone
+from small_data import FIVE_PICTURES, random_backbone
 
 from toptune.backbones.engine import HALF
 from toptune.backbones.loading import LoadedBackbone, load_backbone
@@ -26,7 +26,7 @@ from toptune.backbones.torch_engine import (
     fitting_batch,
 )
 from toptune.errors import ToptuneError
-from toptune.params import RECOMMENDED_PICTURES, Backbone, Picture, Windows
+from toptune.params import Backbone, Picture, Windows
 from toptune.pictures.drawer import Drawer, Drawers
 from toptune.pictures.drawer_cuda import InputChannels
 
@@ -274,7 +274,7 @@ def test_windows_go_from_spikes_to_features_without_leaving_the_gpu(
     device, trains, windows = cuda(), fifteen_minutes(), Windows()
     network = TorchNetwork(mobilenet, device, HALF)
     drawers = Drawers(trains)
-    for picture in (*RECOMMENDED_PICTURES, Picture(kind="sorted_raster")):
+    for picture in (*FIVE_PICTURES, Picture(kind="sorted_raster")):
         drawer = drawers.drawer(windows, picture, 224, str(device))
         assert isinstance(drawer, Drawer) == (picture.kind in ("intervals", "correlation"))
         found = network.start(DrawnPictures(drawer) if isinstance(drawer, Drawer) else drawer)()

@@ -13,10 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from small_data import FIVE_PICTURES
 
 from toptune.errors import InputError
 from toptune.machine import cuda
-from toptune.params import RECOMMENDED_PICTURES, Picture, Windows
+from toptune.params import Picture, Windows
 from toptune.pictures import drawer_cuda
 from toptune.pictures.drawer import Drawer, Drawers
 from toptune.pictures.drawer_cuda import CudaBinnedSpikes, ResidentSpikes
@@ -275,7 +276,7 @@ levels = st.one_of(
 )
 of_cells = st.sampled_from([Picture(kind="intervals"), Picture(kind="correlation")])
 pictures = st.one_of(levels, of_cells)
-EVERY = (*RECOMMENDED_PICTURES, Picture(kind="sorted_raster"))
+EVERY = (*FIVE_PICTURES, Picture(kind="sorted_raster"))
 
 
 @settings(deadline=None, max_examples=150)
