@@ -67,7 +67,7 @@ OTHER_WINDOWS = tuple(
     replace(HISTOGRAM, windows=Windows(width_s=width_s, stride_s=20)) for width_s in (30, 300)
 )
 LITE0 = tuple(replace(view, network="timm:tf_efficientnet_lite0") for view in PICTURES)
-#: Beside wider windows these are still of all six views.
+#: Beside wider windows these are still of those of 120 s.
 PARAMETERS_120_S = f"{PARAMETERS} 120 s every 20 s"
 #: Of MobileNetV2: outputs of inverted residual blocks of 32, 96 and 320 channels.
 LAYERS = ("features.6", "features.13", "features.17")

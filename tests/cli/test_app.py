@@ -204,29 +204,32 @@ def test_all_recommended_pictures_are_extracted_fitted_predicted_and_explained(
 ) -> None:
     store = folder / "n.zarr"
     arguments = ("extract", folder / "devices.csv", "--store", store, *TINY)
-    ran = run(*arguments, "--picture", "recommended")
+    pictures = ("--picture", "recommended", "--picture", "raster", "--picture", "correlation")
+    ran = run(*arguments, *pictures)
     assert (ran.code, ran.err) == (0, "")
     assert "6 recordings extracted (0 with spikes from the store), 0 were there" in ran.out
     assert [line.split(",")[0] for line in ran.out.splitlines() if "features: " in line] == [
         *("features: intervals", "features: histogram axis log"),
+        *("features: raster", "features: correlation"),
     ]
     assert ran.out.splitlines()[-1] == f"next: toptune fit {store} -o run"
-    result = json.loads(run(*arguments, "--picture", "recommended", "--json").out)
+    result = json.loads(run(*arguments, *pictures, "--json").out)
     assert (result["done"], result["reused"], result["n_windows"]) == (0, 6, 42)
     assert [one["params"]["picture"] for one in result["feature_sets"]] == [
-        picture.to_json() for picture in RECOMMENDED_PICTURES
+        picture.to_json()
+        for picture in (*RECOMMENDED_PICTURES, Picture(kind="raster"), Picture(kind="correlation"))
     ]
-    words = ("intervals", "histogram log")
+    words = ("intervals", "histogram log", "raster", "correlation")
     out = folder / "run"
     ran = run(
         "fit", store, "--head", "falkon", "--no-tune", "--permutations", "0", "-o", out,
         *(word for one in words for word in ("--features", one)), "--json",
     )  # fmt: skip
     assert ran.code == 0
-    assert len(json.loads(ran.out)["features"]) == 2
+    assert len(json.loads(ran.out)["features"]) == 4
     ran = run("fit", store, "-o", folder / "all", "--no-tune", "--permutations", "0", "--json")
     assert ran.code == 0
-    assert len(json.loads(ran.out)["features"]) == 3  # and burst parameters
+    assert len(json.loads(ran.out)["features"]) == 5  # and burst parameters
     ran = run("predict", out / "model", folder / "r0.h5", "-o", folder / "told")
     assert ran.code == 0
     assert "r0.h5: " in ran.out
@@ -243,7 +246,7 @@ def test_all_recommended_pictures_are_extracted_fitted_predicted_and_explained(
         assert f"The {shown} of this window, the input of the network" in page
     # Time runs along the others, so that the matrix is not among them.
     assert "correlation of the same window, also an input of the network" in page
-    assert "--picture recommended\n" in (out / "report.html").read_text("utf-8")
+    assert f"{' '.join(pictures)}\n" in (out / "report.html").read_text("utf-8")
 
 
 def test_several_pictures_and_count_axes_are_extracted_together(folder: Path, run: Run) -> None:
