@@ -338,14 +338,17 @@ def methods() -> tuple[Method, ...]:
     fusions: tuple[tuple[str, str, Callable[..., Verdicts], dict[str, Any]], ...] = (
         ("mean-of-parts", "mean of the views' probabilities", mean_of_parts, of_views),
         ("stacked", "stacked probabilities", stacked, {**of_views, "pull": 1.0}),
-        ("stacked-pulled", "the same, drawn to equal", stacked, {**of_views, "pull": 25.0}),
+        (
+            "stacked-pulled", "stacked probabilities, pulled to equal", stacked,
+            {**of_views, "pull": 25.0},
+        ),
         ("summed-kernels", "kernel means, centred, unit trace", summed_kernels, kernels),
         ("product", "product of the views' Gaussians", product_of_gaussians, of_views),
         (
             "with-head-parameters", "mean of all six views and `--head parameters`",
             mean_with_head_parameters, of_views,
         ),
-        ("free-choice", "all six views, views chosen freely", free_choice, of_views),
+        ("free-choice", "all six views, chosen freely", free_choice, of_views),
     )  # fmt: skip
     in_place = tuple(SORTED_RASTER if view == RASTER else view for view in EVERY)
     of_windows = (HISTOGRAM, *OTHER_WINDOWS)
