@@ -278,7 +278,56 @@ def run_line(outcome: Outcome) -> str:
     return f"{what}: {scores}" + (" (was there already)" if outcome.reused else "")
 
 
-def _bar(*columns: ProgressColumn, width: int = 40) -> Progress:
+class _WholeWatch:
+    """One bar for the whole of a piece of work, which goes through steps of expected lengths."""
+
+    def __init__(self, bar: Progress, expected_s: float) -> None:
+        self._bar = bar
+        self._task = bar.add_task("", total=expected_s, extra=time_left(expected_s, True))
+        self._expected_s = expected_s
+        self._before_s = 0.0  # expected of all steps that are done
+        self._step_s = 0.0  # expected of the present one
+        self._text = ""
+
+    def begin(self, text: str, expected_s: float) -> None:
+        self._before_s += self._step_s
+        self._step_s, self._text = expected_s, text
+        self.part(0.0)
+        if self._bar.disable:
+            say(f"... {text}")
+
+    def part(self, done: float, text: str = "") -> None:
+        task = self._bar.tasks[self._task]
+        completed = min(self._before_s + done * self._step_s, self._expected_s)
+        share = completed / self._expected_s
+        left_s = remaining_s(task.elapsed or 0.0, share, self._expected_s)
+        self._bar.update(
+            self._task,
+            description=f"{self._text} {text}".rstrip(),
+            completed=completed,
+            extra=time_left(left_s, True),
+        )
+
+
+def remaining_s(elapsed_s: float, share: float, expected_s: float) -> float:
+    """Guess the time left: as expected at first, by this machine's own speed soon after."""
+    measured = min(1.0, share / 0.15)
+    guess_s = (1 - measured) * expected_s
+    if share > 0:
+        guess_s += measured * elapsed_s / share
+    return max(1.0, (1 - share) * guess_s)
+
+
+@contextmanager
+def watch_whole(expected_s: float) -> Iterator[_WholeWatch]:
+    """Show one bar with the time left of several steps; lines of text where there is no bar."""
+    from rich.progress import TextColumn
+
+    with _bar(TextColumn("{task.fields[extra]}"), width=24, counted=False) as bar:
+        yield _WholeWatch(bar, expected_s)
+
+
+def _bar(*columns: ProgressColumn, width: int = 40, counted: bool = True) -> Progress:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -292,7 +341,7 @@ def _bar(*columns: ProgressColumn, width: int = 40) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=width),
-        MofNCompleteColumn(),
+        *([MofNCompleteColumn()] if counted else []),
         *(columns or (TimeRemainingColumn(),)),
         console=console,
         transient=True,
