@@ -22,7 +22,6 @@ from toptune.params import Windows
 from toptune.recordings import simulated
 
 TESTS = Path(__file__).parents[1]
-SMALL: dict[str, Any] = {"n_devices": 10, "seconds": 4}
 
 
 @pytest.fixture
@@ -32,7 +31,9 @@ def small(tiny_backbones: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     run = demo.run_demo
     monkeypatch.setattr(demo, "BACKBONE", "tiny")
     monkeypatch.setattr(demo, "WINDOWS", Windows(width_s=2, stride_s=1))
-    monkeypatch.setattr(demo, "run_demo", lambda *given, **named: run(*given, **named, **SMALL))
+    monkeypatch.setattr(
+        demo, "run_demo", lambda *given, **named: run(*given, **named, n_devices=10, seconds=4)
+    )
     monkeypatch.chdir(tmp_path)
 
 
@@ -191,8 +192,8 @@ def test_the_bar_with_the_time_left_fits_a_terminal_of_80_columns(tmp_path: Path
     bar = re.compile("[\u2501\u2578\u257a]{24} about \\d+ (s|min) left *$")
     assert [frame for frame in frames if not bar.search(frame)] == []
     assert max(map(len, frames)) <= 80
-    assert any("simulating cultures 10/10" in frame for frame in frames)
-    assert any(re.search(r"finding spikes, drawing \d+/10", frame) for frame in frames)
+    assert any(frame.startswith("simulating cultures ") for frame in frames)
+    assert any(re.match(r"finding spikes, drawing \d+/10 ", frame) for frame in frames)
     assert any("leaving each culture out" in frame for frame in frames)
 
 

@@ -58,7 +58,8 @@ def demo(
 ) -> None:
     """Simulate cultures, classify each by a model that never saw it, and write a report.
 
-    It takes less than a minute on two cores, and works offline.
+    It takes about a minute the first time, when functions are compiled, half a minute later, and
+    works offline.
     """
     require_weights(weights)
     with watch_whole(sum(EXPECTED_S.values())) as watch:
