@@ -241,10 +241,14 @@ def test_a_class_never_named_counts_as_zero_without_a_warning() -> None:
 def naive_error(
     confidence: list[float], right: list[bool], weights: list[float]
 ) -> tuple[float, list[int]]:
-    """Expected calibration error as Guo et al. write it, bin by bin, and the bins' sizes."""
+    """Expected calibration error as Guo et al. write it, bin by bin, and the bins' sizes.
+
+    In 15 bins, or as many as leave five predictions for each.
+    """
     total, sizes = 0.0, []
-    for m in range(1, 16):
-        low, high = (m - 1) / 15, m / 15
+    n_bins = 15 if len(right) >= 75 else max(1, len(right) // 5)
+    for m in range(1, n_bins + 1):
+        low, high = (m - 1) / n_bins, m / n_bins
         mine = [i for i, c in enumerate(confidence) if low < c <= high or (m == 1 and c == 0)]
         sizes.append(len(mine))
         if mine:

@@ -21,7 +21,10 @@ from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score
 
 from toptune.errors import InputErrors
 
+# Guo et al. take 15 bins, of thousands of predictions. With 25 devices, 15 bins would show an error
+# of 0.19 of probabilities that are right; with five predictions a bin it is 0.13.
 N_BINS = 15
+_PREDICTIONS_A_BIN = 5
 _N_BOOTSTRAPS = 10_000
 _BOOTSTRAP_SEED = 0
 
@@ -89,9 +92,14 @@ def reliability(
     confidence: NDArray[np.float64],
     right: NDArray[np.bool_],
     weights: NDArray[np.float64] | None = None,
-    n_bins: int = N_BINS,
+    n_bins: int | None = None,
 ) -> Reliability:
-    """Put predictions into equal bins of their confidence, (n,); Guo et al. take 15 bins."""
+    """Put predictions into bins of their confidence, (n,), which are of equal width.
+
+    None: `N_BINS`, or fewer where there would be less than five predictions for each.
+    """
+    if n_bins is None:
+        n_bins = min(N_BINS, max(1, len(right) // _PREDICTIONS_A_BIN))
     weights = np.full(len(right), 1 / len(right)) if weights is None else weights / weights.sum()
     edges = np.arange(n_bins + 1) / n_bins
     # Probabilities that sum to one may be above it by rounding.
