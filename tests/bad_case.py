@@ -120,7 +120,10 @@ EXTRACT = (
     "extract", "devices.csv", "--store", "n.zarr", "--window-s", "1", "--stride-s", "1",
     "--backbone", "tiny", "--weights", "random",
 )  # fmt: skip
-FIT = ("fit", "s.zarr", "--head", "falkon", "--no-tune", "--permutations", "0", "-o", "new-run")
+FIT = (
+    *("fit", "s.zarr", "--head", "falkon", "--features", "histogram"),
+    *("--no-tune", "--permutations", "0", "-o", "new-run"),
+)
 PREDICT = ("predict", "run/model", "r0.csv", "-o", "told")
 
 

@@ -165,7 +165,7 @@ def test_verdicts_are_those_of_fits_without_the_device() -> None:
         assert (dataset.units.device[verdict], dataset.units.label[verdict]) == (device, label)
 
 
-@pytest.mark.parametrize("name", ["falkon-fused", "head-parameters"])
+@pytest.mark.parametrize("name", ["falkon-both", "head-parameters"])
 def test_a_head_scores_what_fit_reports(name: str, tmp_path: Path) -> None:
     method, dataset = METHODS[name], Naming(3, twins=True)
     table = dataset.table(method.params["name"], method.params.get("views", ()))
