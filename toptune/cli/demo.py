@@ -58,8 +58,8 @@ def demo(
 ) -> None:
     """Simulate cultures, classify each by a model that never saw it, and write a report.
 
-    It takes about a minute the first time, when functions are compiled, half a minute later, and
-    works offline.
+    It takes half a minute on two idle cores, 15 s more the first time, when functions are compiled,
+    and works offline.
     """
     require_weights(weights)
     with watch_whole(sum(EXPECTED_S.values())) as watch:
@@ -176,6 +176,8 @@ def run_demo(
         )
     recordings = sorted(devices.parent.glob("*.h5"))
     megabytes = sum(path.stat().st_size for path in recordings) / 1e6
+    from threadpoolctl import threadpool_limits
+
     from toptune.store.feature_store import FeatureStore
     from toptune.store.tables import table_for
     from toptune.training import fit
@@ -191,7 +193,8 @@ def run_demo(
     for name, (features, tune) in runs.items():
         first = name == HEAD
         step = "leaving each culture out" if first else "comparing"
-        with timed(name, step, "fit" if first else "compare"):
+        # Products this small are slower on several threads, and very much so on a busy machine.
+        with timed(name, step, "fit" if first else "compare"), threadpool_limits(limits=1):
             table = table_for(opened, HEAD, features, n_jobs=n_jobs)
             run = fit(
                 table,
