@@ -17,12 +17,13 @@ from toptune.evaluation.folds import leave_one_group_out
 from toptune.heads.falkon import solvers, tuning
 from toptune.heads.falkon.arrays import Arrays
 from toptune.heads.falkon.classifier import SHARPNESS, FalkonClassifier
-from toptune.heads.falkon.head import PENALTIES, WIDTHS, falkon_candidates, handicaps
+from toptune.heads.falkon.head import PENALTIES, WIDTHS, falkon_candidates, is_recommended
 from toptune.heads.falkon.tuning import tune_falkon
 from toptune.heads.nested import (
     SHARPENINGS,
     NestedScores,
     Shuffled,
+    handicaps,
     labelling_losses,
     selection_loss,
     spread_rows,
@@ -319,7 +320,8 @@ def test_the_recommended_setting_comes_first_and_has_no_handicap(n_views: int) -
     assert (candidates[0]["width"], candidates[0]["penalty"]) == (0.5, 1e-5)
     assert len({tuple(c.items()) for c in candidates}) == len(candidates)
     of_others = 1 / np.sqrt(30)
-    assert handicaps(candidates, 30) == pytest.approx([0.0] + [of_others] * (len(candidates) - 1))
+    found = handicaps([is_recommended(one) for one in candidates], 30)
+    assert found.tolist() == pytest.approx([0.0] + [of_others] * (len(candidates) - 1))
     if n_views == 1:
         return
     weights = np.array([c["view_weights"] for c in candidates])
@@ -331,7 +333,8 @@ def test_the_recommended_setting_comes_first_and_has_no_handicap(n_views: int) -
 
 
 def test_settings_that_lack_the_recommended_one_compete_as_equals() -> None:
-    assert handicaps(falkon_candidates(2, penalties=(1e-4, 1e-3)), 30) == [0, 0]
+    candidates = falkon_candidates(2, penalties=(1e-4, 1e-3))
+    assert handicaps([is_recommended(one) for one in candidates], 30).tolist() == [0, 0]
 
 
 @BOTH

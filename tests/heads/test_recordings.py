@@ -21,11 +21,10 @@ from toptune.evaluation.folds import leave_one_group_out
 from toptune.evaluation.permutations import Permutations, device_accuracies
 from toptune.heads import head_for, head_of
 from toptune.heads.base import Candidate
-from toptune.heads.falkon.head import HANDICAP
-from toptune.heads.nested import NestedScores, selection_loss
+from toptune.heads.nested import HANDICAP, NestedScores, handicaps, selection_loss
 from toptune.heads.recordings.classifier import RecordingsClassifier
 from toptune.heads.recordings.folds import tune_recordings
-from toptune.heads.recordings.head import RIDGES, WIDTHS, RecordingsHead, handicaps
+from toptune.heads.recordings.head import RIDGES, WIDTHS, RecordingsHead
 from toptune.heads.rows import LabelledRows, group_rows, l2_normalise_views
 
 CANDIDATES: tuple[Candidate, ...] = (
@@ -416,13 +415,14 @@ def test_another_setting_must_be_better_by_more_than_chance() -> None:
     recommended = {"width": 0.5, "ridge": 0.01}
     candidates = (recommended, {"width": 0.3, "ridge": 0.1}, {"width": 0.3, "ridge": 0.001})
     of_others = HANDICAP / 6
-    assert handicaps(candidates, recommended, 36) == [0.0, of_others, of_others]
-    assert handicaps(candidates[1:], recommended, 36) == [0.0, 0.0]
+    is_recommended = [one == recommended for one in candidates]
+    assert handicaps(is_recommended, 36).tolist() == [0.0, of_others, of_others]
+    assert handicaps(is_recommended[1:], 36).tolist() == [0.0, 0.0]
     n_departures = 0
     for seed in range(8):
         rows = make_rows(seed, DESIGNS["unequal groups"])
         found, told = tune_recordings(RecordingsClassifier(), rows, candidates)
-        handicap = np.array(handicaps(candidates, recommended, 6))
+        handicap = handicaps(is_recommended, 6)
         np.testing.assert_array_equal(found.choice, (found.loss.T + handicap).argmin(axis=1))
         assert found.final_choice == (found.final_loss + handicap).argmin()
         means = np.stack([found.scores[rows.unit == u].mean(axis=0) for u in range(6)])

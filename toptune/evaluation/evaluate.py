@@ -1,7 +1,7 @@
 """How good a classifier is on devices it has not seen: tuned, calibrated, tested for chance.
 
 Whatever is learnt, chosen or scaled for a fold comes from the other groups. Scores are calibrated
-on inner folds where the head computes such: Falkon and the logistic regression always, an MLP
+on inner folds where the head computes such: those with closed forms or small fits always, an MLP
 where it is tuned, since inner folds cost a network for each pair of groups. Otherwise probabilities
 are the classifier's own.
 """

@@ -376,6 +376,27 @@ class Head:
         return {}
 
 
+class NestingHead(Head):
+    """A head that computes folds inside folds whether or not anything is chosen by them."""
+
+    def problems(
+        self, estimator: Any, n_groups: int, n_candidates: int, *, permuted: bool
+    ) -> list[str]:
+        """See `Head`; shuffles go through the folds inside folds, too."""
+        found = super().problems(estimator, n_groups, n_candidates, permuted=permuted)
+        if permuted and n_groups < 3:
+            found.append(
+                f"permutations of the classifier {self.name} need three groups: leave them out with"
+                " `permutations=0`"
+            )
+        return found
+
+    def nests(self, estimator: Any, n_groups: int, n_candidates: int) -> bool:
+        """See `Head`; they are, wherever there are groups enough."""
+        del estimator, n_candidates
+        return n_groups > 2
+
+
 # --- rules of parameters
 
 

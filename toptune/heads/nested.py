@@ -35,6 +35,11 @@ from toptune.heads.rows import Float64, Grouping, Ints, LabelledRows
 WINDOWS_A_UNIT = 16
 # Weight of the surprise, in nats, beside the share of errors.
 SURPRISE = 0.5
+# With a handful of devices, choosing inside the folds costs more than it gains. So where a head
+# recommends a setting, another is chosen only if its loss is smaller by more than this over the
+# root of the number of units, a few standard errors of the difference; where units are many, that
+# is little. Over four real sets, that was better than choosing freely (benchmarks/RESULTS.md).
+HANDICAP = 1.0
 # Factors tried on the scores, each twice the one before: its exponentials are the other's squares.
 SHARPENINGS = tuple(2.0**power for power in range(-3, 3))
 
@@ -187,6 +192,16 @@ def folds_and_pairs(n_groups: int) -> list[tuple[int, ...]]:
     outer fold h.
     """
     return [*((g,) for g in range(n_groups)), *combinations(range(n_groups), 2)]
+
+
+def handicaps(is_recommended: Sequence[bool], n_units: int) -> Float64:
+    """Say by how much smaller each candidate's loss must be; 0 of those that are recommended.
+
+    All are 0 where none is.
+    """
+    if not any(is_recommended):
+        return np.zeros(len(is_recommended))
+    return np.where(is_recommended, 0.0, HANDICAP / np.sqrt(n_units))
 
 
 def check_tuning(n_groups: int, candidates: Sequence[Candidate]) -> None:

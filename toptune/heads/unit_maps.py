@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.heads.base import Progress
-from toptune.heads.falkon.targets import balance, inverse_shares
+from toptune.heads.falkon.targets import FoldShares, balance, one_hot
 from toptune.heads.nested import NestedScores, Shuffled, labelling_losses
 from toptune.heads.rows import Float64, Grouping, Ints, LabelledRows
 from toptune.machine.threads import in_threads, thread_pool
@@ -83,10 +83,11 @@ class Units(NamedTuple):
 
 def held_out_scores(model: UnitModel, units: Units, codes: Ints, n_classes: int) -> Float64:
     """Score every row by the model without its group, (n, k); `codes`, (u,): class of each unit."""
-    balances = _Balances(units, codes[None], n_classes)
+    shares = FoldShares(units.n_rows, units.group, codes[None], n_classes)
     scores = np.empty((len(units.unit), n_classes))
     for group in range(units.n_groups):
-        scores[units.grouping.rows(group)] = balances.row_scores(model, (group,))
+        of_group = model.row_scores((group,), one_hot(codes, n_classes))
+        scores[units.grouping.rows(group)] = balance(of_group, shares.without(group)[:, 0])
     return scores
 
 
@@ -135,40 +136,6 @@ def tune_units(
     return search.nested(models), search.shuffled()
 
 
-class _Balances:
-    """Shares of the classes in every fold, under every labelling."""
-
-    def __init__(self, units: Units, labels: Ints, n_classes: int) -> None:
-        self._units = units
-        in_group = np.zeros((len(units.group), units.n_groups))
-        in_group[np.arange(len(units.group)), units.group] = units.n_rows
-        # (g, k, r): rows of each class in each group under each labelling
-        counts = np.stack([(labels == code) @ in_group for code in range(n_classes)])
-        self._counts = np.ascontiguousarray(counts.transpose(2, 0, 1))
-        self._all = self._counts.sum(axis=0)
-        self._observed = (labels[0][:, None] == np.arange(n_classes)).astype(np.float64)
-
-    def outer(self) -> Float64:
-        """Inverse shares, (k, g, r), in the fold that leaves out each group."""
-        return self._inverse(self._all - self._counts)
-
-    def inner(self, group: int) -> Float64:
-        """Inverse shares, (k, g, r), in the fold without a group and without each other one."""
-        # The group itself is no inner fold of its own; what is given of it is of no use.
-        left = (self._all - self._counts[group] - self._counts).clip(min=0)
-        return self._inverse(left)
-
-    def row_scores(self, model: UnitModel, left_out: Groups) -> Float64:
-        """Balanced scores, (m, k), of the rows left out, under the observed labels."""
-        counts = self._all[:, 0] - self._counts[list(left_out), :, 0].sum(axis=0)
-        scores = model.row_scores(left_out, self._observed)
-        balanced: Float64 = balance(scores, inverse_shares(counts))
-        return balanced
-
-    def _inverse(self, counts: Float64) -> Float64:
-        return inverse_shares(counts, axis=1).transpose(1, 0, 2)
-
-
 class _Search:
     """The best candidate so far of every outer fold and labelling, and the units' scores by it."""
 
@@ -183,8 +150,9 @@ class _Search:
         # Columns, (k, u, r): in scores (k, m, r) sums over classes run along memory.
         own = np.arange(n_classes)[:, None, None] == labels.T
         self._columns = np.ascontiguousarray(own, np.float32)
-        self._balances = _Balances(units, labels, n_classes)
-        self._outer_inverse = self._balances.outer().astype(np.float32)[:, units.group]
+        self._observed = one_hot(labels[0], n_classes)
+        self._shares = FoldShares(units.n_rows, units.group, labels, n_classes)
+        self._outer_inverse = self._shares.without_each().astype(np.float32)[:, units.group]
         self._loss = np.empty((n_candidates, g))
         self._final_loss = np.empty(n_candidates)
         self._best = np.full((g, r), np.inf)
@@ -229,7 +197,8 @@ class _Search:
     def _inner_losses(self, group: int, maps: Float32) -> Float64:
         """Loss of every judged labelling over the inner folds of an outer one, (r,)."""
         seen = np.flatnonzero(self._units.group != group)
-        inverse = self._balances.inner(group)[:, self._units.group[seen], : self._n_judged]
+        every = self._shares.without_each_and(group)
+        inverse = every[:, self._units.group[seen], : self._n_judged]
         scores = maps[seen] @ self._columns[:, :, : self._n_judged]
         return self._losses(balance(scores, inverse.astype(np.float32), 0), seen)
 
@@ -243,19 +212,19 @@ class _Search:
 
     def nested(self, models: Sequence[UnitModel]) -> NestedScores:
         """Score rows under the observed labels by the models chosen."""
-        units, balances, choice = self._units, self._balances, self._choice
+        units, choice = self._units, self._choice
         n, k, n_groups = len(units.unit), len(self._columns), units.n_groups
         final = int((self._final_loss + self._handicap).argmin())
         scores, final_scores = np.empty((n, k)), np.empty((n, k))
         inner = np.full((n_groups, n, k), np.nan, np.float32)
         for g in range(n_groups):
             rows = units.grouping.rows(g)
-            scores[rows] = balances.row_scores(models[choice[g]], (g,))
-            final_scores[rows] = balances.row_scores(models[final], (g,))
+            scores[rows] = self._row_scores(models[choice[g]], (g,))
+            final_scores[rows] = self._row_scores(models[final], (g,))
         for pair in combinations(range(n_groups), 2):
             rows = units.rows_of(pair)
             for candidate in {*choice[list(pair)].tolist()}:
-                found = balances.row_scores(models[candidate], pair)
+                found = self._row_scores(models[candidate], pair)
                 for g, h in (pair, pair[::-1]):
                     if choice[g] == candidate:
                         of_h = units.grouping.codes[rows] == h
@@ -264,6 +233,12 @@ class _Search:
             self._loss, self._final_loss, choice, final, scores, inner, final_scores,
             np.zeros(n_groups),
         )  # fmt: skip
+
+    def _row_scores(self, model: UnitModel, left_out: Groups) -> Float64:
+        """Balanced scores, (m, k), of the rows left out, under the observed labels."""
+        scores = model.row_scores(left_out, self._observed)
+        balanced: Float64 = balance(scores, self._shares.without(*left_out)[:, 0])
+        return balanced
 
     def shuffled(self) -> Shuffled:
         """Give the units' verdicts and scores under every labelling, the observed one first."""

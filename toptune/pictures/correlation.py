@@ -134,9 +134,10 @@ def clustering_order(matrix: NDArray[np.float64], spikes: NDArray[np.int64]) -> 
     The leading eigenvector of a correlation matrix is what electrodes have in common; the second
     tells the two groups apart into which they fall best. An eigenvector may as well be the opposite
     one, and where its eigenvalue occurs more than once, any vector of a plane or larger space. Of
-    all these, the one nearest to `spikes` is taken: the group with more spikes comes first, and the
-    order does not depend on that in the file. Where all of them are at right angles to it, it is
-    the one nearest to the first electrode for which that is not so.
+    all these, the one nearest to `spikes` is taken, so that the order does not depend on that in
+    the file; where electrodes have activity in common, the group with more spikes comes first.
+    Where all of them are at right angles to it, it is the one nearest to the first electrode for
+    which that is not so.
     """
     n = len(matrix)
     if n < 3:  # both orders of two give the same matrix

@@ -47,9 +47,8 @@ def parameter_table(
 
     Beside a table of at least as wide windows, only windows that `join_tables` would match to its
     are measured. `only` names the recordings that are wanted, where not all are. Recordings without
-    spikes are left out if `allow_incomplete`. `n_jobs` threads
-    measure, one a core if not given. `progress` is told what is done, how many recordings are, and
-    how many there are.
+    spikes are left out if `allow_incomplete`. `n_jobs` threads measure, one a core if not given.
+    `progress` is told what is done, how many recordings are, and how many there are.
 
     Raises
     ------

@@ -72,12 +72,8 @@ PENALTIES = (1e-5, 1e-6, 1e-4, 1e-3)
 # Of several views, which are searched for one to leave out.
 FUSED_PENALTIES = (1e-5, 1e-3)
 
-# With a handful of devices, choosing inside the folds costs more than it gains: over four real sets
-# the setting below, with equal weights of all views, beat every choice (benchmarks/RESULTS.md). So
-# another setting is chosen only where its loss is smaller by more than this over the root of the
-# number of units, a few standard errors of the difference; where units are many, that is little.
+# The recommended setting, with equal weights of all views (`nested.HANDICAP`).
 WIDTH, PENALTY = WIDTHS[0], PENALTIES[0]
-HANDICAP = 1.0
 
 # Which rows serve as centres follows from the memory at hand (on a GPU, the GPU's):
 # - All rows, up to `all_rows_limit`: as many as fit two float64 matrices of rows x rows (four on a
@@ -176,18 +172,8 @@ def _without_each(n_views: int) -> Iterator[tuple[float, ...]]:
         yield tuple(0.0 if view == left_out else others for view in range(n_views))
 
 
-def handicaps(candidates: Sequence[Candidate], n_units: int) -> list[float]:
-    """Say how much smaller each candidate's loss must be; 0 of the recommended setting.
-
-    All are 0 where that is not among them.
-    """
-    is_recommended = [_is_recommended(candidate) for candidate in candidates]
-    if not any(is_recommended):
-        return [0.0] * len(candidates)
-    return [0.0 if one else HANDICAP / math.sqrt(n_units) for one in is_recommended]
-
-
-def _is_recommended(candidate: Candidate) -> bool:
+def is_recommended(candidate: Candidate) -> bool:
+    """Whether a candidate is the recommended setting, which weighs all views the same."""
     weights = candidate.get("view_weights")
     equal = weights is None or max(weights) - min(weights) < 1e-6
     return equal and candidate.get("width") == WIDTH and candidate.get("penalty") == PENALTY
@@ -203,8 +189,9 @@ class FalkonHead(Head):
     rules = RULES
     devices = ("cpu", "cuda")
     fuses = True
-    # Windows overlap by 96 % where 120 s are taken every 5 s. Of recordings of 20 minutes these lie
-    # 17 s apart; four times as many took 60 times as long, and told classes apart no better.
+    # Windows overlap by 96 % where 120 s are taken every 5 s, and the time grows with the cube of
+    # their number. Of recordings of 20 minutes these lie 17 s apart, about as far as those of the
+    # sets by which the recommended setting was found.
     windows_per_recording = 64
 
     def combinations(
@@ -283,11 +270,10 @@ class FalkonHead(Head):
         shuffled: NDArray[np.int64] | None,
         progress: Progress | None,
     ) -> tuple[NestedScores, Shuffled | None]:
-        import numpy as np
-
         from toptune.heads.falkon.tuning import tune_falkon
+        from toptune.heads.nested import handicaps
 
-        handicap = np.array(handicaps(candidates, int(rows.unit.max()) + 1))
+        handicap = handicaps([is_recommended(one) for one in candidates], int(rows.unit.max()) + 1)
         return tune_falkon(
             estimator, rows, candidates, handicap=handicap, shuffled=shuffled, progress=progress
         )

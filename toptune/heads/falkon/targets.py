@@ -64,3 +64,42 @@ def balance(scores: Any, inverse: Any, axis: int = -1) -> Any:
     total = scores.sum(axis)
     total = total[..., None] if axis == -1 else total[None]
     return (scores * inverse - total) * (2 / scores.shape[axis])
+
+
+class FoldShares:
+    """Shares of the classes among the training rows of every fold, under some labellings.
+
+    Parameters
+    ----------
+    n_rows : (u,)
+        Training rows that each unit counts for.
+    group : (u,) int64
+        Group of each unit.
+    labels : (r, u) int64
+        Class of each unit under each labelling.
+    n_classes : int
+    """
+
+    def __init__(self, n_rows: Ints, group: Ints, labels: Ints, n_classes: int) -> None:
+        in_group = np.zeros((len(group), int(group.max()) + 1))
+        in_group[np.arange(len(group)), group] = n_rows
+        counts = np.stack([(labels == code) @ in_group for code in range(n_classes)])
+        # (g, k, r): rows of each class in each group under each labelling
+        self._counts = np.ascontiguousarray(counts.transpose(2, 0, 1))
+        self._all = self._counts.sum(axis=0)
+
+    def without(self, *groups: int) -> Float64:
+        """Inverse shares, (k, r), in the fold that leaves out some groups."""
+        return inverse_shares(self._all - self._counts[list(groups)].sum(axis=0), axis=0)
+
+    def without_each(self) -> Float64:
+        """Inverse shares, (k, g, r), in the fold that leaves out each group."""
+        return self._inverse(self._all - self._counts)
+
+    def without_each_and(self, group: int) -> Float64:
+        """Inverse shares, (k, g, r), in the fold without a group and without each other one."""
+        # A group is no inner fold of its own; what is given of it is of no use.
+        return self._inverse((self._all - self._counts[group] - self._counts).clip(min=0))
+
+    def _inverse(self, counts: Float64) -> Float64:
+        return inverse_shares(counts, axis=1).transpose(1, 0, 2)

@@ -25,7 +25,7 @@ from toptune.heads.falkon.arrays import Array, Arrays
 from toptune.heads.falkon.classifier import SHARPNESS, FalkonClassifier
 from toptune.heads.falkon.folds import Model, sort_centres
 from toptune.heads.falkon.solvers import Direct, Problem, solver_of
-from toptune.heads.falkon.targets import balance, inverse_shares
+from toptune.heads.falkon.targets import FoldShares, balance
 from toptune.heads.nested import (
     NestedScores,
     Shuffled,
@@ -136,43 +136,6 @@ class Basis(NamedTuple):
         return flat.reshape(len(maps), len(which), -1)
 
 
-class _Balance:
-    """Makes scores of some labellings balanced, fold by fold; leaves those alone that need not be.
-
-    Numbers of training rows of each class follow from the units that a fold leaves out.
-    """
-
-    def __init__(self, labelling: Labelling, labels: Ints, grouping: Grouping) -> None:
-        self.needed, self.group_of_rows = labelling.balanced, grouping.codes
-        sizes = np.bincount(labelling.unit).astype(np.float64)
-        # Rows of each unit in each group: a unit lies in one.
-        rows = np.zeros((len(sizes), len(grouping.groups)))
-        rows[labelling.unit, grouping.codes] = sizes[labelling.unit]
-        own = [(labels == code) @ rows for code in range(labelling.n_classes)]
-        # (g, k, r): rows of each class in each group under each labelling
-        self._counts = np.ascontiguousarray(np.stack(own).transpose(2, 0, 1))
-        self._all = self._counts.sum(axis=0)
-
-    def outer(self, group: int, which: Ints) -> Float64:
-        """Inverse shares, (len(which), k), in the fold that leaves out a group."""
-        counts = self._all[:, which] - self._counts[group][:, which]
-        return inverse_shares(counts, axis=0).T
-
-    def of_rows(self, scores: Float64) -> Float64:
-        """Balance outer folds' scores (n, k) of the first labelling."""
-        if not self.needed:
-            return scores
-        inverse = inverse_shares(self._all[:, 0] - self._counts[:, :, 0])
-        balanced: Float64 = balance(scores, inverse[self.group_of_rows])
-        return balanced
-
-    def inner(self, group: int) -> Float64:
-        """Inverse shares, (k, g, r), in the fold without a group and without each other one."""
-        counts = self._all - self._counts[group] - self._counts
-        # The fold of the group itself has no rows in there, and no use.
-        return inverse_shares(counts.clip(min=0), axis=1).transpose(1, 0, 2)
-
-
 class _Judge:
     """Computes losses of a basis's labellings by inner folds of outer folds, where these are."""
 
@@ -181,11 +144,12 @@ class _Judge:
         labelling: Labelling,
         basis: Basis,
         grouping: Grouping,
-        balances: _Balance,
+        shares: FoldShares | None,
         arrays: Arrays,
     ) -> None:
         self._arrays, self._sharpness = arrays, labelling.sharpness
-        self._balances, self._group = balances, arrays.as_is(grouping.codes)
+        self._shares, self._group = shares, grouping.codes
+        self._group_there = arrays.as_is(grouping.codes)
         # Classes first: in scores (k, m, r) sums over classes run along memory.
         by_class = np.ascontiguousarray(np.moveaxis(basis.coefficients, 2, 0), np.float32)
         self._coefficients = arrays.as_is(by_class)
@@ -210,20 +174,21 @@ class _Judge:
     def observed(self, maps: Array, fold: int, group: int) -> Float64:
         """Scores (n, k) of the first labelling in one of the folds of the maps, that of a group."""
         scores = self._arrays.to_host(maps[fold] @ self._observed)
-        if not self._balances.needed:
+        if self._shares is None:
             return scores
-        inverse = self._balances.inner(group)[:, :, 0].T.astype(np.float32)
-        balanced: Float64 = balance(scores, inverse[self._balances.group_of_rows])
+        inverse = self._shares.without_each_and(group)[:, :, 0].T.astype(np.float32)
+        balanced: Float64 = balance(scores, inverse[self._group])
         return balanced
 
     def _of_fold(self, fold: tuple[int, Array]) -> Array:
         group, maps = fold
         rows, unit, weights = self._folds[group]
         logits = maps[rows] @ self._coefficients
-        if self._balances.needed:
-            inverse = self._balances.inner(group)[:, :, : logits.shape[2]].astype(np.float32)
+        if self._shares is not None:
+            every = self._shares.without_each_and(group)[:, :, : logits.shape[2]]
+            inverse = self._arrays.as_is(every.astype(np.float32))
             # Of each row's own group, which is what the inner fold leaves out.
-            logits = balance(logits, self._arrays.as_is(inverse)[:, self._group[rows]], 0)
+            logits = balance(logits, inverse[:, self._group_there[rows]], 0)
         logits *= self._sharpness
         return labelling_losses(logits, self._labels[:, unit].T, weights, self._arrays.xp)
 
@@ -243,10 +208,14 @@ class _Search:
         # With a single candidate only calibration asks for inner folds, and not of shuffled labels.
         n_judged = n_sets if n_candidates > 1 else 1
         self._inner = Basis.of(labelling, labelling.labels[:n_judged])
-        self._balances = _Balance(labelling, labelling.labels, grouping)
-        self._judge = _Judge(labelling, self._inner, grouping, self._balances, arrays)
         self._groups_of_units = np.empty(n_units, np.int64)
         self._groups_of_units[labelling.unit] = grouping.codes
+        # None: scores are not to be balanced.
+        self._shares: FoldShares | None = None
+        if labelling.balanced:
+            sizes = np.bincount(labelling.unit)
+            self._shares = FoldShares(sizes, self._groups_of_units, labelling.labels, k)
+        self._judge = _Judge(labelling, self._inner, grouping, self._shares, arrays)
 
         self._loss = np.empty((n_candidates, n_groups))
         self._final_loss = np.empty(n_candidates)
@@ -262,8 +231,10 @@ class _Search:
     def try_candidate(self, candidate: int, model: Model) -> None:
         targets = model.targets(self._outer.columns)
         outer = targets.held_out_scores()
-        observed = self._outer.scores(outer.scores, np.array([0]))[:, 0].astype(np.float64)
-        plain = self._balances.of_rows(observed)
+        plain: Float64 = self._outer.scores(outer.scores, np.array([0]))[:, 0].astype(np.float64)
+        if self._shares is not None:
+            inverse = self._shares.without_each()[:, :, 0].T
+            plain = balance(plain, inverse[self._grouping.codes])
         labelling = self._labelling
         loss = selection_loss(plain, labelling.codes, labelling.unit, labelling.sharpness)
         self._final_loss[candidate] = loss
@@ -308,8 +279,9 @@ class _Search:
         """Write down the outer fold's predictions under some labellings."""
         rows = self._grouping.rows(group)
         scores = self._outer.scores(maps[rows].astype(np.float32), which)
-        if self._balances.needed:
-            scores = balance(scores, self._balances.outer(group, which).astype(np.float32))
+        if self._shares is not None:
+            inverse = self._shares.without(group)[:, which].T
+            scores = balance(scores, inverse.astype(np.float32))
         self._predicted[np.ix_(which, rows)] = scores.argmax(axis=2).T
         for unit in np.flatnonzero(self._groups_of_units == group):
             mine = self._labelling.unit[rows] == unit

@@ -13,10 +13,9 @@ from sklearn.base import clone
 from toptune.heads.base import Candidate, Progress
 from toptune.heads.falkon.classifier import SHARPNESS
 from toptune.heads.falkon.targets import balanced_targets
-from toptune.heads.nested import NestedScores, Shuffled, check_tuning
+from toptune.heads.nested import NestedScores, Shuffled, check_tuning, handicaps
 from toptune.heads.parameters.head import GAUSSIAN_CANDIDATES, GAUSSIAN_RULES
 from toptune.heads.parameters.standardiser import Standardiser
-from toptune.heads.recordings.head import handicaps
 from toptune.heads.rows import Float64, Ints, LabelledRows, RowClassifier, check_shapes
 from toptune.heads.unit_maps import Groups, Units, tune_units
 
@@ -141,7 +140,7 @@ def tune_gaussian(
     """Leave each group out once, with the ridge chosen among the other groups.
 
     Another than the recommended one is chosen only where its loss is smaller by its handicap
-    (`recordings.head`). Takes and gives what `Head.nested` does. Raises `InputError`: fewer than
+    (`nested.HANDICAP`). Takes and gives what `Head.nested` does. Raises `InputError`: fewer than
     three groups, no candidate, or one that the classifier cannot take.
     """
     check_tuning(len(rows.grouping.groups), candidates)
@@ -151,5 +150,6 @@ def tune_gaussian(
     units = Units.of(rows, np.bincount(rows.unit).astype(np.int64))
     classes, labels = rows.labellings(shuffled)
     models = [_GaussianModel(X, units, one.ridge) for one in tried]
-    handicap = np.array(handicaps(candidates, GAUSSIAN_CANDIDATES[0], len(units.group)))
+    is_recommended = [one == GAUSSIAN_CANDIDATES[0] for one in candidates]
+    handicap = handicaps(is_recommended, len(units.group))
     return tune_units(models, units, labels, len(classes), SHARPNESS, handicap, progress)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from toptune.errors import InputError
-from toptune.heads.base import Candidate, Head, Progress, Rule, Table, above_0, one_of
+from toptune.heads.base import Candidate, Head, NestingHead, Progress, Rule, Table, above_0, one_of
 from toptune.params import option, options_of
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class ParametersOptions:
     )
 
 
-class ParametersHead(Head):
+class ParametersHead(NestingHead):
     """Few and meaningful numbers, one row a recording; by logistic regression unless told."""
 
     name = "parameters"
@@ -97,27 +97,11 @@ class ParametersHead(Head):
     ) -> Any:
         return Head.read(_of_kernel(_kernel_of(params)), tensors, params, classes)
 
-    def problems(
-        self, estimator: Any, n_groups: int, n_candidates: int, *, permuted: bool
-    ) -> list[str]:
-        found = super().problems(estimator, n_groups, n_candidates, permuted=permuted)
-        if permuted and n_groups < 3:
-            found.append(
-                f"permutations of the classifier {self.name} need three groups: leave them out with"
-                " `permutations=0`"
-            )
-        return found
-
     def default_permutations(self, estimator: Any, n_groups: int) -> int:
         if not self.nests(estimator, n_groups, 1):
             return 0
         # A logistic regression is trained anew for each, half a second for 200.
         return 1000 if _kernel_of(estimator.get_params()) == "gaussian" else 200
-
-    def nests(self, estimator: Any, n_groups: int, n_candidates: int) -> bool:
-        # Always, the fits are small.
-        del estimator, n_candidates
-        return n_groups > 2
 
     def nested(
         self,

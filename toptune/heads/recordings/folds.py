@@ -20,9 +20,9 @@ from sklearn.base import clone
 
 from toptune.heads.base import Candidate, Progress
 from toptune.heads.falkon.classifier import SHARPNESS, kernel_of
-from toptune.heads.nested import HeldOut, NestedScores, Shuffled, check_tuning
+from toptune.heads.nested import HeldOut, NestedScores, Shuffled, check_tuning, handicaps
 from toptune.heads.recordings.classifier import RecordingsClassifier, ridge_inverse, spectrum
-from toptune.heads.recordings.head import RECOMMENDED, handicaps
+from toptune.heads.recordings.head import RECOMMENDED
 from toptune.heads.recordings.kernel_means import Bags, mean_of_rows, rows_to_learn_from
 from toptune.heads.rows import Float64, Ints, LabelledRows, l2_normalise_views
 from toptune.heads.unit_maps import Groups, Units, held_out_scores, tune_units
@@ -104,7 +104,7 @@ def tune_recordings(
     check_tuning(len(rows.grouping.groups), candidates)
     units, models = models_of(classifier, rows, candidates)
     classes, labels = rows.labellings(shuffled)
-    handicap = np.array(handicaps(candidates, RECOMMENDED, len(units.group)))
+    handicap = handicaps([one == RECOMMENDED for one in candidates], len(units.group))
     return tune_units(models, units, labels, len(classes), SHARPNESS, handicap, progress)
 
 

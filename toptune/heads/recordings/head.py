@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from toptune.errors import InputError
-from toptune.heads.base import Candidate, Head, Progress, Rule, above_0, optional, whole_from_1
-from toptune.heads.falkon.head import HANDICAP, FalkonHead
+from toptune.heads.base import (
+    Candidate,
+    NestingHead,
+    Progress,
+    Rule,
+    above_0,
+    optional,
+    whole_from_1,
+)
 from toptune.heads.falkon.head import RULES as FALKON_RULES
+from toptune.heads.falkon.head import FalkonHead
 from toptune.params import option, options_of
 
 if TYPE_CHECKING:
@@ -62,7 +69,7 @@ class RecordingsOptions:
     )
 
 
-class RecordingsHead(Head):
+class RecordingsHead(NestingHead):
     """Kernel ridge regression with one row a recording, which is the set of its windows."""
 
     name = "recordings"
@@ -91,17 +98,6 @@ class RecordingsHead(Head):
             found.append(candidate)
         return tuple(found)
 
-    def problems(
-        self, estimator: Any, n_groups: int, n_candidates: int, *, permuted: bool
-    ) -> list[str]:
-        found = super().problems(estimator, n_groups, n_candidates, permuted=permuted)
-        if permuted and n_groups < 3:
-            found.append(
-                f"permutations of the classifier {self.name} need three groups: leave them out with"
-                " `permutations=0`"
-            )
-        return found
-
     def default_permutations(self, estimator: Any, n_groups: int) -> int:
         # Each costs a product.
         return 1000 if self.nests(estimator, n_groups, 1) else 0
@@ -113,11 +109,6 @@ class RecordingsHead(Head):
         from toptune.heads.recordings.folds import held_out_recordings
 
         return held_out_recordings(estimator, rows)
-
-    def nests(self, estimator: Any, n_groups: int, n_candidates: int) -> bool:
-        # Always, in closed form.
-        del estimator, n_candidates
-        return n_groups > 2
 
     def nested(
         self,
@@ -137,12 +128,3 @@ class RecordingsHead(Head):
         from toptune.heads.falkon.kernel import Nearness
 
         return Nearness(kernel_of(estimator, sum(view_sizes)))
-
-
-def handicaps(candidates: Sequence[Candidate], recommended: Candidate, n_units: int) -> list[float]:
-    """Say how much smaller each candidate's loss must be, where the recommended one is the first.
-
-    All are 0 where it is not.
-    """
-    handicap = HANDICAP / math.sqrt(n_units) if candidates[0] == recommended else 0.0
-    return [0.0, *[handicap] * (len(candidates) - 1)]
