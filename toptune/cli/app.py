@@ -7,10 +7,12 @@ are given before they import what they work with, so that --help and refusals an
 
 from __future__ import annotations
 
+import _thread
 import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -79,6 +81,14 @@ def _options(
 ) -> None: ...
 
 
+def _signal_main_thread() -> None:
+    """Send SIGTERM to the main thread, which ends a sleep or a read of it where a system can."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+    else:
+        _thread.interrupt_main(signal.SIGTERM)
+
+
 class _InFlags(logging.Formatter):
     """Let warnings of the library name flags."""
 
@@ -131,10 +141,24 @@ def _interrupt_once() -> Iterator[None]:
         os.write(2, b"interrupted; what was published is kept\n")
         raise KeyboardInterrupt
 
+    def again(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    def unraisable(lost: sys.UnraisableHookArgs) -> None:
+        # It came while a finaliser or a weak reference's callback ran, where Python drops what is
+        # raised. It is raised once more a moment later, by a signal whose handler is free.
+        if interrupted and isinstance(lost.exc_value, KeyboardInterrupt):
+            signal.signal(signal.SIGTERM, again)
+            threading.Timer(0.01, _signal_main_thread).start()
+        else:
+            hook(lost)
+
     before = signal.signal(signal.SIGINT, first)
+    hook, sys.unraisablehook = sys.unraisablehook, unraisable
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         # Where it was pressed, the interpreter may still wait for threads: a second one ends that.
         if not interrupted:
             signal.signal(signal.SIGINT, before)
