@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,15 @@ from toptune.params import Backbone, Compute, FitOptions, Picture, Windows
 from toptune.recordings.spike_npz import write_npz
 from toptune.recordings.trains import Segment, Spikes, SpikeTrains, sort_spikes
 from toptune.runs.model import read_model
-from toptune.runs.occlusion import Explanation, Occlusion, _apart, _stretches, explain, importance
+from toptune.runs.occlusion import (
+    Explanation,
+    Occlusion,
+    _stretches,
+    explain,
+    group_by_rate,
+    importance,
+    spread,
+)
 from toptune.runs.predictor import FoundRecording, Predictor
 from toptune.store.feature_store import FeatureStore
 from toptune.store.tables import table_for
@@ -72,6 +82,13 @@ def silenced(trains: SpikeTrains, begin_s: float, end_s: float) -> SpikeTrains:
     )
 
 
+def keep(trains: SpikeTrains, kept: Any) -> SpikeTrains:
+    """Keep some of the spikes."""
+    s = trains.spikes
+    left = Spikes(s.sample[kept], s.channel[kept], s.peak_to_peak_uv[kept])
+    return replace(trains, spikes=left)
+
+
 def on_axis(extractor: FeatureExtractor, trains: SpikeTrains) -> FeatureExtractor:
     """The count axis of the whole recording, as a number."""
     if not isinstance(extractor, PictureExtractor) or extractor.picture.kind == "raster":
@@ -108,6 +125,88 @@ def test_occlusion_equals_silencing_redrawing_and_predicting_one_by_one(fused: P
             assert got.score[i, j] == pytest.approx(score, abs=1e-4)
     # Something did matter; probabilities this sure hardly move, but scores do.
     assert np.abs(got.score_drop).max() > 0.05
+
+
+def test_leaving_out_electrodes_equals_removing_them_redrawing_and_predicting_one_by_one(
+    fused: Path,
+) -> None:
+    store = FeatureStore(fused / "s.zarr")
+    trains = store.read_spikes(store.recordings[2].name)
+    # One electrode is silent.
+    trains = keep(trains, trains.spikes.channel != 1)
+    predictor = Predictor(read_model(fused / "run" / "model"), compute=CPU)
+    got = explain(
+        predictor, FoundRecording.of("r", trains), occlusion=Occlusion(electrode_windows=2)
+    )
+    electrodes = got.electrodes
+    assert electrodes is not None
+    assert electrodes.group.tolist() == [0, -1, 1, 2]
+    assert (len(electrodes.rows), electrodes.in_groups) == (2, False)
+    assert got.rows[got.strongest] in electrodes.rows
+    naive = Predictor(read_model(fused / "run" / "model"), compute=CPU)
+    naive.extractors = tuple(on_axis(e, trains) for e in naive.extractors)
+    model, code = predictor.model, got.code
+    whole = naive.features(FoundRecording.of("r", trains)).features[electrodes.rows]
+    for electrode in range(4):
+        without = keep(trains, trains.spikes.channel != electrode)
+        features = naive.features(FoundRecording.of("r", without)).features[electrodes.rows]
+        drop = model.probabilities(whole)[:, code] - model.probabilities(features)[:, code]
+        np.testing.assert_allclose(electrodes.drop[:, electrode], drop, atol=2e-5)
+        score = model.class_scores(whole)[:, code] - model.class_scores(features)[:, code]
+        np.testing.assert_allclose(electrodes.score_drop[:, electrode], score, atol=2e-4)
+    for k, start_s in enumerate(got.prediction.start_s[electrodes.rows].tolist()):
+        time_s = trains.spikes.sample / RATE_HZ
+        inside = (time_s >= start_s) & (time_s < start_s + 3.0)
+        counts = np.bincount(trains.spikes.channel[inside], minlength=4)
+        np.testing.assert_array_equal(electrodes.n_spikes[k], counts)
+    assert np.abs(electrodes.score_drop).max() > 0.05
+    none = explain(
+        predictor, FoundRecording.of("r", trains), occlusion=Occlusion(electrode_windows=0)
+    )
+    assert none.electrodes is None
+
+
+def test_gaps_without_spikes_are_not_judged_again(
+    bursts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trains = burst_trains(77, 3.0)
+    trains = keep(trains, trains.spikes.sample < 35_000)
+    predictor = Predictor(read_model(bursts / "run" / "model"), compute=CPU)
+    (extractor,) = predictor.extractors
+    asked: list[int] = []
+    real = extractor.extract_variants
+
+    def counting(of: SpikeTrains, variants: Any, n_rows: int) -> Any:
+        asked.append(n_rows)
+        return real(of, variants, n_rows)
+
+    monkeypatch.setattr(extractor, "extract_variants", counting)
+    wanted = Occlusion(stretch_s=0.5, step_s=0.5, electrode_windows=0)
+    got = explain(predictor, FoundRecording.of("r", trains), occlusion=wanted)
+    silent = got.start_s[:, None] + got.offset_s >= 3.5
+    assert got.n_silent == silent.sum() > 0
+    assert asked == [silent.size - got.n_silent]
+    np.testing.assert_array_equal(got.drop[silent], 0)
+    np.testing.assert_array_equal(got.score_drop[silent], 0)
+    assert np.abs(got.drop[~silent]).max() > 0.1
+
+
+@pytest.mark.parametrize("of_class", ["burst", "quiet"])
+def test_leaving_out_the_electrode_that_bursts_alone_points_to_it(
+    bursts: Path, of_class: str
+) -> None:
+    trains = burst_trains(77, 3.0)
+    # All spikes of the burst come from electrode 5, and the others' are moved away.
+    inside = (trains.spikes.sample >= 30_000) & (trains.spikes.sample < 31_000)
+    channel = np.where(inside, 5, trains.spikes.channel).astype(np.int32)
+    moved = replace(trains, spikes=trains.spikes._replace(channel=channel))
+    predictor = Predictor(read_model(bursts / "run" / "model"), compute=CPU)
+    got = explain(predictor, FoundRecording.of("r", moved), of_class=of_class)
+    electrodes = got.electrodes
+    assert electrodes is not None
+    score = electrodes.score_drop.mean(axis=0)
+    assert np.abs(score).argmax() == 5
+    assert (score[5] > 0) == (of_class == "burst")
 
 
 # --- a planted truth
@@ -216,20 +315,47 @@ def test_stretches_cover_the_window_and_stay_inside(
         assert (np.diff(offsets) <= stretch).all()
 
 
-@given(st.lists(st.integers(0, 60), min_size=1, max_size=20, unique=True), st.integers(1, 20))
-def test_windows_of_a_group_are_apart_and_none_is_lost(starts: list[int], apart: int) -> None:
-    start_s = np.array(sorted(starts), dtype=np.float64)
-    groups = _apart(start_s, apart)
-    assert sorted(k for g in groups for k in g.tolist()) == list(range(len(starts)))
-    for group in groups:
-        assert (np.diff(start_s[group]) >= apart).all()
+@given(
+    st.lists(st.integers(0, 60), min_size=1, max_size=20, unique=True), st.integers(1, 8), st.data()
+)
+def test_spread_windows_hold_the_strongest_and_are_some_of_the_others(
+    rows: list[int], n: int, data: st.DataObject
+) -> None:
+    best = data.draw(st.sampled_from(rows))
+    chosen = spread(np.array(sorted(rows)), best, n).tolist()
+    assert best in chosen
+    assert sorted(set(chosen)) == chosen
+    assert set(chosen) <= set(rows)
+    assert len(chosen) == min(n, len(rows))
+
+
+@given(st.lists(st.integers(0, 1000), min_size=1, max_size=200), st.integers(1, 70))
+def test_electrodes_of_a_group_are_of_similar_rates_and_hold_a_share_of_the_spikes(
+    counts: list[int], most: int
+) -> None:
+    n_spikes = np.array(counts)
+    group = group_by_rate(n_spikes, most)
+    np.testing.assert_array_equal(group < 0, n_spikes == 0)
+    used = np.unique(group[group >= 0])
+    np.testing.assert_array_equal(used, np.arange(len(used)))
+    active = int((n_spikes > 0).sum())
+    assert len(used) <= most
+    if active <= most:
+        assert len(used) == active
+        return
+    for k in used:
+        inside = n_spikes[group == k]
+        # More than an equal share of the spikes only by the electrode that fills it up.
+        assert inside.sum() - inside.min() <= n_spikes.sum() / most
+        slower = n_spikes[(group > k)]
+        assert not len(slower) or inside.min() >= slower.max()
 
 
 @pytest.mark.parametrize("name", ["stretch_s", "step_s"])
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
 def test_stretches_of_no_length_are_refused(name: str, value: float) -> None:
     with pytest.raises(InputError, match=f"Occlusion.{name} must be above 0"):
-        Occlusion(**{name: value})
+        Occlusion(**{name: value})  # type: ignore[arg-type]  # one of two of the same type
 
 
 # --- the command
@@ -255,9 +381,37 @@ def test_why_writes_a_page_and_the_numbers(bursts: Path, tmp_path: Path, run: Ru
     for row in rows:
         expected = float(row["probability"]) - float(row["probability_without"])
         assert float(row["drop"]) == pytest.approx(expected, abs=1e-5)
+    assert (first["electrode_windows_start_s"], len(first["electrodes"])) == ([0.0, 2.0], 3)
+    left_out = read_csv(out / "electrodes.csv")
+    for one in first["electrodes"]:
+        of_it = [
+            row for row in left_out
+            if (row["recording"], row["electrode"]) == (str(new), one["electrode"])
+        ]  # fmt: skip
+        assert np.mean([float(row["drop"]) for row in of_it]) == pytest.approx(
+            one["drop"], abs=2e-6
+        )
+        assert [float(row["window_start_s"]) for row in of_it] == [0.0, 2.0]
+        for row in of_it:
+            difference = float(row["probability"]) - float(row["probability_without"])
+            assert float(row["drop"]) == pytest.approx(difference, abs=2e-6)
+            assert row["left_out_together"] == "1"
+    assert len(left_out) == 2 * 2 * 8
     page = (out / "why.html").read_text("utf-8")
     assert page.count("<article") == 4
+    assert page.count("Map of the array: drop in probability") == 2
+    assert "The spikes of one electrode after the other were removed." in page
+    assert "0 to 4 s, 2 to 6 s" in page
     assert "no test of the model" in page
+    ran = run("why", model, new, "-o", tmp_path / "in-words")
+    assert "new.npz: burst\n" in ran.out
+    assert re.search(r"\n  [\d.]+ to [\d.]+ s contributed most to burst \(\+0\.\d\d\)\n", ran.out)
+    assert re.search(
+        r"\n  of the electrodes (E\d \([^)]+\), ){2}E\d \([^)]+\) contributed", ran.out
+    )
+    ran = run("why", model, new, "-o", tmp_path / "no", "--electrode-windows", "0")
+    assert "electrode" not in ran.out
+    assert not read_csv(tmp_path / "no" / "electrodes.csv")
     ran = run(*arguments)
     assert ran.code == 2
     assert "exists; choose another name or give --overwrite" in ran.err

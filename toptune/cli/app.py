@@ -23,7 +23,7 @@ from typer.core import TyperCommand
 
 from toptune.cli import demo, machine, recordings, reporting, training
 from toptune.cli.options import BASIC, in_flags
-from toptune.cli.printing import say
+from toptune.cli.printing import bar_is_shown, say
 from toptune.cli.streams import let_go, make_printable
 from toptune.errors import ToptuneError
 
@@ -42,7 +42,8 @@ app = typer.Typer(
     help="Tell from micro-electrode-array recordings which kind of neuronal network made them.",
     epilog="Example: toptune demo",
     no_args_is_help=True,
-    add_completion=False,
+    # What holds for the whole holds for each command.
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 # In the order of --help: that of the flow.
@@ -128,17 +129,23 @@ def main() -> None:
         sys.exit(130)
 
 
+_INTERRUPTED = b"interrupted; what was published is kept\n"
+_SHOW_CURSOR = b"\x1b[?25h"
+
+
 @contextmanager
 def _interrupt_once() -> Iterator[None]:
     """Answer the first Ctrl-C as Python does, and leave the second to the system."""
-    interrupted = False
+    interrupted = said = False
 
     def first(_number: int, _frame: FrameType | None) -> None:
-        nonlocal interrupted
+        nonlocal interrupted, said
         interrupted = True
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        # Not by a file object, which may be in the middle of a write.
-        os.write(2, b"interrupted; what was published is kept\n")
+        # Not by a file object, which may be in the middle of a write. A bar would be drawn over it,
+        # and hides the cursor, which the second Ctrl-C would leave hidden.
+        said = not bar_is_shown()
+        os.write(2, _INTERRUPTED if said else _SHOW_CURSOR)
         raise KeyboardInterrupt
 
     def again(_number: int, _frame: FrameType | None) -> None:
@@ -159,6 +166,8 @@ def _interrupt_once() -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = hook
+        if interrupted and not said:
+            os.write(2, _INTERRUPTED)
         # Where it was pressed, the interpreter may still wait for threads: a second one ends that.
         if not interrupted:
             signal.signal(signal.SIGINT, before)

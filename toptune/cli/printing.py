@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
 from toptune.cli.options import in_flags
 from toptune.evaluation.counting import Counts
+from toptune.machine.display import count
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, ProgressColumn, TaskID
+    from rich.progress import Progress, TaskID
 
     from toptune.sweeps.results import Outcome
 
@@ -31,6 +34,28 @@ def tell(text: str) -> None:
 def _harmless(text: str) -> str:
     """Keep what a file says from steering the terminal."""
     return "".join(c if c == "\n" or c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def shorten(text: str, width: int) -> str:
+    """Take letters out of the middle of a text that is too wide: the end of a name tells most."""
+    if len(text) <= width:
+        return text
+    end = max(0, width - 1) * 2 // 3
+    return f"{text[: max(0, width - 1 - end)]}\u2026{text[len(text) - end :]}"[: max(0, width)]
+
+
+def command_line(*words: object) -> str:
+    """Write a command that can be pasted into a shell."""
+    return shlex.join(map(str, words))
+
+
+def free_name(name: str) -> str:
+    """Name a folder that is not there yet: ``run``, ``run-2`` and so on."""
+    number, free = 1, name
+    while Path(free).exists():
+        number += 1
+        free = f"{name}-{number}"
+    return free
 
 
 def print_json(value: Any) -> None:
@@ -104,9 +129,9 @@ def _remarks(metrics: dict[str, Any]) -> Iterator[str]:
         final = ", ".join(f"{name} {_brief(value)}" for name, value in tuning["final"].items())
         leaky = tuning["had_the_choice_seen_all_devices"]
         yield (
-            f"{tuning['n_candidates']} settings were tried inside every fold; the model trained on"
-            f" all devices uses {final} (chosen on all devices instead, which is too optimistic,"
-            f" device accuracy would be {leaky['device_accuracy']:.3f})"
+            f"tried inside every fold: {count(tuning['n_candidates'], 'setting')}; the model"
+            f" trained on all devices uses {final} (chosen on all devices instead, which is too"
+            f" optimistic, device accuracy would be {leaky['device_accuracy']:.3f})"
         )
     simple = metrics["compared_with"]
     if simple:
@@ -117,7 +142,10 @@ def _remarks(metrics: dict[str, Any]) -> Iterator[str]:
         yield f"for comparison, burst parameters of whole recordings: {each}"
     test = metrics["permutations"]
     if test is not None:
-        yield f"p: {test['n']} shuffles of the devices' labels, parameters {test['parameters']}"
+        yield (
+            f"p: {count(test['n'], 'shuffle')} of the devices' labels, parameters"
+            f" {test['parameters']}"
+        )
         if test["note"]:
             yield f"note: {test['note']}"
 
@@ -126,8 +154,8 @@ def _notes_on_data(metrics: dict[str, Any]) -> Iterator[str]:
     missing = metrics["missing_recordings"]
     if missing:
         yield (
-            f"note: {len(missing)} listed recordings have no features and are not in these scores:"
-            f" {', '.join(missing)}"
+            f"note: no features of {count(len(missing), 'listed recording')}, which"
+            f" {'is' if len(missing) == 1 else 'are'} not in these scores: {', '.join(missing)}"
         )
     for note in metrics["provenance_notes"]:
         yield f"note: {note}"
@@ -135,8 +163,8 @@ def _notes_on_data(metrics: dict[str, Any]) -> Iterator[str]:
         yield f"warning: {warning}"
     if metrics["n_windows_without_partner"]:
         yield (
-            f"{metrics['n_windows_without_partner']} windows are missing from one of the feature"
-            " sets and were left out"
+            f"left out, since one of the feature sets lacks them:"
+            f" {count(metrics['n_windows_without_partner'], 'window')}"
         )
 
 
@@ -179,7 +207,7 @@ class _RecordingsWatch:
     def recording(self, number: int, total: int, name: str) -> None:
         if self._all is None:
             self._all = self._bar.add_task("", total=total)
-        self._bar.update(self._all, completed=number - 1, description=name[-40:])
+        self._bar.update(self._all, completed=number - 1, description=name)
 
     def stage(self, name: str, done: int, total: int) -> None:
         self._bar.update(
@@ -215,7 +243,7 @@ class _SweepWatch:
         self._bar.update(self._now, description=text, total=None, completed=0)
 
     def recording(self, number: int, total: int, name: str) -> None:
-        self._bar.update(self._now, completed=number - 1, total=total, extra=name[-40:])
+        self._bar.update(self._now, completed=number - 1, total=total, extra=name)
 
     def stage(self, name: str, done: int, total: int) -> None:
         self._bar.update(self._now, extra=f"{name} {done}/{total}")
@@ -242,9 +270,7 @@ class _SweepWatch:
 @contextmanager
 def watch_sweep() -> Iterator[_SweepWatch]:
     """Show a sweep's progress: bars on a terminal, and a line per run anywhere."""
-    from rich.progress import TextColumn
-
-    with _bar(TextColumn("{task.fields[extra]}"), width=24) as bar:
+    with _bar(extra=True) as bar:
         yield _SweepWatch(bar)
 
 
@@ -297,14 +323,17 @@ class _WholeWatch:
             say(f"... {text}")
 
     def part(self, done: float, text: str = "") -> None:
-        task = self._bar.tasks[self._task]
         completed = min(self._before_s + done * self._step_s, self._expected_s)
-        share = completed / self._expected_s
+        self.show(completed / self._expected_s, f"{self._text} {text}".rstrip())
+
+    def show(self, share: float, text: str) -> None:
+        """Show that a share of all work is done, 0 to 1."""
+        task = self._bar.tasks[self._task]
         left_s = remaining_s(task.elapsed or 0.0, share, self._expected_s)
         self._bar.update(
             self._task,
-            description=f"{self._text} {text}".rstrip(),
-            completed=completed,
+            description=text,
+            completed=share * self._expected_s,
             extra=time_left(left_s, True),
         )
 
@@ -321,30 +350,121 @@ def remaining_s(elapsed_s: float, share: float, expected_s: float) -> float:
 @contextmanager
 def watch_whole(expected_s: float) -> Iterator[_WholeWatch]:
     """Show one bar with the time left of several steps; lines of text where there is no bar."""
-    from rich.progress import TextColumn
-
-    with _bar(TextColumn("{task.fields[extra]}"), width=24, counted=False) as bar:
+    with _bar(extra=True, counted=False) as bar:
         yield _WholeWatch(bar, expected_s)
 
 
-def _bar(*columns: ProgressColumn, width: int = 40, counted: bool = True) -> Progress:
+class _StepsWatch:
+    """One bar over all recordings, each of which goes through steps of known shares of its time."""
+
+    def __init__(self, whole: _WholeWatch, shares: Mapping[str, float]) -> None:
+        self._whole = whole
+        self._shares = shares
+        self._name = ""
+        self._before, self._total = 0, 1
+
+    def recording(self, number: int, total: int, name: str) -> None:
+        self._before, self._total = number - 1, total
+        self._name = f"[{number}/{total}] {name}" if total > 1 else name
+        self._whole.show(self._before / total, self._name)
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        if name not in self._shares:
+            return
+        steps = list(self._shares)
+        share = sum(self._shares[one] for one in steps[: steps.index(name)])
+        share += self._shares[name] * done / max(1, total)
+        share /= sum(self._shares.values())
+        self._whole.show((self._before + share) / self._total, f"{name}: {self._name}")
+
+
+@contextmanager
+def watch_recording_steps(
+    n_recordings: int, shares: Mapping[str, float], expected_s: float
+) -> Iterator[_StepsWatch]:
+    """Show one bar with the time left over recordings that take `expected_s` each.
+
+    `shares` are the steps of a recording, in their order, with the share of its time.
+    """
+    with _bar(extra=True, counted=False) as bar:
+        yield _StepsWatch(_WholeWatch(bar, n_recordings * expected_s), shares)
+
+
+class BarWidths(NamedTuple):
+    """How a terminal's columns are shared among a bar and what stands beside it."""
+
+    bar: int
+    description: int
+    extra: int
+
+    @classmethod
+    def of(cls, columns: int, *, counted: bool, extra: bool) -> BarWidths:
+        """Share the columns, so that the bar never gives way to a long name."""
+        bar = max(10, min(40, columns // 3 - 2))
+        # One blank between neighbours, and none in the last column, where a line would break.
+        left = columns - bar - 3 - (_COUNT_WIDTH + 1 if counted else 0)
+        if not extra:
+            return cls(bar, max(6, left - _TIME_WIDTH), _TIME_WIDTH)
+        # A time left fits; in a sweep's bars it is a name.
+        told = max(_LEFT_WIDTH, left // 2) if counted else _LEFT_WIDTH
+        return cls(bar, max(6, left - told), min(told, max(6, left - 6)))
+
+
+# Of 9999/9999, of 0:00:00, and of "more than 59 min left".
+_COUNT_WIDTH, _TIME_WIDTH, _LEFT_WIDTH = 9, 7, 21
+# The bar on the terminal, if there is one.
+_shown: list[Progress] = []
+
+
+def bar_is_shown() -> bool:
+    """Whether a bar stands in the terminal's last line."""
+    return any(bar.live.is_started and not bar.disable for bar in _shown)
+
+
+@contextmanager
+def _bar(*, counted: bool = True, extra: bool = False) -> Iterator[Progress]:
+    """Show bars: what is going on, the bar, a count, and the time left or a text."""
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
+    from rich.text import Text
 
     console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=width),
-        *([MofNCompleteColumn()] if counted else []),
-        *(columns or (TimeRemainingColumn(),)),
+    widths = BarWidths.of(console.width, counted=counted, extra=extra)
+
+    class Description(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(shorten(task.description, widths.description), no_wrap=True)
+
+    class Extra(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(shorten(str(task.fields.get("extra", "")), widths.extra), no_wrap=True)
+
+    class Count(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(_count_text(task.completed, task.total), no_wrap=True)
+
+    made = Progress(
+        Description(),
+        BarColumn(bar_width=widths.bar),
+        *([Count()] if counted else []),
+        Extra() if extra else TimeRemainingColumn(),
         console=console,
         transient=True,
         # Notebooks ask for colours (FORCE_COLOR), whoever reads; a bar needs a terminal.
         disable=not (console.is_terminal and console.file.isatty()),
     )
+    with made:
+        _shown.append(made)
+        try:
+            yield made
+        finally:
+            _shown.remove(made)
+
+
+def _count_text(done: float, total: float | None) -> str:
+    """Write how much is done: as a count, or in per cent where there are very many."""
+    if total is None:
+        return ""
+    if total > 9999:
+        return f"{100 * done / total:.0f}%"
+    return f"{done:.0f}/{total:.0f}"

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from toptune.machine.display import count
+
 
 class Counts(NamedTuple):
     """What the accuracy per device is a share of."""
@@ -35,8 +37,8 @@ class Counts(NamedTuple):
     @property
     def scored(self) -> str:
         """What was scored: ``30 devices`` or ``8 verdicts on 4 devices``."""
-        devices = f"{self.n_devices} devices"
-        return f"{self.n_verdicts} verdicts on {devices}" if self.in_pairs else devices
+        devices = count(self.n_devices, "device")
+        return f"{count(self.n_verdicts, 'verdict')} on {devices}" if self.in_pairs else devices
 
     @property
     def right(self) -> str:

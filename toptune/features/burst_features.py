@@ -407,7 +407,14 @@ class BurstExtractor:
         """Measure some windows of variants of a recording, one variant at a time."""
         del trains, n_rows
         for variant, rows in variants:
-            yield self.measure(variant).features[rows]
+            yield self._rows(variant, rows)
+
+    def _rows(self, trains: SpikeTrains, rows: Sequence[int]) -> Float32:
+        """Measure some windows of a recording, in any order."""
+        if self.windows is None:
+            return self.measure(trains).features[rows]
+        ascending, place = np.unique(np.asarray(rows, np.int64), return_inverse=True)
+        return self.measure(trains, lambda _: ascending).features[place]
 
     def picture_of(self, trains: SpikeTrains, row: int) -> None:
         """Give none: there is no picture."""

@@ -42,11 +42,11 @@ with _without_a_screen():
     from matplotlib import rc_context
     from matplotlib.axes import Axes
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.colors import LogNorm
+    from matplotlib.colors import LogNorm, Normalize
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 __all__ = [
-    "Axes", "Figure", "FigureCanvasAgg", "FuncFormatter", "LogLocator", "LogNorm", "NullFormatter",
-    "rc_context",
+    "Axes", "Figure", "FigureCanvasAgg", "FuncFormatter", "LogLocator", "LogNorm", "Normalize",
+    "NullFormatter", "rc_context",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The folder of an explanation: why.html, occlusion.csv, windows.csv and why.json.
+"""The folder of an explanation: why.html, occlusion.csv, electrodes.csv, windows.csv, why.json.
 
 Times in the files are seconds since the recording's start, probabilities lie between 0 and 1.
 """
@@ -8,17 +8,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from toptune.machine.display import count
 from toptune.params import Picture as PictureParams
 from toptune.pictures.thumbnails import Thumbnails, draw_thumbnails, grey_png
 from toptune.recordings.trains import SpikeTrains
 from toptune.reports.devices import time_ticks
+from toptune.reports.overview_plot import ElectrodePositions, place_electrodes
 from toptune.reports.page import (
+    GREY,
     Block,
+    Columns,
     Fact,
     Facts,
     Line,
@@ -26,20 +30,31 @@ from toptune.reports.page import (
     Page,
     Picture,
     Section,
+    Table,
     Text,
     Timeline,
     Track,
     percent,
     png_uri,
     render,
+    svg_uri,
 )
 from toptune.runs.folder import WHY, write_csv, write_json
 from toptune.runs.occlusion import Explanation, importance
 from toptune.runs.predictor import Predictor
 
+if TYPE_CHECKING:
+    from toptune.machine.drawing import Figure as MplFigure
+
 FORMAT = 1
 # Axis of the drop: its top is at least this much, so that small drops look small.
 _SMALL_DROP = 0.05
+#: A mean drop below this is said to be small.
+SMALL_ALONE = 0.02
+# Electrodes that are named, that the table lists, and by how many a side their labels fit.
+_NAMED = 3
+_LISTED = 10
+_LABELLED = 16
 
 
 class DrawnExplanation(NamedTuple):
@@ -79,7 +94,25 @@ def summary(explained: Explanation) -> dict[str, Any]:
         "strongest_stretch_start_s": float(explained.start_s[window] + explained.offset_s[stretch]),
         "stretch_s": explained.stretch_s,
         "largest_drop": float(explained.drop.max()),
+        **_electrode_summary(explained),
         "warnings": list(p.warnings),
+    }
+
+
+def _electrode_summary(explained: Explanation) -> dict[str, Any]:
+    """Give the electrodes without which the probability drops most, and in which windows."""
+    electrodes = explained.electrodes
+    if electrodes is None:
+        return {}
+    drop = electrodes.mean_drop
+    order = np.argsort(-drop, kind="stable")[:_NAMED]
+    return {
+        "electrode_windows_start_s": explained.prediction.start_s[electrodes.rows].tolist(),
+        "electrodes": [
+            {"electrode": electrodes.labels[k], "drop": float(drop[k])}
+            for k in order.tolist()
+            if electrodes.group[k] >= 0
+        ],
     }
 
 
@@ -103,6 +136,12 @@ def write_explanation(folder: Path, model: str, drawn: Sequence[DrawnExplanation
         _occlusion_rows(all_explained),
     )  # fmt: skip
     write_csv(
+        folder / "electrodes.csv",
+        ["recording", "class", "electrode", "window_start_s", "spikes", "left_out_together",
+         "probability", "probability_without", "drop", "score_drop"],
+        _electrode_rows(all_explained),
+    )  # fmt: skip
+    write_csv(
         folder / "windows.csv",
         ["recording", "start_s", "prediction", "class", "probability"],
         _window_rows(all_explained),
@@ -123,6 +162,23 @@ def _occlusion_rows(all_explained: Sequence[Explanation]) -> Iterator[list[Any]]
                 ]
 
 
+def _electrode_rows(all_explained: Sequence[Explanation]) -> Iterator[list[Any]]:
+    for e in all_explained:
+        p, electrodes = e.prediction, e.electrodes
+        if electrodes is None:
+            continue
+        together = np.bincount(electrodes.group[electrodes.group >= 0], minlength=1)
+        for k, label in enumerate(electrodes.labels):
+            size = int(together[electrodes.group[k]]) if electrodes.group[k] >= 0 else 0
+            for i, row in enumerate(electrodes.rows.tolist()):
+                whole, drop = float(p.probabilities[row, e.code]), float(electrodes.drop[i, k])
+                yield [
+                    *(p.recording, p.classes[e.code], label, float(p.start_s[row])),
+                    *(int(electrodes.n_spikes[i, k]), size, whole, whole - drop, drop),
+                    float(electrodes.score_drop[i, k]),
+                ]
+
+
 def _window_rows(all_explained: Sequence[Explanation]) -> Iterator[list[Any]]:
     for e in all_explained:
         p = e.prediction
@@ -139,8 +195,8 @@ def why_page(model: str, drawn: Sequence[DrawnExplanation]) -> Page:
     """Show the evidence for each verdict below the recording's activity."""
     return Page(
         title="Why this verdict?",
-        lead="Which windows of a recording, and which seconds in them, contributed to the predicted"
-        " class.",
+        lead="Which windows of a recording, which seconds in them and which electrodes contributed"
+        " to the predicted class.",
         blocks=(
             Text(
                 text="Spikes were removed in a sliding gap, and every window was classified again."
@@ -174,8 +230,9 @@ def _section(drawn: DrawnExplanation) -> Section:
         f" {100 * found['largest_drop']:.0f} percentage points lower",
     )
     warnings = (Note(text=warning) for warning in p.warnings)
-    shown = (Facts(facts=(verdict, strongest)), _whole(drawn, name), _window(drawn, name))
-    blocks: tuple[Block, ...] = (*warnings, *shown, *_without_time(drawn))
+    facts = (verdict, strongest, *_electrode_fact(e, name))
+    shown = (Facts(facts=facts), _whole(drawn, name), _window(drawn, name))
+    blocks: tuple[Block, ...] = (*warnings, *shown, *_without_time(drawn), *_electrodes(e, name))
     return Section(title=Path(p.recording).name, blocks=blocks)
 
 
@@ -189,8 +246,8 @@ def _whole(drawn: DrawnExplanation, name: str) -> Timeline:
         name="The whole recording",
         badge=name,
         tone="plain",
-        text=f"{len(e.rows)} windows, each classified {len(e.offset_s)} times with the spikes of"
-        f" {e.stretch_s:g} s removed.",
+        text=f"{count(len(e.rows), 'window')}, each classified {count(len(e.offset_s), 'time')}"
+        f" with the spikes of {e.stretch_s:g} s removed.{_silent_text(e)}",
         tracks=(
             Track(
                 name=f"histogram, up to {t.largest_count:,}",
@@ -214,6 +271,13 @@ def _whole(drawn: DrawnExplanation, name: str) -> Timeline:
         ),
         ticks=tuple(time_ticks(0, t.duration_s)),
     )
+
+
+def _silent_text(e: Explanation) -> str:
+    if not e.n_silent:
+        return ""
+    of_all = f" {count(e.n_silent, 'gap')} of {e.probability.size}"
+    return f"{of_all} held no spike, so that nothing changed."
 
 
 def _window(drawn: DrawnExplanation, name: str) -> Timeline:
@@ -255,6 +319,103 @@ def _without_time(drawn: DrawnExplanation) -> Iterator[Picture]:
                 " electrodes by electrodes.",
                 width_px=260,
             )
+
+
+def _electrode_fact(e: Explanation, name: str) -> Iterator[Fact]:
+    """Name the electrodes that contributed most."""
+    if e.electrodes is None:
+        return
+    found = summary(e)["electrodes"]
+    value = ", ".join(one["electrode"] for one in found) or "none"
+    largest = max((one["drop"] for one in found), default=0.0)
+    alone = "" if largest >= SMALL_ALONE else "; no electrode matters much alone"
+    yield Fact(
+        name="Electrodes that contributed most",
+        value=value,
+        detail=f"without the first of them the probability of {name} is on average"
+        f" {100 * largest:.2g} percentage points lower{alone}",
+    )
+
+
+def _electrodes(e: Explanation, name: str) -> Iterator[Block]:
+    """Show on the array, and in a table, what each electrode contributed."""
+    electrodes = e.electrodes
+    if electrodes is None:
+        return
+    starts = e.prediction.start_s[electrodes.rows]
+    windows = ", ".join(f"{start:g} to {start + _width_s(e):g} s" for start in starts.tolist())
+    how = (
+        "There are too many electrodes to leave out each alone: those of similar rates were left"
+        " out together, and each is shown with what its group contributed."
+        if electrodes.in_groups
+        else "The spikes of one electrode after the other were removed."
+    )
+    yield Text(
+        text=f"Electrodes: {how} The drop in the probability of {name} is the mean over"
+        f" {count(len(starts), 'window')} ({windows}), not over the whole recording."
+        " All values are in electrodes.csv."
+    )
+    placed = place_electrodes(electrodes.labels)
+    drop = 100 * electrodes.mean_drop
+    active = electrodes.group >= 0
+    order = [k for k in np.argsort(-drop, kind="stable").tolist() if active[k]]
+    table = Table(
+        caption="Electrodes that contributed most",
+        header=("electrode", "spikes per minute", "drop (percentage points)"),
+        rows=tuple(
+            (
+                electrodes.labels[k],
+                f"{60 * electrodes.n_spikes[:, k].mean() / _width_s(e):.1f}",
+                f"{drop[k]:+.2f}",
+            )
+            for k in order[:_LISTED]
+        ),
+        numeric=(1, 2),
+    )
+    picture = Picture(
+        uri=svg_uri(_draw_map(placed, electrodes.labels, drop, active)),
+        alt="Map of the array: drop in probability without each electrode, from"
+        f" {drop.min():.1f} to {drop.max():.1f} percentage points",
+        caption=f"Electrodes, {placed.how}. Orange: they contributed to {name}; blue: to other"
+        " classes; white: no spikes in these windows.",
+        width_px=420,
+    )
+    yield Columns(blocks=(picture, table))
+
+
+def _draw_map(
+    placed: ElectrodePositions,
+    labels: Sequence[str],
+    drop: NDArray[np.float64],
+    active: NDArray[np.bool_],
+) -> MplFigure:
+    """Draw the array with each electrode in the colour of its drop, in percentage points."""
+    from toptune.machine.drawing import Figure, Normalize, rc_context
+
+    side = max(placed.column.max(), placed.row.max()) + 1
+    limit = max(100 * _SMALL_DROP, float(np.abs(drop).max()))
+    size = (180 / side) ** 2
+    with rc_context():
+        figure = Figure(figsize=(4.4, 4.0), layout="constrained")
+        axes = figure.subplots()
+        axes.scatter(
+            placed.column[~active], placed.row[~active], size, c="white", edgecolors=GREY, lw=0.6
+        )
+        heat = axes.scatter(
+            placed.column[active], placed.row[active], size, c=drop[active], cmap="PuOr_r",
+            norm=Normalize(-limit, limit), edgecolors=GREY, linewidths=0.6,
+        )  # fmt: skip
+        if side <= _LABELLED:
+            for k, label in enumerate(labels):
+                pale = abs(drop[k]) < 0.6 * limit
+                axes.text(
+                    placed.column[k], placed.row[k], label, ha="center", va="center",
+                    fontsize=min(8, 56 / side), color="black" if pale else "white",
+                )  # fmt: skip
+        axes.set(xlim=(-0.6, side - 0.4), ylim=(side - 0.4, -0.6), aspect="equal")
+        axes.set_axis_off()
+        figure.colorbar(heat, ax=axes, shrink=0.8, label="drop in probability (percentage points)")
+    return figure
 
 
 def _width_s(e: Explanation) -> float:

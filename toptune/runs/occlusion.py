@@ -1,11 +1,13 @@
-"""Why a model gives a verdict: which windows contributed to it, and which seconds of a window.
+"""Why a model gives a verdict: which windows, seconds and electrodes contributed to it.
 
 The spikes of a short stretch are taken away, for stretches all over the recording, and every window
-that holds the stretch is judged again: how much less probable does the verdict's class get?
+that holds the stretch is judged again: how much less probable does the verdict's class get? The
+same is done with the spikes of each electrode, in a few windows.
 
 This is occlusion (Zeiler & Fergus 2014, Visualizing and understanding convolutional networks, ECCV)
-over time: spikes are removed in a sliding gap instead of pixels in a grey square, and the rest is
-drawn and described by the very code that made the model's features. On a histogram whose count axis
+over time and electrodes: spikes are removed instead of pixels in a grey square, and the rest is
+drawn and described by the very code that made the model's features. A window without any spike to
+remove is not judged again: it is what it was. On a histogram whose count axis
 is each window's own maximum, the other bursts grow when the highest one is taken away: that is what
 the model would see, and so is another order of electrodes in a sorted raster or in a matrix of
 correlations. The count axis `recording` stays where it was.
@@ -13,15 +15,16 @@ correlations. The count axis `recording` stays where it was.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.features.extractor import FeatureExtractor, StageReporter, unwatched
+from toptune.features.extractor import StageReporter, unwatched
 from toptune.params import Windows
 from toptune.recordings.trains import Spikes, SpikeTrains
 from toptune.recordings.windows import SegmentBins, window_starts
@@ -31,20 +34,54 @@ from toptune.runs.verdicts import RecordingPrediction
 # Gaps in a window's width, and by how much of itself each moves on.
 _STRETCHES = 12
 _STEPS = 2
+# Electrodes, or groups of them, whose spikes are removed one after the other.
+_GROUPS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Occlusion:
-    """How the gap without spikes slides."""
+    """Which spikes are removed: those in a gap that slides, and those of each electrode."""
 
-    stretch_s: float | None = None  # its length; a twelfth of the model's widest window where None
+    stretch_s: float | None = None  # the gap's length; a twelfth of the widest window where None
     step_s: float | None = None  # how far it moves on; half its length where None
+    # In how many windows the spikes of each electrode are removed; 0 leaves electrodes out.
+    electrode_windows: int = 4
 
     def __post_init__(self) -> None:
         for name in ("stretch_s", "step_s"):
             value = getattr(self, name)
             if value is not None and not (np.isfinite(value) and value > 0):
                 raise InputError(f"Occlusion.{name} must be above 0, got {value!r}")
+        if self.electrode_windows < 0:
+            raise InputError(
+                f"Occlusion.electrode_windows must be 0 or above, got {self.electrode_windows}"
+            )
+
+
+class ElectrodeDrops(NamedTuple):
+    """How much less probable a class gets without each electrode."""
+
+    labels: tuple[str, ...]  # of all electrodes
+    # (k,): the windows in which electrodes were left out: the one with the largest probability of
+    # the class, and others spread over the recording
+    rows: NDArray[np.int64]
+    n_spikes: NDArray[np.int64]  # (k, electrodes): that were removed
+    # (electrodes,): number of the group that was left out together; each electrode is its own group
+    # unless there are too many; -1 where an electrode has no spike in these windows
+    group: NDArray[np.int64]
+    drop: NDArray[np.float64]  # (k, electrodes): of the electrode's group; 0 without a spike
+    score_drop: NDArray[np.float64]  # (k, electrodes): likewise
+
+    @property
+    def mean_drop(self) -> NDArray[np.float64]:
+        """Mean over the windows, (electrodes,)."""
+        return np.asarray(self.drop.mean(axis=0))
+
+    @property
+    def in_groups(self) -> bool:
+        """Whether several electrodes were left out together."""
+        active = self.group[self.group >= 0]
+        return len(np.unique(active)) < len(active)
 
 
 class Explanation(NamedTuple):
@@ -60,6 +97,8 @@ class Explanation(NamedTuple):
     stretch_s: float  # the gap's length
     probability: NDArray[np.float64]  # (m, p): of the class, without the spikes in the gap
     score: NDArray[np.float64]  # (m, p): likewise
+    n_silent: int  # of these m x p gaps, those without a spike, which change nothing
+    electrodes: ElectrodeDrops | None  # None where they were not asked for
 
     @property
     def start_s(self) -> NDArray[np.float64]:
@@ -105,7 +144,8 @@ def explain(
 ) -> Explanation:
     """Judge a recording, whose spikes were found with the model's settings, and explain a class.
 
-    `occlusion` says how the gap slides; `of_class` is what to explain, the verdict where None.
+    `occlusion` says which spikes are removed; `of_class` is what to explain, the verdict where
+    None.
 
     Raises
     ------
@@ -122,25 +162,94 @@ def explain(
             "the model looks at burst parameters of whole recordings: there are no windows to"
             " explain; parameters.csv of its run tells what it weighs"
         )
-    stretch, offsets = _stretches(occlusion or Occlusion(), lead.width_bins, lead.bin_ms / 1000)
+    occlusion = occlusion or Occlusion()
+    bin_s = lead.bin_ms / 1000
+    stretch, offsets = _stretches(occlusion, lead.width_bins, bin_s)
     prediction = predictor.predict(recording, stage)
     code = prediction.code if of_class is None else classes.index(of_class)
     tiles = _tiles(matched.start_s, lead.width_s)
     best = int(prediction.probabilities[:, code].argmax())
     rows = np.unique([*tiles, best]).astype(np.int64)
-    gaps = _Gaps(predictor.extractors, recording.trains, matched, lead, rows, stretch, offsets)
-    features = gaps.features(stage)
+    thinned = _ThinnedWindows(predictor, recording.trains, matched, lead, prediction, code)
+    gaps = [thinned.gap(row, offset, stretch) for row in rows.tolist() for offset in offsets]
+    probability, score = thinned.judge(gaps, "gaps", stage)
     shape = (len(rows), len(offsets))
     return Explanation(
         prediction=prediction,
         code=code,
         rows=rows,
         strongest=int(np.flatnonzero(rows == best)[0]),
-        offset_s=offsets * lead.bin_ms / 1000,
-        stretch_s=stretch * lead.bin_ms / 1000,
-        probability=predictor.model.probabilities(features)[:, code].reshape(shape),
-        score=predictor.model.class_scores(features)[:, code].reshape(shape),
+        offset_s=(offsets * bin_s).astype(np.float64),
+        stretch_s=stretch * bin_s,
+        probability=probability.reshape(shape),
+        score=score.reshape(shape),
+        n_silent=sum(not gap.removes for gap in gaps),
+        electrodes=_electrodes(thinned, rows, best, occlusion.electrode_windows, stage),
     )
+
+
+def _electrodes(
+    thinned: _ThinnedWindows,
+    rows: NDArray[np.int64],
+    best: int,
+    n_windows: int,
+    stage: StageReporter,
+) -> ElectrodeDrops | None:
+    """Leave out each electrode in the window `best` and in some others of `rows`."""
+    if not n_windows:
+        return None
+    chosen = spread(rows, best, n_windows)
+    n_spikes = np.stack([thinned.counts(row) for row in chosen.tolist()])
+    group = group_by_rate(n_spikes.sum(axis=0), _GROUPS)
+    n_groups = int(group.max(initial=-1)) + 1
+    variants = [
+        thinned.without(row, group == number)
+        for row in chosen.tolist()
+        for number in range(n_groups)
+    ]
+    probability, score = thinned.judge(variants, "electrodes", stage)
+
+    def of_electrodes(whole: NDArray[np.float64], values: NDArray[np.float64]) -> Any:
+        drop = np.zeros((len(chosen), n_groups + 1))  # the last is for those without a group
+        drop[:, :n_groups] = whole[chosen, thinned.code, None] - values.reshape(-1, n_groups)
+        return drop[:, group]
+
+    return ElectrodeDrops(
+        labels=thinned.trains.channel_labels,
+        rows=chosen,
+        n_spikes=n_spikes,
+        group=group,
+        drop=of_electrodes(thinned.prediction.probabilities, probability),
+        score_drop=of_electrodes(thinned.prediction.scores, score),
+    )
+
+
+def spread(rows: NDArray[np.int64], best: int, n: int) -> NDArray[np.int64]:
+    """Choose `n` of some ascending rows: `best`, which is among them, and others evenly spread."""
+    others = rows[rows != best]
+    n_others = min(n - 1, len(others))
+    # Middles of equal parts, so that neither the first nor the last is taken by itself.
+    at = ((np.arange(n_others) + 0.5) * len(others) / max(1, n_others)).astype(np.int64)
+    return np.sort(np.append(others[at], best))
+
+
+def group_by_rate(n_spikes: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Group electrodes, (electrodes,), by their spikes, into at most `most` groups.
+
+    Each with a spike is its own group where there are no more than `most`. Otherwise electrodes of
+    similar rates are together, with about the same number of spikes in each group, so that the most
+    active ones are the most alone. Gives the number of each electrode's group, -1 without a spike.
+    """
+    order = np.argsort(-n_spikes, kind="stable")
+    order = order[n_spikes[order] > 0]
+    group = np.full(len(n_spikes), -1, dtype=np.int64)
+    if len(order) <= most:
+        group[np.sort(order)] = np.arange(len(order))
+        return group
+    before = np.cumsum(n_spikes[order]) - n_spikes[order]
+    part = before * most // n_spikes.sum()
+    group[order] = np.unique(part, return_inverse=True)[1]
+    return group
 
 
 def _stretches(occlusion: Occlusion, width: int, bin_s: float) -> tuple[int, NDArray[np.int64]]:
@@ -170,92 +279,111 @@ def _tiles(start_s: NDArray[np.float64], width_s: float) -> list[int]:
     return sorted({*rows, len(start_s) - 1})
 
 
-class _Gaps:
-    """Windows of one recording without the spikes in a gap, for every gap."""
+class _Variant(NamedTuple):
+    """A window without some of its spikes."""
+
+    row: int  # which window
+    kept: NDArray[np.int64]  # the spikes that are left in and around it
+    removes: bool  # whether any spike is gone
+
+
+class _ThinnedWindows:
+    """Windows of one recording, judged without some of their spikes."""
 
     def __init__(
         self,
-        extractors: Sequence[FeatureExtractor],
+        predictor: Predictor,
         trains: SpikeTrains,
         matched: MatchedWindows,
         lead: Windows,
-        rows: NDArray[np.int64],
-        stretch: int,
-        offsets: NDArray[np.int64],
+        prediction: RecordingPrediction,
+        code: int,
     ) -> None:
-        self.extractors = extractors
         self.trains = trains
-        self.matched = matched
-        self.rows = rows
-        self.stretch = stretch
-        self.offsets = offsets
+        self.prediction = prediction
+        self.code = code
+        self._predictor = predictor
+        self._matched = matched
+        self._width = lead.width_bins
+        bins = SegmentBins.of(trains, lead.bin_ms)
+        sample = trains.spikes.sample
+        segment = np.searchsorted(bins.first_sample, sample, side="right") - 1
+        spike_bin = np.floor((sample - bins.first_sample[segment]) / bins.per_bin)
         starts = window_starts(trains, lead)
-        of_lead = matched.rows[matched.lead][rows]
-        self.segment, self.first_bin = starts.segment[of_lead], starts.first_bin[of_lead]
+        of_lead = matched.rows[matched.lead]
         # Views' windows match within half a stride: so far may one stick out of its leading one.
-        reach = max(e.windows.stride_s for e in extractors if e.windows is not None)
-        self.apart = _apart(matched.start_s[rows], lead.width_s + reach)
-        firsts = np.array([s.first_sample for s in trains.segments])
-        self.spike_segment = np.searchsorted(firsts, trains.spikes.sample, side="right") - 1
-        since = trains.spikes.sample - firsts[self.spike_segment]
-        self.spike_bin = np.floor(since / SegmentBins.of(trains, lead.bin_ms).per_bin).astype(
-            np.int64
-        )
+        strides = [e.windows.stride_s for e in predictor.extractors if e.windows is not None]
+        self._reach = math.ceil(max(strides) * 1000 / lead.bin_ms) + 1
+        # Bins of all segments in a row, with room between them for a window that sticks out.
+        apart = int(bins.n_bins.max(initial=0)) + 2 * self._reach + 2
+        self._spike_bin = segment * apart + spike_bin.astype(np.int64)
+        self._first_bin = starts.segment[of_lead] * apart + starts.first_bin[of_lead]
 
-    def features(self, stage: StageReporter) -> NDArray[np.float32]:
-        """Compute the features of every window with every gap, (windows x gaps, d)."""
-        columns = [
-            self._of_view(extractor, self.matched.rows[number][self.rows], stage)
-            for number, extractor in enumerate(self.extractors)
-        ]
+    def gap(self, row: int, offset: int, stretch: int) -> _Variant:
+        """Remove the spikes of some bins of a window."""
+        near = self._near(row)
+        at = self._spike_bin[near] - self._first_bin[row]
+        kept = (at < offset) | (at >= offset + stretch)
+        return _Variant(row, near[kept], not kept.all())
+
+    def without(self, row: int, electrodes: NDArray[np.bool_]) -> _Variant:
+        """Remove the spikes of some electrodes in and around a window."""
+        near = self._near(row)
+        kept = ~electrodes[self.trains.spikes.channel[near]]
+        return _Variant(row, near[kept], not kept.all())
+
+    def counts(self, row: int) -> NDArray[np.int64]:
+        """Count each electrode's spikes in a window, (electrodes,)."""
+        first = self._first_bin[row]
+        low, high = np.searchsorted(self._spike_bin, [first, first + self._width])
+        n_electrodes = len(self.trains.channel_labels)
+        return np.bincount(self.trains.spikes.channel[low:high], minlength=n_electrodes)
+
+    def _near(self, row: int) -> NDArray[np.int64]:
+        """List the spikes that any view's window may hold."""
+        first = self._first_bin[row] - self._reach
+        last = self._first_bin[row] + self._width + self._reach
+        low, high = np.searchsorted(self._spike_bin, [first, last])
+        return np.arange(low, high)
+
+    def judge(
+        self, variants: Sequence[_Variant], name: str, stage: StageReporter
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Give the class's probability and score of each variant, (n,) both."""
+        rows = [variant.row for variant in variants]
+        probability = self.prediction.probabilities[rows, self.code]
+        score = self.prediction.scores[rows, self.code]
+        changed = [k for k, variant in enumerate(variants) if variant.removes]
+        if changed:
+            features = self._features([variants[k] for k in changed], name, stage)
+            model = self._predictor.model
+            probability[changed] = model.probabilities(features)[:, self.code]
+            score[changed] = model.class_scores(features)[:, self.code]
+        return probability, score
+
+    def _features(
+        self, variants: Sequence[_Variant], name: str, stage: StageReporter
+    ) -> NDArray[np.float32]:
+        """Compute the features of some variants, of all views side by side, (n, d)."""
+        extractors = self._predictor.extractors
+        done, total = 0, len(variants) * len(extractors)
+        stage(name, done, total)
+        columns = []
+        for number, extractor in enumerate(extractors):
+            parts = []
+            thinned = self._thinned(variants, self._matched.rows[number])
+            for part in extractor.extract_variants(self.trains, thinned, len(variants)):
+                parts.append(part)
+                done += len(part)
+                stage(name, done, total)
+            columns.append(np.concatenate(parts))
         return np.concatenate(columns, axis=1)
 
-    def _of_view(
-        self, extractor: FeatureExtractor, rows: NDArray[np.int64], stage: StageReporter
-    ) -> NDArray[np.float32]:
-        total = len(self.rows) * len(self.offsets)
-        found = np.empty((total, extractor.n_columns), np.float32)
-        places = np.concatenate([
-            group * len(self.offsets) + column
-            for group in self.apart
-            for column in range(len(self.offsets))
-        ])  # fmt: skip
-        done = 0
-        for part in extractor.extract_variants(self.trains, self._variants(rows), total):
-            found[places[done : done + len(part)]] = part
-            done += len(part)
-            stage("occlusion", done, total)
-        return found
-
-    def _variants(self, rows: NDArray[np.int64]) -> Iterator[tuple[SpikeTrains, list[int]]]:
-        """Put a gap into each of several windows that are far from each other."""
-        for group in self.apart:
-            for offset in self.offsets.tolist():
-                yield self._without(group, offset), rows[group].tolist()
-
-    def _without(self, group: NDArray[np.int64], offset: int) -> SpikeTrains:
-        """Put the gap with an offset into each window of a group."""
-        keep = np.ones(len(self.spike_bin), dtype=bool)
-        for k in group:
-            first = self.first_bin[k] + offset
-            keep &= ~(
-                (self.spike_segment == self.segment[k])
-                & (self.spike_bin >= first)
-                & (self.spike_bin < first + self.stretch)
-            )
+    def _thinned(
+        self, variants: Sequence[_Variant], rows: NDArray[np.int64]
+    ) -> Iterator[tuple[SpikeTrains, list[int]]]:
+        """Give the spikes that are left of each variant, and its window of a view."""
         s = self.trains.spikes
-        kept = Spikes(s.sample[keep], s.channel[keep], s.peak_to_peak_uv[keep])
-        return replace(self.trains, spikes=kept)
-
-
-def _apart(start_s: NDArray[np.float64], distance_s: float) -> list[NDArray[np.int64]]:
-    """Split windows into groups; in each, windows start `distance_s` or more after each other."""
-    groups: list[list[int]] = []
-    for k, start in enumerate(start_s.tolist()):
-        fitting = (g for g in groups if start - start_s[g[-1]] >= distance_s - 1e-6)
-        group = next(fitting, None)
-        if group is None:
-            groups.append([k])
-        else:
-            group.append(k)
-    return [np.array(group, dtype=np.int64) for group in groups]
+        for row, kept, _ in variants:
+            left = Spikes(s.sample[kept], s.channel[kept], s.peak_to_peak_uv[kept])
+            yield replace(self.trains, spikes=left), [int(rows[row])]
