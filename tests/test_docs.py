@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import importlib
 import re
+import shlex
 import sys
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from foreign_objects import (
     NeoBlock,
     NeoSegment,
@@ -20,6 +24,7 @@ from foreign_objects import (
 )
 from small_data import write_data_set, write_mcs
 
+from toptune.cli.app import app
 from toptune.evaluation.folds import leave_one_group_out
 from toptune.extraction import extract
 from toptune.heads import catalogue, head_of, register
@@ -27,7 +32,8 @@ from toptune.params import Backbone, FitOptions, Windows
 from toptune.store.feature_store import FeatureStore
 from toptune.training import fit
 
-DOCS = Path(__file__).parents[1] / "docs"
+TOP = Path(__file__).parents[1]
+DOCS = TOP / "docs"
 
 
 def blocks(name: str) -> list[str]:
@@ -38,8 +44,8 @@ def blocks(name: str) -> list[str]:
 
 @pytest.fixture
 def printed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """The module that docs/classifiers.md prints, imported."""
-    (code,) = blocks("classifiers.md")
+    """The module that docs/own-classifier.md prints, imported."""
+    (code,) = blocks("own-classifier.md")
     (tmp_path / "printed_head.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(catalogue, "_known", dict(catalogue._known))
@@ -105,7 +111,7 @@ def test_what_the_document_on_python_shows_works(
     names: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown = [code for code in blocks("python.md") if not any(p in code for p in PACKAGES)]
-    assert len(shown) == 5
+    assert len(shown) == 6
     for code in shown:
         exec(code, names)
     out = capsys.readouterr().out
@@ -125,3 +131,81 @@ def test_what_it_shows_of_other_packages_works(package: str, names: dict[str, An
         if "to_pandas" in code or package in code:
             exec(code, names)
     assert {"xarray": "per_device", "anndata": "data"}[package] in names
+
+
+# --- commands
+
+PAGES = [TOP / "README.md", *sorted(DOCS.glob("*.md"))]
+COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]  # a group
+
+
+def shown_commands(text: str) -> Iterator[list[str]]:
+    """Give the words of each toptune command in a page's blocks of shell, without its name."""
+    for block in re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S):
+        for line in block.replace("\\\n", " ").splitlines():
+            for one in line.split("&&"):
+                words = shlex.split(one, comments=True)
+                if words[:1] == ["toptune"]:
+                    yield words[1:]
+
+
+def code_spans(text: str) -> list[str]:
+    """Give what stands between single backticks, outside of blocks."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    return re.findall(r"(?<!`)`([^`]+)`(?!`)", text)
+
+
+def unknown_options(command: str, words: list[str]) -> list[str]:
+    """List the options among the words that a command lacks."""
+    (known,) = [COMMANDS[command]]
+    context = known.context_class(known, info_name=command)
+    have = {o for p in known.get_params(context) for o in (*p.opts, *p.secondary_opts)}
+    return [word for word in words if re.match(r"--?[A-Za-z]", word) and word not in have]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_shown_is_one_with_these_options(page: Path) -> None:
+    for name, *words in shown_commands(page.read_text("utf-8")):
+        COMMANDS[name].make_context(name, words)  # refuses what it does not know or lacks
+
+
+def test_every_option_named_in_a_sentence_exists() -> None:
+    options = {
+        option
+        for name, command in COMMANDS.items()
+        for parameter in command.get_params(command.context_class(command, info_name=name))
+        for option in (*parameter.opts, *parameter.secondary_opts)
+    }
+    # Of pytest and mkdocs, and of the program itself.
+    options |= {"--strict-skips", "--strict", "--version", "--install-completion"}
+    wrong = []
+    for page in PAGES:
+        for span in code_spans(page.read_text("utf-8")):
+            first, *words = span.removeprefix("toptune ").split()
+            if first in COMMANDS:
+                found = unknown_options(first, words)
+            elif first.startswith("--"):
+                found = [word for word in (first, *words) if word.startswith("--")]
+                found = [word for word in found if word not in options]
+            else:
+                continue
+            wrong += [f"{page.name}: `{span}`: {one}" for one in found]
+    assert not wrong
+
+
+def test_every_extra_that_is_to_be_installed_exists() -> None:
+    project = tomllib.loads((TOP / "pyproject.toml").read_text("utf-8"))["project"]
+    named = [
+        extra
+        for page in PAGES
+        for extras in re.findall(r"(?:\.|toptune)\[([a-z,]+)\]", page.read_text("utf-8"))
+        for extra in extras.split(",")
+    ]
+    assert named
+    assert set(named) <= set(project["optional-dependencies"])
+
+
+def test_the_fresh_machine_finds_its_two_commands_first() -> None:
+    demo, test, *_ = re.findall(r"^```bash\n(.*?)^```", PAGES[0].read_text("utf-8"), re.M | re.S)
+    assert demo.rstrip().endswith("toptune demo")
+    assert test.rstrip().endswith("pytest -q")
