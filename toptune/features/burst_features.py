@@ -100,70 +100,80 @@ _CORRELATION = Scale("linear", -1.0, 1.0)
 
 
 class BurstParameters(NamedTuple):
-    """The parameters, each with its scale, in the order of the columns."""
+    """The parameters, each with its scale and words for it, in the order of the columns."""
 
     # Spikes per second and electrode, over all electrodes.
-    firing_rate_hz: Annotated[float, _RATE_HZ]
+    firing_rate_hz: Annotated[float, _RATE_HZ, "firing rate (spikes/s per electrode)"]
     # Share of electrodes that are active (`BurstCriteria.active_hz`).
-    active_share: Annotated[float, _SHARE]
+    active_share: Annotated[float, _SHARE, "share of electrodes that are active"]
     # Spikes per second and active electrode; NaN without one.
-    active_rate_hz: Annotated[float, _RATE_HZ]
+    active_rate_hz: Annotated[float, _RATE_HZ, "firing rate of active electrodes (spikes/s)"]
     # SD over mean of the active electrodes' rates; NaN with fewer than two.
-    rate_cv: Annotated[float, _CV]
+    rate_cv: Annotated[float, _CV, "spread of rates over electrodes (CV)"]
     # Irregularity of inter-spike intervals (`toptune.features.electrodes`), means over the
     # electrodes that have it; NaN where none has.
-    isi_cv: Annotated[float, _CV]
-    isi_cv2: Annotated[float, Scale("linear", 0.0, 2.0)]
-    isi_lv: Annotated[float, Scale("linear", 0.0, 3.0)]
+    isi_cv: Annotated[float, _CV, "irregularity of intervals (CV)"]
+    isi_cv2: Annotated[
+        float, Scale("linear", 0.0, 2.0), "irregularity of successive intervals (CV2)"
+    ]
+    isi_lv: Annotated[float, Scale("linear", 0.0, 3.0), "local variation of intervals (LV)"]
     # Bursts per minute and active electrode, by the MaxInterval method; 0 without one.
-    burst_rate_per_min: Annotated[float, _PER_MIN]
+    burst_rate_per_min: Annotated[float, _PER_MIN, "bursts per minute and electrode"]
     # Share of active electrodes that burst (`BurstCriteria.bursting_per_minute`); NaN without an
     # active one.
-    bursting_share: Annotated[float, _SHARE]
+    bursting_share: Annotated[float, _SHARE, "share of electrodes that burst"]
     # Share of spikes that lie in bursts; NaN without spikes.
-    burst_spike_share: Annotated[float, _SHARE]
+    burst_spike_share: Annotated[float, _SHARE, "share of spikes in bursts"]
     # Means over bursts, from the first spike to the last.
-    burst_duration_s: Annotated[float, _DURATION_S]
-    burst_spikes: Annotated[float, _SPIKES]
+    burst_duration_s: Annotated[float, _DURATION_S, "burst duration (s)"]
+    burst_spikes: Annotated[float, _SPIKES, "spikes per burst"]
     # Mean interval from a burst's last spike to the next one's first, on one electrode, and SD over
     # mean of these intervals, NaN with fewer than two.
-    burst_interval_s: Annotated[float, _INTERVAL_S]
-    burst_interval_cv: Annotated[float, _CV]
+    burst_interval_s: Annotated[float, _INTERVAL_S, "interval between bursts (s)"]
+    burst_interval_cv: Annotated[float, _CV, "irregularity of intervals between bursts (CV)"]
     # The same, by the logISI method.
-    logisi_burst_rate_per_min: Annotated[float, _PER_MIN]
-    logisi_bursting_share: Annotated[float, _SHARE]
-    logisi_burst_spike_share: Annotated[float, _SHARE]
-    logisi_burst_duration_s: Annotated[float, _DURATION_S]
-    logisi_burst_spikes: Annotated[float, _SPIKES]
-    logisi_burst_interval_s: Annotated[float, _INTERVAL_S]
+    logisi_burst_rate_per_min: Annotated[
+        float, _PER_MIN, "bursts per minute and electrode (logISI)"
+    ]
+    logisi_bursting_share: Annotated[float, _SHARE, "share of electrodes that burst (logISI)"]
+    logisi_burst_spike_share: Annotated[float, _SHARE, "share of spikes in bursts (logISI)"]
+    logisi_burst_duration_s: Annotated[float, _DURATION_S, "burst duration (s, logISI)"]
+    logisi_burst_spikes: Annotated[float, _SPIKES, "spikes per burst (logISI)"]
+    logisi_burst_interval_s: Annotated[float, _INTERVAL_S, "interval between bursts (s, logISI)"]
     # Geometric mean of the thresholds that were found in the electrodes' histograms.
-    logisi_threshold_s: Annotated[float, Scale("log", 0.01, 1.0, math.inf)]
+    logisi_threshold_s: Annotated[
+        float, Scale("log", 0.01, 1.0, math.inf), "longest interval inside bursts (s, logISI)"
+    ]
     # Median interval between successive beginnings of bursts, all electrodes together (inter-burst-
     # event interval, Pasquale et al. 2010).
-    event_interval_s: Annotated[float, Scale("log", 0.001, 10.0, math.inf)]
+    event_interval_s: Annotated[
+        float,
+        Scale("log", 0.001, 10.0, math.inf),
+        "interval between burst onsets on any electrode (s)",
+    ]
     # Network bursts per minute (`toptune.features.bursts`).
-    network_burst_rate_per_min: Annotated[float, _PER_MIN]
+    network_burst_rate_per_min: Annotated[float, _PER_MIN, "network bursts per minute"]
     # Mean, from the first spike of the first burst to the last spike of all.
-    network_burst_duration_s: Annotated[float, _DURATION_S]
+    network_burst_duration_s: Annotated[float, _DURATION_S, "network burst duration (s)"]
     # Mean share of active electrodes that take part.
-    network_burst_electrodes: Annotated[float, _SHARE]
+    network_burst_electrodes: Annotated[float, _SHARE, "share of electrodes in a network burst"]
     # Share of spikes that lie in network bursts' bursts; NaN without spikes.
-    network_burst_spike_share: Annotated[float, _SHARE]
+    network_burst_spike_share: Annotated[float, _SHARE, "share of spikes in network bursts"]
     # Mean from one network burst's beginning to the next one's, and SD over mean of these
     # intervals, NaN with fewer than two.
-    network_burst_interval_s: Annotated[float, _INTERVAL_S]
-    network_burst_interval_cv: Annotated[float, _CV]
+    network_burst_interval_s: Annotated[float, _INTERVAL_S, "interval between network bursts (s)"]
+    network_burst_interval_cv: Annotated[float, _CV, "irregularity of network bursts (CV)"]
     # Mean over pairs of active electrodes (Cutts & Eglen 2014); NaN without a pair.
-    spike_time_tiling: Annotated[float, _CORRELATION]
+    spike_time_tiling: Annotated[float, _CORRELATION, "synchrony of electrodes (spike time tiling)"]
     # Mean over pairs of active electrodes of Pearson's correlation of spike counts in bins.
-    count_correlation: Annotated[float, _CORRELATION]
+    count_correlation: Annotated[float, _CORRELATION, "correlation of spike counts"]
 
 
 NAMES = BurstParameters._fields
-SCALES: dict[str, Scale] = {
-    name: annotated.__metadata__[0]
-    for name, annotated in get_type_hints(BurstParameters, include_extras=True).items()
-}
+_HINTS = get_type_hints(BurstParameters, include_extras=True)
+SCALES: dict[str, Scale] = {name: hint.__metadata__[0] for name, hint in _HINTS.items()}
+#: What each parameter is called in reports and diagrams, with its unit.
+TITLES: dict[str, str] = {name: hint.__metadata__[1] for name, hint in _HINTS.items()}
 
 
 # --- measuring

@@ -268,21 +268,13 @@ def confusion_section(run: ReadRun) -> Section:
         ),
         Columns(
             blocks=(
-                confusion_map(device_confusion(run), run.classes, of),
+                confusion_map(run.device_confusion, run.classes, of),
                 confusion_map(run.scores.window_confusion, run.classes, run.rows_are.capitalize()),
             )
         ),
         *_most_common_error(run),
     )
     return Section(title="Confusion matrices", blocks=blocks)
-
-
-def device_confusion(run: ReadRun) -> NDArray[np.int64]:
-    """Count the verdicts, (k, k) int64: rows are true classes, columns predicted ones."""
-    counts = np.zeros((len(run.classes),) * 2, dtype=np.int64)
-    for v in run.verdicts:
-        counts[run.classes.index(v.label), run.classes.index(v.prediction)] += 1
-    return counts
 
 
 def confusion_map(counts: NDArray[np.int64], classes: tuple[str, ...], unit: str) -> HeatMap:
@@ -311,7 +303,7 @@ def confusion_map(counts: NDArray[np.int64], classes: tuple[str, ...], unit: str
 
 
 def _most_common_error(run: ReadRun) -> tuple[Text, ...]:
-    wrong = device_confusion(run)
+    wrong = run.device_confusion
     np.fill_diagonal(wrong, 0)
     if not wrong.any():
         return ()

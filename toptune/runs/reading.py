@@ -60,7 +60,7 @@ class ReadRun:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The classes, in the order of the probabilities' columns."""
+        """The classes in the order in which they are shown, that of the probabilities' columns."""
         return tuple(str(name) for name in self.windows.classes)
 
     @property
@@ -93,6 +93,14 @@ class ReadRun:
         """Verdicts and devices."""
         return Counts.of(self.metrics)
 
+    @property
+    def device_confusion(self) -> NDArray[np.int64]:
+        """Count the verdicts, (k, k): rows are true classes, columns predicted ones."""
+        counts = np.zeros((len(self.classes),) * 2, dtype=np.int64)
+        for v in self.verdicts:
+            counts[self.classes.index(v.label), self.classes.index(v.prediction)] += 1
+        return counts
+
     @cached_property
     def scores(self) -> Scores:
         """All scores, for what metrics.json does not hold: reliability and confusion matrices."""
@@ -113,8 +121,9 @@ def read_run(folder: Path | str) -> ReadRun:
         raise InputError(f"{folder} is not a run of toptune: give the folder that fit wrote")
     metrics = _json(folder / "metrics.json", folder)
     try:
-        windows, origin = _windows(_csv(folder / "windows.csv"), metrics["classes"])
-        verdicts = _verdicts(_csv(folder / "devices.csv"), metrics["classes"])
+        classes = _shown_order(metrics["classes"], params)
+        windows, origin = _windows(_csv(folder / "windows.csv"), classes)
+        verdicts = _verdicts(_csv(folder / "devices.csv"), classes)
         weights = _json(folder / "model" / "model.json", folder)["weights"]
         read = ReadRun(
             path=folder,
@@ -143,6 +152,12 @@ def read_run(folder: Path | str) -> ReadRun:
         cause = f"there is no {error}" if isinstance(error, KeyError) else str(error)
         raise InputError(f"{folder} is damaged: {cause}: fit again") from None
     return read
+
+
+def _shown_order(classes: list[str], params: dict[str, Any]) -> list[str]:
+    """Order the classes as the run says they are to be shown; an earlier toptune did not."""
+    order = params.get("class_order")
+    return order if isinstance(order, list) and sorted(order) == sorted(classes) else classes
 
 
 def _counted_apart(verdicts: tuple[Verdict, ...]) -> dict[str, Any]:

@@ -178,8 +178,8 @@ def draw_confusion(
     figure = Figure(figsize=(2 * (side + names) + 2.2, side + names + 1.4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 2)
-    _draw_matrix(axes[0], devices, classes, unit)
-    _draw_matrix(axes[1], windows, classes, "Windows")
+    draw_matrix(axes[0], devices, classes, unit)
+    draw_matrix(axes[1], windows, classes, "Windows")
     bar = figure.colorbar(
         axes[1].images[0], ax=axes, shrink=0.8, label="share of the true class (row)"
     )
@@ -187,7 +187,8 @@ def draw_confusion(
     return figure
 
 
-def _draw_matrix(axes: Axes, counts: NDArray[np.int64], classes: Sequence[str], unit: str) -> None:
+def draw_matrix(axes: Axes, counts: NDArray[np.int64], classes: Sequence[str], unit: str) -> None:
+    """Draw one matrix, (k, k) with a row per true class; `unit` is what it counts, in capitals."""
     totals = counts.sum(axis=1, keepdims=True)
     shares = counts / np.maximum(totals, 1)
     # cividis looks the same with and without colour blindness, and in grey.
