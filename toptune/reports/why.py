@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from toptune.machine.display import count
 from toptune.params import Picture as PictureParams
 from toptune.pictures.thumbnails import Thumbnails, draw_thumbnails, grey_png
+from toptune.recordings.positions import ElectrodePositions, place_electrodes
 from toptune.recordings.trains import SpikeTrains
 from toptune.reports.devices import time_ticks
-from toptune.reports.overview_plot import ElectrodePositions, place_electrodes
 from toptune.reports.page import (
     GREY,
     Block,
