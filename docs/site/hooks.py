@@ -106,13 +106,13 @@ def _command(name: str, command: Any) -> Iterator[str]:
         if not getattr(one, "hidden", False):
             panels[getattr(one, "rich_help_panel", None) or "Arguments"].append(one)
     for panel, options in sorted(panels.items(), key=lambda item: item[0] != "Arguments"):
-        yield f"| {panel} | | |\n|---|---|---|"
+        yield f'<div class="options" markdown>\n\n| {panel} | | |\n|---|---|---|'
         for one in options:
             flags = ", ".join(f"`{flag}`" for flag in (*one.opts, *one.secondary_opts))
             if one.param_type_name == "argument":
                 flags = f"`{one.opts[0].upper()}`"
             yield f"| {flags} | {_kind(one, context)} | {_escaped(one.help or '')}{_default(one)} |"
-        yield ""
+        yield "\n</div>\n"
 
 
 def _kind(option: Any, context: Any) -> str:
