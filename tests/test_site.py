@@ -16,6 +16,7 @@ from browser import Browser, browser, needs_chromium
 from needs import package
 
 import toptune
+from toptune import plot
 
 TOP = Path(__file__).parents[1]
 SITE = TOP / "docs" / "site"
@@ -85,6 +86,7 @@ def test_every_link_leads_to_a_page_and_a_place_that_exist(site: Path) -> None:
 def test_every_public_name_is_documented(site: Path) -> None:
     anchors = _Links(site / "api.html").anchors
     names = {f"toptune.{name}" for name in toptune.__all__ if not name.startswith("_")}
+    names |= {f"toptune.plot.{name}" for name in plot.__all__}
     assert names - anchors == set()
 
 

@@ -121,7 +121,7 @@ def _kind(option: Any, context: Any) -> str:
         shown = option.metavar or option.display_type(context)
     else:
         shown = option.make_metavar(context)
-    words = str(shown).strip("<>[].").split("|")
+    words = str(shown).strip("<>.").removeprefix("list[").strip("[]").split("|")
     return "" if words == ["bool"] else " \\| ".join(f"`{word}`" for word in words)
 
 
