@@ -58,6 +58,8 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Let links name pages of the site."""
     del config, files
+    if page.file.src_uri == "tutorial.md":
+        return f"{markdown}\n\n[This page as a notebook](tutorial.ipynb)"
     source = OUTSIDE.get(page.file.src_uri, f"docs/{page.file.src_uri}")
     return _LINK.sub(lambda match: _link(match, posixpath.dirname(source)), markdown)
 
@@ -66,6 +68,7 @@ def _link(match: re.Match[str], folder: str) -> str:
     text, target, anchor = match[1], match[2], match[3] or ""
     path = posixpath.normpath(posixpath.join(folder, target))
     pages = {source: name for name, source in OUTSIDE.items()}
+    pages["docs/tutorial.ipynb"] = "tutorial.md"
     if path in pages:
         return f"[{text}]({pages[path]}{anchor})"
     if path.startswith("docs/"):
