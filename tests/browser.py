@@ -92,11 +92,17 @@ class Browser:
             if event.get("method") == "Page.loadEventFired":
                 return self.visit
 
+    def emulate(self, *, dark: bool = False, printed: bool = False) -> None:
+        """Show pages as on a dark screen or on paper from here on."""
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        media = "print" if printed else ""
+        self.call("Emulation.setEmulatedMedia", media=media, features=[scheme])
+
     def evaluate(self, expression: str) -> Any:
         """Give the value of a JavaScript expression in the page."""
-        return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"][
-            "value"
-        ]
+        done = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in done, done["exceptionDetails"]
+        return done["result"].get("value")
 
     def _read(self) -> Any:
         content = bytearray()
@@ -116,16 +122,19 @@ class Browser:
         elif method == "Runtime.exceptionThrown":
             self.visit.complaints.append(str(params["exceptionDetails"]))
 
-    # --- for looking at pages by hand
+    def picture(self, box: dict[str, float] | None = None) -> bytes:
+        """Give what is to be seen of the page, or of a part of it, as PNG.
 
-    def screenshot(self, path: Path, *, whole: bool = True) -> None:
-        """Write what is to be seen as PNG."""
-        shot = self.call("Page.captureScreenshot", captureBeyondViewport=whole)
-        path.write_bytes(base64.b64decode(shot["data"]))
+        `box` has `x`, `y`, `width` and `height` in CSS pixels from the page's upper left corner.
+        """
+        clip = {} if box is None else {"clip": {**box, "scale": 1}}
+        shot = self.call("Page.captureScreenshot", captureBeyondViewport=True, **clip)
+        return base64.b64decode(shot["data"])
 
-    def pdf(self, path: Path) -> None:
-        """Print the page."""
-        path.write_bytes(base64.b64decode(self.call("Page.printToPDF")["data"]))
+    def pdf(self) -> bytes:
+        """Print the page on A4."""
+        printed = self.call("Page.printToPDF", paperWidth=8.27, paperHeight=11.69)
+        return base64.b64decode(printed["data"])
 
 
 @contextmanager

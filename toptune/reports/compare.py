@@ -89,8 +89,7 @@ def run_names(runs: Sequence[ReadRun]) -> list[str]:
 
 
 def _description(run: ReadRun, name: str) -> Text:
-    features = " + ".join(view["name"] for view in run.views)
-    return Text(text=f"{name}: {run.classifier}. Features: {features}.", quiet=True)
+    return Text(text=f"{name}: {run.classifier}. Features: {run.features}.", quiet=True)
 
 
 def _table(runs: Sequence[ReadRun], names: Sequence[str]) -> Table:

@@ -2,17 +2,19 @@
 
 A page is described by frozen values (texts, numbers as text, pictures as bytes) and rendered by a
 template that escapes every text and embeds every picture. A page has no script, and its content
-security policy forbids requests.
+security policy forbids requests. A page of several sections has a table of contents: beside the
+text on a wide screen, folded above it on a narrow one, none on paper.
 """
 
 from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -24,6 +26,10 @@ Tone = Literal["plain", "good", "bad", "quiet", "strong"]
 
 #: Colours of diagrams: those of the page, chosen for colour-blind readers (after Okabe and Ito).
 BLUE, ORANGE, GREY = "#0067a3", "#b84300", "#5a626b"
+# With fewer sections a table of contents would be longer than what it saves.
+_CONTENTS_FROM = 3
+# A word of more letters may be broken in a table.
+_LONG_WORD = 14
 # A narrow space that does not break.
 _NARROW = "\u202f"
 
@@ -67,11 +73,12 @@ class Cell:
 
     text: str
     tone: Tone = "plain"
+    link: str = ""  # anchor of a timeline on the same page
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows below a header; scrolls sideways where the screen is too narrow."""
+    """Rows below a header; on a narrow screen each row of more than three cells is a card."""
 
     caption: str
     header: tuple[str, ...]
@@ -109,7 +116,7 @@ class HeatMap:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """An embedded image."""
+    """An embedded image, dark on white or on nothing; a dark page shows it light on dark."""
 
     uri: str  # `data:` with the bytes; see `svg_uri` and `png_uri`
     alt: str  # description of the picture, for readers who cannot see it
@@ -154,6 +161,7 @@ class Timeline:
     text: str
     tracks: tuple[Track, ...]
     ticks: tuple[str, ...]  # labels along the axis, evenly spaced from its start to its end
+    anchor: str = ""  # letters, digits and hyphens, for links to it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +177,7 @@ class Details:
 
     summary: str
     blocks: tuple[Block, ...]
+    printed: bool = True  # whether they are on paper, too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,20 +211,45 @@ class Page:
 
 def render(page: Page) -> str:
     """Render a page as an HTML document, to be written as UTF-8."""
-    return _environment().get_template("page.html").render(page=page).strip() + "\n"
+    template = _environment().get_template("page.html")
+    sections = _with_anchors(page.sections)
+    contents = sections if len(sections) >= _CONTENTS_FROM else ()
+    return template.render(page=page, sections=sections, contents=contents).strip() + "\n"
+
+
+class _Anchored(NamedTuple):
+    """A section and the name by which links find it."""
+
+    anchor: str
+    section: Section
+
+
+def _with_anchors(sections: Sequence[Section]) -> tuple[_Anchored, ...]:
+    """Name sections by their titles, so that a link into a report survives a new version of it."""
+    named: dict[str, Section] = {}
+    for section in sections:
+        name = re.sub(r"[^a-z0-9]+", "-", section.title.lower()).strip("-")
+        # Prefixed, so that no section takes the name of a timeline or of the contents.
+        name = f"section-{name}" if name else "section"
+        number = 1 + sum(other == name or other.startswith(f"{name}--") for other in named)
+        named[name if number == 1 else f"{name}--{number}"] = section
+    return tuple(_Anchored(*one) for one in named.items())
 
 
 def svg_uri(figure: MplFigure) -> str:
     """Turn a matplotlib figure into the URI of an SVG picture.
 
-    Equal figures give equal bytes: there is no date in them, and ids do not depend on the run.
+    Equal figures give equal bytes: there is no date in them, and ids do not depend on the run. The
+    background is transparent, so that the page's colour shows.
     """
     from toptune.machine.drawing import rc_context
 
     out = io.BytesIO()
     # Letters as text, not as outlines: a tenth of the size, and a search finds them.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "toptune"}):
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(
+            out, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
+        )
     return "data:image/svg+xml;base64," + base64.b64encode(out.getvalue()).decode("ascii")
 
 
@@ -258,5 +292,9 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"points": points_attribute, "kind": lambda block: type(block).__name__}
+    made.filters |= {
+        "points": points_attribute,
+        "kind": lambda block: type(block).__name__,
+        "long": lambda text: any(len(word) > _LONG_WORD for word in text.split()),
+    }
     return made

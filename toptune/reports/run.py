@@ -121,7 +121,6 @@ def report_page(
     """Assemble the report of a run; see `write_report`."""
     drawn = {} if store is None else _draw(run, store, progress)
     m = run.metrics
-    views = " + ".join(view["name"] for view in run.views)
     sections = [
         *([comparison_section([run, *others])] if others else []),
         confusion_section(run),
@@ -137,7 +136,7 @@ def report_page(
             headline(run),
             *warnings_of(run),
             Text(
-                text=f"Classifier: {run.classifier}. Features: {views}. {m['n_windows']}"
+                text=f"Classifier: {run.classifier}. Features: {run.features}. {m['n_windows']}"
                 f" {run.rows_are} of {m['n_devices']} devices. Each {run.params['group_by']} was"
                 " left out of training once, and all scores were computed on what was left out.",
                 quiet=True,

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from toptune.errors import InputError
 from toptune.heads.catalogue import head_of
+from toptune.machine.display import count
 from toptune.params import (
     Backbone,
     BurstCriteria,
@@ -65,12 +66,15 @@ def setup_section(run: ReadRun, store: FeatureStore | None = None) -> Section:
             header=("step", "setting", "this run", "default"),
             rows=tuple((s.part, s.name, _shown(s.value), _shown(s.default)) for s in settings),
         )
+    names = tuple(Text(text=view["name"]) for view in run.views)
     blocks = (
+        Details(summary=count(len(names), "feature set"), blocks=names),
         listed,
         Text(text="These commands repeat the run:"),
         Code(text="\n".join(commands(run, store))),
         Details(
             summary="All parameters, and the machine it ran on",
+            printed=False,
             blocks=(
                 Text(text="params.json", quiet=True),
                 Code(text=json.dumps(run.params, indent=2)),

@@ -69,6 +69,12 @@ class ReadRun:
         return tuple(self.params["features"]["views"])
 
     @property
+    def features(self) -> str:
+        """The feature sets in words; of more than three only how many there are."""
+        names = [view["name"] for view in self.views]
+        return " + ".join(names) if len(names) <= 3 else f"{len(names)} feature sets side by side"
+
+    @property
     def classifier(self) -> str:
         """Title of the classifier; its name where the package that adds it is not installed."""
         name: str = self.params["head"]
