@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
+import math
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from toptune.params import Picture, Windows
+from toptune.pictures.drawer import Drawer
 from toptune.pictures.thumbnails import HEIGHT, WIDTH, draw_thumbnails, without_gaps
 from toptune.recordings.trains import Segment, Spikes, SpikeTrains
 
@@ -76,3 +80,23 @@ def test_recording_without_a_spike_or_shorter_than_a_bin_is_white() -> None:
         assert not darkness(drawn.histogram).any()
         assert not darkness(drawn.raster).any()
         assert drawn.largest_count == 0
+
+
+@pytest.mark.parametrize("seconds", [3.3, 6.9, 71.3, 1234.567])
+@pytest.mark.parametrize("n_channels", [1, 7, 60, 500])
+def test_they_are_what_the_drawer_of_windows_draws(seconds: float, n_channels: int) -> None:
+    rng = np.random.default_rng(0)
+    n_samples, n = round(seconds * RATE_HZ), 3000
+    sample = np.sort(rng.integers(n_samples, size=n) ** 2 // n_samples) / RATE_HZ
+    channels = rng.integers(n_channels, size=n).tolist()
+    trains = make_trains(sample.tolist(), channels, (Segment(0, n_samples, 0.0),), n_channels)
+    drawn = draw_thumbnails(trains)
+    kinds = {"histogram": (drawn.histogram, 1000, 1), "raster": (drawn.raster, 10_000, 0.5)}
+    for kind, (png, n_bins, power) in kinds.items():
+        bin_ms = max(1, round(seconds * 100 / n_bins)) * 10.0
+        width_s = math.floor(seconds * 1000 / bin_ms) * bin_ms / 1000
+        windows = Windows(width_s=width_s, stride_s=width_s, bin_ms=bin_ms)
+        square = 1 - Drawer(trains, windows, Picture.from_json({"kind": kind}), WIDTH).draw(0, 1)
+        wanted = square[0].numpy().reshape(HEIGHT, WIDTH // HEIGHT, WIDTH).mean(axis=1)
+        # Within a grey, of which there are 16, and what the rounding of shares adds.
+        np.testing.assert_allclose(darkness(png), wanted**power, atol=0.5 / 15 + 0.005)

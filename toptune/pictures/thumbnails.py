@@ -1,22 +1,23 @@
 """A whole recording at a glance: its histogram and its raster as small PNG images.
 
-They are drawn as windows are, with coarser bins than the usual 10 ms: a column of the image is
-seconds long, and a burst in one of its hundreds of bins would be too pale to see.
+They are drawn as windows are (`toptune.pictures.drawer`), for one window as long as the recording
+and not square, by NumPy alone: a report needs no torch. Bins are coarser than the usual 10 ms: a
+column of the image is seconds long, and a burst in one of its hundreds of bins would be too pale.
 """
 
 from __future__ import annotations
 
 import io
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from toptune.params import Picture, Windows
-from toptune.pictures.drawer import Drawer
 from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes, spike_times_s
+
+Int64 = NDArray[np.int64]
 
 WIDTH, HEIGHT = 720, 120
 # About one bin per column, so that bars are solid, and ten, so that marks stay separate.
@@ -38,15 +39,18 @@ def draw_thumbnails(trains: SpikeTrains) -> Thumbnails:
     """Draw a recording as a whole; a gap is empty."""
     whole = without_gaps(trains)
     bin_ms = _bin_ms(whole, _HISTOGRAM_BINS)
-    histogram = _draw(whole, "histogram", bin_ms)
-    # The square root makes a single spike visible beside a burst.
-    raster = np.sqrt(_draw(whole, "raster", _bin_ms(whole, _RASTER_BINS)))
-    bins = whole.spikes.sample // (whole.sampling_rate_hz * bin_ms / 1000)
+    bins, n_bins = _in_bins(whole, bin_ms)
+    histogram = _draw_histogram(bins, n_bins)
+    in_raster = _in_bins(whole, _bin_ms(whole, _RASTER_BINS))
+    raster = _draw_raster(
+        in_raster[0], whole.spikes.channel, in_raster[1], len(whole.channel_labels)
+    )
     return Thumbnails(
         histogram=grey_png(histogram),
-        raster=grey_png(raster),
+        # The square root makes a single spike visible beside a burst.
+        raster=grey_png(np.sqrt(raster)),
         histogram_bin_s=bin_ms / 1000,
-        largest_count=int(np.bincount(bins.astype(np.int64), minlength=1).max()),
+        largest_count=int(np.bincount(bins, minlength=1).max()),
         duration_s=whole.duration_s,
     )
 
@@ -72,18 +76,62 @@ def _bin_ms(trains: SpikeTrains, n_bins: int) -> float:
     return max(1, round(trains.duration_s * 100 / n_bins)) * 10.0
 
 
-def _draw(trains: SpikeTrains, kind: str, bin_ms: float) -> NDArray[np.float32]:
-    """Draw the whole recording; its darkness, (`HEIGHT`, `WIDTH`)."""
-    n_bins = max(1, math.floor(trains.duration_s * 1000 / bin_ms))
-    width_s = n_bins * bin_ms / 1000
-    windows = Windows(width_s=width_s, stride_s=width_s, bin_ms=bin_ms)
-    drawer = Drawer(trains, windows, Picture.from_json({"kind": kind}), WIDTH)
-    if not len(drawer):  # shorter than a bin
-        return np.zeros((HEIGHT, WIDTH), np.float32)
-    picture = 1 - drawer.draw(0, 1)[0].numpy()
-    # The coverage of a row as high as several rows is the mean of theirs.
-    rows: NDArray[np.float32] = picture.reshape(HEIGHT, WIDTH // HEIGHT, WIDTH).mean(axis=1)
-    return rows
+def _in_bins(trains: SpikeTrains, bin_ms: float) -> tuple[Int64, int]:
+    """Give each spike's bin, and how many whole bins there are, which are drawn."""
+    bins = trains.spikes.sample // (trains.sampling_rate_hz * bin_ms / 1000)
+    return bins.astype(np.int64), math.floor(trains.duration_s * 1000 / bin_ms)
+
+
+def _draw_histogram(bins: Int64, n_bins: int) -> NDArray[np.float32]:
+    """Draw bars as high as the image where a bin is the fullest; (`HEIGHT`, `WIDTH`)."""
+    counts = np.bincount(bins, minlength=n_bins)[:n_bins]
+    heights = counts * (HEIGHT / max(1, counts.max(initial=0)))
+    row = np.arange(HEIGHT - 1, -1, -1)[:, None]
+    return _mean_of_columns(np.clip(heights - row, 0, 1))
+
+
+def _draw_raster(
+    bins: Int64, channel: NDArray[np.int32], n_bins: int, n_channels: int
+) -> NDArray[np.float32]:
+    """Draw a band for each electrode, as dark as its bins are full; (`HEIGHT`, `WIDTH`)."""
+    drawn = bins < n_bins
+    # Each electrode's bins once, of which only the columns' counts are kept: thousands of
+    # electrodes in ten thousand bins would be too many cells.
+    fired = np.unique(channel[drawn] * np.int64(n_bins) + bins[drawn])
+    electrode, bin_of = np.divmod(fired, max(1, n_bins))
+    if n_bins >= WIDTH:
+        column = bin_of * WIDTH // n_bins
+        per_column = np.diff(_edges(n_bins))
+        shares = _counted(electrode, column, (n_channels, WIDTH)) / per_column
+    else:
+        shares = _mean_of_columns(_counted(electrode, bin_of, (n_channels, n_bins)))
+    row, band = np.arange(HEIGHT)[:, None] * n_channels, np.arange(n_channels) * HEIGHT
+    inside = np.minimum(row + n_channels, band + HEIGHT) - np.maximum(row, band)
+    coverage = (inside.clip(min=0) / max(1, n_channels)).astype(np.float32)
+    return coverage @ shares.astype(np.float32)
+
+
+def _counted(row: Int64, column: Int64, shape: tuple[int, int]) -> Int64:
+    return np.bincount(row * shape[1] + column, minlength=shape[0] * shape[1]).reshape(shape)
+
+
+def _edges(n_bins: int) -> Int64:
+    """First bin that starts in each column, and the number of bins."""
+    return -(-np.arange(WIDTH + 1) * n_bins // WIDTH)
+
+
+def _mean_of_columns(of_bins: NDArray[Any]) -> NDArray[np.float32]:
+    """Average the bins that start in each column, or take the one that covers it."""
+    n_bins = of_bins.shape[1]
+    if not n_bins:  # shorter than a bin
+        return np.zeros((len(of_bins), WIDTH), np.float32)
+    edge, covering = _edges(n_bins), np.arange(WIDTH) * n_bins // WIDTH
+    none = edge[:-1] == edge[1:]
+    first, end = np.where(none, covering, edge[:-1]), np.where(none, covering + 1, edge[1:])
+    totals = np.zeros((len(of_bins), n_bins + 1))
+    np.cumsum(of_bins, axis=1, out=totals[:, 1:])
+    mean: NDArray[Any] = (totals[:, end] - totals[:, first]) / (end - first)
+    return mean.astype(np.float32)
 
 
 def grey_png(darkness: NDArray[np.float32]) -> bytes:
