@@ -26,7 +26,8 @@ from toptune.features.extractor import FeatureRows, PendingFeatures, start_featu
 from toptune.features.picture_features import PictureExtractor
 from toptune.machine.cuda import torch_kernels
 from toptune.params import Backbone, Picture, Precision, Windows
-from toptune.pictures.drawer import Drawer, Drawers
+from toptune.pictures.drawer import Drawer
+from toptune.pictures.drawers import Drawers
 from toptune.pictures.drawer_cuda import CudaBinnedSpikes, CudaDrawer, InputChannels
 from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes
 

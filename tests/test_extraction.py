@@ -264,19 +264,26 @@ def test_killed_extraction_of_several_pictures_goes_on_with_what_is_missing(
     assert again(folder, picture=FIVE_PICTURES).reused == 6
 
 
-@pytest.mark.parametrize(
-    ("pictures", "says"),
-    [
-        ((), "there is no picture to extract"),
-        ((Picture(), Picture(kind="raster"), Picture()), "histogram is named twice"),
-    ],
-)
-def test_no_picture_and_the_same_twice_are_refused(
-    folder: Path, pictures: tuple[Picture, ...], says: str
-) -> None:
-    with pytest.raises(InputError, match=says):
+def test_the_same_picture_twice_is_refused(folder: Path) -> None:
+    pictures = (Picture(), Picture(kind="raster"), Picture())
+    with pytest.raises(InputError, match="histogram is named twice"):
         extract(folder / "devices.csv", folder / "new.zarr", picture=pictures, backbone=TINY)
     assert not (folder / "new.zarr").exists()
+
+
+def test_spikes_alone_are_extracted_and_shared_by_pictures_that_follow(folder: Path) -> None:
+    store = folder / "new.zarr"
+    first = extract(folder / "devices.csv", store, picture=())
+    assert (first.done, first.reused, first.n_windows, first.too_short) == (6, 0, 0, ())
+    assert first.to_json()["feature_sets"] == []
+    assert "spikes only" in repr(first)
+    with pytest.raises(InputError, match="no picture was extracted"):
+        _ = first.feature_set
+    assert not FeatureStore(store).feature_sets()
+    again = extract(folder / "devices.csv", store, picture=())
+    assert (again.done, again.reused) == (0, 6)
+    drawn = extract(folder / "devices.csv", store, windows=WINDOWS, backbone=TINY)
+    assert (drawn.done, drawn.spikes_reused) == (6, 6)
 
 
 def test_what_is_to_be_known_of_a_recording_is_said_once_for_several_pictures(

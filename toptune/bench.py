@@ -392,7 +392,7 @@ class Stages:
 
     def draw(self, kind: str, size: int) -> float:
         """Draw every window from spikes; pictures."""
-        from toptune.pictures.drawer import Drawers
+        from toptune.pictures.drawers import Drawers
 
         picture = Picture.from_json({**Picture().to_json(), "kind": kind})
         made = Drawers(self.trains).drawer(_WINDOWS, picture, size, self._device)
@@ -407,7 +407,7 @@ class Stages:
         """Describe pictures by a backbone with random weights; pictures, and their size."""
         from toptune.backbones.engine import FeatureEngine
         from toptune.backbones.loading import load_backbone
-        from toptune.pictures.drawer import Drawers
+        from toptune.pictures.drawers import Drawers
 
         loaded = load_backbone(Backbone(name=backbone, weights="random"))
         engine = FeatureEngine(loaded, self._device, n_threads=self._n_jobs)

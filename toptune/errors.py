@@ -19,6 +19,10 @@ class InputError(ToptuneError, ValueError):
     exit_code = 2
 
 
+class MissingPackagesError(ToptuneError, ImportError):
+    """Packages that this needs are not installed (exit code 1)."""
+
+
 class StorageError(ToptuneError):
     """A result cannot be written where it should go; a batch ends there (exit code 1)."""
 

@@ -61,7 +61,7 @@ from toptune.store.session import StoreSession, refuse_other_settings, writing_s
 
 if TYPE_CHECKING:
     from toptune.backbones.engine import FeatureEngine
-    from toptune.pictures.drawer import Drawers
+    from toptune.pictures.drawers import Drawers
 
 _LOG = logging.getLogger(__name__)
 # The share of windows without a spike from which a length is doubted.
@@ -75,9 +75,9 @@ class ExtractionResult:
     """What an extraction did."""
 
     store: Path
-    feature_sets: tuple[FeatureSet, ...]  # one for each picture
-    done: int  # recordings of which features were made now
-    reused: int  # recordings whose features were all there already
+    feature_sets: tuple[FeatureSet, ...]  # one for each picture; empty: spikes only
+    done: int  # recordings of which features, or spikes, were made now
+    reused: int  # recordings whose features, or spikes, were all there already
     spikes_reused: int  # of those made now, how many had their spikes in the store
     too_short: tuple[str, ...]  # recordings, as the devices file writes them, shorter than a window
     # (recording, cause) of each that failed; only with `keep_going`
@@ -88,7 +88,15 @@ class ExtractionResult:
 
     @property
     def feature_set(self) -> FeatureSet:
-        """The only feature set, or the first of several."""
+        """The only feature set, or the first of several.
+
+        Raises
+        ------
+        InputError
+            Only spikes were extracted.
+        """
+        if not self.feature_sets:
+            raise InputError(f"{self.store}: no picture was extracted, only spikes")
         return self.feature_sets[0]
 
     def __repr__(self) -> str:
@@ -103,7 +111,7 @@ class ExtractionResult:
     def _told(self) -> list[str]:
         told = [
             f"{count(self.done, 'recording')} extracted and {self.reused} there already",
-            count(self.n_windows, "window"),
+            count(self.n_windows, "window") if self.feature_sets else "spikes only",
             *(one.description for one in self.feature_sets),
         ]
         told += [f"{len(self.too_short)} shorter than a window"] if self.too_short else []
@@ -111,10 +119,11 @@ class ExtractionResult:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
+        first = self.feature_sets[0] if self.feature_sets else None
         return {
             "store": str(self.store),
-            "features_key": self.feature_set.key,
-            "features": self.feature_set.params,
+            "features_key": first.key if first else None,
+            "features": first.params if first else None,
             "feature_sets": [
                 {"key": one.key, "description": one.description, "params": one.params}
                 for one in self.feature_sets
@@ -152,7 +161,8 @@ def extract(
         A store to go on with, or a new folder.
     windows, picture, backbone, spikes
         What to extract; the defaults of their classes where None. Of several pictures, such as
-        `RECOMMENDED_PICTURES`, each makes a feature set, all in one pass over the recordings.
+        `RECOMMENDED_PICTURES`, each makes a feature set, all in one pass over the recordings. An
+        empty list of pictures finds spikes only, which burst parameters need, without torch.
     compute
         Where and with how much of the machine.
     keep_going
@@ -166,7 +176,7 @@ def extract(
     Raises
     ------
     InputError
-        No picture, or one named twice; problems with the devices file or any recording's header
+        A picture named twice; problems with the devices file or any recording's header
         (all at once, before any work), an unknown backbone, weights that do not fit, or a store
         whose spikes were found with other settings, or into which another process is extracting
         other recordings.
@@ -183,7 +193,7 @@ def extract(
     if opened.refused and (not keep_going or len(opened.refused) == len(listed.rows)):
         raise InputErrors(problems_of(listed, opened))
     finder = SpikeFinder(spikes, compute, voltage=opened.voltage)
-    engine = load_engine(backbone, compute)
+    engine = load_engine(backbone, compute) if pictures else None
     for warning in listed.thin_classes:
         _LOG.warning("%s (fine here; fit refuses it, unless classes are merged)", warning)
     doubts = (*label_doubts(row.label for row in listed.rows), *same_content(listed))
@@ -204,6 +214,7 @@ def extract(
                 session.store, windows or Windows(), one, backbone, engine, progress.stage
             )
             for one in pictures
+            if engine is not None
         ]
         return _run(listed, batch, session, spikes_of, features, doubts)
 
@@ -217,7 +228,7 @@ def _run(
     doubts: Sequence[str],
 ) -> ExtractionResult:
     """Extract every recording that is left; features are written beside the next recording."""
-    windows_of: dict[str, int] = {}
+    windows_of: dict[str, int | None] = {}
     reused = spikes_reused = 0
     with closing(_shared_out(devices, batch, session)) as work, BackgroundWriter() as writer:
         for row, claim in work:
@@ -245,7 +256,7 @@ def _run(
         spikes_reused=spikes_reused,
         too_short=tuple(name for name in batch.names if windows_of.get(name) == 0),
         failed=failed,
-        n_windows=sum(windows_of.values()),
+        n_windows=sum(n or 0 for n in windows_of.values()),
         notes=(
             *(*devices.thin_classes, *doubts, *spikes_of.notes),
             *dict.fromkeys(note for one in features for note in one.notes),
@@ -254,21 +265,22 @@ def _run(
 
 
 def list_pictures(picture: Picture | Sequence[Picture] | None) -> tuple[Picture, ...]:
-    """Give a list of one picture, too; the default where None."""
+    """Give a list of one picture, too; the default where None, and none of an empty list."""
     if picture is None or isinstance(picture, Picture):
         return (picture or Picture(),)
-    if not picture:
-        raise InputError("there is no picture to extract: name at least one")
     for one in picture:
         if list(picture).count(one) > 1:
             raise InputError(f"the picture {one.description} is named twice: name each once")
     return tuple(picture)
 
 
+def _nothing() -> None: ...
+
+
 class _Started(NamedTuple):
     """A recording whose features are being computed, or are all published already."""
 
-    n_windows: int
+    n_windows: int | None  # None where no windows are drawn
     spikes_reused: bool  # features are computed from spikes that were in the store
     # Waits for the features and publishes them; None where they were published already.
     write: Callable[[], None] | None
@@ -278,6 +290,9 @@ def _start(row: DeviceRow, spikes_of: StoredSpikes, features: Sequence[StoredFea
     spikes = spikes_of.update(row)
     published = {one: one.published(spikes) for one in features}
     left = [one for one in features if published[one] is None]
+    if not features:
+        # Published by now; what is left to do is counted as work of this recording.
+        return _Started(None, False, None if spikes.reused else _nothing)
     if not left:
         # All are of the same windows.
         return _Started(published[features[0]] or 0, False, None)
@@ -395,7 +410,7 @@ class PublishedSpikes:
 
 
 def _drawers(trains: SpikeTrains) -> Drawers:
-    from toptune.pictures.drawer import Drawers
+    from toptune.pictures.drawers import Drawers
 
     return Drawers(trains)
 

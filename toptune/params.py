@@ -529,6 +529,8 @@ class Picture(_Params):
 #: The pictures from which, beside burst parameters, verdicts are best (benchmarks/RESULTS.md), and
 #: the word for them.
 RECOMMENDED = "recommended"
+#: The word for no picture at all: spikes only.
+NO_PICTURE = "none"
 RECOMMENDED_PICTURES = (Picture(kind="intervals"), Picture(kind="histogram", count_axis="log"))
 
 
@@ -537,15 +539,20 @@ def pictures_of(
 ) -> tuple[Picture, ...]:
     """List the pictures of several kinds, each once: a histogram for every count axis.
 
-    ``recommended`` among the kinds stands for `RECOMMENDED_PICTURES`. Without a kind it is the
-    histogram. An unknown kind, and count axes without a histogram, are an `InputError`.
+    ``recommended`` among the kinds stands for `RECOMMENDED_PICTURES`, and ``none`` alone for no
+    picture. Without a kind it is the histogram. An unknown kind, ``none`` beside others, and count
+    axes without a histogram are an `InputError`.
     """
     kinds, axes = tuple(kinds) or ("histogram",), tuple(count_axes)
-    known = (*get_args(PictureKind), RECOMMENDED)
+    known = (*get_args(PictureKind), RECOMMENDED, NO_PICTURE)
+    if NO_PICTURE in kinds and (len({*kinds}) > 1 or axes):
+        raise InputError(f"`picture='{NO_PICTURE}'` goes with no other picture and no count axis")
     found: list[Picture] = []
     for kind in kinds:
         if kind not in known:
             raise InputError(f"`picture` must be one of {', '.join(known)}, got {kind!r}")
+        if kind == NO_PICTURE:
+            break
         if kind == RECOMMENDED:
             found += RECOMMENDED_PICTURES
         elif kind == "histogram":
@@ -563,6 +570,8 @@ def pictures_of(
 def picture_words(pictures: Iterable[Picture]) -> list[str]:
     """Write pictures as the words of a command line that `pictures_of` reads."""
     pictures = list(pictures)
+    if not pictures:
+        return ["--picture", NO_PICTURE]
     all_recommended = {*RECOMMENDED_PICTURES} <= {*pictures}
     left = [p for p in pictures if not (all_recommended and p in RECOMMENDED_PICTURES)]
     kinds = [RECOMMENDED] if all_recommended else []

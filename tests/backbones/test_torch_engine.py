@@ -27,8 +27,9 @@ from toptune.backbones.torch_engine import (
 )
 from toptune.errors import ToptuneError
 from toptune.params import Backbone, Picture, Windows
-from toptune.pictures.drawer import Drawer, Drawers
+from toptune.pictures.drawer import Drawer
 from toptune.pictures.drawer_cuda import InputChannels
+from toptune.pictures.drawers import Drawers
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_torch_thread")

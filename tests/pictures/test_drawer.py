@@ -19,8 +19,9 @@ from toptune.errors import InputError
 from toptune.machine import cuda
 from toptune.params import Picture, Windows
 from toptune.pictures import drawer_cuda
-from toptune.pictures.drawer import Drawer, Drawers
+from toptune.pictures.drawer import Drawer
 from toptune.pictures.drawer_cuda import CudaBinnedSpikes, ResidentSpikes
+from toptune.pictures.drawers import Drawers
 from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes
 from toptune.recordings.windows import window_starts
 

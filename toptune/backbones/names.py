@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from toptune.errors import InputError
+from toptune.machine.installation import require_networks
 
 #: The six backbones of the paper.
 PAPER_BACKBONES = (
@@ -52,8 +53,10 @@ def registered(package: str) -> frozenset[str]:
 def require_known(name: str) -> str:
     """Return the full name of a backbone; refuse one that neither package has.
 
-    A timm model may have a tag, as in ``timm:resnet18.a1_in1k``, which is not checked here.
+    A timm model may have a tag, as in ``timm:resnet18.a1_in1k``, which is not checked here. Where
+    torch or a package of networks is not installed, that is a `MissingPackagesError`.
     """
+    require_networks("a network that describes pictures")
     name = ALIASES.get(name, name)
     package = "timm" if name.startswith("timm:") else "torchvision"
     architecture = name.removeprefix("timm:").partition(".")[0] if package == "timm" else name

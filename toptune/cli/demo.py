@@ -18,6 +18,7 @@ import typer
 from toptune.cli.options import N_JOBS, SEED, AsJson, command, require_weights
 from toptune.cli.printing import print_json, tell, watch_whole
 from toptune.errors import InputError
+from toptune.machine.installation import require_networks
 from toptune.params import Backbone, Compute, FitOptions, Picture, Windows
 
 N_DEVICES = 20
@@ -62,6 +63,7 @@ def demo(
     and works offline.
     """
     require_weights(weights)
+    require_networks("the demonstration")
     with watch_whole(sum(EXPECTED_S.values())) as watch:
         result = run_demo(out, weights=weights, keep=keep, seed=seed, n_jobs=n_jobs, watch=watch)
     if as_json:

@@ -29,6 +29,7 @@ from toptune.cli.options import AsJson, Machine, command, require_store
 from toptune.cli.printing import print_json, print_table, say, tell, watch_count
 from toptune.errors import InputError, ToptuneError
 from toptune.machine import installation
+from toptune.machine.installation import NETWORKS
 from toptune.machine.caches import give_pynwb_a_folder
 from toptune.machine.device import FULL_RATE_FLOAT64
 from toptune.machine.threads import usable_cores
@@ -175,14 +176,24 @@ class Report:
         return all(check.state != "missing" for check in self.checks)
 
     @property
+    def networks_complete(self) -> bool:
+        """Whether pictures can be described by networks."""
+        of_networks = [check.state for check in self.checks if check.name in NETWORKS]
+        return self.cpu_complete and set(of_networks) <= {"ok"}
+
+    @property
     def gpu_complete(self) -> bool:
         """Whether everything the GPU path needs is there too."""
         of_gpu = [check.state for check in self.checks if check.part == "gpu"]
-        return self.cpu_complete and set(of_gpu) <= {"ok"}
+        return self.networks_complete and set(of_gpu) <= {"ok"}
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        complete = {"cpu_complete": self.cpu_complete, "gpu_complete": self.gpu_complete}
+        complete = {
+            "cpu_complete": self.cpu_complete,
+            "networks_complete": self.networks_complete,
+            "gpu_complete": self.gpu_complete,
+        }
         return {**complete, "checks": [asdict(check) for check in self.checks]}
 
 
@@ -553,7 +564,10 @@ def print_report(report: Report) -> None:
     for check in missing:
         tell(f"  {check.name}: {check.remedy}")
     complete = {True: "complete", False: "NOT complete"}
-    tell(f"CPU path: {complete[report.cpu_complete]}; GPU path: {complete[report.gpu_complete]}")
+    cpu = complete[report.cpu_complete]
+    if report.cpu_complete and not report.networks_complete:
+        cpu = "complete for spikes and burst parameters, not for networks"
+    tell(f"CPU path: {cpu}; GPU path: {complete[report.gpu_complete]}")
 
 
 # --- the speed of every stage

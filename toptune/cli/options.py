@@ -8,9 +8,11 @@ them: `overwrite=True`, `weights`; the running command's flags are put in their 
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import re
+import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
@@ -27,6 +29,7 @@ from toptune.backbones.names import require_known
 from toptune.errors import InputError, InputErrors
 from toptune.machine.fingerprint import require_regular, require_weights_file
 from toptune.params import (
+    NO_PICTURE,
     RECOMMENDED,
     Backbone,
     Compute,
@@ -88,10 +91,20 @@ def in_flags(text: str) -> str:
             return flags[name]
         if value == "False":
             return flags.get(f"no_{name}", f"no {flags[name]}")
-        return f"{flags[name]} {value.strip(chr(34) + chr(39))}"
+        return " ".join(f"{flags[name]} {one}" for one in _words(value))
 
     told = _NAMED.sub(named, text)
     return _QUALIFIED.sub(lambda match: flags.get(match[0], match[0]), told)
+
+
+def _words(value: str) -> list[str]:
+    """Write a value as Python writes it for a shell; each of a list by itself."""
+    try:
+        read = ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return [value]
+    several = read if isinstance(read, list | tuple) else [read]
+    return [shlex.quote(one) if isinstance(one, str) else value for one in several]
 
 
 class Expansion(Protocol):
@@ -277,7 +290,8 @@ class PictureChoice:
             replace(
                 kind, type=str, several=True, default=(kind.default,),
                 help=f"How a window is drawn: {names}; or {RECOMMENDED}: those from which verdicts"
-                " are best. Repeat it for several, in one pass over the recordings.",
+                f" are best; or {NO_PICTURE}: spikes only, for burst parameters."
+                " Repeat it for several, in one pass over the recordings.",
             )
         )  # fmt: skip
         more = " Repeat it for several histograms."

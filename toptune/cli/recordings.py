@@ -230,7 +230,8 @@ def extract(
     """Detect spikes, draw windows, describe them, and keep it all in a store."""
     read_devices(devices)
     _require_store(store, spikes, resume=resume)
-    require_backbone(backbone)
+    if pictures:
+        require_backbone(backbone)
     from toptune.extraction import extract as run
 
     with watch_recordings() as progress:
@@ -267,10 +268,13 @@ def _require_store(path: Path, spikes: SpikeSettings, *, resume: bool) -> None:
 
 def _print_extracted(result: ExtractionResult) -> None:
     """Print what an extraction did, and the next command."""
-    tell(
-        f"{result.done} recordings extracted ({result.spikes_reused} with spikes from the store),"
-        f" {result.reused} were there already: {result.n_windows} windows"
-    )
+    if result.feature_sets:
+        tell(
+            f"{result.done} recordings extracted ({result.spikes_reused} with spikes from the"
+            f" store), {result.reused} were there already: {result.n_windows} windows"
+        )
+    else:
+        tell(f"spikes of {result.done} recordings found, those of {result.reused} were there")
     for one in result.feature_sets:
         tell(f"features: {one.description} [{one.key[:8]}]")
     for note in result.notes:

@@ -57,7 +57,7 @@ from toptune.recordings.trains import SpikeTrains
 if TYPE_CHECKING:
     from toptune.backbones.engine import FeatureEngine
     from toptune.features.picture_features import BackboneIdentity
-    from toptune.pictures.drawer import Drawers
+    from toptune.pictures.drawers import Drawers
 
 KIND = "parameters"
 # Grows when a parameter, a definition or a constant of this module changes.

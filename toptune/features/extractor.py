@@ -20,7 +20,7 @@ from toptune.recordings.trains import SpikeTrains
 if TYPE_CHECKING:
     from toptune.backbones.engine import FeatureEngine
     from toptune.features.picture_features import BackboneIdentity
-    from toptune.pictures.drawer import Drawers
+    from toptune.pictures.drawers import Drawers
 
 #: Called with what is being done, how much of it is done, and how much there is.
 StageReporter = Callable[[str, int, int], None]
@@ -157,6 +157,6 @@ def extract_features(
     trains: SpikeTrains, extractors: Sequence[FeatureExtractor], stage: StageReporter = unwatched
 ) -> list[FeatureRows]:
     """Compute several kinds of features of a recording, and wait: see `start_features`."""
-    from toptune.pictures.drawer import Drawers
+    from toptune.pictures.drawers import Drawers
 
     return [pending.result() for pending in start_features(Drawers(trains), extractors, stage)]

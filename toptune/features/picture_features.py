@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from toptune.errors import InputError
 from toptune.features.extractor import PendingFeatures
+from toptune.machine.installation import require_networks
 from toptune.params import Backbone, Compute, Picture, Windows
 from toptune.recordings.trains import SpikeTrains
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from toptune.backbones.engine import FeatureEngine
     from toptune.backbones.loading import LoadedBackbone
-    from toptune.pictures.drawer import Drawers
+    from toptune.pictures.drawers import Drawers
 
 # Pictures of variants that are described at a time: enough to fill every thread of the engine.
 _PICTURES_AT_ONCE = 64
@@ -93,6 +94,7 @@ def load_engine(backbone: Backbone, compute: Compute) -> FeatureEngine:
     An unknown backbone, a device that is not there, a precision that it does not have, or weights
     that do not fit are an `InputError`.
     """
+    require_networks("drawing pictures and describing them by a network")
     from toptune.backbones import loading
     from toptune.backbones.engine import resolve_precision
     from toptune.machine.device import torch_device

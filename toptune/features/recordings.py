@@ -21,7 +21,7 @@ from toptune.params import Compute, SpikeSettings
 from toptune.spikes import finding
 
 if TYPE_CHECKING:
-    from toptune.pictures.drawer import Drawers
+    from toptune.pictures.drawers import Drawers
     from toptune.recordings.objects import NamedRecording
 
 _LOG = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ class SpikeFinder:
 
 def drawers_of(found: finding.FoundSpikes) -> Drawers:
     """Prepare spikes that were just found for extractors; on a GPU they stay where they are."""
-    from toptune.pictures.drawer import Drawers
+    from toptune.pictures.drawers import Drawers
 
     if found.on_device is None:
         return Drawers(found.trains)

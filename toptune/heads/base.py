@@ -27,6 +27,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from toptune.errors import InputError
+from toptune.machine.installation import require_networks
 from toptune.params import Option
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class Head:
     # What a row is: features of windows, or burst parameters of whole recordings, NaN where one is
     # not defined.
     uses: Literal["pictures", "recordings"] = "pictures"
+    needs_torch: bool = False  # even on the CPU
     devices: tuple[str, ...] = ("cpu",)  # where it can compute: ``cpu``, ``cuda``
     # Whether it weighs several feature sets: then all of a store, and burst parameters of the same
     # windows, are what it is trained on unless told otherwise.
@@ -89,7 +91,15 @@ class Head:
         return tuple(one.field for one in self.options if one.several)
 
     def estimator_type(self) -> Any:
-        """Import the classifier's class."""
+        """Import the classifier's class.
+
+        Raises
+        ------
+        MissingPackagesError
+            It needs torch, which is not installed.
+        """
+        if self.needs_torch:
+            require_networks(f"the classifier {self.name}")
         module, _, name = self.estimator.partition(":")
         return getattr(import_module(module), name)
 

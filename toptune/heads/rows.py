@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from toptune.errors import InputError
 from toptune.heads.base import Rule, is_count, listed
+from toptune.machine.installation import require_networks
 
 Float64 = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -100,9 +101,12 @@ def view_sizes_of(estimator: Any, n_features: int) -> tuple[int, ...]:
 
 def check_device(estimator: Any) -> None:
     """Refuse a `device` that torch does not know, or does not find here."""
+    name = f"{type(estimator).__name__}.device"
+    if estimator.device == "cpu":
+        return
+    require_networks(f"{name}={estimator.device!r}")
     import torch
 
-    name = f"{type(estimator).__name__}.device"
     try:
         device = torch.device(estimator.device)
     except (RuntimeError, TypeError):

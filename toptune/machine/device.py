@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,14 +21,13 @@ def torch_device(device: str) -> str:
     InputError
         The device is unknown, or it is ``cuda`` and torch finds no GPU.
     """
-    import torch
-
     if device not in ("auto", "cpu", "cuda"):
         raise InputError(f"device must be auto, cpu or cuda, got {device!r}")
-    found = torch.cuda.is_available()
+    found = _finds_gpu()
     if device == "cuda" and not found:
         raise InputError(
-            "`device='cuda'`: torch finds no GPU; use `device='cpu'` or `device='auto'`"
+            "`device='cuda'`: torch finds no GPU, or is not installed; use `device='cpu'` or"
+            " `device='auto'`"
         )
     return "cuda" if device != "cpu" and found else "cpu"
 
@@ -36,6 +36,15 @@ def torch_device(device: str) -> str:
 # or less: P100, V100, A100, H100 and H200, B200 (CUDA C++ Programming Guide, throughput of native
 # arithmetic instructions, 64-bit floating-point).
 FULL_RATE_FLOAT64 = frozenset({(6, 0), (7, 0), (8, 0), (9, 0), (10, 0)})
+
+
+def _finds_gpu() -> bool:
+    """Whether torch, which all use of GPUs goes through, is installed and finds one."""
+    if find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def float64_device(device: str) -> str:

@@ -8,17 +8,38 @@ from __future__ import annotations
 
 import os
 import platform
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from toptune.errors import ToptuneError
+from toptune.errors import MissingPackagesError, ToptuneError
 
+#: Packages of the extra ``networks``.
+NETWORKS = ("torch", "torchvision", "timm", "openvino")
 _PACKAGE = Path(__file__).resolve().parents[1]
 _PACKAGES = (
     *("toptune", "numpy", "scipy", "scikit-learn", "torch", "torchvision", "timm", "openvino"),
     *("numba", "zarr", "h5py", "safetensors", "matplotlib"),
 )
+
+
+def require_networks(purpose: str) -> None:
+    """Refuse what needs networks where they are not installed; `purpose` begins the message.
+
+    Raises
+    ------
+    MissingPackagesError
+        It names what is missing, and the command that installs it.
+    """
+    missing = [name for name in NETWORKS if find_spec(name) is None]
+    if missing:
+        raise MissingPackagesError(
+            f"{purpose} needs {', '.join(missing)}, not installed here: pip install"
+            " 'toptune[networks]' (from a checkout: pip install '.[networks]'); spikes, burst"
+            " parameters and their classifiers work without"
+        )
 
 
 def kernels() -> Path:
@@ -40,15 +61,14 @@ def _folder(name: str) -> Path:
 
 def describe_environment(device: str) -> dict[str, Any]:
     """Describe the machine, the torch device and the packages, as plain values without times."""
-    import torch
-
-    on_gpu = torch.device(device).type == "cuda"
+    torch: Any = import_module("torch") if find_spec("torch") else None
+    on_gpu = device.startswith("cuda")
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": _cpu_name(),
         "cpus": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
+        "torch_threads": None if torch is None else torch.get_num_threads(),
         "device": device,
         "device_name": torch.cuda.get_device_name(device) if on_gpu else None,
         "packages": {name: _version(name) for name in _PACKAGES},

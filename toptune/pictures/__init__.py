@@ -13,15 +13,17 @@ from toptune.machine.lazy import lazy_names
 
 if TYPE_CHECKING:
     from toptune.pictures.bins import BinnedSpikes
-    from toptune.pictures.drawer import Drawer, Drawers
+    from toptune.pictures.drawer import Drawer
     from toptune.pictures.drawer_cuda import CudaDrawer, ResidentSpikes
+    from toptune.pictures.drawers import Drawers
     from toptune.pictures.thumbnails import Thumbnails, draw_thumbnails
 else:
     __getattr__ = lazy_names(
         __name__,
         {
             "bins": ("BinnedSpikes",),
-            "drawer": ("Drawer", "Drawers"),
+            "drawer": ("Drawer",),
+            "drawers": ("Drawers",),
             "drawer_cuda": ("CudaDrawer", "ResidentSpikes"),
             "thumbnails": ("Thumbnails", "draw_thumbnails"),
         },

@@ -102,13 +102,15 @@ def _draw_raster(
     if n_bins >= WIDTH:
         column = bin_of * WIDTH // n_bins
         per_column = np.diff(_edges(n_bins))
-        shares = _counted(electrode, column, (n_channels, WIDTH)) / per_column
+        counted = _counted(electrode, column, (n_channels, WIDTH))
+        shares = (counted / per_column).astype(np.float32)
     else:
         shares = _mean_of_columns(_counted(electrode, bin_of, (n_channels, n_bins)))
     row, band = np.arange(HEIGHT)[:, None] * n_channels, np.arange(n_channels) * HEIGHT
     inside = np.minimum(row + n_channels, band + HEIGHT) - np.maximum(row, band)
     coverage = (inside.clip(min=0) / max(1, n_channels)).astype(np.float32)
-    return coverage @ shares.astype(np.float32)
+    dark: NDArray[np.float32] = coverage @ shares
+    return dark
 
 
 def _counted(row: Int64, column: Int64, shape: tuple[int, int]) -> Int64:
@@ -125,13 +127,13 @@ def _mean_of_columns(of_bins: NDArray[Any]) -> NDArray[np.float32]:
     n_bins = of_bins.shape[1]
     if not n_bins:  # shorter than a bin
         return np.zeros((len(of_bins), WIDTH), np.float32)
+    totals: NDArray[Any] = np.zeros((len(of_bins), n_bins + 1))
+    np.cumsum(of_bins, axis=1, out=totals[:, 1:])
     edge, covering = _edges(n_bins), np.arange(WIDTH) * n_bins // WIDTH
     none = edge[:-1] == edge[1:]
     first, end = np.where(none, covering, edge[:-1]), np.where(none, covering + 1, edge[1:])
-    totals = np.zeros((len(of_bins), n_bins + 1))
-    np.cumsum(of_bins, axis=1, out=totals[:, 1:])
-    mean: NDArray[Any] = (totals[:, end] - totals[:, first]) / (end - first)
-    return mean.astype(np.float32)
+    mean: NDArray[np.float32] = ((totals[:, end] - totals[:, first]) / (end - first)).astype("f4")
+    return mean
 
 
 def grey_png(darkness: NDArray[np.float32]) -> bytes:

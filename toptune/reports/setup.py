@@ -37,11 +37,6 @@ from toptune.reports.page import Block, Code, Details, Section, Table, Text
 from toptune.runs.reading import ReadRun
 from toptune.store.feature_store import FeatureStore
 
-# A run of burst parameters needs spikes only, but extraction always makes features: these take the
-# least time, and no download.
-_CHEAP_FEATURES = {"backbone": "mobilenet_v2", "weights": "random", "stride_s": 120.0}
-
-
 # Options of features that several pictures share.
 _NOT_DRAWN = [one for cls in (Windows, Backbone) for one in options_of(cls)]
 
@@ -188,21 +183,18 @@ def commands(run: ReadRun, store: FeatureStore | None = None) -> list[str]:
         *option_words(keep_going=missing),
     ]
     extract = ["toptune", "extract", devices or "devices.csv", *option_words(store=place)]
-    lines = [shlex.join([*extract, *features, *shared]) for features in _feature_words(run, store)]
+    lines = [shlex.join([*extract, *features, *shared]) for features in _feature_words(run)]
     lines.append(shlex.join(["toptune", "fit", place, *_fit_words(run, missing=missing)]))
     return [*lines, *_comments(run, devices)]
 
 
-def _feature_words(run: ReadRun, store: FeatureStore | None) -> Iterator[list[str]]:
+def _feature_words(run: ReadRun) -> Iterator[list[str]]:
     """Give the options of each `extract` that the run needs; one makes several pictures."""
     drawn = [
         (view["params"], source, view["key"])
         for view, source in zip(run.views, run.sources, strict=False)
         if "criteria" not in view["params"]
     ]
-    if not drawn and store is not None:
-        # Spikes are what the run needs: the store's own features add nothing to it.
-        drawn = [(s.params, store.weights_source(s.key), s.key) for s in store.feature_sets()[:1]]
     pictures: dict[tuple[str, ...], list[Picture]] = {}
     for params, source, key in drawn:
         values = _values(_view_settings("", params)) | _weights(source)
@@ -212,7 +204,7 @@ def _feature_words(run: ReadRun, store: FeatureStore | None) -> Iterator[list[st
     for words, alike in pictures.items():
         yield [*words, *picture_words(alike)]
     if not drawn:
-        yield command_words(_NOT_DRAWN, _CHEAP_FEATURES)
+        yield picture_words(())  # spikes are all that it needs
 
 
 def _weights(source: WeightsSource | None) -> dict[str, Any]:

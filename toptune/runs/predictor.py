@@ -35,6 +35,7 @@ from toptune.features.recordings import (
 )
 from toptune.features.table import leading_kind, match_windows
 from toptune.machine.fingerprint import file_sha256
+from toptune.machine.installation import require_networks
 from toptune.params import Backbone, Compute, OpeningOptions, SpikeSettings
 from toptune.recordings.conversion import object_name
 from toptune.recordings.objects import NamedRecording, is_recording_object
@@ -48,7 +49,7 @@ from toptune.spikes.finding import Header
 if TYPE_CHECKING:
     from toptune.backbones.engine import FeatureEngine
     from toptune.backbones.loading import LoadedBackbone
-    from toptune.pictures.drawer import Drawers
+    from toptune.pictures.drawers import Drawers
 
 Paths = Path | str | Sequence[Path | str]
 #: Paths, objects that `open_recording` takes, or a mapping from names to either.
@@ -145,7 +146,7 @@ class FoundRecording:
     @classmethod
     def of(cls, name: str, trains: SpikeTrains) -> FoundRecording:
         """Name spikes that are in memory."""
-        from toptune.pictures.drawer import Drawers
+        from toptune.pictures.drawers import Drawers
 
         return cls(name, Drawers(trains))
 
@@ -266,7 +267,6 @@ class _Engines:
     def __init__(
         self, views: Sequence[ModelView], weights: Sequence[Path], compute: Compute
     ) -> None:
-        from toptune.backbones.engine import resolve_precision
         from toptune.machine.device import torch_device
 
         self._views = views
@@ -274,7 +274,11 @@ class _Engines:
         self._compute = compute
         self._device = torch_device(compute.device)
         self._made: dict[BackboneIdentity, FeatureEngine] = {}
-        resolve_precision(compute.precision, self._device)
+        if any(view.params.backbone is not None for view in views):
+            require_networks("a model of pictures")
+            from toptune.backbones.engine import resolve_precision
+
+            resolve_precision(compute.precision, self._device)
 
     def extractors(self) -> tuple[FeatureExtractor, ...]:
         """Make the extractor of each view."""

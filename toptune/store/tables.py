@@ -198,6 +198,8 @@ def _width_s(table: FeatureTable) -> float:
 def _default_features(store: FeatureStore, head: str) -> Sequence[str]:
     """Name all that a store has to fuse, for a head that can; none leaves the only set."""
     sets = store.feature_sets() if head_of(head).fuses else ()
+    if not sets and head_of(head).fuses and not store.feature_sets():
+        return [KIND]
     return [*(one.key for one in sets), KIND] if sets else ()
 
 

@@ -27,6 +27,7 @@ from toptune.heads.falkon.folds import (
 )
 from toptune.heads.falkon.kernel import KernelSum, NystromKernel
 from toptune.heads.rows import Float64, Grouping, Ints, check_device
+from toptune.machine.installation import require_networks
 
 
 @dataclass(frozen=True)
@@ -197,6 +198,7 @@ def solver_of(classifier: Any) -> Solver:
     if classifier.n_centres is None:
         raise InputError(f"{name}: the solver {classifier.solver!r} needs `n_centres`")
     check_device(classifier)
+    require_networks(f'`solver="{classifier.solver}"`')
     # Only now, since importing torch takes a second.
     from toptune.heads.falkon.iterative import Iteration, Iterative, Library
 

@@ -73,6 +73,7 @@ class MLPHead(Head):
     options = options_of(MLPOptions)
     rules = RULES
     defaults = MLP_CANDIDATES
+    needs_torch = True
     devices = ("cpu", "cuda")
 
     def held_out(self, estimator: Any, rows: LabelledRows) -> HeldOut:
