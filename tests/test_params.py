@@ -111,8 +111,16 @@ def test_pictures_of_several_kinds_are_listed_once_each() -> None:
     assert pictures_of(["sorted_raster", "recommended", "histogram"], ["log", 9.0]) == (
         Picture(kind="sorted_raster"), *RECOMMENDED_PICTURES, Picture(count_axis=9.0),
     )  # fmt: skip
-    with pytest.raises(InputError, match=r"must be one of histogram, .*, recommended, got 'rastr'"):
+    with pytest.raises(
+        InputError, match=r"must be one of histogram, .*, recommended, none, got 'rastr'"
+    ):
         pictures_of(["rastr"])
+    assert pictures_of(["none"]) == ()
+    for more in (["none", "raster"], ["none", "recommended"]):
+        with pytest.raises(InputError, match="goes with no other picture"):
+            pictures_of(more)
+    with pytest.raises(InputError, match="goes with no other picture and no count axis"):
+        pictures_of(["none"], ["log"])
     with pytest.raises(InputError, match=r"only a histogram has a count axis$"):
         pictures_of(["raster"], [5.0])
     with pytest.raises(InputError, match="recommended pictures have their own"):
@@ -120,7 +128,7 @@ def test_pictures_of_several_kinds_are_listed_once_each() -> None:
 
 
 @settings(deadline=None)
-@given(st.lists(st.sampled_from(SOME), unique=True, min_size=1))
+@given(st.lists(st.sampled_from(SOME), unique=True))
 def test_pictures_are_read_as_they_are_written(pictures: list[Picture]) -> None:
     words = picture_words(pictures)
     told: dict[str, list[str]] = {"--picture": [], "--count-axis": []}

@@ -22,7 +22,7 @@ from toptune.backbones.loading import LoadedBackbone
 from toptune.errors import InputError, InputErrors
 from toptune.evaluation.folds import leave_one_group_out
 from toptune.evaluation.scores import HeldOutWindows, score
-from toptune.explanation import why
+from toptune.explanation import explain as why
 from toptune.extraction import extract
 from toptune.features.table import FeatureTable, join_tables
 from toptune.heads import head_of

@@ -14,7 +14,8 @@ from toptune.params import Compute, OpeningOptions
 from toptune.reports.why import draw_explanation, write_explanation
 from toptune.runs.folder import WHY, publish, require_target
 from toptune.runs.model import read_model
-from toptune.runs.occlusion import Explanation, Occlusion, explain
+from toptune.runs.occlusion import Explanation, Occlusion
+from toptune.runs.occlusion import explain as explain_recording
 from toptune.runs.predictor import (
     Paths,
     Predictor,
@@ -27,10 +28,10 @@ from toptune.runs.predictor import (
 )
 
 
-def why(
+def explain(
     model: Path | str,
     recordings: Recordings,
-    out: Path | str,
+    out: Path | str | None = None,
     *,
     of_class: str | None = None,
     occlusion: Occlusion | None = None,
@@ -40,7 +41,7 @@ def why(
     overwrite: bool = False,
     progress: ProgressReporter | None = None,
 ) -> list[Explanation]:
-    """Explain a model's verdicts on recordings of any kind, and write the folder.
+    """Explain a model's verdicts on recordings of any kind: what the command `why` does.
 
     Parameters
     ----------
@@ -49,7 +50,7 @@ def why(
     recordings
         As for `predict`.
     out
-        A new folder.
+        A new folder for why.html and its tables; nothing is written where None.
     of_class
         What to explain; each recording's verdict where None.
     occlusion
@@ -64,10 +65,10 @@ def why(
     Raises
     ------
     InputError
-        As for `predict` and `explain`.
+        As for `predict`; or the model has no such class, or looks at whole recordings.
     """
-    out = Path(out)
-    require_target(out, overwrite=overwrite, kind=WHY)
+    if out is not None:
+        require_target(Path(out), overwrite=overwrite, kind=WHY)
     compute, progress = compute or Compute(), progress or SilentReporter()
     read = read_model(model)
     paths = list_recordings(recordings)
@@ -76,14 +77,17 @@ def why(
     finder = SpikeFinder(settings, compute, voltage=opened.voltage)
     predictor = Predictor(read, list_paths(weights), compute)
     batch = RecordingBatch([str(path) for path in paths], keep_going=False, progress=progress)
-    seen = []
+    done, drawn = [], []
     for path in paths:
         with batch.working_on(str(path), path):
             found = find_recording(path, finder, read, progress.stage)
-            explained = explain(
+            explained = explain_recording(
                 predictor, found, occlusion=occlusion, of_class=of_class, stage=progress.stage
             )
-            seen.append(draw_explanation(predictor, found.trains, explained))
-    with publish(out, overwrite=overwrite, kind=WHY) as folder:
-        write_explanation(folder, str(model), seen)
-    return [one.explained for one in seen]
+            done.append(explained)
+            if out is not None:
+                drawn.append(draw_explanation(predictor, found.trains, explained))
+    if out is not None:
+        with publish(Path(out), overwrite=overwrite, kind=WHY) as folder:
+            write_explanation(folder, str(model), drawn)
+    return done

@@ -19,7 +19,7 @@ from PIL import Image
 from small_data import CLASS_RATES_HZ, write_devices, write_mcs
 
 from toptune.cli.printing import watch_sweep
-from toptune.explanation import why
+from toptune.explanation import explain as why
 from toptune.extraction import extract
 from toptune.machine.drawing import Figure
 from toptune.params import Backbone, Compute, FitOptions, Windows

@@ -29,9 +29,9 @@ from toptune.cli.options import AsJson, Machine, command, require_store
 from toptune.cli.printing import print_json, print_table, say, tell, watch_count
 from toptune.errors import InputError, ToptuneError
 from toptune.machine import installation
-from toptune.machine.installation import NETWORKS
 from toptune.machine.caches import give_pynwb_a_folder
 from toptune.machine.device import FULL_RATE_FLOAT64
+from toptune.machine.installation import NETWORKS
 from toptune.machine.threads import usable_cores
 
 if TYPE_CHECKING:

@@ -112,7 +112,7 @@ def why(
     require_target(out, overwrite=overwrite, kind=WHY)
     require_model(model)
     require_recordings(recordings)
-    from toptune.explanation import why as run
+    from toptune.explanation import explain as run
     from toptune.reports.why import summary
     from toptune.runs.occlusion import Occlusion
 

@@ -178,29 +178,17 @@ def fit(
     # Before burst parameters are measured, which may take a minute.
     require_target(out, overwrite=overwrite)
     require_store(store)
-    from toptune.store.feature_store import FeatureStore
-
-    opened = FeatureStore(store)
-    from toptune.store.tables import table_for
-    from toptune.training import fit as run
+    from toptune.api import fit_store
 
     with watch_steps() as progress:
-        table = table_for(
-            opened,
-            options.head,
-            features or (),
-            windows_per_recording=options.windows_per_recording,
-            allow_incomplete=allow_incomplete,
-            progress=progress,
-        )
-        result = run(
-            table,
-            options,
+        result = fit_store(
+            store,
             out,
-            facts=opened.training_facts(table),
+            options,
+            features=features or (),
             device=machine.device,
+            allow_incomplete=allow_incomplete,
             overwrite=overwrite,
-            store=opened,
             progress=progress,
         )
     if as_json:
@@ -296,16 +284,10 @@ def sweep(
 
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         require_target(out, overwrite=True, kind=SWEEP)
-    from toptune.machine.durable import writing
-    from toptune.sweeps.report import write_report
-    from toptune.sweeps.sweep import sweep as run
-    from toptune.sweeps.tables import write_result_tables
+    from toptune.api import sweep as run
 
     with watch_sweep() as watch:
-        result = run(devices, read, out, compute=machine, seed=seed, watch=watch)
-        with writing(out):
-            write_result_tables(result)
-            write_report(result)
+        result = run(devices, read, out, compute=machine, seed=seed, progress=watch)
     if as_json:
         print_json(result.to_json())
     else:

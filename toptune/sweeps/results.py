@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from toptune.features.recordings import ProgressReporter
+from toptune.features.recordings import ProgressReporter, SilentReporter
 from toptune.machine.durable import write_whole, writing
 from toptune.params import FitOptions
 from toptune.sweeps.grid import Grid, GridPoint, PictureView
@@ -32,6 +32,25 @@ class SweepReporter(ProgressReporter, Protocol):
 
     def left(self, seconds: float, whole: bool) -> None:
         """Note how long the rest takes; `whole` is false while some of it cannot be estimated."""
+
+
+class SilentSweep(SilentReporter):
+    """Shows nothing."""
+
+    def begin(self, n_pictures: int, n_runs: int) -> None:
+        """See `SweepReporter`."""
+
+    def doing(self, text: str) -> None:
+        """See `SweepReporter`."""
+
+    def described(self, n_pictures: int) -> None:
+        """See `SweepReporter`."""
+
+    def ran(self, outcome: Outcome) -> None:
+        """See `SweepReporter`."""
+
+    def left(self, seconds: float, whole: bool) -> None:
+        """See `SweepReporter`."""
 
 
 class Failure(NamedTuple):
