@@ -61,7 +61,9 @@ def test_importing_it_imports_nothing_heavy() -> None:
 
 def test_every_public_function_has_types_all_through(study: Path) -> None:
     # What mypy derives is what is there.
-    assert_type(toptune.predict(study / "run", study / "r0.h5").recordings[0].prediction, str)
+    assert_type(
+        toptune.predict(study / "run" / "model", study / "r0.h5").recordings[0].prediction, str
+    )
     assert_type(FeatureStore(study / "s.zarr").feature_sets()[0].key, str)
     for name in toptune.__all__:
         public = getattr(toptune, name)

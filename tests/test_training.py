@@ -561,7 +561,7 @@ def test_the_device_is_resolved_for_the_solvers_arithmetic(monkeypatch: pytest.M
     assert resolved("cpu") == ["cpu", "cpu", "cpu"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert resolved("auto") == ["cpu", "cpu", "cpu"]
-    with pytest.raises(InputError, match="torch finds no GPU, .*; use `device='cpu'`"):
+    with pytest.raises(InputError, match=r"torch finds no GPU, .*; use `device='cpu'`"):
         resolved("cuda")
 
 
