@@ -27,8 +27,8 @@ from toptune.features.picture_features import PictureExtractor
 from toptune.machine.cuda import torch_kernels
 from toptune.params import Backbone, Picture, Precision, Windows
 from toptune.pictures.drawer import Drawer
-from toptune.pictures.drawers import Drawers
 from toptune.pictures.drawer_cuda import CudaBinnedSpikes, CudaDrawer, InputChannels
+from toptune.pictures.drawers import Drawers
 from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes
 
 pytestmark = pytest.mark.gpu
