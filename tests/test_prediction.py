@@ -265,7 +265,7 @@ def test_a_prediction_is_published_as_a_folder_that_agrees_with_itself(
     out = tmp_path / "deep" / "out"
     result = predict(made / "falkon", list(fresh.values()), out=out)
     assert sorted(p.name for p in out.iterdir()) == [
-        "predictions.json", "verdicts.csv", "windows.csv",
+        "predictions.json", "report.html", "verdicts.csv", "windows.csv",
     ]  # fmt: skip
     assert [p.name for p in out.parent.iterdir()] == ["out"]
     windows, verdicts = read_csv(out / "windows.csv"), read_csv(out / "verdicts.csv")

@@ -12,7 +12,7 @@ from toptune.features.recordings import (
 )
 from toptune.params import Compute, OpeningOptions
 from toptune.reports.why import draw_explanation, write_explanation
-from toptune.runs.folder import WHY, publish, require_target
+from toptune.runs.folder import WHY, model_folder, publish, require_target
 from toptune.runs.model import read_model
 from toptune.runs.occlusion import Explanation, Occlusion
 from toptune.runs.occlusion import explain as explain_recording
@@ -46,7 +46,7 @@ def explain(
     Parameters
     ----------
     model
-        The ``model`` folder of a run.
+        A run's folder, or the ``model`` folder in it.
     recordings
         As for `predict`.
     out
@@ -70,6 +70,7 @@ def explain(
     if out is not None:
         require_target(Path(out), overwrite=overwrite, kind=WHY)
     compute, progress = compute or Compute(), progress or SilentReporter()
+    model = model_folder(model)
     read = read_model(model)
     paths = list_recordings(recordings)
     settings = settings_of(read, opening)

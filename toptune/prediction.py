@@ -14,7 +14,9 @@ from toptune.features.recordings import (
     SpikeFinder,
 )
 from toptune.params import Compute, OpeningOptions
-from toptune.runs.folder import PREDICTIONS, require_target
+from toptune.pictures.thumbnails import Thumbnails, draw_thumbnails
+from toptune.reports.predictions import write_report
+from toptune.runs.folder import PREDICTIONS, model_folder, publish, require_target
 from toptune.runs.model import read_model
 from toptune.runs.predictor import (
     Paths,
@@ -46,7 +48,7 @@ def predict(
     Parameters
     ----------
     model
-        The ``model`` folder of a run.
+        A run's folder, or the ``model`` folder in it.
     recordings
         One or several: voltage or spikes, of any kind that `open_recording` knows; paths or
         objects, or a mapping from names to them.
@@ -57,8 +59,8 @@ def predict(
     compute
         Where and with how much of the machine.
     out
-        A new folder for windows.csv, verdicts.csv and predictions.json; nothing is written where
-        None.
+        A new folder for report.html, windows.csv, verdicts.csv and predictions.json; nothing is
+        written where None.
     overwrite
         Replace predictions in `out`.
     keep_going
@@ -73,6 +75,7 @@ def predict(
         A damaged model, weights other than in training, a folder that must not be replaced, a
         recording that cannot be read, cannot be filtered, or is shorter than a window.
     """
+    model = model_folder(model)
     read = read_model(model)
     if out is not None:
         require_target(Path(out), overwrite=overwrite, kind=PREDICTIONS)
@@ -86,12 +89,15 @@ def predict(
     batch = RecordingBatch(list(paths), keep_going=keep_going, progress=progress)
     batch.refuse(opened.refused)
     done: list[RecordingPrediction] = []
+    drawn: list[Thumbnails] = []
     for name in batch.left:
         with batch.working_on(name, paths[name]):
             found = find_recording(paths[name], finder, read, progress.stage)
             done.append(predictor.predict(found, progress.stage))
+            if out is not None:
+                drawn.append(draw_thumbnails(found.trains))
     result = Predictions(
-        model=Path(model),
+        model=model,
         classes=read.classes,
         calibrated=read.inverse_temperature is not None,
         cross_validated=read.scores,
@@ -99,5 +105,7 @@ def predict(
         failed=batch.failed,
     )
     if out is not None:
-        write_predictions(Path(out), result, overwrite=overwrite)
+        with publish(Path(out), overwrite=overwrite, kind=PREDICTIONS) as folder:
+            write_predictions(folder, result)
+            write_report(folder, result, read, drawn)
     return result

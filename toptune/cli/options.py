@@ -334,7 +334,7 @@ MovedWeights = Annotated[
     ),
 ]
 ARecording = Annotated[Path, typer.Argument(help="A recording of any kind.")]
-ModelFolder = Annotated[Path, typer.Argument(help="The model folder of a run.")]
+ModelFolder = Annotated[Path, typer.Argument(help="A run, or its model folder.")]
 Recordings = Annotated[list[Path], typer.Argument(help="Recordings of any kind.")]
 DevicesCsv = Annotated[Path, typer.Argument(help="CSV file with recording, device and label.")]
 
@@ -363,11 +363,13 @@ def require_store(path: Path) -> None:
 
 def require_model(folder: Path) -> None:
     """Refuse a folder that holds no model."""
+    from toptune.runs.folder import MODEL_FILE, model_folder
+
     try:
-        (folder / "model.json").stat()
+        (model_folder(folder) / MODEL_FILE).stat()
     except OSError as error:
         raise InputError(
-            f"{folder} holds no model: {error}: name the model folder of a run"
+            f"{folder} holds no model: {error}: name a run, or its model folder"
         ) from None
 
 

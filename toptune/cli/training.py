@@ -198,14 +198,14 @@ def fit(
         tell(f"run: {result.path}; report: {result.path / 'report.html'}")
 
 
-@command("toptune predict run/model data/D01_100E0I.h5 -o predictions")
+@command("toptune predict run data/D01_100E0I.h5 -o predictions")
 def predict(
     model: ModelFolder,
     recordings: Recordings,
     opening: OpeningOptions,
     machine: Compute,
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="New folder for windows.csv and verdicts.")
+        Path | None, typer.Option("-o", "--out", help="New folder for report.html and the tables.")
     ] = None,
     weights: MovedWeights = None,
     keep_going: KeepGoing = False,
@@ -238,6 +238,8 @@ def predict(
         print_json(result.to_json())
     else:
         _print_predictions(result)
+        if out is not None:
+            tell(f"report: {out / 'report.html'}")
     if result.failed:
         raise typer.Exit(3)
 

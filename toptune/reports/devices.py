@@ -132,7 +132,10 @@ def _timeline(run: ReadRun, row: _Row, drawn: Drawn | None) -> Timeline:
         badge=f"\u2713 {v.label}" if correct else f"\u2717 {v.label}, classified as {v.prediction}",
         tone="good" if correct else "bad",
         text=_sentence(run, v) + (f" {drawn.remark}" if drawn and drawn.remark else ""),
-        tracks=(*_probability_tracks(run, row, end_s), *_activity_tracks(v.device, drawn)),
+        tracks=(
+            *_probability_tracks(run, row, end_s),
+            *(() if drawn is None else activity_tracks(v.device, drawn.thumbnails)),
+        ),
         ticks=tuple(time_ticks(0, end_s)) if end_s > 0 else (),
     )
 
@@ -194,10 +197,8 @@ def _probability_tracks(run: ReadRun, row: _Row, end_s: float) -> tuple[Track, .
     return (track,)
 
 
-def _activity_tracks(device: str, drawn: Drawn | None) -> tuple[Track, ...]:
-    if drawn is None:
-        return ()
-    t = drawn.thumbnails
+def activity_tracks(device: str, t: Thumbnails) -> tuple[Track, ...]:
+    """Show the histogram and the raster of a whole recording."""
     return (
         Track(
             name=f"histogram, up to {t.largest_count:,}",

@@ -41,6 +41,9 @@ PREDICTIONS = FolderKind("prediction", "predictions.json", "toptune predictions"
 WHY = FolderKind("explanation", "why.json", "toptune why")
 SWEEP = FolderKind("sweep", "sweep.json", "toptune sweep")
 
+#: What describes a model, in its folder.
+MODEL_FILE = "model.json"
+
 
 def target_problems(out: Path, *, overwrite: bool, kind: FolderKind = RUN) -> list[str]:
     """List the reasons why a folder cannot be written to `out`; empty where it can."""
@@ -68,6 +71,14 @@ def _is_one(folder: Path, kind: FolderKind) -> bool:
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(params, dict) and params.get("kind") == kind.kind
+
+
+def model_folder(folder: Path | str) -> Path:
+    """Give the folder of a model, which may be named by its run."""
+    folder = Path(folder)
+    inside = folder / "model"
+    named_by_run = not (folder / MODEL_FILE).exists() and (inside / MODEL_FILE).exists()
+    return inside if named_by_run else folder
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from toptune.heads.catalogue import head_of
 from toptune.params import SpikeSettings
 from toptune.recordings.trains import TrainingFacts, WeightsSource
 from toptune.recordings.wells import well_name
-from toptune.runs.folder import plain, write_json
+from toptune.runs.folder import MODEL_FILE, model_folder, plain, write_json
 from toptune.runs.novelty import NoveltyLimits, training_limits
 
 FORMAT = 2
@@ -198,19 +198,19 @@ def write_model(folder: Path, model: Model) -> None:
         "weights": [None if source is None else asdict(source) for source in model.weights],
         "provenance": model.provenance,
     }
-    write_json(folder / "model.json", description)
+    write_json(folder / MODEL_FILE, description)
 
 
 def read_model(folder: Path | str) -> Model:
-    """Read what `write_model` wrote.
+    """Read what `write_model` wrote, from its folder or that of the run it is in.
 
     Raises
     ------
     InputError
         No model, one of another format, or files that are damaged or do not belong together.
     """
-    folder = Path(folder)
-    place = folder / "model.json"
+    folder = model_folder(folder)
+    place = folder / MODEL_FILE
     description = _read_description(folder)
     try:
         tensors = _read_tensors(folder, description["tensors_sha256"])
@@ -224,19 +224,19 @@ def read_model(folder: Path | str) -> Model:
 
 
 def load_model(folder: Path | str) -> Any:
-    """Read the fitted classifier of a run's ``model/``; it predicts as when it was written."""
+    """Read the fitted classifier of a run; it predicts as when it was written."""
     return read_model(folder).estimator
 
 
 def _read_description(folder: Path) -> dict[str, Any]:
-    place = folder / "model.json"
+    place = folder / MODEL_FILE
     try:
         if place.stat().st_size > _MOST_BYTES:
             raise ValueError(f"{place} is longer than {_MOST_BYTES} bytes")
         description = json.loads(place.read_text("utf-8"), parse_constant=_no_number)
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(
-            f"{folder} holds no model: {error}: name the model folder of a run"
+            f"{folder} holds no model: {error}: name a run, or its model folder"
         ) from None
     if not isinstance(description, dict) or description.get("kind") != _KIND:
         raise InputError(f"{place} does not describe a model of toptune")

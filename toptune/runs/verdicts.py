@@ -1,8 +1,8 @@
-"""What a prediction says, window by window and recording by recording, and the folder of it.
+"""What a prediction says, window by window and recording by recording, and the tables of it.
 
 The folder holds windows.csv, verdicts.csv, predictions.json, and failures.csv where a recording
-failed. Times are in seconds since the recording's start, probabilities between 0 and 1 (six
-significant digits in tables).
+failed; its report.html is made by `toptune.reports.predictions`. Times are in seconds since the
+recording's start, probabilities between 0 and 1 (six significant digits in tables).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from toptune.machine.display import summary_html, summary_line
 from toptune.machine.fingerprint import file_sha256
 from toptune.machine.installation import describe_environment
 from toptune.recordings.trains import RecordingFacts
-from toptune.runs.folder import PREDICTIONS, publish, write_csv, write_json
+from toptune.runs.folder import MODEL_FILE, PREDICTIONS, write_csv, write_json
 from toptune.runs.novelty import Novelty
 
 FORMAT = 1
@@ -148,37 +148,36 @@ class Predictions:
 # --- the folder
 
 
-def write_predictions(out: Path, predictions: Predictions, *, overwrite: bool = False) -> None:
-    """Publish a prediction as a folder, which must not exist, unless `overwrite` and it is one."""
+def write_predictions(folder: Path, predictions: Predictions) -> None:
+    """Write the tables of a prediction and predictions.json into its folder."""
     marked = {
         "kind": PREDICTIONS.kind,
         "format": FORMAT,
         "toptune_version": version("toptune"),
         # model.json holds the sha256 of its tensors, so this one identifies the whole model.
-        "model_sha256": file_sha256(predictions.model / "model.json"),
+        "model_sha256": file_sha256(predictions.model / MODEL_FILE),
         "packages": describe_environment("cpu")["packages"],
     }
     shares = [f"probability_{name}" for name in predictions.classes]
     votes = [f"windows_{name}" for name in predictions.classes]
-    with publish(out, overwrite=overwrite, kind=PREDICTIONS) as folder:
-        write_json(folder / PREDICTIONS.marker, {**marked, **predictions.to_json()})
-        write_csv(
-            folder / "windows.csv",
-            ["recording", "start_s", "prediction", *shares, "nearness", "unlike_training"],
-            _window_rows(predictions),
-        )
-        write_csv(
-            folder / "verdicts.csv",
-            [
-                *("recording", "prediction", "probability", "n_windows"),
-                *votes,
-                *shares,
-                *("n_windows_unlike_training", "unlike_training", "warnings"),
-            ],
-            _verdict_rows(predictions),
-        )
-        if predictions.failed:
-            write_csv(folder / "failures.csv", ["recording", "cause"], predictions.failed)
+    write_json(folder / PREDICTIONS.marker, {**marked, **predictions.to_json()})
+    write_csv(
+        folder / "windows.csv",
+        ["recording", "start_s", "prediction", *shares, "nearness", "unlike_training"],
+        _window_rows(predictions),
+    )
+    write_csv(
+        folder / "verdicts.csv",
+        [
+            *("recording", "prediction", "probability", "n_windows"),
+            *votes,
+            *shares,
+            *("n_windows_unlike_training", "unlike_training", "warnings"),
+        ],
+        _verdict_rows(predictions),
+    )
+    if predictions.failed:
+        write_csv(folder / "failures.csv", ["recording", "cause"], predictions.failed)
 
 
 def _window_rows(predictions: Predictions) -> Iterator[list[Any]]:
