@@ -23,6 +23,10 @@ class MissingPackagesError(ToptuneError, ImportError):
     """Packages that this needs are not installed (exit code 1)."""
 
 
+class DeviceMemoryError(ToptuneError):
+    """A device has too little memory even for the smallest piece of the work (exit code 1)."""
+
+
 class StorageError(ToptuneError):
     """A result cannot be written where it should go; a batch ends there (exit code 1)."""
 

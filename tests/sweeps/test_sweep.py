@@ -209,7 +209,7 @@ def test_spikes_once_a_backbone_compiled_once_features_once_a_view(
     # 8 s: 5 windows of 4 s and 7 of 2 s, drawn in two ways, by two backbones, of 6 recordings.
     assert watch.n_pictures == watch.described_pictures == (5 + 7) * 2 * 2 * 6
     assert watch.outcomes == list(made.outcomes)
-    # Runs of a backbone follow its features, so that something is there early.
+    # Backbone by backbone.
     shown = picture_outcomes(made.outcomes)
     assert [one.view.backbone.name for one in shown] == ["tiny"] * 4 + ["tiny_two"] * 4
     for one in shown:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from functools import cached_property
@@ -67,6 +68,36 @@ def resolve_precision(precision: Precision, device: torch.device | str) -> torch
     return HALF if on_cuda and precision != "float32" else torch.float32
 
 
+class Stopwatch:
+    """Measures the work that is done on the CPU, or queued on a GPU, between start and stop.
+
+    What a GPU does is timed by events in its own queue, so that nobody waits for it.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_cuda = device.type == "cuda"
+        self._marks = [self._mark()]
+
+    def stop(self) -> None:
+        """Mark the end of the work."""
+        self._marks.append(self._mark())
+
+    def seconds(self) -> float:
+        """Seconds from start to stop; waits for a GPU to come that far."""
+        begin, end = self._marks
+        if not self._on_cuda:
+            return float(end - begin)
+        end.synchronize()
+        return float(begin.elapsed_time(end)) / 1000
+
+    def _mark(self) -> Any:
+        if not self._on_cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+
 class FeatureEngine:
     """A backbone on a device, compiled when first needed.
 
@@ -124,6 +155,16 @@ class FeatureEngine:
     def compile(self) -> None:
         """Compile the network now, so that the first picture does not wait for it."""
         _ = self._network
+
+    def release(self) -> None:
+        """Give back what `compile` took; the network is compiled again when it is next needed."""
+        self.__dict__.pop("_network", None)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def stopwatch(self) -> Stopwatch:
+        """Measure the engine's work from now on."""
+        return Stopwatch(self.device)
 
     @cached_property
     def _network(self) -> OpenVinoNetwork | TorchNetwork:

@@ -20,7 +20,7 @@ from torch import nn
 
 from toptune.backbones.folding import fold
 from toptune.backbones.loading import LoadedBackbone
-from toptune.errors import ToptuneError
+from toptune.errors import DeviceMemoryError
 from toptune.pictures.drawer import Drawer
 from toptune.pictures.drawer_cuda import InputChannels
 
@@ -206,7 +206,7 @@ class TorchNetwork:
         if self._on_cuda:
             torch.cuda.empty_cache()
         if self.batch_size == 1:
-            raise ToptuneError(
+            raise DeviceMemoryError(
                 f"{self._name} runs out of memory on {self._device} with a single picture: close"
                 " other programs that use it, or use `device='cpu'`"
             )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -68,36 +69,41 @@ class Failed(NamedTuple):
 class BackgroundWriter:
     """A thread that writes while the next recording is being processed.
 
-    At most one task is pending or running, so that little is held in memory and a store has a
-    single writer. Leaving the context waits for it, even after an error.
+    Tasks are done one after the other, so that a store has a single writer. At most `depth` are
+    pending or running, so that little is held in memory. Leaving the context waits for all of them,
+    even after an error.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, depth: int = 1) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="toptune-writer")
-        self._running: tuple[str, Future[None]] | None = None
+        self._depth = depth
+        self._pending: deque[tuple[str, Future[None]]] = deque()
         self._failed: list[Failed] = []
 
     def submit(self, owner: str, write: Callable[[], None]) -> None:
-        """Start a task, once the previous one is done; `owner` names it in its error."""
-        self.wait()
-        self._running = (owner, self._pool.submit(write))
+        """Add a task, once there is room for it; `owner` names it in its error."""
+        while len(self._pending) >= self._depth:
+            self._wait_for_first()
+        self._pending.append((owner, self._pool.submit(write)))
 
     def wait(self) -> None:
         """Wait until all tasks are done or have failed."""
-        if self._running is None:
-            return
-        owner, future = self._running
-        error = future.exception()
-        self._running = None
-        if error is not None:
-            self._failed.append(Failed(owner, error))
+        while self._pending:
+            self._wait_for_first()
 
     def take_failures(self) -> list[Failed]:
         """Return the failures of tasks that are done, each once."""
-        if self._running is not None and self._running[1].done():
-            self.wait()
+        while self._pending and self._pending[0][1].done():
+            self._wait_for_first()
         taken, self._failed = self._failed, []
         return taken
+
+    def _wait_for_first(self) -> None:
+        owner, future = self._pending[0]
+        error = future.exception()
+        self._pending.popleft()
+        if error is not None:
+            self._failed.append(Failed(owner, error))
 
     def __enter__(self) -> Self:
         return self

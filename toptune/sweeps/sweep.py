@@ -10,13 +10,20 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toptune.errors import InputError, InputErrors, StorageError, ToptuneError
+from toptune.errors import (
+    DeviceMemoryError,
+    InputError,
+    InputErrors,
+    StorageError,
+    ToptuneError,
+)
 from toptune.extraction import (
     PublishedSpikes,
     StoredFeatures,
@@ -33,6 +40,7 @@ from toptune.heads.catalogue import head_of
 from toptune.machine.durable import write_whole, writing
 from toptune.machine.installation import describe_environment
 from toptune.machine.locks import held
+from toptune.machine.threads import BackgroundWriter
 from toptune.params import Backbone, Compute, FitOptions, content_key
 from toptune.recordings.devices import DeviceRow, DevicesFile, read_devices
 from toptune.recordings.windows import window_starts
@@ -59,6 +67,8 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 FORMAT = 1
+# Views that are computed or wait to be written: the features of 157 windows take a megabyte.
+_MOST_PENDING = 16
 
 
 def sweep(
@@ -231,23 +241,34 @@ class _ViewJob:
             throughput=self.throughput,
         )
 
-    def update(self, spikes: PublishedSpikes) -> None:
-        """Bring the features of one recording up to date, and measure how long that takes."""
+    def start(self, spikes: PublishedSpikes) -> Callable[[], None] | None:
+        """Start to make the features of one recording; None where they are there.
+
+        What is returned waits for them, notes how long they took, and publishes them.
+        """
         if self.features.published(spikes) is not None:
-            return
+            return None
         # Neither is part of what a picture takes: all views share both.
         self.features.engine.compile()
         _ = spikes.drawers
-        begin = time.perf_counter()
-        rows = self.features.start(spikes).result()
-        pictures, seconds = len(rows.features), time.perf_counter() - begin
-        if pictures:
-            self.throughput.pictures += pictures
-            self.throughput.seconds += seconds
-            self.throughput.device = self._device
-            self.throughput.write(self._measured)
-        self._took(self.view, pictures, seconds)
-        self.features.write(spikes, rows)
+        watch = self.features.engine.stopwatch()
+        pending = self.features.start(spikes)
+        watch.stop()
+        # The spikes themselves are not kept in memory until the features are written.
+        source = replace(spikes, found=None)
+
+        def write() -> None:
+            rows = pending.result()
+            pictures, seconds = len(rows.features), watch.seconds()
+            if pictures:
+                self.throughput.pictures += pictures
+                self.throughput.seconds += seconds
+                self.throughput.device = self._device
+                self.throughput.write(self._measured)
+            self._took(self.view, pictures, seconds)
+            self.features.write(source, rows)
+
+        return write
 
 
 class _Work:
@@ -279,7 +300,7 @@ class _Work:
         return _ViewJob(view, features, self.task.out / "measured", name, self._took)
 
     def run(self) -> None:
-        """Spikes first, then backbone by backbone features and runs; what failed is written."""
+        """Spikes first, then all features, then the runs; what failed is written."""
         self.watch.doing("spikes")
         for row in self._claimed():
             if (cause := _attempt(partial(self.spikes_of.update, row))) is not None:
@@ -293,8 +314,11 @@ class _Work:
         else:
             self._plan()
             self._without_pictures()
+            self._describe()
             for backbone in self.checked.engines:
-                self._backbone(backbone)
+                for view, job in self.jobs.items():
+                    if view.backbone == backbone:
+                        self._fits(job)
         self._finish()
 
     def _plan(self) -> None:
@@ -338,43 +362,96 @@ class _Work:
         self.watch.described(n_pictures)
         self.watch.left(*self.forecast.seconds_left())
 
-    def _backbone(self, backbone: Backbone) -> None:
-        jobs = [job for view, job in self.jobs.items() if view.backbone == backbone]
-        self.watch.doing(f"{backbone.name}: features")
-        self._extract(jobs)
-        if backbone == list(self.checked.engines)[-1]:
-            self.spikes_of.forget()  # before runs, which want the memory
-        self.forecast.pictures[_label(backbone)].left = 0  # even if some were not described
+    def _describe(self) -> None:
+        """Bring the features of all views into the store; failures stay in the jobs.
+
+        Each recording is gone through once: its spikes are read once, put into bins once, and every
+        view that is missing is drawn and described. On a GPU all of it is queued, and the next
+        recording is begun while it is computed and written.
+        """
+        self.watch.doing("features")
+        jobs = list(self.jobs.values())
+        with (
+            closing(self._claimed_for_writing()) as work,
+            BackgroundWriter(_MOST_PENDING) as writer,
+        ):
+            for row, claim in work:
+                if (cause := _attempt(partial(self._start_all, row, jobs, writer))) is not None:
+                    for job in jobs:
+                        job.failed.append((row.name, cause))
+                # Behind all that is to be written of the recording.
+                writer.submit(row.name, claim.pop_all().close)
+                self._settle(writer)
+            writer.wait()
+            self._settle(writer)
+        self.spikes_of.forget()  # before runs, which want the memory
+        for pace in self.forecast.pictures.values():
+            pace.left = 0  # even if some were not described
         for job in jobs:
             for recording, cause in job.failed:
                 name = f"{job.description} of {recording}"
                 self.failures.append(Failure("features", name, cause))
-            self._fits(job)
 
-    def _extract(self, jobs: Sequence[_ViewJob]) -> None:
-        """Bring the features of all views of a backbone into the store; failures stay in the jobs.
+    def _start_all(
+        self, row: DeviceRow, jobs: Sequence[_ViewJob], writer: BackgroundWriter
+    ) -> None:
+        """Start to make what is missing of a recording, and hand over what publishes it."""
+        spikes = self.spikes_of.update(row)
+        for job in jobs:
 
-        Each recording is gone through once for all views, and the backbone is compiled once.
-        """
+            def start(job: _ViewJob = job) -> None:
+                write = self._start(job, spikes, writer)
+                if write is not None:
+                    # What fails while it is waited for or written is the view's failure.
+                    writer.submit(f"{job.key} {row.name}", write)
 
-        def update(row: DeviceRow) -> None:
-            spikes = self.spikes_of.update(row)
-            for job in jobs:
-                if (cause := _attempt(partial(job.update, spikes))) is not None:
-                    job.failed.append((row.name, cause))
+            if (cause := _attempt(start)) is not None:
+                job.failed.append((row.name, cause))
 
-        for row in self._claimed():
-            if (cause := _attempt(partial(update, row))) is not None:
-                for job in jobs:
-                    job.failed.append((row.name, cause))
+    def _start(
+        self, job: _ViewJob, spikes: PublishedSpikes, writer: BackgroundWriter
+    ) -> Callable[[], None] | None:
+        """Start a view; where a GPU is full, once more without the other backbones on it."""
+        try:
+            return job.start(spikes)
+        except DeviceMemoryError:
+            writer.wait()
+            for engine in self.checked.engines.values():
+                engine.release()
+            return job.start(spikes)
+
+    def _settle(self, writer: BackgroundWriter) -> None:
+        """Treat errors of features that were waited for or written as those of their views."""
+        by_key = {job.key: job for job in self.jobs.values()}
+        for owner, error in writer.take_failures():
+            key, _, recording = owner.partition(" ")
+
+            def again(error: BaseException = error) -> None:
+                raise error
+
+            cause = _attempt(again)
+            assert cause is not None
+            by_key[key].failed.append((recording, cause))
 
     def _claimed(self) -> Iterator[DeviceRow]:
         """Go through the recordings, claiming each until the next one is asked for."""
+        with closing(self._claimed_for_writing()) as work:
+            for row, claim in work:
+                with claim:
+                    yield row
+
+    def _claimed_for_writing(self) -> Generator[tuple[DeviceRow, ExitStack], None, None]:
+        """Go through the recordings, claiming each.
+
+        Whoever takes a claim over releases it; otherwise it is released when the next one is asked
+        for.
+        """
         rows = self.checked.devices.rows
         for number, row in enumerate(rows, 1):
             self.watch.recording(number, len(rows), row.name)
-            with self.session.claim(recording_name(row.name), wait=True):
-                yield row
+            with ExitStack() as claim:
+                claim.enter_context(self.session.claim(recording_name(row.name), wait=True))
+                yield row, claim
 
     def _without_pictures(self) -> None:
         # Measured when first needed, which may be never, and once for all.
