@@ -119,3 +119,25 @@ def test_leaving_by_an_error_waits_for_what_is_being_written(
     with caplog.at_level(logging.ERROR), pytest.raises(KeyboardInterrupt):
         interrupted(partial(fail, OSError("disk full")))
     assert [r.getMessage() for r in caplog.records] == ["slow failed: disk full"]
+
+
+def test_a_deeper_writer_lets_so_many_wait_and_keeps_their_order() -> None:
+    go = threading.Event()
+    done: list[int] = []
+
+    def piece(number: int) -> None:
+        go.wait()
+        done.append(number)
+        if number == 1:
+            raise OSError("disk")
+
+    with BackgroundWriter(3) as writer:
+        for number in range(3):
+            writer.submit(f"owner {number}", partial(piece, number))
+        assert done == []  # none of the three was waited for
+        threading.Timer(0.05, go.set).start()
+        writer.submit("owner 3", partial(piece, 3))
+        assert done  # there was no room for a fourth before the first was done
+        writer.wait()
+        assert done == [0, 1, 2, 3]
+        assert [(f.owner, str(f.error)) for f in writer.take_failures()] == [("owner 1", "disk")]

@@ -14,7 +14,7 @@ from toptune import extraction
 from toptune import training as fit_module
 from toptune.backbones import engine as features
 from toptune.backbones.engine import OpenVinoNetwork
-from toptune.errors import InputError, InputErrors, ToptuneError
+from toptune.errors import DeviceMemoryError, InputError, InputErrors, ToptuneError
 from toptune.extraction import extract
 from toptune.features.extractor import start_features
 from toptune.params import Backbone, FitOptions, Picture, SpikeSettings, Windows
@@ -587,3 +587,58 @@ def test_burst_parameters_are_fitted_once_beside_all_pictures(
     done["fitted"].clear()
     assert all(o.reused for o in run(swept, grid).outcomes)
     assert done["fitted"] == []
+
+
+def test_features_that_cannot_be_written_are_the_failure_of_their_view_alone(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = FeatureStore.write_features
+
+    def failing(self: FeatureStore, name: str, *args: Any, **kwargs: Any) -> None:
+        if name.startswith("r2.h5") and args[2].params["picture"]["kind"] == "raster":
+            raise ToptuneError("broken on purpose")
+        real(self, name, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FeatureStore, "write_features", failing)
+        made = run(fresh, grid_of(fresh, GRID, "head=falkon"))
+    assert [(f.what, f.cause) for f in made.failures] == [
+        ("features", "broken on purpose"),
+        ("run", "its features could not be made for r2.h5"),
+    ]
+    assert len(made.done) == 1
+    assert len(run(fresh, grid_of(fresh, GRID, "head=falkon")).done) == 2
+
+
+def test_backbones_are_released_where_memory_is_short_and_the_view_is_made_again(
+    fresh: Path, done: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = features.FeatureEngine.start
+    short = iter([False, True] + 100 * [False])
+
+    def start(self: features.FeatureEngine, *args: Any, **kwargs: Any) -> Any:
+        if next(short):
+            raise DeviceMemoryError("full")
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(features.FeatureEngine, "start", start)
+    made = run(fresh, grid_of(fresh, GRID, "head=falkon"))
+    assert (len(made.done), made.failures) == (2, ())
+    assert done["compiled"] == ["tiny", "tiny"]
+
+
+def test_a_view_that_never_fits_into_memory_fails_alone(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = features.FeatureEngine.start
+
+    def start(self: features.FeatureEngine, *args: Any, **kwargs: Any) -> Any:
+        if self.name == "tiny_two":
+            raise DeviceMemoryError("full")
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(features.FeatureEngine, "start", start)
+    settings = ('backbone=["tiny","tiny_two"]', "head=falkon", "picture=raster")
+    made = run(fresh, grid_of(fresh, GRID, *settings))
+    assert len(made.done) == 1
+    assert {f.cause for f in made.failures if f.what == "features"} == {"full"}
