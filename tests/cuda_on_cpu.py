@@ -181,3 +181,9 @@ def build(source: Path, folder: Path, **shapes: int) -> HostKernels:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return HostKernels(ctypes.CDLL(str(out)), text, shapes)
+
+
+def decaying() -> NDArray[np.float32]:
+    """Channels that fade into subnormal numbers, as of an amplifier that was switched off."""
+    faded = 1e-30 * np.exp(-np.arange(4000) / 100.0)
+    return np.array([faded, -faded, faded[::-1]], np.float64).astype(np.float32)

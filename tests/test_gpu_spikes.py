@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from array_recording import ArrayRecording
-from cuda_on_cpu import HostAccelerator, Launch
+from cuda_on_cpu import HostAccelerator, Launch, decaying
 from hypothesis import given, settings
 from numpy.typing import NDArray
 from ptsd_cases import RATE_HZ, ChunkedCase, assert_same_bits, chunked_cases, detect_spikes_on
@@ -92,6 +92,17 @@ def test_filter_has_the_bits_of_the_same_source_built_for_the_processor(
 ) -> None:
     x = recorded(1, 5, 100_001)
     params = HighPass(cutoff_hz=cutoff_hz, order=order)
+    expected, got = np.empty_like(x), gpu.xp.empty(x.shape, np.float32)
+    DeviceHighPass(host, params, RATE_HZ).apply(x, expected)
+    DeviceHighPass(gpu, params, RATE_HZ).apply(gpu.xp.asarray(x), got)
+    np.testing.assert_array_equal(to_host(got), expected)
+
+
+@pytest.mark.usefixtures("_active")
+def test_a_channel_that_fades_keeps_its_subnormal_numbers(
+    gpu: CudaAccelerator, host: HostAccelerator
+) -> None:
+    x, params = decaying(), HighPass(cutoff_hz=300.0, order=1)
     expected, got = np.empty_like(x), gpu.xp.empty(x.shape, np.float32)
     DeviceHighPass(host, params, RATE_HZ).apply(x, expected)
     DeviceHighPass(gpu, params, RATE_HZ).apply(gpu.xp.asarray(x), got)

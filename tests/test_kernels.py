@@ -10,12 +10,14 @@ import ctypes
 import importlib.util
 import re
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 from cuda_on_cpu import DECLARED, KERNELS, HostKernels, Launch, build, check_argument
 
-from toptune.machine.cuda import COMPILER_OPTIONS
+from toptune.errors import ToptuneError
+from toptune.machine.cuda import COMPILER_OPTIONS, compile_source
 
 SOURCES = sorted(KERNELS.glob("*.cu"))
 OWN = [KERNELS / f"{name}.cu" for name in ("highpass", "ptsd", "sums")]
@@ -133,20 +135,48 @@ def test_render_keeps_a_strips_sums_in_registers(nvrtc: Nvrtc) -> None:
     assert log.count(" 0 bytes stack frame, 0 bytes spill stores") == len(kernel_names(source))
 
 
+@pytest.fixture(scope="module")
+def cupys_nvrtc() -> ModuleType:
+    cuda = pytest.importorskip("cupy.cuda", reason="CuPy: not installed")
+    found: ModuleType = cuda.nvrtc
+    return found
+
+
 @pytest.mark.parametrize("source", OWN, ids=lambda path: path.name)
-def test_cupy_compiles_the_source_as_it_would_on_a_gpu(
-    source: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("capability", [80, 90])
+def test_what_is_loaded_on_a_gpu_is_exact_and_whole(
+    cupys_nvrtc: ModuleType, source: Path, capability: int
 ) -> None:
-    compiler = pytest.importorskip("cupy.cuda.compiler", reason="CuPy: not installed")
-    # All that CuPy asks a GPU for before it compiles is what to compile for.
-    monkeypatch.setattr(
-        compiler, "_get_arch_for_options_for_nvrtc", lambda arch: (f"-arch=sm_{arch}", "cubin")
-    )
-    machine_code, _ = compiler.compile_using_nvrtc(
-        source.read_text("utf-8"), COMPILER_OPTIONS, arch="80", filename=source.name
-    )
+    made = compile_source(cupys_nvrtc, source.stem, COMPILER_OPTIONS, capability)
+    assert made.code.startswith(b"\x7fELF")  # machine code, not PTX
+    assert f".target sm_{capability}" in made.ptx
+    assert INEXACT.findall(made.ptx) == []
+    # The last of several would count.
+    assert [o for o in made.options if "ftz" in o or "fmad" in o] == ["--ftz=false", "--fmad=false"]
     for name in kernel_names(source):
-        assert name.encode() in machine_code
+        assert name.encode() in made.code
+
+
+def test_subnormals_are_flushed_as_cupy_itself_compiles(cupys_nvrtc: ModuleType) -> None:
+    # Were it not so, kernels could be compiled by CuPy again.
+    made = compile_source(cupys_nvrtc, "ptsd", (*COMPILER_OPTIONS, "-ftz=true"), 90)
+    assert ".ftz" in made.ptx
+
+
+def test_a_gpu_newer_than_the_compiler_gets_ptx_and_an_old_one_a_clear_error(
+    cupys_nvrtc: ModuleType,
+) -> None:
+    newest = max(cupys_nvrtc.getSupportedArchs())
+    made = compile_source(cupys_nvrtc, "sums", COMPILER_OPTIONS, newest + 10)
+    assert made.options[0] == f"--gpu-architecture=compute_{newest}"
+    assert made.code.startswith(b"//")
+    with pytest.raises(ToptuneError, match=r"compute capability 3\.5, too old .* `device='cpu'`"):
+        compile_source(cupys_nvrtc, "sums", COMPILER_OPTIONS, 35)
+
+
+def test_what_the_compiler_says_reaches_the_user(cupys_nvrtc: ModuleType) -> None:
+    with pytest.raises(ToptuneError, match=r"ptsd\.cu cannot be compiled: .*bits of a u32"):
+        compile_source(cupys_nvrtc, "ptsd", (*COMPILER_OPTIONS, "-DPTSD_BLOCK=33"), 90)
 
 
 # --- the shim: what it must not hide

@@ -18,6 +18,24 @@ def test_missing_cupy_is_an_error_with_the_way_out(monkeypatch: pytest.MonkeyPat
         torch_kernels("render", 0)
 
 
+class _NvrtcOfTheTest:
+    """What of NVRTC compiling uses."""
+
+    NVRTCError = RuntimeError
+    getPTX = staticmethod(lambda _: b"ptx")  # noqa: N815  # CuPy's name
+    getCUBIN = staticmethod(lambda _: b"machine code")  # noqa: N815
+    getSupportedArchs = staticmethod(lambda: (80, 90, 100))  # noqa: N815
+    destroyProgram = staticmethod(lambda _: None)  # noqa: N815
+
+    def createProgram(self, source: str, name: str, *_: object) -> int:  # noqa: N802
+        assert "render_place" in source
+        assert name == "render.cu"
+        return 1
+
+    def compileProgram(self, _: int, options: list[str]) -> None:  # noqa: N802
+        assert options == ["--gpu-architecture=sm_90", "--std=c++17", "--ftz=false"]
+
+
 class _CupyOfTheTest:
     """What of CuPy a launch uses, noting it."""
 
@@ -26,11 +44,14 @@ class _CupyOfTheTest:
         self.cuda = self
 
     class _Context:
+        compute_capability = "90"
+
         def __enter__(self) -> None: ...
         def __exit__(self, *_: object) -> None: ...
 
-    def Device(self, index: int) -> _Context:  # noqa: N802  # CuPy's name
-        self.noted.append(("device", index))
+    def Device(self, index: int | None = None) -> _Context:  # noqa: N802  # CuPy's name
+        if index is not None:
+            self.noted.append(("device", index))
         return self._Context()
 
     @property
@@ -42,12 +63,19 @@ class _CupyOfTheTest:
         self.noted.append(("stream", protocol))
         return self._Context()
 
-    def RawModule(self, code: str, options: tuple[str, ...]) -> _CupyOfTheTest:  # noqa: N802
-        assert "render_place" in code
-        assert options == ("--std=c++17",)
+    @property
+    def nvrtc(self) -> _NvrtcOfTheTest:
+        return _NvrtcOfTheTest()
+
+    def Module(self) -> _CupyOfTheTest:  # noqa: N802  # CuPy's name
         return self
 
+    def load(self, code: bytes) -> None:
+        assert code == b"machine code"
+
     def get_function(self, name: str) -> object:
+        self.noted.append(("looked up", name))
+
         def launched(grid: tuple[int], block: tuple[int], values: tuple[object, ...]) -> None:
             self.noted.append((name, grid, block, values))
 
@@ -75,4 +103,5 @@ def test_kernels_run_in_torchs_stream_on_its_device_with_pointers_of_its_tensors
     launches = [entry for entry in fake.noted if entry[0] == "render_place"]  # type: ignore[index]
     assert launches[0] == ("render_place", (4,), (256,), (tensor.data_ptr(), 7, 2.5))
     assert {np.dtype(type(v)).itemsize for v in launches[0][3]} == {8}
+    assert fake.noted.count(("looked up", "render_place")) == 1
     assert launches[1] == ("render_place", (1 << 20,), (256,), ())

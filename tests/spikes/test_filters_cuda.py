@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import scipy.signal
-from cuda_on_cpu import HostAccelerator, Launch
+from cuda_on_cpu import HostAccelerator, Launch, decaying
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -72,6 +72,16 @@ def test_samples_are_the_cpus_but_for_rounding(
         np.spacing(np.abs(expected)), float(np.abs(x).max()) * 1e-9
     )
     assert close.all()
+
+
+def test_a_channel_that_fades_keeps_its_subnormal_numbers(device: HostAccelerator) -> None:
+    device.how = Launch()
+    params = HighPass(cutoff_hz=300.0, order=1)
+    expected = HighPassFilter(params, RATE_HZ, 3).apply(decaying())
+    smallest = np.finfo(np.float32).tiny
+    assert np.count_nonzero((expected != 0) & (np.abs(expected) < smallest)) > 100
+    got = filtered(device, decaying(), params, [])
+    assert (np.abs(got - expected) <= np.spacing(np.abs(expected))).all()
 
 
 @pytest.mark.parametrize("order", [1, 2])

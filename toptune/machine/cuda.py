@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from types import ModuleType
-from typing import Any, Protocol, Self, TypeAlias
+from typing import Any, NamedTuple, Protocol, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,10 @@ KernelArgument: TypeAlias = Any
 
 INSTALL = "pip install toptune[gpu]"
 
-_LANGUAGE = ("--std=c++17",)
+# Subnormal numbers stay what they are, as on the CPU. CuPy's own way to compile appends the
+# opposite (its issue 9576), and the last one counts, so kernels are compiled here and loaded as
+# machine code.
+_LANGUAGE = ("--std=c++17", "--ftz=false")
 # As on the CPU, products are rounded before they are added, so that results are equal.
 COMPILER_OPTIONS = (*_LANGUAGE, "--fmad=false")
 
@@ -238,8 +241,59 @@ class _Stream:
         return 0, self._pointer
 
 
+class MachineCode(NamedTuple):
+    """A source compiled for one kind of GPU."""
+
+    code: bytes  # for a GPU that is newer than the compiler PTX, which its driver compiles
+    ptx: str  # the same in readable form
+    options: tuple[str, ...]
+
+
+def compile_source(
+    nvrtc: ModuleType, source: str, options: tuple[str, ...], capability: int
+) -> MachineCode:
+    """Compile kernels/`source`.cu by NVRTC, which needs no GPU.
+
+    Parameters
+    ----------
+    nvrtc
+        `cupy.cuda.nvrtc`.
+    source
+        Name of the source, without its ending.
+    options
+        Of the compiler. Nothing is added to them but what to compile for.
+    capability
+        The GPU's compute capability, such as 90.
+
+    Raises
+    ------
+    ToptuneError
+        The compiler refuses the source; the message has its words.
+    """
+    known = [one for one in nvrtc.getSupportedArchs() if one <= capability]
+    if not known:
+        raise ToptuneError(
+            f"this GPU has compute capability {capability / 10:g}, too old for the compiler that is"
+            " installed: use `device='cpu'`"
+        )
+    exact = known[-1] == capability
+    target = f"--gpu-architecture={'sm' if exact else 'compute'}_{max(known)}"
+    path = installation.kernels() / f"{source}.cu"
+    program = nvrtc.createProgram(path.read_text("utf-8"), path.name, [], [])
+    try:
+        nvrtc.compileProgram(program, [target, *options])
+        ptx: bytes = nvrtc.getPTX(program)
+        code = nvrtc.getCUBIN(program) if exact else ptx
+    except nvrtc.NVRTCError as error:
+        log = " ".join(str(nvrtc.getProgramLog(program)).split()) or str(error)
+        raise ToptuneError(f"{path} cannot be compiled: {log}") from None
+    finally:
+        nvrtc.destroyProgram(program)
+    return MachineCode(code, ptx.decode("ascii", "replace"), (target, *options))
+
+
 class CudaKernels:
-    """Kernels compiled by NVRTC when the first is launched; CuPy keeps the machine code on disk.
+    """Kernels compiled by NVRTC and loaded on the current GPU, each looked up once.
 
     `context` makes the context in which kernels are launched; by default it is the caller's.
     """
@@ -259,16 +313,21 @@ class CudaKernels:
         self._threads_per_block = threads_per_block
         self._most_blocks = most_blocks
         self._context = context
-        code = (installation.kernels() / f"{source}.cu").read_text("utf-8")
         defines = tuple(f"-D{name}={value}" for name, value in self.shapes.items())
-        self._module = cupy.RawModule(code=code, options=options + defines)
+        capability = int(cupy.cuda.Device().compute_capability)
+        self.compiled = compile_source(cupy.cuda.nvrtc, source, options + defines, capability)
+        self._module = cupy.cuda.Module()
+        self._module.load(self.compiled.code)
+        self._functions: dict[str, Any] = {}
 
     def launch(self, name: str, threads: int, /, *arguments: KernelArgument) -> None:
         """Queue a kernel; see `Launch`."""
         blocks = min(max(1, -(-threads // self._threads_per_block)), self._most_blocks)
         values = tuple(map(_kernel_argument, arguments))
         with self._context():
-            self._module.get_function(name)((blocks,), (self._threads_per_block,), values)
+            if name not in self._functions:
+                self._functions[name] = self._module.get_function(name)
+            self._functions[name]((blocks,), (self._threads_per_block,), values)
 
 
 def _kernel_argument(argument: KernelArgument) -> Any:
