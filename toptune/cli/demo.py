@@ -16,7 +16,7 @@ from typing import Annotated, Any, Protocol
 import typer
 
 from toptune.cli.options import N_JOBS, SEED, AsJson, command, require_weights
-from toptune.cli.printing import print_json, tell, watch_whole
+from toptune.cli.printing import command_line, free_name, print_json, tell, watch_whole
 from toptune.errors import InputError
 from toptune.machine.installation import require_networks
 from toptune.params import Backbone, Compute, FitOptions, Picture, Windows
@@ -286,7 +286,8 @@ def _told(result: DemoResult) -> Iterator[str]:
         yield f"beside it, for testing only, {first} on pictures: {_right(other)}"
         yield "  Their network has RANDOM weights: rely on no result of it. Trained weights let"
         yield "  pictures join the burst parameters: --weights FILE or, from the internet,"
-        yield "  toptune demo --weights imagenet --out demo-imagenet"
+        words = ("toptune", "demo", "--weights", "imagenet", "--out", free_name("demo-imagenet"))
+        yield f"  {command_line(*words)}"
     yield ""
     steps = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.seconds.items())
     yield f"{sum(result.seconds.values()):.0f} s: {steps}"
@@ -315,7 +316,7 @@ def _deleted(result: DemoResult) -> Iterator[str]:
     again = ["toptune", "simulate", str(result.folder / _RECORDINGS), "--devices", str(n)]
     again += ["--seconds", f"{result.recording_s:g}", "--seed", str(result.seed), "--overwrite"]
     yield f"The recordings ({result.recordings_mb:.0f} MB) were deleted after use. The same again:"
-    yield f"  {shlex.join(again)}"
+    yield f"  {command_line(*again)}"
 
 
 def folder_mb(folder: Path) -> float:

@@ -26,11 +26,19 @@ import typer
 
 from toptune.backbones.names import require_known
 from toptune.cli.options import AsJson, Machine, command, require_store
-from toptune.cli.printing import print_json, print_table, say, tell, watch_count
+from toptune.cli.printing import (
+    command_line,
+    print_json,
+    print_table,
+    say,
+    tell,
+    watch_count,
+)
 from toptune.errors import InputError, ToptuneError
 from toptune.machine import installation
 from toptune.machine.caches import give_pynwb_a_folder
 from toptune.machine.device import FULL_RATE_FLOAT64
+from toptune.machine.display import count
 from toptune.machine.installation import NETWORKS
 from toptune.machine.threads import usable_cores
 
@@ -88,7 +96,7 @@ def doctor(
         _verify_store(store, remove, as_json)
         return
     if remove:
-        raise InputError("--remove-damaged needs a store: toptune doctor S.zarr --remove-damaged")
+        raise InputError("--remove-damaged needs a store: toptune doctor STORE --remove-damaged")
     report = examine()
     if as_json:
         print_json(report.to_json())
@@ -122,15 +130,15 @@ def _verify_store(path: Path, remove: bool, as_json: bool) -> None:
 def _print_store(report: StoreReport, removed: tuple[str, ...]) -> None:
     """Print what verifying a store found, and what to do."""
     tell(
-        f"{report.n_recordings} recordings listed, {report.n_groups} groups verified"
-        f" ({report.n_bytes / 1e6:.1f} MB)"
+        f"{count(report.n_recordings, 'recording')} listed, {count(report.n_groups, 'group')}"
+        f" verified ({report.n_bytes / 1e6:.1f} MB)"
     )
     for finding in report.findings:
         tell(f"{finding.kind}: {finding.place}: {finding.cause}")
     if report.n_unsummed:
         tell(
-            f"note: {report.n_unsummed} groups were made by an earlier toptune: their arrays have"
-            " checksums, their attributes have none"
+            f"note: made by an earlier toptune: {count(report.n_unsummed, 'group')}, whose arrays"
+            " have checksums and whose attributes have none"
         )
     for place in removed:
         tell(f"removed: {place}")
@@ -138,10 +146,23 @@ def _print_store(report: StoreReport, removed: tuple[str, ...]) -> None:
         tell("sound: everything that is listed is there, as it was written")
         return
     tell(f"to extract again: {', '.join(report.extract_again)}")
+    commands = list(_extract_again(report.path))
     if not removed and any(f.kind == "damaged" for f in report.findings):
-        tell(f"next: toptune doctor {report.path} --remove-damaged, then toptune extract as before")
-    else:
-        tell("next: toptune extract as before; it makes what is not there")
+        commands.insert(0, command_line("toptune", "doctor", report.path, "--remove-damaged"))
+    tell("next:")
+    for line in commands:
+        tell(f"  {line}")
+
+
+def _extract_again(path: Path) -> Iterator[str]:
+    """Give the commands that made a store, as far as it can be read; they make what is missing."""
+    from toptune.reports.setup import extract_commands
+    from toptune.store.feature_store import FeatureStore
+
+    try:
+        yield from extract_commands(FeatureStore(path))
+    except ToptuneError:
+        yield "# extract as before: it makes what is not there"
 
 
 # --- this machine
@@ -623,8 +644,8 @@ def print_bench(result: BenchResult, machine: dict[str, Any]) -> None:
         f" classifiers: {_seconds(result.study_seconds)} in all"
     )
     tell(
-        f"best of up to {max(s.rounds for s in result.stages)} rounds on"
-        f" {machine['device_name'] or machine['cpu']}, {machine['cpus']} cores"
+        f"best of up to {count(max(s.rounds for s in result.stages), 'round')} on"
+        f" {machine['device_name'] or machine['cpu']}, {count(machine['cpus'], 'core')}"
         f"{'; quick, so only roughly measured' if result.quick else ''}"
     )
 

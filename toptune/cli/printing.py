@@ -50,12 +50,13 @@ def command_line(*words: object) -> str:
 
 
 def free_name(name: str) -> str:
-    """Name a folder that is not there yet: ``run``, ``run-2`` and so on."""
-    number, free = 1, name
-    while Path(free).exists():
+    """Name a file or folder that is not there yet: ``s.zarr``, ``s-2.zarr`` and so on."""
+    wanted = Path(name)
+    free, number = wanted, 1
+    while free.exists():
         number += 1
-        free = f"{name}-{number}"
-    return free
+        free = wanted.with_stem(f"{wanted.stem}-{number}")
+    return str(free)
 
 
 def print_json(value: Any) -> None:
@@ -206,7 +207,7 @@ class _RecordingsWatch:
 
     def recording(self, number: int, total: int, name: str) -> None:
         if self._all is None:
-            self._all = self._bar.add_task("", total=total)
+            self._all = self._bar.add_task(name, total=total)
         self._bar.update(self._all, completed=number - 1, description=name)
 
     def stage(self, name: str, done: int, total: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,13 +19,22 @@ from toptune.cli.options import (
     Overwrite,
     PictureChoice,
     command,
+    in_flags,
     require_backbone,
     require_new_file,
     require_recordings,
 )
-from toptune.cli.printing import print_json, tell, watch_count, watch_recordings
-from toptune.errors import InputError
-from toptune.params import Backbone, Compute, Picture, SpikeSettings, Windows
+from toptune.cli.printing import (
+    command_line,
+    free_name,
+    print_json,
+    tell,
+    watch_count,
+    watch_recordings,
+)
+from toptune.errors import InputError, ToptuneError
+from toptune.machine.display import count
+from toptune.params import Backbone, Compute, OpeningOptions, Picture, SpikeSettings, Windows
 from toptune.recordings.devices import read_devices
 
 if TYPE_CHECKING:
@@ -64,7 +74,23 @@ def simulate(
     if as_json:
         print_json({"devices": str(path), "n_devices": devices, "seconds": seconds, "seed": seed})
     else:
-        tell(f"{devices} recordings of {seconds:g} s; next: toptune extract {path}")
+        tell(f"{count(devices, 'recording')} of {seconds:g} s")
+        store = free_name(str(directory / "store.zarr"))
+        words = ("toptune", "extract", path, "--store", store, *_window_words(seconds))
+        tell(f"next: {command_line(*words)}")
+
+
+def _window_words(shortest_s: float) -> list[str]:
+    """Choose windows of which several fit into a recording, where the usual ones do not."""
+    usual = Windows()
+    if shortest_s >= 3 * usual.width_s:
+        return []
+    width_s = next((w for w in _WINDOWS_S if 3 * w <= shortest_s), _WINDOWS_S[-1])
+    stride = ["--stride-s", f"{width_s / 2:g}"] if width_s / 2 < usual.stride_s else []
+    return ["--window-s", f"{width_s:g}", *stride]
+
+
+_WINDOWS_S = (100.0, 50.0, 30.0, 20.0, 10.0, 5.0, 2.0, 1.0, 0.5, 0.2, 0.1)
 
 
 @command("toptune inspect data/D01_100E0I.h5 --png overview.png")
@@ -73,13 +99,20 @@ def inspect(
     spikes: SpikeSettings,
     machine: Machine,
     png: Annotated[Path | None, typer.Option(help="PNG file to draw the recording into.")] = None,
+    channels: Annotated[
+        bool, typer.Option("--channels", help="List every channel, before the header.")
+    ] = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Show a recording's header, channels, thresholds and firing rates."""
     if png is not None:
         require_new_file(png, overwrite=overwrite)
-    view = _overview(recording, spikes, machine)
+    try:
+        view = _overview(recording, spikes, machine)
+    except ToptuneError as error:
+        _print_header(recording, spikes, error, as_json=as_json)
+        raise
     if png is not None:
         from toptune.reports.overview_plot import draw_overview
 
@@ -87,7 +120,7 @@ def inspect(
     if as_json:
         print_json(view.summary)
     else:
-        _print_overview(view.summary)
+        _print_overview(view.summary, every_channel=channels)
 
 
 @command("toptune plate plate.h5 -o devices.csv")
@@ -124,8 +157,10 @@ def plate(
         return
     _print_wells(wells)
     if out is not None:
-        tell(f"{out} lists {len(wells)} wells: fill in the column label")
-        tell(f"next: toptune extract {out} --store study.zarr")
+        shortest_s = min(well.duration_s for well in wells)
+        tell(f"{out} lists {count(len(wells), 'well')}: fill in the column label")
+        words = ("--store", free_name("study.zarr"), *_window_words(shortest_s))
+        tell(f"next: {command_line('toptune', 'extract', out, *words)}")
 
 
 def _print_wells(wells: tuple[Well, ...]) -> None:
@@ -165,8 +200,8 @@ def detect(
         print_json({**summary, "out": str(out)})
     else:
         tell(
-            f"{summary['n_spikes']} spikes on {summary['n_channels']} channels in"
-            f" {summary['duration_s']:.1f} s -> {out}"
+            f"{count(summary['n_spikes'], 'spike')} on"
+            f" {count(summary['n_channels'], 'channel')} in {summary['duration_s']:.1f} s -> {out}"
         )
         for note in summary["notes"]:
             tell(f"note: {note}")
@@ -187,27 +222,116 @@ def _overview(recording: Path, spikes: SpikeSettings, machine: Compute) -> Any:
     )
 
 
-def _print_overview(summary: dict[str, Any]) -> None:
-    """Print a recording's header and a row per channel."""
-    from rich.console import Console
-    from rich.table import Table
+def _print_header(
+    path: Path, opening: OpeningOptions, error: ToptuneError, *, as_json: bool
+) -> None:
+    """Print what is known of a recording whose spikes cannot be found, if it can be opened."""
+    from toptune.reports.overview import header
 
+    try:
+        known = header(path, opening)
+    except ToptuneError:  # the very error that there is already
+        return
+    if known is None:
+        return
+    if as_json:
+        print_json({**known, "problem": in_flags(str(error))})
+        return
+    _print_facts(known)
+    tell(f"{'channels':>18}  {_listed([c['label'] for c in known['channels']])}")
+
+
+# Up to so many channels are always listed, and of lists of names so many are shown.
+_FEW_CHANNELS = 16
+_SHOWN_NAMES = 12
+_BUSIEST = 5
+
+
+def _print_overview(summary: dict[str, Any], *, every_channel: bool) -> None:
+    """Print a recording's header, and its channels: all of them, or how they are spread."""
+    channels = summary["channels"]
+    every_channel = every_channel or len(channels) <= _FEW_CHANNELS
+    if every_channel:
+        for line in _channel_lines(channels):
+            tell(line)
+    _print_facts(summary)
+    if not every_channel:
+        for line in _spread_lines(channels):
+            tell(line)
+        tell("every channel: add --channels; a picture: --png FILE; all values: --json")
+    if channels and len(summary.get("dead", ())) == len(channels):
+        tell(
+            "note: every channel is constant, so there can be no spikes: is this the right stream?"
+        )
+
+
+def _print_facts(summary: dict[str, Any]) -> None:
+    """Print a line for each fact, and the notes."""
     for name, value in summary.items():
         if name not in ("channels", "segments", "notes"):
-            shown = ", ".join(map(str, value)) or "none" if isinstance(value, list) else value
+            shown = _listed(value) if isinstance(value, list) else value
             shown = f"{shown:.6g}" if isinstance(shown, float) else shown
-            tell(f"{name:>18}  {shown}")
-    stretches = [f"{s['n_samples']} samples from {s['start_s']:g} s" for s in summary["segments"]]
-    tell(f"{'segments':>18}  {'; '.join(stretches)}")
+            tell(f"{name:>18}  {'not known' if shown is None else shown}")
+    stretches = [
+        f"{count(s['n_samples'], 'sample')} from {s['start_s']:g} s" for s in summary["segments"]
+    ]
+    tell(f"{'segments':>18}  {_listed(stretches, '; ')}")
     for note in summary["notes"]:
         tell(f"note: {note}")
-    table = Table()
-    for column in ("channel", "spikes", "rate (1/s)", "threshold (uV)"):
-        table.add_column(column, justify="right")
-    for c in summary["channels"]:
-        threshold = "-" if c["threshold_uv"] is None else f"{c['threshold_uv']:.1f}"
-        table.add_row(c["label"], str(c["spikes"]), f"{c['rate_hz']:.2f}", threshold)
-    Console().print(table)
+
+
+def _listed(names: Sequence[object], between: str = ", ") -> str:
+    """Write some names, and how many more there are."""
+    more = len(names) - _SHOWN_NAMES
+    shown = between.join(map(str, names[:_SHOWN_NAMES] if more > 0 else names))
+    return f"{shown} and {more} more" if more > 0 else shown or "none"
+
+
+def _channel_lines(channels: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """List every channel, in as many columns as the terminal has room for, read downwards."""
+    from rich.console import Console
+
+    header = ("channel", "spikes", "1/s", "threshold")
+    cells = [
+        (c["label"], str(c["spikes"]), f"{c['rate_hz']:.2f}", _microvolts(c["threshold_uv"]))
+        for c in channels
+    ]
+    if not cells:
+        return
+    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+
+    def line(row: Sequence[str]) -> str:
+        return "  ".join(f"{text:>{width}}" for text, width in zip(row, widths, strict=True))
+
+    n_columns = max(1, (Console().width + 4) // (len(line(header)) + 4))
+    n_rows = -(-len(cells) // n_columns)
+    columns = [cells[first : first + n_rows] for first in range(0, len(cells), n_rows)]
+    yield "    ".join(line(header) for _ in columns)
+    for row in range(n_rows):
+        yield "    ".join(line(column[row]) for column in columns if row < len(column))
+
+
+def _spread_lines(channels: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Say how rates and thresholds are spread over the channels, and which ones stand out."""
+    import numpy as np
+
+    rates = [c["rate_hz"] for c in channels]
+    thresholds = [c["threshold_uv"] for c in channels if c["threshold_uv"] is not None]
+    names = ("least", "25 %", "median", "75 %", "largest")
+    yield f"{'of the channels':>18}  {''.join(f'{name:>9}' for name in names)}"
+    for what, values in (("rate (1/s)", rates), ("threshold (uV)", thresholds)):
+        if values:
+            quartiles = np.quantile(values, (0, 0.25, 0.5, 0.75, 1))
+            yield f"{what:>18}  {''.join(f'{value:>9.2f}' for value in quartiles.tolist())}"
+    busy = sorted(channels, key=lambda c: -c["rate_hz"])[:_BUSIEST]
+    shown = ", ".join(f"{c['label']} ({c['rate_hz']:.1f}/s)" for c in busy if c["spikes"])
+    yield f"{'most active':>18}  {shown or 'none'}"
+    silent = [c["label"] for c in channels if not c["spikes"]]
+    yield f"{'without a spike':>18}  {_listed(silent)}"
+
+
+def _microvolts(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f} uV"
 
 
 @command("toptune extract data/devices.csv --store study.zarr --window-s 30")
@@ -270,11 +394,15 @@ def _print_extracted(result: ExtractionResult) -> None:
     """Print what an extraction did, and the next command."""
     if result.feature_sets:
         tell(
-            f"{result.done} recordings extracted ({result.spikes_reused} with spikes from the"
-            f" store), {result.reused} were there already: {result.n_windows} windows"
+            f"{count(result.done, 'recording')} extracted ({result.spikes_reused} with spikes from"
+            f" the store), {result.reused} {'was' if result.reused == 1 else 'were'} there already:"
+            f" {count(result.n_windows, 'window')}"
         )
     else:
-        tell(f"spikes of {result.done} recordings found, those of {result.reused} were there")
+        tell(
+            f"spikes of {count(result.done, 'recording')} found, those of {result.reused} were"
+            " there"
+        )
     for one in result.feature_sets:
         tell(f"features: {one.description} [{one.key[:8]}]")
     for note in result.notes:
@@ -285,4 +413,23 @@ def _print_extracted(result: ExtractionResult) -> None:
         tell(f"failed: {recording}: {cause}")
     if result.failed:
         tell(f"the failures are listed in {result.store.with_suffix('.failures.csv')}")
-    tell(f"next: toptune fit {result.store} -o run")
+    if not result.n_windows:
+        tell("no recording is as long as a window: give a shorter one, such as --window-s 30")
+    elif _may_be_fitted(result):
+        incomplete = ("--allow-incomplete",) if result.failed else ()
+        words = ("toptune", "fit", result.store, "-o", free_name("run"), *incomplete)
+        tell(f"next: {command_line(*words)}")
+
+
+def _may_be_fitted(result: ExtractionResult) -> bool:
+    """Whether each of several classes has two devices with windows; else notes say what to do."""
+    from toptune.store.feature_store import FeatureStore
+
+    store = FeatureStore(result.store)
+    key = result.feature_set.key
+    devices: dict[str, set[str]] = {one.label: set() for one in store.recordings}
+    for one in store.recordings:
+        info = store.features_info(one.name, key)
+        if info is not None and len(store.read_features(one.name, key)[1]):
+            devices[one.label].add(one.device)
+    return len(devices) > 1 and all(len(those) > 1 for those in devices.values())

@@ -2,8 +2,9 @@
 
 For each device a folder gets an MCS HDF5 recording ``NAME.h5`` (60 channels, of which one is the
 reference and one is dead) and ``NAME.truth.npz`` with every spike of every neuron near an
-electrode, whether or not it exceeds the noise; and ``devices.csv``, which is written last. The same
-seed gives the same files, byte for byte, however many are simulated at once.
+electrode, whether or not it exceeds the noise; ``simulation.json``, which says how all were made;
+and ``devices.csv``, which is written last. The same seed gives the same files, byte for byte,
+however many are simulated at once.
 
 The voltage is spike templates in coloured noise, made block by block, so that memory does not grow
 with the recording.
@@ -13,12 +14,13 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +39,9 @@ from toptune.recordings.simulated_network import EXCITATORY_FRACTIONS, Activity,
 from toptune.recordings.spike_npz import write_npz
 from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes
 
+_RATE_HZ = 10_000.0
+# What a folder was simulated with, for commands that repeat it.
+_ABOUT, _KIND = "simulation.json", "toptune simulation"
 _REFERENCE = "Ref"
 _PITCH_UM = 200.0
 # One ADC step of an MEA2100: 59605 x 10^-12 V.
@@ -67,7 +72,7 @@ def simulate(
     n_devices: int,
     seconds: float,
     seed: int,
-    sampling_rate_hz: float = 10_000.0,
+    sampling_rate_hz: float = _RATE_HZ,
     n_jobs: int = 1,
     overwrite: bool = False,
     on_device: Callable[[str], None] | None = None,
@@ -109,7 +114,11 @@ def simulate(
         raise InputError(f"{out} is not a folder: choose another path")
     devices = _devices(n_devices, seed)
     table = out / "devices.csv"
-    targets = [table, *(out / f"{d.name}{end}" for d in devices for end in (".h5", ".truth.npz"))]
+    targets = [
+        table,
+        out / _ABOUT,
+        *(out / f"{d.name}{end}" for d in devices for end in (".h5", ".truth.npz")),
+    ]
     there = [path for path in targets if path.exists()]
     if there and not overwrite:
         raise InputError(
@@ -126,8 +135,23 @@ def simulate(
 
     with ThreadPoolExecutor(n_jobs) as pool:
         list(pool.map(make, devices))
+    about = {"n_devices": n_devices, "seconds": seconds, "seed": seed}
+    if sampling_rate_hz == _RATE_HZ:
+        _write(out / _ABOUT, json.dumps({"kind": _KIND, **about}, indent=2) + "\n")
     _write_table(table, devices)
     return table
+
+
+def simulation_of(folder: Path) -> dict[str, Any] | None:
+    """Give `n_devices`, `seconds` and `seed` of the simulation that made a folder; None if none."""
+    try:
+        about = json.loads((folder / _ABOUT).read_text("utf-8"))
+        if about["kind"] == _KIND:
+            wanted = {"n_devices": int, "seconds": float, "seed": int}
+            return {name: cast(about[name]) for name, cast in wanted.items()}
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None
 
 
 def _check(n_devices: int, seconds: float, seed: int, sampling_rate_hz: float, n_jobs: int) -> None:
@@ -297,8 +321,12 @@ def _write_table(path: Path, devices: list[_Device]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("recording", "device", "label", "batch"))
     writer.writerows((f"{d.name}.h5", d.name, d.label, d.batch) for d in devices)
+    _write(path, text.getvalue())
+
+
+def _write(path: Path, text: str) -> None:
     part = path.with_name(path.name + ".part")
-    part.write_text(text.getvalue(), encoding="utf-8")
+    part.write_text(text, encoding="utf-8")
     part.replace(path)
 
 

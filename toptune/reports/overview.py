@@ -58,19 +58,48 @@ def overview(
         trains = replace(found.trains, notes=recording.notes)
         summary = _summary(recording.path, recording.kind, trains)
         labels = recording.channel_labels
-        summary |= {
-            "program": recording.program,
-            "date": recording.date,
-            "array": recording.layout,
-            "stream": recording.stream_label,
+        summary |= _of_the_file(recording) | {
             "highpass_hz": highpass.cutoff_hz,
             "highpass_order": highpass.order if highpass.cutoff_hz else None,
-            "reference": list(recording.reference_labels),
             "dead": [labels[k] for k in found.noise.dead.nonzero()[0]],
             "over_noisy": [labels[k] for k in found.noise.noisy.nonzero()[0]],
         }
         begin, traces = _busiest(recording, trains, highpass)
     return Overview(trains, summary, traces, begin)
+
+
+def header(path: Path | str | Any, opening: OpeningOptions | None = None) -> dict[str, Any] | None:
+    """Describe a recording of voltage without reading its voltage; None where it holds spikes.
+
+    Its channels are known by their labels alone. For recordings whose spikes cannot be found.
+    """
+    recording = open_recording(path, **(opening or OpeningOptions()).opening)
+    if isinstance(recording, SpikeRecording):
+        return None
+    with recording:
+        n_samples = sum(s.n_samples for s in recording.segments)
+        return {
+            "recording": str(recording.path),
+            "kind": recording.kind,
+            "sampling_rate_hz": recording.sampling_rate_hz,
+            "duration_s": n_samples / recording.sampling_rate_hz,
+            "segments": [s._asdict() for s in recording.segments],
+            "n_channels": len(recording.channel_labels),
+            **_of_the_file(recording),
+            "notes": list(recording.notes),
+            "channels": [{"label": label} for label in recording.channel_labels],
+        }
+
+
+def _of_the_file(recording: OpenVoltage) -> dict[str, Any]:
+    """Give what the file says of how it was made."""
+    return {
+        "program": recording.program,
+        "date": recording.date,
+        "array": recording.layout,
+        "stream": recording.stream_label,
+        "reference": list(recording.reference_labels),
+    }
 
 
 # An electrode is active above so many spikes a second, a limit that is usual for cultures.

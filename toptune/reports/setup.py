@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from toptune.errors import InputError
@@ -32,6 +33,7 @@ from toptune.params import (
     word,
     write_merge,
 )
+from toptune.recordings.simulated import simulation_of
 from toptune.recordings.trains import WeightsSource
 from toptune.reports.page import Block, Code, Details, Section, Table, Text
 from toptune.runs.reading import ReadRun
@@ -86,7 +88,7 @@ def setup_section(run: ReadRun, store: FeatureStore | None = None) -> Section:
 
 def changed_settings(run: ReadRun) -> list[Setting]:
     """List the settings that differ from their defaults, in the order of the steps."""
-    found = _spike_settings(run)
+    found = _spike_settings(_settings_of(run))
     for view in run.views:
         part = "features" if len(run.views) == 1 else f"features {view['key'][:8]}"
         found += _view_settings(part, view["params"])
@@ -105,8 +107,13 @@ def _changed(part: str, cls: type, values: Mapping[str, Any]) -> list[Setting]:
     ]
 
 
-def _spike_settings(run: ReadRun) -> list[Setting]:
-    settings = dict(run.params["features"]["settings"])
+def _settings_of(run: ReadRun) -> dict[str, Any]:
+    settings: dict[str, Any] = run.params["features"]["settings"]
+    return settings
+
+
+def _spike_settings(settings: Mapping[str, Any]) -> list[Setting]:
+    settings = dict(settings)
     highpass, ptsd = settings.pop("highpass"), settings.pop("ptsd")
     return [
         *_changed("spikes", HighPass, highpass),
@@ -174,32 +181,79 @@ def _fits(one: Option, value: Any) -> bool:
 
 
 def commands(run: ReadRun, store: FeatureStore | None = None) -> list[str]:
-    """Write an `extract` for each feature set, then the `fit`; what no option sets is a comment."""
+    """Write an `extract` for each feature set, then the `fit`; what no option sets is a comment.
+
+    Where the recordings were simulated, the first command simulates them.
+    """
     devices = run.params.get("devices")
     place = run.params.get("store") or (str(store.path.resolve()) if store else "store.zarr")
     missing = bool(run.metrics.get("missing_recordings"))
     shared = [
-        *command_words(options_of(SpikeSettings), _values(_spike_settings(run))),
+        *command_words(
+            options_of(SpikeSettings), _values(_spike_settings(run.params["features"]["settings"]))
+        ),
         *option_words(keep_going=missing),
     ]
     extract = ["toptune", "extract", devices or "devices.csv", *option_words(store=place)]
-    lines = [shlex.join([*extract, *features, *shared]) for features in _feature_words(run)]
+    lines = [*_simulate_command(devices)]
+    lines += [shlex.join([*extract, *features, *shared]) for features in _feature_words(run)]
     lines.append(shlex.join(["toptune", "fit", place, *_fit_words(run, missing=missing)]))
     return [*lines, *_comments(run, devices)]
 
 
+def extract_commands(store: FeatureStore) -> Iterator[str]:
+    """Write an `extract` for each feature set of a store, which makes what is missing in it."""
+    devices = store.devices_file
+    settings = _spike_settings(store.settings)
+    shared = command_words(options_of(SpikeSettings), _values(settings))
+    extract = ["toptune", "extract", str(devices or "devices.csv"), "--store", str(store.path)]
+    drawn = []
+    for one in store.feature_sets():
+        infos = (store.features_info(info.name, one.key) for info in store.recordings)
+        computed = next((i["computed"] for i in infos if i is not None and "computed" in i), None)
+        made = [computed] if computed else []
+        drawn.append(Drawn(one.params, store.weights_source(one.key), made))
+    for features in _words_of(drawn):
+        yield shlex.join([*extract, *features, *shared])
+    if devices is None:
+        yield "# devices.csv: put here the devices file, whose path this store does not know"
+    yield from _not_options(settings)
+
+
+def _simulate_command(devices: str | None) -> Iterator[str]:
+    """Give the command that made a devices file and its recordings, if `simulate` did."""
+    folder = Path(devices).parent if devices else None
+    made = simulation_of(folder) if folder else None
+    if made is not None:
+        words = ["toptune", "simulate", str(folder), "--devices", str(made["n_devices"])]
+        words += ["--seconds", f"{made['seconds']:g}", "--seed", str(made["seed"]), "--overwrite"]
+        yield shlex.join(words)
+
+
+class Drawn(NamedTuple):
+    """A feature set of pictures."""
+
+    params: Mapping[str, Any]
+    source: WeightsSource | None
+    computed: Sequence[Mapping[str, Any]]  # with which devices and precisions
+
+
 def _feature_words(run: ReadRun) -> Iterator[list[str]]:
     """Give the options of each `extract` that the run needs; one makes several pictures."""
+    made_with = run.params["features"].get("made_with", {})
     drawn = [
-        (view["params"], source, view["key"])
+        Drawn(view["params"], source, made_with.get(view["key"], {}).get("computed", ()))
         for view, source in zip(run.views, run.sources, strict=False)
         if "criteria" not in view["params"]
     ]
+    yield from _words_of(drawn)
+
+
+def _words_of(drawn: Sequence[Drawn]) -> Iterator[list[str]]:
     pictures: dict[tuple[str, ...], list[Picture]] = {}
-    for params, source, key in drawn:
+    for params, source, computed in drawn:
         values = _values(_view_settings("", params)) | _weights(source)
-        made = run.params["features"].get("made_with", {}).get(key, {}).get("computed", ())
-        words = (*command_words(_NOT_DRAWN, values), *_computed_words(made))
+        words = (*command_words(_NOT_DRAWN, values), *_computed_words(computed))
         pictures.setdefault(words, []).append(Picture.from_json(params["picture"]))
     for words, alike in pictures.items():
         yield [*words, *picture_words(alike)]
@@ -268,7 +322,11 @@ def _comments(run: ReadRun, devices: str | None) -> Iterator[str]:
         yield "# devices.csv: put here the devices file, whose path this run does not know"
     if "requested" not in run.params:
         yield "# options of the classifier: not recorded by the version that made this run"
-    for setting in changed_settings(run):
+    yield from _not_options(changed_settings(run))
+
+
+def _not_options(settings: Iterable[Setting]) -> Iterator[str]:
+    for setting in settings:
         if not setting.has_option:
             # Escaped, since a line break would end the comment.
             yield (

@@ -51,6 +51,8 @@ FORMAT = 1
 _SMALL_DROP = 0.05
 #: A mean drop below this is said to be small.
 SMALL_ALONE = 0.02
+# The map's colours end at this many percentage points or more.
+_SMALL_SCALE = 0.5
 # Electrodes that are named, that the table lists, and by how many a side their labels fit.
 _NAMED = 3
 _LISTED = 10
@@ -376,8 +378,8 @@ def _electrodes(e: Explanation, name: str) -> Iterator[Block]:
         uri=svg_uri(_draw_map(placed, electrodes.labels, drop, active)),
         alt="Map of the array: drop in probability without each electrode, from"
         f" {drop.min():.1f} to {drop.max():.1f} percentage points",
-        caption=f"Electrodes, {placed.how}. Orange: they contributed to {name}; blue: to other"
-        " classes; white: no spikes in these windows.",
+        caption=f"Electrodes, {placed.how}. Orange: contributed to {name}; purple: to other"
+        " classes; white with a grey rim: little or nothing.",
         width_px=420,
     )
     yield Columns(blocks=(picture, table))
@@ -392,11 +394,12 @@ def _draw_map(
     """Draw the array with each electrode in the colour of its drop, in percentage points."""
     from toptune.machine.drawing import Figure, Normalize, rc_context
 
-    side = max(placed.column.max(), placed.row.max()) + 1
-    limit = max(100 * _SMALL_DROP, float(np.abs(drop).max()))
-    size = (180 / side) ** 2
+    n_columns, n_rows = int(placed.column.max()) + 1, int(placed.row.max()) + 1
+    side = max(n_columns, n_rows)
+    limit = max(_SMALL_SCALE, float(np.abs(drop).max()))
+    size = (210 / side) ** 2
     with rc_context():
-        figure = Figure(figsize=(4.4, 4.0), layout="constrained")
+        figure = Figure(figsize=(4.4, 0.9 + 4.4 * n_rows / side), layout="constrained")
         axes = figure.subplots()
         axes.scatter(
             placed.column[~active], placed.row[~active], size, c="white", edgecolors=GREY, lw=0.6
@@ -412,9 +415,12 @@ def _draw_map(
                     placed.column[k], placed.row[k], label, ha="center", va="center",
                     fontsize=min(8, 56 / side), color="black" if pale else "white",
                 )  # fmt: skip
-        axes.set(xlim=(-0.6, side - 0.4), ylim=(side - 0.4, -0.6), aspect="equal")
+        axes.set(xlim=(-0.6, n_columns - 0.4), ylim=(n_rows - 0.4, -0.6), aspect="equal")
         axes.set_axis_off()
-        figure.colorbar(heat, ax=axes, shrink=0.8, label="drop in probability (percentage points)")
+        figure.colorbar(
+            heat, ax=axes, location="bottom", shrink=0.8, aspect=30,
+            label="drop in probability (percentage points)",
+        )  # fmt: skip
     return figure
 
 

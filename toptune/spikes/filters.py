@@ -86,7 +86,7 @@ def butterworth_sections(params: HighPass, sampling_rate_hz: float) -> Float64 |
         raise InputError(
             f"a high-pass cut-off of {params.cutoff_hz:g} Hz needs a sampling rate above"
             f" {2 * params.cutoff_hz:g} Hz, this recording has {sampling_rate_hz:g} Hz: choose"
-            f" a cut-off below {nyquist_hz:g} Hz, or 0 for no filter"
+            f" a cut-off below {nyquist_hz:g} Hz, or 0 for no filter, by `highpass_hz`"
         )
     sos: Float64 = scipy.signal.butter(
         params.order, params.cutoff_hz, "highpass", fs=sampling_rate_hz, output="sos"
