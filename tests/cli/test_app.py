@@ -18,6 +18,7 @@ from toptune.errors import ToptuneError
 from toptune.extraction import extract
 from toptune.params import RECOMMENDED_PICTURES, Backbone, Compute, Picture, Windows
 from toptune.recordings.mcs import McsRecording
+from toptune.recordings.mcs_writer import McsStream, McsWriter, mea60_channels
 from toptune.recordings.spike_npz import read_npz
 from toptune.recordings.trains import Spikes
 from toptune.runs.model import read_model
@@ -138,6 +139,77 @@ def test_inspect_shows_header_and_channels(made: Path, run: Run) -> None:
     assert (ran.code, ran.err) == (0, "")
     for text in ("mcs", "10000", RAW, "E0", "E3", "80000 samples from 0 s"):
         assert text in ran.out
+
+
+def write_counts(path: Path, counts: object, *, tick_us: int) -> Path:
+    """Write 60 channels of an array, as MCS's program would."""
+    channels = mea60_channels()
+    with McsWriter(path, identity=path.name) as writer:
+        stream = McsStream(label=RAW, channels=channels, tick_us=tick_us)
+        written = writer.add_recording().add_stream(stream)
+        written.write(np.asarray(counts, np.int32))
+    return path
+
+
+def test_inspect_shows_header_and_channels_of_what_cannot_be_filtered(
+    tmp_path: Path, run: Run
+) -> None:
+    counts = np.random.default_rng(0).integers(-99, 99, (60, 2000))
+    slow = write_counts(tmp_path / "slow.h5", counts, tick_us=2000)
+    ran = run("inspect", slow)
+    assert ran.code == 2
+    assert ran.err == (
+        "error: a high-pass cut-off of 300 Hz needs a sampling rate above 600 Hz, this recording"
+        " has 500 Hz: choose a cut-off below 250 Hz, or 0 for no filter, by --highpass-hz\n"
+    )
+    lines = {line.split()[0]: line for line in ran.out.splitlines()}
+    assert lines["sampling_rate_hz"].split() == ["sampling_rate_hz", "500"]
+    assert lines["duration_s"].split() == ["duration_s", "4"]
+    assert lines["n_channels"].split() == ["n_channels", "59"]
+    assert lines["stream"].endswith(RAW)
+    assert lines["channels"].split()[1:4] == ["12,", "13,", "14,"]
+    assert lines["channels"].endswith(" and 47 more")
+    told = json.loads(run("inspect", slow, "--json").out)
+    assert told["problem"] in ran.err
+    assert [c["label"] for c in told["channels"]][:2] == ["12", "13"]
+    assert (told["n_channels"], len(told["channels"])) == (59, 59)
+    assert run("inspect", slow, "--highpass-hz", "50").code == 0
+    # What cannot even be opened has no header.
+    (tmp_path / "broken.h5").write_bytes(b"")
+    assert run("inspect", tmp_path / "broken.h5").out == ""
+    assert run("inspect", tmp_path / "broken.h5", "--json").out == ""
+
+
+def test_inspect_says_of_a_flat_recording_why_it_has_no_spikes(tmp_path: Path, run: Run) -> None:
+    ran = run("inspect", write_counts(tmp_path / "flat.h5", np.zeros((60, 20_000)), tick_us=100))
+    assert (ran.code, ran.err) == (0, "")
+    assert "note: every channel is constant, so there can be no spikes" in ran.out
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_many_channels_do_not_scroll_the_header_away(
+    columns: int, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    rows = "".join(f"{k / 50},E{k % 300}\n" for k in range(3000))
+    path = tmp_path / "many.csv"
+    path.write_text(f"time_s,channel\n{rows}0.5,E7\n0.6,E7\n")
+    lines = run("inspect", path, "--duration-s", "100").out.splitlines()
+    assert len(lines) < 23
+    assert lines[0].split()[:1] == ["recording"]
+    assert any(line.split()[:2] == ["n_channels", "300"] for line in lines)
+    (rates,) = (line for line in lines if line.lstrip().startswith("rate (1/s)"))
+    # Ten spikes on each of 300 electrodes in 100 s, and two more on one.
+    assert rates.split()[2:] == ["0.10", "0.10", "0.10", "0.10", "0.12"]
+    assert any(line.split()[:4] == ["most", "active", "E7", "(0.1/s),"] for line in lines)
+    listed = run("inspect", path, "--duration-s", "100", "--channels").out.splitlines()
+    assert max(map(len, listed[:-20])) <= columns
+    cells = " ".join(listed).split()
+    for k in range(300):
+        at = cells.index(f"E{k}")
+        assert cells[at + 1 : at + 3] == (["12", "0.12"] if k == 7 else ["10", "0.10"])
+    # The header is what is left to see.
+    assert any(line.split()[:1] == ["recording"] for line in listed[-23:])
 
 
 def test_inspect_json_is_pure_and_tells_the_rates(made: Path, run: Run) -> None:

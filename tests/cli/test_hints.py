@@ -239,6 +239,7 @@ def test_what_the_demonstration_prints_works(small_demo: Path, run: Run) -> None
     assert ran.code == 0
     recordings = out / "recordings"
     assert not list(recordings.glob("*.h5"))
+    deleted = (recordings / "README.txt").read_text("utf-8")
     # The report's commands first, while the recordings are deleted.
     for name in ("run-falkon", "run-pictures"):
         shutil.rmtree(recordings)
@@ -258,7 +259,6 @@ def test_what_the_demonstration_prints_works(small_demo: Path, run: Run) -> None
         again = run(*words[1:])
         assert again.code == 0, again.err
     assert len(list(recordings.glob("*.h5"))) == 10
-    deleted = (out / "recordings" / "README.txt").read_text("utf-8")
     assert printed(deleted) == [lines[1]]
 
 

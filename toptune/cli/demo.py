@@ -25,7 +25,7 @@ N_DEVICES = 20
 SECONDS = 30.0
 # Short recordings need short windows; random weights need a count axis that shows how high the
 # bursts are. MobileNetV2 is the fastest of the paper's backbones.
-WINDOWS = Windows(width_s=10, stride_s=5)
+WINDOWS = Windows(width_s=10.0, stride_s=5.0)
 PICTURE = Picture(count_axis=40.0)
 BACKBONE = "mobilenet_v2"
 # What each step takes on 2 cores, in seconds: the bar's first guess of the time left.

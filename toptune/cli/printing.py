@@ -13,7 +13,7 @@ import typer
 
 from toptune.cli.options import in_flags
 from toptune.evaluation.counting import Counts
-from toptune.machine.display import count
+from toptune.machine.display import count, one_or
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -128,9 +128,10 @@ def _remarks(metrics: dict[str, Any]) -> Iterator[str]:
     tuning = metrics["tuning"]
     if tuning is not None:
         final = ", ".join(f"{name} {_brief(value)}" for name, value in tuning["final"].items())
+        n = tuning["n_candidates"]
         leaky = tuning["had_the_choice_seen_all_devices"]
         yield (
-            f"tried inside every fold: {count(tuning['n_candidates'], 'setting')}; the model"
+            f"{count(n, 'setting')} {one_or(n, 'was', 'were')} tried inside every fold; the model"
             f" trained on all devices uses {final} (chosen on all devices instead, which is too"
             f" optimistic, device accuracy would be {leaky['device_accuracy']:.3f})"
         )
@@ -155,17 +156,19 @@ def _notes_on_data(metrics: dict[str, Any]) -> Iterator[str]:
     missing = metrics["missing_recordings"]
     if missing:
         yield (
-            f"note: no features of {count(len(missing), 'listed recording')}, which"
-            f" {'is' if len(missing) == 1 else 'are'} not in these scores: {', '.join(missing)}"
+            f"note: {count(len(missing), 'listed recording')} {one_or(len(missing), 'has', 'have')}"
+            f" no features and {one_or(len(missing), 'is', 'are')} not in these scores:"
+            f" {', '.join(missing)}"
         )
     for note in metrics["provenance_notes"]:
         yield f"note: {note}"
     for warning in metrics["warnings"]:
         yield f"warning: {warning}"
-    if metrics["n_windows_without_partner"]:
+    lone = metrics["n_windows_without_partner"]
+    if lone:
         yield (
-            f"left out, since one of the feature sets lacks them:"
-            f" {count(metrics['n_windows_without_partner'], 'window')}"
+            f"{count(lone, 'window')} {one_or(lone, 'is', 'are')} missing from one of the feature"
+            f" sets and {one_or(lone, 'was', 'were')} left out"
         )
 
 

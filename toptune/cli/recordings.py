@@ -33,7 +33,7 @@ from toptune.cli.printing import (
     watch_recordings,
 )
 from toptune.errors import InputError, ToptuneError
-from toptune.machine.display import count
+from toptune.machine.display import count, one_or
 from toptune.params import Backbone, Compute, OpeningOptions, Picture, SpikeSettings, Windows
 from toptune.recordings.devices import read_devices
 
@@ -395,7 +395,7 @@ def _print_extracted(result: ExtractionResult) -> None:
     if result.feature_sets:
         tell(
             f"{count(result.done, 'recording')} extracted ({result.spikes_reused} with spikes from"
-            f" the store), {result.reused} {'was' if result.reused == 1 else 'were'} there already:"
+            f" the store), {result.reused} {one_or(result.reused, 'was', 'were')} there already:"
             f" {count(result.n_windows, 'window')}"
         )
     else:

@@ -15,6 +15,11 @@ def count(n: int, what: str) -> str:
     return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
+def one_or(n: int, singular: str, plural: str) -> str:
+    """Choose the form of a word that goes with a number: ``was``, ``were``."""
+    return singular if n == 1 else plural
+
+
 def summary_line(title: str, facts: Iterable[str]) -> str:
     """Describe a result in one line of printable characters, as its ``repr``."""
     text = f"<{title}: {', '.join(facts)}>"

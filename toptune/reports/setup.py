@@ -37,7 +37,7 @@ from toptune.recordings.simulated import simulation_of
 from toptune.recordings.trains import WeightsSource
 from toptune.reports.page import Block, Code, Details, Section, Table, Text
 from toptune.runs.reading import ReadRun
-from toptune.store.feature_store import FeatureStore
+from toptune.store.feature_store import FeatureSet, FeatureStore
 
 # Options of features that several pictures share.
 _NOT_DRAWN = [one for cls in (Windows, Backbone) for one in options_of(cls)]
@@ -309,11 +309,22 @@ def _chosen_features(run: ReadRun) -> list[str]:
     for view in run.views:
         params = view["params"]
         if "criteria" not in params:
-            names.append(view["key"][:8])
+            names.append(_key_of_command(params)[:8])
         elif params["windows"]:
             width, stride = (word(params["windows"][name]) for name in ("width_s", "stride_s"))
             names.append(f"{params['kind']} {width} s every {stride} s")
     return names
+
+
+def _key_of_command(params: Mapping[str, Any]) -> str:
+    """Give the key of the features that the command makes, whose numbers are never whole ones.
+
+    Python may have been given ``width_s=10``, which is the same but not to a key.
+    """
+    windows = {name: float(value) for name, value in params["windows"].items()}
+    axis = params["picture"]["count_axis"]
+    picture = params["picture"] | {"count_axis": axis if isinstance(axis, str) else float(axis)}
+    return FeatureSet.of({**params, "windows": windows, "picture": picture}).key
 
 
 def _comments(run: ReadRun, devices: str | None) -> Iterator[str]:
