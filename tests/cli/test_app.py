@@ -362,7 +362,7 @@ def test_fit_of_an_unfinished_store_needs_a_word_and_says_so(folder: Path, run: 
     ran = run(*arguments, "--merge", "AB=A,B", "--permutations", "0", "--allow-incomplete")
     assert ran.code == 0
     name = features.parent.name
-    assert f"1 listed recordings have no features and are not in these scores: {name}" in ran.out
+    assert f"1 listed recording has no features and is not in these scores: {name}" in ran.out
     metrics = read_json(folder / "run" / "metrics.json")
     assert (metrics["missing_recordings"], metrics["n_devices"]) == ([name], 5)
     params = read_json(folder / "run" / "params.json")

@@ -40,6 +40,7 @@ from toptune.cli.printing import (
 from toptune.errors import InputError
 from toptune.heads.base import Head
 from toptune.heads.catalogue import BUILT_IN, head_of
+from toptune.machine.display import count
 from toptune.params import Compute, FitOptions, OpeningOptions, Option, options_of, parse_setting
 from toptune.recordings.devices import read_devices
 
@@ -316,6 +317,6 @@ def print_swept(swept: SweepResult) -> None:
         tell(f"failed: {failure.what} {failure.name}: {failure.cause}")
     n_reused = sum(o.reused for o in swept.outcomes)
     tell(
-        f"{len(swept.done)} of {len(swept.outcomes)} runs are there ({n_reused} were before);"
+        f"{len(swept.done)} of {count(len(swept.outcomes), 'run')} done ({n_reused} before);"
         f" {swept.seconds:.0f} s; report: {swept.path / 'report.html'}"
     )

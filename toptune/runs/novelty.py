@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from toptune.errors import ToptuneError
 from toptune.heads.falkon.kernel import Nearness
+from toptune.machine.display import count, one_or
 from toptune.recordings.trains import RecordingFacts
 
 # At 1,280 features 10 MB in float32, and a second for all windows of a usual data set.
@@ -163,8 +164,9 @@ def judge(features: NDArray[np.float32], facts: RecordingFacts, limits: NoveltyL
     far = unlike.mean() > SHARE_OF_WINDOWS
     if far:
         warnings.append(
-            f"{np.count_nonzero(unlike)} of {len(unlike)} windows are unlike any window of the"
-            " training devices: the verdict is an extrapolation"
+            f"{np.count_nonzero(unlike)} of {count(len(unlike), 'window')}"
+            f" {one_or(len(unlike), 'is', 'are')} unlike any window of the training devices: the"
+            " verdict is an extrapolation"
         )
     rate = _rate_warning(facts, limits.electrode_rate_hz)
     warnings += [text for text in (rate, *_setup_warnings(facts, limits)) if text]
@@ -186,7 +188,7 @@ def _setup_warnings(facts: RecordingFacts, limits: NoveltyLimits) -> list[str]:
     low, high = limits.n_electrodes
     if not low <= facts.n_electrodes <= high:
         seen = f"{low:g}" if low == high else f"{low:g} to {high:g}"
-        warnings.append(f"{facts.n_electrodes} electrodes, training had {seen}")
+        warnings.append(f"{count(facts.n_electrodes, 'electrode')}, training had {seen}")
     if facts.sampling_rate_hz not in limits.sampling_rates_hz:
         seen = " and ".join(f"{rate:g}" for rate in limits.sampling_rates_hz)
         warnings.append(
