@@ -156,6 +156,7 @@ SITUATIONS = (
               make=no_preparation),
     Situation("extract", EXTRACT, ("toptune fit",)),
     Situation("extract several pictures", f"{EXTRACT} {OPTIONS}", ("toptune fit",)),
+    Situation("extract spikes", f"{EXTRACT} --picture none", ("toptune fit",)),
     Situation("extract with a failure", f"{EXTRACT} --keep-going", ("toptune fit",),
               make=a_recording_is_broken, code=3),
     Situation("extract where there are runs", EXTRACT, ("toptune fit",), make=a_run_is_there),
@@ -184,6 +185,17 @@ def test_the_next_command_works_and_so_does_the_one_after(
             ran = run(*after[1:])
             assert ran.code == 0, ran.err
             assert not printed(ran.out)
+
+
+def test_what_doctor_says_of_a_store_without_features_makes_it_sound(work: Path, run: Run) -> None:
+    write_study(work)
+    assert run(*shlex.split(f"{EXTRACT} --picture none")).code == 0
+    a_recording_is_missing(work)
+    ran = run("doctor", f"{FOLDER}/s.zarr")
+    ((_, *words),) = printed(ran.out)
+    assert (ran.code, words[0], words[-2:]) == (3, "extract", ["--picture", "none"])
+    assert run(*words).code == 0
+    assert run("doctor", f"{FOLDER}/s.zarr").code == 0
 
 
 @pytest.mark.parametrize("options", ["", OPTIONS])

@@ -413,11 +413,18 @@ def _print_extracted(result: ExtractionResult) -> None:
         tell(f"failed: {recording}: {cause}")
     if result.failed:
         tell(f"the failures are listed in {result.store.with_suffix('.failures.csv')}")
-    if not result.n_windows:
+    _print_next(result)
+
+
+def _print_next(result: ExtractionResult) -> None:
+    """Print the command that trains on what was extracted, if it can."""
+    if result.feature_sets and not result.n_windows:
         tell("no recording is as long as a window: give a shorter one, such as --window-s 30")
     elif _may_be_fitted(result):
         incomplete = ("--allow-incomplete",) if result.failed else ()
-        words = ("toptune", "fit", result.store, "-o", free_name("run"), *incomplete)
+        # Without pictures there are spikes, and so burst parameters.
+        head = () if result.feature_sets else ("--head", "parameters")
+        words = ("toptune", "fit", result.store, *head, "-o", free_name("run"), *incomplete)
         tell(f"next: {command_line(*words)}")
 
 
@@ -426,10 +433,18 @@ def _may_be_fitted(result: ExtractionResult) -> bool:
     from toptune.store.feature_store import FeatureStore
 
     store = FeatureStore(result.store)
-    key = result.feature_set.key
+
+    def is_there(name: str) -> bool:
+        if not result.feature_sets:
+            return store.spikes_info(name) is not None
+        key = result.feature_set.key
+        return (
+            store.features_info(name, key) is not None
+            and len(store.read_features(name, key)[1]) > 0
+        )
+
     devices: dict[str, set[str]] = {one.label: set() for one in store.recordings}
     for one in store.recordings:
-        info = store.features_info(one.name, key)
-        if info is not None and len(store.read_features(one.name, key)[1]):
+        if is_there(one.name):
             devices[one.label].add(one.device)
     return len(devices) > 1 and all(len(those) > 1 for those in devices.values())

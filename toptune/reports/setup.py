@@ -213,7 +213,7 @@ def extract_commands(store: FeatureStore) -> Iterator[str]:
         computed = next((i["computed"] for i in infos if i is not None and "computed" in i), None)
         made = [computed] if computed else []
         drawn.append(Drawn(one.params, store.weights_source(one.key), made))
-    for features in _words_of(drawn):
+    for features in _words_of(drawn) if drawn else [picture_words(())]:
         yield shlex.join([*extract, *features, *shared])
     if devices is None:
         yield "# devices.csv: put here the devices file, whose path this store does not know"
