@@ -8,6 +8,8 @@ https://jfly.uni-koeln.de/color/), and classes differ by their markers too.
 
 from __future__ import annotations
 
+import math
+import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.evaluation.effects import Effect, Effects, effect_sizes
+from toptune.evaluation.effects import Effect, Effects, ParameterValues, effect_sizes
 from toptune.features.burst_features import SCALES, TITLES
 from toptune.machine.drawing import Axes, EllipseCollection, LogNorm, new_axes
 from toptune.recordings.positions import place_electrodes
@@ -26,7 +28,7 @@ from toptune.runs.parameters import run_parameters
 from toptune.runs.reading import ReadRun, read_run
 from toptune.runs.tables import draw_matrix
 
-__all__ = ["array", "confusion", "histogram", "parameter", "parameters", "raster"]
+__all__ = ["array", "confusion", "course", "histogram", "parameter", "parameters", "raster"]
 
 INK, RED, BLUE, GREY = "#1a1a1a", "#d55e00", "#0072b2", "#8a939c"
 #: Of classes, in their order: they differ for colour-blind readers, and in lightness where two are
@@ -42,6 +44,8 @@ _COLUMNS = 800
 SILENT_HZ = 0.1
 # A raster plot of more spikes is drawn with pale points, since strokes would cover everything.
 _MANY_SPIKES = 200_000
+# Maps of more electrodes are drawn as pixels where the rest is drawn as lines.
+_MANY_ELECTRODES = 256
 # Of the diagram's width in points: a label of an electrode, and its least size.
 _LABEL_SHARE, _LEAST_LABEL_PT = 0.33, 3.0
 _POINTS_PER_INCH = 72
@@ -101,7 +105,13 @@ def raster(
 
 
 def histogram(
-    spikes: SpikeTrains, ax: Axes | None = None, *, bin_s: float = 0.01, color: str = INK
+    spikes: SpikeTrains,
+    ax: Axes | None = None,
+    *,
+    bin_s: float = 0.01,
+    start_s: float = 0.0,
+    stop_s: float | None = None,
+    color: str = INK,
 ) -> Axes:
     """Draw how many spikes all electrodes together have in each bin.
 
@@ -115,6 +125,9 @@ def histogram(
         Where to draw; a new figure where None.
     bin_s : float
         Width of a bin in seconds, above 0.
+    start_s, stop_s : float
+        What to show, in seconds since the recording's start; up to its end where None. The first
+        bin begins at `start_s`.
     color : str
         Of the bars.
 
@@ -130,15 +143,15 @@ def histogram(
     if not bin_s > 0:
         raise InputError(f"`bin_s` must be above 0, got {bin_s}")
     ax = new_axes(8, 2.5) if ax is None else ax
-    stop_s = end_s(spikes)
-    n_bins = max(1, int(np.ceil(stop_s / bin_s - 1e-9)))
+    stop_s = end_s(spikes) if stop_s is None else stop_s
+    n_bins = max(1, int(np.ceil((stop_s - start_s) / bin_s - 1e-9)))
     # Times are rounded to samples, so that a spike at the beginning of a bin lies in it.
-    bins = np.floor(spike_times_s(spikes) / bin_s + 1e-9).astype(np.int64)
-    counts = np.bincount(bins, minlength=n_bins)
+    bins = np.floor((spike_times_s(spikes) - start_s) / bin_s + 1e-9).astype(np.int64)
+    counts = np.bincount(bins[(bins >= 0) & (bins < n_bins)], minlength=n_bins)
     tops, together = envelope(counts)
-    edges_s = np.append(np.arange(len(tops)) * together * bin_s, len(counts) * bin_s)
+    edges_s = start_s + np.append(np.arange(len(tops)) * together, len(counts)) * bin_s
     ax.stairs(tops, edges_s, fill=True, color=color)
-    ax.set(xlabel="time (s)", ylabel=f"spikes per {_seconds(bin_s)}", xlim=(0, stop_s))
+    ax.set(xlabel="time (s)", ylabel=f"spikes per {_seconds(bin_s)}", xlim=(start_s, stop_s))
     ax.set_ylim(bottom=0)
     _shade_gaps(ax, spikes)
     largest = f": largest count in each {together * bin_s:g} s" if together > 1 else ""
@@ -201,8 +214,7 @@ def array(
     matplotlib.axes.Axes
     """
     ax = new_axes(5, 4.4) if ax is None else ax
-    n = len(spikes.channel_labels)
-    rates = np.bincount(spikes.spikes.channel, minlength=n) / spikes.duration_s
+    rates = electrode_rates(spikes)
     placed = place_electrodes(spikes.channel_labels)
     silent = rates <= SILENT_HZ
     low, high = limits_hz or (rates[~silent].min(initial=1.0), rates.max(initial=SILENT_HZ))
@@ -218,8 +230,9 @@ def array(
     )
     for mine, style in colours:
         heat = EllipseCollection(
-            0.92, 0.92, 0, units="x", offsets=at[mine], offset_transform=ax.transData, **style
-        )
+            0.92, 0.92, 0, units="x", offsets=at[mine], offset_transform=ax.transData,
+            rasterized=len(rates) > _MANY_ELECTRODES, **style,
+        )  # fmt: skip
         ax.add_collection(heat)
     marks = _mark_electrodes(ax, spikes.channel_labels, at, dead, over_noisy)
     if labels:
@@ -230,6 +243,12 @@ def array(
     text = f"firing rates, {placed.how}; white: up to {SILENT_HZ:g}/s{marks}"
     write_title(ax, "\n".join(textwrap.wrap(text, 50, break_on_hyphens=False)))
     return ax
+
+
+def electrode_rates(spikes: SpikeTrains) -> NDArray[np.float64]:
+    """Spikes per second of each electrode, (electrodes,)."""
+    counts = np.bincount(spikes.spikes.channel, minlength=len(spikes.channel_labels))
+    return counts / spikes.duration_s
 
 
 def _mark_electrodes(
@@ -412,6 +431,60 @@ def parameter(run: Run | Effects, name: str, ax: Axes | None = None) -> Axes:
     ax.tick_params(axis="x", length=0)
     ax.spines[["top", "right"]].set_visible(False)
     return ax
+
+
+def course(
+    values: ParameterValues, name: str, ax: Axes | None = None, *, column: str = "div"
+) -> Axes:
+    """Draw one burst parameter over the days in vitro: a line a device, a dot a recording.
+
+    Parameters
+    ----------
+    values : ParameterValues
+        Of recordings (`toptune.runs.parameters.run_parameters`); the class is its ``label``.
+    name : str
+        Of the parameter.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure where None.
+    column : str
+        The column of the devices file that holds the days, as numbers; recordings without one are
+        left out.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    InputError
+        There is no such column, or no such parameter.
+    """
+    if column not in values.columns or name not in values.names:
+        raise InputError(f"there is no column {column!r} or no parameter {name!r}")
+    ax = new_axes(4.5, 3) if ax is None else ax
+    days, y = numbers(values.columns[column]), values.column(name)
+    known = ~(np.isnan(days) | np.isnan(y))
+    for k, label in enumerate(values.classes):
+        told = label
+        for device in dict.fromkeys(values.device[values.label == label].tolist()):
+            mine = np.flatnonzero((values.device == device) & (values.label == label) & known)
+            mine = mine[np.argsort(days[mine], kind="stable")]
+            if len(mine):
+                ax.plot(days[mine], y[mine], "-", color=class_colour(k), lw=0.9, alpha=0.7)
+                _dots(ax, days[mine], y[mine], k, told)
+                told = ""
+    ax.set(xlabel="days in vitro" if column.casefold() == "div" else column,
+           ylabel=TITLES.get(name, name))  # fmt: skip
+    ax.spines[["top", "right"]].set_visible(False)
+    if known.any():
+        ax.legend(frameon=False, fontsize="small")
+    return ax
+
+
+def numbers(texts: Iterable[str]) -> NDArray[np.float64]:
+    """Read a column's numbers, such as ``21`` or ``DIV 21``; NaN where there is none."""
+    found = [re.fullmatch(r"\s*(?:div|day)?\s*(-?\d+(?:\.\d+)?)\s*d?\s*", t, re.I) for t in texts]
+    return np.array([math.nan if m is None else float(m[1]) for m in found])
 
 
 def effects_of(run: Run | Effects) -> Effects:

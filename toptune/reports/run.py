@@ -13,10 +13,13 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
+
 from toptune.errors import InputError
 from toptune.pictures.thumbnails import draw_thumbnails
 from toptune.reports.compare import comparison_section
 from toptune.reports.devices import Drawn, devices_section, shown_recordings
+from toptune.reports.differences import Differences, difference_sections, read_coefficients
 from toptune.reports.page import Page, Text, render
 from toptune.reports.scores import (
     calibration_section,
@@ -27,6 +30,7 @@ from toptune.reports.scores import (
     warnings_of,
 )
 from toptune.reports.setup import setup_section
+from toptune.runs.parameters import TABLE, run_parameters
 from toptune.runs.reading import ReadRun, read_run
 from toptune.store.feature_store import FeatureStore
 
@@ -74,9 +78,10 @@ def write_report(
     run = read_run(folder)
     others = [read_run(other) for other in beside]
     target = run.path / NAME if out is None else out
+    differences = find_differences(run, store, progress)
     if going_to is not None:
         run = replace(run, path=going_to)
-    html = render(report_page(run, others, store, progress))
+    html = render(report_page(run, others, store, progress, differences))
     # Written under another name first, so that nobody opens half a report.
     aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
@@ -117,13 +122,18 @@ def report_page(
     others: Sequence[ReadRun] = (),
     store: FeatureStore | None = None,
     progress: Callable[[str, int, int], None] | None = None,
+    differences: Differences | None = None,
 ) -> Page:
-    """Assemble the report of a run; see `write_report`."""
+    """Assemble the report of a run; see `write_report`.
+
+    Without `differences`, from `find_differences`, it does not say what differs.
+    """
     drawn = {} if store is None else _draw(run, store, progress)
     m = run.metrics
     sections = [
         *([comparison_section([run, *others])] if others else []),
         confusion_section(run),
+        *(() if differences is None else difference_sections(run, differences)),
         devices_section(run, drawn),
         scores_section(run),
         calibration_section(run),
@@ -144,6 +154,32 @@ def report_page(
         ),
         sections=tuple(sections),
         footer=f"Written by toptune {version('toptune')}.",
+    )
+
+
+def find_differences(
+    run: ReadRun,
+    store: FeatureStore | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Differences | None:
+    """Gather what the report says of what differs; None without burst parameters of the run.
+
+    They are read from the run's folder or, where it lacks them, measured from the store's spikes.
+    """
+    if store is None and not (run.path / TABLE).exists():
+        return None
+    try:
+        values = run_parameters(run, store, progress)
+        coefficients = read_coefficients(run.path)
+    except (InputError, OSError, ValueError) as error:
+        _LOG.warning("the report does not say what differs: %s", error)
+        return None
+    rows = np.sort(np.unique(run.origin.recording, return_index=True)[1])
+    return Differences(
+        values=values,
+        names=tuple(run.origin.recording[rows].tolist()),
+        coefficients=coefficients,
+        spikes_of=None if store is None else store.read_spikes,
     )
 
 
