@@ -143,7 +143,7 @@ def parse_merges(texts: Iterable[str]) -> dict[str, tuple[str, ...]]:
     for text in texts:
         match = _MERGE.fullmatch(text)
         name = (match[1] or match[2]).strip() if match else ""
-        parts = _split_quoted(match[3]) if match else ()
+        parts = parse_names(match[3]) if match else ()
         if not name or not parts or not all(parts):
             problems.append(
                 f"`merge` {text!r} is not of the form NAME=A,B,C; a name with a comma stands"
@@ -161,11 +161,12 @@ def parse_merges(texts: Iterable[str]) -> dict[str, tuple[str, ...]]:
 _MERGE = re.compile(r'\s*(?:"([^"]+)"|([^="]+))\s*=(.*)', re.DOTALL)
 
 
-def _split_quoted(text: str) -> tuple[str, ...]:
+def parse_names(text: str) -> tuple[str, ...]:
+    """Read names between commas; one with a comma stands between double quotes."""
     try:
         (parts,) = csv.reader([text], skipinitialspace=True, strict=True)
     except (csv.Error, ValueError):
-        return ()
+        return ("",)
     return tuple(part.strip() for part in parts)
 
 
@@ -701,6 +702,9 @@ class FitOptions:
     merge: tuple[str, ...] = option(
         (), "Merge classes before training: NAME=A,B,C; may be repeated.", type=str, several=True
     )
+    classes: str | None = option(
+        None, "Order in which classes are shown: A,B,C; that of devices.csv if not given."
+    )
     strata: str | None = _advanced(
         None, "Column of devices.csv; labels are shuffled only within its values."
     )
@@ -724,6 +728,10 @@ class FitOptions:
 
     def __post_init__(self) -> None:
         _check(self, "group_by", isinstance(self.group_by, str), "the name of a column")
+        ok = self.classes is None or (
+            isinstance(self.classes, str) and all(parse_names(self.classes))
+        )
+        _check(self, "classes", ok, "None or names between commas, such as A,B,C")
         ok = self.strata is None or isinstance(self.strata, str)
         _check(self, "strata", ok, "None or the name of a column")
         _check(self, "tune", isinstance(self.tune, bool), "true or false")

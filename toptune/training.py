@@ -36,7 +36,7 @@ from toptune.heads.catalogue import head_of, heads
 from toptune.heads.rows import LabelledRows, group_rows
 from toptune.machine.display import count, summary_html, summary_line
 from toptune.machine.installation import describe_environment
-from toptune.params import FitOptions, parse_merges
+from toptune.params import FitOptions, parse_merges, parse_names
 from toptune.recordings.trains import TrainingFacts
 from toptune.reports.run import write_report
 from toptune.runs.folder import plain, publish, target_problems, write_json, write_params
@@ -95,6 +95,7 @@ def fit(
     overwrite: bool = False,
     store: FeatureStore | None = None,
     compare: bool = True,
+    parameters: FeatureTable | None = None,
     progress: Progress | None = None,
 ) -> RunResult:
     """Score a classifier by leaving out each group once, train it on all rows, and write the run.
@@ -121,6 +122,9 @@ def fit(
     compare : bool
         Whether to say, where there is a store, how simple classifiers of burst parameters do on the
         same left-out devices; for that, all recordings are measured.
+    parameters : FeatureTable, optional
+        Burst parameters of the whole recordings, which the report shows, where they were measured
+        already and are not to be measured for a comparison.
     progress : callable, optional
         Told what is going on, how much of it is done, and how much there is.
 
@@ -158,13 +162,13 @@ def fit(
     scores = score_task(task, folds.classes, folds.predictions, folds.probabilities)
     estimator = design.estimator.set_params(**found.final)
     groups = group_rows(task.group)
+    parameters = _burst_parameters(store, table, progress) if compare else parameters
     design.head.fit(
         estimator, LabelledRows(table.features, task.label, groups, design.units.of_row)
     )
     metrics = describe_metrics(options.head, task, table, scores, found)
     metrics["centres"] = design.note
-    simple = _simple_classifiers(store, table, options, design, progress) if compare else None
-    metrics["compared_with"] = simple
+    metrics["compared_with"] = _simple_classifiers(parameters, options, design) if compare else None
     metrics["windows_per_recording"] = design.head.at_most(options.windows_per_recording)
     model = trained_model(
         options.head,
@@ -182,35 +186,55 @@ def fit(
         trained_on = getattr(estimator, "device", "cpu")
         write_json(folder / "environment.json", describe_environment(trained_on))
         write_tables(folder, task, table.start_s, found, scores)
-        write_confusion(folder, scores)
-        write_model_tables(folder, table, design.head, estimator)
+        write_confusion(folder, scores, _shown_order(options, design.task, table))
+        write_model_tables(folder, table, design.head, estimator, parameters)
         write_model(folder / "model", model)
         _report(folder, out, store, progress)
     return RunResult(out, scores, found, metrics)
 
 
-def _simple_classifiers(
-    store: FeatureStore | None,
-    table: FeatureTable,
-    options: FitOptions,
-    design: _Design,
-    progress: Progress | None,
-) -> list[dict[str, Any]] | None:
-    """Score simple classifiers on the same recordings; None where there are no spikes of them."""
+def _burst_parameters(
+    store: FeatureStore | None, table: FeatureTable, progress: Progress | None
+) -> FeatureTable | None:
+    """Measure the whole recordings of a table; None where there are no spikes of them."""
+    if _is_of_recordings(table):
+        return table
     used = {table.recordings[row].name for row in np.unique(table.recording)}
     if store is None or any(store.spikes_info(name) is None for name in used):
+        return None
+    try:
+        return parameter_table(store, BurstFeatureParams(), only=used, progress=progress)
+    except ToptuneError as error:  # what was trained must not be lost for it
+        _LOG.warning("the recordings' burst parameters were not measured: %s", error)
+        return None
+
+
+def _is_of_recordings(table: FeatureTable) -> bool:
+    return any(not view.params.get("windows", True) for view in table.views)
+
+
+def _simple_classifiers(
+    parameters: FeatureTable | None, options: FitOptions, design: _Design
+) -> list[dict[str, Any]] | None:
+    """Score simple classifiers on the same recordings; None where they are not measured."""
+    if parameters is None:
         return None
     from toptune.evaluation.comparison import compare
 
     try:
-        whole = table
-        if any(view.params.get("windows", True) is not None for view in table.views):
-            whole = parameter_table(store, BurstFeatureParams(), only=used, progress=progress)
-        found = compare(whole, options.group_by, design.merges, except_for=options.head)
+        found = compare(parameters, options.group_by, design.merges, except_for=options.head)
     except ToptuneError as error:  # what was trained must not be lost for it
         _LOG.warning("no comparison with simple classifiers: %s", error)
         return None
     return [one._asdict() for one in found]
+
+
+def _shown_order(options: FitOptions, task: Task, table: FeatureTable) -> list[str]:
+    """Order the classes as asked for, and the others as the devices file names them first."""
+    first = np.argsort(table.recording, kind="stable")
+    there = dict.fromkeys(task.label[first].tolist())
+    asked = [name for name in parse_names(options.classes or "") if name in there]
+    return list(dict.fromkeys([*asked, *there]))
 
 
 def _spread(table: FeatureTable, options: FitOptions) -> FeatureTable:
@@ -253,6 +277,7 @@ def _describe(
         "seed": options.seed,
         "group_by": options.group_by,
         "merge": {name: list(members) for name, members in design.merges.items()},
+        "class_order": _shown_order(options, design.task, table),
         "permutations": 0 if design.shuffled is None else len(design.shuffled.labels),
         "strata": options.strata,
         "requested": {
@@ -260,6 +285,7 @@ def _describe(
             "tried": plain(dict(options.tried)),
             "tune": options.tune,
             "windows_per_recording": options.windows_per_recording,
+            "classes": options.classes,
             "permutations": options.permutations,
             "device": device,
         },
@@ -332,6 +358,7 @@ class _Design:
             problems += _table_problems(options, table)
         row = np.arange(len(recordings)) if table is None else table.recording
         task = read_task(recordings, row, options.group_by, merges, problems, strata=options.strata)
+        problems += _order_problems(options, recordings, merges)
         units = Units.of(task.device, task.label)
         if made is None or problems:
             return None
@@ -347,6 +374,22 @@ class _Design:
             return None
         problems += head.problems(estimator, n_groups, len(candidates), permuted=n > 0)
         return cls(head, estimator, candidates, note, merges, task, units, shuffled)
+
+
+def _order_problems(
+    options: FitOptions,
+    recordings: Sequence[RecordingInfo],
+    merges: Mapping[str, tuple[str, ...]],
+) -> list[str]:
+    """Say which names of the classes' order are of no class; merged ones may be named, too."""
+    known = dict.fromkeys([*(info.label for info in recordings), *merges])
+    if options.classes is None:
+        return []
+    return [
+        f"`classes` names {name!r}, which is no class; there are {', '.join(known)}"
+        for name in dict.fromkeys(parse_names(options.classes))
+        if name not in known
+    ]
 
 
 def _classifier(
@@ -382,8 +425,7 @@ def _table_problems(options: FitOptions, table: FeatureTable) -> list[str]:
     head = heads().get(options.head)
     of_recordings = head is not None and head.uses == "recordings"
     problems = table_problems(table, may_be_undefined=of_recordings)
-    whole = any(not view.params.get("windows", True) for view in table.views)
-    if head is None or whole == of_recordings:
+    if head is None or _is_of_recordings(table) == of_recordings:
         return problems
     windows, bursts = "features of windows", "burst parameters of whole recordings"
     used, given = (bursts, windows) if of_recordings else (windows, bursts)

@@ -25,11 +25,11 @@ from toptune.errors import InputError
 from toptune.extraction import extract
 from toptune.features.table import join_tables
 from toptune.params import Backbone, FitOptions, Picture, Windows
-from toptune.reports.compare import compare, comparison_section
+from toptune.reports.compare import Paired, compare, comparison_section, difference_text
 from toptune.reports.devices import devices_section
 from toptune.reports.page import Note, Text, Timeline
 from toptune.reports.run import write_report
-from toptune.reports.scores import verdict_sentence, warnings_of
+from toptune.reports.scores import headline, verdict_sentence, warnings_of
 from toptune.reports.setup import changed_settings, commands
 from toptune.runs.reading import ReadRun, read_run
 from toptune.store.feature_store import FeatureStore
@@ -191,14 +191,52 @@ def test_read_back_run_is_what_fit_gave(made: Path) -> None:
     assert [len(view["params"]) for view in run.views] == [3, 3]
 
 
-def test_sentence_tells_chance_from_more(made: Path) -> None:
+@pytest.mark.parametrize(
+    ("p", "said", "tone"),
+    [
+        (0.0005, "very strong evidence", "good"),
+        (0.009, "strong evidence", "good"),
+        (0.049, "moderate evidence", "good"),
+        (0.051, "weak evidence that the classes can be told apart", "plain"),
+        (0.11, "cannot be told from chance with these 7 devices", "plain"),
+    ],
+)
+def test_evidence_is_graded_and_says_how_many_devices_it_is_of(
+    made: Path, p: float, said: str, tone: str
+) -> None:
     run = read_run(made / "raster")
-    run.metrics.update(device_accuracy_ci95=[0.5, 0.9], chance=0.4)
-    assert "above chance" in verdict_sentence(run)
-    run.metrics.update(chance=0.6)
-    assert "cannot be told from chance with these 7 devices" in verdict_sentence(run)
+    run.metrics.update(device_accuracy_ci95=[0.3, 0.9], chance=0.4, permutation_p=p)
+    run.metrics["permutations"]["note"] = None
+    sentence = verdict_sentence(run)
+    assert f"{said}" in sentence
+    assert "7 devices" in sentence
+    assert f"permutation test, p\u00a0=\u00a0{p:.{3 if p < 0.1 else 2}f}" in sentence
+    assert headline(run).facts[0].tone == tone
+
+
+def test_without_a_permutation_test_an_exact_test_speaks_and_below_chance_is_said(
+    made: Path,
+) -> None:
+    run = read_run(made / "raster")
+    n_right = run.n_correct
+    run.metrics.update(permutations=None, permutation_p=None, chance=0.4)
+    run.metrics.update(device_accuracy_ci95=[0.3, 0.9])
+    p = float(binom.sf(n_right - 1, 7, 0.4))
+    assert f"exact binomial test, p\u00a0=\u00a0{p:.{3 if p < 0.1 else 2}f}" in verdict_sentence(
+        run
+    )
     run.metrics.update(chance=0.95)
     assert "BELOW chance" in verdict_sentence(run)
+    assert headline(run).facts[0].tone == "bad"
+
+
+def test_of_devices_with_several_verdicts_the_interval_speaks(made: Path) -> None:
+    run = read_run(made / "raster")
+    run.metrics.update(permutations=None, permutation_p=None, n_devices=5)
+    run.metrics.update(chance=0.2, device_accuracy_ci95=[0.3, 0.9])
+    assert "above chance" in verdict_sentence(run)
+    run.metrics.update(chance=0.35)
+    assert "cannot be told from chance with these 5 devices" in verdict_sentence(run)
 
 
 def test_what_speaks_against_a_run_is_said(made: Path) -> None:
@@ -231,7 +269,7 @@ def test_run_of_burst_parameters_is_reported_and_can_stand_beside_pictures(made:
     (said,) = (
         b.text for b in comparison_section(runs).blocks if isinstance(b, Text) and not b.quiet
     )
-    assert "95\u202f% intervals" in said
+    assert said.startswith(("No ", "raster classifies more", "classic classifies more"))
     bare = devices_section(runs[1], {}).blocks
     assert all(not b.tracks for b in bare if isinstance(b, Timeline))
 
@@ -374,16 +412,47 @@ def test_runs_are_compared_device_by_device(made: Path) -> None:
     assert (same.only_first, same.only_second, same.p) == (0, 0, 1.0)
 
 
-def test_section_beside_says_which_is_better_and_whether_intervals_overlap(made: Path) -> None:
+@pytest.mark.parametrize(
+    ("pair", "said"),
+    [
+        (
+            Paired(12, (8, 7), 2, 1, False, 1.0),
+            "No detectable difference between a and b: 8 against 7 of 12 devices classified"
+            " correctly (2 devices correct only in a, 1 in b; exact McNemar test, p = 1.00).",
+        ),
+        (
+            Paired(1, (1, 0), 1, 0, False, 1.0),
+            "No detectable difference between a and b: 1 against 0 of 1 device classified",
+        ),
+        (
+            Paired(30, (12, 25), 0, 13, False, 0.0002),
+            "b classifies more devices correctly than a: 25 against 12 of 30 devices (0 devices",
+        ),
+        (Paired(9, (5, 5), 0, 0, False, 1.0), "No difference between a and b: both classify"),
+        (
+            Paired(22, (20, 11), 8, 0, True, 0.008),
+            "a classifies more verdicts correctly than b: 20 against 11 of 22 verdicts (8 devices"
+            " with more correct verdicts in a, 0 in b; sign test over devices, p = 0.008)",
+        ),
+    ],
+)
+def test_a_run_is_called_better_only_where_chance_is_unlikely(pair: Paired, said: str) -> None:
+    text = difference_text(pair, "a", "b")
+    assert said in text
+    if pair.p > 0.05:
+        assert not re.search("better|higher|more devices correctly|worse", text)
+
+
+def test_section_beside_compares_device_by_device(made: Path) -> None:
     first, second = read_run(made / "raster"), read_run(made / "raster")
-    second.metrics.update(device_accuracy=1.0, device_accuracy_ci95=[0.99, 1.0])
-    first.metrics.update(device_accuracy=0.5, device_accuracy_ci95=[0.3, 0.7])
     blocks = comparison_section([first, second]).blocks
-    said = [b.text for b in blocks if isinstance(b, Text) and not b.quiet]
-    assert len(said) == 1
+    (said,) = (b.text for b in blocks if isinstance(b, Text) and not b.quiet)
     # Both lie in folders of one name, so the paths tell them apart.
-    assert f"{second.path} has a higher device accuracy than {first.path}, by 50" in said[0]
-    assert "do not overlap" in said[0]
+    n = first.n_correct
+    assert said == (
+        f"No difference between {first.path} and {second.path}: both classify the same devices"
+        f" correctly ({n} of 7 devices)."
+    )
 
 
 def test_runs_of_other_classes_are_said_not_to_be_comparable(made: Path) -> None:

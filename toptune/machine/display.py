@@ -20,6 +20,17 @@ def one_or(n: int, singular: str, plural: str) -> str:
     return singular if n == 1 else plural
 
 
+def named_electrodes(what: str, labels: Sequence[str]) -> str:
+    """Say how many electrodes are ``dead``, and which: ``1 dead electrode (number 68)``.
+
+    A label that is a number alone could be read as a count.
+    """
+    numbers = all(label.isdigit() for label in labels)
+    which = ", ".join(labels[:-1]) + " and " + labels[-1] if len(labels) > 1 else labels[0]
+    word = ("number " if len(labels) == 1 else "numbers ") if numbers else ""
+    return f"{count(len(labels), f'{what} electrode')} ({word}{which})"
+
+
 def summary_line(title: str, facts: Iterable[str]) -> str:
     """Describe a result in one line of printable characters, as its ``repr``."""
     text = f"<{title}: {', '.join(facts)}>"

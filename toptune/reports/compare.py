@@ -1,7 +1,7 @@
 """The comparison of a run with other runs, as a section of a report.
 
 It has a table of all scores, a diagram of the confidence intervals and, for each other run, a
-paragraph on which run is better and whether the difference can be told from chance.
+paragraph on whether a difference is detectable on the devices that both classified.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 from scipy.stats import binomtest
 
+from toptune.machine.display import count
 from toptune.machine.drawing import Figure
 from toptune.reports.page import (
     BLUE,
     GREY,
     ORANGE,
     Block,
-    Cell,
     Note,
     Picture,
     Section,
@@ -32,11 +32,15 @@ from toptune.reports.page import (
 )
 from toptune.runs.reading import ReadRun
 
+#: Up to this p-value a difference between runs is called detectable.
+DETECTABLE_P = 0.05
+
 
 class Paired(NamedTuple):
     """How two runs differ on the devices that both classified."""
 
     n_shared: int  # devices (and labels) in both runs
+    n_right: tuple[int, int]  # of them, correct in the first and in the second run
     # Devices that are correct in one run only; of those with several verdicts, devices with more
     # correct ones in that run
     only_first: int
@@ -66,7 +70,10 @@ def compare(first: ReadRun, second: ReadRun) -> Paired:
     only_second = sum(difference < 0 for difference in more.values())
     differ = only_first + only_second
     p = float(binomtest(only_first, differ).pvalue) if differ else 1.0
-    return Paired(len(shared), only_first, only_second, len(more) < len(shared), p)
+    n_right = tuple(sum(one[key] for key in shared) for one in correct)
+    return Paired(
+        len(shared), (n_right[0], n_right[1]), only_first, only_second, len(more) < len(shared), p
+    )
 
 
 def comparison_section(runs: Sequence[ReadRun]) -> Section:
@@ -93,14 +100,12 @@ def _description(run: ReadRun, name: str) -> Text:
 
 
 def _table(runs: Sequence[ReadRun], names: Sequence[str]) -> Table:
-    best = max(run.metrics["device_accuracy"] for run in runs)
     rows = []
     for run, name in zip(runs, names, strict=True):
         m = run.metrics
         accuracy, p = m["device_accuracy"], m["permutation_p"]
-        correct = f"{run.counts.right} = {percent(accuracy)}"
         cells = (
-            Cell(text=correct, tone="strong" if accuracy == best else "plain"),
+            f"{run.counts.right} = {percent(accuracy)}",
             *(interval(*m["device_accuracy_ci95"]), percent(m["window_accuracy_mean"])),
             *(f"{m['macro_f1']:.2f}", percent(m["chance"])),
             *("-" if p is None else p_value_text(p), percent(m["device_ece"])),
@@ -109,7 +114,7 @@ def _table(runs: Sequence[ReadRun], names: Sequence[str]) -> Table:
     in_pairs = any(run.counts.in_pairs for run in runs)
     correct_of = "verdicts correct" if in_pairs else "devices correct"
     return Table(
-        caption="Accuracy on devices that were left out of training; the highest is in bold",
+        caption="Accuracy on devices that were left out of training",
         header=(
             *("run", correct_of, "95 % interval", "windows correct", "macro F1", "chance"),
             *("p-value", "ECE of devices"),
@@ -149,44 +154,55 @@ def _picture(runs: Sequence[ReadRun], names: Sequence[str]) -> Picture:
 
 
 def _verdict(first: ReadRun, second: ReadRun, name: str, other: str) -> Iterator[Block]:
-    """Say which of two runs is better, and whether the difference can be told from chance."""
+    """Say whether two runs differ detectably, and on how many devices they do."""
     pair = compare(first, second)
     whole = len(first.verdicts) == len(second.verdicts) == pair.n_shared
     if not whole:
-        shared = f"{pair.n_shared} {'verdicts' if pair.in_pairs else 'devices'}"
+        shared = count(pair.n_shared, "verdict" if pair.in_pairs else "device")
+        shared += " is" if pair.n_shared == 1 else " are"
         yield Note(
-            text=f"{name} and {other} were not scored on the same devices and classes: {shared} are"
-            f" in both runs, of {len(first.verdicts)} and {len(second.verdicts)}. Their scores"
-            " cannot be compared directly."
+            text=f"{name} and {other} were not scored on the same devices and classes: {shared} in"
+            f" both runs, of {len(first.verdicts)} and {len(second.verdicts)}. Their scores cannot"
+            " be compared directly."
         )
     if not pair.n_shared:
         return
-    a, b = first.metrics, second.metrics
-    more, less = (name, other) if a["device_accuracy"] >= b["device_accuracy"] else (other, name)
-    gap = abs(a["device_accuracy"] - b["device_accuracy"])
-    better = (
-        f"{name} and {other} have the same device accuracy."
-        if gap == 0
-        else f"{more} has a higher device accuracy than {less}, by {100 * gap:.0f} percentage"
-        " points."
-    )
-    (low_a, high_a), (low_b, high_b) = a["device_accuracy_ci95"], b["device_accuracy_ci95"]
-    overlap = low_a <= high_b and low_b <= high_a
-    intervals = f"Their 95\u202f% intervals {'overlap' if overlap else 'do not overlap'}."
-    yield Text(text=f"{better} {intervals} {_difference(pair, name, other)}")
+    yield Text(text=difference_text(pair, name, other))
 
 
-def _difference(pair: Paired, name: str, other: str) -> str:
-    """Say on which devices two runs differ."""
+def difference_text(pair: Paired, name: str, other: str) -> str:
+    """Say in words how two runs differ; that one is better only where chance is unlikely.
+
+    Parameters
+    ----------
+    pair
+        From `compare`.
+    name, other
+        Of both runs.
+    """
+    what = "verdict" if pair.in_pairs else "device"
+    shared = count(pair.n_shared, what)
+    first, second = pair.n_right
     if pair.only_first + pair.only_second == 0:
-        if pair.in_pairs:
-            return "Both have as many correct verdicts on each device."
-        return "Both classify the same devices correctly."
-    what, test = "Devices classified correctly by one run only", "exact McNemar test"
-    if pair.in_pairs:
-        what, test = "Devices with more correct verdicts in one run", "sign test over devices"
-    chance = "cannot be told from chance" if pair.p > 0.05 else "is unlikely to be chance"
+        same = (
+            "both have as many correct verdicts on each device"
+            if pair.in_pairs
+            else "both classify the same devices correctly"
+        )
+        return f"No difference between {name} and {other}: {same} ({first} of {shared})."
+    test = "sign test over devices" if pair.in_pairs else "exact McNemar test"
+    tested = f"{test}, p = {p_value_text(pair.p)}"
+    how = "with more correct verdicts in" if pair.in_pairs else "correct only in"
+    only = f"{count(pair.only_first, 'device')} {how} {name}, {pair.only_second} in {other}"
+    if pair.p > DETECTABLE_P:
+        return (
+            f"No detectable difference between {name} and {other}: {first} against {second} of"
+            f" {shared} classified correctly ({only}; {tested}). A difference that so few devices"
+            " do not show is not excluded."
+        )
+    more, less = (name, other) if pair.only_first > pair.only_second else (other, name)
+    most, least = (first, second) if more == name else (second, first)
     return (
-        f"{what}: {pair.only_first} by {name}, {pair.only_second} by {other}. This difference"
-        f" {chance} ({test}, p = {p_value_text(pair.p)})."
+        f"{more} classifies more {what}s correctly than {less}: {most} against {least} of {shared}"
+        f" ({only}; {tested})."
     )

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.evaluation.scores import Verdict
+from toptune.machine.display import count
 from toptune.pictures.thumbnails import Thumbnails
 from toptune.reports.page import (
     Block,
@@ -65,11 +66,12 @@ def devices_section(run: ReadRun, drawn: Mapping[str, Drawn]) -> Section:
     """Show every device, the misclassified ones first; without a store `drawn` is empty."""
     rows = _rows(run)
     wrong = run.counts.n_verdicts - run.n_correct
-    what = "are wrong" if run.counts.in_pairs else "were misclassified"
-    intro = (
-        f"{wrong} of {run.counts.scored} {what}; they are listed first, most confident errors"
-        " first."
+    past = "was misclassified" if wrong == 1 else "were misclassified"
+    what = ("is wrong" if wrong == 1 else "are wrong") if run.counts.in_pairs else past
+    listed = {0: "", 1: "; it is listed first"}.get(
+        wrong, "; they are listed first, most confident errors first"
     )
+    intro = f"{wrong or 'None'} of {run.counts.scored} {what}{listed}."
     if _windows(run):
         intro += (
             " Probability: predicted probability of a class in the window around each time, from"
@@ -94,7 +96,8 @@ def devices_section(run: ReadRun, drawn: Mapping[str, Drawn]) -> Section:
     blocks += [_timeline(run, row, drawn.get(row.recording)) for row in rows[:MAX_TIMELINES]]
     if len(rows) > MAX_TIMELINES:
         left = len(rows) - MAX_TIMELINES
-        blocks.append(Text(text=f"{left} more recordings are only in the table.", quiet=True))
+        told = "1 more recording is" if left == 1 else f"{left} more recordings are"
+        blocks.append(Text(text=f"{told} only in the table.", quiet=True))
     blocks.append(Details(summary=f"Table of all {run.counts.scored}", blocks=(_table(run),)))
     return Section(title="Devices", blocks=tuple(blocks))
 
@@ -146,7 +149,8 @@ def _sentence(run: ReadRun, v: Verdict) -> str:
         if not _windows(run):
             return f"probability of {name} {percent(float(v.probabilities[k]))}"
         return (
-            f"{v.votes[k]} of {v.n_windows} windows were classified as {name} (mean probability"
+            f"{v.votes[k]} of {count(v.n_windows, 'window')}"
+            f" {'was' if v.votes[k] == 1 else 'were'} classified as {name} (mean probability"
             f" {percent(float(v.probabilities[k]))})"
         )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import math
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,8 @@ _N_SHOWN, _N_LISTED, _N_OF_BATCHES, _N_COEFFICIENTS = 6, 10, 3, 8
 _MOST_BATCHES = 15
 # Figures are this wide, so that their text is readable on a phone too.
 _WIDTH_IN, _WIDTH_PX = 4.3, 430
+# Smaller p-values are not told apart.
+_LEAST_P = 0.001
 
 
 class Typical(NamedTuple):
@@ -117,7 +120,7 @@ def _classes(effects: Effects) -> Iterator[Block]:
         yield Text(text="No parameter is known of two devices on both sides: nothing to compare.")
         return
     yield from _summary(effects)
-    shown = effects.ranked()[:_N_SHOWN]
+    shown = distinct(effects.ranked())[:_N_SHOWN]
     yield Columns(blocks=tuple(_parameter_picture(effects, name) for name in shown))
     yield Text(text="A dot is a device, a bar the median of a class.", quiet=True)
     yield _largest_table(effects)
@@ -128,6 +131,14 @@ def _classes(effects: Effects) -> Iterator[Block]:
             *(_table_of(one, effects.confidence) for one in effects.contrasts),
         ),
     )
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """Leave out a parameter that is there already, measured by the other way to find bursts."""
+    kept: dict[str, str] = {}
+    for name in names:
+        kept.setdefault(name.removeprefix("logisi_"), name)
+    return list(kept.values())
 
 
 def _how_compared(effects: Effects) -> str:
@@ -253,15 +264,13 @@ def _cells(effect: Effect) -> tuple[str | Cell, ...]:
     if math.isnan(effect.delta):
         n = f"{effect.n[0]}, {effect.n[1]}"
         return (*map(_number, effect.median), n, "-", "too few devices", "-", "-")
-    adjusted = Cell(
-        text=p_value_text(effect.p_adjusted), tone="strong" if effect.detectable else "plain"
-    )
+    adjusted = Cell(text=_p(effect.p_adjusted), tone="strong" if effect.detectable else "plain")
     return (
         *map(_number, effect.median),
         f"{effect.n[0]}, {effect.n[1]}",
         _signed(effect.delta),
         f"{_signed(effect.low)} to {_signed(effect.high)}",
-        p_value_text(effect.p),
+        _p(effect.p),
         adjusted,
     )
 
@@ -271,7 +280,9 @@ def _largest_table(effects: Effects) -> Table:
     rows = []
     for name in effects.ranked()[:_N_LISTED]:
         contrast, effect = effects.largest(name)
-        rows.append((TITLES.get(name, name), *([contrast.label] * several), *_cells(effect)))
+        cells = _cells(effect)
+        cells = (*cells[: len(cells) - 2], cells[-1])  # p by itself is in the whole tables
+        rows.append((TITLES.get(name, name), *([contrast.label] * several), *cells))
     (first,) = effects.contrasts[:1]
     of = "the class that differs most" if several else first.label
     header = _HEADER if several else _two_classes(first)
@@ -279,9 +290,9 @@ def _largest_table(effects: Effects) -> Table:
     return Table(
         caption=f"The {count(len(rows), 'largest difference')}, each of {of}; detectable ones in"
         " bold",
-        header=("parameter", *(["class"] * several), *header),
+        header=("parameter", *(["class"] * several), *header[:-2], header[-1]),
         rows=tuple(rows),
-        numeric=tuple(range(n_names, n_names + len(_HEADER))),
+        numeric=tuple(range(n_names, n_names + len(header) - 1)),
     )
 
 
@@ -395,7 +406,7 @@ def draw_activity(spikes: SpikeTrains) -> Figure:
     plot.histogram(spikes, lower, bin_s=_EXCERPT_BIN_S, start_s=start_s, stop_s=stop_s)
     lower.set_ylabel(f"spikes/{1000 * _EXCERPT_BIN_S:g} ms")
     for axes in (upper, lower):
-        axes.set_title("")
+        plot.write_title(axes, "")
         axes.spines[["top", "right"]].set_visible(False)
     figure.align_ylabels()
     return figure
@@ -417,7 +428,7 @@ def _activity_picture(one: Typical, spikes: SpikeTrains, told: str) -> Picture:
 def draw_rates(spikes: SpikeTrains, limits_hz: tuple[float, float] | None) -> Figure:
     """Draw the map of firing rates of a recording."""
     figure = _figure(3.4)
-    plot.array(spikes, figure.add_subplot(), limits_hz=limits_hz).set_title("")
+    plot.write_title(plot.array(spikes, figure.add_subplot(), limits_hz=limits_hz), "")
     return figure
 
 
@@ -433,7 +444,7 @@ def _array_picture(
         f" {rates.mean():.2f} spikes/s, {n_active} active",
         caption=f"{told}. Firing rates of the whole recording, mean {rates.mean():.2g} spikes/s;"
         f" {n_active} of {count(len(rates), 'electrode')} above {plot.SILENT_HZ:g} spikes/s, the"
-        f" others white. Electrodes {placed.how}.",
+        f" others white. Positions: {placed.how}.",
         width_px=_WIDTH_PX,
     )
 
@@ -492,13 +503,14 @@ def _coefficient_picture(found: Coefficients, label: str, order: Sequence[str]) 
     mine = found.values[:, found.classes.index(label)]
     largest = np.argsort(-np.abs(mine), kind="stable")[:_N_COEFFICIENTS]
     titles = [TITLES.get(found.parameters[k], found.parameters[k]) for k in largest]
-    figure = _figure(0.7 + 0.3 * len(largest))
+    figure = _figure(0.9 + 0.34 * len(largest))
     axes = figure.add_subplot()
     colour = plot.class_colour(list(order).index(label))
     axes.barh(range(len(largest)), mine[largest], color=colour, height=0.6)
     axes.axvline(0, color=plot.GREY, lw=0.8)
-    axes.set_yticks(range(len(largest)), titles)
-    axes.set(ylim=(len(largest) - 0.4, -0.6), xlabel=f"log-odds of {label} per SD")
+    axes.set_yticks(range(len(largest)), [textwrap.fill(t, 30) for t in titles], fontsize=8.5)
+    reach = 1.05 * float(np.abs(found.values).max(initial=1e-9))
+    axes.set(ylim=(len(largest) - 0.4, -0.6), xlim=(-reach, reach), xlabel="log-odds per SD")
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
     listed = "; ".join(
@@ -532,7 +544,7 @@ def _together_section(values: ParameterValues, column: str) -> Section | None:
     effects = effect_sizes(of)
     if not effects.n_tests:
         return None
-    shown = effects.ranked()[:_N_OF_BATCHES]
+    shown = distinct(effects.ranked())[:_N_OF_BATCHES]
     return Section(
         title=f"What differs between values of {column}",
         blocks=(
@@ -577,8 +589,7 @@ def _div_section(values: ParameterValues, effects: Effects) -> Section | None:
     days = plot.numbers(values.columns[name])
     if len(np.unique(days[~np.isnan(days)])) < 2:
         return None
-    shown = [p for p in effects.ranked() if np.isfinite(values.column(p)).any()][:_N_SHOWN]
-    shown = shown or [NAMES[0]]
+    shown = distinct(effects.ranked())[:_N_SHOWN] or [NAMES[0]]
     pictures = tuple(_course_picture(values, parameter, name) for parameter in shown)
     return Section(
         title="Course over the days in vitro",
@@ -612,7 +623,11 @@ def _course_picture(values: ParameterValues, parameter: str, column: str) -> Pic
 
 def p_words(p: float) -> str:
     """Write a p-value with its letter: ``p = 0.034``, ``p < 0.001``."""
-    return "p < 0.001" if p < 0.001 else f"p = {p_value_text(p)}"
+    return f"p\u00a0{_p(p)}" if p < _LEAST_P else f"p\u00a0=\u00a0{_p(p)}"
+
+
+def _p(p: float) -> str:
+    return f"<\u00a0{_LEAST_P:g}" if p < _LEAST_P else p_value_text(p)
 
 
 def _signed(value: float) -> str:

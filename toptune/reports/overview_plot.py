@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune import plot
+from toptune.machine.display import named_electrodes
 from toptune.machine.drawing import Axes, Figure
 from toptune.recordings.trains import SpikeTrains, spike_times_s
 from toptune.reports.overview import Overview
@@ -135,16 +136,21 @@ def _draw_busiest(axes: Axes, trains: SpikeTrains) -> None:
 
 def _write_facts(axes: Axes, summary: dict[str, Any]) -> None:
     """Write the header's fields and the conspicuous electrodes."""
-    names = ("kind", "array", "program", "date", "stream", "reference", "dead", "over_noisy")
     lines = [
         f"mean rate  {summary['mean_rate_hz']:.2f} spikes/s per electrode",
         f"active  {summary['active_channels']} of {summary['n_channels']} electrodes",
     ]
+    names = ("kind", "array", "program", "date", "stream", "reference")
     for name in names:
         value = summary.get(name)
-        if name in summary and value not in (None, ""):
-            shown = (", ".join(map(str, value)) or "none") if isinstance(value, list) else value
-            lines.append(f"{name.replace('_', '-')}  {shown}")
+        if value not in (None, "", []):
+            shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+            lines.append(f"{name}  {shown}")
+    for key in ("dead", "over_noisy"):
+        if key in summary:
+            word = key.replace("_", "-")
+            found = summary[key]
+            lines.append(named_electrodes(word, found) if found else f"no {word} electrode")
     wrapped = [textwrap.fill(line, 48, subsequent_indent="      ") for line in lines]
     axes.set_axis_off()
     axes.text(0, 1, "\n".join(wrapped), va="top", fontsize=9.5, linespacing=1.6,

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from toptune.errors import InputError
+from toptune.machine.display import count, named_electrodes
 from toptune.pictures.thumbnails import draw_thumbnails
 from toptune.reports.compare import comparison_section
 from toptune.reports.devices import Drawn, devices_section, shown_recordings
@@ -146,8 +147,9 @@ def report_page(
             headline(run),
             *warnings_of(run),
             Text(
-                text=f"Classifier: {run.classifier}. Features: {run.features}. {m['n_windows']}"
-                f" {run.rows_are} of {m['n_devices']} devices. Each {run.params['group_by']} was"
+                text=f"Classifier: {run.classifier}. Features: {run.features}."
+                f" {count(m['n_windows'], run.rows_are[:-1])} of {count(m['n_devices'], 'device')}."
+                f" Each {run.params['group_by']} was"
                 " left out of training once, and all scores were computed on what was left out.",
                 quiet=True,
             ),
@@ -219,8 +221,8 @@ def _remark(store: FeatureStore, name: str) -> str:
     """List electrodes that were excluded from detection or are doubtful."""
     info = store.spikes_info(name) or {}
     said = [
-        f"{word} electrodes: {', '.join(info[key])}."
-        for word, key in (("Dead", "dead_channels"), ("Over-noisy", "over_noisy_channels"))
+        f"{named_electrodes(word, info[key])}."
+        for word, key in (("dead", "dead_channels"), ("over-noisy", "over_noisy_channels"))
         if info.get(key)
     ]
     return " ".join(said)

@@ -5,12 +5,14 @@ The picture of the matrices in a run's folder, confusion.png, is drawn by `toptu
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 
 from toptune.evaluation.scores import Reliability
+from toptune.machine.display import count
 from toptune.machine.drawing import Figure
 from toptune.reports.page import (
     BLUE,
@@ -26,6 +28,7 @@ from toptune.reports.page import (
     Shade,
     Table,
     Text,
+    Tone,
     interval,
     p_value_text,
     percent,
@@ -33,31 +36,88 @@ from toptune.reports.page import (
 )
 from toptune.runs.reading import ReadRun
 
+_SIGNIFICANT_P = 0.05
 # Mean probability and accuracy that differ by no more than this are called equal.
 _WELL_CALIBRATED = 0.05
 
 
 def verdict_sentence(run: ReadRun) -> str:
-    """Say in a sentence how good a run is, and whether that can be told from chance."""
+    """Say how good a run is, and how much speaks against chance."""
     m, counts = run.metrics, run.counts
-    low, high = m["device_accuracy_ci95"]
     if counts.in_pairs:
         judged = f"{counts.right} are correct, by models trained without these devices"
     else:
-        judged = f"{counts.right} devices were classified correctly by models trained without them"
+        were = "was" if counts.n_verdicts == 1 else "were"
+        judged = (
+            f"{counts.n_right} of {count(counts.n_verdicts, 'device')} {were} classified correctly"
+            " by models trained without them"
+        )
     correct = f"{judged} ({percent(m['device_accuracy'])}; {_interval_text(run)})."
     chance = f"Always predicting the most common class would be correct for {percent(m['chance'])}"
-    if low > m["chance"]:
-        return f"{correct} {chance}: the accuracy is above chance."
+    return f"{correct} {chance}. {_evidence(run).sentence}"
+
+
+class _Evidence(NamedTuple):
+    """What speaks against chance."""
+
+    sentence: str
+    tone: Tone
+
+
+# Up to which p-value evidence is called what. There is no cliff: 0.04 and 0.06 are neighbours.
+_GRADES = ((0.001, "very strong"), (0.01, "strong"), (0.05, "moderate"), (0.1, "weak"))
+
+
+def _evidence(run: ReadRun) -> _Evidence:
+    """Grade how unlikely so many correct verdicts are where the classes cannot be told apart.
+
+    By the permutation test, which repeats everything; without one by the exact binomial test
+    against the share of the commonest class. Devices with several verdicts are no binomial sample:
+    then only the interval speaks.
+    """
+    m = run.metrics
+    low, high = m["device_accuracy_ci95"]
+    devices = count(m["n_devices"], "device")
     if high < m["chance"]:
-        return (
-            f"{correct} {chance}: the accuracy is BELOW chance, which points to an error in the"
-            " data or in what is left out together."
+        return _Evidence(
+            "The accuracy is BELOW chance, which points to an error in the data or in what is left"
+            " out together.",
+            "bad",
         )
-    return (
-        f"{correct} {chance}, which lies inside the interval: the result cannot be told from chance"
-        f" with these {m['n_devices']} devices."
+    p, test = _p_value(run)
+    if p is None:
+        if low > m["chance"]:
+            return _Evidence("This lies below the interval: the accuracy is above chance.", "good")
+        return _Evidence(
+            "This lies inside the interval: the result cannot be told from chance with these"
+            f" {devices}.",
+            "plain",
+        )
+    tested = f"({test}, p\u00a0=\u00a0{p_value_text(p)}, {devices})"
+    grade = next((word for most, word in _GRADES if p <= most), None)
+    if grade is None:
+        return _Evidence(
+            f"The result cannot be told from chance with these {devices} ({test},"
+            f" p\u00a0=\u00a0{p_value_text(p)}); that does not show that the classes are alike.",
+            "plain",
+        )
+    more = " More devices are needed to know." if grade == "weak" else ""
+    return _Evidence(
+        f"This is {grade} evidence that the classes can be told apart {tested}.{more}",
+        "good" if p <= _SIGNIFICANT_P else "plain",
     )
+
+
+def _p_value(run: ReadRun) -> tuple[float | None, str]:
+    """Give the p-value of the best test there is, and its name."""
+    m, counts = run.metrics, run.counts
+    test = m["permutations"]
+    if test is not None and not test["note"] and m["permutation_p"] is not None:
+        return m["permutation_p"], "permutation test"
+    if counts.in_pairs:
+        return None, ""
+    p = binomtest(counts.n_right, counts.n_verdicts, m["chance"], alternative="greater").pvalue
+    return float(p), "exact binomial test"
 
 
 def _interval_text(run: ReadRun) -> str:
@@ -97,10 +157,11 @@ def warnings_of(run: ReadRun) -> tuple[Note, ...]:
     lost = run.params["features"].get("too_short", [])
     if lost:
         notes.append(f"Recordings shorter than a window were left out: {', '.join(lost)}.")
-    if m["n_windows_without_partner"]:
+    n_lost = m["n_windows_without_partner"]
+    if n_lost:
         notes.append(
-            f"{m['n_windows_without_partner']} windows were left out because the other feature sets"
-            " have no window at the same time."
+            f"{count(n_lost, 'window')} {'was' if n_lost == 1 else 'were'} left out because the"
+            " other feature sets have no window at the same time."
         )
     return tuple(Note(text=text.replace("..", ".")) for text in notes)
 
@@ -108,7 +169,6 @@ def warnings_of(run: ReadRun) -> tuple[Note, ...]:
 def headline(run: ReadRun) -> Facts:
     """Choose the figures that a reader should see first."""
     m, counts = run.metrics, run.counts
-    low = m["device_accuracy_ci95"][0]
     test = m["permutations"]
     p, shuffles = "not run", "no shuffles of the labels were requested"
     if test is not None:
@@ -119,9 +179,9 @@ def headline(run: ReadRun) -> Facts:
         Fact(
             name="Verdicts that are correct" if counts.in_pairs else "Devices classified correctly",
             value=f"{run.n_correct} of {counts.n_verdicts}",
-            detail=(f"on {counts.n_devices} devices; " if counts.in_pairs else "")
+            detail=(f"on {count(counts.n_devices, 'device')}; " if counts.in_pairs else "")
             + f"{percent(m['device_accuracy'])}; {_interval_text(run)}",
-            tone="good" if low > m["chance"] else "bad",
+            tone=_evidence(run).tone,
         ),
         Fact(
             name=f"{run.rows_are.capitalize()} classified correctly",
@@ -311,8 +371,9 @@ def _most_common_error(run: ReadRun) -> tuple[Text, ...]:
     n_class = sum(v.label == run.classes[i] for v in run.verdicts)
     return (
         Text(
-            text=f"The most common error: {wrong[i, j]} of {n_class} {run.classes[i]} devices were"
-            f" classified as {run.classes[j]}."
+            text=f"The most common error: {wrong[i, j]} of"
+            f" {count(n_class, f'{run.classes[i]} device')}"
+            f" {'was' if wrong[i, j] == 1 else 'were'} classified as {run.classes[j]}."
         ),
     )
 

@@ -138,6 +138,7 @@ def _fit_values(run: ReadRun) -> dict[str, Any]:
     return {
         "group_by": params["group_by"],
         "merge": merge,
+        "classes": requested.get("classes"),
         "strata": params.get("strata"),
         "tune": requested.get("tune", len(params["candidates"]) > 1),
         "permutations": requested.get("permutations"),

@@ -2,7 +2,7 @@
 
 folds.csv, windows.csv, devices.csv and confusion.csv hold shares between 0 and 1 and times in
 seconds since the recording's start. parameters.csv holds burst parameters of whole recordings,
-where a classifier is trained on those; further tables are the head's own.
+where they were measured; further tables are the head's own.
 """
 
 from __future__ import annotations
@@ -59,19 +59,23 @@ def write_tables(
     write_csv(folder / "confusion.csv", header, _confusion_rows(scores))
 
 
-def write_model_tables(folder: Path, table: FeatureTable, head: Head, estimator: Any) -> None:
-    """Write what burst parameters were trained on, and what the head tells of the final model.
+def write_model_tables(
+    folder: Path, table: FeatureTable, head: Head, estimator: Any, whole: FeatureTable | None = None
+) -> None:
+    """Write the burst parameters of the recordings, and what the head tells of the final model.
 
     parameters.csv has a row a recording, in the parameters' units, empty where one is not defined;
-    it is there where rows are whole recordings. `estimator` is fitted on the table.
+    it is there where rows are whole recordings, or where `whole` are their parameters. `estimator`
+    is fitted on `table`.
     """
     columns = NAMES if head.uses == "recordings" else ()
-    if columns:
-        values = in_units(table.features)
-        infos = [table.recordings[row] for row in table.recording]
+    whole = table if columns else whole
+    if whole is not None:
+        values = in_units(whole.features)
+        infos = [whole.recordings[row] for row in whole.recording]
         write_csv(
             folder / "parameters.csv",
-            ["recording", "device", "label", *columns],
+            ["recording", "device", "label", *NAMES],
             (
                 [info.name, info.device, info.label, *("" if math.isnan(v) else v for v in row)]
                 for info, row in zip(infos, values.tolist(), strict=True)
@@ -81,12 +85,14 @@ def write_model_tables(folder: Path, table: FeatureTable, head: Head, estimator:
         write_csv(folder / name, header, rows)
 
 
-def write_confusion(folder: Path, scores: Scores) -> None:
-    """Write confusion.png: devices and windows side by side."""
+def write_confusion(folder: Path, scores: Scores, order: Sequence[str] | None = None) -> None:
+    """Write confusion.png: devices and windows side by side, classes in an order of their names."""
+    order = scores.classes if order is None else order
+    at = np.array([scores.classes.index(name) for name in order])
     figure = draw_confusion(
-        scores.device_confusion,
-        scores.window_confusion,
-        scores.classes,
+        scores.device_confusion[np.ix_(at, at)],
+        scores.window_confusion[np.ix_(at, at)],
+        order,
         "Devices" if len(scores.verdicts) == scores.n_devices else "Verdicts",
     )
     figure.savefig(folder / "confusion.png", dpi=150)

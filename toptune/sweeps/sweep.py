@@ -284,6 +284,7 @@ class _Work:
         self.watch = watch
         self.forecast = Forecast()
         # Kept, since the plan and every backbone need them again.
+        self._measured: FeatureTable | None = None
         self.spikes_of = StoredSpikes(self.store, checked.finder, watch.stage, keep=True)
         self.jobs = {view: self._job(view) for view in task.grid.views}
         self.outcomes: list[Outcome] = []
@@ -454,12 +455,16 @@ class _Work:
                 yield row, claim
 
     def _without_pictures(self) -> None:
-        # Measured when first needed, which may be never, and once for all.
-        n_jobs = self.task.compute.n_jobs
-        table = cache(lambda: parameter_table(self.store, BurstFeatureParams(), n_jobs=n_jobs))
         for point in self.task.grid.points:
             if point.view is None:
-                self._end(self._fit(None, point, table), KIND)
+                self._end(self._fit(None, point, self._parameters), KIND)
+
+    def _parameters(self) -> FeatureTable:
+        """Burst parameters of all recordings, measured when first needed and once for all."""
+        if self._measured is None:
+            n_jobs = self.task.compute.n_jobs
+            self._measured = parameter_table(self.store, BurstFeatureParams(), n_jobs=n_jobs)
+        return self._measured
 
     def _fits(self, job: _ViewJob) -> None:
         # Read when first needed, too.
@@ -508,8 +513,17 @@ class _Work:
             device=self.task.head_device(options.head),
             store=self.store,
             compare=False,
+            parameters=self._parameters_or_none(),
             progress=self.watch.stage,
         )
+
+    def _parameters_or_none(self) -> FeatureTable | None:
+        """Measure what reports say of burst parameters, which no run is to fail for."""
+        try:
+            return self._parameters()
+        except ToptuneError as error:
+            _LOG.warning("reports do not say what differs: %s", error)
+            return None
 
     def _finish(self) -> None:
         path = self.task.out / "failures.csv"
