@@ -219,9 +219,10 @@ def array(
     silent = rates <= SILENT_HZ
     low, high = limits_hz or (rates[~silent].min(initial=1.0), rates.max(initial=SILENT_HZ))
     norm = LogNorm(max(low, SILENT_HZ), max(high, 1.01 * max(low, SILENT_HZ)), clip=True)
-    side = max(placed.column.max(initial=0), placed.row.max(initial=0)) + 1
+    width, height = placed.column.max(initial=0) + 1, placed.row.max(initial=0) + 1
+    side = max(width, height)
     at = np.stack([placed.column, placed.row], axis=1)
-    ax.set(xlim=(-0.6, side - 0.4), ylim=(side - 0.4, -0.6), aspect="equal")
+    ax.set(xlim=(-0.6, width - 0.4), ylim=(height - 0.4, -0.6), aspect="equal")
     ax.set_axis_off()
     # In units of the axis, so that they neither overlap nor shrink with the figure.
     colours: tuple[tuple[NDArray[np.bool_], dict[str, Any]], ...] = (

@@ -197,11 +197,11 @@ def _burst_parameters(
     store: FeatureStore | None, table: FeatureTable, progress: Progress | None
 ) -> FeatureTable | None:
     """Measure the whole recordings of a table; None where there are no spikes of them."""
-    if _is_of_recordings(table):
-        return table
     used = {table.recordings[row].name for row in np.unique(table.recording)}
     if store is None or any(store.spikes_info(name) is None for name in used):
         return None
+    if _is_of_recordings(table):
+        return table
     try:
         return parameter_table(store, BurstFeatureParams(), only=used, progress=progress)
     except ToptuneError as error:  # what was trained must not be lost for it
@@ -298,7 +298,7 @@ def _describe(
 def _report(folder: Path, out: Path, store: FeatureStore | None, progress: Progress | None) -> None:
     """Write the report of a run that is about to be published; nothing learnt hangs on it."""
     try:
-        write_report(folder, store=store, going_to=out, progress=progress)
+        write_report(folder, store=store, going_to=out, measure=False, progress=progress)
     except (StorageError, OSError):
         raise  # a full disk: then the rest of the run may not be whole either
     except Exception as error:  # noqa: BLE001  # told; hours of training must not hang on a drawing

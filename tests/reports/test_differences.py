@@ -132,10 +132,11 @@ def test_run_that_was_not_measured_is_measured_for_its_report(
 ) -> None:
     folder = fit_into("falkon", compare=False).path
     assert not (folder / "parameters.csv").exists()
-    assert "What differs" in (folder / "report.html").read_text("utf-8")
+    assert "What differs" not in (folder / "report.html").read_text("utf-8")
     told: list[tuple[str, int, int]] = []
     write_report(folder, store=store, out=tmp_path / "r.html", progress=lambda *n: told.append(n))
     assert ("burst parameters", 7, 7) in told
+    assert "What differs between the classes" in (tmp_path / "r.html").read_text("utf-8")
     bare = write_report(folder, out=tmp_path / "bare.html").read_text("utf-8")
     assert "What differs" not in bare
 

@@ -16,7 +16,7 @@ from scipy.stats import binomtest
 from toptune.cli.printing import run_line, time_left
 from toptune.cli.training import print_swept
 from toptune.params import Backbone, FitOptions, Picture, SpikeSettings, Windows
-from toptune.reports.page import HeatMap, Note, Page, render
+from toptune.reports.page import HeatMap, Note, Page, Text, render
 from toptune.sweeps.grid import Grid, GridPoint, PictureView
 from toptune.sweeps.plan import fit_labels
 from toptune.sweeps.report import repeat_command, sweep_page, write_report
@@ -94,6 +94,48 @@ TABLE_1 = tuple(
 
 def cells(table: ResultTable) -> list[dict[str, str]]:
     return [dict(zip(table.header, row, strict=True)) for row in table.rows]
+
+
+# --- differences between runs
+
+
+def write_verdicts(folder: Path, name: str, right: str) -> None:
+    """Write devices.csv of a run: a letter a device, R where it is right."""
+    lines = [
+        "device,group,label,n_windows,prediction,windows_A,windows_B,probability_A,probability_B"
+    ]
+    for k, letter in enumerate(right):
+        lines.append(f"d{k},d{k},A,1,{'A' if letter == 'R' else 'B'},1,0,0.5,0.5")
+    (folder / "runs" / name).mkdir(parents=True)
+    (folder / "runs" / name / "devices.csv").write_text("\n".join(lines) + "\n")
+
+
+def said_of_runs(folder: Path, *rights: str) -> str:
+    """What the report says of runs with these verdicts."""
+    made = []
+    for k, right in enumerate(rights):
+        one = outcome(view("raster", 10 * (k + 1)), FALKON, right.count("R"))
+        made.append(
+            replace(one, name=f"run{k}", metrics={**(one.metrics or {}), "classes": ["A", "B"]})
+        )
+        write_verdicts(folder, f"run{k}", right)
+    section = next(s for s in sweep_page(swept(folder, *made)).sections if "Accuracies" in s.title)
+    return " ".join(b.text for b in section.blocks if isinstance(b, Text))
+
+
+def test_runs_of_a_sweep_are_compared_with_the_best_device_by_device(tmp_path: Path) -> None:
+    same = said_of_runs(tmp_path / "same", "R" * 12 + "W" * 4, "R" * 11 + "W" * 5)
+    assert (
+        "No detectable difference between the best run and the other run (exact McNemar test,"
+        " p = 1.00)." in same
+    )
+    one = said_of_runs(tmp_path / "one", "R" * 16, "R" * 15 + "W", "W" * 14 + "R" * 2)
+    assert "Of 2 other runs, 1 classified fewer devices correctly than the best one" in one
+    assert "adjusted for 2 comparisons" in one
+    both = said_of_runs(tmp_path / "both", "R" * 16, "W" * 14 + "RR", "W" * 16)
+    assert "Each other run classified fewer devices correctly than the best one" in both
+    for text in (same, one, both):
+        assert "better" not in text
 
 
 # --- tables

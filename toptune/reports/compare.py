@@ -7,12 +7,13 @@ paragraph on whether a difference is detectable on the devices that both classif
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from scipy.stats import binomtest
 
+from toptune.evaluation.scores import Verdict
 from toptune.machine.display import count
 from toptune.machine.drawing import Figure
 from toptune.reports.page import (
@@ -58,9 +59,14 @@ def compare(first: ReadRun, second: ReadRun) -> Paired:
 
     Devices whose labels differ, because classes were merged, are not shared.
     """
+    return compare_verdicts(first.verdicts, second.verdicts)
+
+
+def compare_verdicts(first: Iterable[Verdict], second: Iterable[Verdict]) -> Paired:
+    """Compare two runs by their verdicts; see `compare`."""
     correct = [
-        {(v.device, v.label): v.prediction == v.label for v in run.verdicts}
-        for run in (first, second)
+        {(v.device, v.label): v.prediction == v.label for v in verdicts}
+        for verdicts in (first, second)
     ]
     shared = correct[0].keys() & correct[1].keys()
     more: Counter[str] = Counter()

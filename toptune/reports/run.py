@@ -47,6 +47,7 @@ def write_report(
     beside: Sequence[Path | str] = (),
     out: Path | None = None,
     going_to: Path | None = None,
+    measure: bool = True,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Path:
     """Write a run's report, replacing an earlier one.
@@ -63,6 +64,9 @@ def write_report(
         The file to write; report.html in the run's folder where None.
     going_to
         The run's folder after publication, where it is not published yet.
+    measure
+        Whether to measure the store's recordings, to say what differs, where the run's folder has
+        no burst parameters of them.
     progress
         Called with the stage, the number of recordings drawn and their total.
 
@@ -79,7 +83,7 @@ def write_report(
     run = read_run(folder)
     others = [read_run(other) for other in beside]
     target = run.path / NAME if out is None else out
-    differences = find_differences(run, store, progress)
+    differences = find_differences(run, store, progress, measure=measure)
     if going_to is not None:
         run = replace(run, path=going_to)
     html = render(report_page(run, others, store, progress, differences))
@@ -163,12 +167,15 @@ def find_differences(
     run: ReadRun,
     store: FeatureStore | None = None,
     progress: Callable[[str, int, int], None] | None = None,
+    *,
+    measure: bool = True,
 ) -> Differences | None:
     """Gather what the report says of what differs; None without burst parameters of the run.
 
-    They are read from the run's folder or, where it lacks them, measured from the store's spikes.
+    They are read from the run's folder or, where it lacks them and if `measure`, measured from the
+    store's spikes.
     """
-    if store is None and not (run.path / TABLE).exists():
+    if (store is None or not measure) and not (run.path / TABLE).exists():
         return None
     try:
         values = run_parameters(run, store, progress)

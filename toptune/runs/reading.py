@@ -166,6 +166,20 @@ def _shown_order(classes: list[str], params: dict[str, Any]) -> list[str]:
     return order if isinstance(order, list) and sorted(order) == sorted(classes) else classes
 
 
+def read_verdicts(folder: Path, classes: list[str]) -> tuple[Verdict, ...]:
+    """Read the verdicts of a run alone; `classes` are those of its metrics.json.
+
+    Raises
+    ------
+    InputError
+        They cannot be read.
+    """
+    try:
+        return _verdicts(_csv(folder / "devices.csv"), classes)
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{folder / 'devices.csv'} is damaged: {error}") from None
+
+
 def _counted_apart(verdicts: tuple[Verdict, ...]) -> dict[str, Any]:
     """Count verdicts and devices of a run by an earlier toptune, which took them for the same."""
     devices = [v.device for v in verdicts]

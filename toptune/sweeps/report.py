@@ -13,8 +13,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scipy.stats import false_discovery_control
+
+from toptune.errors import InputError
 from toptune.evaluation.counting import Counts
+from toptune.machine.display import count
 from toptune.params import Compute, command_words, options_of
+from toptune.reports.compare import DETECTABLE_P, compare_verdicts
 from toptune.reports.page import (
     Block,
     Cell,
@@ -31,10 +36,12 @@ from toptune.reports.page import (
     Shade,
     Table,
     Text,
+    p_value_text,
     render,
     svg_uri,
 )
 from toptune.reports.setup import option_words
+from toptune.runs.reading import read_verdicts
 from toptune.sweeps.plan import describe_picture, fit_labels
 from toptune.sweeps.results import (
     Outcome,
@@ -59,7 +66,6 @@ if TYPE_CHECKING:
 
 _BEST = (
     "The accuracy of the best run is too optimistic, because it was selected on the same devices."
-    " Where intervals overlap, it is not shown that one run is better than the other."
 )
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -138,16 +144,16 @@ def _best(swept: SweepResult, task: str, done: Sequence[Outcome]) -> Fact:
 def _task_sections(swept: SweepResult) -> Iterator[Section]:
     done = by_task(swept.done)
     for table in result_tables(swept):
-        for title, blocks in _task_blocks(table, done.get(table.task, [])):
+        for title, blocks in _task_blocks(swept, table, done.get(table.task, [])):
             whole = f"{title}: {table.task}" if table.task else title
             yield Section(title=whole, blocks=tuple(blocks))
 
 
 def _task_blocks(
-    table: ResultTable, mine: Sequence[Outcome]
+    swept: SweepResult, table: ResultTable, mine: Sequence[Outcome]
 ) -> Iterator[tuple[str, Iterable[Block]]]:
     notes = (_quiet(note) for note in table.notes if note != RANDOM_NOTE)
-    yield "Accuracies", (_shown_table(table), *notes)
+    yield "Accuracies", (_shown_table(table), *_beside_best(swept, mine), *notes)
     if not mine:
         return
     maps = tuple(_heat_maps(mine))
@@ -159,6 +165,38 @@ def _task_blocks(
         yield "Pictures and windows", (_quiet(explained), Columns(blocks=maps))
     yield "Comparison of classifiers", (_classifiers(mine),)
     yield "Accuracy against throughput", _throughput(mine)
+
+
+def _beside_best(swept: SweepResult, mine: Sequence[Outcome]) -> tuple[Text, ...]:
+    """Say which runs of a task differ detectably from the best one, device by device."""
+    if len(mine) < 2:
+        return ()
+    try:
+        verdicts = [
+            read_verdicts(swept.path / "runs" / o.name, (o.metrics or {})["classes"]) for o in mine
+        ]
+    except InputError:  # a run was removed meanwhile
+        return ()
+    best = max(range(len(mine)), key=lambda k: _accuracy(mine[k])[0])
+    pairs = [compare_verdicts(verdicts[best], v) for k, v in enumerate(verdicts) if k != best]
+    adjusted = false_discovery_control([pair.p for pair in pairs])
+    n_apart, n = int((adjusted <= DETECTABLE_P).sum()), len(pairs)
+    test = "sign test over devices" if pairs[0].in_pairs else "exact McNemar test"
+    tested = f"{test}{f', adjusted for {n} comparisons' if n > 1 else ''}"
+    if not n_apart:
+        smallest = f"{'smallest ' if n > 1 else ''}p = {p_value_text(float(adjusted.min()))}"
+        other = "the other run" if n == 1 else f"any of the {n} other runs"
+        text = f"No detectable difference between the best run and {other} ({tested}, {smallest})."
+    else:
+        text = (
+            f"Of {count(n, 'other run')}, {n_apart} classified fewer devices correctly than the"
+            f" best one ({tested}, p up to {DETECTABLE_P:g}); no detectable difference between the"
+            f" best one and the {n - n_apart} others."
+            if n_apart < n
+            else f"Each other run classified fewer devices correctly than the best one ({tested},"
+            f" p up to {DETECTABLE_P:g})."
+        )
+    return (Text(text=text),)
 
 
 def _quiet(text: str) -> Text:

@@ -513,17 +513,9 @@ class _Work:
             device=self.task.head_device(options.head),
             store=self.store,
             compare=False,
-            parameters=self._parameters_or_none(),
+            parameters=self._measured,
             progress=self.watch.stage,
         )
-
-    def _parameters_or_none(self) -> FeatureTable | None:
-        """Measure what reports say of burst parameters, which no run is to fail for."""
-        try:
-            return self._parameters()
-        except ToptuneError as error:
-            _LOG.warning("reports do not say what differs: %s", error)
-            return None
 
     def _finish(self) -> None:
         path = self.task.out / "failures.csv"
