@@ -98,8 +98,9 @@ def test_options_of_the_classifier_are_fixed_or_chosen_from(study: Path, tmp_pat
     several = params("several", parameters={"penalty": (1e-4, 1e-5)})["requested"]
     assert isinstance(several, dict)
     assert several["tried"] == {"penalty": [1e-4, 1e-5]}
-    merged = params("merged", merge={"A or B": ["A", "B"]})
-    assert merged["merge"] == {"A or B": ["A", "B"]}
+    merged = params("merged", merge={"A, B": ["A", "B"]}, classes=["C", "A, B"])
+    assert merged["merge"] == {"A, B": ["A", "B"]}
+    assert merged["class_order"] == ["C", "A, B"]
 
 
 @pytest.mark.parametrize(

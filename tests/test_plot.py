@@ -218,12 +218,52 @@ def test_dots_of_one_parameter_are_its_values() -> None:
         plot.parameter(make_effects(), "nothing", new_axes())
 
 
+def test_lines_join_the_values_of_a_device_that_has_several_labels() -> None:
+    rows = ParameterValues(
+        names=("firing_rate_hz",),
+        values=np.array([[1.0], [3.0], [2.0], [5.0], [7.0]]),
+        device=np.array(["d0", "d0", "d1", "d1", "d2"]),
+        label=np.array(["drug", "basal", "basal", "drug", "basal"]),
+        classes=("basal", "drug"),
+        columns={},
+    )
+    ax = plot.parameter(effect_sizes(rows), "firing_rate_hz", new_axes())
+    lines = [line for line in ax.get_lines() if line.get_color() == plot.GREY]
+    assert [np.asarray(line.get_ydata()).tolist() for line in lines] == [[3, 1], [2, 5]]
+    for line in lines:
+        x = np.asarray(line.get_xdata())
+        assert x[1] - x[0] == pytest.approx(1)  # straight above its other value
+    alone = plot.parameter(make_effects(), "firing_rate_hz", new_axes())
+    assert not [line for line in alone.get_lines() if line.get_color() == plot.GREY]
+
+
+def test_course_has_a_line_for_each_device_and_class() -> None:
+    rows = ParameterValues(
+        names=("firing_rate_hz",),
+        values=np.array([[3.0], [1.0], [2.0], [9.0], [4.0]]),
+        device=np.array(["d0", "d0", "d0", "d1", "d2"]),
+        label=np.array(["a", "a", "a", "b", "b"]),
+        classes=("a", "b"),
+        columns={"DIV": np.array(["21", "7", "DIV 14", "14 d", ""])},
+    )
+    ax = plot.course(rows, "firing_rate_hz", new_axes(), column="DIV")
+    lines = [line for line in ax.get_lines() if line.get_linestyle() == "-"]
+    assert [np.asarray(line.get_xydata()).tolist() for line in lines] == [
+        [[7, 1], [14, 2], [21, 3]],
+        [[14, 9]],
+    ]
+    assert [line.get_color() for line in lines] == list(plot.CLASS_COLOURS[:2])
+    assert ax.get_xlabel() == "days in vitro"
+    with pytest.raises(InputError, match="no column 'age'"):
+        plot.course(rows, "firing_rate_hz", new_axes(), column="age")
+
+
 def test_effect_stands_beside_the_parameters_name() -> None:
     assert len(plot.parameters(make_effects(), new_axes()).get_yticks()) == 1
     ax = plot.parameters(make_effects(), new_axes(), names=["firing_rate_hz", "burst_duration_s"])
     first, second = (tick.get_text() for tick in ax.get_yticklabels())
     assert "firing rate" in first
-    assert "\u03b4 \u22121.00 (" in first
+    assert "\u03b4 1.00 (" in first
     assert "burst duration" in second
     assert "\u03b4" not in second
 

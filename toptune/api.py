@@ -14,7 +14,7 @@ from toptune.errors import InputError
 from toptune.heads.base import Head, Progress
 from toptune.heads.catalogue import head_of
 from toptune.machine.durable import writing
-from toptune.params import Compute, Device, FitOptions, Option, write_merge
+from toptune.params import Compute, Device, FitOptions, Option, write_merge, write_names
 from toptune.reports.run import find_store, write_report
 from toptune.runs.folder import require_target
 from toptune.store.feature_store import FeatureStore
@@ -37,6 +37,7 @@ def fit(
     parameters: Mapping[str, Any] | None = None,
     group_by: str = "device",
     merge: Mapping[str, Sequence[str]] | None = None,
+    classes: Sequence[str] | None = None,
     strata: str | None = None,
     windows_per_recording: int | None = None,
     tune: bool = True,
@@ -71,6 +72,8 @@ def fit(
         Column of devices.csv whose values are left out together.
     merge
         Classes to be merged, by the name of what they become: ``{"drug": ["low", "high"]}``.
+    classes
+        In which order reports and diagrams show the classes; None: as devices.csv names them first.
     strata
         Column of devices.csv; labels are shuffled only within its values.
     windows_per_recording
@@ -112,6 +115,7 @@ def fit(
         tried=tried,
         group_by=group_by,
         merge=tuple(write_merge(name, tuple(those)) for name, those in (merge or {}).items()),
+        classes=None if classes is None else write_names(classes),
         strata=strata,
         windows_per_recording=windows_per_recording,
         tune=tune,

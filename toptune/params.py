@@ -172,8 +172,12 @@ def parse_names(text: str) -> tuple[str, ...]:
 
 def write_merge(name: str, members: Iterable[str]) -> str:
     """Write a merge of classes as `parse_merges` reads it."""
-    quoted = [f'"{one}"' if re.search('[,="]', one) else one for one in (name, *members)]
-    return f"{quoted[0]}={','.join(quoted[1:])}"
+    return f"{write_names([name])}={write_names(members)}"
+
+
+def write_names(names: Iterable[str]) -> str:
+    """Write names between commas as `parse_names` reads them."""
+    return ",".join(f'"{one}"' if re.search('[,="]', one) else one for one in names)
 
 
 def command_words(options: Iterable[Option], values: Mapping[str, Any]) -> list[str]:

@@ -391,7 +391,8 @@ def parameters(
 def parameter(run: Run | Effects, name: str, ax: Axes | None = None) -> Axes:
     """Draw one burst parameter in its unit: a dot for each device, a column for each class.
 
-    Bars are medians. Parameters that span decades have a logarithmic axis.
+    Bars are medians. Parameters that span decades have a logarithmic axis. Where devices have
+    several labels, lines join their values.
 
     Parameters
     ----------
@@ -417,12 +418,16 @@ def parameter(run: Run | Effects, name: str, ax: Axes | None = None) -> Axes:
     ax = new_axes(1.2 + 0.7 * len(devices.classes), 2.6) if ax is None else ax
     values = devices.column(name)
     known = ~np.isnan(values)
+    own = _own_offsets(devices)
     for k, label in enumerate(devices.classes):
-        mine = values[(devices.label == label) & known]
-        _dots(ax, k + _spread(len(mine), 0.5), mine, k, label)
+        rows = np.flatnonzero((devices.label == label) & known)
+        mine = values[rows]
+        _dots(ax, k + (_spread(len(mine), 0.5) if own is None else own[rows]), mine, k, label)
         if len(mine):
             ax.plot([k - 0.34, k + 0.34], [np.median(mine)] * 2, color=class_colour(k), lw=2.2,
                     solid_capstyle="butt")  # fmt: skip
+    if own is not None:
+        _join_devices(ax, devices, values, own)
     scale = SCALES.get(name)
     if scale is not None and scale.kind == "log" and known.any() and values[known].min() > 0:
         wide = values[known].max() > 20 * values[known].min()
@@ -432,6 +437,27 @@ def parameter(run: Run | Effects, name: str, ax: Axes | None = None) -> Axes:
     ax.tick_params(axis="x", length=0)
     ax.spines[["top", "right"]].set_visible(False)
     return ax
+
+
+def _own_offsets(devices: ParameterValues) -> NDArray[np.float64] | None:
+    """Give each row the offset of its device; None where every device has one row."""
+    names = dict.fromkeys(devices.device.tolist())
+    if len(names) == len(devices.device):
+        return None
+    offset = dict(zip(names, _spread(len(names), 0.5).tolist(), strict=True))
+    return np.array([offset[name] for name in devices.device.tolist()])
+
+
+def _join_devices(
+    ax: Axes, devices: ParameterValues, values: NDArray[np.float64], own: NDArray[np.float64]
+) -> None:
+    """Join the values of each device in the order of the classes."""
+    column = np.array([devices.classes.index(label) for label in devices.label.tolist()])
+    for device in dict.fromkeys(devices.device.tolist()):
+        rows = np.flatnonzero((devices.device == device) & ~np.isnan(values))
+        rows = rows[np.argsort(column[rows], kind="stable")]
+        if len(rows) > 1:
+            ax.plot(column[rows] + own[rows], values[rows], "-", color=GREY, lw=0.7, zorder=0.5)
 
 
 def course(

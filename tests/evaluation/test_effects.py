@@ -138,10 +138,10 @@ def test_each_device_counts_once_with_the_mean_of_its_recordings() -> None:
     assert devices.values[:, 0].tolist() == [3.75, 4, 5, 6]
     assert devices.columns["batch"].tolist() == ["", "y", "x", "x"]
     (contrast,) = effect_sizes(rows).contrasts
-    assert (contrast.label, contrast.against, contrast.paired) == ("A", "B", False)
+    assert (contrast.label, contrast.against, contrast.paired) == ("B", "A", False)
     assert contrast.effects[0].n == (2, 2)
-    assert contrast.effects[0].delta == -1
-    assert contrast.effects[0].median == (3.875, 5.5)
+    assert contrast.effects[0].delta == 1
+    assert contrast.effects[0].median == (5.5, 3.875)
 
 
 def test_more_than_two_classes_are_each_compared_with_the_others() -> None:
@@ -158,9 +158,9 @@ def test_undefined_parameters_are_left_out_and_counted() -> None:
     rows = made([[1, nan], [2, nan], [nan, nan], [3, 7], [4, 8], [5, 9]], "AAABBB")
     found = effect_sizes(rows)
     defined, undefined = found.contrasts[0].effects
-    assert defined.n == (2, 3)
-    assert defined.delta == -1
-    assert undefined.n == (0, 3)
+    assert defined.n == (3, 2)
+    assert defined.delta == 1
+    assert undefined.n == (3, 0)
     assert math.isnan(undefined.delta)
     assert math.isnan(undefined.p_adjusted)
     assert not undefined.detectable
@@ -178,11 +178,11 @@ def test_devices_with_both_labels_are_compared_with_themselves() -> None:
     (contrast,) = found.contrasts
     assert contrast.paired
     rising, constant = contrast.effects
-    assert rising.delta == -1
+    assert rising.delta == 1
     assert rising.p == pytest.approx(2 / 2**8)
     assert rising.detectable
-    assert rising.low == -1
-    assert -1 < rising.high < -0.2
+    assert rising.high == pytest.approx(1)
+    assert 0.2 < rising.low < 1
     assert (constant.delta, constant.p) == (0, 1)
 
 
@@ -211,7 +211,8 @@ def test_p_values_and_intervals_allow_for_the_number_of_parameters() -> None:
     assert found.n_tests == 20
     assert found.confidence == pytest.approx(1 - 0.05 / 20)
     alone = delta_interval(effects[3].delta, (8, 8), 0.95)
-    assert effects[3].low < alone[0]
+    assert effects[3].delta == -1
+    assert effects[3].high > alone[1]
 
 
 def test_false_discoveries_are_as_rare_as_is_said() -> None:
@@ -228,9 +229,9 @@ def test_a_column_can_stand_for_the_classes() -> None:
     batch = ["x", "y", "", "x", "y"]
     rows = made([[1.0], [4.0], [9.0], [2.0], [5.0]], "AABBB", batch=batch)
     found = effect_sizes(rows.by("batch"))
-    assert [c.label for c in found.contrasts] == ["x"]
-    assert found.contrasts[0].against == "y"
-    assert found.contrasts[0].effects[0].delta == -1
+    assert [c.label for c in found.contrasts] == ["y"]
+    assert found.contrasts[0].against == "x"
+    assert found.contrasts[0].effects[0].delta == 1
 
 
 @pytest.mark.parametrize("label", ["AAA", "AB"])
@@ -245,5 +246,5 @@ def test_effects_are_ranked_by_size_whatever_their_sign() -> None:
     rows: Any = [[0, 5, 1], [1, 4, 3], [2, 1, 2], [3, 0, 4]]
     found = effect_sizes(made(rows, "AABB"))
     assert [(e.parameter, e.delta) for e in found.contrasts[0].ranked()] == [
-        ("p0", -1.0), ("p1", 1.0), ("p2", -0.5),
+        ("p0", 1.0), ("p1", -1.0), ("p2", 0.5),
     ]  # fmt: skip

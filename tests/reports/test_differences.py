@@ -106,7 +106,7 @@ def test_every_run_with_spikes_says_what_differs(
         "What differs between the classes",
         "A typical recording of each class",
         "Course over the days in vitro",
-        "What differs between values of batch",
+        "What differs by batch",
     ]
     for folder, more in ((of_windows, []), (of_bursts, ["What the classifier weighs"])):
         assert sorted(sections_of(folder, store)) == sorted(common + more)
@@ -149,7 +149,7 @@ def test_every_class_has_its_typical_raster_histogram_and_map(
     )
     assert len(pictures) == 6
     for label in "ABC":
-        mine = [p for p in pictures if p.caption.startswith(f"{label}: dev")]
+        mine = [p for p in pictures if p.caption.startswith(f"{label}: device dev")]
         assert ["Raster" in p.caption for p in mine] == [True, False]
         assert "Firing rates" in mine[1].caption
     assert "4 of 4 electrodes" in pictures[-1].caption
@@ -208,7 +208,7 @@ def test_only_a_linear_classifier_has_coefficients(
 
 
 def test_devices_of_each_class_and_batch_are_counted(of_bursts: Path, store: FeatureStore) -> None:
-    section = sections_of(of_bursts, store)["What differs between values of batch"]
+    section = sections_of(of_bursts, store)["What differs by batch"]
     counts = next(b for b in section.blocks if isinstance(b, Table) and "Devices" in b.caption)
     assert counts.header == ("class", "b0", "b1")
     assert counts.rows == (("C", "1", "1"), ("A", "1", "1"), ("B", "2", "1"))
@@ -253,8 +253,8 @@ def test_without_a_detectable_difference_nothing_is_called_higher_or_lower(
 def test_detectable_differences_are_named_with_their_direction(of_bursts: Path) -> None:
     values = [[float(k), 0.5] for k in range(8)] + [[100.0 + k, 0.5] for k in range(8)]
     said = words(read_run(of_bursts), made_differences(values, "A" * 8 + "B" * 8))
-    assert "A (8 devices) differs detectably from B (8 devices) in 1 of 2 parameters" in said
-    assert "firing rate (spikes/s per electrode) lower (\u03b4 \u22121.00)" in said
+    assert "B (8 devices) differs detectably from A (8 devices) in 1 of 2 parameters" in said
+    assert "firing rate (spikes/s per electrode) higher (\u03b4 1.00)" in said
 
 
 def test_three_classes_are_told_one_by_one(of_bursts: Path) -> None:
@@ -269,7 +269,8 @@ def test_devices_with_both_labels_are_said_to_be_compared_with_themselves(of_bur
     device = [f"d{k}" for k in range(8) for _ in range(2)]
     said = words(read_run(of_bursts), made_differences(values, "AB" * 8, device=device))
     assert "each device with itself" in said
-    assert "A (8 devices) differs detectably from B" in said
+    assert "B (8 devices) differs detectably from A" in said
+    assert "lines join the values of a device" in said
 
 
 def test_parameters_by_both_ways_to_find_bursts_are_shown_once() -> None:

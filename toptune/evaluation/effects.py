@@ -110,7 +110,7 @@ class Contrast(NamedTuple):
     """A class beside the others."""
 
     label: str
-    against: str  # the other class where there are two; otherwise "the others"
+    against: str  # the first class where there are two; otherwise "the others"
     paired: bool  # every device has both labels, and is compared with itself
     effects: tuple[Effect, ...]  # one a parameter, in the order of the parameters
 
@@ -156,7 +156,7 @@ class Effects:
 
 
 def effect_sizes(values: ParameterValues) -> Effects:
-    """Compare each class with all others, parameter by parameter.
+    """Compare each class with all others, or the second of two with the first, in each parameter.
 
     - Effect: Cliff's delta (Cliff 1993, Psychol. Bull. 114:494-509), the share of pairs of a
       device of the class and another one in which the first has the larger value, minus the share
@@ -191,8 +191,9 @@ def effect_sizes(values: ParameterValues) -> Effects:
     """
     devices = values.per_device()
     classes = [name for name in devices.classes if np.any(devices.label == name)]
-    compared = classes if len(classes) > 2 else classes[:-1]
-    against = classes[1] if len(classes) == 2 else "the others"
+    # The first of two is as a rule what the second is to be compared with, such as a control.
+    compared = classes if len(classes) > 2 else classes[1:]
+    against = classes[0] if len(classes) == 2 else "the others"
     sides = [_sides(devices, name) for name in compared]
     tests = [_tests(side) for side in sides]
     p = np.array([[one.p for one in mine] for mine in tests], dtype=np.float64)

@@ -122,7 +122,8 @@ def _classes(effects: Effects) -> Iterator[Block]:
     yield from _summary(effects)
     shown = distinct(effects.ranked())[:_N_SHOWN]
     yield Columns(blocks=tuple(_parameter_picture(effects, name) for name in shown))
-    yield Text(text="A dot is a device, a bar the median of a class.", quiet=True)
+    joined = "; lines join the values of a device" if _any_paired(effects) else ""
+    yield Text(text=f"A dot is a device, a bar the median of a class{joined}.", quiet=True)
     yield _largest_table(effects)
     yield Details(
         summary=f"All {len(effects.devices.names)} parameters",
@@ -143,8 +144,11 @@ def distinct(names: Sequence[str]) -> list[str]:
 
 def _how_compared(effects: Effects) -> str:
     paired = [one.paired for one in effects.contrasts]
-    which = "The two classes are compared" if len(paired) == 1 else "Each class is compared with"
-    which += "" if len(paired) == 1 else " all others together"
+    if len(paired) == 1:
+        (only,) = effects.contrasts
+        which = f"{only.label} is compared with {only.against}"
+    else:
+        which = "Each class is compared with all others together"
     itself = ", each device with itself," if paired and all(paired) else ""
     return (
         f"{which}{itself} in {len(effects.devices.names)} parameters of spikes and bursts. Each"
@@ -152,6 +156,10 @@ def _how_compared(effects: Effects) -> str:
         " 1 where every device of a class lies above the others, \u22121 where every one lies"
         " below, and 0 where they lie alike."
     )
+
+
+def _any_paired(effects: Effects) -> bool:
+    return len(set(effects.devices.device.tolist())) < len(effects.devices.device)
 
 
 def _formulas(effects: Effects) -> str:
@@ -201,8 +209,8 @@ def _nothing(effects: Effects) -> str:
     smallest = min(e.p_adjusted for one in effects.contrasts for e in one.ranked())
     return (
         f"No detectable difference in any of {effects.n_tests} comparisons (smallest adjusted"
-        f" {p_words(smallest)}). That does not show that the classes are alike: a difference may be"
-        " too small for so few devices."
+        f" {p_words(smallest)}). That does not show that there is none: it may be too small for so"
+        " few devices."
     )
 
 
@@ -211,7 +219,9 @@ def _sentence(contrast: Contrast, effects: Effects) -> str:
     shown = [e for e in contrast.ranked() if e.detectable]
     n = _n_devices(contrast)
     if not shown:
-        return f"{contrast.label} ({n[0]}) against {contrast.against} ({n[1]}): {_nothing(effects)}"
+        return f"{contrast.label} ({n[0]}) against {contrast.against} ({n[1]}): " + _nothing(
+            effects
+        )
     largest = "; ".join(_brief(e) for e in shown[:4])
     more = f"; and {len(shown) - 4} more" if len(shown) > 4 else ""
     n_tested = sum(not math.isnan(e.p) for e in contrast.effects)
@@ -387,7 +397,7 @@ def _typical_section(run: ReadRun, found: Differences) -> Section | None:
 
 def _who(found: Differences, one: Typical) -> str:
     wrong = "" if one.is_correct else " (no device of this class was classified correctly)"
-    return f"{one.label}: {found.values.device[one.row]}{wrong}"
+    return f"{one.label}: device {found.values.device[one.row]}{wrong}"
 
 
 def excerpt_s(spikes: SpikeTrains) -> tuple[float, float]:
@@ -463,9 +473,9 @@ def _rate_limits(trains: Sequence[SpikeTrains]) -> tuple[float, float]:
 def _coefficients_section(run: ReadRun, found: Coefficients | None) -> Section | None:
     if found is None:
         return None
-    # Of two classes the coefficients are each other's negatives: one says it all.
     order = [name for name in run.classes if name in found.classes]
-    shown = order[:1] if len(order) == 2 else order
+    # Of two classes the coefficients are each other's negatives: those of the second say it all.
+    shown = order[1:] if len(order) == 2 else order
     pictures = tuple(_coefficient_picture(found, name, order) for name in shown)
     rows = tuple(
         (
@@ -546,7 +556,7 @@ def _together_section(values: ParameterValues, column: str) -> Section | None:
         return None
     shown = distinct(effects.ranked())[:_N_OF_BATCHES]
     return Section(
-        title=f"What differs between values of {column}",
+        title=f"What differs by {column}",
         blocks=(
             Text(
                 text=f"The same comparison by the column {column} instead of the class. Where its"
