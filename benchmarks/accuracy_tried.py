@@ -56,13 +56,14 @@ from toptune.heads.rows import (
     l2_normalise_views,
     view_columns,
 )
-from toptune.params import Backbone, Picture, Windows, content_key
+from toptune.params import RECOMMENDED_PICTURES, Backbone, Picture, Windows, content_key
 from toptune.pictures.drawer import Drawer
 
 Views = tuple[View | str, ...]
 
 PICTURES = tuple(view for view in EVERY if isinstance(view, View))
 SORTED_RASTER = View(Picture(kind="sorted_raster"))
+RECOMMENDED = tuple(map(View, RECOMMENDED_PICTURES))
 OTHER_WINDOWS = tuple(
     replace(HISTOGRAM, windows=Windows(width_s=width_s, stride_s=20)) for width_s in (30, 300)
 )
@@ -384,6 +385,7 @@ def _of_layers() -> list[Method]:
         ("histogram", "Falkon on histogram alone", (HISTOGRAM,), (HISTOGRAM,)),
         ("raster", "Falkon on raster alone", (RASTER,), (RASTER,)),
         ("default", "all six views, histogram and raster", EVERY, both),
+        ("recommended", "recommended views", (*RECOMMENDED, PARAMETERS), RECOMMENDED),
     )
     return [
         Method(
