@@ -141,6 +141,22 @@ def test_run_that_was_not_measured_is_measured_for_its_report(
     assert "What differs" not in bare
 
 
+@pytest.mark.parametrize("damage", ["recording,firing_rate_hz\nr,x\n", "not a table", ""])
+def test_damaged_table_costs_the_section_and_not_the_report(
+    of_windows: Path, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Path(shutil.copytree(of_windows, tmp_path / "run"))
+    text = (folder / "parameters.csv").read_text() if not damage else ""
+    (folder / "parameters.csv").write_text(damage or text.replace("0.", "x.", 1))
+    (folder / "params.json").write_text(
+        json.dumps({**json.loads((folder / "params.json").read_text()), "store": None})
+    )
+    content = write_report(folder).read_text("utf-8")
+    assert "Confusion matrices" in content
+    assert "What differs" not in content
+    assert "does not say what differs" in caplog.text
+
+
 def test_every_class_has_its_typical_raster_histogram_and_map(
     of_bursts: Path, store: FeatureStore
 ) -> None:
@@ -269,6 +285,7 @@ def test_devices_with_both_labels_are_said_to_be_compared_with_themselves(of_bur
     device = [f"d{k}" for k in range(8) for _ in range(2)]
     said = words(read_run(of_bursts), made_differences(values, "AB" * 8, device=device))
     assert "each device with itself" in said
+    assert "every device has the larger value in that class" in said
     assert "B (8 devices) differs detectably from A" in said
     assert "lines join the values of a device" in said
 

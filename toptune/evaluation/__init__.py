@@ -6,7 +6,8 @@ permutation test, and the scores that a run publishes.
 
 `task` says who each row belongs to, `folds` leaves one group out, `evaluate` adds tuning,
 calibration and permutations inside the folds and puts metrics.json together, `scores` judges
-predictions, and `counting` says how many verdicts and devices were scored.
+predictions, and `counting` says how many verdicts and devices were scored. Beside that, `effects`
+says by which parameters classes differ, whatever a classifier makes of them.
 """
 
 from __future__ import annotations

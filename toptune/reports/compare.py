@@ -14,7 +14,7 @@ from typing import NamedTuple
 from scipy.stats import binomtest
 
 from toptune.evaluation.scores import Verdict
-from toptune.machine.display import count
+from toptune.machine.display import count, one_or
 from toptune.machine.drawing import Figure
 from toptune.reports.page import (
     BLUE,
@@ -165,7 +165,7 @@ def _verdict(first: ReadRun, second: ReadRun, name: str, other: str) -> Iterator
     whole = len(first.verdicts) == len(second.verdicts) == pair.n_shared
     if not whole:
         shared = count(pair.n_shared, "verdict" if pair.in_pairs else "device")
-        shared += " is" if pair.n_shared == 1 else " are"
+        shared += one_or(pair.n_shared, " is", " are")
         yield Note(
             text=f"{name} and {other} were not scored on the same devices and classes: {shared} in"
             f" both runs, of {len(first.verdicts)} and {len(second.verdicts)}. Their scores cannot"

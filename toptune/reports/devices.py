@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.evaluation.scores import Verdict
-from toptune.machine.display import count
+from toptune.machine.display import count, one_or
 from toptune.pictures.thumbnails import Thumbnails
 from toptune.reports.page import (
     Block,
@@ -66,8 +66,8 @@ def devices_section(run: ReadRun, drawn: Mapping[str, Drawn]) -> Section:
     """Show every device, the misclassified ones first; without a store `drawn` is empty."""
     rows = _rows(run)
     wrong = run.counts.n_verdicts - run.n_correct
-    past = "was misclassified" if wrong == 1 else "were misclassified"
-    what = ("is wrong" if wrong == 1 else "are wrong") if run.counts.in_pairs else past
+    was, is_ = one_or(wrong, "was", "were"), one_or(wrong, "is", "are")
+    what = f"{is_} wrong" if run.counts.in_pairs else f"{was} misclassified"
     listed = {0: "", 1: "; it is listed first"}.get(
         wrong, "; they are listed first, most confident errors first"
     )
@@ -96,8 +96,8 @@ def devices_section(run: ReadRun, drawn: Mapping[str, Drawn]) -> Section:
     blocks += [_timeline(run, row, drawn.get(row.recording)) for row in rows[:MAX_TIMELINES]]
     if len(rows) > MAX_TIMELINES:
         left = len(rows) - MAX_TIMELINES
-        told = "1 more recording is" if left == 1 else f"{left} more recordings are"
-        blocks.append(Text(text=f"{told} only in the table.", quiet=True))
+        told = f"{count(left, 'more recording')} {one_or(left, 'is', 'are')} only in the table."
+        blocks.append(Text(text=told, quiet=True))
     blocks.append(Details(summary=f"Table of all {run.counts.scored}", blocks=(_table(run),)))
     return Section(title="Devices", blocks=tuple(blocks))
 
@@ -150,7 +150,7 @@ def _sentence(run: ReadRun, v: Verdict) -> str:
             return f"probability of {name} {percent(float(v.probabilities[k]))}"
         return (
             f"{v.votes[k]} of {count(v.n_windows, 'window')}"
-            f" {'was' if v.votes[k] == 1 else 'were'} classified as {name} (mean probability"
+            f" {one_or(int(v.votes[k]), 'was', 'were')} classified as {name} (mean probability"
             f" {percent(float(v.probabilities[k]))})"
         )
 

@@ -149,12 +149,17 @@ def _how_compared(effects: Effects) -> str:
         which = f"{only.label} is compared with {only.against}"
     else:
         which = "Each class is compared with all others together"
-    itself = ", each device with itself," if paired and all(paired) else ""
+    which += f" in {count(len(effects.devices.names), 'parameter')} of spikes and bursts"
+    if paired and all(paired):
+        return (
+            f"{which}, each device with itself: with the means of its recordings. The effect \u03b4"
+            " (Cliff's delta) is 1 where every device has the larger value in that class, \u22121"
+            " where every one has the smaller value, and 0 where as many rise as fall."
+        )
     return (
-        f"{which}{itself} in {len(effects.devices.names)} parameters of spikes and bursts. Each"
-        " device counts once, with the mean of its recordings. The effect \u03b4 (Cliff's delta) is"
-        " 1 where every device of a class lies above the others, \u22121 where every one lies"
-        " below, and 0 where they lie alike."
+        f"{which}. Each device counts once, with the mean of its recordings. The effect \u03b4"
+        " (Cliff's delta) is 1 where every device of a class lies above the others, \u22121 where"
+        " every one lies below, and 0 where they lie alike."
     )
 
 
@@ -454,7 +459,7 @@ def _array_picture(
         f" {rates.mean():.2f} spikes/s, {n_active} active",
         caption=f"{told}. Firing rates of the whole recording, mean {rates.mean():.2g} spikes/s;"
         f" {n_active} of {count(len(rates), 'electrode')} above {plot.SILENT_HZ:g} spikes/s, the"
-        f" others white. Positions: {placed.how}.",
+        f" others empty. Positions: {placed.how}.",
         width_px=_WIDTH_PX,
     )
 

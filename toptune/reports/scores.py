@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from toptune.evaluation.scores import Reliability
-from toptune.machine.display import count
+from toptune.machine.display import count, one_or
 from toptune.machine.drawing import Figure
 from toptune.reports.page import (
     BLUE,
@@ -47,7 +47,7 @@ def verdict_sentence(run: ReadRun) -> str:
     if counts.in_pairs:
         judged = f"{counts.right} are correct, by models trained without these devices"
     else:
-        were = "was" if counts.n_verdicts == 1 else "were"
+        were = one_or(counts.n_verdicts, "was", "were")
         judged = (
             f"{counts.n_right} of {count(counts.n_verdicts, 'device')} {were} classified correctly"
             " by models trained without them"
@@ -160,7 +160,7 @@ def warnings_of(run: ReadRun) -> tuple[Note, ...]:
     n_lost = m["n_windows_without_partner"]
     if n_lost:
         notes.append(
-            f"{count(n_lost, 'window')} {'was' if n_lost == 1 else 'were'} left out because the"
+            f"{count(n_lost, 'window')} {one_or(n_lost, 'was', 'were')} left out because the"
             " other feature sets have no window at the same time."
         )
     return tuple(Note(text=text.replace("..", ".")) for text in notes)
@@ -373,7 +373,7 @@ def _most_common_error(run: ReadRun) -> tuple[Text, ...]:
         Text(
             text=f"The most common error: {wrong[i, j]} of"
             f" {count(n_class, f'{run.classes[i]} device')}"
-            f" {'was' if wrong[i, j] == 1 else 'were'} classified as {run.classes[j]}."
+            f" {one_or(int(wrong[i, j]), 'was', 'were')} classified as {run.classes[j]}."
         ),
     )
 

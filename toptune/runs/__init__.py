@@ -5,7 +5,8 @@ run's folder leaves (`folder`, `tables`), with a model that is complete in itsel
 classifier, calibration, scores, and what its training recordings have in common (`novelty`).
 
 On further recordings, `predictor` makes verdicts with such a model, `verdicts` writes them, and
-`occlusion` says which spikes they depend on. `reading` reads a run for reports.
+`occlusion` says which spikes they depend on. `reading` reads a run for reports, and `parameters`
+the burst parameters of its recordings.
 """
 
 from __future__ import annotations
