@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import gc
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -304,3 +306,124 @@ def test_real_memory_that_runs_out_halves_the_batch(
     assert network.batch_size < 256
     assert "ran out of memory" in caplog.text
     assert cosines(found[:7], eager(mobilenet, grey)).min() > 1 - 1e-6
+
+
+# --- graphs, as far as they can be seen without a GPU
+
+
+class Graphs:
+    """What of torch.cuda a capture uses, failing where it is told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.fails: Exception | None = None
+        self.pools: list[object] = []  # in which graphs were captured
+        self.stream: object = "the caller's"
+        made = iter(range(100))
+        for name, value in {
+            "empty_cache": lambda: None,
+            "current_stream": lambda _: self.stream,
+            "set_stream": lambda stream: setattr(self, "stream", stream),
+            "graph_pool_handle": lambda: next(made),
+            "CUDAGraph": Graph,
+            "graph": self.capture,
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, value)
+
+    @contextmanager
+    def capture(self, graph: Graph, pool: object, capture_error_mode: str) -> Iterator[None]:
+        assert capture_error_mode == "thread_local"
+        self.pools.append(pool)
+        before, self.stream = self.stream, "the capture's"
+        yield
+        if self.fails is not None:
+            raise self.fails  # as torch does: its stream stays
+        self.stream = before
+
+
+class Graph:
+    """A graph that replays nothing."""
+
+    replayed = 0
+
+    def replay(self) -> None:
+        self.replayed += 1
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> Graphs:
+    return Graphs(monkeypatch)
+
+
+def tiny_network(mobilenet: LoadedBackbone, batch_size: int) -> TorchNetwork:
+    """A network on the CPU that captures as on CUDA."""
+    network = TorchNetwork(mobilenet, torch.device("cpu"), torch.float32, batch_size)
+    network._module = torch.nn.Flatten()
+    network._picture = (1, 2, 2)
+    network._on_cuda = True
+    return network
+
+
+def run(network: TorchNetwork, n: int) -> torch.Tensor:
+    prepared = network._prepare(n)
+    prepared.batch.fill_(n)
+    return network._run(prepared)
+
+
+def test_a_graph_that_cannot_be_captured_is_one_warning_and_eager_work_from_then_on(
+    mobilenet: LoadedBackbone, graphs: Graphs, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = tiny_network(mobilenet, 256)
+    graphs.fails = RuntimeError("operation not permitted when stream is capturing")
+    for n in (10, 10, 10, 100, 100, 100):
+        np.testing.assert_array_equal(run(network, n).numpy()[:n], n)
+        assert graphs.stream == "the caller's"
+    assert len(graphs.pools) == 1
+    (message,) = caplog.messages
+    assert "cannot be recorded in a CUDA graph (operation not permitted" in message
+
+
+def test_memory_that_is_short_while_capturing_is_told_as_such(
+    mobilenet: LoadedBackbone, graphs: Graphs
+) -> None:
+    network = tiny_network(mobilenet, 64)
+    run(network, 10)
+    graphs.fails = torch.OutOfMemoryError("full")
+    with pytest.raises(torch.OutOfMemoryError, match="full"):
+        run(network, 10)
+    assert graphs.stream == "the caller's"
+    graphs.fails = RuntimeError("the capture could not be ended")
+    graphs.fails.__context__ = torch.OutOfMemoryError("full behind it")
+    with pytest.raises(torch.OutOfMemoryError, match="full behind it"):
+        run(network, 10)
+    graphs.fails = None
+    run(network, 10)
+    assert network._prepared[64].graph is not None
+
+
+def test_graphs_share_a_pool_as_long_as_there_is_one(
+    mobilenet: LoadedBackbone, graphs: Graphs
+) -> None:
+    network = tiny_network(mobilenet, 256)
+    for n in (10, 10, 100, 100):
+        run(network, n)
+    assert graphs.pools == [0, 0]
+    network._halve()  # gives all graphs back, and their pool with them
+    run(network, 10)
+    run(network, 10)
+    assert graphs.pools == [0, 0, 1]
+
+
+def test_batches_have_few_sizes_and_the_least_recently_used_graph_goes(
+    mobilenet: LoadedBackbone, graphs: Graphs
+) -> None:
+    del graphs
+    network = tiny_network(mobilenet, 256)
+    sizes = {n: len(network._prepare(n).batch) for n in (1, 63, 64, 65, 157, 200, 256)}
+    assert sizes == {1: 64, 63: 64, 64: 64, 65: 128, 157: 192, 200: 256, 256: 256}
+    first = network._prepare(64)
+    network.batch_size = 100  # as a user may ask for: one more size
+    assert len(network._prepare(99).batch) == 100
+    assert network._prepare(64) is first
+    assert 128 not in network._prepared
+    network.batch_size = 32
+    assert len(network._prepare(17).batch) == 32

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -26,14 +26,16 @@ from toptune.pictures.drawer_cuda import InputChannels
 
 _LOG = logging.getLogger(__name__)
 
-# Enough pictures to occupy a large GPU; more would only take memory.
-_MOST_PICTURES = 256
-# Batches are rounded up to a multiple of this, so that recordings of similar length share a CUDA
-# graph; at most 15 pictures per batch are computed in vain.
-_STEP = 16
-# The most graphs kept, each with its own input. A data set has few different numbers of windows.
+# Batches are rounded up to one of these, so that recordings of any lengths share few CUDA graphs: to
+# record one takes longer than to compute some pictures in vain. More than the last would only take
+# memory: it occupies a large GPU.
+_SIZES = (64, 128, 192, 256)
+_MOST_PICTURES = _SIZES[-1]
+# The most graphs kept, each with its own input; the least recently used one goes.
 _MOST_GRAPHS = 4
 _PROBE = 8
+# On another device than CUDA, on which this is tested.
+_ELSEWHERE = 16
 
 
 class Source(Protocol):
@@ -114,10 +116,10 @@ class TorchNetwork:
         self._device, self._dtype = device, dtype
         self._channels = InputChannels.of(folded.channels, device)
         self._picture = (len(folded.channels), loaded.input_size, loaded.input_size)
-        self._prepared: dict[int, _Prepared] = {}
+        self._prepared: dict[int, _Prepared] = {}  # the most recently used one last
+        self._graphs_work = True
         if self._on_cuda:
             self._side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-            self._pool = torch.cuda.graph_pool_handle()
 
     @torch.inference_mode()
     def start(
@@ -156,12 +158,14 @@ class TorchNetwork:
 
     def _prepare(self, n: int) -> _Prepared:
         assert self.batch_size is not None
-        size = min(-(-n // _STEP) * _STEP, self.batch_size)
-        if size not in self._prepared:
+        size = min(next((size for size in _SIZES if size >= n), n), self.batch_size)
+        prepared = self._prepared.pop(size, None)
+        if prepared is None:
             while len(self._prepared) >= _MOST_GRAPHS:
                 self._prepared.pop(next(iter(self._prepared)))
-            self._prepared[size] = _Prepared(self._zeros(size))
-        return self._prepared[size]
+            prepared = _Prepared(self._zeros(size))
+        self._prepared[size] = prepared
+        return prepared
 
     def _zeros(self, n: int) -> torch.Tensor:
         empty = torch.empty(
@@ -174,7 +178,7 @@ class TorchNetwork:
 
     def _run(self, prepared: _Prepared) -> torch.Tensor:
         """Compute the features of a batch; they overwrite those of the last call."""
-        if prepared.graph is None and prepared.used and self._on_cuda:
+        if prepared.graph is None and prepared.used and self._on_cuda and self._graphs_work:
             self._capture(prepared)
         if prepared.graph is None:
             # The first time without a graph, which would not pay for a size that occurs only once.
@@ -186,19 +190,45 @@ class TorchNetwork:
         return prepared.output
 
     def _capture(self, prepared: _Prepared) -> None:
-        """Record the network's launches on this batch in a graph, to be replayed in one call."""
+        """Record the network's launches on this batch in a graph, to be replayed in one call.
+
+        Where that fails, for another reason than memory, there are no graphs from then on: the same
+        launches are made one by one, which gives the same features and is slower.
+        """
         torch.cuda.empty_cache()  # a graph's own pool cannot use memory cached by eager runs
+        stream = torch.cuda.current_stream(self._device)
         graph = torch.cuda.CUDAGraph()
         try:
             # Other threads may use the device meanwhile.
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            with torch.cuda.graph(
+                graph, pool=self._graph_pool(), capture_error_mode="thread_local"
+            ):
                 prepared.output = self._module(prepared.batch)
         except RuntimeError as error:
+            # A capture that cannot be ended leaves its own stream behind as the current one.
+            torch.cuda.set_stream(stream)
+            prepared.output = None
             # Ending an interrupted capture may itself fail, and hide the cause.
-            if isinstance(error.__context__, torch.OutOfMemoryError):
-                raise error.__context__ from None
-            raise
+            causes = (error, error.__context__)
+            full = next((c for c in causes if isinstance(c, torch.OutOfMemoryError)), None)
+            if full is not None:
+                raise full from None
+            self._graphs_work = False
+            _LOG.warning(
+                "%s: its work cannot be recorded in a CUDA graph (%s): going on without, slower",
+                self._name, " ".join(str(error).split()),
+            )  # fmt: skip
+            return
         prepared.graph = graph
+
+    def _graph_pool(self) -> Any:
+        """Give the memory pool that graphs share; a new one where no graph holds the last one.
+
+        A pool that nobody uses any longer is gone: torch refuses to capture into it.
+        """
+        if all(one.graph is None for one in self._prepared.values()):
+            self._pool = torch.cuda.graph_pool_handle()
+        return self._pool
 
     def _halve(self) -> None:
         assert self.batch_size is not None
@@ -219,7 +249,7 @@ class TorchNetwork:
     def _fitting(self) -> int:
         """Estimate how many pictures fit into the free memory, by the memory that a few take."""
         if not self._on_cuda:
-            return _STEP
+            return _ELSEWHERE
         try:
             self._module(self._zeros(1))  # loads libraries, which keep memory of their own
             torch.cuda.synchronize(self._device)
