@@ -331,7 +331,7 @@ class Graphs:
 
     @contextmanager
     def capture(self, graph: Graph, pool: object, capture_error_mode: str) -> Iterator[None]:
-        assert capture_error_mode == "thread_local"
+        assert (graph.replayed, capture_error_mode) == (0, "thread_local")
         self.pools.append(pool)
         before, self.stream = self.stream, "the capture's"
         yield

@@ -26,9 +26,9 @@ from toptune.pictures.drawer_cuda import InputChannels
 
 _LOG = logging.getLogger(__name__)
 
-# Batches are rounded up to one of these, so that recordings of any lengths share few CUDA graphs: to
-# record one takes longer than to compute some pictures in vain. More than the last would only take
-# memory: it occupies a large GPU.
+# Batches are rounded up to one of these, so that recordings of any lengths share few CUDA graphs:
+# to record one takes longer than to compute some pictures in vain. The last occupies a large GPU;
+# more would only take memory.
 _SIZES = (64, 128, 192, 256)
 _MOST_PICTURES = _SIZES[-1]
 # The most graphs kept, each with its own input; the least recently used one goes.
@@ -200,9 +200,8 @@ class TorchNetwork:
         graph = torch.cuda.CUDAGraph()
         try:
             # Other threads may use the device meanwhile.
-            with torch.cuda.graph(
-                graph, pool=self._graph_pool(), capture_error_mode="thread_local"
-            ):
+            pool = self._graph_pool()
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
                 prepared.output = self._module(prepared.batch)
         except RuntimeError as error:
             # A capture that cannot be ended leaves its own stream behind as the current one.
