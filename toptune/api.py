@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any, Literal, get_origin
 
 from toptune.errors import InputError
 from toptune.heads.base import Head, Progress
 from toptune.heads.catalogue import head_of
 from toptune.machine.durable import writing
 from toptune.params import Compute, Device, FitOptions, Option, write_merge, write_names
+from toptune.reports.figures import write_figures
 from toptune.reports.run import find_store, write_report
-from toptune.runs.folder import require_target
+from toptune.runs.folder import FIGURES, figures_folder, require_target
 from toptune.store.feature_store import FeatureStore
 from toptune.store.tables import table_for
 from toptune.sweeps.grid import Grid, read_grid
@@ -268,6 +269,7 @@ def report(
     store: FeatureStore | Path | str | None = None,
     beside: Sequence[RunResult | Path | str] = (),
     out: Path | str | None = None,
+    figures: Literal["svg", "pdf"] | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Write a run's report: one HTML file for any browser, offline.
@@ -282,6 +284,10 @@ def report(
         Other runs to compare with.
     out
         The file; report.html in the run's folder where None.
+    figures
+        Also write each figure for a journal as a file of this kind, with its data as CSV, legends
+        and a description of the methods: into ``figures`` in the run's folder or, where `out` is
+        ``NAME.html``, into ``NAME-figures`` beside it.
     progress
         Told what is going on, how much of it is done, and how much there is.
 
@@ -293,20 +299,28 @@ def report(
     Raises
     ------
     InputError
-        The folder is no run or a damaged one, or the store is not the one the run was fitted on.
+        The folder is no run or a damaged one, the store is not the one the run was fitted on, or
+        something else is where the figures go.
     """
     folder = _folder(run)
     opened = store if isinstance(store, FeatureStore) else None
     if opened is None:
         assert not isinstance(store, FeatureStore)
         opened = find_store(folder, None if store is None else Path(store))
-    return write_report(
+    out = None if out is None else Path(out)
+    place = figures_folder(folder, out)
+    if figures is not None:
+        require_target(place, overwrite=True, kind=FIGURES)
+    path = write_report(
         folder,
         store=opened,
         beside=[_folder(one) for one in beside],
-        out=None if out is None else Path(out),
+        out=out,
         progress=progress,
     )
+    if figures is not None:
+        write_figures(folder, place, figures, store=opened, progress=progress)
+    return path
 
 
 def _folder(run: RunResult | Path | str) -> Path:

@@ -369,7 +369,7 @@ def parameters(
     ax = new_axes(8, 1.2 + len(shown) * (0.3 + 0.16 * len(classes))) if ax is None else ax
     step = 0.84 / len(classes)
     for row, name in enumerate(shown):
-        z = _standardised(devices.column(name))
+        z = standardised(devices.column(name))
         for k, label in enumerate(classes):
             mine = z[(devices.label == label) & ~np.isnan(z)]
             y = row + (k - (len(classes) - 1) / 2) * step
@@ -553,7 +553,7 @@ def class_colour(number: int) -> str:
     return CLASS_COLOURS[number % len(CLASS_COLOURS)]
 
 
-def _standardised(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def standardised(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Bring what is known to mean 0 and SD 1; equal values to 0."""
     known = values[~np.isnan(values)]
     if not len(known):

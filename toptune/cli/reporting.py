@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -26,6 +26,8 @@ from toptune.cli.options import (
 from toptune.cli.printing import print_json, tell, watch_recording_steps, watch_steps
 from toptune.params import Compute, OpeningOptions
 
+FigureFormat = Literal["svg", "pdf"]
+
 
 @command("toptune report run")
 def report(
@@ -43,6 +45,13 @@ def report(
         Path | None,
         typer.Option("-o", "--out", help="HTML file to write; RUN/report.html if not given."),
     ] = None,
+    figures: Annotated[
+        FigureFormat | None,
+        typer.Option(
+            help="Also write each figure as a file for a journal, with its data as CSV and"
+            " methods.md, into RUN/figures (with -o X.html: X-figures)."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a run's report: one HTML file for any browser, offline."""
@@ -52,16 +61,27 @@ def report(
         require_run(folder)
     if store is not None:
         require_store(store)
+    from toptune.runs.folder import FIGURES, figures_folder, require_target
+
+    place = figures_folder(run, out)
+    if figures is not None:
+        require_target(place, overwrite=True, kind=FIGURES)
     from toptune.reports.run import find_store, write_report
 
     with watch_steps() as progress:
-        path = write_report(
-            run, store=find_store(run, store), beside=beside or (), out=out, progress=progress
-        )
+        opened = find_store(run, store)
+        path = write_report(run, store=opened, beside=beside or (), out=out, progress=progress)
+        if figures is not None:
+            from toptune.reports.figures import write_figures
+
+            write_figures(run, place, figures, store=opened, progress=progress)
     if as_json:
-        print_json({"report": str(path), "bytes": path.stat().st_size})
-    else:
-        tell(f"report: {path}")
+        drawn = {} if figures is None else {"figures": str(place)}
+        print_json({"report": str(path), "bytes": path.stat().st_size, **drawn})
+        return
+    tell(f"report: {path}")
+    if figures is not None:
+        tell(f"figures and methods.md: {place}")
 
 
 @command("toptune why run/model data/D01_100E0I.h5 -o why")

@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 
 from toptune.evaluation.scores import Reliability
 from toptune.machine.display import count, one_or
-from toptune.machine.drawing import Figure
+from toptune.machine.drawing import Axes, Figure
 from toptune.reports.page import (
     BLUE,
     GREY,
@@ -413,7 +413,12 @@ def calibration_section(run: ReadRun) -> Section:
 
 def _draw_reliability(table: Reliability, rows_are: str) -> Figure:
     figure = Figure(figsize=(4.6, 3.9), layout="constrained")
-    axes = figure.add_subplot()
+    draw_reliability(figure.add_subplot(), table, rows_are)
+    return figure
+
+
+def draw_reliability(axes: Axes, table: Reliability, rows_are: str) -> None:
+    """Draw a reliability diagram; `rows_are` is what was predicted: windows or recordings."""
     centre = (table.edges[:-1] + table.edges[1:]) / 2
     width = table.edges[1] - table.edges[0]
     axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls=":")
@@ -431,4 +436,3 @@ def _draw_reliability(table: Reliability, rows_are: str) -> Figure:
     )
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_aspect("equal")
-    return figure

@@ -40,6 +40,7 @@ RUN = FolderKind("run", "params.json", _RUN_KIND)
 PREDICTIONS = FolderKind("prediction", "predictions.json", "toptune predictions")
 WHY = FolderKind("explanation", "why.json", "toptune why")
 SWEEP = FolderKind("sweep", "sweep.json", "toptune sweep")
+FIGURES = FolderKind("set of figures", "figures.json", "toptune figures")
 
 #: What describes a model, in its folder.
 MODEL_FILE = "model.json"
@@ -79,6 +80,11 @@ def model_folder(folder: Path | str) -> Path:
     inside = folder / "model"
     named_by_run = not (folder / MODEL_FILE).exists() and (inside / MODEL_FILE).exists()
     return inside if named_by_run else folder
+
+
+def figures_folder(run: Path, report: Path | None = None) -> Path:
+    """Say where the figures of a run go: beside its report, which None has in the run's folder."""
+    return run / "figures" if report is None else report.with_name(f"{report.stem}-figures")
 
 
 @contextmanager
