@@ -15,7 +15,6 @@ from toptune.heads.base import Head, Progress
 from toptune.heads.catalogue import head_of
 from toptune.machine.durable import writing
 from toptune.params import Compute, Device, FitOptions, Option, write_merge, write_names
-from toptune.reports.figures import write_figures
 from toptune.reports.run import find_store, write_report
 from toptune.runs.folder import FIGURES, figures_folder, require_target
 from toptune.store.feature_store import FeatureStore
@@ -319,6 +318,9 @@ def report(
         progress=progress,
     )
     if figures is not None:
+        # Here, since it loads Matplotlib, which no other step needs before it is at work.
+        from toptune.reports.figures import write_figures
+
         write_figures(folder, place, figures, store=opened, progress=progress)
     return path
 

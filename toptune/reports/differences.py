@@ -127,6 +127,7 @@ def _classes(effects: Effects) -> Iterator[Block]:
     yield _largest_table(effects)
     yield Details(
         summary=f"All {len(effects.devices.names)} parameters",
+        printed=False,  # pages of numbers
         blocks=(
             Text(text=_formulas(effects), quiet=True),
             *(_table_of(one, effects.confidence) for one in effects.contrasts),
