@@ -179,11 +179,14 @@ def fit(
     # Before burst parameters are measured, which may take a minute.
     require_target(out, overwrite=overwrite)
     require_store(store)
+    from toptune.store.feature_store import FeatureStore
+
+    opened = FeatureStore(store)  # refused here, before what trains and draws is loaded
     from toptune.api import fit_store
 
     with watch_steps() as progress:
         result = fit_store(
-            store,
+            opened,
             out,
             options,
             features=features or (),
