@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -40,6 +41,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_notebook_is_kept_without_outputs() -> None:
     notebook = json.loads((SITE.parent / "tutorial.ipynb").read_text("utf-8"))
     assert all(not cell.get("outputs") for cell in notebook["cells"])
+
+
+def test_the_tutorial_finds_more_than_chance(site: Path) -> None:
+    text = re.sub(r"<[^>]*>", "", (site / "tutorial.html").read_text("utf-8"))
+    shown = r"95 % interval: ([\d.]+) to [\d.]+; always naming one class: ([\d.]+)"
+    (printed,) = re.findall(shown, text)
+    low, chance = map(float, printed)
+    assert low > chance
 
 
 class _Links(HTMLParser):
