@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -355,14 +356,17 @@ def mann_whitney_p(first: Floats, second: Floats) -> float:
     m, total = len(first), len(both)
     expected = ranks.mean() * m
     seen = abs(ranks[:m].sum() - expected)
-    exact = math.comb(total, m) <= _N_SHUFFLES
-    if exact:
-        which = np.array(list(itertools.combinations(range(total), m)))
-    else:
-        random = np.random.default_rng(_SEED)
-        which = random.permuted(np.tile(np.arange(total), (_N_SHUFFLES, 1)), axis=1)[:, :m]
-    away = np.abs(ranks[which].sum(axis=1) - expected)
-    return _share(away, seen, exact=exact)
+    away = np.abs(ranks[_shuffles(total, m)].sum(axis=1) - expected)
+    return _share(away, seen, exact=math.comb(total, m) <= _N_SHUFFLES)
+
+
+@lru_cache(maxsize=4)  # the same for all parameters without missing values
+def _shuffles(total: int, m: int) -> NDArray[np.int64]:
+    """Choose which m of all ranks are on one side: every way, or (20,000, m) at random."""
+    if math.comb(total, m) <= _N_SHUFFLES:
+        return np.array(list(itertools.combinations(range(total), m)))
+    random = np.random.default_rng(_SEED)
+    return random.permuted(np.tile(np.arange(total), (_N_SHUFFLES, 1)), axis=1)[:, :m].copy()
 
 
 def _paired_test(first: Floats, second: Floats) -> _Test:
