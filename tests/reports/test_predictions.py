@@ -160,6 +160,22 @@ def test_model_that_cannot_be_told_from_chance_is_said_to_be_worthless(made: Mad
     assert "NOT calibrated" in said
 
 
+def test_nothing_is_said_of_windows_where_rows_are_recordings(made: Made, tmp_path: Path) -> None:
+    store = FeatureStore(made.run.parent / "s.zarr")
+    table = table_for(store, "parameters")
+    options = FitOptions(head="parameters", permutations=0, tune=False)
+    fit(table, options, tmp_path / "run", facts=store.training_facts(table))
+    predictions = predict(tmp_path / "run", made.recordings[:1], compute=CPU)
+    page = predictions_page(predictions, read_model(tmp_path / "run"), [DRAWN])
+    (verdicts,) = section(page, "Verdicts")
+    assert isinstance(verdicts, Table)
+    assert "its windows" not in verdicts.header
+    assert "windows" not in verdicts.caption
+    (timeline,) = (b for b in section(page, "Recordings") if isinstance(b, Timeline))
+    assert [track.name.split(",")[0] for track in timeline.tracks] == ["histogram", "raster"]
+    assert "window" not in timeline.text
+
+
 def test_failures_are_listed_with_their_causes(made: Made) -> None:
     failed = replace(made.predictions, failed=(("x.h5", "it holds no samples"),))
     (table,) = section(page_of(made, failed), "Recordings that failed")

@@ -65,7 +65,7 @@ def predictions_page(predictions: Predictions, model: Model, drawn: Sequence[Thu
     sections = [_model_section(predictions, model)]
     if predictions.recordings:
         sections = [
-            Section(title="Verdicts", blocks=(_table(predictions, names),)),
+            Section(title="Verdicts", blocks=(_table(predictions, model, names),)),
             _recordings_section(predictions, model, names, drawn),
             *sections,
         ]
@@ -173,7 +173,8 @@ def _anchor(number: int) -> str:
     return f"recording-{number + 1}"
 
 
-def _table(predictions: Predictions, names: Sequence[str]) -> Table:
+def _table(predictions: Predictions, model: Model, names: Sequence[str]) -> Table:
+    has_windows = _windows(model) is not None
     all_shown = len(predictions.classes) <= _MOST_COLUMNS
     classes = predictions.classes if all_shown else ()
     rows: list[tuple[str | Cell, ...]] = []
@@ -186,21 +187,27 @@ def _table(predictions: Predictions, names: Sequence[str]) -> Table:
                 Cell(text=name, link=link),
                 Cell(text=one.prediction, tone="strong"),
                 f"{one.probability:.2f}",
-                f"{one.votes[one.code]} of {len(one.codes)}",
+                *([f"{one.votes[one.code]} of {len(one.codes)}"] if has_windows else []),
                 *_other_probabilities(one, all_shown=all_shown),
                 unlike if one.unlike_training else count(remarks, "remark") if remarks else "none",
             )
         )
     return Table(
-        caption="Verdict on each recording: the class of most of its windows; probabilities are"
-        " means over all windows. Also in verdicts.csv.",
+        caption="Verdict on each recording"
+        + (
+            ": the class of most of its windows; probabilities are means over all windows."
+            if has_windows
+            else "."
+        )
+        + " Also in verdicts.csv.",
         header=(
-            *("recording", "predicted class", "its probability", "its windows"),
+            *("recording", "predicted class", "its probability"),
+            *(["its windows"] if has_windows else []),
             *([f"probability of {name}" for name in classes] or ["next class"]),
             "warnings",
         ),
         rows=tuple(rows),
-        numeric=tuple(range(2, 4 + len(classes))),
+        numeric=tuple(range(2, 3 + has_windows + len(classes))),
     )
 
 
@@ -334,11 +341,12 @@ def _model_section(predictions: Predictions, model: Model) -> Section:
     names = [view.name for view in model.views]
     of_windows = m.get("window_accuracy_mean")
     p = m.get("permutation_p")
+    unit = "recording" if _windows(model) is None else "window"
     scored = f"{counts.right} = {percent(m['device_accuracy'])}"
     n_recordings = len(model.provenance["inputs"])
     rows = [
         ("classifier", _title(model), ""),
-        ("features", "; ".join(names), "what the classifier is given for each window"),
+        ("features", "; ".join(names), f"what the classifier is given of each {unit}"),
         ("classes", ", ".join(model.classes), "a recording of anything else gets one of them, too"),
         (
             "trained on",
@@ -353,7 +361,7 @@ def _model_section(predictions: Predictions, model: Model) -> Section:
         ),
     ]
     if of_windows is not None:
-        rows.append(("accuracy, windows", percent(of_windows), "mean over the folds"))
+        rows.append((f"accuracy, {unit}s", percent(of_windows), "mean over the folds"))
     if p is not None:
         rows.append(("permutation test", f"p = {p_value_text(p)}", "labels of devices shuffled"))
     rows.append(("trained by", f"toptune {model.toptune_version}", str(predictions.model)))
