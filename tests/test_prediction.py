@@ -403,7 +403,7 @@ def test_dead_electrodes_are_told(made: Path, tmp_path: Path) -> None:
         stream = recording.add_stream(McsStream(label=RAW, channels=channels, tick_us=100))
         stream.write(data)
     (one,) = predict(made / "falkon", path).recordings
-    assert one.warnings[0] == "dead channels E2"
+    assert one.warnings[0] == "dead channel: E2"
 
 
 def write_slow(path: Path) -> Path:

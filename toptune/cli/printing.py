@@ -6,7 +6,7 @@ import json
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
@@ -369,7 +369,8 @@ class _StepsWatch:
 
     def recording(self, number: int, total: int, name: str) -> None:
         self._before, self._total = number - 1, total
-        self._name = f"[{number}/{total}] {name}" if total > 1 else name
+        file = PurePath(name).name
+        self._name = f"[{number}/{total}] {file}" if total > 1 else file
         self._whole.show(self._before / total, self._name)
 
     def stage(self, name: str, done: int, total: int) -> None:

@@ -437,11 +437,8 @@ def _may_be_fitted(result: ExtractionResult) -> bool:
     def is_there(name: str) -> bool:
         if not result.feature_sets:
             return store.spikes_info(name) is not None
-        key = result.feature_set.key
-        return (
-            store.features_info(name, key) is not None
-            and len(store.read_features(name, key)[1]) > 0
-        )
+        info = store.features_info(name, result.feature_set.key)
+        return info is not None and info["n_windows"] > 0
 
     devices: dict[str, set[str]] = {one.label: set() for one in store.recordings}
     for one in store.recordings:

@@ -98,11 +98,14 @@ class _Sorted:
         self.n_electrodes = len(trains.channel_labels)
         self.sampling_rate_hz = trains.sampling_rate_hz
         self.first = np.array([s.first_sample for s in trains.segments], dtype=np.int64)
+        self.n_trains = len(self.first) * self.n_electrodes
         sample = trains.spikes.sample
         self.segment = np.searchsorted(self.first, sample, side="right") - 1
         # Spikes come sorted by sample, so a stable sort by train keeps that order in each.
         train = self.segment * self.n_electrodes + trains.spikes.channel
-        order = np.argsort(train, kind="stable")
+        # NumPy sorts short integers by radix, several times as fast.
+        short = train.astype(np.uint16) if self.n_trains <= np.iinfo(np.uint16).max else train
+        order = np.argsort(short, kind="stable")
         self.sample = sample[order].astype(np.int64)
         self.segment = self.segment[order]
         self.train = train[order].astype(np.int64)

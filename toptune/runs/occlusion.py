@@ -17,11 +17,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from toptune.errors import InputError
 from toptune.features.extractor import StageReporter, unwatched
@@ -162,7 +165,23 @@ def explain(
             "the model looks at burst parameters of whole recordings: there are no windows to"
             " explain; parameters.csv of its run tells what it weighs"
         )
-    occlusion = occlusion or Occlusion()
+    # Products this small are slower on several threads, and very much so on a busy machine.
+    with threadpool_limits(limits=1, user_api="blas"):
+        return _explain(
+            predictor, recording, matched, lead, occlusion or Occlusion(), of_class, stage
+        )
+
+
+def _explain(
+    predictor: Predictor,
+    recording: FoundRecording,
+    matched: MatchedWindows,
+    lead: Windows,
+    occlusion: Occlusion,
+    of_class: str | None,
+    stage: StageReporter,
+) -> Explanation:
+    classes = predictor.model.classes
     bin_s = lead.bin_ms / 1000
     stretch, offsets = _stretches(occlusion, lead.width_bins, bin_s)
     prediction = predictor.predict(recording, stage)
@@ -366,18 +385,35 @@ class _ThinnedWindows:
     ) -> NDArray[np.float32]:
         """Compute the features of some variants, of all views side by side, (n, d)."""
         extractors = self._predictor.extractors
-        done, total = 0, len(variants) * len(extractors)
-        stage(name, done, total)
-        columns = []
+        total = len(variants) * len(extractors)
+        found: dict[int, NDArray[np.float32]] = {}
+        counter = count(0)  # so that threads need no lock for it
+
+        def of_views(numbers: Sequence[int]) -> None:
+            for number in numbers:
+                parts = []
+                thinned = self._thinned(variants, self._matched.rows[number])
+                of_view = extractors[number].extract_variants(self.trains, thinned, len(variants))
+                for part in of_view:
+                    parts.append(part)
+                    for _ in part:
+                        done = next(counter) + 1
+                    stage(name, done, total)
+                found[number] = np.concatenate(parts)
+
+        # Views of one kind share a network, and come one after the other. Another kind is computed
+        # beside them, on what a network leaves idle.
+        kinds: dict[str, list[int]] = {}
         for number, extractor in enumerate(extractors):
-            parts = []
-            thinned = self._thinned(variants, self._matched.rows[number])
-            for part in extractor.extract_variants(self.trains, thinned, len(variants)):
-                parts.append(part)
-                done += len(part)
-                stage(name, done, total)
-            columns.append(np.concatenate(parts))
-        return np.concatenate(columns, axis=1)
+            kinds.setdefault(extractor.stage, []).append(number)
+        stage(name, 0, total)
+        first, *others = kinds.values()
+        with ThreadPoolExecutor(max(1, len(others))) as pool:
+            beside = [pool.submit(of_views, numbers) for numbers in others]
+            of_views(first)
+            for one in beside:
+                one.result()
+        return np.concatenate([found[number] for number in range(len(extractors))], axis=1)
 
     def _thinned(
         self, variants: Sequence[_Variant], rows: NDArray[np.int64]

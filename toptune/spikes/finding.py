@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toptune.machine.cuda import Accelerator
+from toptune.machine.display import one_or
 from toptune.params import HighPass, Ptsd, SpikeSettings
 from toptune.recordings.opening import SpikeRecording, VoltageRecording, open_recording
 from toptune.recordings.trains import Segment, SpikeTrains
@@ -58,7 +59,12 @@ class FoundSpikes:
     def notes(self) -> tuple[str, ...]:
         """What the user should know, one line each."""
         noticed = (("dead", self.dead_channels), ("over-noisy", self.over_noisy_channels))
-        of_channels = (f"{what} channels {', '.join(who)}" for what, who in noticed if who)
+        # A colon, since a name that is a number would read as how many there are.
+        of_channels = (
+            f"{what} {one_or(len(who), 'channel', 'channels')}: {', '.join(who)}"
+            for what, who in noticed
+            if who
+        )
         return (*of_channels, *self.trains.notes)
 
 
