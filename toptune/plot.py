@@ -46,7 +46,7 @@ SILENT_HZ = 0.1
 _MANY_SPIKES = 200_000
 # Maps of more electrodes are drawn as pixels where the rest is drawn as lines.
 _MANY_ELECTRODES = 256
-# Of the diagram's width in points: a label of an electrode, and its least size.
+# How high an electrode's label is, of the room for the electrode, and at least, in points.
 _LABEL_SHARE, _LEAST_LABEL_PT = 0.33, 3.0
 _POINTS_PER_INCH = 72
 _GOLDEN = 0.618
@@ -235,10 +235,11 @@ def array(
             rasterized=len(rates) > _MANY_ELECTRODES, **style,
         )  # fmt: skip
         ax.add_collection(heat)
-    marks = _mark_electrodes(ax, spikes.channel_labels, at, dead, over_noisy)
+    cell_pt = _cell_pt(ax, side)
+    marks = _mark_electrodes(ax, spikes.channel_labels, at, dead, over_noisy, cell_pt)
     if labels:
         bright = silent | (np.asarray(norm(np.maximum(rates, SILENT_HZ))) > 0.55)
-        _label_electrodes(ax, spikes.channel_labels, at, bright, side)
+        _label_electrodes(ax, spikes.channel_labels, at, bright, cell_pt)
     bar = ax.figure.colorbar(heat, ax=ax, shrink=0.75, label="spikes/s")
     bar.outline.set_visible(False)
     text = f"firing rates, {placed.how}; white: up to {SILENT_HZ:g}/s{marks}"
@@ -254,7 +255,7 @@ def electrode_rates(spikes: SpikeTrains) -> NDArray[np.float64]:
 
 def _mark_electrodes(
     ax: Axes, labels: Sequence[str], at: NDArray[np.int64], dead: Iterable[str],
-    over_noisy: Iterable[str],
+    over_noisy: Iterable[str], cell_pt: float,
 ) -> str:  # fmt: skip
     """Draw the marks, and say what they mean."""
     said = ""
@@ -265,18 +266,26 @@ def _mark_electrodes(
     for words, symbol, marker, named, style in marked:
         rows = [k for k, label in enumerate(labels) if label in named]
         if rows:
-            ax.scatter(at[rows, 0], at[rows, 1], 90, marker=marker, linewidths=2, label=words,
-                       **style)  # fmt: skip
+            ax.scatter(at[rows, 0], at[rows, 1], 0.6 * cell_pt**2, marker=marker, linewidths=2,
+                       label=words, **style)  # fmt: skip
             said += f"; {symbol}: {words}"
     return said
 
 
-def _label_electrodes(
-    ax: Axes, labels: Sequence[str], at: NDArray[np.int64], dark: NDArray[np.bool_], side: int
-) -> None:
+def _cell_pt(ax: Axes, side: int) -> float:
+    """Room for an electrode in points, as the axes are now."""
     box = ax.get_window_extent()
-    width_pt = min(box.width, box.height) * _POINTS_PER_INCH / ax.figure.dpi
-    size_pt = min(8.0, _LABEL_SHARE * width_pt / side)
+    return min(box.width, box.height) * _POINTS_PER_INCH / ax.figure.dpi / side
+
+
+def _label_electrodes(
+    ax: Axes,
+    labels: Sequence[str],
+    at: NDArray[np.int64],
+    dark: NDArray[np.bool_],
+    cell_pt: float,
+) -> None:
+    size_pt = min(8.0, _LABEL_SHARE * cell_pt)
     if size_pt < _LEAST_LABEL_PT:
         return
     for label, (column, row), is_dark in zip(labels, at, dark, strict=True):

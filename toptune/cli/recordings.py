@@ -270,6 +270,8 @@ def _print_facts(summary: dict[str, Any]) -> None:
     for name, value in summary.items():
         if name not in ("channels", "segments", "notes"):
             shown = _listed(value) if isinstance(value, list) else value
+            if name in ("dead", "over_noisy") and value:  # a label alone would read as a count
+                shown = f"{count(len(value), 'electrode')}: {shown}"
             shown = f"{shown:.6g}" if isinstance(shown, float) else shown
             tell(f"{name:>18}  {'not known' if shown is None else shown}")
     stretches = [

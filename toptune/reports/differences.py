@@ -625,11 +625,11 @@ def _course_picture(values: ParameterValues, parameter: str, column: str) -> Pic
     axes = plot.course(values, parameter, figure.add_subplot(), column=column)
     axes.set_ylabel("")
     _wrapped_title(axes, TITLES.get(parameter, parameter))
-    n = len(set(values.device.tolist()))
+    n = count(len(set(values.device.tolist())), "device")
     return Picture(
         uri=svg_uri(figure),
-        alt=f"{TITLES.get(parameter, parameter)} of {count(n, 'device')} over the days in vitro",
-        caption="Colours and markers: " + ", ".join(values.classes) + ".",
+        alt=f"{TITLES.get(parameter, parameter)} of {n} over the days in vitro",
+        caption=f"{n}, {count(len(values.device), 'recording')}.",
         width_px=_WIDTH_PX,
     )
 
