@@ -207,7 +207,8 @@ def extract_commands(store: FeatureStore) -> Iterator[str]:
     devices = store.devices_file
     settings = _spike_settings(store.settings)
     shared = command_words(options_of(SpikeSettings), _values(settings))
-    extract = ["toptune", "extract", str(devices or "devices.csv"), "--store", str(store.path)]
+    extract = ["toptune", "extract", str(devices or "devices.csv")]
+    extract += option_words(store=str(store.path))
     drawn = []
     for one in store.feature_sets():
         infos = (store.features_info(info.name, one.key) for info in store.recordings)
@@ -226,9 +227,10 @@ def _simulate_command(devices: str | None) -> Iterator[str]:
     folder = Path(devices).parent if devices else None
     made = simulation_of(folder) if folder else None
     if made is not None:
-        words = ["toptune", "simulate", str(folder), "--devices", str(made["n_devices"])]
-        words += ["--seconds", f"{made['seconds']:g}", "--seed", str(made["seed"]), "--overwrite"]
-        yield shlex.join(words)
+        words = option_words(
+            devices=made["n_devices"], seconds=made["seconds"], seed=made["seed"], overwrite=True
+        )
+        yield shlex.join(["toptune", "simulate", str(folder), *words])
 
 
 class Drawn(NamedTuple):
