@@ -400,7 +400,7 @@ def test_why_writes_a_page_and_the_numbers(bursts: Path, tmp_path: Path, run: Ru
     page = (out / "why.html").read_text("utf-8")
     assert page.count("<article") == 4
     assert page.count("Map of the array: drop in probability") == 2
-    assert "The spikes of one electrode after the other were removed." in page
+    assert "The spikes of each electrode were removed, one electrode after the other." in page
     assert "0 to 4 s, 2 to 6 s" in page
     assert "no test of the model" in page
     ran = run("why", model, new, "-o", tmp_path / "in-words")

@@ -350,10 +350,10 @@ def _electrodes(e: Explanation, name: str) -> Iterator[Block]:
         "There are too many electrodes to leave out each alone: those of similar rates were left"
         " out together, and each is shown with what its group contributed."
         if electrodes.in_groups
-        else "The spikes of one electrode after the other were removed."
+        else "The spikes of each electrode were removed, one electrode after the other."
     )
     yield Text(
-        text=f"Electrodes: {how} The drop in the probability of {name} is the mean over"
+        text=f"{how} The drop in the probability of {name} is the mean over"
         f" {count(len(starts), 'window')} ({windows}), not over the whole recording."
         " All values are in electrodes.csv."
     )
@@ -379,7 +379,7 @@ def _electrodes(e: Explanation, name: str) -> Iterator[Block]:
         alt="Map of the array: drop in probability without each electrode, from"
         f" {drop.min():.1f} to {drop.max():.1f} percentage points",
         caption=f"Electrodes, {placed.how}. Orange: contributed to {name}; purple: to other"
-        " classes; white with a grey rim: little or nothing.",
+        " classes; without colour: little or nothing.",
         width_px=420,
     )
     yield Columns(blocks=(picture, table))
