@@ -22,6 +22,8 @@ from toptune.features.picture_features import PictureExtractor
 from toptune.params import Backbone, Compute, FitOptions, Picture, Windows
 from toptune.recordings.spike_npz import write_npz
 from toptune.recordings.trains import Segment, Spikes, SpikeTrains, sort_spikes
+from toptune.reports.page import Text
+from toptune.reports.why import draw_explanation, why_page
 from toptune.runs.model import read_model
 from toptune.runs.occlusion import (
     Explanation,
@@ -164,6 +166,31 @@ def test_leaving_out_electrodes_equals_removing_them_redrawing_and_predicting_on
         predictor, FoundRecording.of("r", trains), occlusion=Occlusion(electrode_windows=0)
     )
     assert none.electrodes is None
+
+
+def test_many_electrodes_are_left_out_in_groups_and_the_page_says_so(
+    bursts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toptune.runs.occlusion._GROUPS", 3)
+    trains = burst_trains(77, 3.0)
+    predictor = Predictor(read_model(bursts / "run" / "model"), compute=CPU)
+    got = explain(predictor, FoundRecording.of("r", trains))
+    electrodes = got.electrodes
+    assert electrodes is not None
+    assert electrodes.in_groups
+    assert sorted(set(electrodes.group.tolist())) == [0, 1, 2]
+    model, code = predictor.model, got.code
+    whole = got.prediction.scores[electrodes.rows, code]
+    for number in range(3):
+        members = np.flatnonzero(electrodes.group == number)
+        without = keep(trains, ~np.isin(trains.spikes.channel, members))
+        features = predictor.features(FoundRecording.of("r", without)).features[electrodes.rows]
+        expected = whole - model.class_scores(features)[:, code]
+        for k in members:
+            np.testing.assert_allclose(electrodes.score_drop[:, k], expected, atol=2e-4)
+    page = why_page("run", [draw_explanation(predictor, trains, got)])
+    texts = [b.text for b in page.sections[0].blocks if isinstance(b, Text)]
+    assert any(text.startswith("There are too many electrodes") for text in texts)
 
 
 def test_gaps_without_spikes_are_not_judged_again(
