@@ -376,6 +376,9 @@ def test_each_classifier_is_described_and_only_what_it_used(made: Made) -> None:
     texts = {head: methods_of(made, head) for head in HEADS}
     assert "one hidden layer of 64 units" in texts["mlp"]
     assert "multinomial logistic regression" in texts["parameters"]
+    assert re.search(r"Width.* were chosen from \d+ settings inside", texts["falkon"])
+    assert "trained, tuned and calibrated without it" in texts["falkon"]
+    assert "trained and calibrated without it" in texts["recordings"]
     assert "kernel mean embeddings" in texts["recordings"]
     assert [head for head in HEADS if "Rudi A" in texts[head]] == ["falkon"]
     assert [head for head in HEADS if "Muandet" in texts[head]] == ["recordings"]
@@ -395,4 +398,4 @@ def test_given_spikes_are_not_said_to_be_detected(made: Made) -> None:
     assert "ptsd.threshold_sd" not in given
     assert "spike times, which were used as they were" in given
     mixed = describe_methods(run, Sample(**{**vars(sample), "n_detected": 2}))
-    assert "of recordings with voltage" in mixed
+    assert "Spikes in recordings with voltage were found" in mixed

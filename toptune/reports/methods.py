@@ -154,7 +154,7 @@ def describe_methods(
         ("Classifier", _classifier(run, cite)),
         ("Validation", _validation(run, cite)),
         ("Burst parameters", _effects(effects, cite)),
-        ("Software", _software(run, cite)),
+        ("Software", _software(run)),
     ]
     parts = [f"# Methods of {run.name}", "To be adapted: everything below is what was computed."]
     parts += [f"**{title}.** {text}" for title, text in steps if text]
@@ -202,12 +202,13 @@ def _spikes(run: ReadRun, sample: Sample | None, cite: _Cited) -> str:
     n = 0 if sample is None else len(sample.durations_s)
     if sample is not None and not sample.n_detected:
         return "The recordings held spike times, which were used as they were."
-    which = "" if sample is not None and sample.n_detected == n else " of recordings with voltage"
+    all_detected = sample is not None and sample.n_detected == n
+    which = "" if all_detected else " in recordings with voltage"
     settings = run.params["features"]["settings"]
     highpass, ptsd = settings["highpass"], settings["ptsd"]
     filtered = (
-        f"The voltage{which} was high-pass filtered (causal Butterworth filter of order"
-        f" {highpass['order']}, {highpass['cutoff_hz']:g} Hz). "
+        f"{'The' if all_detected else 'Recorded'} voltage was high-pass filtered (causal"
+        f" Butterworth filter of order {highpass['order']}, {highpass['cutoff_hz']:g} Hz). "
         if highpass["cutoff_hz"]
         else ""
     )
@@ -220,7 +221,7 @@ def _spikes(run: ReadRun, sample: Sample | None, cite: _Cited) -> str:
     }[ptsd["noise"]]
     given = "" if not which else " Spike times of the other recordings were used as they were."
     return (
-        f"{filtered}Spikes{'' if filtered else which} were found by Precision Timing Spike"
+        f"{filtered}Spikes{which} were found by Precision Timing Spike"
         f" Detection {cite('ptsd')}: pairs of opposite peaks at most {ptsd['lifetime_ms']:g} ms"
         f" apart (peak lifetime period) whose difference exceeds {threshold}; refractory period"
         f" {ptsd['refractory_ms']:g} ms.{given}"
@@ -307,20 +308,17 @@ def _classifier(run: ReadRun, cite: _Cited) -> str:
     if tuning is None:
         return f"{text} No parameter was tuned."
     return (
-        f"{text} {_capital(_tuned_names(tuning))} were chosen from"
+        f"{text} {_tuned(tuning)} chosen from"
         f" {count(tuning['n_candidates'], 'setting')} inside every fold, by cross-validation on the"
         " remaining devices (loss: share of misclassified windows plus half the cross-entropy, each"
         " device with the same weight)."
     )
 
 
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _tuned_names(tuning: Mapping[str, Any]) -> str:
+def _tuned(tuning: Mapping[str, Any]) -> str:
     names = [name.replace("_", " ") for name in tuning["final"]]
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    return f"{listed[:1].upper()}{listed[1:]} {'was' if len(names) == 1 else 'were'}"
 
 
 def _falkon(run: ReadRun, params: Mapping[str, Any], cite: _Cited) -> str:
@@ -365,6 +363,8 @@ def _kernel_means(run: ReadRun, params: Mapping[str, Any], cite: _Cited) -> str:
 def _validation(run: ReadRun, cite: _Cited) -> str:
     m, counts, grouped = run.metrics, run.counts, run.params["group_by"]
     units = run.rows_are
+    steps = ["trained", *(["tuned"] if m["tuning"] else []), *(["calibrated"] * m["calibrated"])]
+    learnt = " and ".join([", ".join(steps[:-1]), steps[-1]] if steps[1:] else steps)
     if counts.in_pairs:
         between = (
             f"95 % confidence intervals are those of a bootstrap over devices {cite('bootstrap')},"
@@ -380,9 +380,9 @@ def _validation(run: ReadRun, cite: _Cited) -> str:
     )
     return (
         f"Each {grouped} was left out once with all its recordings ({count(m['n_groups'], 'fold')})"
-        f"; its {units} were classified by a model that was trained, tuned and calibrated without"
-        f" it. The class of a device is that of most of its {units}, of equals the more"
-        f" probable one. {between}.{calibrated}{_permutations(run, cite)}"
+        f"; its {units} were classified by a model that was {learnt} without"
+        f" it. The class of a device is that of most of its {units}, and of equally"
+        f" many the more probable one. {between}.{calibrated}{_permutations(run, cite)}"
     )
 
 
@@ -428,7 +428,7 @@ def _effects(effects: Effects | None, cite: _Cited) -> str:
     )
 
 
-def _software(run: ReadRun, cite: _Cited) -> str:
+def _software(run: ReadRun) -> str:
     environment = run.environment
     packages = {name: v for name, v in environment["packages"].items() if v is not None}
     own = packages.pop("toptune", "of an unknown version")
@@ -436,9 +436,10 @@ def _software(run: ReadRun, cite: _Cited) -> str:
         for name in _OF_NETWORKS:
             packages.pop(name, None)
     listed = ", ".join(f"{name} {number}" for name, number in packages.items())
-    text = f"All computations were made with toptune {own} under Python {environment['python']}"
-    followed = "" if "approach" in cite._numbers else f", which implements {cite('approach')}"
-    return f"{text}{followed} ({listed}), on {environment['cpu']}; seed {run.params['seed']}."
+    return (
+        f"All computations were made with toptune {own} under Python {environment['python']}"
+        f" ({listed}), on {environment['cpu']}; seed {run.params['seed']}."
+    )
 
 
 # --- tables
