@@ -17,7 +17,12 @@ from toptune.errors import InputError
 from toptune.recordings.devices import read_devices
 from toptune.recordings.mcs import McsRecording
 from toptune.recordings.opening import open_recording
-from toptune.recordings.simulated import TYPICAL_TEMPLATE, simulate, template_waveform
+from toptune.recordings.simulated import (
+    TYPICAL_TEMPLATE,
+    simulate,
+    simulation_of,
+    template_waveform,
+)
 from toptune.recordings.simulated_network import EXCITATORY_FRACTIONS, Activity, simulate_activity
 from toptune.recordings.spike_npz import read_npz
 from toptune.spikes.ptsd import detect_spikes
@@ -49,7 +54,7 @@ def test_files_are_as_described_and_the_devices_file_passes_its_checks(folder: P
     assert devices.labels == ("100E0I", "75E25I", "50E50I", "25E75I", "0E100I")
     assert [row.columns["batch"] for row in devices.rows] == ["B1"] * 5 + ["B2"] * 5
     assert len({row.device for row in devices.rows}) == 10
-    expected = {"devices.csv"} | {
+    expected = {"devices.csv", "simulation.json"} | {
         f"{row.device}{end}" for row in devices.rows for end in (".h5", ".truth.npz")
     }
     assert {path.name for path in folder.iterdir()} == expected
@@ -58,8 +63,20 @@ def test_files_are_as_described_and_the_devices_file_passes_its_checks(folder: P
 def test_every_file_is_the_same_for_any_number_of_jobs(folder: Path, tmp_path: Path) -> None:
     simulate(tmp_path, n_devices=3, seconds=SECONDS, seed=1, n_jobs=1)
     for path in sorted(tmp_path.iterdir()):
-        if path.name != "devices.csv":
+        # Those two tell how many devices there are.
+        if path.name not in ("devices.csv", "simulation.json"):
             assert path.read_bytes() == (folder / path.name).read_bytes(), path.name
+
+
+def test_a_folder_tells_how_it_was_simulated(folder: Path, tmp_path: Path) -> None:
+    assert simulation_of(folder) == {"n_devices": 10, "seconds": SECONDS, "seed": 1}
+    assert simulation_of(tmp_path) is None
+    for content in ("", "[]", '{"kind": "other"}', '{"kind": "toptune simulation", "seed": 1}'):
+        (tmp_path / "simulation.json").write_text(content)
+        assert simulation_of(tmp_path) is None
+    # The command line has no option for the sampling rate.
+    simulate(tmp_path / "fast", n_devices=1, seconds=0.1, seed=0, sampling_rate_hz=20_000.0)
+    assert simulation_of(tmp_path / "fast") is None
 
 
 def test_another_seed_gives_another_recording(folder: Path, tmp_path: Path) -> None:
