@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import pytest
 
-MAY_BE_MISSING = ("no GPU", "falkon library", "root", "../shared", "aeon")
+MAY_BE_MISSING = ("no GPU", "falkon library", "root", "../shared", "aeon", "zsh", "fish")
 SHARED = Path(__file__).parents[2] / "shared"
 
 

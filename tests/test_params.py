@@ -12,6 +12,7 @@ from toptune.errors import InputError
 from toptune.params import (
     RECOMMENDED_PICTURES,
     Backbone,
+    BurstCriteria,
     Compute,
     FitOptions,
     HighPass,
@@ -165,3 +166,20 @@ def test_command_words_tell_one_value_from_several() -> None:
         name="penalty", field="penalty", type=float, default=1e-6, help=".", several=True
     )
     assert command_words([penalty], {"penalty": 1e-7}) == ["--penalty", "1e-07"]
+
+
+def test_equal_parameters_have_equal_keys_however_numbers_are_written() -> None:
+    assert Windows(width_s=10, stride_s=5).key == Windows(width_s=10.0, stride_s=5.0).key
+    assert Picture(count_axis=4).key == Picture(count_axis=4.0).key
+    assert Ptsd(threshold_sd=8).to_json() == Ptsd(threshold_sd=8.0).to_json()
+    assert HighPass(cutoff_hz=300, order=2).to_json()["order"] == 2
+    assert type(HighPass(cutoff_hz=300, order=2).to_json()["order"]) is int
+    assert type(HighPass(cutoff_hz=300).to_json()["cutoff_hz"]) is float
+    whole = SpikeSettings(
+        highpass=HighPass(cutoff_hz=300), ptsd=Ptsd(threshold_sd=8), duration_s=60
+    )
+    halves = SpikeSettings(
+        highpass=HighPass(cutoff_hz=300.0), ptsd=Ptsd(threshold_sd=8.0), duration_s=60.0
+    )
+    assert repr(whole.to_json()) == repr(halves.to_json())
+    assert BurstCriteria(start_ms=170).key == BurstCriteria().key

@@ -104,7 +104,15 @@ def test_every_shell_has_a_script_and_is_answered(
     if shutil.which(shell) is None:
         pytest.skip(f"{shell}: not installed, so its script was not loaded")
     (tmp_path / "script").write_text(script)
-    sh(f"source {tmp_path / 'script'}", environment, shell)
+    loaded = {
+        "bash": "complete -p toptune",
+        "zsh": "whence -w _toptune_completion",
+        "fish": "complete --do-complete 'toptune ins'",
+    }[shell]
+    # As in a zsh whose user has completion switched on at all.
+    first = "autoload -Uz compinit && compinit -u -D && " if shell == "zsh" else ""
+    told = sh(f"{first}source {tmp_path / 'script'}; {loaded}", environment, shell)
+    assert ("inspect" if shell == "fish" else "_toptune_completion") in told
 
 
 # --- the small options
