@@ -252,6 +252,22 @@ def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _plain(parameters: Any) -> dict[str, Any]:
+    """Plain values of a parameter class; equal objects give equal values.
+
+    A whole number where any number may stand, as in ``width_s=10``, is written as the command line
+    reads it, 10.0.
+    """
+    values: dict[str, Any] = asdict(parameters)
+    for one in fields(parameters):
+        value = getattr(parameters, one.name)
+        if isinstance(value, _Params):
+            values[one.name] = value.to_json()
+        elif "float" in str(one.type) and type(value) is int:
+            values[one.name] = float(value)
+    return values
+
+
 class _Params:
     """What all parameter classes share: a key, and JSON that refuses unknown names."""
 
@@ -263,19 +279,8 @@ class _Params:
         return content_key({type(self).__name__: self.to_json()})
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values that ``from_json`` turns back into an equal object.
-
-        Equal objects give equal values: a whole number where any number may stand, as in
-        ``width_s=10``, is written as the command line reads it, 10.0.
-        """
-        values: dict[str, Any] = asdict(self)  # type: ignore[call-overload]  # every subclass is a dataclass
-        for one in fields(self):  # type: ignore[arg-type]  # the same
-            value = getattr(self, one.name)
-            if isinstance(value, _Params):
-                values[one.name] = value.to_json()
-            elif "float" in str(one.type) and type(value) is int:
-                values[one.name] = float(value)
-        return values
+        """Plain values that ``from_json`` turns back into an equal object."""
+        return _plain(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
@@ -437,7 +442,7 @@ class SpikeSettings(OpeningOptions):
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for the store; what was not an option of earlier versions, if it is set."""
-        values = _Params.to_json(self)
+        values = _plain(self)
         names = ("highpass", "ptsd", "stream", "sampling_rate_hz")
         later = {
             f.name: values[f.name]

@@ -331,7 +331,7 @@ def test_the_model_of_burst_parameters_predicts_recordings_as_in_training(
     result = predict(model, [*new, tmp_path / "c.npz"])
     assert [one.prediction for one in result.recordings[:2]] == ["A", "B"]
     assert result.recordings[2].unlike_training
-    assert any("1 of 1 windows are unlike" in w for w in result.recordings[2].warnings)
+    assert any("1 of 1 window is unlike" in w for w in result.recordings[2].warnings)
 
 
 def test_silence_is_judged_and_said_to_be_unlike_training(
