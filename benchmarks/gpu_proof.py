@@ -48,7 +48,7 @@ STEPS = {
     "spikes": Step(50, "filter, means, noise and PTSD: speed, and exact comparison with the CPU"),
     "network": Step(50, "EfficientNetB0 in 16 bits beside torchvision; convolutions; top kernels"),
     "tests": Step(80, "the tests that need a GPU, by file"),
-    "pass": Step(50, "spikes of 32 devices to features: six backbones, two pictures, four windows"),
+    "pass": Step(70, "spikes of 32 devices to features: six backbones, two pictures, four windows"),
     "heads": Step(40, "folds of Falkon and the MLP on the GPU beside the CPU"),
     "commands": Step(90, "`toptune extract` and `toptune sweep` on 4 simulated devices"),
     "sanitizer": Step(45, "compute-sanitizer on small cases"),

@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections import defaultdict
@@ -240,6 +241,7 @@ def gpu_facts(job: Job) -> Figures:
     if job.dry:
         job.row("GPU", "none: dry run")
         return facts
+    torch.zeros(1, device=job.device)  # from now on the GPU has a context to load kernels into
     about = torch.cuda.get_device_properties(job.device)
     facts |= {
         "name": about.name,
@@ -254,11 +256,17 @@ def gpu_facts(job: Job) -> Figures:
     return facts
 
 
-def nvidia_smi(query: str) -> str:
+def nvidia_smi(query: str, more_format: str = "") -> str:
     """Ask nvidia-smi about the first GPU; say why where it does not answer."""
     if shutil.which("nvidia-smi") is None:
         return "nvidia-smi not found"
-    command = ["nvidia-smi", "-i", "0", f"--query-gpu={query}", "--format=csv,noheader"]
+    command = [
+        "nvidia-smi",
+        "-i",
+        "0",
+        f"--query-gpu={query}",
+        f"--format=csv,noheader{more_format}",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
     return one_line(done.stdout or done.stderr)
 
@@ -630,7 +638,6 @@ def noise(bench: Bench, params: Ptsd | None = None) -> Figures:
     with bench.device.active():
         got = noise_thresholds_on(bench.device, bench.short, RATE_HZ, params)
     expected = noise_thresholds(bench.host, RATE_HZ, params)
-    # By MAD, of a part: it sorts all samples.
     found = bench.timed(lambda: noise_thresholds_on(bench.device, bench.long, RATE_HZ, params))
     relative = np.abs(got.noise_sd_uv / expected.noise_sd_uv - 1).max()
     return {
@@ -796,7 +803,15 @@ class Subject:
         generator = torch.Generator(job.device).manual_seed(0)
         shape = (job.size(2048, 2), 224, 224)
         self.grey = torch.rand(shape, generator=generator, device=job.device)
-        self.expected = FeatureEngine(self.backbone).features(self.grey[:4].cpu())
+        self.expected = self._expected(self.grey[:4].cpu())
+
+    @torch.inference_mode()
+    def _expected(self, grey: torch.Tensor) -> NDArray[np.float32]:
+        mean, std = (
+            torch.tensor(v).view(1, 3, 1, 1) for v in (self.backbone.mean, self.backbone.std)
+        )
+        features: NDArray[np.float32] = self.backbone.module((grey[:, None] - mean) / std).numpy()
+        return features
 
     def figures(self, work: Callable[[], NDArray[np.float32]]) -> Figures:
         """Time work on all pictures."""
@@ -1240,23 +1255,25 @@ def toptune(job: Job, *arguments: str | Path) -> Command:
 
 @contextmanager
 def watching(job: Job) -> Iterator[list[float]]:
-    """Fill a list with how busy the GPU was, in percent, by nvidia-smi every 0.2 s."""
+    """Fill a list with how busy the GPU is, in percent, by nvidia-smi every 0.2 s."""
     busy: list[float] = []
-    if job.dry or shutil.which("nvidia-smi") is None:
-        yield busy
-        return
-    path = job.folder / "busy"
-    command = ["nvidia-smi", "-i", "0", "--query-gpu=utilization.gpu", "-lms", "200"]
-    command += ["--format=csv,noheader,nounits"]
-    with path.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.DEVNULL)
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.2):
+            told = nvidia_smi("utilization.gpu", ",nounits")
+            if told.isdigit():
+                busy.append(float(told))
+
+    watcher = threading.Thread(target=watch)
+    if not job.dry:
+        watcher.start()
     try:
         yield busy
     finally:
-        process.kill()
-        process.wait()
-        told = path.read_text("utf-8", "replace").split()
-        busy += [float(line) for line in told if line.isdigit()]
+        ended.set()
+        if not job.dry:
+            watcher.join()
 
 
 def commands(job: Job) -> None:

@@ -1,4 +1,4 @@
-"""benchmarks/gpu_proof.py: all its steps on the CPU, and that it goes on whatever happens to one."""
+"""benchmarks/gpu_proof.py: all its steps on the CPU, and that it goes on whatever happens."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from gpu_proof import FAULT, STEPS
-from gpu_steps import Job, gpu_tests, read_junit
+from gpu_steps import Job, gpu_tests, read_junit, watching
 from needs import missing, package
 from results import read_json
 
@@ -230,6 +230,24 @@ def test_what_is_wanted_is_judged_on_a_gpu_only(tmp_path: Path) -> None:
         job = Job("spikes", tmp_path, tmp_path, dry, 100.0)
         job.row("PTSD", 0.25, "", ">= 0.5", False)
         assert job.rows[0]["met"] is met
+
+
+def test_the_gpu_is_watched_while_a_command_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 40\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    job = Job("commands", tmp_path, tmp_path, False, 100.0)
+    with watching(job) as busy:
+        deadline = time.monotonic() + 30
+        while len(busy) < 3 and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert set(busy) == {40.0}
+    n = len(busy)
+    time.sleep(0.5)
+    assert len(busy) == n >= 3
 
 
 def test_failures_of_tests_are_named_with_their_last_words(tmp_path: Path) -> None:
