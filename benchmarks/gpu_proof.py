@@ -90,7 +90,9 @@ def environment(dry: bool) -> dict[str, str]:
     # What an outer pytest tells its own processes is not for the inner one.
     made = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
     places = [str(TOP), str(TOP / "tests"), str(TOP / "benchmarks")]
-    before = [p for p in made.get("PYTHONPATH", "").split(os.pathsep) if p and p not in places]
+    # Steps work in other folders.
+    before = [str(Path(p).resolve()) for p in made.get("PYTHONPATH", "").split(os.pathsep) if p]
+    before = [p for p in before if p not in places]
     made |= {"PYTHONPATH": os.pathsep.join([*places, *before]), "PYTHONUNBUFFERED": "1"}
     if dry:
         # Threads of OpenMP would wait for each other where cores are busy.
@@ -246,12 +248,13 @@ def problems_of(step: dict[str, Any]) -> dict[str, str]:
 
 def rows_of(name: str, step: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     """Give a step's rows: how it ended, what it measured, what went wrong."""
-    rows = [(name, step["status"], f"{step['seconds']:.0f} s", "")]
+    wrong = problems_of(step)
+    ended = f"{step['status']}; {len(wrong)} of its parts FAILED" if wrong else step["status"]
+    rows = [(name, ended, f"{step['seconds']:.0f} s", "")]
     rows += [
         (name, row["what"], value_text(row["value"], row["unit"]), wanted_text(row))
         for row in (step["result"] or {}).get("rows", [])
     ]
-    wrong = problems_of(step)
     rows += [(name, f"{part} FAILED", one_line(text), "") for part, text in wrong.items()]
     if step["status"] not in ("done", "no time left"):
         rows += [(name, "its last words", one_line(" ".join(step["tail"][-3:])), "")]
@@ -276,7 +279,7 @@ def wanted_text(row: dict[str, Any]) -> str:
     return f"{row['wanted']}{met}"
 
 
-def one_line(text: str, most: int = 160) -> str:
+def one_line(text: str, most: int = 120) -> str:
     """Make a cell of a text; what matters in a traceback stands at its end."""
     words = " ".join(text.replace("|", "/").split())
     return words if len(words) <= most else f"... {words[-most:]}"
