@@ -163,7 +163,6 @@ def described(name: str, *keys: Any, value: Any, says: str) -> Case:
 
 
 MODELS = (
-    Case("model: the run", lambda _: None, ("predict", "run", *PREDICT[2:]), ("run", "no model")),
     Case("model: not there", lambda _: None, ("predict", "x", *PREDICT[2:]), ("x", "no model")),
     model("without model.json", lambda f: (f / MODEL).unlink(), "no model"),
     model(

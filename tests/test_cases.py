@@ -204,7 +204,7 @@ def path_composed_otherwise(c: Case) -> None:
     Path("devices.csv").write_text(
         f"recording,device,label\n{unicodedata.normalize('NFC', listed)},K1,control\n"
     )
-    assert "1 recordings extracted" in c.extract()
+    assert "1 recording extracted" in c.extract()
 
 
 @case

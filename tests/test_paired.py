@@ -77,7 +77,7 @@ def test_the_report_says_it_in_a_sentence_and_in_its_tables(made: Path) -> None:
     assert "51 to 100\u202f% with devices, not verdicts, as independent units" in said
     text = (made / "one" / "report.html").read_text("utf-8")
     assert "Verdicts that are correct" in text
-    assert "1 of 8 verdicts on 4 devices are wrong" in text
+    assert "1 of 8 verdicts on 4 devices is wrong" in text
     assert "Table of all 8 verdicts on 4 devices" in text
     assert "32 windows of 4 devices" in text
     assert "interval with devices as units (bootstrap) 0.510 to 1.000" in text

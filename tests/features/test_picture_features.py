@@ -14,7 +14,6 @@ from toptune.features.extractor import FeatureRows, extract_features
 from toptune.features.picture_features import PictureExtractor
 from toptune.params import Backbone, Picture, Windows
 from toptune.pictures import bins as binning
-from toptune.pictures import drawer
 from toptune.pictures.drawer import Drawer
 from toptune.recordings.trains import SpikeTrains
 
@@ -73,7 +72,7 @@ def test_spikes_are_put_into_bins_once_for_each_length_of_bin(
             made.append(bin_ms)
             super().__init__(trains, bin_ms, device)
 
-    monkeypatch.setattr(drawer, "BinnedSpikes", Counting)
+    monkeypatch.setattr(binning, "BinnedSpikes", Counting)
     extract_features(trains, extractors)
     assert made == [10.0, 20.0]
 
