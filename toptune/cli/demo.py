@@ -103,6 +103,7 @@ class DemoResult:
     folder: Path  # of devices.csv, store and runs
     weights: str
     seed: int
+    kinds: tuple[str, ...]  # classes of the cultures, in the order of devices.csv
     recording_s: float  # length of each recording
     recordings_mb: float  # of all recordings together
     kept: bool  # whether they are still there
@@ -180,6 +181,7 @@ def run_demo(
     megabytes = sum(path.stat().st_size for path in recordings) / 1e6
     from threadpoolctl import threadpool_limits
 
+    from toptune.recordings.devices import read_devices
     from toptune.store.feature_store import FeatureStore
     from toptune.store.tables import table_for
     from toptune.training import fit
@@ -208,7 +210,8 @@ def run_demo(
                 progress=_FitPart(watch),
             )
             metrics[name] = run.metrics
-    result = DemoResult(folder, weights, seed, seconds, megabytes, keep, metrics, took)
+    kinds = tuple(dict.fromkeys(row.label for row in read_devices(devices).rows))
+    result = DemoResult(folder, weights, seed, kinds, seconds, megabytes, keep, metrics, took)
     if not keep:
         for path in recordings:
             path.unlink()
@@ -274,7 +277,7 @@ def _told(result: DemoResult) -> Iterator[str]:
         " s each, each left out of training once"
     )
     yield "kinds, by per cent of excitatory and inhibitory neurons:"
-    yield f"  {', '.join(m['classes'])}"
+    yield f"  {', '.join(result.kinds)}"
     yield ""
     random = result.weights == "random"
     features = "burst parameters" if random else "pictures and burst parameters"
