@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -41,6 +42,7 @@ def fork(work: Callable[[], None]) -> Child:
         return Child(pid, reading)
     code = 1
     try:
+        os.setsid()  # so that `ended` reaches what it leaves behind
         os.dup2(writing, 1)
         os.dup2(writing, 2)
         work()
@@ -69,6 +71,10 @@ def run_toptune(arguments: tuple[str, ...], prepare: Callable[[], None]) -> Chil
 def ended(child: Child) -> Ended:
     """Wait for a process."""
     code = os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1])
+    # A process that was struck while it was starting another may leave one behind, which holds the
+    # pipe open for ever.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
     with os.fdopen(child.output) as pipe:
         return Ended(code, pipe.read())
 
