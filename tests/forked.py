@@ -71,8 +71,8 @@ def run_toptune(arguments: tuple[str, ...], prepare: Callable[[], None]) -> Chil
 def ended(child: Child) -> Ended:
     """Wait for a process."""
     code = os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1])
-    # A process that was struck while it was starting another may leave one behind, which holds the
-    # pipe open for ever.
+    # A library may have been starting a program, such as `ldconfig`, when the process was struck:
+    # what is left behind would hold the pipe open for ever.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     with os.fdopen(child.output) as pipe:

@@ -21,6 +21,7 @@ class Seen(NamedTuple):
 
     code: int
     written: bytes
+    printed: bytes = b""  # on stdout, where that is no terminal
 
     def screen(self) -> Screen:
         """Draw it as a terminal does."""
@@ -87,6 +88,7 @@ def watch(
     columns: int = 80,
     press_at: Callable[[str], bool] | None = None,
     presses: int = 1,
+    stdout_apart: bool = False,
 ) -> Seen:
     """Run a Python program in a terminal of its own, and press Ctrl-C when its text is so far.
 
@@ -108,7 +110,8 @@ def watch(
     )
     child = subprocess.Popen(
         [sys.executable, "-c", begin, program],
-        env=environment, cwd=folder, stdin=theirs, stdout=theirs, stderr=theirs,
+        env=environment, cwd=folder, stdin=theirs, stderr=theirs,
+        stdout=subprocess.PIPE if stdout_apart else theirs,
         start_new_session=True,
     )  # fmt: skip
     os.close(theirs)
@@ -125,4 +128,5 @@ def watch(
             presses -= 1
             os.write(ours, b"\x03")
     os.close(ours)
-    return Seen(child.wait(120), written)
+    printed, _ = child.communicate(timeout=120)
+    return Seen(child.returncode, written, printed or b"")

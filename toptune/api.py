@@ -6,6 +6,7 @@ together: `fit`, `sweep` and `report`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_origin
@@ -257,8 +258,6 @@ def sweep(
 
 def _toml(value: Any) -> str:
     """Write a value as TOML does, which for these kinds is what JSON does."""
-    import json
-
     return json.dumps(list(value) if isinstance(value, tuple) else value)
 
 
@@ -302,9 +301,9 @@ def report(
         something else is where the figures go.
     """
     folder = _folder(run)
-    opened = store if isinstance(store, FeatureStore) else None
-    if opened is None:
-        assert not isinstance(store, FeatureStore)
+    if isinstance(store, FeatureStore):
+        opened: FeatureStore | None = store
+    else:
         opened = find_store(folder, None if store is None else Path(store))
     out = None if out is None else Path(out)
     place = figures_folder(folder, out)

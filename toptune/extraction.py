@@ -291,7 +291,7 @@ def _start(row: DeviceRow, spikes_of: StoredSpikes, features: Sequence[StoredFea
     published = {one: one.published(spikes) for one in features}
     left = [one for one in features if published[one] is None]
     if not features:
-        # Published by now; what is left to do is counted as work of this recording.
+        # Its spikes are published by now: it counts as there already, or as done, by `write`.
         return _Started(None, False, None if spikes.reused else _nothing)
     if not left:
         # All are of the same windows.

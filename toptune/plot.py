@@ -144,10 +144,7 @@ def histogram(
         raise InputError(f"`bin_s` must be above 0, got {bin_s}")
     ax = new_axes(8, 2.5) if ax is None else ax
     stop_s = end_s(spikes) if stop_s is None else stop_s
-    n_bins = max(1, int(np.ceil((stop_s - start_s) / bin_s - 1e-9)))
-    # Times are rounded to samples, so that a spike at the beginning of a bin lies in it.
-    bins = np.floor((spike_times_s(spikes) - start_s) / bin_s + 1e-9).astype(np.int64)
-    counts = np.bincount(bins[(bins >= 0) & (bins < n_bins)], minlength=n_bins)
+    counts = bin_counts(spikes, bin_s, start_s, stop_s)
     tops, together = envelope(counts)
     edges_s = start_s + np.append(np.arange(len(tops)) * together, len(counts)) * bin_s
     ax.stairs(tops, edges_s, fill=True, color=color)
@@ -157,6 +154,16 @@ def histogram(
     largest = f": largest count in each {together * bin_s:g} s" if together > 1 else ""
     write_title(ax, f"spikes of all electrodes{largest}")
     return ax
+
+
+def bin_counts(
+    spikes: SpikeTrains, bin_s: float, start_s: float, stop_s: float
+) -> NDArray[np.int64]:
+    """Count the spikes of all electrodes in bins from `start_s` on, (bins,)."""
+    n_bins = max(1, math.ceil((stop_s - start_s) / bin_s - 1e-9))
+    # Times are rounded to samples, so that a spike at the beginning of a bin lies in it.
+    bins = np.floor((spike_times_s(spikes) - start_s) / bin_s + 1e-9).astype(np.int64)
+    return np.bincount(bins[(bins >= 0) & (bins < n_bins)], minlength=n_bins)
 
 
 def _seconds(seconds: float) -> str:
@@ -545,10 +552,11 @@ def _row_title(effects: Effects, name: str) -> str:
 
 def effect_text(effect: Effect) -> str:
     """Write an effect with its interval: ``\u03b4 0.82 (0.41 to 0.95)``."""
-    return f"\u03b4 {_signed(effect.delta)} ({_signed(effect.low)} to {_signed(effect.high)})"
+    return f"\u03b4 {signed(effect.delta)} ({signed(effect.low)} to {signed(effect.high)})"
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
+    """Write a number with two decimals and a minus sign as long as a plus sign."""
     return f"{value:.2f}".replace("-", "\u2212")
 
 

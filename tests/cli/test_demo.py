@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import pytest
 import torch
 from results import Run
 from safetensors.torch import save_file
+from terminal import watch
 
 from toptune.cli import demo
 from toptune.cli.printing import remaining_s
@@ -158,33 +158,9 @@ main()
 
 
 def test_the_bar_with_the_time_left_fits_a_terminal_of_80_columns(tmp_path: Path) -> None:
-    pty = pytest.importorskip("pty", reason="pty: not on this system")
-    import fcntl
-    import struct
-    import termios
-
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
-    environment |= {"TERM": "xterm", "PYTHONPATH": f"{TESTS}:{TESTS.parent}"}
-    child = subprocess.Popen(
-        [sys.executable, "-c", WATCHED],
-        env=environment, cwd=tmp_path, stdin=theirs, stdout=subprocess.PIPE, stderr=theirs,
-    )  # fmt: skip
-    os.close(theirs)
-    seen = b""
-    while True:
-        try:
-            piece = os.read(ours, 65536)
-        except OSError:  # the terminal is closed at the other end
-            break
-        if not piece:
-            break
-        seen += piece
-    os.close(ours)
-    printed, _ = child.communicate()
-    shown = seen.decode()
-    assert child.returncode == 0, shown
+    code, written, printed = watch(WATCHED, tmp_path, columns=80, stdout_apart=True)
+    shown = written.decode()
+    assert code == 0, shown
     assert printed.decode().splitlines()[-2] == "report: toptune-demo/run-falkon/report.html"
     frames = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", part) for part in re.split(r"[\r\n]", shown)]
     frames = [frame for frame in frames if frame.strip()]

@@ -96,3 +96,27 @@ def test_installation_without_them_is_refused(
     monkeypatch.setattr(installation, "_PACKAGE", tmp_path / "toptune")
     with pytest.raises(ToptuneError, match="lacks its kernels/ folder: install it again"):
         installation.kernels()
+
+
+# --- what a result was computed with
+
+DESCRIBED = """
+import platform, sys
+import torch
+
+started = []
+sys.addaudithook(lambda event, given: event == "subprocess.Popen" and started.append(given))
+from toptune.machine.installation import describe_environment
+
+told = describe_environment("cpu")["platform"]
+assert not started, started
+assert told == platform.platform(), (told, platform.platform())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux: the system is named otherwise")
+def test_the_system_is_named_without_starting_a_program() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", DESCRIBED], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

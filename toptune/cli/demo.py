@@ -59,7 +59,7 @@ def demo(
 ) -> None:
     """Simulate cultures, classify each by a model that never saw it, and write a report.
 
-    It takes half a minute on two idle cores, 15 s more the first time, when functions are compiled,
+    It takes half a minute on two idle cores, 10 s more the first time, when functions are compiled,
     and works offline.
     """
     require_weights(weights)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -65,7 +66,7 @@ def describe_environment(device: str) -> dict[str, Any]:
     on_gpu = device.startswith("cuda")
     return {
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": _platform(),
         "cpu": _cpu_name(),
         "cpus": os.cpu_count(),
         "torch_threads": None if torch is None else torch.get_num_threads(),
@@ -80,6 +81,18 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def _platform() -> str:
+    """Name the system as `platform.platform` does.
+
+    On Linux that starts ``uname -p`` for a processor it then leaves out. A program that computes in
+    threads should start no other one for a name: where it is killed meanwhile, that one may stay.
+    """
+    if sys.platform != "linux":
+        return platform.platform()
+    one, libc = platform.uname(), "".join(platform.libc_ver())
+    return "-".join([one.system, one.release, one.machine, *(["with", libc] if libc else [])])
 
 
 def _cpu_name() -> str:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 # MCS labels the electrodes of its 8 x 8 arrays (without corners) by column, then row: 12 is in the
 # first column and second row. Some programs put a word before it.
-_TWO_DIGITS = re.compile(r"(?:^|\D)([1-8])([1-8])")
-_LETTER = re.compile(r"([A-Z])(\d{1,2})")
+_TWO_DIGITS = re.compile(r"(?:^|\D)([1-8])([1-8])\Z")
+_LETTER = re.compile(r"^([A-Z])(\d{1,2})\Z")
 
 
 class ElectrodePositions(NamedTuple):
@@ -54,14 +54,7 @@ def place_electrodes(labels: Sequence[str]) -> ElectrodePositions:
 
 
 def _match_all(pattern: re.Pattern[str], labels: Sequence[str]) -> list[re.Match[str]] | None:
-    found = [
-        # The digits end the label; a letter and number are all of it.
-        next((m for m in pattern.finditer(label) if m.end() == len(label)), None)
-        if pattern is _TWO_DIGITS
-        else pattern.fullmatch(label)
-        for label in labels
-    ]
-    matches = [m for m in found if m is not None]
+    matches = [m for m in map(pattern.search, labels) if m is not None]
     return matches if len(matches) == len(labels) else None
 
 

@@ -177,12 +177,12 @@ def _probability_tracks(run: ReadRun, row: _Row, end_s: float) -> tuple[Track, .
     v, windows = row.verdict, _windows(run)
     if not windows:
         return ()
-    centre = (run.origin.start_s[row.windows] + windows["width_s"] / 2) / end_s
-    gap = _GAP_STRIDES * windows["stride_s"] / end_s
+    start_s = run.origin.start_s[row.windows]
+    centre = (start_s + windows["width_s"] / 2) / end_s
 
     def lines(name: str, tone: Tone) -> Iterator[Line]:
         shares = run.windows.probabilities[row.windows, run.classes.index(name)]
-        for part in np.split(np.arange(len(centre)), np.flatnonzero(np.diff(centre) > gap) + 1):
+        for part in unbroken(start_s, windows["stride_s"]):
             points = zip(centre[part].tolist(), shares[part].tolist(), strict=True)
             yield Line(points=tuple(points), tone=tone)
 
@@ -199,6 +199,12 @@ def _probability_tracks(run: ReadRun, row: _Row, end_s: float) -> tuple[Track, .
         height_px=60,
     )
     return (track,)
+
+
+def unbroken(start_s: NDArray[np.float64], stride_s: float) -> list[NDArray[np.int64]]:
+    """Split a recording's windows, ascending, where a line between them would cross a gap."""
+    apart = np.flatnonzero(np.diff(start_s) > _GAP_STRIDES * stride_s) + 1
+    return np.split(np.arange(len(start_s)), apart)
 
 
 def activity_tracks(device: str, t: Thumbnails) -> tuple[Track, ...]:

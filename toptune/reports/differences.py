@@ -241,9 +241,8 @@ def _sentence(contrast: Contrast, effects: Effects) -> str:
 def _brief(effect: Effect) -> str:
     """Name a detectable difference: ``spikes per burst higher (\u03b4 0.98)``."""
     side = "higher" if effect.delta > 0 else "lower"
-    return (
-        f"{TITLES.get(effect.parameter, effect.parameter)} {side} (\u03b4 {_signed(effect.delta)})"
-    )
+    name = TITLES.get(effect.parameter, effect.parameter)
+    return f"{name} {side} (\u03b4 {plot.signed(effect.delta)})"
 
 
 def _parameter_picture(effects: Effects, name: str) -> Picture:
@@ -284,8 +283,8 @@ def _cells(effect: Effect) -> tuple[str | Cell, ...]:
     return (
         *map(_number, effect.median),
         f"{effect.n[0]}, {effect.n[1]}",
-        _signed(effect.delta),
-        f"{_signed(effect.low)} to {_signed(effect.high)}",
+        plot.signed(effect.delta),
+        f"{plot.signed(effect.low)} to {plot.signed(effect.high)}",
         _p(effect.p),
         adjusted,
     )
@@ -343,7 +342,7 @@ def typical_recordings(run: ReadRun, values: ParameterValues) -> tuple[Typical, 
     mean square over the parameters that both recordings have. Where devices of the class were
     classified correctly, one of theirs is chosen.
     """
-    z = _standardised(scaled(values.values))
+    z = np.apply_along_axis(plot.standardised, 0, scaled(values.values))
     right = {(v.device, v.label) for v in run.verdicts if v.prediction == v.label}
     chosen = []
     for label in values.classes:
@@ -358,16 +357,6 @@ def typical_recordings(run: ReadRun, values: ParameterValues) -> tuple[Typical, 
     return tuple(chosen)
 
 
-def _standardised(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    known = ~np.isnan(values)
-    n = np.maximum(known.sum(axis=0), 1)
-    filled = np.where(known, values, 0.0)
-    mean = filled.sum(axis=0) / n
-    sd = np.sqrt(np.where(known, (values - mean) ** 2, 0.0).sum(axis=0) / n)
-    scaled_values: NDArray[np.float64] = (values - mean) / np.where(sd > 0, sd, 1.0)
-    return scaled_values
-
-
 def _distance(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
     squared = (first - second) ** 2
     known = squared[~np.isnan(squared)]
@@ -379,7 +368,7 @@ def _typical_section(run: ReadRun, found: Differences) -> Section | None:
         return None
     chosen = typical_recordings(run, found.values)
     trains = {one.label: found.spikes_of(found.names[one.row]) for one in chosen}
-    limits = _rate_limits(list(trains.values()))
+    limits = rate_limits(list(trains.values()))
     blocks: list[Block] = [
         Text(
             text="Typical is the recording whose parameters are nearest to those of all others of"
@@ -465,7 +454,8 @@ def _array_picture(
     )
 
 
-def _rate_limits(trains: Sequence[SpikeTrains]) -> tuple[float, float]:
+def rate_limits(trains: Sequence[SpikeTrains]) -> tuple[float, float]:
+    """Give the lowest and highest rate of active electrodes, at which the colours of maps end."""
     rates = np.concatenate([plot.electrode_rates(one) for one in trains])
     active = rates[rates > plot.SILENT_HZ]
     if not len(active):
@@ -486,7 +476,7 @@ def _coefficients_section(run: ReadRun, found: Coefficients | None) -> Section |
     rows = tuple(
         (
             TITLES.get(name, name),
-            *(_signed(float(found.values[k, found.classes.index(c)])) for c in order),
+            *(plot.signed(float(found.values[k, found.classes.index(c)])) for c in order),
         )
         for k, name in enumerate(found.parameters)
     )
@@ -530,7 +520,7 @@ def _coefficient_picture(found: Coefficients, label: str, order: Sequence[str]) 
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
     listed = "; ".join(
-        f"{t} {_signed(float(mine[k]))}" for t, k in zip(titles, largest, strict=True)
+        f"{t} {plot.signed(float(mine[k]))}" for t, k in zip(titles, largest, strict=True)
     )
     return Picture(
         uri=svg_uri(figure),
@@ -644,10 +634,6 @@ def p_words(p: float) -> str:
 
 def _p(p: float) -> str:
     return f"<\u00a0{_LEAST_P:g}" if p < _LEAST_P else p_value_text(p)
-
-
-def _signed(value: float) -> str:
-    return f"{value:.2f}".replace("-", "\u2212")
 
 
 def _number(value: float) -> str:

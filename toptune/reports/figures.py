@@ -24,7 +24,8 @@ from toptune.features.burst_features import TITLES
 from toptune.machine.display import count
 from toptune.machine.drawing import Axes, Figure, rc_context
 from toptune.recordings.trains import SpikeTrains, end_s, spike_times_s
-from toptune.reports.differences import excerpt_s, typical_recordings
+from toptune.reports.devices import unbroken
+from toptune.reports.differences import excerpt_s, rate_limits, typical_recordings
 from toptune.reports.methods import Sample, describe_methods
 from toptune.reports.run import refuse_other_store
 from toptune.reports.scores import draw_reliability
@@ -46,8 +47,6 @@ _BIN_S = 0.1
 _ROW_PT = 60.0
 # Devices of a figure of probabilities, and how they are arranged.
 _ACROSS, _DOWN = 5, 8
-# Windows further apart than this many strides are not connected by a line.
-_GAP_STRIDES = 1.5
 _MINUTE_S = 60.0
 _STYLE: Any = {
     # Letters as letters of a font that Matplotlib brings along, so that editors can change them
@@ -148,7 +147,7 @@ def write_figures(
         refuse_other_store(read, store)
     target = figures_folder(read.path) if out is None else Path(out)
     with rc_context(_STYLE):
-        drawn, left, effects = draw_figures(read, store, progress)
+        drawn, left, effects = _draw_all(read, store, progress)
         with publish(target, overwrite=True, kind=FIGURES) as folder:
             for one in drawn:
                 path = folder / f"{one.name}.{format}"
@@ -184,7 +183,7 @@ def _draw_all(run: ReadRun, store: FeatureStore | None, progress: Progress | Non
         if effects.ranked():
             drawn.append(_parameters(effects))
         if store is not None:
-            names = list(dict.fromkeys(run.origin.recording[_first_rows(run)].tolist()))
+            names = run.recordings
             chosen = typical_recordings(run, values)
             trains = {one.label: store.read_spikes(names[one.row]) for one in chosen}
             drawn += _typical(trains, {one.label: names[one.row] for one in chosen})
@@ -192,11 +191,6 @@ def _draw_all(run: ReadRun, store: FeatureStore | None, progress: Progress | Non
         left.append(NotDrawn("typical", "the store with the spikes was not at hand"))
     drawn += _courses(run)
     return FigureSet(tuple(drawn), tuple(left), effects)
-
-
-def _first_rows(run: ReadRun) -> NDArray[np.int64]:
-    """Give the first window of each recording, in the order of the windows."""
-    return np.sort(np.unique(run.origin.recording, return_index=True)[1])
 
 
 def _figure(width_in: float, height_in: float) -> Figure:
@@ -396,9 +390,7 @@ def _typical(trains: dict[str, SpikeTrains], names: dict[str, str]) -> Iterator[
         return
     figure = _figure(_PAGE_IN, 0.3 + 1.2 * len(trains))
     grid = figure.subplots(len(trains), 3, squeeze=False, width_ratios=(2.2, 1.7, 1.2))
-    rates = np.concatenate([_rates(one) for one in trains.values()])
-    active = rates[rates > plot.SILENT_HZ]
-    limits = (float(active.min(initial=1.0)), float(active.max(initial=2.0)))
+    limits = rate_limits(list(trains.values()))
     spikes: list[list[Any]] = []
     counts: list[list[Any]] = []
     electrodes: list[list[Any]] = []
@@ -427,7 +419,9 @@ def _typical(trains: dict[str, SpikeTrains], names: dict[str, str]) -> Iterator[
         ]
         electrodes += [
             [label, names[label], who, rate]
-            for who, rate in zip(one.channel_labels, _rates(one).tolist(), strict=True)
+            for who, rate in zip(
+                one.channel_labels, plot.electrode_rates(one).tolist(), strict=True
+            )
         ]
     bar = figure.colorbar(
         grid[-1, 2].collections[-1], ax=list(grid[:, 2]), location="right", shrink=0.35,
@@ -450,19 +444,9 @@ def _typical(trains: dict[str, SpikeTrains], names: dict[str, str]) -> Iterator[
     yield Drawn("typical", figure, data, legend)
 
 
-def _rates(trains: SpikeTrains) -> NDArray[np.float64]:
-    n = len(trains.channel_labels)
-    rates: NDArray[np.float64] = np.bincount(trains.spikes.channel, minlength=n) / trains.duration_s
-    return rates
-
-
 def _draw_counts(axes: Axes, trains: SpikeTrains, start_s: float, stop_s: float) -> list[int]:
-    n_bins = max(1, math.ceil((stop_s - start_s) / _BIN_S - 1e-9))
-    times = spike_times_s(trains)
-    inside = times[(times >= start_s) & (times < start_s + n_bins * _BIN_S)]
-    bins = np.floor((inside - start_s) / _BIN_S + 1e-9).astype(np.int64)
-    counts = np.bincount(bins, minlength=n_bins)[:n_bins]
-    edges_s = start_s + np.arange(n_bins + 1) * _BIN_S
+    counts = plot.bin_counts(trains, _BIN_S, start_s, stop_s)
+    edges_s = start_s + np.arange(len(counts) + 1) * _BIN_S
     axes.stairs(counts, edges_s, fill=True, color=plot.INK)
     axes.set(
         xlabel="time (s)",
@@ -526,7 +510,7 @@ def _draw_course(
     if wrong:
         shown.append((verdict.prediction, plot.RED, "--"))
     for label, colour, dashes in shown:
-        for part in _together(run, mine, _GAP_STRIDES * windows["stride_s"]):
+        for part in _together(run, mine, windows["stride_s"]):
             start_s = run.origin.start_s[part]
             centre_min = (start_s + windows["width_s"] / 2) / _MINUTE_S
             shares = run.windows.probabilities[part, run.classes.index(label)]
@@ -543,11 +527,14 @@ def _draw_course(
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _together(run: ReadRun, rows: NDArray[np.int64], gap_s: float) -> Iterator[NDArray[np.int64]]:
+def _together(
+    run: ReadRun, rows: NDArray[np.int64], stride_s: float
+) -> Iterator[NDArray[np.int64]]:
     """Split windows where another recording begins, or where there is a gap."""
-    recording, start_s = run.origin.recording[rows], run.origin.start_s[rows]
-    apart = (recording[1:] != recording[:-1]) | (np.diff(start_s) > gap_s)
-    yield from np.split(rows, np.flatnonzero(apart) + 1)
+    recording = run.origin.recording[rows]
+    for of_one in np.split(rows, np.flatnonzero(recording[1:] != recording[:-1]) + 1):
+        for part in unbroken(run.origin.start_s[of_one], stride_s):
+            yield of_one[part]
 
 
 # --- what is written beside the figures

@@ -18,7 +18,7 @@ from toptune.evaluation.counting import Counts
 from toptune.heads.catalogue import head_of
 from toptune.machine.display import count
 from toptune.pictures.thumbnails import Thumbnails
-from toptune.reports.devices import MAX_TIMELINES, activity_tracks, time_ticks
+from toptune.reports.devices import MAX_TIMELINES, activity_tracks, time_ticks, unbroken
 from toptune.reports.page import (
     Block,
     Cell,
@@ -45,8 +45,6 @@ NAME = "report.html"
 
 # Of more classes the table has no room for all probabilities, and the page's head for all numbers.
 _MOST_COLUMNS, _MOST_FACTS = 4, 6
-# Windows further apart than this many strides are not connected by a line.
-_GAP_STRIDES = 1.5
 
 
 def write_report(
@@ -288,10 +286,7 @@ def _probability_tracks(model: Model, one: RecordingPrediction, end_s: float) ->
         return
     width_s, stride_s = windows
     centre_s = one.start_s + width_s / 2
-    parts = np.split(
-        np.arange(len(centre_s)),
-        np.flatnonzero(np.diff(centre_s) > _GAP_STRIDES * stride_s) + 1,
-    )
+    parts = unbroken(one.start_s, stride_s)
 
     def lines(code: int, tone: Tone) -> list[Line]:
         heights = one.probabilities[:, code]

@@ -13,8 +13,6 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
-
 from toptune.errors import InputError
 from toptune.machine.display import count, named_electrodes
 from toptune.pictures.thumbnails import draw_thumbnails
@@ -183,10 +181,9 @@ def find_differences(
     except (InputError, OSError, ValueError) as error:
         _LOG.warning("the report does not say what differs: %s", error)
         return None
-    rows = np.sort(np.unique(run.origin.recording, return_index=True)[1])
     return Differences(
         values=values,
-        names=tuple(run.origin.recording[rows].tolist()),
+        names=tuple(run.recordings),
         coefficients=coefficients,
         spikes_of=None if store is None else store.read_spikes,
     )

@@ -19,7 +19,6 @@ import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -387,7 +386,7 @@ class _ThinnedWindows:
         extractors = self._predictor.extractors
         total = len(variants) * len(extractors)
         found: dict[int, NDArray[np.float32]] = {}
-        counter = count(0)  # so that threads need no lock for it
+        done = [0] * len(extractors)  # each thread counts its own views, without a lock
 
         def of_views(numbers: Sequence[int]) -> None:
             for number in numbers:
@@ -396,9 +395,8 @@ class _ThinnedWindows:
                 of_view = extractors[number].extract_variants(self.trains, thinned, len(variants))
                 for part in of_view:
                     parts.append(part)
-                    for _ in part:
-                        done = next(counter) + 1
-                    stage(name, done, total)
+                    done[number] += len(part)
+                    stage(name, sum(done), total)
                 found[number] = np.concatenate(parts)
 
         # Views of one kind share a network, and come one after the other. Another kind is computed

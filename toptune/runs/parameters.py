@@ -51,8 +51,7 @@ def run_parameters(
         The run has no parameters.csv, and no store with its spikes is at hand; or the table is
         damaged.
     """
-    rows = np.sort(np.unique(run.origin.recording, return_index=True)[1])
-    names = run.origin.recording[rows].tolist()
+    rows, names = run.first_windows, run.recordings
     known = _read(run.path / TABLE) or _measured(run, _store_of(run, store), names, progress)
     missing = [name for name in names if name not in known]
     if missing:

@@ -69,6 +69,17 @@ class ReadRun:
         return tuple(self.params["features"]["views"])
 
     @property
+    def first_windows(self) -> NDArray[np.int64]:
+        """The first window of each recording, (recordings,) ascending."""
+        return np.sort(np.unique(self.origin.recording, return_index=True)[1])
+
+    @property
+    def recordings(self) -> list[str]:
+        """Names of the recordings, in the order of the windows."""
+        names: list[str] = self.origin.recording[self.first_windows].tolist()
+        return names
+
+    @property
     def features(self) -> str:
         """The feature sets in words; of more than three only how many there are."""
         names = [view["name"] for view in self.views]

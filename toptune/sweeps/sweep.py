@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -303,9 +303,10 @@ class _Work:
     def run(self) -> None:
         """Spikes first, then all features, then the runs; what failed is written."""
         self.watch.doing("spikes")
-        for row in self._claimed():
-            if (cause := _attempt(partial(self.spikes_of.update, row))) is not None:
-                self.failures.append(Failure("recording", row.name, cause))
+        with closing(self._claimed()) as work:
+            for row, _ in work:
+                if (cause := _attempt(partial(self.spikes_of.update, row))) is not None:
+                    self.failures.append(Failure("recording", row.name, cause))
         self.notes += self.spikes_of.notes
         if self.failures:
             self.notes.append(
@@ -373,7 +374,7 @@ class _Work:
         self.watch.doing("features")
         jobs = list(self.jobs.values())
         with (
-            closing(self._claimed_for_writing()) as work,
+            closing(self._claimed()) as work,
             BackgroundWriter(_MOST_PENDING) as writer,
         ):
             for row, claim in work:
@@ -382,9 +383,9 @@ class _Work:
                         job.failed.append((row.name, cause))
                 # Behind all that is to be written of the recording.
                 writer.submit(row.name, claim.pop_all().close)
-                self._settle(writer)
+                _raise_first(writer)
             writer.wait()
-            self._settle(writer)
+            _raise_first(writer)
         self.spikes_of.forget()  # before runs, which want the memory
         for pace in self.forecast.pictures.values():
             pace.left = 0  # even if some were not described
@@ -403,11 +404,9 @@ class _Work:
             def start(job: _ViewJob = job) -> None:
                 write = self._start(job, spikes, writer)
                 if write is not None:
-                    # What fails while it is waited for or written is the view's failure.
-                    writer.submit(f"{job.key} {row.name}", write)
+                    writer.submit(row.name, partial(_attempt_for, job, row, write))
 
-            if (cause := _attempt(start)) is not None:
-                job.failed.append((row.name, cause))
+            _attempt_for(job, row, start)
 
     def _start(
         self, job: _ViewJob, spikes: PublishedSpikes, writer: BackgroundWriter
@@ -421,27 +420,7 @@ class _Work:
                 engine.release()
             return job.start(spikes)
 
-    def _settle(self, writer: BackgroundWriter) -> None:
-        """Treat errors of features that were waited for or written as those of their views."""
-        by_key = {job.key: job for job in self.jobs.values()}
-        for owner, error in writer.take_failures():
-            key, _, recording = owner.partition(" ")
-
-            def again(error: BaseException = error) -> None:
-                raise error
-
-            cause = _attempt(again)
-            assert cause is not None
-            by_key[key].failed.append((recording, cause))
-
-    def _claimed(self) -> Iterator[DeviceRow]:
-        """Go through the recordings, claiming each until the next one is asked for."""
-        with closing(self._claimed_for_writing()) as work:
-            for row, claim in work:
-                with claim:
-                    yield row
-
-    def _claimed_for_writing(self) -> Generator[tuple[DeviceRow, ExitStack], None, None]:
+    def _claimed(self) -> Generator[tuple[DeviceRow, ExitStack], None, None]:
         """Go through the recordings, claiming each.
 
         Whoever takes a claim over releases it; otherwise it is released when the next one is asked
@@ -534,6 +513,18 @@ def _is_empty(folder: Path) -> bool:
 
 def _label(backbone: Backbone) -> str:
     return f"{backbone.name} {backbone.weights}"
+
+
+def _attempt_for(job: _ViewJob, row: DeviceRow, work: Callable[[], object]) -> None:
+    """Do some work on a view of a recording, and keep what goes wrong as that view's failure."""
+    if (cause := _attempt(work)) is not None:
+        job.failed.append((row.name, cause))
+
+
+def _raise_first(writer: BackgroundWriter) -> None:
+    """Raise what no view can keep as its failure: that nothing can be written any longer."""
+    for failed in writer.take_failures():
+        raise failed.error
 
 
 def _attempt(work: Callable[[], object]) -> str | None:
