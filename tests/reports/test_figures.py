@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from results import Run, read_csv, read_json
 from small_data import CLASS_RATES_HZ, write_devices, write_mcs
 
 import toptune
 from toptune.errors import InputError
 from toptune.extraction import extract
-from toptune.machine.drawing import FigureCanvasAgg
+from toptune.machine.drawing import Figure, FigureCanvasAgg
 from toptune.params import Backbone, FitOptions, Picture, Windows
 from toptune.recordings.trains import spike_times_s
 from toptune.reports.figures import Drawn, draw_figures, write_figures
@@ -245,6 +246,29 @@ def test_equal_runs_give_equal_bytes(written: tuple[str, Path], made: Made, tmp_
     write_figures(made.folder / "falkon", tmp_path / "again", suffix, store=made.store)  # type: ignore[arg-type]
     for path in sorted(out.iterdir()):
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
+
+
+def test_bytes_do_not_rest_on_the_last_bit_of_the_layout(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Matplotlib's solver gives sums in another order from one time to the next.
+    written = []
+    execute = ConstrainedLayoutEngine.execute
+    for n_ulp in (-1, 1):
+
+        def off_by_a_bit(engine: Any, fig: Figure, n_ulp: int = n_ulp) -> None:
+            execute(engine, fig)
+            for axes in fig.axes:
+                bounds = np.array(axes.get_position(original=True).bounds)
+                axes.set_position((bounds + n_ulp * np.spacing(bounds)).tolist())
+
+        monkeypatch.setattr(ConstrainedLayoutEngine, "execute", off_by_a_bit)
+        written.append(tmp_path / str(n_ulp))
+        write_figures(made.folder / "falkon", written[-1], "svg", store=made.store)
+    names = sorted(path.name for path in written[0].glob("*.svg"))
+    assert "typical.svg" in names
+    for name in names:
+        assert (written[0] / name).read_bytes() == (written[1] / name).read_bytes(), name
 
 
 def test_text_can_be_edited_and_figures_are_as_wide_as_columns(

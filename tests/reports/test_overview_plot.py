@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from needs import shared
 from small_data import write_mcs
 
+from toptune.machine.drawing import Figure, new_figure
 from toptune.recordings.spike_npz import write_npz
 from toptune.recordings.trains import Segment, Spikes, SpikeTrains
 from toptune.reports import overview_plot
@@ -54,11 +54,11 @@ def drawn(view: Overview, path: Path, monkeypatch: pytest.MonkeyPatch) -> Figure
     """The figure that was written."""
     figures: list[Figure] = []
 
-    def remember(*args: object, **kwargs: object) -> Figure:
-        figures.append(Figure(*args, **kwargs))  # type: ignore[arg-type]  # as it was called
+    def remember(width_in: float, height_in: float) -> Figure:
+        figures.append(new_figure(width_in, height_in))
         return figures[0]
 
-    monkeypatch.setattr(overview_plot, "Figure", remember)
+    monkeypatch.setattr(overview_plot, "new_figure", remember)
     draw_overview(view, path)
     return figures[0]
 

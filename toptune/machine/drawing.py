@@ -2,7 +2,7 @@
 
 ``MPLBACKEND`` names a program that shows figures on a screen. A notebook hands its own to every
 program it starts, and Matplotlib cannot be imported where that is not installed. Reports show
-nothing: their figures are made by `Figure`, never by pyplot, and saved as PNG or SVG. So the
+nothing: their figures are made by `new_figure`, never by pyplot, and saved as PNG or SVG. So the
 variable is taken away while Matplotlib is imported, and stays as it was for who else uses
 Matplotlib in this process; `new_axes` alone uses pyplot, for who draws from Python. All other
 modules import from here.
@@ -46,12 +46,34 @@ with _without_a_screen():
     from matplotlib.collections import EllipseCollection
     from matplotlib.colors import LogNorm, Normalize
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 __all__ = [
     "Axes", "EllipseCollection", "Figure", "FigureCanvasAgg", "FuncFormatter", "LogLocator",
-    "LogNorm", "Normalize", "NullFormatter", "new_axes", "rc_context",
+    "LogNorm", "Normalize", "NullFormatter", "new_axes", "new_figure", "rc_context",
 ]  # fmt: skip
+
+
+class _RepeatableLayout(ConstrainedLayoutEngine):
+    """Matplotlib's layout, with the same result every time.
+
+    Its solver leaves positions that may differ in their last bit from one time to the next, and
+    the names of clip paths in an SVG file are made of all bits.
+    """
+
+    def execute(self, fig: Figure) -> None:
+        super().execute(fig)
+        for axes in fig.axes:
+            arranged = axes.get_in_layout()
+            left, bottom, width, height = axes.get_position(original=True).bounds
+            axes.set_position((round(left, 9), round(bottom, 9), round(width, 9), round(height, 9)))
+            axes.set_in_layout(arranged)  # which `set_position` takes away
+
+
+def new_figure(width_in: float, height_in: float) -> Figure:
+    """Make a figure for a file, with room for all text; equal figures give equal bytes."""
+    return Figure(figsize=(width_in, height_in), layout=_RepeatableLayout())
 
 
 def new_axes(width_in: float, height_in: float) -> Axes:
@@ -62,6 +84,6 @@ def new_axes(width_in: float, height_in: float) -> Axes:
 
         return plt.figure(figsize=size, layout="constrained").add_subplot()
     except ImportError:  # a screen that the environment names and that is not there
-        figure = Figure(figsize=size, layout="constrained")
+        figure = new_figure(width_in, height_in)
         FigureCanvasAgg(figure)
         return figure.add_subplot()

@@ -15,7 +15,7 @@ from scipy.stats import binomtest
 
 from toptune.evaluation.scores import Verdict
 from toptune.machine.display import count, one_or
-from toptune.machine.drawing import Figure
+from toptune.machine.drawing import new_figure
 from toptune.reports.page import (
     BLUE,
     GREY,
@@ -131,7 +131,7 @@ def _table(runs: Sequence[ReadRun], names: Sequence[str]) -> Table:
 
 
 def _picture(runs: Sequence[ReadRun], names: Sequence[str]) -> Picture:
-    figure = Figure(figsize=(6.4, 0.9 + 0.42 * len(runs)), layout="constrained")
+    figure = new_figure(6.4, 0.9 + 0.42 * len(runs))
     axes = figure.add_subplot()
     for row, run in enumerate(runs):
         m = run.metrics

@@ -22,7 +22,7 @@ from toptune import plot
 from toptune.evaluation.effects import Contrast, Effect, Effects, ParameterValues, effect_sizes
 from toptune.features.burst_features import NAMES, TITLES, scaled
 from toptune.machine.display import count
-from toptune.machine.drawing import Axes, Figure, rc_context
+from toptune.machine.drawing import Axes, Figure, new_figure, rc_context
 from toptune.recordings.positions import place_electrodes
 from toptune.recordings.trains import SpikeTrains, end_s
 from toptune.reports.page import (
@@ -641,7 +641,7 @@ def _number(value: float) -> str:
 
 
 def _figure(height_in: float) -> Figure:
-    return Figure(figsize=(_WIDTH_IN, height_in), layout="constrained")
+    return new_figure(_WIDTH_IN, height_in)
 
 
 def _wrapped_title(axes: Axes, text: str) -> None:

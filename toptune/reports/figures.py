@@ -22,7 +22,7 @@ from toptune.evaluation.effects import Effects, effect_sizes
 from toptune.evaluation.scores import Verdict, accuracy_interval
 from toptune.features.burst_features import TITLES
 from toptune.machine.display import count
-from toptune.machine.drawing import Axes, Figure, rc_context
+from toptune.machine.drawing import Axes, Figure, new_figure, rc_context
 from toptune.recordings.trains import SpikeTrains, end_s, spike_times_s
 from toptune.reports.devices import unbroken
 from toptune.reports.differences import excerpt_s, rate_limits, typical_recordings
@@ -193,10 +193,6 @@ def _draw_all(run: ReadRun, store: FeatureStore | None, progress: Progress | Non
     return FigureSet(tuple(drawn), tuple(left), effects)
 
 
-def _figure(width_in: float, height_in: float) -> Figure:
-    return Figure(figsize=(width_in, height_in), layout="constrained")
-
-
 def _small(axes: Axes, title: str | None = None) -> None:
     """Bring what was drawn for a screen to the size of print; a legend says what a title says."""
     for text in axes.texts:
@@ -212,7 +208,7 @@ def _small(axes: Axes, title: str | None = None) -> None:
 
 def _confusion(run: ReadRun) -> Drawn:
     k = len(run.classes)
-    figure = _figure(_PAGE_IN, min(1.1 + 0.42 * k, _PAGE_IN / 2 + 0.4))
+    figure = new_figure(_PAGE_IN, min(1.1 + 0.42 * k, _PAGE_IN / 2 + 0.4))
     axes = figure.subplots(1, 2)
     verdicts = "verdicts" if run.counts.in_pairs else "devices"
     rows: list[list[Any]] = []
@@ -273,7 +269,7 @@ def _class_score(label: str, verdicts: Sequence[Verdict]) -> _Score:
 
 def _scores(run: ReadRun) -> Drawn:
     rows = score_rows(run)
-    figure = _figure(_COLUMN_IN, 0.7 + 0.2 * len(rows))
+    figure = new_figure(_COLUMN_IN, 0.7 + 0.2 * len(rows))
     axes = figure.add_subplot()
     for y, one in enumerate(rows):
         colour = plot.INK if y == 0 else plot.BLUE if y <= len(run.classes) else plot.GREY
@@ -306,7 +302,7 @@ def _known(value: float) -> float | str:
 
 def _calibration(run: ReadRun) -> Drawn:
     table = run.scores.window_reliability
-    figure = _figure(_COLUMN_IN, 3.1)
+    figure = new_figure(_COLUMN_IN, 3.1)
     axes = figure.add_subplot()
     draw_reliability(axes, table, run.rows_are)
     rows = [
@@ -332,7 +328,7 @@ def _parameters(effects: Effects) -> Drawn:
     shown = effects.ranked()[:_N_PARAMETERS]
     devices = effects.devices
     height = 0.7 + len(shown) * (0.12 + 0.11 * len(devices.classes))
-    figure = _figure(_PAGE_IN, min(height, 9.0))
+    figure = new_figure(_PAGE_IN, min(height, 9.0))
     axes = figure.add_subplot()
     plot.parameters(effects, axes, names=shown)
     for line in axes.lines:
@@ -388,7 +384,7 @@ def _parameters(effects: Effects) -> Drawn:
 def _typical(trains: dict[str, SpikeTrains], names: dict[str, str]) -> Iterator[Drawn]:
     if not trains:
         return
-    figure = _figure(_PAGE_IN, 0.3 + 1.2 * len(trains))
+    figure = new_figure(_PAGE_IN, 0.3 + 1.2 * len(trains))
     grid = figure.subplots(len(trains), 3, squeeze=False, width_ratios=(2.2, 1.7, 1.2))
     limits = rate_limits(list(trains.values()))
     spikes: list[list[Any]] = []
@@ -479,7 +475,7 @@ def _courses_of(
     run: ReadRun, verdicts: Sequence[Verdict], windows: dict[str, float], name: str
 ) -> Drawn:
     down = -(-len(verdicts) // _ACROSS)
-    figure = _figure(_PAGE_IN, 0.5 + 0.85 * down)
+    figure = new_figure(_PAGE_IN, 0.5 + 0.85 * down)
     grid = figure.subplots(down, _ACROSS, squeeze=False, sharey=True)
     rows: list[list[Any]] = []
     for axes, verdict in zip(grid.flat, verdicts, strict=False):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from toptune import plot
 from toptune.machine.display import named_electrodes
-from toptune.machine.drawing import Axes, Figure
+from toptune.machine.drawing import Axes, new_figure
 from toptune.recordings.trains import SpikeTrains, spike_times_s
 from toptune.reports.overview import Overview
 
@@ -34,7 +34,7 @@ def draw_overview(view: Overview, path: Path) -> None:
     path
         The PNG file.
     """
-    figure = Figure(figsize=(13, 9.5), layout="constrained")
+    figure = new_figure(13, 9.5)
     grid = figure.add_gridspec(3, 2, width_ratios=(2.6, 1), height_ratios=(3, 1.9, 2.4))
     raster = figure.add_subplot(grid[0, 0])
     plot.raster(view.trains, raster).set_xlabel("")

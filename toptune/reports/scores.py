@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 
 from toptune.evaluation.scores import Reliability
 from toptune.machine.display import count, one_or
-from toptune.machine.drawing import Axes, Figure
+from toptune.machine.drawing import Axes, Figure, new_figure
 from toptune.reports.page import (
     BLUE,
     GREY,
@@ -412,7 +412,7 @@ def calibration_section(run: ReadRun) -> Section:
 
 
 def _draw_reliability(table: Reliability, rows_are: str) -> Figure:
-    figure = Figure(figsize=(4.6, 3.9), layout="constrained")
+    figure = new_figure(4.6, 3.9)
     draw_reliability(figure.add_subplot(), table, rows_are)
     return figure
 

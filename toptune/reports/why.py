@@ -392,14 +392,14 @@ def _draw_map(
     active: NDArray[np.bool_],
 ) -> MplFigure:
     """Draw the array with each electrode in the colour of its drop, in percentage points."""
-    from toptune.machine.drawing import Figure, Normalize, rc_context
+    from toptune.machine.drawing import Normalize, new_figure, rc_context
 
     n_columns, n_rows = int(placed.column.max()) + 1, int(placed.row.max()) + 1
     side = max(n_columns, n_rows)
     limit = max(_SMALL_SCALE, float(np.abs(drop).max()))
     size = (210 / side) ** 2
     with rc_context():
-        figure = Figure(figsize=(4.4, 0.9 + 4.4 * n_rows / side), layout="constrained")
+        figure = new_figure(4.4, 0.9 + 4.4 * n_rows / side)
         axes = figure.subplots()
         axes.scatter(
             placed.column[~active], placed.row[~active], size, c="white", edgecolors=GREY, lw=0.6

@@ -22,7 +22,7 @@ from toptune.evaluation.task import Task
 from toptune.features.burst_features import NAMES, in_units
 from toptune.features.table import FeatureTable
 from toptune.heads.base import Head
-from toptune.machine.drawing import Axes, Figure, FigureCanvasAgg
+from toptune.machine.drawing import Axes, Figure, FigureCanvasAgg, new_figure
 from toptune.runs.folder import write_csv
 
 # Up to this many classes the cells of confusion.png have room for counts and percentages.
@@ -181,7 +181,7 @@ def draw_confusion(
     # Room for the longest name twice: beside its row, and slanted below its column.
     names = 0.08 * max(len(name) for name in classes)
     side = max(2.6, 0.72 * len(classes))
-    figure = Figure(figsize=(2 * (side + names) + 2.2, side + names + 1.4), layout="constrained")
+    figure = new_figure(2 * (side + names) + 2.2, side + names + 1.4)
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 2)
     draw_matrix(axes[0], devices, classes, unit)

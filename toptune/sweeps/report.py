@@ -329,7 +329,7 @@ def draw_classifiers(outcomes: Sequence[Outcome]) -> Figure:
 
     The outcomes are those of one task, each with scores.
     """
-    from toptune.machine.drawing import Figure
+    from toptune.machine.drawing import new_figure
 
     labels = view_labels(outcomes)
     of = fit_labels(o.point.fit for o in outcomes)
@@ -337,7 +337,7 @@ def draw_classifiers(outcomes: Sequence[Outcome]) -> Figure:
     step = 0.8 / len(fits)
     # Each classifier needs the height of a line.
     height = 1.3 + len(labels) * max(0.3, 0.16 * len(fits)) + 0.2 * len(fits)
-    figure = Figure(figsize=(_WIDTH_IN, height), layout="constrained")
+    figure = new_figure(_WIDTH_IN, height)
     axes = figure.add_subplot()
     rows = {key: row for row, key in enumerate(labels)}
     for k, fit in enumerate(fits):
@@ -369,7 +369,7 @@ def draw_throughput(outcomes: Sequence[Outcome]) -> Figure:
     The outcomes are those of one task, each with scores; those without pictures are horizontal
     lines.
     """
-    from toptune.machine.drawing import Figure
+    from toptune.machine.drawing import new_figure
 
     measured = [one for one in picture_outcomes(outcomes) if one.facts.throughput.pictures_per_s]
     names = list(dict.fromkeys(_network(one) for one in measured))
@@ -377,7 +377,7 @@ def draw_throughput(outcomes: Sequence[Outcome]) -> Figure:
     fits = list(dict.fromkeys(of.values()))
     without = [o for o in outcomes if o.point.view is None]
     entries = len(names) + len(without) + (len(fits) if len(fits) > 1 else 0)
-    figure = Figure(figsize=(_WIDTH_IN, 3.9 + 0.1 * entries), layout="constrained")
+    figure = new_figure(_WIDTH_IN, 3.9 + 0.1 * entries)
     axes = figure.add_subplot()
     for one in measured:
         colour = _COLOURS[names.index(_network(one)) % len(_COLOURS)]
