@@ -1,0 +1,19 @@
+"""Verdicts while the recording is still going on.
+
+A source enters: the blocks of voltage, in order, of an amplifier, of a file that still grows or of
+a recording that is replayed, with notes on what was lost. With a model, a verdict leaves for every
+window as soon as its last sample is at hand.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from toptune.machine.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from toptune.live.blocks import Block, Note, Source, SourceInfo
+else:
+    __getattr__ = lazy_names(__name__, {"blocks": ("Block", "Note", "Source", "SourceInfo")})
+
+__all__ = ["Block", "Note", "Source", "SourceInfo"]
