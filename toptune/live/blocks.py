@@ -79,7 +79,7 @@ class Block:
     @property
     def stop_sample(self) -> int:
         """The place after the last sample."""
-        return self.first_sample + self.samples.shape[1]
+        return self.first_sample + int(self.samples.shape[1])
 
 
 @dataclass(frozen=True, kw_only=True)
