@@ -13,6 +13,9 @@ Peers are what a user can do without toptune's classifiers, in a few lines of sc
 Methods of another file are added by ``--plugin FILE``: it imports this one as ``accuracy`` and
 calls `register`.
 
+``--precision half`` describes pictures in 16 bits, and keeps all that in a folder of its own, so
+that its figures can be held against those in float32.
+
 Stores and verdicts are kept in the folder ``--cache``; a method is computed again when its version,
 its parameters, the recordings or the code that it uses change. Methods that need aeon (``pip
 install 'toptune[bench]'``) are shown from the cache where aeon is missing.
@@ -39,7 +42,7 @@ from functools import cached_property, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,7 +70,9 @@ from toptune.machine.installation import describe_environment
 from toptune.params import (
     RECOMMENDED_PICTURES,
     Backbone,
+    Compute,
     Picture,
+    Precision,
     SpikeSettings,
     Windows,
     content_key,
@@ -258,7 +263,9 @@ class Dataset:
         )
 
 
-def open_set(name: str, cache: Path, views: Sequence[View | str]) -> Dataset:
+def open_set(
+    name: str, cache: Path, views: Sequence[View | str], precision: Precision = "auto"
+) -> Dataset:
     """Open a set's store in the cache; what is missing in it is extracted from ../shared."""
     path = cache / f"{name}.zarr"
     for view in views:
@@ -273,6 +280,7 @@ def open_set(name: str, cache: Path, views: Sequence[View | str]) -> Dataset:
                     name=view.network, weights=str(SHARED / "weights" / WEIGHTS[view.network])
                 ),
                 spikes=SETS[name],
+                compute=Compute(precision=precision),
             )
     store = FeatureStore(path)
     return Dataset(name, store.recordings, store)
@@ -847,7 +855,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         methods = [METHODS[name] for name in _chosen(options.methods, METHODS, "method")]
         sets = _chosen(options.sets, SETS, "set")
         fresh = () if options.fresh is None else _chosen(options.fresh, METHODS, "method")
-        _run(methods, sets, fresh, options.cache, options.json)
+        cache = options.cache / ("" if options.precision == "auto" else options.precision)
+        _run(methods, sets, fresh, cache, options.json, options.precision)
     except (InputError, InputErrors) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
@@ -855,12 +864,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(
-    methods: list[Method], sets: list[str], fresh: Sequence[str], cache: Path, out: Path | None
+    methods: list[Method],
+    sets: list[str],
+    fresh: Sequence[str],
+    cache: Path,
+    out: Path | None,
+    precision: Precision,
 ) -> None:
     views = list(dict.fromkeys(view for one in methods for view in one.views))
     # The spikes come with the first pictures.
     needed = [view for view in views if isinstance(view, View)] or [HISTOGRAM]
-    datasets = [open_set(name, cache, needed) for name in sets]
+    datasets = [open_set(name, cache, needed, precision) for name in sets]
     skipped = {}
     for method in methods:
         why = next(filter(None, (lacking(method, one, cache) for one in datasets)), None)
@@ -890,6 +904,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sets", help=f"of {', '.join(SETS)}; all if not given")
     parser.add_argument("--fresh", help="methods to compute again")
     parser.add_argument("--plugin", type=Path, action="append", default=[], help="a Python file")
+    parser.add_argument("--precision", choices=get_args(Precision), default="auto")
     parser.add_argument("--cache", type=Path, default=_default_cache(), help="folder of stores")
     parser.add_argument("--json", type=Path, help="write all figures here, too")
     parser.add_argument("--list", action="store_true", help="list the methods")

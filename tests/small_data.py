@@ -16,6 +16,7 @@ from torch import nn
 from toptune.backbones import loading as backbones
 from toptune.backbones import names
 from toptune.backbones.loading import LoadedBackbone
+from toptune.backbones.processor import half_of_processor
 from toptune.features.table import FeatureTable, View
 from toptune.machine.installation import store_contract
 from toptune.params import Backbone, Picture, SpikeSettings, Windows
@@ -89,6 +90,14 @@ class _Tiny(nn.Module):
 def random_backbone(name: str) -> LoadedBackbone:
     """Load a real network with random weights, once for all tests: look, do not touch."""
     return backbones.load_backbone(Backbone(name=name, weights="random", seed=1))
+
+
+def half_of_this_processor() -> str:
+    """Name the 16-bit type of the processor; a test is skipped where it has none."""
+    half = half_of_processor()
+    if half is None:
+        pytest.skip("this processor has no units for 16 bits")
+    return half.dtype
 
 
 def install_tiny_backbones(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,15 @@ import numpy as np
 import pytest
 import torch
 from results import read_csv
-from small_data import FIVE_PICTURES, RAW, check_store, write_data_set, write_devices, write_mcs
+from small_data import (
+    FIVE_PICTURES,
+    RAW,
+    check_store,
+    half_of_this_processor,
+    write_data_set,
+    write_devices,
+    write_mcs,
+)
 
 from toptune.backbones.engine import Computed, FeatureEngine
 from toptune.errors import InputError, InputErrors, StorageError, ToptuneError
@@ -529,12 +537,32 @@ def test_a_mixture_is_refused_before_anything_is_computed(
         again(folder)
 
 
-def test_half_precision_is_refused_on_the_cpu_before_any_work(folder: Path) -> None:
+def test_half_precision_is_refused_before_any_work_without_units_for_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toptune.backbones.engine.half_of_processor", lambda: None)
     before = sorted(folder.rglob("*"))
-    with pytest.raises(InputError, match='`precision="half"` is for `device="cuda"`'):
+    with pytest.raises(InputError, match='`precision="half"`: this processor has no units'):
         again(folder, compute=Compute(device="cpu", precision="half"), overwrite=True)
     assert sorted(folder.rglob("*")) == before
     assert again(folder, compute=Compute(precision="float32")).reused == 6
+
+
+def test_half_precision_on_a_processor_is_never_mixed_with_float32(folder: Path) -> None:
+    dtype = half_of_this_processor()
+    half = Compute(device="cpu", precision="half")
+    # All are there in float32: they are not taken for what was asked for.
+    with pytest.raises(InputError, match=f"precision {dtype}, not float32"):
+        again(folder, compute=half)
+    shutil.rmtree(FeatureStore(folder / "s.zarr").path / recording_name("r3.h5") / "features")
+    with pytest.raises(InputError, match=f"precision {dtype}, not float32"):
+        again(folder, compute=half)
+    again(folder, compute=half, overwrite=True)
+    store = FeatureStore(folder / "s.zarr")
+    info = store.features_info(recording_name("r0.h5"), store.choose().key)
+    assert info is not None
+    assert info["computed"] == {"device": "cpu", "precision": dtype, "engine": "openvino"}
+    assert again(folder, compute=half).reused == 6
 
 
 def test_features_that_cannot_be_written_fail_their_own_recording(

@@ -470,8 +470,11 @@ def test_no_recording_or_one_twice_is_refused(made: Path, other: str) -> None:
         predict(made / "falkon", [made / "r0.h5", twice])
 
 
-def test_half_precision_is_refused_on_the_cpu(made: Path) -> None:
-    with pytest.raises(InputError, match='`precision="half"` is for `device="cuda"`'):
+def test_half_precision_is_refused_without_units_for_it(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toptune.backbones.engine.half_of_processor", lambda: None)
+    with pytest.raises(InputError, match='`precision="half"`: this processor has no units'):
         predict(made / "mlp", made / "r0.h5", compute=Compute(device="cpu", precision="half"))
 
 

@@ -54,6 +54,7 @@ from toptune.store.feature_store import (
     FeatureSet,
     FeatureStore,
     features_key,
+    precision_of,
     recording_name,
     spikes_key,
 )
@@ -545,10 +546,15 @@ class StoredFeatures:
         self.feature_set = FeatureSet.of(params.to_json())
 
     def published(self, spikes: PublishedSpikes) -> int | None:
-        """Count the windows of features that are published and up to date; None without them."""
+        """Count the windows of features that are published and up to date; None without them.
+
+        Those of another precision than the one that was asked for are an `InputError`.
+        """
         info = self._store.features_info(spikes.name, self.feature_set.key)
         if info is None or info["key"] != self._key(spikes):
             return None
+        if self.engine.precision != "auto" and precision_of(info) != self.engine.computed.precision:
+            self.refuse_mixture()
         return int(info["n_windows"])
 
     def start(self, spikes: PublishedSpikes) -> PendingFeatures:

@@ -694,7 +694,9 @@ class Compute:
 
     device: Device = option("auto", "Where to compute; auto: a GPU where there is one.")
     precision: Precision = _advanced(
-        "auto", "Precision of backbones; auto: 16 bits on a GPU, else float32."
+        "auto",
+        "Precision of backbones; auto: 16 bits on a GPU, else float32; half: on the CPU, too, where"
+        " it has AMX, AVX512-FP16 or AVX512-BF16.",
     )
     batch_size: int | None = _advanced(
         None, "Pictures per batch; chosen by device if not given.", least=1

@@ -13,14 +13,15 @@ import pytest
 import torch
 from needs import shared
 from numpy.typing import NDArray
-from small_data import install_tiny_backbones, random_backbone
+from small_data import half_of_this_processor, install_tiny_backbones, random_backbone
 from torch import nn
 
 from toptune.backbones import loading
 from toptune.backbones.engine import FeatureEngine, OpenVinoNetwork
 from toptune.backbones.loading import LoadedBackbone, load_backbone
+from toptune.backbones.processor import openvino
 from toptune.backbones.torch_engine import GreyPictures, TorchNetwork
-from toptune.errors import ToptuneError
+from toptune.errors import InputError, ToptuneError
 from toptune.params import Backbone, Picture, Windows
 from toptune.pictures.drawer import Drawer
 from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes
@@ -245,6 +246,33 @@ def test_openvino_neither_prints_nor_warns_nor_calls_home(tmp_path: Path) -> Non
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_half_precision_on_the_processor_gives_nearly_the_features_of_float32(
+    mobilenet: LoadedBackbone, engine: FeatureEngine
+) -> None:
+    dtype = half_of_this_processor()
+    half = FeatureEngine(mobilenet, n_threads=2, precision="half")
+    assert half.computed == ("cpu", dtype, "openvino")
+    assert FeatureEngine(mobilenet).computed.precision == "float32"
+    pictures = make_drawer(224).draw(0, 11)
+    expected, found = engine.features(pictures), half.features(pictures)
+    assert found.dtype == np.float32
+    norms = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
+    assert ((found * expected).sum(1) / norms).min() > (0.995 if dtype == "bfloat16" else 0.9995)
+    # It is computed in another type, indeed.
+    assert np.abs(found - expected).max() > 1e-4 * np.abs(expected).max()
+    # Each picture's features are its own, to the last bit.
+    for part in (slice(0, 1), slice(3, 4), slice(2, 9)):
+        np.testing.assert_array_equal(half.features(pictures[part]), found[part])
+
+
+def test_what_openvino_computes_in_another_type_is_refused(mobilenet: LoadedBackbone) -> None:
+    capabilities = openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if "FP16" in capabilities:
+        pytest.skip("this processor computes in float16")
+    with pytest.raises(InputError, match=r"OpenVINO computes in (bf16|f32) on this processor"):
+        OpenVinoNetwork(mobilenet, 1, 1, torch.float16)
 
 
 @pytest.mark.gpu

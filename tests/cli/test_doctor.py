@@ -20,6 +20,7 @@ from packaging.requirements import Requirement
 from results import Run
 
 from toptune.backbones.names import PAPER_BACKBONES
+from toptune.backbones.processor import Half
 from toptune.cli import machine as doctor
 from toptune.cli.machine import Check, Report, print_report
 from toptune.errors import ToptuneError
@@ -202,6 +203,28 @@ def test_files_that_lack_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert only(checks, "store/").found.endswith("but without schema.json, golden.zarr")
     assert only(checks, "kernels/").found.endswith("lacks its kernels/ folder")
     assert {check.state for check in checks} == {"missing"}
+
+
+@pytest.mark.parametrize(
+    ("half", "expected"),
+    [
+        (
+            Half("bfloat16", ("amx_bf16", "other")),
+            "bfloat16 (amx_bf16, other): --precision half may be given; float32 is the default",
+        ),
+        (Half("float16", ()), "float16: --precision half may be given; float32 is the default"),
+        (
+            None,
+            "no units for them (AMX, AVX512-FP16, AVX512-BF16): --precision half is for GPUs",
+        ),
+    ],
+)
+def test_units_for_16_bits_are_told_and_never_missing(
+    half: Half | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toptune.backbones.processor.half_of_processor", lambda: half)
+    found = only(doctor._openvino(), "16 bits")
+    assert (found.state, found.found, found.remedy) == ("ok", expected, None)
 
 
 # --- the GPU path

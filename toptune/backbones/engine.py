@@ -1,13 +1,12 @@
 """Features of pictures, computed by a backbone on any device.
 
-The device decides what computes them: on the CPU OpenVINO in float32, on CUDA torch in 16 bits or,
-if asked for, float32.
+The device decides what computes them: on the CPU OpenVINO in float32, on CUDA torch in 16 bits.
+float32 may be asked for on CUDA, and 16 bits on processors that have units for them.
 """
 
 from __future__ import annotations
 
 import copy
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from toptune.backbones.loading import LoadedBackbone
+from toptune.backbones.processor import half_of_processor, openvino
 from toptune.backbones.torch_engine import DrawnPictures, GreyPictures, TorchNetwork
 from toptune.errors import InputError, ToptuneError
 from toptune.machine.threads import usable_cores
@@ -35,11 +35,14 @@ _DRAWN_AT_ONCE = 64
 # A stream holds the activations of a batch (tens of megabytes), so many cores share few streams.
 _MAX_STREAMS = 8
 
-# The 16-bit type. For the paper's six backbones with random weights and MobileNetV2 with trained
-# ones, on four to twelve pictures of real cultures each, the cosine of float16 features to float32
-# features was 0.99992 or more. That of bfloat16, with 8 bits of precision instead of 11, was as low
-# as 0.9956 (MobileNetV2) and 0.9970 (DenseNet121).
+# The 16-bit type of GPUs; a processor may have bfloat16 alone. For the paper's six backbones with
+# random weights and MobileNetV2 with trained ones, on four to twelve pictures of real cultures
+# each, the cosine of float16 features to float32 features was 0.99992 or more. That of bfloat16,
+# with 8 bits of precision instead of 11, was as low as 0.9956 (MobileNetV2) and 0.9970
+# (DenseNet121).
 HALF = torch.float16
+# What OpenVINO calls the types in which it computes.
+_HINTS = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
 
 
 class Computed(NamedTuple):
@@ -57,15 +60,26 @@ class Computed(NamedTuple):
 def resolve_precision(precision: Precision, device: torch.device | str) -> torch.dtype:
     """Return the type in which a backbone computes: ``auto`` is 16 bits on CUDA, else float32.
 
-    An unknown precision, or half on another device than CUDA, is an `InputError`.
+    ``half`` is float16 on CUDA, and on the CPU float16 or bfloat16, by what the processor has units
+    for. An unknown precision, or half on a processor without such units, is an `InputError`.
     """
     if precision not in get_args(Precision):
         choices = ", ".join(get_args(Precision))
         raise InputError(f"precision must be one of {choices}, got {precision!r}")
-    on_cuda = torch.device(device).type == "cuda"
-    if precision == "half" and not on_cuda:
-        raise InputError('`precision="half"` is for `device="cuda"`: on the CPU it would be slower')
-    return HALF if on_cuda and precision != "float32" else torch.float32
+    if torch.device(device).type == "cuda":
+        return torch.float32 if precision == "float32" else HALF
+    return _half_of_cpu() if precision == "half" else torch.float32
+
+
+def _half_of_cpu() -> torch.dtype:
+    half = half_of_processor()
+    if half is None:
+        raise InputError(
+            '`precision="half"`: this processor has no units for 16 bits (AMX, AVX512-FP16 or'
+            " AVX512-BF16), so it would be slower than float32; leave `precision` out, or use"
+            ' `device="cuda"`'
+        )
+    return torch.float16 if half.dtype == "float16" else torch.bfloat16
 
 
 class Stopwatch:
@@ -147,10 +161,11 @@ class FeatureEngine:
     @property
     def computed(self) -> Computed:
         """Where and how precisely features are computed, for the store."""
+        dtype = str(self._dtype).removeprefix("torch.")
         if self.device.type == "cpu":
-            return Computed("cpu", "float32", "openvino")
+            return Computed("cpu", dtype, "openvino")
         name = f"{self.device.type}:{torch.cuda.get_device_name(self.device)}"
-        return Computed(name, str(self._dtype).removeprefix("torch."), "torch")
+        return Computed(name, dtype, "torch")
 
     def compile(self) -> None:
         """Compile the network now, so that the first picture does not wait for it."""
@@ -170,7 +185,8 @@ class FeatureEngine:
     def _network(self) -> OpenVinoNetwork | TorchNetwork:
         if self.device.type == "cpu":
             threads = self._n_threads or usable_cores()
-            return OpenVinoNetwork(self.loaded, self._batch_size or _CPU_BATCH, threads)
+            batch = self._batch_size or _CPU_BATCH
+            return OpenVinoNetwork(self.loaded, batch, threads, self._dtype)
         return TorchNetwork(self.loaded, self.device, self._dtype, self._batch_size)
 
     def features(self, pictures: torch.Tensor) -> NDArray[np.float32]:
@@ -281,10 +297,20 @@ class _Normalised(nn.Module):
 
 
 class OpenVinoNetwork:
-    """A backbone compiled for the CPU; parallel streams each compute batches of a fixed size."""
+    """A backbone compiled for the CPU; parallel streams each compute batches of a fixed size.
 
-    def __init__(self, loaded: LoadedBackbone, batch_size: int, n_threads: int) -> None:
-        ov = _openvino()
+    Pictures and features are float32, whatever the type in which the network computes between them.
+    Raises `InputError` where OpenVINO does not compute in the type that was asked for.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedBackbone,
+        batch_size: int,
+        n_threads: int,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        ov = openvino()
         size = loaded.input_size
         self._shape = (batch_size, 1, size, size)
         self._n_features = loaded.n_features
@@ -303,13 +329,20 @@ class OpenVinoNetwork:
             model,
             "CPU",
             {
-                "INFERENCE_PRECISION_HINT": "f32",
+                "INFERENCE_PRECISION_HINT": _HINTS[dtype],
                 "INFERENCE_NUM_THREADS": n_threads,
                 "NUM_STREAMS": str(streams),
                 # With pinning, two processes would share the same cores while others are idle.
                 "ENABLE_CPU_PINNING": False,
             },
         )
+        # Of a type that it does not have, OpenVINO takes another without a word.
+        taken = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        if taken != _HINTS[dtype]:
+            raise InputError(
+                f"OpenVINO computes in {taken} on this processor, not in {_HINTS[dtype]}: leave"
+                " `precision` out"
+            )
         self._queue = ov.AsyncInferQueue(compiled, streams)
 
     def __call__(self, pictures: torch.Tensor) -> NDArray[np.float32]:
@@ -331,17 +364,3 @@ class OpenVinoNetwork:
             self._queue.start_async([part], first, share_inputs=True)
         self._queue.wait_all()
         return features
-
-
-def _openvino() -> Any:
-    """Import OpenVINO without its telemetry, which would send events over the network."""
-    name = "openvino_telemetry"
-    if "openvino" not in sys.modules and name not in sys.modules:
-        sys.modules[name] = None  # type: ignore[assignment]  # makes the import fail, as documented
-        try:
-            import openvino
-        finally:
-            del sys.modules[name]
-    else:
-        import openvino
-    return openvino

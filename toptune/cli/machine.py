@@ -347,6 +347,19 @@ def _openvino() -> Iterator[Check]:
     found = ", ".join(devices) or problem or "none"
     remedy = "pip install --force-reinstall openvino"
     yield _check("cpu", "OpenVINO's devices", "CPU" in devices, found, remedy)
+    if "CPU" in devices:
+        yield _check("cpu", "16 bits", True, _half())
+
+
+def _half() -> str:
+    """Say whether the processor has units for 16 bits."""
+    from toptune.backbones.processor import half_of_processor
+
+    half = half_of_processor()
+    if half is None:
+        return "no units for them (AMX, AVX512-FP16, AVX512-BF16): --precision half is for GPUs"
+    units = f" ({', '.join(half.units)})" if half.units else ""
+    return f"{half.dtype}{units}: --precision half may be given; float32 is the default"
 
 
 def _numba() -> Iterator[Check]:

@@ -592,6 +592,12 @@ def _refuse_damage(path: Path) -> dict[str, Any]:
 # reported but not refused.
 
 
+def precision_of(info: Mapping[str, Any]) -> str:
+    """Name the precision of published features, by their attributes."""
+    computed: Mapping[str, str] = info.get("computed") or {}
+    return computed.get("precision", _UNSAID_PRECISION)
+
+
 def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
     """Name what may have changed the numbers between two published groups of one feature set.
 
@@ -600,7 +606,7 @@ def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
     """
     a, b = one.get("computed"), other.get("computed")
     if a is None or b is None:
-        p, q = ((c or {}).get("precision", _UNSAID_PRECISION) for c in (a, b))
+        p, q = precision_of(one), precision_of(other)
         return None if p == q else f"precision {p}, not {q}"
     for name in ("precision", "engine", "device"):
         # A GPU's name follows its kind: cuda:NVIDIA H100.
