@@ -13,7 +13,11 @@ from toptune.machine.lazy import lazy_names
 
 if TYPE_CHECKING:
     from toptune.live.blocks import Block, Note, Source, SourceInfo
+    from toptune.live.sources import open_source
 else:
-    __getattr__ = lazy_names(__name__, {"blocks": ("Block", "Note", "Source", "SourceInfo")})
+    __getattr__ = lazy_names(
+        __name__,
+        {"blocks": ("Block", "Note", "Source", "SourceInfo"), "sources": ("open_source",)},
+    )
 
-__all__ = ["Block", "Note", "Source", "SourceInfo"]
+__all__ = ["Block", "Note", "Source", "SourceInfo", "open_source"]

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 NoteKind = Literal[
-    "gap", "late", "doubled", "out of order", "stopped", "resumed", "clock", "changed", "disk"
-]
+    "gap", "late", "doubled", "out of order", "stopped", "resumed", "clock", "changed", "assumed",
+    "disk",
+]  # fmt: skip
 """What a note is about.
 
 ==============  ====================================================================================
@@ -23,6 +24,7 @@ out of order    samples that came before earlier ones; they were put in their pl
 stopped         nothing has come for a while, or the source has ended before its time
 resumed         samples come again
 clock           the source's clock does not run as it says, or was set anew
+assumed         what the source does not say of itself, and what was assumed
 changed         the channels or the sampling rate are others than at the beginning; the source ends
 disk            results cannot be written
 ==============  ====================================================================================
@@ -70,11 +72,16 @@ class Block:
         1.
     received_s
         `time.monotonic()` when the last of the samples was at hand.
+    begins_s
+        Where a stretch begins whose time is known better than by its place: the time of its first
+        sample, in seconds since the source's first. Filter and windows start anew with it, even
+        where no sample is lost. None for all other blocks.
     """
 
     first_sample: int
     samples: NDArray[np.float32]
     received_s: float
+    begins_s: float | None = None
 
     @property
     def stop_sample(self) -> int:
@@ -104,6 +111,7 @@ class Note:
     n_samples: int = 0
 
 
+@runtime_checkable
 class Source(Protocol):
     """Blocks of voltage in order, without doubled samples, from wherever they come.
 
