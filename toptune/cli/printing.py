@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 def say(text: str) -> None:
     """Tell the user something beside the results, on stderr."""
-    typer.echo(_harmless(in_flags(text)), err=True)
+    typer.echo(printable(in_flags(text)), err=True)
 
 
 def tell(text: str) -> None:
     """Print a line of results, on stdout."""
-    typer.echo(_harmless(in_flags(text)))
+    typer.echo(printable(in_flags(text)))
 
 
-def _harmless(text: str) -> str:
+def printable(text: str) -> str:
     """Keep what a file says from steering the terminal."""
     return "".join(c if c == "\n" or c.isprintable() else repr(c)[1:-1] for c in text)
 

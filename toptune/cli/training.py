@@ -241,14 +241,14 @@ def predict(
     if as_json:
         print_json(result.to_json())
     else:
-        _print_predictions(result)
+        print_predictions(result)
         if out is not None:
             tell(f"report: {out / 'report.html'}")
     if result.failed:
         raise typer.Exit(3)
 
 
-def _print_predictions(result: Predictions) -> None:
+def print_predictions(result: Predictions) -> None:
     """Print a verdict per recording, and what speaks against it."""
     for one in result.recordings:
         unlike = ", UNLIKE anything in training" if one.unlike_training else ""

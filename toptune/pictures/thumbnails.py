@@ -25,6 +25,15 @@ _HISTOGRAM_BINS, _RASTER_BINS = 1_000, 10_000
 _GREYS = 16
 
 
+class HistogramThumbnail(NamedTuple):
+    """The histogram alone, of a recording whose spikes were not kept."""
+
+    histogram: bytes
+    histogram_bin_s: float  # width of its bins
+    largest_count: int  # spikes in its fullest bin, whose bar is as high as the image
+    duration_s: float  # from the recording's start to its end
+
+
 class Thumbnails(NamedTuple):
     """Images of one recording, PNG of `WIDTH` x `HEIGHT`, and what their captions say."""
 
@@ -52,6 +61,16 @@ def draw_thumbnails(trains: SpikeTrains) -> Thumbnails:
         histogram_bin_s=bin_ms / 1000,
         largest_count=int(np.bincount(bins, minlength=1).max()),
         duration_s=whole.duration_s,
+    )
+
+
+def draw_counts(counts: NDArray[np.int64], bin_s: float) -> HistogramThumbnail:
+    """Draw a recording of which only the spikes of all electrodes per bin are known, (n_bins,)."""
+    return HistogramThumbnail(
+        histogram=grey_png(_draw_bars(counts)),
+        histogram_bin_s=bin_s,
+        largest_count=int(counts.max(initial=0)),
+        duration_s=len(counts) * bin_s,
     )
 
 
@@ -84,7 +103,10 @@ def _in_bins(trains: SpikeTrains, bin_ms: float) -> tuple[Int64, int]:
 
 def _draw_histogram(bins: Int64, n_bins: int) -> NDArray[np.float32]:
     """Draw bars as high as the image where a bin is the fullest; (`HEIGHT`, `WIDTH`)."""
-    counts = np.bincount(bins, minlength=n_bins)[:n_bins]
+    return _draw_bars(np.bincount(bins, minlength=n_bins)[:n_bins])
+
+
+def _draw_bars(counts: Int64) -> NDArray[np.float32]:
     heights = counts * (HEIGHT / max(1, counts.max(initial=0)))
     row = np.arange(HEIGHT - 1, -1, -1)[:, None]
     return _mean_of_columns(np.clip(heights - row, 0, 1))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from toptune.evaluation.scores import Verdict
 from toptune.machine.display import count, one_or
-from toptune.pictures.thumbnails import Thumbnails
+from toptune.pictures.thumbnails import HistogramThumbnail, Thumbnails
 from toptune.reports.page import (
     Block,
     Cell,
@@ -207,23 +207,22 @@ def unbroken(start_s: NDArray[np.float64], stride_s: float) -> list[NDArray[np.i
     return np.split(np.arange(len(start_s)), apart)
 
 
-def activity_tracks(device: str, t: Thumbnails) -> tuple[Track, ...]:
-    """Show the histogram and the raster of a whole recording."""
-    return (
-        Track(
-            name=f"histogram, up to {t.largest_count:,}",
-            alt=f"Histogram of the spikes of {device} in bins of {t.histogram_bin_s:g} s over"
-            f" {t.duration_s:.0f} s, at most {t.largest_count} per bin",
-            uri=png_uri(t.histogram),
-            height_px=58,
-        ),
-        Track(
+def activity_tracks(device: str, t: Thumbnails | HistogramThumbnail) -> Iterator[Track]:
+    """Show the histogram of a whole recording, and the raster where there is one."""
+    yield Track(
+        name=f"histogram, up to {t.largest_count:,}",
+        alt=f"Histogram of the spikes of {device} in bins of {t.histogram_bin_s:g} s over"
+        f" {t.duration_s:.0f} s, at most {t.largest_count} per bin",
+        uri=png_uri(t.histogram),
+        height_px=58,
+    )
+    if isinstance(t, Thumbnails):
+        yield Track(
             name="raster",
             alt=f"Raster plot of {device} over {t.duration_s:.0f} s",
             uri=png_uri(t.raster),
             height_px=72,
-        ),
-    )
+        )
 
 
 def time_ticks(begin_s: float, end_s: float) -> Iterator[str]:

@@ -17,7 +17,7 @@ from toptune.errors import InputError
 from toptune.evaluation.counting import Counts
 from toptune.heads.catalogue import head_of
 from toptune.machine.display import count
-from toptune.pictures.thumbnails import Thumbnails
+from toptune.pictures.thumbnails import HistogramThumbnail, Thumbnails
 from toptune.reports.devices import MAX_TIMELINES, activity_tracks, time_ticks, unbroken
 from toptune.reports.page import (
     Block,
@@ -43,12 +43,15 @@ from toptune.runs.verdicts import Predictions, RecordingPrediction
 
 NAME = "report.html"
 
+#: A recording at a glance.
+Drawn = Thumbnails | HistogramThumbnail
+
 # Of more classes the table has no room for all probabilities, and the page's head for all numbers.
 _MOST_COLUMNS, _MOST_FACTS = 4, 6
 
 
 def write_report(
-    folder: Path, predictions: Predictions, model: Model, drawn: Sequence[Thumbnails]
+    folder: Path, predictions: Predictions, model: Model, drawn: Sequence[Drawn]
 ) -> None:
     """Write report.html into the folder of a prediction.
 
@@ -57,10 +60,15 @@ def write_report(
     (folder / NAME).write_text(render(predictions_page(predictions, model, drawn)), "utf-8")
 
 
-def predictions_page(predictions: Predictions, model: Model, drawn: Sequence[Thumbnails]) -> Page:
-    """Assemble the report; see `write_report`."""
+def predictions_page(
+    predictions: Predictions,
+    model: Model,
+    drawn: Sequence[Drawn],
+    more: Sequence[Section] = (),
+) -> Page:
+    """Assemble the report, with `more` sections before that on the model; see `write_report`."""
     names = _short_names([one.recording for one in predictions.recordings])
-    sections = [_model_section(predictions, model)]
+    sections = [*more, _model_section(predictions, model)]
     if predictions.recordings:
         sections = [
             Section(title="Verdicts", blocks=(_table(predictions, model, names),)),
@@ -218,12 +226,11 @@ def _other_probabilities(one: RecordingPrediction, *, all_shown: bool) -> list[s
 
 
 def _recordings_section(
-    predictions: Predictions, model: Model, names: Sequence[str], drawn: Sequence[Thumbnails]
+    predictions: Predictions, model: Model, names: Sequence[str], drawn: Sequence[Drawn]
 ) -> Section:
-    intro = (
-        "Histogram: spikes of all electrodes. Raster: one row per electrode; darker where it fired"
-        " more often."
-    )
+    intro = "Histogram: spikes of all electrodes."
+    if any(isinstance(one, Thumbnails) for one in drawn):
+        intro += " Raster: one row per electrode; darker where it fired more often."
     if _windows(model):
         intro = (
             "Probability: of the predicted class (solid line) and of the next one (dashed line) in"
@@ -239,7 +246,7 @@ def _recordings_section(
 
 
 def _timeline(
-    model: Model, number: int, one: RecordingPrediction, name: str, drawn: Thumbnails
+    model: Model, number: int, one: RecordingPrediction, name: str, drawn: Drawn
 ) -> Timeline:
     end_s = drawn.duration_s
     unlike = ", UNLIKE anything in training" if one.unlike_training else ""

@@ -7,6 +7,7 @@ JSON files are strict (no NaN), and floats in tables have six significant digits
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 import secrets
@@ -15,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -155,7 +156,12 @@ def settle(out: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write strict JSON; NaN and infinity are an error."""
-    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", "utf-8")
+    path.write_text(json_text(value), "utf-8")
+
+
+def json_text(value: Any) -> str:
+    """Give strict JSON as `write_json` writes it."""
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 
 def write_params(folder: Path, params: dict[str, Any]) -> None:
@@ -166,10 +172,21 @@ def write_params(folder: Path, params: dict[str, Any]) -> None:
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a table; floats with six significant digits."""
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        for row in rows:
-            writer.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in row])
+        _write_rows(file, [header])
+        _write_rows(file, rows)
+
+
+def csv_text(rows: Iterable[Sequence[Any]]) -> str:
+    """Give rows as `write_csv` writes them."""
+    text = io.StringIO(newline="")
+    _write_rows(text, rows)
+    return text.getvalue()
+
+
+def _write_rows(file: TextIO, rows: Iterable[Sequence[Any]]) -> None:
+    writer = csv.writer(file, lineterminator="\n")
+    for row in rows:
+        writer.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in row])
 
 
 def plain(params: dict[str, Any]) -> dict[str, Any]:

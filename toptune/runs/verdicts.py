@@ -8,7 +8,7 @@ recording's start, probabilities between 0 and 1 (six significant digits in tabl
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +26,8 @@ from toptune.runs.folder import MODEL_FILE, PREDICTIONS, write_csv, write_json
 from toptune.runs.novelty import Novelty
 
 FORMAT = 1
+
+WINDOWS_TABLE, VERDICTS_TABLE = "windows.csv", "verdicts.csv"
 
 # The note on a recording that the model was trained on.
 SEEN = "the model was trained on this very recording: its verdict is no test of the model"
@@ -150,47 +152,75 @@ class Predictions:
 
 def write_predictions(folder: Path, predictions: Predictions) -> None:
     """Write the tables of a prediction and predictions.json into its folder."""
-    marked = {
-        "kind": PREDICTIONS.kind,
-        "format": FORMAT,
-        "toptune_version": version("toptune"),
-        # model.json holds the sha256 of its tensors, so this one identifies the whole model.
-        "model_sha256": file_sha256(predictions.model / MODEL_FILE),
-        "packages": describe_environment("cpu")["packages"],
-    }
-    shares = [f"probability_{name}" for name in predictions.classes]
-    votes = [f"windows_{name}" for name in predictions.classes]
-    write_json(folder / PREDICTIONS.marker, {**marked, **predictions.to_json()})
+    marked = {**prediction_mark(predictions.model), **predictions.to_json()}
+    write_json(folder / PREDICTIONS.marker, marked)
     write_csv(
-        folder / "windows.csv",
-        ["recording", "start_s", "prediction", *shares, "nearness", "unlike_training"],
-        _window_rows(predictions),
+        folder / WINDOWS_TABLE,
+        window_header(predictions.classes),
+        window_rows(predictions),
     )
-    write_csv(
-        folder / "verdicts.csv",
-        [
-            *("recording", "prediction", "probability", "n_windows"),
-            *votes,
-            *shares,
-            *("n_windows_unlike_training", "unlike_training", "warnings"),
-        ],
-        _verdict_rows(predictions),
-    )
+    header, *rows = verdict_table(predictions)
+    write_csv(folder / VERDICTS_TABLE, header, rows)
     if predictions.failed:
         write_csv(folder / "failures.csv", ["recording", "cause"], predictions.failed)
 
 
-def _window_rows(predictions: Predictions) -> Iterator[list[Any]]:
+def prediction_mark(model: Path) -> dict[str, Any]:
+    """Say what predictions.json is, and what wrote it; `model` is the model's folder."""
+    return {
+        "kind": PREDICTIONS.kind,
+        "format": FORMAT,
+        "toptune_version": version("toptune"),
+        # model.json holds the sha256 of its tensors, so this one identifies the whole model.
+        "model_sha256": file_sha256(model / MODEL_FILE),
+        "packages": describe_environment("cpu")["packages"],
+    }
+
+
+def window_header(classes: Sequence[str]) -> list[str]:
+    """Name the columns of windows.csv."""
+    shares = [f"probability_{name}" for name in classes]
+    return ["recording", "start_s", "prediction", *shares, "nearness", "unlike_training"]
+
+
+def window_row(
+    recording: str,
+    start_s: float,
+    prediction: str,
+    probabilities: NDArray[np.float64],
+    nearness: float,
+    unlike: bool,
+) -> list[Any]:
+    """Give a row of windows.csv."""
+    judged = [recording, float(start_s), prediction, *probabilities.tolist()]
+    return [*judged, float(nearness), int(unlike)]
+
+
+def window_rows(predictions: Predictions) -> Iterator[list[Any]]:
+    """Give the rows of windows.csv."""
     for one in predictions.recordings:
         for i, code in enumerate(one.codes.tolist()):
-            yield [
+            yield window_row(
                 one.recording,
-                float(one.start_s[i]),
+                one.start_s[i],
                 one.classes[code],
-                *one.probabilities[i].tolist(),
-                float(one.novelty.nearness[i]),
-                int(one.novelty.unlike[i]),
-            ]
+                one.probabilities[i],
+                one.novelty.nearness[i],
+                one.novelty.unlike[i],
+            )
+
+
+def verdict_table(predictions: Predictions) -> list[list[Any]]:
+    """Give verdicts.csv: its header, and a row a recording."""
+    shares = [f"probability_{name}" for name in predictions.classes]
+    votes = [f"windows_{name}" for name in predictions.classes]
+    header = [
+        *("recording", "prediction", "probability", "n_windows"),
+        *votes,
+        *shares,
+        *("n_windows_unlike_training", "unlike_training", "warnings"),
+    ]
+    return [header, *_verdict_rows(predictions)]
 
 
 def _verdict_rows(predictions: Predictions) -> Iterator[list[Any]]:
