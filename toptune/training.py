@@ -424,6 +424,8 @@ def _table_problems(options: FitOptions, table: FeatureTable) -> list[str]:
     """Say what is wrong with the features, and whether the head is made for them."""
     head = heads().get(options.head)
     of_recordings = head is not None and head.uses == "recordings"
+    if head is not None and table.streamed and not head.streams:
+        return [f"the classifier {head.name} needs its features in memory, and these are streamed"]
     problems = table_problems(table, may_be_undefined=of_recordings)
     if head is None or _is_of_recordings(table) == of_recordings:
         return problems

@@ -300,6 +300,76 @@ def test_heads_and_tables_that_do_not_fit_are_refused(store: FeatureStore, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
+# --- features that stay in the store
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Contents of a run that hold no time of computing."""
+    names = ("windows.csv", "devices.csv", "folds.csv", "model/model.safetensors", "params.json")
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+@pytest.mark.filterwarnings("ignore:the normal equation:scipy.linalg.LinAlgWarning")
+@pytest.mark.parametrize("features", [["histogram"], ["histogram", "parameters"]])
+@pytest.mark.parametrize("most", [0, 4])
+def test_a_run_on_streamed_features_is_that_on_features_in_memory(
+    features: list[str], most: int, store: FeatureStore, tmp_path: Path
+) -> None:
+    found = []
+    for stream in (True, False):
+        table = table_for(store, "falkon", features, windows_per_recording=most, stream=stream)
+        assert table.streamed is stream
+        fixed = {"n_centres": 24, "penalty": 1e-2}
+        out = run(
+            store, table, "falkon", tmp_path / f"{stream}",
+            fixed=fixed, permutations=20, windows_per_recording=most,
+        )  # fmt: skip
+        found.append(files_of(out))
+    assert found[0] == found[1]
+
+
+def test_features_are_streamed_where_memory_is_short_and_the_head_can(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = store.size_of(store.choose("histogram"))
+    assert size == store.table(store.choose("histogram")).features.nbytes
+
+    def streamed(free: float, head: str, **options: Any) -> bool:
+        monkeypatch.setattr("toptune.store.tables.available_memory", lambda: int(free))
+        return table_for(store, head, ["histogram"], **options).streamed
+
+    # Three copies of them are to fit into half of the memory.
+    assert not streamed(6 * size, "falkon")
+    assert streamed(6 * size - 2, "falkon", windows_per_recording=0)
+    # One window of the seven of each recording does.
+    assert not streamed(size, "falkon", windows_per_recording=1)
+    assert not streamed(2 * size, "mlp", windows_per_recording=0)
+    with pytest.raises(InputError, match=r"mlp needs its 77 windows in memory.*`head=\"falkon\"`"):
+        streamed(2 * size - 1, "mlp", windows_per_recording=0)
+
+
+def test_a_head_that_cannot_stream_refuses_streamed_features_by_name(
+    store: FeatureStore, tmp_path: Path
+) -> None:
+    for head in ("mlp", "recordings"):
+        table = table_for(store, head, ["histogram"], stream=True)
+        with pytest.raises(InputErrors, match=f"{head} needs its features in memory"):
+            run(store, table, head, tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damage_is_found_when_streamed_features_are_read(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "s.zarr", tmp_path / "s.zarr")
+    store = FeatureStore(tmp_path / "s.zarr")
+    table = table_for(store, "falkon", ["histogram"], stream=True)
+    (chunk,) = (store.path / store.recordings[3].name).glob("features/*/features/c/*/*")
+    content = bytearray(chunk.read_bytes())
+    content[len(content) // 2] ^= 1
+    chunk.write_bytes(bytes(content))
+    with pytest.raises(InputError, match="is damaged"):
+        run(store, table, "falkon", tmp_path / "run")
+
+
 # --- predictions
 
 

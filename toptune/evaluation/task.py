@@ -16,8 +16,11 @@ from toptune.errors import InputErrors
 from toptune.evaluation.folds import group_problems
 from toptune.evaluation.scores import merge_classes
 from toptune.features.table import FeatureTable, RecordingInfo
-from toptune.heads.rows import group_rows
+from toptune.heads.rows import cut, group_rows
 from toptune.recordings.devices import label_doubts
+
+# Rows whose values are looked at together.
+_ROWS_AT_ONCE = 4096
 
 
 class Task(NamedTuple):
@@ -46,10 +49,13 @@ def table_problems(table: FeatureTable, *, may_be_undefined: bool = False) -> li
         for name, count in Counter(info.name for info in table.recordings).items()
         if count > 1
     ]
-    usable = np.isfinite(table.features)
-    if may_be_undefined:
-        usable |= np.isnan(table.features)
-    bad = ~usable.all(axis=1)
+    bad = np.empty(len(table.features), dtype=bool)
+    for part in cut(len(bad), _ROWS_AT_ONCE):
+        values = table.features[part]
+        usable = np.isfinite(values)
+        if may_be_undefined:
+            usable |= np.isnan(values)
+        bad[part] = ~usable.all(axis=1)
     for row in np.unique(table.recording[bad]):
         count = np.count_nonzero(bad & (table.recording == row))
         problems.append(

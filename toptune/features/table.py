@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputError, ToptuneError
+from toptune.heads.streaming import Features, is_streamed, side_by_side, take_rows
 from toptune.machine.display import count, summary_html, summary_line
 
 # Times nearer than this are equal: far finer than any sampling interval, and coarse enough that
@@ -63,7 +64,9 @@ NOTHING_DROPPED = Dropped(0, ())
 class FeatureTable:
     """All windows of a data set."""
 
-    features: NDArray[np.float32]  # (n_windows, d); of several sets side by side, as `views` says
+    # (n_windows, d) float32; of several sets side by side, as `views` says. Streamed where they do
+    # not fit into memory.
+    features: Features
     # (n_windows,), seconds since the recording's start; of several windows in one row the widest.
     start_s: NDArray[np.float64]
     recording: NDArray[np.int64]  # (n_windows,), rows of `recordings`
@@ -88,6 +91,11 @@ class FeatureTable:
             return (self.features.shape[1],)
         return tuple(view.n_columns for view in self.views)
 
+    @property
+    def streamed(self) -> bool:
+        """Whether features are read from the store whenever they are looked at."""
+        return is_streamed(self.features)
+
     def spread(self, most: int) -> FeatureTable:
         """Take at most so many windows of each recording, evenly spread; the table if all are.
 
@@ -106,7 +114,7 @@ class FeatureTable:
         kept = np.sort(np.concatenate(rows))
         return replace(
             self,
-            features=self.features[kept],
+            features=take_rows(self.features, kept),
             start_s=self.start_s[kept],
             recording=self.recording[kept],
         )
@@ -290,8 +298,8 @@ def join_tables(tables: Sequence[FeatureTable]) -> FeatureTable:
     )
     views = tuple(_view(table) for table in tables)
     return FeatureTable(
-        features=np.concatenate(
-            [table.features[rows] for table, rows in zip(tables, matches, strict=True)], axis=1
+        features=side_by_side(
+            [take_rows(table.features, r) for table, r in zip(tables, matches, strict=True)]
         ),
         start_s=tables[lead].start_s[matches[lead]],
         recording=np.searchsorted(used, tables[lead].recording[matches[lead]]).astype(np.int64),

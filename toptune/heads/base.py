@@ -81,6 +81,9 @@ class Head:
     # Whether it weighs several feature sets: then all of a store, and burst parameters of the same
     # windows, are what it is trained on unless told otherwise.
     fuses: bool = False
+    # Whether rows that do not fit into memory may be read whenever they are looked at
+    # (`toptune.heads.streaming`).
+    streams: bool = False
     # Of pictures: the most windows of a recording that are trained on and scored unless told
     # otherwise; None: all.
     windows_per_recording: int | None = None

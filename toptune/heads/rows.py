@@ -10,10 +10,16 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import (
+    check_consistent_length,
+    check_is_fitted,
+    column_or_1d,
+    validate_data,
+)
 
 from toptune.errors import InputError
 from toptune.heads.base import Rule, is_count, listed
+from toptune.heads.streaming import StreamedRows, is_streamed
 from toptune.machine.installation import require_networks
 
 Float64 = NDArray[np.float64]
@@ -55,7 +61,7 @@ def group_rows(groups: NDArray[Any]) -> Grouping:
 class LabelledRows(NamedTuple):
     """Rows of features, and who each belongs to."""
 
-    X: NDArray[np.floating[Any]]  # (n, d) float32 or float64
+    X: NDArray[np.floating[Any]]  # (n, d) float32 or float64; or streamed
     y: NDArray[Any]  # (n,) labels
     grouping: Grouping  # what is left out together
     # (n,): what carries one label and counts once: a device and label, numbered from 0; each lies
@@ -180,6 +186,7 @@ class RowClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
     _rules: Mapping[str, Rule]
     _tensors: tuple[str, ...]  # names of what is learnt
     _allow_nan = False
+    _streams = False  # whether rows may be `StreamedRows`
     # Probabilities are the softmax of sharpness x scores.
     _sharpness = 1.0
 
@@ -223,9 +230,26 @@ class RowClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
         """Refuse parameters that do not go with each other, the rows or the machine."""
 
     def _validated(self, X: Any, *y: Any, **options: bool) -> Any:
+        if is_streamed(X):
+            return self._of_streamed(X, *y, **options)
         nan = "allow-nan" if self._allow_nan else True
         types = [np.float64, np.float32]
         return validate_data(self, X, *y, dtype=types, ensure_all_finite=nan, **options)
+
+    def _of_streamed(self, X: StreamedRows, *y: Any, reset: bool = True) -> Any:
+        """Look at rows that are not in memory; whoever made them has looked at their values."""
+        name = type(self).__name__
+        if not self._streams:
+            raise InputError(f"{name} needs all its rows in memory, and these are streamed")
+        if reset:
+            self.n_features_in_ = X.shape[1]
+        elif X.shape[1] != self.n_features_in_:
+            raise ValueError(f"{name} learnt of {self.n_features_in_} features, got {X.shape[1]}")
+        if not y:
+            return X
+        labels = column_or_1d(y[0])
+        check_consistent_length(X, labels)
+        return X, labels
 
     def class_scores(self, X: Any) -> Float64:
         """One score a class, (n, k) float64, whatever the number of classes."""

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from toptune.errors import InputError, ToptuneError
 from toptune.features.extractor import FeatureRows
 from toptune.features.table import FeatureTable, RecordingInfo, View
+from toptune.heads.streaming import Block, Features, below_each_other, in_one_block
 from toptune.machine.display import count, summary_html, summary_line
 from toptune.machine.durable import move_into_place, writing
 from toptune.params import content_key
@@ -51,6 +52,7 @@ from toptune.store.groups import (
     read_array,
     read_attributes,
     read_length,
+    read_shape,
     replace_attributes,
     write_attributes,
     write_group,
@@ -316,6 +318,34 @@ class FeatureStore:
         with self._steady(self.path / name / "features" / key, info) as read:
             return read("features"), read("start_s")
 
+    def _streamed(self, name: str, key: str) -> tuple[Features, NDArray[np.float64]]:
+        """Do what `read_features` does, but leave the features where they are."""
+        info = self.features_info(name, key)
+        if info is None:
+            raise ToptuneError(f"{self.path}: {name} has no features {key}: run extract again")
+        folder = self.path / name / "features" / key
+
+        def features() -> NDArray[np.float32]:
+            with self._steady(folder, info) as read:
+                values: NDArray[np.float32] = read("features")
+            return values
+
+        with self._steady(folder, info) as read:
+            start_s = read("start_s")
+            n_rows, n_columns = read_shape(folder, "features", info)
+        return in_one_block(Block(n_rows, features), n_columns), start_s
+
+    def size_of(self, feature_set: FeatureSet) -> int:
+        """Bytes that the features of all recordings take in memory, without reading them."""
+        total = 0
+        for recording in self.recordings:
+            info = self.features_info(recording.name, feature_set.key)
+            if info is not None:
+                folder = self.path / recording.name / "features" / feature_set.key
+                n_rows, n_columns = read_shape(folder, "features", info)
+                total += 4 * n_rows * n_columns
+        return total
+
     def feature_sets(self) -> tuple[FeatureSet, ...]:
         """All kinds of features that any listed recording has."""
         found: dict[str, FeatureSet] = {}
@@ -362,8 +392,12 @@ class FeatureStore:
             f"{self.path} holds {which}: choose one by `features` (several are fused) from {listed}"
         )
 
-    def table(self, feature_set: FeatureSet, *, allow_incomplete: bool = False) -> FeatureTable:
+    def table(
+        self, feature_set: FeatureSet, *, allow_incomplete: bool = False, stream: bool = False
+    ) -> FeatureTable:
         """Put the windows of all listed recordings together.
+
+        With `stream` their features stay in the store, and are read whenever they are looked at.
 
         Recordings without a whole window stay listed in `provenance["too_short"]`, those left out
         because they have no features, with `allow_incomplete`, in `provenance["missing"]`.
@@ -387,7 +421,8 @@ class FeatureStore:
             )
         refuse_mixed(infos, feature_set.description, self.path)
         key, inputs = feature_set.key, {name: info["input"] for name, info in infos.items()}
-        rows = {name: FeatureRows(*self.read_features(name, key)) for name in infos}
+        read = self._streamed if stream else self.read_features
+        rows = {name: FeatureRows(*read(name, key)) for name in infos}
         made = {key: made_with(infos)}
         return self.assemble(
             feature_set.description, key, feature_set.params, rows, inputs, made_with=made
@@ -410,7 +445,7 @@ class FeatureStore:
         used = [(r, x, t) for r, x, t in there if len(x)]
         if not used:
             raise InputError(f"{self.path}: no recording is as long as a window")
-        features = np.concatenate([x for _, x, _ in used])
+        features = below_each_other([x for _, x, _ in used])
         view = View(description, key, features.shape[1], params)
         return FeatureTable(
             features=features,

@@ -156,7 +156,12 @@ def read_array(folder: Path, name: str, attributes: dict[str, Any]) -> Any:
 
 
 def read_length(folder: Path, name: str, attributes: dict[str, Any]) -> int:
-    """Tell how many rows an array of a published group has, without reading them.
+    """Tell how many rows an array of a published group has; see `read_shape`."""
+    return read_shape(folder, name, attributes)[0]
+
+
+def read_shape(folder: Path, name: str, attributes: dict[str, Any]) -> tuple[int, ...]:
+    """Tell the shape of an array of a published group, without reading it.
 
     A zarr.json that is not as it was written is a DamagedError.
     """
@@ -165,7 +170,8 @@ def read_length(folder: Path, name: str, attributes: dict[str, Any]) -> int:
         written = attributes.get("files", {path: None})[path]
         if written not in (None, hashlib.sha256((folder / path).read_bytes()).hexdigest()):
             raise DamagedError(folder / name, f"the sha256 of {path} is not the one written down")
-        return int(zarr.open_array(folder / name, mode="r", zarr_format=3).shape[0])
+        shape: tuple[int, ...] = zarr.open_array(folder / name, mode="r", zarr_format=3).shape
+        return shape
     except DamagedError:
         raise
     except UNREADABLE as error:

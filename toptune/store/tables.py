@@ -7,7 +7,8 @@ stored: they are measured anew, from the spikes, and the table's provenance says
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,14 +22,23 @@ from toptune.features.burst_features import (
 )
 from toptune.features.extractor import FeatureRows
 from toptune.features.table import FeatureTable, join_tables, match_windows
-from toptune.heads.catalogue import head_of
+from toptune.heads.base import Head
+from toptune.heads.catalogue import head_of, heads
+from toptune.machine.device import available_memory
 from toptune.machine.threads import in_threads, thread_pool
 from toptune.params import Windows, content_key
-from toptune.store.feature_store import FeatureStore
+from toptune.store.feature_store import FeatureSet, FeatureStore
 
 # Of the command line: `parameters`, or `parameters 30 s`, or as a table describes itself,
 # `parameters, 30 s every 5 s`.
 _WORDS = re.compile(rf"{KIND}(?:,?\s+([\d.]+)\s*s(?:\s+every\s+([\d.]+)\s*s)?)?")
+
+# Features are streamed where so many copies, as training in memory makes, take more than this share
+# of the memory at hand: read, put together, and normalised. A head that does not stream is refused
+# only where two do not fit at all.
+_COPIES = 3
+_MEMORY_SHARE = 0.5
+_LEAST_COPIES = 2
 
 Progress = Callable[[str, int, int], None]
 
@@ -121,6 +131,7 @@ def table_for(
     *,
     windows_per_recording: int | None = None,
     allow_incomplete: bool = False,
+    stream: bool | None = None,
     n_jobs: int | None = None,
     progress: Progress | None = None,
 ) -> FeatureTable:
@@ -139,13 +150,18 @@ def table_for(
         As of `FitOptions`: the most windows of each recording, evenly spread; 0: all.
     allow_incomplete : bool
         Leave recordings that lack something out, instead of refusing.
+    stream : bool, optional
+        Whether features stay in the store, and are read whenever they are looked at. By default
+        they do where three times their size, which training in memory takes, is more than half of
+        the memory at hand, and the head can be trained so.
     n_jobs, progress
         Of `parameter_table`.
 
     Raises
     ------
     InputError
-        Words that name no feature set or several, sets that do not fit together, or missing spikes.
+        Words that name no feature set or several, sets that do not fit together, missing spikes, or
+        features that do not fit into memory, where the head needs them there.
     """
 
     def measure(params: BurstFeatureParams, beside: FeatureTable | None = None) -> FeatureTable:
@@ -168,10 +184,11 @@ def table_for(
         return measure(BurstFeatureParams())
     named = features or _default_features(store, head) or (None,)
     asked = [_WORDS.fullmatch(words.strip().lower()) if words else None for words in named]
+    sets = {place: store.choose(named[place]) for place, match in enumerate(asked) if match is None}
+    streams = _must_stream(store, sets.values()) if stream is None else stream
     read = {
-        place: store.table(store.choose(named[place]), allow_incomplete=allow_incomplete)
-        for place, match in enumerate(asked)
-        if match is None
+        place: store.table(one, allow_incomplete=allow_incomplete, stream=streams)
+        for place, one in sets.items()
     }
     tables = _spread(read, chosen.at_most(windows_per_recording))
     lead = max(tables.values(), key=_width_s, default=None)
@@ -179,7 +196,28 @@ def table_for(
         if match is not None:
             windows = _windows(store, match, list(read.values()))
             tables[place] = measure(BurstFeatureParams(windows=windows), lead)
-    return join_tables([tables[place] for place in range(len(named))])
+    joined = join_tables([tables[place] for place in range(len(named))])
+    return _in_memory(joined, chosen) if streams and stream is None else joined
+
+
+def _must_stream(store: FeatureStore, sets: Iterable[FeatureSet]) -> bool:
+    """Whether feature sets are too large to be trained on in memory, all their windows together."""
+    return sum(map(store.size_of, sets)) * _COPIES > _MEMORY_SHARE * available_memory()
+
+
+def _in_memory(table: FeatureTable, head: Head) -> FeatureTable:
+    """Read the features that are left of a table, unless they must stay where they are."""
+    size, there = table.features.nbytes, available_memory()
+    if head.streams and size * _COPIES > _MEMORY_SHARE * there:
+        return table
+    if size * _LEAST_COPIES > there:
+        able = " or ".join(f'`head="{one.name}"`' for one in heads().values() if one.streams)
+        raise InputError(
+            f"the classifier {head.name} needs its {len(table.features)} windows in memory, which"
+            f" are {size / 2**30:.1f} GiB and are copied once, and {there / 2**30:.1f} GiB are at"
+            f" hand: take fewer by `windows_per_recording`, or {able}, which reads them as needed"
+        )
+    return replace(table, features=np.asarray(table.features))
 
 
 def _spread(read: dict[int, FeatureTable], most: int | None) -> dict[int, FeatureTable]:

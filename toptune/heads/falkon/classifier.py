@@ -11,6 +11,7 @@ factorisation in float64.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ from toptune.heads.rows import (
     seed_of,
     view_sizes_of,
 )
+from toptune.heads.streaming import StreamedRows, is_streamed
 
 # Rows scored at a time, which bounds the memory of their kernel with the centres.
 _SCORED_ROWS = 1024
@@ -119,6 +121,7 @@ class FalkonClassifier(RowClassifier):
     _rules = RULES
     _tensors = ("centres", "dual_coef")
     _sharpness = SHARPNESS
+    _streams = True
 
     def __init__(
         self,
@@ -167,17 +170,33 @@ class FalkonClassifier(RowClassifier):
         """Check everything as `fit` does, and say what there is to solve but for the targets."""
         return self._problem(self.check(X, y)[0])
 
-    def _problem(self, X: NDArray[Any]) -> Problem:
+    def _problem(self, X: Any) -> Problem:
         kernel = kernel_of(self, X.shape[1])
-        rows, centres = self._rows(X, kernel), self._draw_centres(len(X))
+        centres = self._draw_centres(len(X))
+        if is_streamed(X):
+            X = self._held(X, centres)
+        rows = self._rows(X, kernel)
         return Problem(rows, centres, kernel, self.penalty * len(X))
 
     def _check_together(self, n_features: int) -> None:
         kernel_of(self, n_features)
         solver_of(self)
 
-    def _rows(self, X: NDArray[Any], kernel: KernelSum) -> NDArray[Any]:
-        return l2_normalise_views(X, kernel.view_sizes) if self.normalise else X
+    def _held(self, X: StreamedRows, centres: Ints | None) -> Any:
+        """Leave rows where they are, as far as the solver looks at blocks of them only."""
+        if self.solver == "falkon":
+            raise InputError(
+                f"{type(self).__name__}: the solver 'falkon' needs all rows in memory, and these"
+                ' are streamed; take `solver="direct"` or `solver="iterative"`'
+            )
+        # The kernel of all rows takes more than the rows do.
+        return X[:] if centres is None else X
+
+    def _rows(self, X: Any, kernel: KernelSum) -> Any:
+        if not self.normalise:
+            return X
+        normalise = partial(l2_normalise_views, view_sizes=kernel.view_sizes)
+        return X.mapped(normalise) if is_streamed(X) else normalise(X)
 
     def _draw_centres(self, n_rows: int) -> Ints | None:
         if self.n_centres is None or self.n_centres >= n_rows:

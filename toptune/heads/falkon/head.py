@@ -189,6 +189,7 @@ class FalkonHead(Head):
     rules = RULES
     devices = ("cpu", "cuda")
     fuses = True
+    streams = True
     # Windows overlap by 96 % where 120 s are taken every 5 s, and the time grows with the cube of
     # their number. Of recordings of 20 minutes these lie 17 s apart, about as far as those of the
     # sets by which the recommended setting was found.

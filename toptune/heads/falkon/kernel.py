@@ -122,8 +122,10 @@ class NystromKernel:
         keep_bytes: int | None = None,
     ) -> None:
         self.n_rows, self.n_centres, self.arrays = len(order), len(centre_rows), arrays
-        self._X, self._order, self._kernel, self._centre_rows = X, order, kernel, centre_rows
-        self._centres = Centres(kernel, X[centre_rows], arrays)
+        self._X, self._order, self._kernel = X, order, kernel
+        # Read once, since rows may have to be read from the disk.
+        self._centre_values = X[centre_rows]
+        self._centres = Centres(kernel, self._centre_values, arrays)
         self._keep_bytes = arrays.kept_bytes() if keep_bytes is None else keep_bytes
         self._kept: Array | None = None
         if self._fits(self.n_rows):
@@ -139,7 +141,7 @@ class NystromKernel:
 
     def centre_gram(self) -> Array:
         """Evaluate ``B = K(C, C)``, a new matrix; see `KernelSum.gram`."""
-        return self._kernel.gram(self._X[self._centre_rows], self.arrays)
+        return self._kernel.gram(self._centre_values, self.arrays)
 
     def blocks(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[slice, Array]]:
         """Go through rows start to stop of Z: where each block belongs, and the block."""

@@ -34,7 +34,7 @@ from toptune.machine.installation import require_networks
 class Problem:
     """The equations of a model, without their right-hand sides."""
 
-    X: NDArray[np.floating[Any]]  # (n, d) float32 or float64
+    X: Any  # (n, d) float32 or float64; streamed only where some rows are centres
     # (m,) int64 or None: which rows are centres, each at most once; None: all
     centre_rows: Ints | None
     kernel: KernelSum
