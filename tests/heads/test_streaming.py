@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.evaluation.evaluate import Units, evaluate
+from toptune.evaluation.evaluate import Evaluation, Units, evaluate, shuffles
 from toptune.heads import streaming
 from toptune.heads.catalogue import head_of
 from toptune.heads.falkon.classifier import FalkonClassifier
@@ -210,6 +210,24 @@ def test_what_needs_all_rows_refuses_streamed_ones_by_name(monkeypatch: pytest.M
     library = FalkonClassifier(n_centres=20, solver="falkon")
     with pytest.raises(InputError, match="the solver 'falkon' needs all rows in memory"):
         library.fit(streamed(X), y)
+
+
+def test_shuffles_that_do_not_fit_into_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y, groups = a_set()
+    head, names = head_of("falkon"), groups.astype(str)
+    units = Units.of(names, y.astype(str))
+    shuffled = shuffles(units, 5, 0)
+    free = 8 * 4 * len(X) * len(units.device)
+    made, labels = head.make({"n_centres": 20}), y.astype(str)
+
+    def run() -> Evaluation:
+        return evaluate(head, made, streamed(X), labels, names, units, [{}], shuffled)
+
+    monkeypatch.setattr("toptune.heads.falkon.arrays.Arrays.free_bytes", lambda _: free)
+    assert run().test is not None
+    monkeypatch.setattr("toptune.heads.falkon.arrays.Arrays.free_bytes", lambda _: free - 1)
+    with pytest.raises(InputError, match=r"permutations of 6 devices.*`permutations=0`"):
+        run()
 
 
 def test_labels_of_another_length_are_refused() -> None:

@@ -41,6 +41,9 @@ _GROUPS_AT_ONCE = 2
 # Inner scores of several outer folds are held at once, up to this: so a pair of groups of them is
 # solved once, and one of different blocks twice.
 _INNER_BYTES = 2**31
+# Of the columns of all units, (n, u): the targets, sorted by group, their scores, and those in the
+# rows' order.
+_COLUMN_COPIES = 4
 
 
 def tune_falkon(
@@ -61,8 +64,8 @@ def tune_falkon(
     many candidates are done, and of how many.
 
     Raises `InputError`: another solver than ``direct``, fewer than three groups, no candidate, a
-    value out of range in any of them, or Nystrom centres that all lie in two groups, before
-    anything is computed.
+    value out of range in any of them, Nystrom centres that all lie in two groups, or shuffles for
+    which there is not enough memory, before anything is computed.
     """
     grouping = rows.grouping
     if classifier.solver != "direct" or len(grouping.groups) < 3:
@@ -76,10 +79,12 @@ def tune_falkon(
     for problem in problems:
         if problem.centre_rows is not None:
             sort_centres(grouping, problem.centre_rows, _GROUPS_AT_ONCE)
-    classes, labels = rows.labellings(shuffled)
-    labelling = Labelling(rows.unit, labels, len(classes), SHARPNESS, classifier.balanced)
     solver = solver_of(classifier)
     assert isinstance(solver, Direct)  # no other solver has closed forms
+    if shuffled is not None:
+        _refuse_many_shuffles(len(rows.y), shuffled.shape[1], solver.arrays.free_bytes())
+    classes, labels = rows.labellings(shuffled)
+    labelling = Labelling(rows.unit, labels, len(classes), SHARPNESS, classifier.balanced)
     factored = solver.models(problems, grouping, _GROUPS_AT_ONCE)
     handicaps = np.zeros(len(problems)) if handicap is None else handicap
     search = _Search(handicaps, grouping, labelling, solver.arrays)
@@ -88,6 +93,17 @@ def tune_falkon(
         if progress is not None:
             progress("settings", number + 1, len(problems))
     return search.result()
+
+
+def _refuse_many_shuffles(n_rows: int, n_units: int, free_bytes: int) -> None:
+    """Refuse shuffles whose columns, one for each unit, do not fit into memory."""
+    needed = 8 * _COLUMN_COPIES * n_rows * n_units
+    if needed > free_bytes:
+        raise InputError(
+            f"permutations of {n_units} devices and labels with {n_rows} windows take"
+            f" {needed / 2**30:.1f} GiB, and {free_bytes / 2**30:.1f} GiB are at hand: leave them"
+            " out with `permutations=0`, or take fewer windows by `windows_per_recording`"
+        )
 
 
 def _problem(classifier: FalkonClassifier, candidate: Candidate, rows: LabelledRows) -> Problem:
