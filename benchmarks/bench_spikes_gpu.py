@@ -24,7 +24,7 @@ from toptune.spikes.preparing_cuda import (
     noise_thresholds_on,
 )
 from toptune.spikes.ptsd import PtsdSamples
-from toptune.spikes.ptsd_cuda import SegmentWalk, sort_device_spikes, walk_segments
+from toptune.spikes.ptsd_cuda import Detector, sort_device_spikes, walk_segments
 
 pytestmark = pytest.mark.gpu
 
@@ -107,10 +107,13 @@ def test_silence(benchmark: Any, gpu: CudaAccelerator, voltage: DeviceArray) -> 
     with gpu.active():
         mean = gpu.xp.zeros(channels, np.float32)
         limit = gpu.xp.full(channels, 1e6, np.float32)
-    timed(
-        benchmark, gpu,
-        lambda: SegmentWalk(gpu, times, n, mean, limit).decide(voltage, 0, 0, n), voltage,
-    )  # fmt: skip
+        detector = Detector(gpu, times, mean, limit, most=1 << 20)
+
+    def work() -> None:
+        detector.begin_segment(n, 0)
+        detector.queue(voltage, 0, 0, n)
+
+    timed(benchmark, gpu, work, voltage)
 
 
 @pytest.mark.benchmark(group="PTSD on a GPU")

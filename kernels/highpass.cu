@@ -21,9 +21,7 @@
 //
 // Limit: device memory, read twice and written once; arithmetic where float64 is slow.
 
-typedef int i32;
-typedef long long i64;
-static_assert(sizeof(i32) == 4 && sizeof(i64) == 8, "fixed-width integers");
+#include "common.cuh"
 
 #ifndef HIGHPASS_BLOCK
 #define HIGHPASS_BLOCK 128
@@ -36,15 +34,14 @@ static_assert(sizeof(i32) == 4 && sizeof(i64) == 8, "fixed-width integers");
 
 // Blocks that a block of threads filters together.
 #ifndef HIGHPASS_TILE
-#define HIGHPASS_TILE 64
+#define HIGHPASS_TILE 32
 #endif
 static_assert(HIGHPASS_BLOCK >= 1 && HIGHPASS_TILE >= 1, "a tile holds a sample");
 static_assert(HIGHPASS_SECTIONS >= 1 && HIGHPASS_SECTIONS <= 4, "the state fits into registers");
 
-#define ROW (HIGHPASS_BLOCK + 1)  // a word of padding: threads read from different banks
+#define ROW (HIGHPASS_BLOCK + 1)
 #define STATES (2 * HIGHPASS_SECTIONS)
-
-__device__ i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
+#define AHEAD (2 * LOADS / STATES)  // blocks whose states are fetched at once
 
 // Filter the samples x[0] .. x[count-1] in place, from state s, which is updated.
 __device__ void filter_row(float *x, i32 count, double first, const double *sos, double *s) {
@@ -82,8 +79,7 @@ __device__ i64 tiles_of(i64 channels, i64 n) {
          ((n + HIGHPASS_TILE * HIGHPASS_BLOCK - 1) / (HIGHPASS_TILE * HIGHPASS_BLOCK));
 }
 
-// Position in shared memory of a tile's sample k, and samples of its row b.
-__device__ i32 place(i32 k) { return k / HIGHPASS_BLOCK * ROW + k % HIGHPASS_BLOCK; }
+// Samples of a tile's row b.
 __device__ i32 row_samples(Tile tile, i32 b) {
   return (i32)smaller(HIGHPASS_BLOCK, tile.samples - b * HIGHPASS_BLOCK);
 }
@@ -91,29 +87,44 @@ __device__ i32 row_samples(Tile tile, i32 b) {
 // Find the state after each block that starts from state 0.
 //
 // samples : samples[channel * pitch + i], n of them per channel
-// first   : (channels,) float64, subtracted from every sample
+// first   : (channels,) float32, subtracted from every sample
 // sos     : (sections, 6) float64
 // left    : (channels, blocks, states) float64; blocks = n / HIGHPASS_BLOCK, rounded up
 extern "C" __global__ void highpass_probe(
     const float *__restrict__ samples, i64 pitch, i64 channels, i64 n,
-    const double *__restrict__ first, const double *__restrict__ sos, double *__restrict__ left) {
+    const float *__restrict__ first, const double *__restrict__ sos, double *__restrict__ left) {
   __shared__ float shared[HIGHPASS_TILE * ROW];
   const i64 blocks = (n + HIGHPASS_BLOCK - 1) / HIGHPASS_BLOCK;
   for (i64 t = blockIdx.x; t < tiles_of(channels, n); t += gridDim.x) {
     const Tile tile = tile_at(t, n);
-    const float *x = samples + tile.channel * pitch + tile.block * HIGHPASS_BLOCK;
-    for (i32 k = (i32)threadIdx.x; k < tile.samples; k += (i32)blockDim.x) {
-      shared[place(k)] = x[k];
-    }
+    load_rows<HIGHPASS_BLOCK>(
+        samples + tile.channel * pitch + tile.block * HIGHPASS_BLOCK, 0, tile.samples, shared);
     __syncthreads();
-    for (i32 b = (i32)threadIdx.x; b * HIGHPASS_BLOCK < tile.samples; b += (i32)blockDim.x) {
+    for (i32 b = (i32)threadIdx.x; b * HIGHPASS_BLOCK < tile.samples; b += THREADS) {
       double s[STATES] = {};
-      filter_row(shared + b * ROW, row_samples(tile, b), first[tile.channel], sos, s);
+      filter_row(shared + b * ROW, row_samples(tile, b), (double)first[tile.channel], sos, s);
       for (i32 k = 0; k < STATES; ++k) {
         left[(tile.channel * blocks + tile.block + b) * STATES + k] = s[k];
       }
     }
     __syncthreads();
+  }
+}
+
+// Store the state before a block, and take the state s past it; z is from highpass_probe.
+__device__ void pass_block(
+    const double *__restrict__ silence, const double *z, double *__restrict__ entered, double *s) {
+  double next[STATES];
+  for (i32 k = 0; k < STATES; ++k) {
+    entered[k] = s[k];
+    double sum = z[k];
+    for (i32 j = 0; j < STATES; ++j) {
+      sum += silence[k * STATES + j] * s[j];
+    }
+    next[k] = sum;
+  }
+  for (i32 k = 0; k < STATES; ++k) {
+    s[k] = next[k];
   }
 }
 
@@ -126,25 +137,23 @@ extern "C" __global__ void highpass_probe(
 extern "C" __global__ void highpass_chain(
     i64 channels, i64 blocks, const double *__restrict__ silence, const double *__restrict__ left,
     double *__restrict__ entered, double *__restrict__ state) {
-  const i64 all = (i64)gridDim.x * blockDim.x;
-  for (i64 c = (i64)blockIdx.x * blockDim.x + threadIdx.x; c < channels; c += all) {
+  for (i64 c = this_thread(); c < channels; c += all_threads()) {
     double s[STATES];
     for (i32 k = 0; k < STATES; ++k) {
       s[k] = state[c * STATES + k];
     }
-    for (i64 block = 0; block < blocks; ++block) {
-      const i64 at = (c * blocks + block) * STATES;
-      double next[STATES];
-      for (i32 k = 0; k < STATES; ++k) {
-        entered[at + k] = s[k];
-        double sum = left[at + k];
-        for (i32 j = 0; j < STATES; ++j) {
-          sum += silence[k * STATES + j] * s[j];
+    for (i64 block = 0; block < blocks; block += AHEAD) {
+      // What does not depend on the states is fetched ahead of them, for several blocks at once.
+      double z[AHEAD][STATES];
+      for (i32 j = 0; j < AHEAD; ++j) {
+        for (i32 k = 0; k < STATES; ++k) {
+          z[j][k] = left[(c * blocks + smaller(block + j, blocks - 1)) * STATES + k];
         }
-        next[k] = sum;
       }
-      for (i32 k = 0; k < STATES; ++k) {
-        s[k] = next[k];
+      for (i32 j = 0; j < AHEAD; ++j) {
+        if (block + j < blocks) {
+          pass_block(silence, z[j], entered + (c * blocks + block + j) * STATES, s);
+        }
       }
     }
     for (i32 k = 0; k < STATES; ++k) {
@@ -158,28 +167,26 @@ extern "C" __global__ void highpass_chain(
 // out : out[channel * out_pitch + i], the filtered samples; not the memory of `samples`
 extern "C" __global__ void highpass_run(
     const float *__restrict__ samples, i64 pitch, i64 channels, i64 n,
-    const double *__restrict__ first, const double *__restrict__ sos,
+    const float *__restrict__ first, const double *__restrict__ sos,
     const double *__restrict__ entered, float *__restrict__ out, i64 out_pitch) {
   __shared__ float shared[HIGHPASS_TILE * ROW];
   const i64 blocks = (n + HIGHPASS_BLOCK - 1) / HIGHPASS_BLOCK;
   for (i64 t = blockIdx.x; t < tiles_of(channels, n); t += gridDim.x) {
     const Tile tile = tile_at(t, n);
-    const float *x = samples + tile.channel * pitch + tile.block * HIGHPASS_BLOCK;
     float *y = out + tile.channel * out_pitch + tile.block * HIGHPASS_BLOCK;
-    for (i32 k = (i32)threadIdx.x; k < tile.samples; k += (i32)blockDim.x) {
-      shared[place(k)] = x[k];
-    }
+    load_rows<HIGHPASS_BLOCK>(
+        samples + tile.channel * pitch + tile.block * HIGHPASS_BLOCK, 0, tile.samples, shared);
     __syncthreads();
-    for (i32 b = (i32)threadIdx.x; b * HIGHPASS_BLOCK < tile.samples; b += (i32)blockDim.x) {
+    for (i32 b = (i32)threadIdx.x; b * HIGHPASS_BLOCK < tile.samples; b += THREADS) {
       double s[STATES];
       for (i32 k = 0; k < STATES; ++k) {
         s[k] = entered[(tile.channel * blocks + tile.block + b) * STATES + k];
       }
-      filter_row(shared + b * ROW, row_samples(tile, b), first[tile.channel], sos, s);
+      filter_row(shared + b * ROW, row_samples(tile, b), (double)first[tile.channel], sos, s);
     }
     __syncthreads();
-    for (i32 k = (i32)threadIdx.x; k < tile.samples; k += (i32)blockDim.x) {
-      y[k] = shared[place(k)];
+    for (i32 k = (i32)threadIdx.x; k < tile.samples; k += THREADS) {
+      y[k] = shared[place_of<HIGHPASS_BLOCK>(k)];
     }
     __syncthreads();
   }

@@ -12,17 +12,22 @@
 // n. So every candidate is evaluated by itself, and the spikes are the chain
 //     a(1) = the first accepted candidate, a(k+1) = the first one at or after next(a(k)).
 //
-// The host launches, for each chunk:
+// The host launches, for each chunk, without waiting for anything:
 //     ptsd_extremes    smallest and largest sample of each block of samples
 //     ptsd_evaluate    the accepted candidates, one bit per sample
 //     (an inclusive prefix sum of `count`, one number per tile, by the host's library)
 //     ptsd_scatter     the accepted candidates as a list, by channel, then sample
 //     ptsd_peaks       their peaks, one thread per candidate
 //     ptsd_heads       heads: candidates that are spikes whatever came before
-//     ptsd_walk        the chain, one thread from each head to the next; or, where such a run of
-//                      candidates is long (a threshold far too low, an artefact),
-//     ptsd_link and ptsd_double, ceil(log2(longest run)) times: the same chain
-//     ptsd_resume      the walk's state after the chunk, for each channel
+//     ptsd_walk        the chain, one thread from each head to the next, or to a limit
+//     ptsd_walk_on     the same beyond the limit, one block of threads for each long run of
+//                      candidates (a threshold far too low, an artefact)
+//     ptsd_collect     the spikes, in any order, behind those of earlier chunks; and the walk's
+//                      state after the chunk, for each channel
+//
+// How many candidates and spikes there are, the host learns after the last chunk only. The lists
+// have room for `most`. Of a chunk with more candidates nothing is listed, and they are reported as
+// lost, for the host to find the spikes again in shorter chunks.
 //
 // Requirements of a chunk. It decides the candidates [begin, end), at least one, of a segment of n
 // samples, and samples[channel * pitch + i - first] is sample i. It must hold each sample from begin-1
@@ -41,11 +46,7 @@
 // could fuse. Do not compile with --use_fast_math or --ftz=true, which lose subnormals.
 // Every scalar argument is 64 bits wide, which is how CuPy passes a Python int.
 
-typedef unsigned char u8;
-typedef int i32;
-typedef unsigned int u32;
-typedef long long i64;
-static_assert(sizeof(i32) == 4 && sizeof(u32) == 4 && sizeof(i64) == 8, "fixed-width integers");
+#include "common.cuh"
 
 // Samples whose extremes are taken together, and candidates whose answers are the bits of a word.
 #ifndef PTSD_BLOCK
@@ -59,6 +60,12 @@ static_assert(PTSD_BLOCK >= 1 && PTSD_BLOCK <= 32, "a block's candidates are the
 #endif
 static_assert(PTSD_TILE >= 1, "a tile holds a block");
 
+// Candidates of a long run that a block of threads walks together.
+#ifndef PTSD_RUN
+#define PTSD_RUN 1024
+#endif
+static_assert(PTSD_RUN >= 1, "a walk takes a step");
+
 // Thresholds above this are infinite: they silence a channel (a dead one).
 #define LARGEST_FINITE 3.402823466e+38f
 
@@ -70,13 +77,6 @@ struct Peaks {
   float opposite_uv;
   float amplitude_uv;
 };
-
-__device__ i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
-__device__ i64 larger(i64 a, i64 b) { return a > b ? a : b; }
-
-// 64-bit: a long segment of many channels has more samples than a 32-bit index can count.
-__device__ i64 this_thread() { return (i64)blockIdx.x * blockDim.x + threadIdx.x; }
-__device__ i64 all_threads() { return (i64)gridDim.x * blockDim.x; }
 
 // Block of the sample i, and how many blocks hold the samples [0, stop).
 __device__ i64 block_of(i64 i) { return i / PTSD_BLOCK; }
@@ -128,7 +128,6 @@ __device__ Peaks peaks_from(const float *x, i64 left, float mean, i64 lifetime, 
 extern "C" __global__ void ptsd_extremes(
     const float *__restrict__ samples, i64 pitch, i64 channels, i64 first, i64 begin, i64 stop,
     float *__restrict__ low, float *__restrict__ high) {
-  // With a word of padding per row, neighbouring threads read from different banks.
   __shared__ float tile[PTSD_TILE * (PTSD_BLOCK + 1)];
   const i64 blocks = blocks_to(stop) - block_of(begin);
   const i64 tiles = (blocks + PTSD_TILE - 1) / PTSD_TILE;
@@ -139,12 +138,9 @@ extern "C" __global__ void ptsd_extremes(
     // Tile positions of the chunk's samples: [from, to).
     const i32 from = (i32)larger(first - origin, 0);
     const i32 to = (i32)smaller(stop - origin, PTSD_TILE * PTSD_BLOCK);
-    const float *x = samples + channel * pitch + (origin + from - first);
-    for (i32 k = from + (i32)threadIdx.x; k < to; k += (i32)blockDim.x) {
-      tile[k / PTSD_BLOCK * (PTSD_BLOCK + 1) + k % PTSD_BLOCK] = x[k - from];
-    }
+    load_rows<PTSD_BLOCK>(samples + channel * pitch + (origin - first), from, to, tile);
     __syncthreads();
-    for (i32 b = (i32)threadIdx.x; b < PTSD_TILE && block + b < blocks; b += (i32)blockDim.x) {
+    for (i32 b = (i32)threadIdx.x; b < PTSD_TILE && block + b < blocks; b += THREADS) {
       const float *row = tile + b * (PTSD_BLOCK + 1);
       const i32 last = (i32)smaller(PTSD_BLOCK, to - b * PTSD_BLOCK);
       i32 i = (i32)larger(0, from - b * PTSD_BLOCK);
@@ -210,7 +206,7 @@ extern "C" __global__ void ptsd_evaluate(
       set = 0;
     }
     __syncthreads();
-    for (i32 w = (i32)threadIdx.x; w < PTSD_TILE && word + w < words; w += (i32)blockDim.x) {
+    for (i32 w = (i32)threadIdx.x; w < PTSD_TILE && word + w < words; w += THREADS) {
       const i64 start = origin + (i64)w * PTSD_BLOCK;
       const i64 stop = smaller(start + PTSD_BLOCK, to);
       bits[w] = 0;
@@ -224,7 +220,7 @@ extern "C" __global__ void ptsd_evaluate(
     }
     __syncthreads();
     const float *x = samples + channel * pitch;
-    for (i32 k = (i32)threadIdx.x; k < n_loud * PTSD_BLOCK; k += (i32)blockDim.x) {
+    for (i32 k = (i32)threadIdx.x; k < n_loud * PTSD_BLOCK; k += THREADS) {
       const i32 w = loud[k / PTSD_BLOCK];
       const i32 bit = k % PTSD_BLOCK;
       const i64 c = origin + (i64)w * PTSD_BLOCK + bit;
@@ -239,7 +235,7 @@ extern "C" __global__ void ptsd_evaluate(
       }
     }
     __syncthreads();
-    for (i32 w = (i32)threadIdx.x; w < PTSD_TILE && word + w < words; w += (i32)blockDim.x) {
+    for (i32 w = (i32)threadIdx.x; w < PTSD_TILE && word + w < words; w += THREADS) {
       accepted[channel * words + word + w] = bits[w];
     }
     if (threadIdx.x == 0) {
@@ -248,17 +244,34 @@ extern "C" __global__ void ptsd_evaluate(
   }
 }
 
+// How many candidates are listed: all of the chunk, or none where there is no room for all.
+__device__ i64 listed(const i64 *ends, i64 tiles, i64 most) {
+  const i64 m = ends[tiles - 1];
+  return m <= most ? m : 0;
+}
+
 // List the accepted candidates, ordered by channel, then sample.
 //
-// ends      : (channels, tiles) inclusive prefix sum of `count`
-// candidate : (m,) the candidate's sample; m = the sum of `count`
-// channel_of: (m,) its channel
+// ends      : (channels, tiles) inclusive prefix sum of `count`; every kernel after this one takes
+//             it flat, with the number of all tiles, for its last value: the candidates in all
+// most      : the candidates for which the lists have room
+// candidate : (most,) the candidate's sample
+// channel_of: (most,) its channel
+// lost      : (1,) grows by the candidates of a chunk that has more than `most`
 extern "C" __global__ void ptsd_scatter(
     i64 channels, i64 begin, i64 end, const u32 *__restrict__ accepted,
-    const i64 *__restrict__ ends, i64 *__restrict__ candidate, i32 *__restrict__ channel_of) {
+    const i64 *__restrict__ ends, i64 most, i64 *__restrict__ candidate,
+    i32 *__restrict__ channel_of, i64 *__restrict__ lost) {
   __shared__ u32 bits[PTSD_TILE];
   const i64 words = blocks_to(end) - block_of(begin);
   const i64 tiles = (words + PTSD_TILE - 1) / PTSD_TILE;
+  const i64 m = ends[channels * tiles - 1];
+  if (m > most) {
+    if (this_thread() == 0) {
+      *lost += m;
+    }
+    return;
+  }
   for (i64 t = blockIdx.x; t < channels * tiles; t += gridDim.x) {
     const i64 before = t == 0 ? 0 : ends[t - 1];
     if (ends[t] == before) {
@@ -267,11 +280,11 @@ extern "C" __global__ void ptsd_scatter(
     const i64 channel = t / tiles;
     const i64 word = (t - channel * tiles) * PTSD_TILE;
     const i32 here = (i32)smaller(PTSD_TILE, words - word);
-    for (i32 w = (i32)threadIdx.x; w < here; w += (i32)blockDim.x) {
+    for (i32 w = (i32)threadIdx.x; w < here; w += THREADS) {
       bits[w] = accepted[channel * words + word + w];
     }
     __syncthreads();
-    for (i32 w = (i32)threadIdx.x; w < here; w += (i32)blockDim.x) {
+    for (i32 w = (i32)threadIdx.x; w < here; w += THREADS) {
       i64 k = before;
       for (i32 earlier = 0; bits[w] != 0 && earlier < w; ++earlier) {
         k += __popc(bits[earlier]);
@@ -292,15 +305,16 @@ extern "C" __global__ void ptsd_scatter(
 // Search the candidates' peaks again: they are few, and storing those of every sample would cost more
 // than searching twice.
 //
-// next      : (m,) the sample at which the walk goes on if the candidate is a spike
-// sample    : (m,) the sample that dates that spike
-// amplitude : (m,) its peak-to-peak microvolts
+// next      : (most,) the sample at which the walk goes on if the candidate is a spike
+// dated     : (most,) the sample that dates that spike
+// amplitude : (most,) its peak-to-peak microvolts
 // negative  : 0 dates by the peak larger in absolute value, else by the more negative one
 extern "C" __global__ void ptsd_peaks(
-    i64 m, const float *__restrict__ samples, i64 pitch, i64 first, i64 n,
+    const i64 *__restrict__ ends, i64 tiles, i64 most, const float *__restrict__ samples, i64 pitch, i64 first, i64 n,
     const float *__restrict__ mean_uv, i64 lifetime, i64 refractory, i64 overshoot, i64 negative,
     const i64 *__restrict__ candidate, const i32 *__restrict__ channel_of, i64 *__restrict__ next,
-    i64 *__restrict__ sample, float *__restrict__ amplitude_uv) {
+    i64 *__restrict__ dated, float *__restrict__ amplitude_uv) {
+  const i64 m = listed(ends, tiles, most);
   for (i64 k = this_thread(); k < m; k += all_threads()) {
     const i64 c = candidate[k];
     const i64 channel = channel_of[k];
@@ -309,11 +323,11 @@ extern "C" __global__ void ptsd_peaks(
     // A tie of absolute values goes to the later peak.
     const bool start_dates = negative != 0 ? found.start_uv < found.opposite_uv
                                            : fabsf(found.start_uv) > fabsf(found.opposite_uv);
-    const i64 dated = c + (start_dates ? found.start : found.opposite);
+    const i64 sample = c + (start_dates ? found.start : found.opposite);
     const i64 opposite = c + found.opposite;
-    const i64 rested = dated + refractory;
+    const i64 rested = sample + refractory;
     next[k] = rested > opposite && rested < n ? rested : opposite + 1;
-    sample[k] = dated;
+    dated[k] = sample;
     amplitude_uv[k] = found.amplitude_uv;
   }
 }
@@ -324,11 +338,12 @@ extern "C" __global__ void ptsd_peaks(
 // hence at most the head's sample: a head is a spike whatever came before, and what lies between
 // two heads can be walked without knowing the rest.
 //
-// head : (m,) 1 or 0. The first candidate of a channel is a head.
+// head : (most,) 1 or 0. The first candidate of a channel is a head.
 extern "C" __global__ void ptsd_heads(
-    i64 m, const i64 *__restrict__ candidate, const i32 *__restrict__ channel_of,
-    const i64 *__restrict__ next, i64 lifetime, i64 refractory, i64 overshoot,
-    u8 *__restrict__ head) {
+    const i64 *__restrict__ ends, i64 tiles, i64 most, const i64 *__restrict__ candidate,
+    const i32 *__restrict__ channel_of, const i64 *__restrict__ next, i64 lifetime, i64 refractory,
+    i64 overshoot, u8 *__restrict__ head) {
+  const i64 m = listed(ends, tiles, most);
   // The farthest that next can lie from its candidate. It bounds how far back there can be anything
   // that matters, so the maximum over all earlier candidates needs no scan.
   const i64 farthest = lifetime + overshoot + larger(refractory, 1);
@@ -345,13 +360,19 @@ extern "C" __global__ void ptsd_heads(
   }
 }
 
-// Select the spikes: a thread walks from each head to the one before the next head.
+// Select the spikes: a thread walks from each head to the one before the next head, or through
+// `limit` candidates.
 //
-// selected : (m,) 1 where the candidate is a spike, else 0. Every candidate lies in one run, so
-//            every value is written, and by one thread.
+// selected  : (most,) 1 where the candidate is a spike, else 0. Every candidate lies in one run, so
+//             every value is written, and by one thread.
+// n_runs    : (1,) grows by the runs with more than `limit` candidates after their head
+// run_at    : (runs,) the first candidate that was not walked; room for most / (limit + 1) + 1 runs
+// run_state : (runs,) the walk's state before it
 extern "C" __global__ void ptsd_walk(
-    i64 m, const i64 *__restrict__ candidate, const i64 *__restrict__ next,
-    const u8 *__restrict__ head, u8 *__restrict__ selected) {
+    const i64 *__restrict__ ends, i64 tiles, i64 most, const i64 *__restrict__ candidate,
+    const i64 *__restrict__ next, const u8 *__restrict__ head, i64 limit, u8 *__restrict__ selected,
+    u64 *__restrict__ n_runs, i64 *__restrict__ run_at, i64 *__restrict__ run_state) {
+  const i64 m = listed(ends, tiles, most);
   for (i64 i = this_thread(); i < m; i += all_threads()) {
     if (head[i] == 0) {
       continue;
@@ -359,64 +380,153 @@ extern "C" __global__ void ptsd_walk(
     i64 state = next[i];
     selected[i] = 1;
     // Another channel's first candidate is a head too: no walk leaves its channel.
-    for (i64 j = i + 1; j < m && head[j] == 0; ++j) {
+    i64 j = i + 1;
+    for (; j < m && head[j] == 0 && j - i <= limit; ++j) {
       const bool reached = candidate[j] >= state;
       selected[j] = reached ? 1 : 0;
       state = reached ? next[j] : state;
     }
-  }
-}
-
-// The first candidate of the same channel at or after next[i], or i where there is none.
-__device__ i64 follower(
-    i64 i, i64 m, const i64 *candidate, const i32 *channel_of, const i64 *next) {
-  i64 j = i + 1;
-  while (j < m && channel_of[j] == channel_of[i] && candidate[j] < next[i]) {
-    ++j;
-  }
-  return j < m && channel_of[j] == channel_of[i] ? j : i;
-}
-
-// Begin the selection by pointer doubling: link each candidate to its follower, select the heads.
-//
-// jump     : (m,) index of the follower in the chain, itself where the chain ends
-// selected : (m,) 1 for a head, else 0
-extern "C" __global__ void ptsd_link(
-    i64 m, const i64 *__restrict__ candidate, const i32 *__restrict__ channel_of,
-    const i64 *__restrict__ next, const u8 *__restrict__ head, i64 *__restrict__ jump,
-    u8 *__restrict__ selected) {
-  for (i64 i = this_thread(); i < m; i += all_threads()) {
-    jump[i] = follower(i, m, candidate, channel_of, next);
-    selected[i] = head[i];
-  }
-}
-
-// Double the jumps once. After r rounds each head's first 2^r followers are selected.
-//
-// jump, doubled : (m,) jumps before and after the round; two arrays, swapped by the host
-// selected      : (m,) updated in place. A thread may or may not see what another one of the same
-//                 round selects; either way only members of the chain are selected, and the round
-//                 does not count on it.
-extern "C" __global__ void ptsd_double(
-    i64 m, const i64 *__restrict__ jump, i64 *__restrict__ doubled, u8 *selected) {
-  for (i64 i = this_thread(); i < m; i += all_threads()) {
-    const i64 j = jump[i];
-    if (selected[i] != 0) {
-      selected[j] = 1;
+    if (j < m && head[j] == 0) {
+      const u64 run = atomicAdd(n_runs, (u64)1);
+      run_at[run] = j;
+      run_state[run] = state;
     }
-    doubled[i] = jump[j];
   }
 }
 
-// Carry the walk's state past the chunk: next of each channel's last spike.
+// Walk the long runs to their ends, a block of threads each, PTSD_RUN candidates at a time.
 //
-// resume : (channels,) left as it is where a channel has no spike
-extern "C" __global__ void ptsd_resume(
-    i64 m, const i64 *__restrict__ candidate, const i32 *__restrict__ channel_of,
-    const i64 *__restrict__ next, const u8 *__restrict__ selected, i64 *__restrict__ resume) {
-  for (i64 i = this_thread(); i < m; i += all_threads()) {
-    if (selected[i] != 0 && follower(i, m, candidate, channel_of, next) == i) {
-      resume[channel_of[i]] = next[i];
+// Among those, each candidate's follower in the chain is the first one at or after its `next`. The
+// first of the chain is known from the state; with each round the followers are twice as far, and
+// twice as many candidates are known to be in the chain.
+extern "C" __global__ void ptsd_walk_on(
+    const i64 *__restrict__ ends, i64 tiles, i64 most, const i64 *__restrict__ candidate,
+    const i64 *__restrict__ next, const u8 *__restrict__ head, const u64 *__restrict__ n_runs,
+    const i64 *__restrict__ run_at, const i64 *__restrict__ run_state, u8 *__restrict__ selected) {
+  const i32 each = (PTSD_RUN + THREADS - 1) / THREADS;  // candidates of a thread
+  __shared__ i64 at[PTSD_RUN];
+  __shared__ i64 goes_on[PTSD_RUN];
+  __shared__ i32 follower[PTSD_RUN];
+  __shared__ u8 chosen[PTSD_RUN];
+  __shared__ i32 here;
+  __shared__ i64 left_with;
+  const i64 m = listed(ends, tiles, most);
+  for (u64 run = blockIdx.x; run < *n_runs; run += gridDim.x) {
+    i64 from = run_at[run];
+    i64 state = run_state[run];
+    for (bool more = true; more;) {
+      // The run ends before the next head.
+      if (threadIdx.x == 0) {
+        here = (i32)smaller(PTSD_RUN, m - from);
+        left_with = state;
+      }
+      __syncthreads();
+      for (i32 k = (i32)threadIdx.x; k < PTSD_RUN && from + k < m; k += THREADS) {
+        at[k] = candidate[from + k];
+        goes_on[k] = next[from + k];
+        if (head[from + k] != 0) {
+          atomicMin(&here, k);
+        }
+      }
+      __syncthreads();
+      const i32 n = here;
+      for (i32 k = (i32)threadIdx.x; k < n; k += THREADS) {
+        i32 j = k + 1;
+        while (j < n && at[j] < goes_on[k]) {
+          ++j;
+        }
+        follower[k] = j;
+        chosen[k] = at[k] >= state && (k == 0 || at[k - 1] < state) ? 1 : 0;
+      }
+      __syncthreads();
+      for (i32 reach = 1; reach < n; reach *= 2) {
+        i32 farther[each];
+        bool in_chain[each];
+        for (i32 e = 0; e < each; ++e) {
+          const i32 k = (i32)threadIdx.x + e * THREADS;
+          in_chain[e] = k < n && chosen[k] != 0;
+          farther[e] = k < n && follower[k] < n ? follower[follower[k]] : n;
+        }
+        __syncthreads();
+        for (i32 e = 0; e < each; ++e) {
+          const i32 k = (i32)threadIdx.x + e * THREADS;
+          if (in_chain[e] && follower[k] < n) {
+            chosen[follower[k]] = 1;
+          }
+        }
+        __syncthreads();
+        for (i32 e = 0; e < each; ++e) {
+          const i32 k = (i32)threadIdx.x + e * THREADS;
+          if (k < n) {
+            follower[k] = farther[e];
+          }
+        }
+        __syncthreads();
+      }
+      for (i32 k = (i32)threadIdx.x; k < n; k += THREADS) {
+        selected[from + k] = chosen[k];
+        // The last of the chain: what it does not reach is in no chain.
+        bool last = chosen[k] != 0;
+        for (i32 j = k + 1; last && j < n; ++j) {
+          last = chosen[j] == 0;
+        }
+        if (last) {
+          left_with = goes_on[k];
+        }
+      }
+      __syncthreads();
+      state = left_with;
+      more = n == PTSD_RUN;
+      from += n;
+      __syncthreads();
     }
+  }
+}
+
+// Put the spikes behind those found before, and carry the walk's state past the chunk: next of each
+// channel's last spike.
+//
+// shift   : added to a spike's sample: where the segment begins in the recording
+// resume  : (channels,) left as it is where a channel has no spike
+// n_found : (1,) grows by the number of spikes, be there room for all of them or not
+// sample, channel, uv : (most,) the spikes, in any order
+extern "C" __global__ void ptsd_collect(
+    const i64 *__restrict__ ends, i64 tiles, i64 most, const i64 *__restrict__ candidate,
+    const i32 *__restrict__ channel_of, const i64 *__restrict__ next, const i64 *__restrict__ dated,
+    const float *__restrict__ amplitude_uv, const u8 *__restrict__ selected, i64 shift,
+    i64 *__restrict__ resume, u64 *__restrict__ n_found, i64 *__restrict__ sample,
+    i32 *__restrict__ channel, float *__restrict__ uv) {
+  __shared__ i32 here;
+  __shared__ i64 before;
+  const i64 m = listed(ends, tiles, most);
+  for (i64 start = (i64)blockIdx.x * THREADS; start < m; start += all_threads()) {
+    if (threadIdx.x == 0) {
+      here = 0;
+    }
+    __syncthreads();
+    const i64 i = start + threadIdx.x;
+    const bool spike = i < m && selected[i] != 0;
+    const i32 place = spike ? atomicAdd(&here, 1) : 0;
+    __syncthreads();
+    // One addition for all threads of the block: they would wait for each other at one address.
+    if (threadIdx.x == 0 && here != 0) {
+      before = (i64)atomicAdd(n_found, (u64)here);
+    }
+    __syncthreads();
+    if (spike && before + place < most) {
+      sample[before + place] = dated[i] + shift;
+      channel[before + place] = channel_of[i];
+      uv[before + place] = amplitude_uv[i];
+    }
+    if (spike) {
+      i64 j = i + 1;
+      while (j < m && channel_of[j] == channel_of[i] && candidate[j] < next[i]) {
+        ++j;
+      }
+      if (j == m || channel_of[j] != channel_of[i]) {
+        resume[channel_of[i]] = next[i];
+      }
+    }
+    __syncthreads();
   }
 }

@@ -7,9 +7,7 @@
 // another. Only within a block does it differ; there float64 sums of float32 values are nearly always
 // exact, so that means agree to the last bit.
 
-typedef int i32;
-typedef long long i64;
-static_assert(sizeof(i32) == 4 && sizeof(i64) == 8, "fixed-width integers");
+#include "common.cuh"
 
 #ifndef SUM_BLOCK
 #define SUM_BLOCK 128
@@ -17,11 +15,9 @@ static_assert(sizeof(i32) == 4 && sizeof(i64) == 8, "fixed-width integers");
 
 // Blocks that a block of threads adds up together.
 #ifndef SUM_TILE
-#define SUM_TILE 64
+#define SUM_TILE 32
 #endif
 static_assert(SUM_BLOCK >= 1 && SUM_TILE >= 1, "a tile holds a sample");
-
-__device__ i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
 
 // Add up each block of SUM_BLOCK samples, one thread per block; the last block may be short.
 //
@@ -29,7 +25,6 @@ __device__ i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
 // sums    : (channels, blocks) float64; blocks = n / SUM_BLOCK, rounded up
 extern "C" __global__ void sum_blocks(
     const float *__restrict__ samples, i64 pitch, i64 channels, i64 n, double *__restrict__ sums) {
-  // Loads are coalesced; a word of padding per row keeps threads on different banks.
   __shared__ float tile[SUM_TILE * (SUM_BLOCK + 1)];
   const i64 blocks = (n + SUM_BLOCK - 1) / SUM_BLOCK;
   const i64 tiles = (blocks + SUM_TILE - 1) / SUM_TILE;
@@ -37,12 +32,9 @@ extern "C" __global__ void sum_blocks(
     const i64 channel = t / tiles;
     const i64 block = (t - channel * tiles) * SUM_TILE;
     const i32 here = (i32)smaller(n - block * SUM_BLOCK, SUM_TILE * SUM_BLOCK);
-    const float *x = samples + channel * pitch + block * SUM_BLOCK;
-    for (i32 k = (i32)threadIdx.x; k < here; k += (i32)blockDim.x) {
-      tile[k / SUM_BLOCK * (SUM_BLOCK + 1) + k % SUM_BLOCK] = x[k];
-    }
+    load_rows<SUM_BLOCK>(samples + channel * pitch + block * SUM_BLOCK, 0, here, tile);
     __syncthreads();
-    for (i32 b = (i32)threadIdx.x; b < SUM_TILE && block + b < blocks; b += (i32)blockDim.x) {
+    for (i32 b = (i32)threadIdx.x; b < SUM_TILE && block + b < blocks; b += THREADS) {
       const i32 last = (i32)smaller(SUM_BLOCK, here - b * SUM_BLOCK);
       double sum = 0.0;
       for (i32 i = 0; i < last; ++i) {
@@ -60,14 +52,15 @@ extern "C" __global__ void sum_blocks(
 extern "C" __global__ void sum_totals(
     i64 channels, i64 blocks, const double *__restrict__ sums, double *__restrict__ total) {
   // The threads fetch together what one of them then adds in order.
-  __shared__ double some[SUM_TILE];
+  const i32 most = LOADS * THREADS;
+  __shared__ double some[most];
   for (i64 channel = blockIdx.x; channel < channels; channel += gridDim.x) {
     double sum = total[channel];
-    for (i64 block = 0; block < blocks; block += SUM_TILE) {
-      const i32 here = (i32)smaller(SUM_TILE, blocks - block);
-      for (i32 b = (i32)threadIdx.x; b < here; b += (i32)blockDim.x) {
-        some[b] = sums[channel * blocks + block + b];
-      }
+    for (i64 block = 0; block < blocks; block += most) {
+      const i32 here = (i32)smaller(most, blocks - block);
+      load_all(sums + channel * blocks + block, 0, here, [&](i32 k, i32 j, double value) {
+        some[k + j * THREADS] = value;
+      });
       __syncthreads();
       for (i32 b = 0; b < here && threadIdx.x == 0; ++b) {
         sum += some[b];

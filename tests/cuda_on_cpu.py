@@ -20,13 +20,16 @@ KERNELS = Path(__file__).parents[1] / "kernels"
 SHIM = Path(__file__).parent / "cuda_shim"
 DECLARED = re.compile(r'extern "C" __global__ void (\w+)\(([^)]*)\)')
 DTYPES = {
-    "u8": np.uint8, "u32": np.uint32, "i32": np.int32, "i64": np.int64, "float": np.float32,
-    "double": np.float64,
+    "u8": np.uint8, "u32": np.uint32, "u64": np.uint64, "i32": np.int32, "i64": np.int64,
+    "float": np.float32, "double": np.float64,
 }  # fmt: skip
 
 
 class Launch(NamedTuple):
-    """How the grid is cut, and in which order its threads run."""
+    """How the grid is cut, and in which order its threads run.
+
+    Kernels whose THREADS are known to the compiler have blocks of that many.
+    """
 
     grid: int = 3
     block: int = 32
@@ -64,7 +67,8 @@ class HostKernels:
         ctypes.c_int.in_dll(self._library, "shim_backwards").value = how.backwards
         values = [ctypes.c_int64(a) for a in eight_bytes]
         params = (ctypes.c_void_p * len(values))(*(ctypes.addressof(v) for v in values))
-        getattr(self._library, f"launch_{name}")(how.grid, how.block, params)
+        block = self.shapes.get("THREADS", how.block)
+        getattr(self._library, f"launch_{name}")(how.grid, block, params)
 
 
 def check_argument(kernel: str, parameter: str, value: int | NDArray[np.generic]) -> None:
@@ -114,7 +118,8 @@ class HostAccelerator:
     memory_bytes
         What it says that it has.
     shapes
-        #defines that replace the caller's.
+        #defines that replace the caller's, and THREADS, which are few by default, as a processor
+        runs them one after the other.
     """
 
     def __init__(
@@ -131,6 +136,7 @@ class HostAccelerator:
         return np
 
     def kernels(self, source: str, **shapes: int) -> HostKernels:
+        shapes["THREADS"] = 32
         shapes |= {k: v for k, v in self._shapes.items() if k in shapes}
         key = (source, tuple(sorted(shapes.items())))
         if key not in self._built:

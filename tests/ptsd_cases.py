@@ -16,13 +16,13 @@ from toptune.recordings.trains import Segment, Spikes
 from toptune.spikes import ptsd_compiled
 from toptune.spikes.preparing_cuda import channel_means, noise_thresholds_on
 from toptune.spikes.ptsd import PtsdSamples, channel_mean, detect_spikes, sequential_sum
-from toptune.spikes.ptsd_cuda import DeviceSpikes, SegmentWalk, sort_device_spikes, walk_segments
+from toptune.spikes.ptsd_cuda import Detector, DeviceSpikes, sort_device_spikes, walk_segments
 
 RATE_HZ = 10_000.0
 # Around the samples of a chunk: a kernel that reads outside finds its largest peaks here.
 OUTSIDE = 40
-# Limits that force one way of selecting or the other.
-WALK, DOUBLE = 10**9, 0
+# Limits at which threads walk every run whole, or blocks of threads walk all of every run.
+ALONE, TOGETHER = 10**9, 0
 
 
 class Chunk(NamedTuple):
@@ -62,15 +62,15 @@ def streamed(
     """Detect in chunks that end at `cuts` and hold no more than they must."""
     n = x.shape[1]
     asarray = device.xp.asarray
-    walk = SegmentWalk(
-        device, times, n, asarray(means(x)), asarray(threshold), walk_limit=walk_limit
+    detector = Detector(
+        device, times, asarray(means(x)), asarray(threshold), most=x.size, walk_limit=walk_limit
     )
-    found = []
+    detector.begin_segment(n, 0)
     for begin, end in itertools.pairwise([0, *cuts, n]):
         chunk = Chunk.of(x, begin, end, times.lifetime + times.overshoot)
         samples = asarray(chunk.padded)[:, OUTSIDE:-OUTSIDE]
-        found.append(walk.decide(samples, chunk.first, begin, end))
-    return sort_device_spikes(device, found, x.shape[0]).to_host()
+        detector.queue(samples, chunk.first, begin, end)
+    return sort_device_spikes(device, [detector.fetch()], x.shape[0]).to_host()
 
 
 def detect_spikes_on(
@@ -160,7 +160,7 @@ def chunked_cases(draw: st.DrawFn) -> ChunkedCase:
     threshold = np.array(draw(levels)[: x.shape[0]], np.float32)
     times = PtsdSamples(*draw(milliseconds), draw(st.booleans()))
     cuts = sorted(int(cut * x.shape[1]) for cut in draw(st.lists(st.floats(0, 1), max_size=4)))
-    return ChunkedCase(x, threshold, times, cuts, draw(st.sampled_from([WALK, 3, DOUBLE])))
+    return ChunkedCase(x, threshold, times, cuts, draw(st.sampled_from([ALONE, 3, TOGETHER])))
 
 
 launches = st.builds(Launch, st.integers(1, 5), st.integers(1, 33), st.booleans())

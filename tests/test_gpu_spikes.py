@@ -133,7 +133,7 @@ def test_a_recording_in_many_uploads_gives_what_the_processor_gives(
     recording = ArrayRecording(x, RATE_HZ, gaps)
     monkeypatch.setattr(detection_cuda, "_CHUNK_VALUES", 60 * 3000)
     monkeypatch.setattr(detection_cuda, "_room", lambda *_: channels_at_once * 4 * 200_000)
-    monkeypatch.setattr(spikes_cuda, "CHUNK_VALUES", 60 * 50_000)
+    monkeypatch.setattr(spikes_cuda, "chunk_values", lambda _: 60 * 50_000)
     found = detect_recording_on(gpu, recording)
     expected = detect_recording_on(host, recording)
     assert found.found.passes == -(-60 // channels_at_once)

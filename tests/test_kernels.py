@@ -11,16 +11,19 @@ import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 from cuda_on_cpu import DECLARED, KERNELS, HostKernels, Launch, build, check_argument
+from sass import Instruction, Kind, instructions, most_at_once
 
 from toptune.errors import ToptuneError
 from toptune.machine.cuda import COMPILER_OPTIONS, compile_source
 
 SOURCES = sorted(KERNELS.glob("*.cu"))
-OWN = [KERNELS / f"{name}.cu" for name in ("highpass", "ptsd", "sums")]
+OWN = [KERNELS / f"{name}.cu" for name in ("highpass", "noise", "ptsd", "sums")]
+HEADERS = sorted(KERNELS.glob("*.cuh"))
 # Fused, flushed or approximate: what the CPU does not do.
 INEXACT = re.compile(r"\bfma\b|\.ftz|\.approx")
 
@@ -56,7 +59,12 @@ class Nvrtc:
         program = ctypes.c_void_p()
         text = source.read_bytes()
         name = source.name.encode()
-        self._call("nvrtcCreateProgram", ctypes.byref(program), text, name, 0, None, None)
+        strings = ctypes.c_char_p * len(HEADERS)
+        contents = strings(*(h.read_bytes() for h in HEADERS))
+        names = strings(*(h.name.encode() for h in HEADERS))
+        self._call(
+            "nvrtcCreateProgram", ctypes.byref(program), text, name, len(HEADERS), contents, names
+        )
         flags = (ctypes.c_char_p * len(options))(*(o.encode() for o in options))
         code = self._c.nvrtcCompileProgram(program, len(options), flags)
         log = self._text(program, "ProgramLog")
@@ -91,6 +99,13 @@ def nvrtc() -> Nvrtc:
     return Nvrtc(found[-1])
 
 
+@pytest.fixture(scope="module")
+def cupys_nvrtc() -> ModuleType:
+    cuda = pytest.importorskip("cupy.cuda", reason="CuPy: not installed")
+    found: ModuleType = cuda.nvrtc
+    return found
+
+
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
 @pytest.mark.parametrize("which", [0, -1], ids=["oldest", "newest"])
 def test_nvrtc_compiles_the_source_without_a_word(nvrtc: Nvrtc, source: Path, which: int) -> None:
@@ -121,6 +136,144 @@ def test_no_kernel_spills_its_registers(nvrtc: Nvrtc, source: Path) -> None:
     assert log.count(" 0 bytes stack frame, 0 bytes spill stores") == len(kernel_names(source))
 
 
+# --- instructions of the machine code for Hopper
+
+
+class Learnt(NamedTuple):
+    """What loads from global memory look like in machine code."""
+
+    of_float: Kind
+    of_double: Kind
+
+
+def some_loads(value: str, n: int) -> str:
+    """Write a kernel that loads n values before it uses any."""
+    loaded = "".join(f"  const {value} v{k} = x[i + {1000 * k}];\n" for k in range(n))
+    used = " + ".join(f"v{k}" for k in range(n))
+    return (
+        f'extern "C" __global__ void loads(const {value} *__restrict__ x, {value} *y) {{\n'
+        f"  const int i = blockIdx.x * 128 + threadIdx.x;\n{loaded}  y[i] = {used};\n}}\n"
+    )
+
+
+# Each address is loaded: only one load can be on its way.
+CHASE = """
+extern "C" __global__ void loads(const float *x, float *y) {
+  const float *at = x + threadIdx.x;
+  for (int k = 0; k < 4; ++k) {
+    at = x + (int)*at;
+  }
+  y[threadIdx.x] = *at;
+}
+"""
+# The number of threads is known only when it runs, and a barrier follows: the loop stays a loop.
+ROLLED = """
+extern "C" __global__ void loads(const float *__restrict__ x, float *y, int n) {
+  __shared__ float tile[4096];
+  for (int k = threadIdx.x; k < n; k += blockDim.x) {
+    tile[k / 32 * 33 + k % 32] = x[k];
+  }
+  __syncthreads();
+  y[threadIdx.x] = tile[n - 1 - threadIdx.x];
+}
+"""
+
+
+def hopper_code(nvrtc: ModuleType, text: str) -> list[Instruction]:
+    """Compile a source with the one kernel `loads`."""
+    program = nvrtc.createProgram(text, "loads.cu", [], [])
+    nvrtc.compileProgram(program, ["--gpu-architecture=sm_90", *COMPILER_OPTIONS])
+    cubin: bytes = nvrtc.getCUBIN(program)
+    nvrtc.destroyProgram(program)
+    return instructions(cubin, "loads")
+
+
+@pytest.fixture(scope="module")
+def learnt(cupys_nvrtc: ModuleType) -> Learnt:
+    """Find the instruction of which kernels with 2, 5 and 9 loads have 2, 5 and 9."""
+    found = []
+    for value in ("float", "double"):
+        codes = {n: hopper_code(cupys_nvrtc, some_loads(value, n)) for n in (2, 5, 9)}
+        kinds = {one.kind for one in codes[9]}
+        fitting = [
+            kind
+            for kind in kinds
+            if all(sum(one.kind == kind for one in code) == n for n, code in codes.items())
+        ]
+        assert len(fitting) == 1, f"what a load of {value} is, cannot be told"
+        found += fitting
+    assert found[0] != found[1]
+    return Learnt(*found)
+
+
+@pytest.mark.parametrize("n", [1, 3, 8])
+@pytest.mark.parametrize("value", ["float", "double"])
+def test_loads_before_the_first_use_are_counted(
+    cupys_nvrtc: ModuleType, learnt: Learnt, value: str, n: int
+) -> None:
+    load = learnt.of_float if value == "float" else learnt.of_double
+    assert most_at_once(hopper_code(cupys_nvrtc, some_loads(value, n)), load) == n
+
+
+@pytest.mark.parametrize("source", [CHASE, ROLLED], ids=["chase", "rolled"])
+def test_loads_that_wait_for_each_other_are_counted_as_one(
+    cupys_nvrtc: ModuleType, learnt: Learnt, source: str
+) -> None:
+    code = hopper_code(cupys_nvrtc, source)
+    assert sum(one.kind == learnt.of_float for one in code) >= 1
+    assert most_at_once(code, learnt.of_float) == 1
+
+
+STREAMING = [
+    ("ptsd", "ptsd_extremes", "float"),
+    ("sums", "sum_blocks", "float"),
+    ("sums", "sum_totals", "double"),
+    ("highpass", "highpass_probe", "float"),
+    ("highpass", "highpass_chain", "double"),
+    ("highpass", "highpass_run", "float"),
+    ("noise", "noise_leaves", "float"),
+    ("noise", "rank_count", "float"),
+]
+
+
+@pytest.mark.parametrize(("source", "kernel", "value"), STREAMING)
+def test_kernels_that_read_all_samples_have_eight_loads_under_way(
+    cupys_nvrtc: ModuleType, learnt: Learnt, source: str, kernel: str, value: str
+) -> None:
+    options = (*COMPILER_OPTIONS, "-DTHREADS=128")
+    made = compile_source(cupys_nvrtc, source, options, 90)
+    load = learnt.of_float if value == "float" else learnt.of_double
+    assert most_at_once(instructions(made.code, kernel), load) >= 8
+
+
+def resources(log: str) -> dict[str, tuple[int, int]]:
+    """Read registers of a thread and bytes of shared memory of a block from the compiler's log."""
+    found = {}
+    for text in log.split("Compiling entry function '")[1:]:
+        registers = re.search(r"Used (\d+) registers", text)
+        shared = re.search(r"(\d+) bytes smem", text)
+        assert registers is not None
+        found[text.split("'")[0]] = (int(registers[1]), int(shared[1]) if shared else 0)
+    return found
+
+
+@pytest.mark.parametrize("source", OWN, ids=lambda path: path.name)
+def test_enough_threads_run_at_once_to_keep_memory_busy(nvrtc: Nvrtc, source: Path) -> None:
+    options = (*COMPILER_OPTIONS, "-DTHREADS=128", "--ptxas-options=--verbose")
+    log, _, _ = nvrtc.compile(source, "--gpu-architecture=sm_90", *options)
+    found = resources(log)
+    assert set(found) == kernel_names(source)
+    for kernel, (registers, shared) in found.items():
+        # A multiprocessor of Hopper: 64 Ki registers, given to a warp in steps of 8 a thread, 228
+        # KB of shared memory, of which each block takes 1 KB more than it asks for, 2048 threads.
+        blocks = min(65536 // (-(-registers // 8) * 8 * 128), 228 // (1 + shared / 1024), 16)
+        assert blocks >= 9, f"{kernel}: {registers} registers, {shared} bytes"
+        if (source.stem, kernel, "float") in STREAMING:
+            # 4.8 TB/s at a latency of 0.7 us, over 132 multiprocessors, are 25 KB under way in
+            # each; half as much again, since some blocks compute while others load.
+            assert blocks * 128 * 8 * 4 >= 1.5 * 25_500, kernel
+
+
 def test_ptsd_needs_no_option_to_be_exact(nvrtc: Nvrtc) -> None:
     oldest = nvrtc.architectures()[0]
     _, ptx, _ = nvrtc.compile(KERNELS / "ptsd.cu", f"--gpu-architecture=sm_{oldest}")
@@ -133,13 +286,6 @@ def test_render_keeps_a_strips_sums_in_registers(nvrtc: Nvrtc) -> None:
     log, ptx, _ = nvrtc.compile(source, f"--gpu-architecture=sm_{newest}", *options)
     assert ".local" not in ptx
     assert log.count(" 0 bytes stack frame, 0 bytes spill stores") == len(kernel_names(source))
-
-
-@pytest.fixture(scope="module")
-def cupys_nvrtc() -> ModuleType:
-    cuda = pytest.importorskip("cupy.cuda", reason="CuPy: not installed")
-    found: ModuleType = cuda.nvrtc
-    return found
 
 
 @pytest.mark.parametrize("source", OWN, ids=lambda path: path.name)

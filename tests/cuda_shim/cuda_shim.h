@@ -8,6 +8,13 @@
 // filled with nonsense before every block.
 #pragma once
 
+// Set by whoever compiles, as for CUDA; without it blocks may have any number of threads.
+#ifdef THREADS
+constexpr unsigned int SHIM_THREADS = THREADS;
+#else
+constexpr unsigned int SHIM_THREADS = 0;
+#endif
+
 #include <setjmp.h>
 #include <ucontext.h>
 
@@ -105,6 +112,13 @@ static inline Value atomicAdd(Value *at, Value more) {
 }
 
 template <class Value>
+static inline Value atomicMin(Value *at, Value other) {
+  const Value before = *at;
+  *at = other < before ? other : before;
+  return before;
+}
+
+template <class Value>
 static inline Value atomicOr(Value *at, Value bits) {
   const Value before = *at;
   *at = before | bits;
@@ -112,6 +126,23 @@ static inline Value atomicOr(Value *at, Value bits) {
 }
 
 [[maybe_unused]] static inline int __popc(unsigned int bits) { return __builtin_popcount(bits); }
+
+// The bits of a floating-point number as an integer, and back.
+template <class To, class From>
+static inline To shim_bits(From value) {
+  To bits;
+  static_assert(sizeof(To) == sizeof(From), "the same bits");
+  std::memcpy(&bits, &value, sizeof(bits));
+  return bits;
+}
+
+[[maybe_unused]] static inline unsigned int __float_as_uint(float x) {
+  return shim_bits<unsigned int>(x);
+}
+[[maybe_unused]] static inline float __uint_as_float(unsigned int x) { return shim_bits<float>(x); }
+[[maybe_unused]] static inline long long __double_as_longlong(double x) {
+  return shim_bits<long long>(x);
+}
 
 // Let every thread of the block run up to its next barrier or its end; false when all have ended.
 static bool shim_round(unsigned int block) {
@@ -175,6 +206,10 @@ template <class... Arguments>
 void shim_launch(
     void (*kernel)(Arguments...), bool waits, unsigned int grid, unsigned int block,
     void **params) {
+  if (SHIM_THREADS != 0 && block != SHIM_THREADS) {
+    std::fputs("cuda_shim: a block has not the THREADS for which it was compiled\n", stderr);
+    std::abort();
+  }
   shim_now = {shim_run<Arguments...>, reinterpret_cast<void *>(kernel), params};
   shim_may_wait = waits;
   shim_threads_for(waits ? block : 0);

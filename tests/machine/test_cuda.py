@@ -155,10 +155,13 @@ def test_cupy_has_all_that_is_used_of_the_array_module(cupy: ModuleType) -> None
             for keyword in call.keywords:
                 assert keyword.arg in accepted, f"{where}: cupy.{node.attr} has no {keyword.arg}"
             assert len(call.args) <= len(accepted)
-    assert {"cumsum", "flatnonzero", "argsort", "concatenate", "sort", "diff"} <= seen
+    # No arithmetic of samples: CuPy flushes subnormal numbers. Integers are summed and sorted.
+    assert seen == {
+        "argsort", "asarray", "concatenate", "cumsum", "empty", "empty_like", "ones", "zeros",
+    }  # fmt: skip
 
 
-@pytest.mark.parametrize("method", ["astype", "std", "reshape", "get", "max", "__dlpack__"])
+@pytest.mark.parametrize("method", ["astype", "copy", "fill", "reshape", "get", "__dlpack__"])
 def test_cupy_arrays_have_the_methods_that_are_used(cupy: ModuleType, method: str) -> None:
     assert callable(getattr(cupy.ndarray, method))
 

@@ -33,7 +33,8 @@ class _NvrtcOfTheTest:
         return 1
 
     def compileProgram(self, _: int, options: list[str]) -> None:  # noqa: N802
-        assert options == ["--gpu-architecture=sm_90", "--std=c++17", "--ftz=false"]
+        exact = ["--std=c++17", "--ftz=false", "-DTHREADS=256"]
+        assert options == ["--gpu-architecture=sm_90", *exact]
 
 
 class _CupyOfTheTest:

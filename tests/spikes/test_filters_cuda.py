@@ -23,7 +23,9 @@ RATE_HZ = 10_000.0
 @pytest.fixture(scope="module")
 def device(tmp_path_factory: pytest.TempPathFactory) -> HostAccelerator:
     # Small tiles put many of their edges into short recordings.
-    return HostAccelerator(tmp_path_factory.mktemp("filters_cuda"), shapes={"HIGHPASS_TILE": 3})
+    return HostAccelerator(
+        tmp_path_factory.mktemp("filters_cuda"), shapes={"HIGHPASS_TILE": 3, "THREADS": 16}
+    )
 
 
 def filtered(

@@ -17,6 +17,7 @@ from toptune.machine import cuda
 from toptune.params import SpikeSettings
 from toptune.recordings.spike_npz import read_npz, write_npz
 from toptune.spikes.finding import find_spikes
+from toptune.spikes.ptsd_cuda import PTSD_SHAPES
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread", "tiny_backbones")
 
@@ -69,7 +70,7 @@ def test_detect_and_inspect_work_where_they_are_told_to(
     tmp_path: Path,
 ) -> None:
     monkeypatch.setattr(cuda, "open_cuda", lambda: device)
-    launched = device.kernels("ptsd", PTSD_BLOCK=32, PTSD_TILE=128).launched
+    launched = device.kernels("ptsd", **PTSD_SHAPES).launched
     found = []
     for word in ("cuda", "cpu"):
         launched.clear()
@@ -92,7 +93,7 @@ def test_extract_finds_spikes_where_it_is_told_to(
     monkeypatch.setattr("toptune.machine.device.torch_device", lambda _: "cpu")
     monkeypatch.setattr(cuda, "open_cuda", lambda: device)
     devices = write_data_set(tmp_path)
-    kernels = device.kernels("ptsd", PTSD_BLOCK=32, PTSD_TILE=128)
+    kernels = device.kernels("ptsd", **PTSD_SHAPES)
     tiny = ("--window-s", "2", "--backbone", "tiny", "--weights", "random")
     for word in ("cpu", "cuda"):
         kernels.launched.clear()

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cuda_on_cpu import HostAccelerator, Launch
+from cuda_on_cpu import HostAccelerator, Launch, decaying
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from toptune.errors import InputError
 from toptune.params import Noise, Ptsd
 from toptune.recordings.trains import Segment
+from toptune.spikes import preparing_cuda
 from toptune.spikes.noise import noise_thresholds
 from toptune.spikes.preparing_cuda import channel_means, noise_thresholds_on
 
@@ -23,7 +25,9 @@ RATE_HZ = 10_000.0
 @pytest.fixture(scope="module")
 def device(tmp_path_factory: pytest.TempPathFactory) -> HostAccelerator:
     # Small tiles put many of their edges into short recordings.
-    return HostAccelerator(tmp_path_factory.mktemp("noise_cuda"), shapes={"SUM_TILE": 3})
+    return HostAccelerator(
+        tmp_path_factory.mktemp("noise_cuda"), shapes={"SUM_TILE": 3, "THREADS": 7}
+    )
 
 
 def cut(n: int, at: list[float]) -> tuple[Segment, ...]:
@@ -70,7 +74,7 @@ def test_a_channel_that_is_not_finite_is_refused_by_name(
 
 
 @pytest.mark.parametrize("noise", ["smallest_sd", "mad"])
-@pytest.mark.parametrize("n", [1, 2, 1999, 2000, 59_999, 70_000, 70_001])
+@pytest.mark.parametrize("n", [1, 2, 1999, 2000, 59_999, 60_016, 70_001])
 def test_thresholds_are_the_cpus(device: HostAccelerator, noise: Noise, n: int) -> None:
     x = np.random.default_rng(7).normal(0, 9, (3, n)).astype(np.float32)
     x[1] = 0.1
@@ -82,6 +86,75 @@ def test_thresholds_are_the_cpus(device: HostAccelerator, noise: Noise, n: int) 
     if n > 2:
         assert got.dead.tolist() == [False, True, False]
         assert got.noisy.tolist() == [False, False, True]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    channels=st.integers(1, 3),
+    n=st.integers(1, 700),
+    rate_hz=st.sampled_from([20.0, 100.0, 1000.0, 1285.0, 3000.0]),
+    levels=st.sampled_from([2, 5, 2**16]),
+    scale=st.sampled_from([1.0, 1e-3, 1e-44]),
+    launch=st.builds(Launch, st.integers(1, 5), st.just(7), st.booleans()),
+)
+def test_noise_has_the_cpus_bits(
+    device: HostAccelerator,
+    seed: int,
+    channels: int,
+    n: int,
+    rate_hz: float,
+    levels: int,
+    scale: float,
+    launch: Launch,
+) -> None:
+    """With windows of any length, ties, zeros of both signs and subnormal numbers."""
+    rng = np.random.default_rng(seed)
+    device.how = launch
+    x = (rng.integers(-levels, levels + 1, (channels, n)) * rng.normal(1, 0.3, n)).astype("f4")
+    x = (x * np.float32(scale)).astype(np.float32)
+    x[x == 0] *= rng.choice([-1, 1], np.count_nonzero(x == 0))
+    for noise in ("smallest_sd", "mad"):
+        got = noise_thresholds_on(device, x, rate_hz, Ptsd(noise=noise))
+        expected = noise_thresholds(x, rate_hz, Ptsd(noise=noise))
+        for a, b in zip(vars(got).values(), vars(expected).values(), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_rows_of_a_larger_array_are_taken_as_they_lie(device: HostAccelerator) -> None:
+    x = np.random.default_rng(1).normal(0, 9, (5, 9000)).astype(np.float32)
+    for noise in ("smallest_sd", "mad"):
+        got = noise_thresholds_on(device, x[1:4, 100:8000], RATE_HZ, Ptsd(noise=noise))
+        expected = noise_thresholds(x[1:4, 100:8000], RATE_HZ, Ptsd(noise=noise))
+        np.testing.assert_array_equal(got.noise_sd_uv, expected.noise_sd_uv)
+
+
+@pytest.mark.parametrize("noise", ["smallest_sd", "mad"])
+def test_a_channel_that_fades_is_not_dead(device: HostAccelerator, noise: Noise) -> None:
+    x = decaying()[:2, 1900:2900]
+    got = noise_thresholds_on(device, x, 100.0, Ptsd(noise=noise))
+    expected = noise_thresholds(x, 100.0, Ptsd(noise=noise))
+    # All of its samples are subnormal numbers.
+    assert (expected.noise_sd_uv > 0).all()
+    assert (expected.noise_sd_uv < np.finfo(np.float32).tiny).all()
+    assert not got.dead.any()
+    np.testing.assert_array_equal(got.noise_sd_uv, expected.noise_sd_uv)
+
+
+@pytest.mark.parametrize("noise", ["smallest_sd", "mad"])
+def test_the_host_waits_once_for_an_estimate_of_all_channels(
+    device: HostAccelerator, monkeypatch: pytest.MonkeyPatch, noise: Noise
+) -> None:
+    waited: list[int] = []
+
+    def fetched(array: NDArray[np.generic]) -> NDArray[np.generic]:
+        waited.append(array.size)
+        return array
+
+    monkeypatch.setattr(preparing_cuda, "to_host", fetched)
+    x = np.random.default_rng(2).normal(0, 9, (4, 70_000)).astype(np.float32)
+    noise_thresholds_on(device, x, RATE_HZ, Ptsd(noise=noise))
+    assert waited == ([4 * 30] if noise == "smallest_sd" else [4 * 30, 4 * 2])
 
 
 def test_a_fixed_threshold_is_taken_and_dead_channels_stay_silent(device: HostAccelerator) -> None:

@@ -100,7 +100,7 @@ def test_spikes_are_those_of_the_cpu_on_the_same_filtered_samples(
     recording = ArrayRecording(x, RATE_HZ, gaps)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(detection_cuda, "_CHUNK_VALUES", chunk * channels)
-        patch.setattr(spikes_cuda, "CHUNK_VALUES", walked)
+        patch.setattr(spikes_cuda, "chunk_values", lambda _: walked)
         patch.setattr(detection_cuda, "_room", lambda *_: held_rows * 4 * n)
         found = detect_recording_on(device, recording, highpass, ptsd, n_jobs=n_jobs)
     same = ArrayRecording(filtered_by(device, x, highpass, gaps), RATE_HZ, gaps)

@@ -279,7 +279,9 @@ def compile_source(
     exact = known[-1] == capability
     target = f"--gpu-architecture={'sm' if exact else 'compute'}_{max(known)}"
     path = installation.kernels() / f"{source}.cu"
-    program = nvrtc.createProgram(path.read_text("utf-8"), path.name, [], [])
+    headers = sorted(installation.kernels().glob("*.cuh"))
+    contents, names = [h.read_bytes() for h in headers], [h.name.encode() for h in headers]
+    program = nvrtc.createProgram(path.read_text("utf-8"), path.name, contents, names)
     try:
         nvrtc.compileProgram(program, [target, *options])
         ptx: bytes = nvrtc.getPTX(program)
@@ -309,7 +311,7 @@ class CudaKernels:
         most_blocks: int = _MOST_BLOCKS,
         context: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        self.shapes = dict(shapes)
+        self.shapes = {"THREADS": threads_per_block, **shapes}
         self._threads_per_block = threads_per_block
         self._most_blocks = most_blocks
         self._context = context

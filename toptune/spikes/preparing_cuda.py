@@ -5,19 +5,19 @@ those of `toptune.spikes.filters` in rounding. The state at the start of every b
 comes from a scan in float64 (kernels/highpass.cu), which changes it by about 1e-16 of its value and
 so, now and then, the last bit of a float32.
 
-Means and noise, by the rules of `toptune.spikes.noise`, are computed in float64. Sums are added in
-the CPU's order but for the inside of blocks of 128 samples, and standard deviations in the order of
-the array module, which may change the last of their 53 bits.
+Means and noise, by the rules of `toptune.spikes.noise`, are computed in float64. Noise estimates
+have the bits of the CPU's. Means are summed in the CPU's order but for the inside of blocks of 128
+samples, which may change the last of their 53 bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.machine.cuda import THREADS, Accelerator, DeviceArray, to_host
+from toptune.machine.cuda import THREADS, Accelerator, DeviceArray, Launch, to_host
 from toptune.params import HighPass, Ptsd
 from toptune.recordings.trains import Segment
 from toptune.spikes.filters import butterworth_sections
@@ -25,9 +25,12 @@ from toptune.spikes.noise import Thresholds, noise_windows, thresholds_from
 from toptune.spikes.ptsd import channel_mean
 from toptune.spikes.ptsd_compiled import BLOCK
 
+NOISE_SHAPES = {"NOISE_LEAF": 128, "RANK_BITS": 11, "RANK_TILE": 65536}
 # Chunks whose length is a multiple of this give the same samples as the whole, bit for bit.
 HIGHPASS_BLOCK = 128
-_TILE = 64
+# Blocks of samples for a block of threads: as few as fit into 17 KB of shared memory, so that a
+# multiprocessor has a dozen blocks of threads, of which some load while others compute.
+_TILE = 32
 
 
 class DeviceHighPass:
@@ -68,7 +71,7 @@ class DeviceHighPass:
         self._ended = n % HIGHPASS_BLOCK != 0
         if self._state is None:
             self._state = self._xp.zeros((channels, 2 * self._n_sections), np.float64)
-            self._first = samples_uv[:, 0].astype(np.float64)
+            self._first = samples_uv[:, 0].copy()
         blocks = -(-n // HIGHPASS_BLOCK)
         threads = channels * -(-blocks // _TILE) * THREADS
         left = self._xp.empty((channels, blocks, 2 * self._n_sections), np.float64)
@@ -139,33 +142,88 @@ def noise_thresholds_on(
     Thresholds are computed on the host, in float64, and cast once.
     """
     windows = noise_windows(samples_uv.shape[1], sampling_rate_hz)
-    smallest = _smallest_sd([samples_uv[:, w] for w in windows], samples_uv.shape[0])
+    smallest = _smallest_sd(device, samples_uv, windows)
     noise = _mad_sd(device, samples_uv) if ptsd.noise == "mad" else smallest
     return thresholds_from(ptsd, smallest, noise)
 
 
-def _smallest_sd(windows: list[DeviceArray], channels: int) -> NDArray[np.float64]:
-    """Return each channel's smallest sample SD (ddof 1); 0 where no window has two samples."""
-    smallest = np.full(channels, np.inf)
-    # All are queued before the first is fetched.
-    sds = [w.astype(np.float64).std(axis=1, ddof=1) for w in windows if w.shape[1] > 1]
-    for sd in sds:
-        smallest = np.minimum(smallest, to_host(sd))
-    return smallest if sds else np.zeros(channels)
+def _smallest_sd(
+    device: Accelerator, samples_uv: DeviceArray, windows: Sequence[slice]
+) -> NDArray[np.float64]:
+    """Return each channel's smallest sample SD (ddof 1); 0 where no window has two samples.
+
+    The windows begin at equal distances and are equally long but for the last. All are done at
+    once, as NumPy's `std` does each: see kernels/noise.cu.
+    """
+    xp, (channels, n) = device.xp, samples_uv.shape
+    size = np.array([w.stop - w.start for w in windows])
+    if size.max() < 2:
+        return np.zeros(channels)
+    launch, shapes = _noise_kernels(device)
+    step, width = windows[-1].start // max(1, len(windows) - 1), int(size[0])
+    depth = _halvings(width, shapes["NOISE_LEAF"])
+    mean, squares = (xp.empty((channels, len(windows)), np.float64) for _ in range(2))
+    leaves = xp.empty((channels, len(windows), 2**depth), np.float64)
+    cut = (len(windows), step, width, depth)
+    for total, of_squares in ((mean, 0), (squares, 1)):
+        launch(
+            "noise_leaves", leaves.size, samples_uv, row_pitch(samples_uv), channels, n, *cut,
+            of_squares, mean, leaves,
+        )  # fmt: skip
+        launch("noise_join", mean.size, channels, n, *cut, 1 - of_squares, leaves, total)
+    enough = size > 1
+    variance = to_host(squares)[:, enough] / (size[enough] - 1)
+    return np.asarray(np.sqrt(variance).min(axis=1))
+
+
+def _halvings(n: int, most: int) -> int:
+    """Count how often n values are halved until no part has more than `most`."""
+    depth = 0
+    while n > most:
+        # The longer half: the first has a multiple of 8 values.
+        n -= n // 2 - n // 2 % 8
+        depth += 1
+    return depth
 
 
 def _mad_sd(device: Accelerator, samples_uv: DeviceArray) -> NDArray[np.float64]:
-    """Return each channel's MAD / 0.6745, one at a time to hold only one sorted channel."""
-    xp = device.xp
-    out = np.empty(samples_uv.shape[0])
-    for row, x in enumerate(samples_uv):
-        centre = _median(xp.sort(x))
-        deviations = xp.abs(x.astype(np.float64) - centre)
-        out[row] = _median(xp.sort(deviations)) / 0.6745
-    return out
+    """Return each channel's MAD / 0.6745, as NumPy's `median` gives it; NaN without samples."""
+    xp, (channels, n) = device.xp, samples_uv.shape
+    if not n:
+        return np.full(channels, np.nan)
+    launch, _ = _noise_kernels(device)
+    centre = xp.zeros(channels, np.float64)
+    middle = _middle_two(device, samples_uv, centre, deviations=False)
+    launch("rank_centre", channels, channels, middle, centre)
+    deviations = to_host(_middle_two(device, samples_uv, centre, deviations=True))
+    return np.asarray(deviations.view(np.float64).mean(axis=1) / 0.6745)
 
 
-def _median(ordered: DeviceArray) -> float:
-    """Median of sorted values; for an even number, the mean of the middle two in their own type."""
-    n = ordered.size
-    return float(np.median(to_host(ordered[(n - 1) // 2 : n // 2 + 1])))
+def _middle_two(
+    device: Accelerator, samples_uv: DeviceArray, centre: DeviceArray, *, deviations: bool
+) -> DeviceArray:
+    """Find the integers of the two middle values of each channel, or of their deviations.
+
+    (channels, 2) uint64; of an odd number of values the middle one twice. See kernels/noise.cu.
+    """
+    xp, (channels, n) = device.xp, samples_uv.shape
+    launch, shapes = _noise_kernels(device)
+    wanted = xp.zeros((channels, 2), np.uint64)
+    rank = xp.asarray(np.tile(np.array([(n - 1) // 2, n // 2], np.int64), (channels, 1)))
+    threads = channels * -(-n // shapes["RANK_TILE"]) * THREADS
+    shift = 64 if deviations else 32
+    while shift:
+        bits = min(shift, shapes["RANK_BITS"])
+        shift -= bits
+        counts = xp.zeros((channels, 2, 2 ** shapes["RANK_BITS"]), np.uint64)
+        launch(
+            "rank_count", threads, samples_uv, row_pitch(samples_uv), channels, n, int(deviations),
+            centre, shift, bits, wanted, counts,
+        )  # fmt: skip
+        launch("rank_narrow", channels, channels, bits, counts, rank, wanted)
+    return wanted
+
+
+def _noise_kernels(device: Accelerator) -> tuple[Launch, Mapping[str, int]]:
+    kernels = device.kernels("noise", **NOISE_SHAPES)
+    return kernels.launch, kernels.shapes

@@ -1,13 +1,14 @@
 """PTSD on a GPU in the parallel form of kernels/ptsd.cu, chunk by chunk with carried state.
 
 The spikes are exactly those of the CPU for the same samples, however the chunks are cut, and stay
-on the device; only counts are copied to the host.
+on the device. All chunks are queued without waiting; then the number of spikes is copied to the
+host, and nothing else.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -21,14 +22,15 @@ from toptune.spikes.ptsd import PtsdSamples
 if TYPE_CHECKING:
     import torch
 
-PTSD_SHAPES = {"PTSD_BLOCK": 32, "PTSD_TILE": 128}
-# The most candidates from one head to the next that one thread walks; longer runs are walked by
-# pointer doubling.
+PTSD_SHAPES = {"PTSD_BLOCK": 32, "PTSD_TILE": 128, "PTSD_RUN": 1024}
+# The most candidates after a head that one thread walks; longer runs are walked on by a block of
+# threads each.
 WALK_LIMIT = 256
-# The most candidates of a chunk, at about 50 bytes each; a chunk with more is cut in half.
+# The most candidates of a chunk, and spikes of a recording, for which there is room. A quarter of
+# an hour of 60 channels, each with 50 spikes a second, has about that many candidates.
 MOST_CANDIDATES = 1 << 23
-# Values (channels x samples) per chunk; detection needs less than a byte for each.
-CHUNK_VALUES = 1 << 27
+# Threads that list what is found; how much that is, only the device knows.
+_LISTING_THREADS = 1 << 18
 
 
 class DeviceSpikes(NamedTuple):
@@ -53,60 +55,114 @@ class DeviceSpikes(NamedTuple):
         return sample, channel, uv
 
 
-class SegmentWalk:
-    """The walk over one segment of all channels, and its state between chunks.
+class NoRoomError(Exception):
+    """More was found than there is room for: it is to be found in shorter chunks."""
 
-    `mean_uv` and `threshold_uv` (channels,) float32 are on the device; with an infinite threshold
-    nothing is found. Runs of more than `walk_limit` candidates are walked by pointer doubling, on
-    which the spikes do not depend.
+
+class Detector:
+    """What is found on a device, segment by segment and chunk by chunk, until it is fetched.
+
+    Parameters
+    ----------
+    device
+        Where to work.
+    times
+        Of PTSD, in samples.
+    mean_uv, threshold_uv
+        (channels,) float32 on the device; with an infinite threshold nothing is found.
+    most
+        The candidates of a chunk, and the spikes in all, for which there is room.
+    walk_limit
+        Runs of more candidates are walked by blocks of threads; the spikes do not depend on it.
     """
 
     def __init__(
         self,
         device: Accelerator,
         times: PtsdSamples,
-        n_samples: int,
         mean_uv: DeviceArray,
         threshold_uv: DeviceArray,
         *,
+        most: int,
         walk_limit: int = WALK_LIMIT,
     ) -> None:
-        self._xp = device.xp
+        self._xp = xp = device.xp
         self._kernels: Kernels = device.kernels("ptsd", **PTSD_SHAPES)
         self._times = times
-        self._n = n_samples
-        self._mean = mean_uv
-        self._threshold = threshold_uv
-        self._walk_limit = walk_limit
-        self._resume = self._xp.ones(mean_uv.size, np.int64)
+        self._mean, self._threshold = mean_uv, threshold_uv
+        self._most, self._walk_limit = most, walk_limit
+        self._lists = _Lists.of(xp, most)
+        runs = most // (walk_limit + 1) + 1
+        self._run_at, self._run_state = (xp.empty(runs, np.int64) for _ in range(2))
+        self._found = _no_spikes(xp, most)
+        self._n_found = xp.zeros(1, np.uint64)
+        self._lost = xp.zeros(1, np.int64)
+        self.begin_segment(0, 0)
 
-    def decide(self, samples: DeviceArray, first: int, begin: int, end: int) -> DeviceSpikes:
-        """Find the spikes whose candidates lie in [begin, end), which follows the previous chunk.
+    def begin_segment(self, n_samples: int, shift: int) -> None:
+        """Begin a segment of `n_samples`; the samples of its spikes grow by `shift`."""
+        self._n, self._shift = n_samples, shift
+        self._resume = self._xp.ones(self._mean.size, np.int64)
 
-        `samples` (channels, held) float32 begin at `first`, rows contiguous: all from begin - 1 to
-        end - 1 + lifetime + overshoot, as far as the segment has them. Returns spikes by channel,
-        then sample; these and all indices count from the segment's start.
+    def queue(self, samples: DeviceArray, first: int, begin: int, end: int) -> None:
+        """Queue the search for the spikes whose candidates lie in [begin, end).
+
+        A segment's chunks follow one another. `samples` (channels, held) float32 begin at `first`,
+        rows contiguous: all from begin - 1 to end - 1 + lifetime + overshoot, as far as the segment
+        has them. These and all indices count from the segment's start.
         """
         end = min(end, self._n)
         if begin >= end:
-            return _no_spikes(self._xp)
+            return
         chunk = _Chunk(samples, row_pitch(samples), len(samples), first, self._n, begin, end)
         accepted, ends = self._evaluate(chunk)
-        m = int(ends[-1])
-        if m == 0:
-            return _no_spikes(self._xp)
-        if m > MOST_CANDIDATES and end - begin > 1:
-            del accepted, ends
-            middle = (begin + end) // 2
-            halves = [self.decide(samples, first, *h) for h in ((begin, middle), (middle, end))]
-            return DeviceSpikes(*(self._xp.concatenate(p) for p in zip(*halves, strict=True)))
-        made = self._candidates(chunk, m, accepted, ends)
-        selected = self._select(made)
-        self._kernels.launch(
-            "ptsd_resume", m, m, made.sample, made.channel, made.next, selected, self._resume
+        listed = (ends, ends.size, self._most)
+        lists, launch, threads = self._lists, self._kernels.launch, self._threads
+        lifetime, refractory, overshoot, negative = self._times
+        launch(
+            "ptsd_scatter", ends.size * THREADS, chunk.channels, begin, end, accepted, ends,
+            self._most, lists.candidate, lists.channel, self._lost,
+        )  # fmt: skip
+        launch(
+            "ptsd_peaks", threads, *listed, samples, chunk.pitch, first, self._n, self._mean,
+            lifetime, refractory, overshoot, int(negative), *lists[:5],
+        )  # fmt: skip
+        launch(
+            "ptsd_heads", threads, *listed, *lists[:3], lifetime, refractory, overshoot, lists.head
         )
-        chosen = self._xp.flatnonzero(selected)
-        return DeviceSpikes(made.dated[chosen], made.channel[chosen], made.uv[chosen])
+        n_runs = self._xp.zeros(1, np.uint64)
+        runs = n_runs, self._run_at, self._run_state
+        launch(
+            "ptsd_walk", threads, *listed, lists.candidate, lists.next, lists.head,
+            self._walk_limit, lists.selected, *runs,
+        )  # fmt: skip
+        launch(
+            "ptsd_walk_on", threads, *listed, lists.candidate, lists.next, lists.head, *runs,
+            lists.selected,
+        )  # fmt: skip
+        launch(
+            "ptsd_collect", threads, *listed, *lists[:5], lists.selected, self._shift,
+            self._resume, self._n_found, *self._found,
+        )  # fmt: skip
+
+    def fetch(self) -> DeviceSpikes:
+        """Wait, and return the spikes found since the last call, in any order.
+
+        A `NoRoomError` where a chunk has more candidates, or all have more spikes, than there is
+        room for.
+        """
+        counts = self._xp.concatenate([self._n_found.astype(np.int64), self._lost])
+        n_found, lost = (int(n) for n in to_host(counts))
+        self._n_found.fill(0)
+        self._lost.fill(0)
+        if lost or n_found > self._most:
+            raise NoRoomError
+        # Copied, since the next chunk begins at the front again.
+        return DeviceSpikes(*(part[:n_found].copy() for part in self._found))
+
+    @property
+    def _threads(self) -> int:
+        return min(max(self._most, 1), _LISTING_THREADS)
 
     def _evaluate(self, chunk: _Chunk) -> tuple[DeviceArray, DeviceArray]:
         """Mark accepted candidates by bits, and count them up to each tile's end."""
@@ -129,66 +185,35 @@ class SegmentWalk:
         )  # fmt: skip
         return accepted, xp.cumsum(count, dtype=np.int64)
 
-    def _candidates(
-        self, chunk: _Chunk, m: int, accepted: DeviceArray, ends: DeviceArray
-    ) -> _Candidates:
-        launch = self._kernels.launch
-        kinds = (np.int64, np.int32, np.int64, np.int64, np.float32)
-        made = _Candidates(*(self._xp.empty(m, kind) for kind in kinds))
-        launch(
-            "ptsd_scatter", ends.size * THREADS, chunk.channels, chunk.begin, chunk.end, accepted,
-            ends, made.sample, made.channel,
-        )  # fmt: skip
-        lifetime, refractory, overshoot, negative = self._times
-        launch(
-            "ptsd_peaks", m, m, chunk.samples, chunk.pitch, chunk.first, chunk.n, self._mean,
-            lifetime, refractory, overshoot, int(negative), *made,
-        )  # fmt: skip
-        return made
-
-    def _select(self, made: _Candidates) -> DeviceArray:
-        """Decide which candidates are spikes: (m,) uint8, 1 for a spike."""
-        xp, launch, m = self._xp, self._kernels.launch, made.sample.size
-        lifetime, refractory, overshoot, _ = self._times
-        head, selected = xp.empty(m, np.uint8), xp.empty(m, np.uint8)
-        launch(
-            "ptsd_heads", m, m, made.sample, made.channel, made.next, lifetime, refractory,
-            overshoot, head,
-        )  # fmt: skip
-        heads = xp.flatnonzero(head)
-        # The first candidate is a head, so every candidate belongs to a run that begins at a head.
-        longest = int(xp.diff(heads, append=xp.asarray([m], heads.dtype)).max())
-        if longest <= self._walk_limit:
-            launch("ptsd_walk", m, m, made.sample, made.next, head, selected)
-            return selected
-        jump, doubled = xp.empty(m, np.int64), xp.empty(m, np.int64)
-        launch("ptsd_link", m, m, made.sample, made.channel, made.next, head, jump, selected)
-        for _ in range((longest - 1).bit_length()):
-            launch("ptsd_double", m, m, jump, doubled, selected)
-            jump, doubled = doubled, jump
-        return selected
-
 
 class _Chunk(NamedTuple):
-    """A chunk, in the order of the kernels' arguments."""
+    """Samples of one segment, in the order that the kernels take."""
 
-    samples: DeviceArray
+    samples: DeviceArray  # (channels, held)
     pitch: int
     channels: int
-    first: int
-    n: int
-    begin: int
+    first: int  # of the held samples
+    n: int  # samples of the segment
+    begin: int  # the candidates decided
     end: int
 
 
-class _Candidates(NamedTuple):
-    """Accepted candidates, in the order of the arguments of ptsd_peaks."""
+class _Lists(NamedTuple):
+    """Memory for the candidates of a chunk, by channel, then sample."""
 
-    sample: DeviceArray
+    candidate: DeviceArray
     channel: DeviceArray
-    next: DeviceArray
-    dated: DeviceArray
+    next: DeviceArray  # the sample at which the walk goes on if the candidate is a spike
+    dated: DeviceArray  # the sample that dates that spike
     uv: DeviceArray
+    head: DeviceArray
+    selected: DeviceArray
+
+    @classmethod
+    def of(cls, xp: Any, most: int) -> _Lists:
+        i64, u8 = np.int64, np.uint8
+        kinds = (i64, np.int32, i64, i64, np.float32, u8, u8)
+        return cls(*(xp.empty(most, kind) for kind in kinds))
 
 
 def walk_segments(
@@ -199,34 +224,66 @@ def walk_segments(
     mean_uv: NDArray[np.float32],
     threshold_uv: NDArray[np.float32],
 ) -> list[DeviceSpikes]:
-    """Find the spikes of a recording on the device, in chunks that bound the memory needed.
+    """Find the spikes of a recording on the device.
 
     `samples_uv` (channels, samples) float32 is the whole recording, filtered, rows contiguous.
     Means and thresholds (channels,) are on the host. The walk restarts in each segment. Returns
-    spikes by chunk; their samples count over the recording.
+    spikes in parts and in any order; their samples count over the recording.
+
+    Each segment is one chunk where memory allows, and the host waits once, at the end. Where most
+    peaks are candidates, as at a threshold far too low, there is no room for all of them. Then the
+    work is done again in chunks that cannot have too many, and the host waits for each.
     """
-    xp = device.xp
-    mean, threshold = (xp.asarray(a, np.float32) for a in (mean_uv, threshold_uv))
-    step = max(1, CHUNK_VALUES // max(1, samples_uv.shape[0]))
-    found = []
+    channels, n = samples_uv.shape
+    if not channels * n:
+        return []
+    mean, threshold = (device.xp.asarray(a, np.float32) for a in (mean_uv, threshold_uv))
+    most, step = most_candidates(device), max(1, chunk_values(device) // channels)
+    once = Detector(device, times, mean, threshold, most=min(most, channels * n))
+    for _ in _queued(once, samples_uv, segments, step):
+        pass
+    try:
+        return [once.fetch()]
+    except NoRoomError:
+        del once  # and its memory
+    most = max(most, channels)
+    again = Detector(device, times, mean, threshold, most=most)
+    # Of two neighbouring samples at most one is a peak.
+    step = min(step, 2 * (most // channels))
+    return [again.fetch() for _ in _queued(again, samples_uv, segments, step)]
+
+
+def chunk_values(device: Accelerator) -> int:
+    """Choose how many values (channels x samples) a chunk may have: each needs under a byte."""
+    return device.free_bytes() // 2
+
+
+def most_candidates(device: Accelerator) -> int:
+    """Choose for how many candidates and spikes there is room: each needs about 55 bytes."""
+    return max(1, min(MOST_CANDIDATES, device.free_bytes() // 256))
+
+
+def _queued(
+    detector: Detector, samples: DeviceArray, segments: Sequence[Segment], step: int
+) -> Iterator[None]:
+    """Queue all chunks of up to `step` samples, and stop after each."""
     for segment in segments:
         n = segment.n_samples
-        part = samples_uv[:, segment.first_sample : segment.first_sample + n]
-        walk = SegmentWalk(device, times, n, mean, threshold)
+        part = samples[:, segment.first_sample : segment.first_sample + n]
+        detector.begin_segment(n, segment.first_sample)
         for begin, end in itertools.pairwise([*range(0, n, step), n]):
-            spikes = walk.decide(part, 0, begin, end)
-            found.append(spikes._replace(sample=spikes.sample + segment.first_sample))
-    return found
+            detector.queue(part, 0, begin, end)
+            yield
 
 
-def _no_spikes(xp: Any) -> DeviceSpikes:
-    return DeviceSpikes(*(xp.empty(0, kind) for kind in (np.int64, np.int32, np.float32)))
+def _no_spikes(xp: Any, room: int = 0) -> DeviceSpikes:
+    return DeviceSpikes(*(xp.empty(room, kind) for kind in (np.int64, np.int32, np.float32)))
 
 
 def sort_device_spikes(
     device: Accelerator, parts: Iterable[DeviceSpikes], n_channels: int
 ) -> DeviceSpikes:
-    """Merge the chunks' spikes into the order of `DeviceSpikes`."""
+    """Merge parts into the order of `DeviceSpikes`."""
     xp = device.xp
     empty = _no_spikes(xp)
     sample, channel, uv = (xp.concatenate(p) for p in zip(empty, *parts, strict=True))
