@@ -56,13 +56,13 @@ sys.exit(main())
 
 
 def a_store(path: Path, n_recordings: int, n_windows: int, n_features: int) -> FeatureStore:
-    """Write a store of five devices of each of five classes, whose recordings lie in four batches.
+    """Write a store of three devices of each of five classes, which lie in three batches.
 
     Features are those of a device, of its class, and noise; none is negative, as of a backbone.
     """
     rng = np.random.default_rng(0)
     store = FeatureStore.create(path, SpikeSettings().to_json())
-    n_devices = 4 * N_CLASSES
+    n_devices = 3 * N_CLASSES
     infos = tuple(
         RecordingInfo(
             f"r{k:05d}",

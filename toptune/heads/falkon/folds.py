@@ -237,17 +237,18 @@ class Nystrom(Model):
         left_out = [[slice(*bounds[g : g + 2].tolist()) for g in groups] for groups in sets]
         kept = arrays.all_but(self._Z.n_centres, left_out)
         pieces = self._Z.pieces(rows)
+        right = multiplied
 
         def without() -> Array:
-            A = kept.principal(self._normal)
-            for _, Z in pieces():
+            # Both at once, since a piece may have to be evaluated anew.
+            nonlocal right
+            A, right = kept.principal(self._normal), multiplied
+            for piece, Z in pieces():
                 arrays.add_gram(A, kept.columns(Z), -1.0)
+                right = right - arrays.transposed_product(Z, piece.take(Y))
             return A
 
         system = arrays.factor_each(kept, without, self._names(sets))
-        right = multiplied
-        for piece, Z in pieces():
-            right = right - arrays.transposed_product(Z, piece.take(Y))
         alpha = kept.restored(system.solve(kept.take(right)))
         scores = [piece.flat(arrays.product(Z, alpha)) for piece, Z in pieces()]
         return arrays.xp.concatenate(scores), np.atleast_1d(system.jitter)
