@@ -463,6 +463,26 @@ class SpikeSettings(OpeningOptions):
         return made
 
 
+@dataclass(frozen=True, kw_only=True)
+class Waiting:
+    """How long a live source waits for what does not come."""
+
+    patience_s: float = _advanced(
+        0.25, "Seconds for which missing samples are waited for, before they are a gap."
+    )
+    stopped_after_s: float = _advanced(
+        2.0, "Seconds without samples after which a source is said to have stopped."
+    )
+    end_after_s: float = _advanced(
+        60.0, "Seconds without samples after which a source is taken to have ended."
+    )
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            value = getattr(self, one.name)
+            _check(self, one.name, _finite(value) and value > 0, "above 0")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Windows(_Params):
     """Sliding windows over a recording.

@@ -105,6 +105,10 @@ class Ordering:
             out += self._give_up()
         return out + self._repeated.notes(np.inf, self.at_s)
 
+    def reordered(self, n_samples: int) -> None:
+        """Count samples that were put in their place before they came here."""
+        self._repeated.add("out of order", n_samples)
+
     # --- numbers
 
     def _plausible(self, piece: Piece) -> bool:

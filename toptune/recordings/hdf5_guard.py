@@ -153,7 +153,7 @@ class InflationGuard:
         step = self._dataset.chunks[0]
         for row in range(start // step * step, stop, step):
             for info in self._left.pop(row, ()):
-                self._check_chunk(info)
+                self.check_chunk(info)
 
     def _doubtful(self) -> dict[int, list[Any]]:
         found: dict[int, list[Any]] = {}
@@ -163,7 +163,8 @@ class InflationGuard:
                     found.setdefault(info.chunk_offset[0], []).append(info)
         return found
 
-    def _check_chunk(self, info: Any) -> None:
+    def check_chunk(self, info: Any) -> None:
+        """Check one chunk, by where it is stored."""
         name, path = self._dataset.name, self._path
         chunk_bytes = math.prod(self._dataset.chunks) * self._dataset.dtype.itemsize
         _, stored = self._dataset.id.read_direct_chunk(info.chunk_offset)

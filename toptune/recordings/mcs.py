@@ -13,7 +13,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -62,6 +62,15 @@ def is_mcs(path: Path) -> bool:
         return True
 
 
+class Channels(NamedTuple):
+    """The samples of a stream (rows, samples), and (n,) each electrode's row and scale."""
+
+    dataset: Any
+    rows: NDArray[np.int64]
+    gain_uv: NDArray[np.float64]  # microvolts = (value - zero) * gain_uv
+    zero: NDArray[np.float64]
+
+
 @dataclass(frozen=True, eq=False)
 class _Part:
     """One Recording_N of the file: its samples, and the index of its first sample among all."""
@@ -99,7 +108,7 @@ class McsRecording(OpenFile):
         self.path = Path(path)
         self._well = well
         self.well: str | None = None  # what was chosen of several
-        self._file = open_hdf5(self.path)
+        self._file = self._open()
         try:
             self._read_structure(stream)
         except InputError:
@@ -113,8 +122,11 @@ class McsRecording(OpenFile):
                 " export it again from the program that recorded it"
             ) from None
 
+    def _open(self) -> Any:
+        return open_hdf5(self.path)
+
     def _read_structure(self, stream: str | None) -> None:
-        _check_structure(self._file, self.path)
+        check_structure(self._file, self.path)
         raw = _mcspy_raw_data(self.path)
         try:
             self.program = f"{raw.program_name} {raw.program_version}".strip()
@@ -128,7 +140,7 @@ class McsRecording(OpenFile):
                 (f"Recording_{number}", recordings[number].timestamp, _analog(recordings[number]))
                 for number in sorted(recordings)
             ]
-            label = _choose_stream(self.path, chosen[0][0], chosen[0][2], stream)
+            label = choose_stream(self.path, chosen[0][0], chosen[0][2], stream)
             self.stream_label = label
             self._parts = self._read_parts(label, chosen)
         finally:
@@ -147,13 +159,17 @@ class McsRecording(OpenFile):
                     f"{self.path}: {name} has {len(matching)} streams named {label!r}, where one is"
                     " needed: choose another by `stream`"
                 )
-            voltage = self._read_stream(name, matching[0], first=not parts)
+            # Imported here, so that recognising a file does not load compiled code.
+            from toptune.recordings.hdf5_chunks import ChunkedVoltage
+
+            channels = self._read_stream(name, matching[0], first=not parts)
+            voltage = ChunkedVoltage(channels.dataset, self.path, *channels[1:])
             rows = stretches(self.path, name, matching[0].timestamp_index, voltage.n_samples)
             parts.append(_Part(name, voltage, first_sample, rows, int(timestamp_us)))
             first_sample += voltage.n_samples
         return parts
 
-    def _read_stream(self, name: str, stream: Any, *, first: bool) -> ChunkedVoltage:
+    def _read_stream(self, name: str, stream: Any, *, first: bool) -> Channels:
         infos = sorted(stream.channel_infos.values(), key=lambda info: int(info.row_index))
         labels = [str(info.label).strip() for info in infos]
         used = [k for k, label in enumerate(labels) if not _REFERENCE.match(label)]
@@ -197,10 +213,7 @@ class McsRecording(OpenFile):
             # The exponent is that of volts; a volt is 10**6 microvolts.
             gain_uv = factor * 10.0 ** (exponent + 6)
         check_gains(self.path, electrodes, gain_uv, zero)
-        # Imported here, so that recognising a file does not load compiled code.
-        from toptune.recordings.hdf5_chunks import ChunkedVoltage
-
-        return ChunkedVoltage(dataset, self.path, rows, gain_uv, zero)
+        return Channels(dataset, rows, gain_uv, zero)
 
     def _of_one_culture(self, infos: list[Any], used: list[int]) -> list[int]:
         """Return those electrodes that belong to the well or array that is meant."""
@@ -260,7 +273,7 @@ def _analog(recording: Any) -> list[Any]:
     return [streams[number] for number in sorted(streams)]
 
 
-def _choose_stream(path: Path, name: str, streams: list[Any], wanted: str | None) -> str:
+def choose_stream(path: Path, name: str, streams: list[Any], wanted: str | None) -> str:
     """Return the label of the electrode stream meant: the one named, or the only raw one."""
     electrode = [s for s in streams if s.data_subtype.strip() == "Electrode"]
     labels = [str(s.label).strip() for s in electrode]
@@ -332,7 +345,7 @@ def _segments(path: Path, parts: list[_Part], sampling_rate_hz: float) -> tuple[
     return tuple(segments)
 
 
-def _check_structure(file: Any, path: Path) -> None:
+def check_structure(file: Any, path: Path) -> None:
     """Check all that McsPyDataTools will read, which it reads unchecked."""
     check_links(file, path)
     data = file.get("Data")

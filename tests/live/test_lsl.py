@@ -1,0 +1,185 @@
+"""A stream of the Lab Streaming Layer from another process, on this machine alone."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import needs
+import pytest
+from live_processes import ROOT, Reading, writing
+
+from toptune.errors import InputError
+from toptune.live import lsl, open_source
+from toptune.params import Waiting
+
+needs.package("pylsl")
+
+# No multicast: streams are looked for on this machine only.
+CONFIGURATION = """
+[log]
+level = -2
+[ports]
+IPv6 = disable
+[multicast]
+ResolveScope = machine
+[lab]
+KnownPeers = {127.0.0.1}
+SessionID = %s
+"""
+SOON = Waiting(stopped_after_s=0.4, end_after_s=10.0)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The library reads its configuration once in a process: all tests have the same."""
+    path = tmp_path_factory.mktemp("lsl") / "lsl_api.cfg"
+    path.write_text(CONFIGURATION % path.parent.name)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("LSLAPICFG", str(path))
+        yield str(path)
+
+
+def test_samples_come_in_order_with_what_the_stream_says_of_itself(config: str) -> None:
+    writer = writing("lsl", config, "rig", 2000, 1.5, wait=True)
+    with writer, open_source("lsl:rig", waiting=SOON) as source:
+        assert source.info.channel_labels == ("E0", "E1", "E2", "E3")
+        assert source.info.sampling_rate_hz == 2000.0
+        assert source.info.name == "lsl:rig"
+        reading = Reading(source)
+        reading.until(lambda r: r.n >= 3000)
+    assert reading.numbers() == {k: k for k in range(3000)}
+    assert reading.kinds() == []
+    longest_s = max(b.samples.shape[1] for b in reading.blocks) / 2000
+    assert longest_s < 1.0
+
+
+def test_a_sender_that_stalls_loses_nothing(config: str) -> None:
+    with open_after(config, "stalls", 2000) as (writer, reading):
+        writer.send_signal(signal.SIGSTOP)
+        reading.until(lambda r: "stopped" in r.kinds())
+        n = reading.n
+        writer.send_signal(signal.SIGCONT)
+        reading.until(lambda r: r.n > n + 2000)
+    assert reading.kinds()[:2] == ["stopped", "resumed"]
+    assert reading.numbers() == {k: k for k in range(reading.n)}
+
+
+def test_a_sender_that_is_killed_and_started_again_goes_on_after_a_gap(config: str) -> None:
+    with open_after(config, "again", 2000) as (writer, reading):
+        writer.kill()
+        reading.until(lambda r: "stopped" in r.kinds())
+        n = reading.n
+        with writing("lsl", config, "again", 2000, 60, wait=True):
+            reading.until(lambda r: r.n > n + 1000)
+    gap = next(note for note in reading.notes if note.kind == "gap")
+    assert "resumed" in reading.kinds()
+    assert gap.n_samples > 0.3 * 2000
+    numbers = reading.numbers()
+    # The second sender counts from 0: each of its places is as far off.
+    resumed = gap.n_samples + n
+    assert {numbers[place] - place for place in numbers if place >= resumed} == {-resumed}
+
+
+@pytest.mark.parametrize(
+    ("rate", "channels", "said"), [(1000, 4, "1000 Hz"), (2000, 5, "5 channels")]
+)
+def test_a_stream_that_comes_back_as_another_ends_the_source(
+    config: str, rate: int, channels: int, said: str
+) -> None:
+    name = f"other {rate} {channels}"
+    with open_after(config, name, 2000) as (writer, reading):
+        writer.kill()
+        with writing("lsl", config, name, rate, 60, channels, wait=True):
+            reading.end()
+    assert reading.kinds()[-1] == "changed"
+    assert said in reading.notes[-1].text
+
+
+class open_after:  # noqa: N801  # reads as a function in a with statement
+    """A stream that has begun to be read."""
+
+    def __init__(self, config: str, name: str, rate: float) -> None:
+        self._writing = writing("lsl", config, name, rate, 60, wait=True)
+        self._name = name
+
+    def __enter__(self) -> tuple[subprocess.Popen[str], Reading]:
+        writer = self._writing.__enter__()
+        self._source = open_source(f"lsl:{self._name}", waiting=Waiting(stopped_after_s=0.4))
+        reading = Reading(self._source)
+        reading.until(lambda r: r.n > 500)
+        return writer, reading
+
+    def __exit__(self, *error: Any) -> None:
+        self._source.close()
+        self._writing.__exit__(*error)
+
+
+OUTLETS = """
+import json, sys, time
+import pylsl
+for name, rate, kind, units, labels in json.loads(sys.argv[1]):
+    info = pylsl.StreamInfo(name, "ephys", 2, rate, kind, name)
+    channels = info.desc().append_child("channels")
+    for k in range(2):
+        channel = channels.append_child("channel")
+        channel.append_child_value("label", labels[k])
+        channel.append_child_value("unit", units)
+    globals()[name] = pylsl.StreamOutlet(info)
+print("begun", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.usefixtures("config")
+def test_streams_that_are_no_voltage_are_refused_and_assumptions_are_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lsl, "_FIND_S", 0.5)
+    streams = [
+        ("irregular", 0.0, "float32", "microvolts", ["a", "b"]),
+        ("texts", 10.0, "string", "microvolts", ["a", "b"]),
+        ("degrees", 10.0, "float32", "degrees", ["a", "b"]),
+        ("digits", 10.0, "int16", "", ["a", "b"]),
+        ("unnamed", 10.0, "float32", "", ["a", "a"]),
+        ("volts", 10.0, "double64", "volts", ["a", "b"]),
+    ]
+    command = [sys.executable, "-c", OUTLETS, json.dumps(streams)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"begun\n"
+            for name, problem in (
+                ("irregular", "no regular sampling rate"),
+                ("texts", "sends texts"),
+                ("degrees", "channel a is in 'degrees'"),
+                ("digits", "does not say their unit"),
+            ):
+                with pytest.raises(InputError, match=problem):
+                    open_source(f"lsl:{name}")
+            listed = r"no stream of the name 'absent' found .* 'lsl:degrees', 'lsl:digits', .*"
+            with pytest.raises(InputError, match=listed):
+                open_source("lsl:absent")
+            with pytest.raises(InputError, match=r"6 streams found"):
+                open_source("lsl:")
+            with open_source("lsl:unnamed", waiting=SOON) as source:
+                assert source.info.channel_labels == ("1", "2")
+                reading = Reading(source)
+                reading.until(lambda r: len(r.notes) >= 2)
+            assert reading.kinds()[:2] == ["assumed", "assumed"]
+            with open_source("lsl:volts") as source:
+                assert source.info.channel_labels == ("a", "b")
+        finally:
+            process.kill()
+
+
+def test_what_does_not_apply_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="`speed` does not apply"):
+        open_source("lsl:rig", speed=1.0)
+    with pytest.raises(InputError, match="`header` does not apply"):
+        open_source("lsl:rig", header=tmp_path / "x.toml")
