@@ -6,7 +6,7 @@ import ctypes
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from torch.utils.dlpack import from_dlpack
 
 KERNELS = Path(__file__).parents[1] / "kernels"
 SHIM = Path(__file__).parent / "cuda_shim"
@@ -154,6 +156,9 @@ class HostAccelerator:
     @contextmanager
     def active(self) -> Iterator[None]:
         yield
+
+    def to_torch(self, arrays: Iterable[NDArray[np.generic]]) -> list[torch.Tensor]:
+        return [from_dlpack(array).clone() for array in arrays]
 
     @property
     def launched(self) -> set[str]:

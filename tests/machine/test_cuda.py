@@ -11,6 +11,7 @@ import random
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -404,3 +405,109 @@ def test_reading_the_next_chunk_does_not_wait_for_the_last_to_be_copied() -> Non
             uploads.used()
         # Nothing has run on any stream yet: the host has filled both buffers without waiting.
         assert all(stream.queue for stream in simulation.streams)
+
+
+# --- detection on a stream of its own
+
+
+class Gpu:
+    """CuPy and torch on simulated streams; `torch_stream` is the one that torch works on."""
+
+    def __init__(self, seed: int) -> None:
+        self.simulation = Simulation(seed)
+        self.torch_stream = self.simulation.current
+        self.handed: list[tuple[object, object]] = []
+        self._by_number: dict[int, SimulatedStream] = {}
+        torch_cuda = SimpleNamespace(
+            Stream=self._new_stream, current_stream=lambda: self._as_torchs(self.torch_stream),
+            current_device=lambda: 0, stream=lambda _: nullcontext(),
+        )  # fmt: skip
+        torch = SimpleNamespace(cuda=torch_cuda, from_dlpack=self._shared)
+        cupy_cuda = SimpleNamespace(
+            Stream=SimpleNamespace(from_external=self._current), Device=lambda _: nullcontext(),
+            Event=self.simulation.event, using_allocator=lambda _: nullcontext(),
+            get_current_stream=lambda: self.simulation.current,
+            PythonFunctionAllocator=lambda *_: SimpleNamespace(malloc=None),
+        )  # fmt: skip
+        self.accelerator = CudaAccelerator(SimpleNamespace(cuda=cupy_cuda), None, torch)  # type: ignore[arg-type]  # what stands for modules
+
+    def _new_stream(self) -> Any:
+        return self._as_torchs(self.simulation.stream())
+
+    def _as_torchs(self, stream: SimulatedStream) -> Any:
+        self._by_number[id(stream)] = stream
+
+        def wait_stream(other: Any) -> None:
+            event = self.simulation.event()
+            event.record(self._by_number[other.cuda_stream])
+            stream.wait_event(event)
+
+        return SimpleNamespace(cuda_stream=id(stream), wait_stream=wait_stream)
+
+    @contextmanager
+    def _current(self, stream: Any) -> Iterator[None]:
+        _, number = stream.__cuda_stream__()
+        before, self.simulation.current = self.simulation.current, self._by_number[number]
+        yield
+        self.simulation.current = before
+
+    def _shared(self, array: NDArray[np.float32]) -> Any:
+        """Give a tensor whose copy is made when the current stream comes to it."""
+
+        def clone() -> Any:
+            copy = np.zeros_like(array)
+            self.simulation.current.add(lambda: np.copyto(copy, array))
+
+            def note(stream: Any) -> None:
+                self.handed.append((stream.cuda_stream, copy))
+
+            return SimpleNamespace(copied=copy, record_stream=note)
+
+        return SimpleNamespace(clone=clone)
+
+    def keep_torch_busy(self) -> list[bool]:
+        """Queue work on torch's stream that ends when True is put into the list."""
+        ended: list[bool] = []
+        self.torch_stream.queue.append((lambda: bool(ended), lambda: None))
+        return ended
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_reading_and_detecting_wait_for_nothing_that_torch_has_queued(seed: int) -> None:
+    gpu = Gpu(seed)
+    ended = gpu.keep_torch_busy()
+    seen: list[float] = []
+    with gpu.accelerator.active():
+        # A simulation that waits for work which cannot run fails.
+        module = gpu.simulation.module()
+        with CudaUploads(module, np.empty, 8) as uploads:
+            for number in range(5):
+                uploads.host(2, 4)[...] = number
+                raw = uploads.send()
+                gpu.simulation.current.add(partial(lambda raw: seen.append(raw.max()), raw))
+                uploads.used()
+        gpu.simulation.current.synchronize()
+    assert seen == [0, 1, 2, 3, 4]
+    assert len(gpu.torch_stream.queue) > 0
+    ended.append(True)
+    gpu.torch_stream.synchronize()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_torch_queues_next_sees_what_was_detected(seed: int) -> None:
+    gpu = Gpu(seed)
+    found = np.zeros(3, np.float32)
+    seen: list[list[float]] = []
+    with gpu.accelerator.active():
+        gpu.simulation.current.add(lambda: found.fill(7))
+    (tensor,) = gpu.accelerator.to_torch([found])
+    # CuPy's memory is free now, and detection of the next recording overwrites it.
+    with gpu.accelerator.active():
+        gpu.simulation.current.add(lambda: found.fill(-1))
+    gpu.torch_stream.add(lambda: seen.append(tensor.copied.tolist()))  # type: ignore[attr-defined]  # of the simulation
+    gpu.torch_stream.synchronize()
+    assert seen == [[7, 7, 7]]
+    # Torch is told who uses its copy, or would give its memory away too early.
+    ((user, copy),) = gpu.handed
+    assert user == id(gpu.torch_stream)
+    assert copy is tensor.copied  # type: ignore[attr-defined]  # of the simulation

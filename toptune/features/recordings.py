@@ -118,8 +118,8 @@ def drawers_of(found: finding.FoundSpikes) -> Drawers:
         return Drawers(found.trains)
     from toptune.pictures.drawer_cuda import ResidentSpikes
 
-    sample, channel, _ = found.on_device.to_torch()
-    return Drawers(found.trains, ResidentSpikes(sample, channel))
+    on_device = found.on_device
+    return Drawers(found.trains, ResidentSpikes(on_device.sample, on_device.channel))
 
 
 class RecordingBatch:

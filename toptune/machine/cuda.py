@@ -2,25 +2,29 @@
 
 Spike detection takes the array module, kernels and uploads from the `Accelerator` that it is given,
 so that the same host code also runs on NumPy with kernels built for the processor. CuPy allocates
-from torch's memory pool and works on torch's stream, so that neither waits for the other or takes
-its memory.
+from torch's memory pool, so that neither takes the other's memory. It works on a stream of its own:
+reading a recording and detecting its spikes does not wait for what torch still computes of the one
+before.
 """
 
 from __future__ import annotations
 
 import ctypes
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cache
+from functools import cache, cached_property
 from types import ModuleType
-from typing import Any, NamedTuple, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputError, ToptuneError
 from toptune.machine import caches, installation
+
+if TYPE_CHECKING:
+    import torch
 
 # numpy.ndarray or cupy.ndarray; CuPy has no types.
 DeviceArray: TypeAlias = Any
@@ -99,7 +103,13 @@ class Accelerator(Protocol):
         """Make upload buffers of `n_values` float32 values each."""
 
     def active(self) -> AbstractContextManager[None]:
-        """Allocate and launch on this device inside the context."""
+        """Allocate and launch on this device inside the context.
+
+        Arrays made inside are used inside of this context only, or of another of the same device.
+        """
+
+    def to_torch(self, arrays: Iterable[DeviceArray]) -> list[torch.Tensor]:
+        """Copy arrays made inside `active` for torch's current stream, without waiting for it."""
 
 
 def accelerator(device: str) -> Accelerator | None:
@@ -177,7 +187,7 @@ def open_cuda() -> CudaAccelerator:
 
 
 class CudaAccelerator:
-    """The current GPU, used by CuPy in torch's memory and on torch's stream."""
+    """The current GPU, used by CuPy in torch's memory and on a stream of its own."""
 
     def __init__(self, cupy: ModuleType, cupyx: ModuleType, torch: ModuleType) -> None:
         self._cupy = cupy
@@ -210,12 +220,38 @@ class CudaAccelerator:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Work in torch's memory and on torch's stream inside the context."""
+        """Work in torch's memory and on a stream of its own inside the context.
+
+        What torch queues after the context waits for the work inside. That itself waits for nothing
+        that torch has queued: it takes its input from the host.
+        """
         cuda, torch_cuda = self._cupy.cuda, self._torch.cuda
-        stream = cuda.Stream.from_external(_Stream(torch_cuda.current_stream().cuda_stream))
+        own, caller = self._stream, torch_cuda.current_stream()
         device = cuda.Device(torch_cuda.current_device())
-        with device, stream, cuda.using_allocator(self._allocator.malloc):
-            yield
+        stream = cuda.Stream.from_external(_Stream(own.cuda_stream))
+        try:
+            with device, stream, cuda.using_allocator(self._allocator.malloc):
+                yield
+        finally:
+            caller.wait_stream(own)
+
+    @cached_property
+    def _stream(self) -> Any:
+        return self._torch.cuda.Stream()
+
+    def to_torch(self, arrays: Iterable[DeviceArray]) -> list[torch.Tensor]:
+        """Copy arrays made inside `active` for torch's current stream, without waiting for it.
+
+        The stream waits for the copies. They are torch's own memory, which knows who uses it: that
+        of CuPy's arrays, once freed, would be written to again by the next detection, however much
+        torch has still to do with it.
+        """
+        caller = self._torch.cuda.current_stream()
+        with self.active(), self._torch.cuda.stream(self._stream):
+            copies = [self._torch.from_dlpack(array).clone() for array in arrays]
+        for copy in copies:
+            copy.record_stream(caller)
+        return copies
 
     def _take(self, n_bytes: int, device: int) -> int:
         stream = int(self._cupy.cuda.get_current_stream().ptr)

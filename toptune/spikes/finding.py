@@ -18,7 +18,7 @@ from toptune.recordings.trains import Segment, SpikeTrains
 
 if TYPE_CHECKING:
     from toptune.recordings.objects import NamedRecording
-    from toptune.spikes.ptsd_cuda import DeviceSpikes
+    from toptune.spikes.ptsd_cuda import SpikeTensors
     from toptune.spikes.streaming import Detected
 
 
@@ -53,7 +53,7 @@ class FoundSpikes:
     stream: str | None = None
     dead_channels: tuple[str, ...] = ()
     over_noisy_channels: tuple[str, ...] = ()
-    on_device: DeviceSpikes | None = None
+    on_device: SpikeTensors | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -96,7 +96,7 @@ def detect_voltage(
     device: Accelerator | None = None,
     n_jobs: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[Detected, DeviceSpikes | None]:
+) -> tuple[Detected, SpikeTensors | None]:
     """Detect a recording's spikes on the CPU, or on a GPU if one is given; see `detect_recording`.
 
     On a GPU the spikes are returned as they lie there, too; None on the CPU.

@@ -44,15 +44,17 @@ class DeviceSpikes(NamedTuple):
         """Copy to the host."""
         return Spikes(*(to_host(part) for part in self))
 
-    def to_torch(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return (sample, channel, peak_to_peak_uv) as tensors that share this memory, by DLPack.
+    def to_torch(self, device: Accelerator) -> SpikeTensors:
+        """Copy for torch's current stream, which waits for the copies; the host does not."""
+        return SpikeTensors(*device.to_torch(self))
 
-        Use them on the torch stream that was current when the spikes were found.
-        """
-        from torch.utils.dlpack import from_dlpack
 
-        sample, channel, uv = (from_dlpack(part) for part in self)
-        return sample, channel, uv
+class SpikeTensors(NamedTuple):
+    """`DeviceSpikes` as tensors of the same values, for the torch stream that was current."""
+
+    sample: torch.Tensor
+    channel: torch.Tensor
+    peak_to_peak_uv: torch.Tensor
 
 
 class NoRoomError(Exception):

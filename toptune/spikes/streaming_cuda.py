@@ -3,7 +3,8 @@
 The host reads a chunk while the previous one is uploaded on a stream of its own and the one before
 is filtered. The filtered recording stays in device memory, so that noise and means are exact before
 the first spike is searched. A recording that does not fit is processed in groups of channels, and
-read once per group. For the same filtered samples the spikes are those of the CPU.
+read once per group. For the same filtered samples the spikes are those of the CPU. All of it runs
+on a stream of its own: it waits for nothing that torch has queued of earlier recordings.
 """
 
 from __future__ import annotations
@@ -27,7 +28,12 @@ from toptune.spikes.preparing_cuda import (
     channel_means,
     noise_thresholds_on,
 )
-from toptune.spikes.ptsd_cuda import DeviceSpikes, sort_device_spikes, walk_segments
+from toptune.spikes.ptsd_cuda import (
+    DeviceSpikes,
+    SpikeTensors,
+    sort_device_spikes,
+    walk_segments,
+)
 from toptune.spikes.streaming import Detected, Detection, OnSamples
 
 # Values (channels x samples) per chunk: enough to occupy the GPU, and so few that reading the first
@@ -41,7 +47,7 @@ class DetectedOnDevice(NamedTuple):
     """The spikes that a GPU detected in a recording: on the host, and the same on the device."""
 
     found: Detected
-    spikes: DeviceSpikes
+    spikes: SpikeTensors
 
 
 def detect_recording_on(
@@ -80,7 +86,7 @@ class _Job(Detection):
         spikes_all = sort_device_spikes(self.device, parts, self.n_channels)
         noise = _joined(noises)
         found = self.detected(spikes_all.to_host(), noise, len(groups))
-        return DetectedOnDevice(found, spikes_all)
+        return DetectedOnDevice(found, spikes_all.to_torch(self.device))
 
     def _groups(self) -> list[slice]:
         """Group the channels so that a group's filtered samples fit into the device's memory."""
