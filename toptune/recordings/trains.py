@@ -371,6 +371,13 @@ def sort_spikes(
     return Spikes(sample[order], channel[order], peak_to_peak_uv[order])
 
 
+def join_spikes(parts: Sequence[Spikes]) -> Spikes:
+    """Put together spikes that were found one part after the other; parts may overlap in time."""
+    if not parts:
+        return Spikes(np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
+    return sort_spikes(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
 def spike_times_s(trains: SpikeTrains) -> NDArray[np.float64]:
     """Return the time of each spike in seconds since the recording's start, (n,) float64."""
     firsts = np.array([s.first_sample for s in trains.segments])

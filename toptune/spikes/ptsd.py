@@ -179,11 +179,11 @@ class ChannelWalk:
         ):
             self._grow()
 
-    def walk_kept(self, ids: Ints, kept: Float32, stop: int, n: int, mean: np.float32) -> None:
-        """Walk kept blocks below block `stop` of a segment of n samples."""
+    def walk_kept(self, ids: Ints, kept: Float32, n: int, mean: np.float32) -> None:
+        """Walk the kept blocks of a segment of n samples."""
         rule = Rule(*self._times, mean, self._threshold)
         while np.isfinite(self._threshold) and not walk_kept(
-            ids, kept, stop, n, rule, self._found, self._scratch
+            ids, kept, n, rule, self._found, self._scratch
         ):
             self._grow()
 

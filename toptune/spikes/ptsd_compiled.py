@@ -423,7 +423,7 @@ def _choose_blocks(low: Float32, high: Float32, ahead: int, rule: Rule, chosen: 
 
 
 @compiled()
-def _reach_spans(
+def reach_spans(
     x: Float32, start: int, stop: int, low: np.float32, high: np.float32, rule: Rule
 ) -> bool:
     """Tell whether a block's extremes and x[start : stop], its reach, span the threshold."""
@@ -468,7 +468,7 @@ def walk_row(
         if end <= found.state[0]:
             continue
         # Most of these blocks were chosen for a spike in the next block beyond their own reach.
-        if not _reach_spans(x, min(end, n), min(end + reach, n), low[b], high[b], rule):
+        if not reach_spans(x, min(end, n), min(end + reach, n), low[b], high[b], rule):
             continue
         if not walk_span(x, 0, n, max(b * BLOCK, 1), end, rule, found, scratch):
             return False
@@ -476,10 +476,8 @@ def walk_row(
 
 
 @compiled()
-def walk_kept(
-    ids: Ints, kept: Float32, stop: int, n: int, rule: Rule, found: Found, scratch: Scratch
-) -> bool:
-    """Walk the fine blocks that `keep_blocks` kept of a segment of n samples, below block `stop`.
+def walk_kept(ids: Ints, kept: Float32, n: int, rule: Rule, found: Found, scratch: Scratch) -> bool:
+    """Walk the fine blocks that `keep_blocks` kept of a segment of n samples.
 
     `ids` (k,) are ascending block numbers, `kept` (k * FINE,) their samples. A block is walked only
     if its neighbours were kept too, as `keep_blocks` does for every block that may hold a spike.
@@ -488,10 +486,10 @@ def walk_kept(
     ahead = blocks_ahead(rule.lifetime, rule.overshoot, FINE)
     last_block = -(-n // FINE) - 1
     i = 0
-    while i < ids.size and ids[i] < stop:
+    while i < ids.size:
         # A run of blocks that can be walked, at most one span.
         run = 0
-        while run < BLOCK // FINE and i + run < ids.size and ids[i + run] < stop:
+        while run < BLOCK // FINE and i + run < ids.size:
             at = i + run
             b = ids[at]
             behind = min(ahead, last_block - b)

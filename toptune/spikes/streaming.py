@@ -20,7 +20,7 @@ from toptune.errors import InputError
 from toptune.machine.threads import channel_slices, in_threads, thread_pool
 from toptune.params import HighPass, Ptsd
 from toptune.recordings.opening import VoltageRecording
-from toptune.recordings.trains import Segment, Spikes, SpikeTrains
+from toptune.recordings.trains import Spikes, SpikeTrains, join_spikes
 from toptune.spikes.filters import HighPassFilter, butterworth_sections, settling_samples
 from toptune.spikes.noise import Thresholds, mad_sd, noise_windows, smallest_sd, thresholds_from
 from toptune.spikes.ptsd import ChannelWalk, PtsdSamples, channel_mean, merge_channels
@@ -34,6 +34,7 @@ from toptune.spikes.ptsd_compiled import (
     blocks_ahead,
     keep_blocks,
 )
+from toptune.spikes.walking import CarriedWalk
 
 # Values (channels x samples) per batch, so that raw and filtered samples fit into the cache.
 _BATCH_VALUES = 2_000_000
@@ -55,6 +56,8 @@ class Detected:
     trains: SpikeTrains
     noise: Thresholds  # and which channels are dead or over-noisy
     passes: int  # how many times the recording was read
+    # (channels,) float32: what was subtracted from each; None where a GPU did so
+    mean_uv: Float32 | None = None
 
 
 def detect_recording(
@@ -108,7 +111,9 @@ class Detection:
         # Refuses a cut-off that this sampling rate cannot have, before any work.
         butterworth_sections(self.highpass, rate)
 
-    def detected(self, spikes: Spikes, noise: Thresholds, passes: int) -> Detected:
+    def detected(
+        self, spikes: Spikes, noise: Thresholds, passes: int, mean_uv: Float32 | None = None
+    ) -> Detected:
         """Put together what was found."""
         trains = SpikeTrains(
             spikes=spikes,
@@ -117,7 +122,7 @@ class Detection:
             segments=self.recording.segments,
             threshold_uv=noise.threshold_uv,
         )
-        return Detected(trains, noise, passes)
+        return Detected(trains, noise, passes, mean_uv)
 
 
 class _Job(Detection):
@@ -141,15 +146,29 @@ class _Job(Detection):
         smallest = smallest_sd(first.noise)
         noise = thresholds_from(self.ptsd, smallest, smallest if mad is None else mad)
         means = self._means(first.total)
-        walked = first
         wrong_guess = bool((noise.threshold_uv < first.thresholds_uv).any())
         if first.overflowed or wrong_guess:
-            walked = _Pass(self, means, noise.threshold_uv, walk=True)
-            walked.read()
+            spikes = self._walk(means, noise.threshold_uv)
         else:
-            first.walk(means, noise.threshold_uv)
-        spikes = merge_channels([found.joined() for found in walked.spikes])
-        return self.detected(spikes, noise, self.passes)
+            spikes = first.walk(means, noise.threshold_uv)
+        return self.detected(spikes, noise, self.passes, means)
+
+    def _walk(self, means: Float32, thresholds_uv: Float32) -> Spikes:
+        """Read once more, with the exact values, and walk while reading."""
+        self.passes += 1
+        found: list[Spikes] = []
+        segments = self.recording.segments
+        segment, walk = -1, CarriedWalk(self.times, means, thresholds_uv, self.pool)
+        for batch in self.batches():
+            if batch.segment != segment:
+                segment, walk = (
+                    batch.segment,
+                    CarriedWalk(self.times, means, thresholds_uv, self.pool),
+                )
+            new = [walk.push(batch.samples), *([walk.end()] if batch.is_last else [])]
+            first = segments[segment].first_sample
+            found += [spikes._replace(sample=spikes.sample + first) for spikes in new]
+        return join_spikes(found)
 
     def filtered(self, start: int, stop: int) -> Float32:
         """Return samples [start, stop) of one segment, filtered from `start` on."""
@@ -247,26 +266,20 @@ class _Parts:
 
 
 class _Pass:
-    """One pass over the recording: sums, noise windows, kept blocks and, if asked for, the walk.
+    """A first pass over the recording: sums, noise windows, and kept blocks.
 
-    `means` and `thresholds_uv` (channels,) decide which blocks are kept. They must be exact if
-    `walk` is set: then blocks are walked as soon as possible, and kept no longer.
+    `means` and `thresholds_uv` (channels,) decide which blocks are kept.
     """
 
-    def __init__(
-        self, job: _Job, means: Float32, thresholds_uv: Float32, *, walk: bool = False
-    ) -> None:
+    def __init__(self, job: _Job, means: Float32, thresholds_uv: Float32) -> None:
         self._job = job
         self._means = means
-        self._walk_now = walk
         self.thresholds_uv = thresholds_uv
         self.total = np.zeros(job.n_channels)
         self.noise = [np.empty((job.n_channels, w.stop - w.start), np.float32) for w in job.windows]
-        self.spikes = [_Parts() for _ in range(job.n_channels)]
         self.overflowed = False
         self._kept_bytes = 0
         self._kept: list[list[_Parts]] = []
-        self._walks: list[ChannelWalk] = []
 
     def read(self) -> None:
         """Read the whole recording once."""
@@ -289,33 +302,30 @@ class _Pass:
             decided = whole if batch.is_last else max(done, whole - ahead - 1)
             visible = held if batch.is_last else whole * BLOCK
             self._decide(buffer[:, :visible], first_block, done, decided)
-            self._end_batch(batch)
             context = max(0, decided - ahead - 1)
             held -= context * BLOCK
             buffer[:, :held] = buffer[:, context * BLOCK : context * BLOCK + held].copy()
             first_block += context
             done = decided - context
 
-    def walk(self, means: Float32, thresholds_uv: Float32) -> None:
+    def walk(self, means: Float32, thresholds_uv: Float32) -> Spikes:
         """Walk all kept blocks, with the exact means and thresholds."""
         segments = self._job.recording.segments
 
-        def one(channel: int) -> None:
+        def one(channel: int) -> tuple[Ints, Float32]:
+            found = _Parts()
             for segment, kept in zip(segments, self._kept, strict=True):
                 walker = ChannelWalk(self._job.times, thresholds_uv[channel])
                 ids, samples = kept[channel].joined()
-                walker.walk_kept(ids, samples, _ALL, segment.n_samples, means[channel])
-                self._add_spikes(channel, walker, segment)
+                walker.walk_kept(ids, samples, segment.n_samples, means[channel])
+                sample, uv = walker.found()
+                found.add(sample + segment.first_sample, uv)
+            return found.joined()
 
-        in_threads(self._job.pool, one, range(self._job.n_channels))
-
-    def _add_spikes(self, channel: int, walker: ChannelWalk, segment: Segment) -> None:
-        sample, uv = walker.found()
-        self.spikes[channel].add(sample + segment.first_sample, uv)
+        return merge_channels(in_threads(self._job.pool, one, range(self._job.n_channels)))
 
     def _start_segment(self) -> None:
         self._kept.append([_Parts() for _ in range(self._job.n_channels)])
-        self._walks = [ChannelWalk(self._job.times, t) for t in self.thresholds_uv]
 
     def _gather_noise(self, batch: _Batch) -> None:
         end = batch.start + batch.samples.shape[1]
@@ -360,32 +370,6 @@ class _Pass:
 
         slices = channel_slices(self._job.n_channels, self._job.pool)
         self._kept_bytes += sum(in_threads(self._job.pool, some, slices))
-        if not self._walk_now and self._kept_bytes > _KEEP_BYTES:
+        if self._kept_bytes > _KEEP_BYTES:
             self.overflowed = True
             self._kept = [[_Parts() for _ in k] for k in self._kept]
-
-    def _end_batch(self, batch: _Batch) -> None:
-        """Walk the blocks kept so far, except the last ones, whose neighbours are not read yet."""
-        if not self._walk_now:
-            return
-        segment = self._job.recording.segments[batch.segment]
-        ahead = blocks_ahead(self._job.times.lifetime, self._job.times.overshoot, FINE)
-
-        def one(channel: int) -> None:
-            walker = self._walks[channel]
-            ids, samples = self._kept[-1][channel].joined()
-            stop = _ALL if batch.is_last else (int(ids[-1]) - ahead + 1 if ids.size else 0)
-            walker.walk_kept(ids, samples, stop, segment.n_samples, self._means[channel])
-            self._kept[-1][channel] = left = _Parts()
-            if batch.is_last:
-                self._add_spikes(channel, walker, segment)
-                return
-            # The last sample of the block before the first unwalked one is still needed.
-            at = max(0, int(np.searchsorted(ids, stop)) - 1)
-            left.add(ids[at:], samples[at * FINE :])
-
-        in_threads(self._job.pool, one, range(self._job.n_channels))
-
-
-# Walk without an upper limit.
-_ALL = 2**62
