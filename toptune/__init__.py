@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from toptune.extraction import extract
     from toptune.heads.falkon.classifier import FalkonClassifier
     from toptune.heads.mlp.classifier import MLPClassifier
+    from toptune.live.engine import stream
     from toptune.params import (
         RECOMMENDED_PICTURES,
         Backbone,
@@ -44,7 +45,7 @@ __all__ = [
     "InputError", "MLPClassifier", "Picture", "Ptsd", "SpikeSettings", "SpikeTrains", "Spikes",
     "ToptuneError", "Windows", "__version__", "detect_recording", "detect_spikes", "explain",
     "extract", "fit", "leave_one_group_out", "open_recording", "plot", "predict", "read_devices",
-    "report", "simulate", "sweep",
+    "report", "simulate", "stream", "sweep",
 ]  # fmt: skip
 
 _LOOK_UP = lazy_names(
@@ -57,6 +58,7 @@ _LOOK_UP = lazy_names(
         "extraction": ("extract",),
         "heads.falkon.classifier": ("FalkonClassifier",),
         "heads.mlp.classifier": ("MLPClassifier",),
+        "live.engine": ("stream",),
         "params": (
             *("RECOMMENDED_PICTURES", "Backbone", "Compute", "HighPass", "Picture", "Ptsd"),
             *("SpikeSettings", "Windows"),

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, get_type_hints
 
 import numpy as np
@@ -363,6 +363,10 @@ class BurstFeatureParams:
                 f" version {VERSION}, or their criteria are not complete: fit again"
             )
         return made
+
+    def with_windows(self, windows: Windows) -> BurstFeatureParams:
+        """Describe other windows in the same way."""
+        return replace(self, windows=windows)
 
     def extractor(self, engine_of: Callable[[BackboneIdentity], FeatureEngine]) -> BurstExtractor:
         """Make what measures them."""

@@ -102,6 +102,9 @@ class FeatureParams(Protocol):
     def to_json(self) -> dict[str, Any]:
         """Plain values, which `read_feature_params` reads back."""
 
+    def with_windows(self, windows: Windows) -> FeatureParams:
+        """Describe other windows in the same way."""
+
     def extractor(self, engine_of: Callable[[BackboneIdentity], FeatureEngine]) -> FeatureExtractor:
         """Make what computes these features; `engine_of` gives the network if there is one."""
 

@@ -83,6 +83,10 @@ class PictureFeatureParams:
             raise InputError(f"the parameters of a feature set are not complete: {values}")
         return made
 
+    def with_windows(self, windows: Windows) -> PictureFeatureParams:
+        """Describe other windows in the same way."""
+        return replace(self, windows=windows)
+
     def extractor(self, engine_of: Callable[[BackboneIdentity], FeatureEngine]) -> PictureExtractor:
         """Make what draws and describes such pictures."""
         return PictureExtractor(self.windows, self.picture, engine_of(self.backbone))

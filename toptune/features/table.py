@@ -21,7 +21,7 @@ from toptune.machine.display import count, summary_html, summary_line
 
 # Times nearer than this are equal: far finer than any sampling interval, and coarse enough that
 # centres which differ by rounding only are one, so that a tie is a tie.
-_SAME_S = 1e-6
+SAME_S = 1e-6
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,7 @@ def match_windows(
             return tuple(np.empty(0, dtype=np.int64) for _ in centres)
         rows = _nearest(centres[lead], centre_s)
         reach_s = max(stride_s, strides_s[lead]) / 2
-        kept &= np.abs(centre_s[rows] - centres[lead]) <= reach_s + _SAME_S
+        kept &= np.abs(centre_s[rows] - centres[lead]) <= reach_s + SAME_S
         nearest.append(rows)
     return tuple(rows[kept] for rows in nearest)
 
@@ -238,14 +238,14 @@ def leading_kind(widths_s: Sequence[float]) -> int:
 
 def _nearest(wanted_s: NDArray[np.float64], there_s: NDArray[np.float64]) -> NDArray[np.int64]:
     """Index of the nearest of `there_s`, which ascends and is not empty."""
-    if np.any(np.diff(there_s) <= _SAME_S):
+    if np.any(np.diff(there_s) <= SAME_S):
         raise ToptuneError("windows to match must be in the order of time, each at its own")
     following = np.searchsorted(there_s, wanted_s)
     before = (following - 1).clip(min=0)
     after = following.clip(max=len(there_s) - 1)
     gain_s = np.abs(there_s[before] - wanted_s) - np.abs(there_s[after] - wanted_s)
     # Of two equally near windows the earlier one wins.
-    nearest: NDArray[np.int64] = np.where(gain_s > _SAME_S, after, before).astype(np.int64)
+    nearest: NDArray[np.int64] = np.where(gain_s > SAME_S, after, before).astype(np.int64)
     return nearest
 
 

@@ -13,11 +13,21 @@ from toptune.machine.lazy import lazy_names
 
 if TYPE_CHECKING:
     from toptune.live.blocks import Block, Note, Source, SourceInfo
+    from toptune.live.detection import Calibration
+    from toptune.live.engine import CalibrationProgress, LiveSession, LiveVerdict, stream
     from toptune.live.sources import open_source
 else:
     __getattr__ = lazy_names(
         __name__,
-        {"blocks": ("Block", "Note", "Source", "SourceInfo"), "sources": ("open_source",)},
+        {
+            "blocks": ("Block", "Note", "Source", "SourceInfo"),
+            "detection": ("Calibration",),
+            "engine": ("CalibrationProgress", "LiveSession", "LiveVerdict", "stream"),
+            "sources": ("open_source",),
+        },
     )
 
-__all__ = ["Block", "Note", "Source", "SourceInfo", "open_source"]
+__all__ = [
+    "Block", "Calibration", "CalibrationProgress", "LiveSession", "LiveVerdict", "Note", "Source",
+    "SourceInfo", "open_source", "stream",
+]  # fmt: skip

@@ -190,7 +190,7 @@ class Calibration:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class FoundSpikes:
+class CertainSpikes:
     """What is certain of a stretch, which is voltage between two gaps."""
 
     stretch: int  # its number, from 0
@@ -266,7 +266,7 @@ class LiveDetector:
         """Samples that have come to learn on, until the calibration is known."""
         return self._n_held
 
-    def start_stretch(self) -> Iterator[FoundSpikes]:
+    def start_stretch(self) -> Iterator[CertainSpikes]:
         """Begin to filter and search anew, behind a gap or at the beginning; give what was left."""
         yield from self._end_stretch()
         self._stretch += 1
@@ -276,7 +276,7 @@ class LiveDetector:
         else:
             self._walk = self._fresh_walk(self.calibration)
 
-    def push(self, samples_uv: Float32) -> Iterator[FoundSpikes]:
+    def push(self, samples_uv: Float32) -> Iterator[CertainSpikes]:
         """Take the next samples of the stretch, (channels, n) float32 microvolts, raw."""
         filtered = self._filter.apply(samples_uv, None, self._pool)
         if self.calibration is None:
@@ -289,18 +289,18 @@ class LiveDetector:
             raise ToptuneError("samples came before their stretch was begun")
         yield _found(self._stretch, self._walk, self._walk.push(filtered))
 
-    def end(self) -> Iterator[FoundSpikes]:
+    def end(self) -> Iterator[CertainSpikes]:
         """Give what is left where the source ends; learn on what has come of the span."""
         if self.calibration is None and self._n_held:
             yield from self._calibrate()
         yield from self._end_stretch()
 
-    def _end_stretch(self) -> Iterator[FoundSpikes]:
+    def _end_stretch(self) -> Iterator[CertainSpikes]:
         walk, self._walk = self._walk, None
         if walk is not None:
             yield _found(self._stretch, walk, walk.end(), ended=True)
 
-    def _calibrate(self) -> Iterator[FoundSpikes]:
+    def _calibrate(self) -> Iterator[CertainSpikes]:
         """Learn on the span, and search what was held; the last stretch goes on."""
         stretches = [in_one(parts) for parts in self._held]
         self._held = []
@@ -349,8 +349,10 @@ def in_one(parts: Sequence[Float32]) -> Float32:
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 
-def _found(stretch: int, walk: CarriedWalk, spikes: Spikes, *, ended: bool = False) -> FoundSpikes:
-    return FoundSpikes(stretch=stretch, spikes=spikes, known_to=walk.known_to, ended=ended)
+def _found(
+    stretch: int, walk: CarriedWalk, spikes: Spikes, *, ended: bool = False
+) -> CertainSpikes:
+    return CertainSpikes(stretch=stretch, spikes=spikes, known_to=walk.known_to, ended=ended)
 
 
 def _total(stretches: Sequence[Float32]) -> float:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.features.table import SAME_S, leading_kind, match_windows
-from toptune.live.detection import FoundSpikes
+from toptune.live.detection import CertainSpikes
 from toptune.params import Windows
 from toptune.recordings.trains import Segment, Spikes, SpikeTrains, join_spikes
 
@@ -30,7 +30,7 @@ class LiveWindow(NamedTuple):
     """A complete window of one view."""
 
     stretch: int  # number of the stretch that holds it
-    index: int  # which of the stretch's windows it is
+    number: int  # which of the stretch's windows it is
     start_s: float  # seconds since the source's first sample
 
 
@@ -50,6 +50,13 @@ class LiveWindows:
         Of each view.
     channel_labels, sampling_rate_hz
         Of the source.
+
+    Attributes
+    ----------
+    lead : int
+        The view with the widest windows, which verdicts are about.
+    n_spikes, n_samples : int
+        Spikes found, and samples searched, so far.
     """
 
     def __init__(
@@ -60,21 +67,15 @@ class LiveWindows:
         self._views = [_View(one, sampling_rate_hz) for one in windows]
         self._widths = [one.width_s for one in windows]
         self._strides = [one.stride_s for one in windows]
-        self._lead = leading_kind(self._widths)
+        self.lead = leading_kind(self._widths)
         self._stretches: dict[int, _Stretch] = {}
         self._finished = False
-        self.n_spikes = 0
-        self._n_before = 0  # samples of earlier stretches
+        self.n_spikes = self.n_samples = 0
 
     @property
     def leading(self) -> Windows:
-        """The windows that verdicts are about: the widest."""
-        return self._views[self._lead].windows
-
-    @property
-    def n_samples(self) -> int:
-        """Samples that are searched."""
-        return self._n_before + (self._latest.known_to if self._stretches else 0)
+        """The windows that verdicts are about."""
+        return self._views[self.lead].windows
 
     @property
     def _latest(self) -> _Stretch:
@@ -84,15 +85,14 @@ class LiveWindows:
         """Begin a stretch that starts some seconds after the source's first sample."""
         self._stretches[number] = _Stretch(number, start_s)
 
-    def add(self, found: FoundSpikes) -> None:
+    def add(self, found: CertainSpikes) -> None:
         """Take what was found in a stretch; stretches follow each other."""
         stretch = self._stretches[found.stretch]
-        stretch.add(found)
         self.n_spikes += len(found.spikes.sample)
+        self.n_samples += found.known_to - stretch.known_to
+        stretch.add(found)
         for view in self._views:
             view.complete(stretch)
-        if found.ended:
-            self._n_before += found.known_to
 
     def finish(self) -> None:
         """Note that no more comes."""
@@ -100,17 +100,17 @@ class LiveWindows:
 
     def take(self) -> Iterator[tuple[LiveWindow, ...]]:
         """Give the windows that are decided, one of each view, in the order of time."""
-        waiting = self._views[self._lead].waiting
+        waiting = self._views[self.lead].waiting
         while waiting and all(self._is_decided(view, waiting[0]) for view in self._views):
             lead = waiting[0]
             starts = [
-                np.array([w.start_s for w in ([lead] if k == self._lead else view.waiting)])
+                np.array([w.start_s for w in ([lead] if k == self.lead else view.waiting)])
                 for k, view in enumerate(self._views)
             ]
             rows = match_windows(starts, self._widths, self._strides)
-            if len(rows[self._lead]):
+            if len(rows[self.lead]):
                 yield tuple(
-                    lead if k == self._lead else view.waiting[int(row[0])]
+                    lead if k == self.lead else view.waiting[int(row[0])]
                     for k, (view, row) in enumerate(zip(self._views, rows, strict=True))
                 )
             waiting.popleft()
@@ -119,18 +119,18 @@ class LiveWindows:
     def cut(self, view: int, windows: Sequence[LiveWindow]) -> list[Cut]:
         """Cut out windows of a view, in order: of each stretch one piece that holds them."""
         cuts: list[Cut] = []
-        for number in sorted({w.stretch for w in windows}):
-            indices = [w.index for w in windows if w.stretch == number]
-            first = self._views[view].origin(min(indices))
-            rows = [index - first.index for index in indices]
-            trains = self._stretches[number].trains_from(first.sample, self._labels, self._rate)
+        for stretch in sorted({w.stretch for w in windows}):
+            numbers = [w.number for w in windows if w.stretch == stretch]
+            first = self._views[view].origin(min(numbers))
+            rows = [number - first.window for number in numbers]
+            trains = self._stretches[stretch].trains_from(first.sample, self._labels, self._rate)
             cuts.append(Cut(trains, rows))
         return cuts
 
     def histogram(self, window: LiveWindow) -> NDArray[np.int64]:
         """Count the spikes of all electrodes in each bin of a leading window."""
-        ((trains, (row,)),) = self.cut(self._lead, [window])
-        view = self._views[self._lead]
+        ((trains, (row,)),) = self.cut(self.lead, [window])
+        view = self._views[self.lead]
         bins = np.floor(trains.spikes.sample / view.per_bin).astype(np.int64)
         bins -= row * view.windows.stride_bins
         inside = bins[(bins >= 0) & (bins < view.windows.width_bins)]
@@ -138,8 +138,8 @@ class LiveWindows:
 
     def last_sample(self, window: LiveWindow) -> int:
         """Tell after which sample of its stretch a leading window is over."""
-        view = self._views[self._lead]
-        last_bin = window.index * view.windows.stride_bins + view.windows.width_bins
+        view = self._views[self.lead]
+        last_bin = window.number * view.windows.stride_bins + view.windows.width_bins
         return math.ceil(last_bin * view.per_bin)
 
     def forget(self) -> None:
@@ -153,16 +153,16 @@ class LiveWindows:
             ]
             if firsts:
                 stretch.forget(min(firsts))
-            elif stretch is not latest:
+            elif stretch.ended and stretch is not latest:
                 del self._stretches[number]
 
     def _is_decided(self, view: _View, lead: LiveWindow) -> bool:
         """Whether no later window of a view can be the one nearest to a leading window."""
-        if view is self._views[self._lead] or self._finished:
+        if view is self._views[self.lead] or self._finished:
             return True
-        centre = lead.start_s + self._widths[self._lead] / 2
+        centre = lead.start_s + self._widths[self.lead] / 2
         next_s = view.next_centre_s(self._latest, self._rate)
-        reach = max(view.windows.stride_s, self._strides[self._lead]) / 2
+        reach = max(view.windows.stride_s, self._strides[self.lead]) / 2
         nearest = min(
             (abs(w.start_s + view.windows.width_s / 2 - centre) for w in view.waiting),
             default=math.inf,
@@ -171,7 +171,7 @@ class LiveWindows:
 
     def _forget_windows(self) -> None:
         """Drop the windows of the other views that are nearest to no coming leading window."""
-        lead = self._views[self._lead]
+        lead = self._views[self.lead]
         half = lead.windows.width_s / 2
         if lead.waiting:
             next_s = lead.waiting[0].start_s + half
@@ -185,7 +185,7 @@ class LiveWindows:
 class _Origin(NamedTuple):
     """Where a stretch can be cut so that windows and bins stay what they are."""
 
-    index: int  # of the window that begins there
+    window: int  # number of the window that begins there
     sample: int
 
 
@@ -226,7 +226,7 @@ class _View:
     def needed(self, stretch: _Stretch, *, is_open: bool) -> Iterator[int]:
         """Give the indices of the earliest windows of a stretch that may still be asked for."""
         if self.waiting:
-            yield from (w.index for w in self.waiting if w.stretch == stretch.number)
+            yield from (w.number for w in self.waiting if w.stretch == stretch.number)
         if is_open:
             yield self._next if stretch.number == self._stretch else 0
 
@@ -256,10 +256,9 @@ class _Stretch:
     def __post_init__(self) -> None:
         self._first = 0
         self._spikes = join_spikes([])
-        self._sorted_to = 0  # samples before which `_spikes` is complete
         self._new: list[Spikes] = []
 
-    def add(self, found: FoundSpikes) -> None:
+    def add(self, found: CertainSpikes) -> None:
         self.known_to, self.ended = found.known_to, found.ended
         if len(found.spikes.sample):
             self._new.append(found.spikes)
@@ -267,12 +266,10 @@ class _Stretch:
     def trains_from(self, first: int, labels: tuple[str, ...], rate_hz: float) -> SpikeTrains:
         """Give what is known from a sample on as a recording."""
         self._settle()
-        sample = self._spikes.sample
-        rows = slice(*np.searchsorted(sample, [first, self.known_to]).tolist())
+        begin, end = np.searchsorted(self._spikes.sample, [first, self.known_to])
+        spikes = self._spikes.at(slice(begin, end))
         return SpikeTrains(
-            spikes=Spikes(
-                sample[rows] - first, self._spikes.channel[rows], self._spikes.peak_to_peak_uv[rows]
-            ),
+            spikes=spikes._replace(sample=spikes.sample - first),
             channel_labels=labels,
             sampling_rate_hz=rate_hz,
             segments=(Segment(0, self.known_to - first, 0.0),),
@@ -284,17 +281,13 @@ class _Stretch:
         if before > self._first:
             self._settle()
             kept = int(np.searchsorted(self._spikes.sample, before))
-            self._spikes = Spikes(*(column[kept:].copy() for column in self._spikes))
+            # A copy, so that the others are let go.
+            self._spikes = join_spikes([self._spikes.at(slice(kept, None))])
             self._first = before
 
     def _settle(self) -> None:
         """Sort in the spikes that are new."""
-        if not self._new:
-            return
-        # New ones come after what was known when the last were sorted in.
-        at = int(np.searchsorted(self._spikes.sample, self._sorted_to))
-        late = join_spikes([Spikes(*(column[at:] for column in self._spikes)), *self._new])
-        self._spikes = Spikes(
-            *(np.concatenate([a[:at], b]) for a, b in zip(self._spikes, late, strict=True))
-        )
-        self._new, self._sorted_to = [], self.known_to
+        if self._new:
+            # Nearly in order already, which a stable sort makes use of.
+            self._spikes = join_spikes([self._spikes, *self._new])
+            self._new = []

@@ -32,6 +32,10 @@ class Spikes(NamedTuple):
     channel: NDArray[np.int32]  # (n,), row of the channel
     peak_to_peak_uv: NDArray[np.float32]  # (n,), amplitude in microvolts
 
+    def at(self, rows: slice | NDArray[np.bool_]) -> Spikes:
+        """Take some of them."""
+        return Spikes(self.sample[rows], self.channel[rows], self.peak_to_peak_uv[rows])
+
     def __repr__(self) -> str:
         return summary_line("Spikes", self._facts())
 

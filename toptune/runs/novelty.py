@@ -158,7 +158,13 @@ def judge(features: NDArray[np.float32], facts: RecordingFacts, limits: NoveltyL
     or number of electrodes is warned of by name alone: windows are cut in seconds, so pictures stay
     comparable, but the filter's effect, a raster's bands and a histogram's sums are not the same.
     """
-    nearness = limits.nearness.largest(features, limits.reference)
+    return judge_nearness(limits.nearness.largest(features, limits.reference), facts, limits)
+
+
+def judge_nearness(
+    nearness: NDArray[np.float64], facts: RecordingFacts, limits: NoveltyLimits
+) -> Novelty:
+    """Do what `judge` does, given how near to training each window is, (n,)."""
     unlike = nearness < limits.least_nearness
     warnings = []
     far = unlike.mean() > SHARE_OF_WINDOWS

@@ -20,6 +20,7 @@ from toptune.errors import InputError, InputErrors
 from toptune.evaluation.scores import majority
 from toptune.features.extractor import (
     FeatureExtractor,
+    FeatureParams,
     FeatureRows,
     StageReporter,
     start_features,
@@ -42,7 +43,7 @@ from toptune.recordings.objects import NamedRecording, is_recording_object
 from toptune.recordings.trains import RecordingFacts, Segment, SpikeTrains, WeightsSource
 from toptune.recordings.wells import well_name
 from toptune.runs.model import Model, ModelView
-from toptune.runs.novelty import Novelty, judge
+from toptune.runs.novelty import judge_nearness
 from toptune.runs.verdicts import SEEN, RecordingPrediction
 from toptune.spikes.finding import Header
 
@@ -173,19 +174,42 @@ class MatchedWindows(NamedTuple):
     start_s: NDArray[np.float64]  # (n,): of the leading view's windows
 
 
+class JudgedWindows(NamedTuple):
+    """What a model says of windows, one by one."""
+
+    scores: NDArray[np.float64]  # (n, k)
+    probabilities: NDArray[np.float64]  # (n, k)
+    codes: NDArray[np.int64]  # (n,): the class of the largest score
+    nearness: NDArray[np.float64]  # (n,): to the windows of training
+
+    def at(self, rows: slice) -> JudgedWindows:
+        """Take some of the windows."""
+        return JudgedWindows._make(column[rows] for column in self)
+
+    def followed_by(self, others: JudgedWindows) -> JudgedWindows:
+        """Put other windows behind these."""
+        pairs = zip(self, others, strict=True)
+        return JudgedWindows._make(np.concatenate(pair) for pair in pairs)
+
+
 class Predictor:
     """A model and its backbones, ready for any number of recordings.
 
     `weights` are files of backbones' weights that have moved since the training. `extractors` are
-    those of the model's views. Weights that cannot be found, or are others than in training, are an
-    InputError.
+    those of the model's views, with windows every `stride_s` seconds where that is given. Weights
+    that cannot be found, or are others than in training, are an InputError.
     """
 
     def __init__(
-        self, model: Model, weights: Sequence[Path] = (), compute: Compute | None = None
+        self,
+        model: Model,
+        weights: Sequence[Path] = (),
+        compute: Compute | None = None,
+        stride_s: float | None = None,
     ) -> None:
         self.model = model
-        self.extractors = _Engines(model.views, weights, compute or Compute()).extractors()
+        engines = _Engines(model.views, weights, compute or Compute())
+        self.extractors = engines.extractors(stride_s)
 
     def features(self, recording: FoundRecording, stage: StageReporter = unwatched) -> FeatureRows:
         """Compute a recording's features as those of training were, views side by side."""
@@ -212,33 +236,54 @@ class Predictor:
             raise InputError(f"{name}: the model's views have no window in common in it")
         return MatchedWindows(rows, lead, starts[lead][rows[lead]])
 
+    def judge(self, features: NDArray[np.float32]) -> JudgedWindows:
+        """Judge windows, (n, d), each by itself."""
+        model = self.model
+        scores = model.class_scores(features)
+        limits = model.novelty
+        return JudgedWindows(
+            scores=scores,
+            probabilities=model.probabilities(features),
+            codes=scores.argmax(axis=1),
+            nearness=limits.nearness.largest(features, limits.reference),
+        )
+
     def predict(
         self, recording: FoundRecording, stage: StageReporter = unwatched
     ) -> RecordingPrediction:
         """Judge a recording by its spikes: let its windows vote."""
         features, start_s = self.features(recording, stage)
-        model = self.model
         facts = RecordingFacts.of(recording.name, recording.trains)
-        scores = model.class_scores(features)
-        codes = scores.argmax(axis=1)
-        probabilities = model.probabilities(features)
-        votes = np.bincount(codes, minlength=len(model.classes))
-        mean = probabilities.mean(axis=0)
-        novelty: Novelty = judge(features, facts, model.novelty)
-        return RecordingPrediction(
-            facts=facts,
-            classes=model.classes,
-            start_s=start_s,
-            scores=scores,
-            probabilities=probabilities,
-            codes=codes,
-            votes=votes,
-            mean_probabilities=mean,
-            code=majority(votes, mean),
-            novelty=novelty,
-            warnings=(*recording.notes, *novelty.warnings),
-            sha256=recording.sha256,
-        )
+        judged = self.judge(features)
+        return let_vote(self.model, facts, start_s, judged, recording.notes, recording.sha256)
+
+
+def let_vote(
+    model: Model,
+    facts: RecordingFacts,
+    start_s: NDArray[np.float64],
+    judged: JudgedWindows,
+    notes: Sequence[str] = (),
+    sha256: str | None = None,
+) -> RecordingPrediction:
+    """Let the windows of a recording, which start at `start_s` (n,), give its verdict."""
+    votes = np.bincount(judged.codes, minlength=len(model.classes))
+    mean = judged.probabilities.mean(axis=0)
+    novelty = judge_nearness(judged.nearness, facts, model.novelty)
+    return RecordingPrediction(
+        facts=facts,
+        classes=model.classes,
+        start_s=start_s,
+        scores=judged.scores,
+        probabilities=judged.probabilities,
+        codes=judged.codes,
+        votes=votes,
+        mean_probabilities=mean,
+        code=majority(votes, mean),
+        novelty=novelty,
+        warnings=(*notes, *novelty.warnings),
+        sha256=sha256,
+    )
 
 
 def require_length(
@@ -280,10 +325,12 @@ class _Engines:
 
             resolve_precision(compute.precision, self._device)
 
-    def extractors(self) -> tuple[FeatureExtractor, ...]:
-        """Make the extractor of each view."""
+    def extractors(self, stride_s: float | None) -> tuple[FeatureExtractor, ...]:
+        """Make the extractor of each view, with its own stride if none is given."""
         return tuple(
-            view.params.extractor(partial(self._engine, source=view.weights))
+            _with_stride(view.params, stride_s).extractor(
+                partial(self._engine, source=view.weights)
+            )
             for view in self._views
         )
 
@@ -292,6 +339,14 @@ class _Engines:
             loaded = _load(_find_weights(identity, source, self._given), identity)
             self._made[identity] = engine_for(loaded, self._compute, self._device)
         return self._made[identity]
+
+
+def _with_stride(params: FeatureParams, stride_s: float | None) -> FeatureParams:
+    """Let windows follow each other at another stride; whole recordings stay whole."""
+    windows = params.windows
+    if stride_s is None or windows is None:
+        return params
+    return params.with_windows(replace(windows, stride_s=stride_s))
 
 
 def _by_sha256(views: Sequence[ModelView], weights: Sequence[Path]) -> dict[str, Path]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -56,8 +56,8 @@ class Detected:
     trains: SpikeTrains
     noise: Thresholds  # and which channels are dead or over-noisy
     passes: int  # how many times the recording was read
-    # (channels,) float32: what was subtracted from each; None where a GPU did so
-    mean_uv: Float32 | None = None
+    # (channels,) float32: what was subtracted from each; empty where a GPU did so
+    mean_uv: Float32 = field(default_factory=lambda: np.empty(0, np.float32))
 
 
 def detect_recording(
@@ -112,7 +112,7 @@ class Detection:
         butterworth_sections(self.highpass, rate)
 
     def detected(
-        self, spikes: Spikes, noise: Thresholds, passes: int, mean_uv: Float32 | None = None
+        self, spikes: Spikes, noise: Thresholds, passes: int, **means: Float32
     ) -> Detected:
         """Put together what was found."""
         trains = SpikeTrains(
@@ -122,7 +122,7 @@ class Detection:
             segments=self.recording.segments,
             threshold_uv=noise.threshold_uv,
         )
-        return Detected(trains, noise, passes, mean_uv)
+        return Detected(trains, noise, passes, **means)
 
 
 class _Job(Detection):
@@ -151,7 +151,7 @@ class _Job(Detection):
             spikes = self._walk(means, noise.threshold_uv)
         else:
             spikes = first.walk(means, noise.threshold_uv)
-        return self.detected(spikes, noise, self.passes, means)
+        return self.detected(spikes, noise, self.passes, mean_uv=means)
 
     def _walk(self, means: Float32, thresholds_uv: Float32) -> Spikes:
         """Read once more, with the exact values, and walk while reading."""

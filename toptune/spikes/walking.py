@@ -165,7 +165,7 @@ def _walk(
     """
     scratch = Scratch(values, keys, marks, words)
     reach = lifetime + overshoot
-    for c in range(row, x.shape[0]):
+    for c in range(row, len(x)):
         if not np.isfinite(thresholds[c]):
             continue
         rule = Rule(lifetime, refractory, overshoot, negative, means[c], thresholds[c])
@@ -179,4 +179,4 @@ def _walk(
                 continue
             if not walk_span(x[c], shift, n, max(b, 1), stop, rule, found, scratch):
                 return c
-    return x.shape[0]
+    return len(x)
