@@ -218,10 +218,12 @@ class _View:
     def next_centre_s(self, latest: _Stretch, sampling_rate_hz: float) -> float:
         """Tell before which time no window to come has its centre."""
         half = self.windows.width_s / 2
-        if latest.ended:
-            return latest.start_s + latest.known_to / sampling_rate_hz + half
-        index = self._next if latest.number == self._stretch else 0
-        return latest.start_s + index * self.windows.stride_s + half
+        # The stretch may end any time, and another begin.
+        next_s = latest.start_s + latest.known_to / sampling_rate_hz
+        if not latest.ended:
+            number = self._next if latest.number == self._stretch else 0
+            next_s = min(next_s, latest.start_s + number * self.windows.stride_s)
+        return next_s + half
 
     def needed(self, stretch: _Stretch, *, is_open: bool) -> Iterator[int]:
         """Give the indices of the earliest windows of a stretch that may still be asked for."""
