@@ -14,7 +14,7 @@ from live_cases import cut, voltage
 from small_data import write_mcs
 
 from toptune.errors import InputError
-from toptune.live.detection import Calibration, LiveDetector
+from toptune.live.detection import Calibration, CertainSpikes, LiveDetector
 from toptune.params import HighPass, Ptsd, SpikeSettings
 from toptune.recordings.trains import Segment, Spikes, join_spikes
 from toptune.spikes.streaming import Detected, detect_recording
@@ -38,7 +38,8 @@ def feed(
     detector: LiveDetector, x: Any, segments: tuple[Segment, ...], lengths: list[int]
 ) -> tuple[Spikes, list[int]]:
     """Push a recording; give its spikes, by sample of the recording, and the stretches' lengths."""
-    found, turn = [], 0
+    found: list[CertainSpikes] = []
+    turn = 0
     for segment in segments:
         found += detector.start_stretch()
         at, end = segment.first_sample, segment.first_sample + segment.n_samples

@@ -31,14 +31,16 @@ def walk(
     n = x.shape[1]
     means = [channel_mean(float(row.sum(dtype=np.float64)), n, "") for row in x]
     carried = CarriedWalk(PtsdSamples.at(ptsd, RATE_HZ), np.array(means), thresholds, None)
-    parts, at = [], 0
+    parts: list[Spikes] = []
+    at = 0
     while at < n:
         known = carried.known_to
-        part = carried.push(x[:, at : at + lengths[len(parts) % len(lengths)]])
+        end = at + lengths[len(parts) % len(lengths)]
+        part = carried.push(x[:, at:end])
         # What was said to be known stays so.
         assert part.sample.min(initial=n) >= known
         parts.append(part)
-        at += lengths[(len(parts) - 1) % len(lengths)]
+        at = end
     parts.append(carried.end())
     assert carried.known_to == carried.n_samples == n
     return join_spikes(parts)

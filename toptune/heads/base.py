@@ -9,6 +9,7 @@ The classifier of a head has, beside scikit-learn's `fit`, `predict`, `predict_p
 `get_params` and `set_params`:
 
 - ``class_scores(X)``: (n, k) float64, whatever the number of classes; the largest is predicted;
+- ``scorer()``, if it has one: what gives ``class_scores`` of few rows again and again;
 - ``to_tensors()``: what was learnt, as arrays by name;
 - ``from_tensors(tensors, params, classes)``: the way back, a class method.
 

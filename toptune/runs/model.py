@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib.metadata import version
@@ -31,7 +31,7 @@ from toptune.params import SpikeSettings
 from toptune.recordings.trains import TrainingFacts, WeightsSource
 from toptune.recordings.wells import well_name
 from toptune.runs.folder import MODEL_FILE, model_folder, plain, write_json
-from toptune.runs.novelty import NoveltyLimits, training_limits
+from toptune.runs.novelty import NoveltyLimits, in_equal_blocks, training_limits
 
 FORMAT = 2
 _KIND = "toptune model"
@@ -126,17 +126,33 @@ class Model:
             for read in self.provenance["inputs"].values()
         )
 
-    def class_scores(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
-        """One score a class of each row, (n, k)."""
-        scores: NDArray[np.float64] = self.estimator.class_scores(features)
-        return scores
+    @cached_property
+    def _scorer(self) -> Callable[[NDArray[np.float32]], NDArray[np.float64]]:
+        made: Callable[[NDArray[np.float32]], NDArray[np.float64]] = (
+            self.estimator.scorer()
+            if hasattr(self.estimator, "scorer")
+            else self.estimator.class_scores
+        )
+        return made
 
-    def probabilities(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Probabilities (n, k), calibrated where the model is; rows sum to one."""
-        if self.inverse_temperature is None:
-            shares: NDArray[np.float64] = self.estimator.predict_proba(features)
+    def class_scores(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
+        """One score a class of each row, (n, k); they do not depend on the other rows."""
+        return in_equal_blocks(self._scorer, features)
+
+    def probabilities(
+        self, features: NDArray[np.float32], scores: NDArray[np.float64] | None = None
+    ) -> NDArray[np.float64]:
+        """Probabilities (n, k), calibrated where the model is; rows sum to one.
+
+        `scores` are those of `class_scores`, where they are known already.
+        """
+        scores = self.class_scores(features) if scores is None else scores
+        if self.inverse_temperature is not None:
+            return calibrated(scores, self.inverse_temperature)
+        if hasattr(self.estimator, "probabilities_of"):
+            shares: NDArray[np.float64] = self.estimator.probabilities_of(scores)
             return shares
-        return calibrated(self.class_scores(features), self.inverse_temperature)
+        return in_equal_blocks(self.estimator.predict_proba, features)
 
 
 def trained_model(

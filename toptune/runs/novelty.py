@@ -13,8 +13,9 @@ rate are compared as well.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +34,8 @@ SHARE_BEYOND = 0.01
 SHARE_OF_WINDOWS = 0.5
 # How far beyond the range of training a recording's mean firing rate may lie.
 RATE_FACTOR = 1.5
+# Rows that are judged together: few, since a single one costs as much, and enough for BLAS.
+_ROWS_AT_ONCE = 8
 
 
 class Range(NamedTuple):
@@ -52,6 +55,14 @@ class NoveltyLimits:
     electrode_rate_hz: Range  # spikes/s per electrode, means of whole recordings
     n_electrodes: Range
     sampling_rates_hz: tuple[float, ...]  # all that occurred in training, ascending
+
+    @cached_property
+    def _nearness_of(self) -> Callable[[NDArray[np.float32]], NDArray[np.float64]]:
+        return self.nearness.to_rows(self.reference)
+
+    def nearness_of(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
+        """How near each window, (n, d), is to those of training, (n,)."""
+        return in_equal_blocks(self._nearness_of, features)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values of all but the reference rows."""
@@ -88,6 +99,23 @@ class Novelty:
     unlike: NDArray[np.bool_]  # (n,): windows further away than the limit
     unlike_training: bool  # the recording as a whole is: by its windows or by its rate
     warnings: tuple[str, ...]  # one line each, all that is out of the ordinary
+
+
+def in_equal_blocks(
+    judge: Callable[[NDArray[np.float32]], NDArray[np.float64]], rows: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """Judge rows, (n, d), a few at a time, always equally many.
+
+    Products of matrices are rounded by their sizes. So a row's last digits would depend on how many
+    others there are, and a window that is judged alone would differ from the same among others.
+    """
+    parts = []
+    for first in range(0, len(rows), _ROWS_AT_ONCE):
+        block = rows[first : first + _ROWS_AT_ONCE]
+        n = len(block)
+        filled = np.concatenate([block, np.repeat(block[:1], _ROWS_AT_ONCE - n, axis=0)])
+        parts.append(judge(filled)[:n])
+    return np.concatenate(parts) if parts else judge(rows)
 
 
 def training_limits(
@@ -158,7 +186,7 @@ def judge(features: NDArray[np.float32], facts: RecordingFacts, limits: NoveltyL
     or number of electrodes is warned of by name alone: windows are cut in seconds, so pictures stay
     comparable, but the filter's effect, a raster's bands and a histogram's sums are not the same.
     """
-    return judge_nearness(limits.nearness.largest(features, limits.reference), facts, limits)
+    return judge_nearness(limits.nearness_of(features), facts, limits)
 
 
 def judge_nearness(

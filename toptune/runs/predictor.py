@@ -240,12 +240,11 @@ class Predictor:
         """Judge windows, (n, d), each by itself."""
         model = self.model
         scores = model.class_scores(features)
-        limits = model.novelty
         return JudgedWindows(
             scores=scores,
-            probabilities=model.probabilities(features),
+            probabilities=model.probabilities(features, scores),
             codes=scores.argmax(axis=1),
-            nearness=limits.nearness.largest(features, limits.reference),
+            nearness=model.novelty.nearness_of(features),
         )
 
     def predict(

@@ -11,11 +11,13 @@ factorisation in float64.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.utils.validation import check_is_fitted
 
 from toptune.errors import InputError
 from toptune.heads.base import is_list, listed
@@ -227,9 +229,20 @@ class FalkonClassifier(RowClassifier):
         inverse = inverse_shares(columns.sum(axis=0) - of_groups)
         return found._replace(scores=balance(found.scores, inverse[grouping.codes]))
 
+    def scorer(self) -> Callable[[Any], Float64]:
+        """Make what gives `class_scores` of few rows at a time, prepared once."""
+        check_is_fitted(self)
+        centres = self._ready_centres()
+        return lambda X: self._scores_with(centres, self._validated(X, reset=False))
+
+    def _ready_centres(self) -> Centres:
+        return Centres(kernel_of(self, self.n_features_in_), self.centres_)
+
     def _scores(self, X: NDArray[Any]) -> Float64:
+        return self._scores_with(self._ready_centres(), X)
+
+    def _scores_with(self, centres: Centres, X: NDArray[Any]) -> Float64:
         kernel = kernel_of(self, X.shape[1])
-        centres = Centres(kernel, self.centres_)
         scores = np.empty((len(X), len(self.classes_)))
         for part in cut(len(X), _SCORED_ROWS):
             rows = self._rows(X[part], kernel)

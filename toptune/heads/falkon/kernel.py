@@ -210,6 +210,18 @@ class Nearness:
             largest[part] = values.max(axis=1)
         return largest
 
+    def to_rows(
+        self, reference: NDArray[np.float32]
+    ) -> Callable[[NDArray[np.float32]], NDArray[np.float64]]:
+        """Make what gives `largest` of few rows at a time, with the reference made ready once."""
+        centres = Centres(self.kernel, self._rows(reference))
+
+        def largest(features: NDArray[np.float32]) -> NDArray[np.float64]:
+            values: NDArray[np.float64] = centres.kernel_of(self._rows(features)).max(axis=1)
+            return values
+
+        return largest
+
     def _rows(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         if not self.normalise:
             return np.where(np.isnan(features), UNDEFINED, features).astype(np.float32)

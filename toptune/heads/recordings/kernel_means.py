@@ -8,7 +8,7 @@ weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,14 +42,28 @@ class Bags(NamedTuple):
 
         All are kernels of the same views.
         """
-        found = np.zeros((len(kernels), len(X), len(self.sizes)))
+        return self._evaluate(X, len(kernels), self._views(kernels))
+
+    def ready(self, kernel: KernelSum) -> Callable[[NDArray[np.floating[Any]]], Float64]:
+        """Make what evaluates one kernel of few windows at a time, (n, u), prepared once."""
+        views = list(self._views([kernel]))
+        return lambda X: self._evaluate(X, 1, views)[0]
+
+    def _views(self, kernels: Sequence[KernelSum]) -> Iterator[_View]:
         for view, columns in enumerate(view_columns(kernels[0].view_sizes)):
             asked: dict[float, list[tuple[int, float]]] = {}
             for number, kernel in enumerate(kernels):
                 if kernel.weights[view]:
                     by_width = asked.setdefault(kernel.widths[view], [])
                     by_width.append((number, kernel.weights[view]))
-            for part, squares in _squared_distances(X[:, columns], self.windows[:, columns]):
+            yield _View(columns, asked, _Distances(self.windows[:, columns]))
+
+    def _evaluate(
+        self, X: NDArray[np.floating[Any]], n_kernels: int, views: Iterable[_View]
+    ) -> Float64:
+        found = np.zeros((n_kernels, len(X), len(self.sizes)))
+        for columns, asked, distances in views:
+            for part, squares in distances.squared(X[:, columns]):
                 for width, kernels_of_width in asked.items():
                     means = self._mean(np.exp(squares / (-2 * width**2)))
                     for number, weight in kernels_of_width:
@@ -63,20 +77,31 @@ class Bags(NamedTuple):
         return means
 
 
-def _squared_distances(
-    X: NDArray[np.floating[Any]], Z: NDArray[np.floating[Any]]
-) -> Iterator[tuple[slice, Float64]]:
-    """Squared distances of some rows of X from all of Z, and which rows these are."""
-    z = Z.astype(np.float64)
-    z_squares = np.einsum("ij,ij->i", z, z)
-    for part in cut(len(X), _BLOCK_BYTES // (8 * len(z))):
-        x = X[part].astype(np.float64)
-        squares = x @ z.T
-        squares *= -2
-        squares += np.einsum("ij,ij->i", x, x)[:, None]
-        squares += z_squares
-        # Rounding may leave less than nothing.
-        yield part, np.maximum(squares, 0, out=squares)
+class _Distances:
+    """Rows Z, made ready for their distances from any others."""
+
+    def __init__(self, Z: NDArray[np.floating[Any]]) -> None:
+        self._z = Z.astype(np.float64)
+        self._z_squares = np.einsum("ij,ij->i", self._z, self._z)
+
+    def squared(self, X: NDArray[np.floating[Any]]) -> Iterator[tuple[slice, Float64]]:
+        """Squared distances of some rows of X from all of Z, and which rows these are."""
+        for part in cut(len(X), _BLOCK_BYTES // (8 * len(self._z))):
+            x = X[part].astype(np.float64)
+            squares = x @ self._z.T
+            squares *= -2
+            squares += np.einsum("ij,ij->i", x, x)[:, None]
+            squares += self._z_squares
+            # Rounding may leave less than nothing.
+            yield part, np.maximum(squares, 0, out=squares)
+
+
+class _View(NamedTuple):
+    """A view of some kernels."""
+
+    columns: slice
+    asked: dict[float, list[tuple[int, float]]]  # by width: numbers of kernels, and their weights
+    distances: _Distances
 
 
 def mean_of_rows(values: Float64, group: Ints, n_groups: int) -> Float64:
