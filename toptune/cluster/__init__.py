@@ -6,16 +6,15 @@ and features, workers read and publish themselves, on a file system that all of 
 see under the same paths. Dask keeps the tasks of a worker that dies and gives them to another.
 """
 
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
-from toptune.machine.lazy import look_up
+from typing import TYPE_CHECKING
+
+from toptune.machine.lazy import lazy_names
 
 if TYPE_CHECKING:
     from toptune.cluster.client import Cluster, open_cluster
+else:
+    __getattr__ = lazy_names(__name__, {"client": ("Cluster", "open_cluster")})
 
-_FROM = {"Cluster": "toptune.cluster.client", "open_cluster": "toptune.cluster.client"}
 __all__ = ["Cluster", "open_cluster"]
-
-
-def __getattr__(name: str) -> Any:
-    return look_up(__name__, _FROM, name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,7 +21,8 @@ _LOG = logging.getLogger(__name__)
 _LOCAL = "local:"
 # Dask gives a task that fails by what may pass to workers so often, beside the first time.
 _RETRIES = 2
-# How long a scheduler that is gone is waited for.
+# How long a scheduler's answer is waited for, and one that is gone.
+_CONNECT_S = 10.0
 _RETURN_S = 600.0
 
 
@@ -105,13 +106,13 @@ class Cluster:
         if wanted == "auto":
             return "cpu"
         raise InputError(
-            '`device="cuda"`: no worker offers a GPU: start them with the resource GPU=1, as in'
-            " dask cuda worker ... --resources GPU=1"
+            '`device="cuda"`: no worker offers a GPU: start those that have one with the resource'
+            " GPU=1, as docs/cluster.md shows"
         )
 
     def run(
         self, function: str, shared: object, tasks: Mapping[str, object], *, on_gpu: bool
-    ) -> Iterator[Done]:
+    ) -> Generator[Done, None, None]:
         """Do tasks on the workers; each is given back when it ends, in no certain order.
 
         Parameters
@@ -146,7 +147,7 @@ class Cluster:
                 for name, answer in self._ended(futures):
                     del left[name]
                     for text in answer.warnings:
-                        _LOG.warning("%s", text)
+                        self._tell(text)
                     yield Done(name, answer)
             finally:
                 # Those that were not waited for: what has not begun then never does.
@@ -160,7 +161,7 @@ class Cluster:
         from distributed import as_completed
 
         names = {future: name for name, future in futures.items()}
-        for future in as_completed(list(futures.values())):
+        for future in as_completed(list(futures.values()), loop=self._client.loop):
             if future.status == "finished":
                 try:
                     yield names[future], future.result()
@@ -193,10 +194,17 @@ class Cluster:
 
     def _tell_packages(self, address: str, one: Identity) -> None:
         different = self._itself.packages_of(one)
-        text = f"workers have {', '.join(different)}: results may differ in rounding"
-        if different and text not in self._told:
+        if different:
+            self._tell(
+                f"{one.place} (worker {address}) has {', '.join(different)}: results may differ in"
+                " rounding"
+            )
+
+    def _tell(self, text: str) -> None:
+        """Warn of what several workers may say once."""
+        if text not in self._told:
             self._told.add(text)
-            _LOG.warning("%s (worker %s)", text, address)
+            _LOG.warning("%s", text)
 
     def _wait_for_workers(self) -> None:
         if not self._client.scheduler_info(n_workers=1)["n_workers"]:
@@ -278,7 +286,7 @@ def open_cluster(dask: str | Cluster) -> Iterator[Cluster]:
             where = stack.enter_context(_processes(n))
             n_jobs = max(1, usable_cores() // n)
         try:
-            client = Client(where, set_as_default=False, timeout=None if n_jobs else 10)
+            client = Client(where, set_as_default=False, timeout=_CONNECT_S)
         except (OSError, ValueError) as error:
             raise InputError(
                 f"`dask={dask!r}`: no scheduler answers there ({' '.join(str(error).split())})"
