@@ -75,8 +75,10 @@ class Browser:
         assert "error" not in answer, answer["error"]
         return answer["result"]
 
-    def open(self, path: Path, *, width: int, height: int = 844, phone: bool = False) -> Visit:
-        """Load a file at a width in CSS pixels, until all of it is there."""
+    def open(
+        self, path: Path | str, *, width: int, height: int = 844, phone: bool = False
+    ) -> Visit:
+        """Load a file or a URL at a width in CSS pixels, until all of it is there."""
         self.visit = Visit()
         self.call(
             "Emulation.setDeviceMetricsOverride",
@@ -85,7 +87,7 @@ class Browser:
             deviceScaleFactor=1,
             mobile=phone,
         )
-        self.call("Page.navigate", url=path.resolve().as_uri())
+        self.call("Page.navigate", url=path if isinstance(path, str) else path.resolve().as_uri())
         while True:
             event = self._read()
             self._note(event)

@@ -21,6 +21,7 @@ COMMANDS = {
     "extract": f"extract devices.csv --store s.zarr {TINY}",
     "fit": "fit s.zarr --head falkon -o run --no-tune --permutations 0",
     "predict": "predict run/model r0.h5 K\u00f6ln.csv -o predictions",
+    "stream": "stream run r0.h5 --speed max --calibration-s 2 -o streamed",
     "sweep": "sweep devices.csv grid.toml -o swept",
     "report": "report run -o again.html",
     "why": "why run/model r0.h5 -o why",

@@ -27,8 +27,8 @@ from toptune.spikes.streaming import detect_recording
 from toptune.store.feature_store import FeatureStore, recording_name
 
 COMMANDS = (
-    "demo", "simulate", "inspect", "plate", "detect", "extract", "fit", "predict", "sweep",
-    "report", "why", "doctor", "bench",
+    "demo", "simulate", "inspect", "plate", "detect", "extract", "fit", "predict", "stream",
+    "sweep", "report", "why", "doctor", "bench",
 )  # fmt: skip
 TINY = ("--window-s", "2", "--stride-s", "1", "--backbone", "tiny", "--weights", "random")
 

@@ -64,7 +64,7 @@ def test_bash_completes_commands_options_and_choices(
     sh(f"toptune --show-completion > {script}; true", environment)
     assert "complete -o default -F _toptune_completion toptune" in script.read_text()
     assert completed("toptune ex", environment, str(script)) == ["extract"]
-    assert completed("toptune s", environment, str(script)) == ["simulate", "sweep"]
+    assert completed("toptune s", environment, str(script)) == ["simulate", "stream", "sweep"]
     assert completed("toptune fit --permu", environment, str(script)) == ["--permutations"]
     assert completed("toptune extract --device cu", environment, str(script)) == ["cuda"]
     # Files are left to the shell.

@@ -328,8 +328,8 @@ def test_examples_of_the_help_work_one_after_the_other(
     (small_demo / "my plate.csv").rename(small_demo / "plate.h5")
     ran_names = []
     # They write what others read.
-    order = ("simulate", "inspect", "plate", "detect", "extract", "fit", "predict", "report", "why",
-             "sweep", "doctor", "bench")  # fmt: skip
+    order = ("simulate", "inspect", "plate", "detect", "extract", "fit", "predict", "stream",
+             "report", "why", "sweep", "doctor", "bench")  # fmt: skip
     listed = dict(examples())
     assert {*order, "demo"} == set(listed)
     for name in order:

@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from toptune.cli import demo, machine, recordings, reporting, training
+from toptune.cli import demo, live, machine, recordings, reporting, training
 from toptune.cli.options import BASIC, in_flags
 from toptune.cli.printing import bar_is_shown, say
 from toptune.cli.streams import let_go, make_printable
@@ -56,6 +56,7 @@ for command in (
     recordings.extract,
     training.fit,
     training.predict,
+    live.stream,
     training.sweep,
     reporting.report,
     reporting.why,

@@ -13,7 +13,6 @@ from toptune.cli.options import (
     SEED,
     ARecording,
     AsJson,
-    DaskAddress,
     DevicesCsv,
     KeepGoing,
     Machine,
@@ -28,7 +27,6 @@ from toptune.cli.options import (
 from toptune.cli.printing import (
     command_line,
     free_name,
-    opened_cluster,
     print_json,
     tell,
     watch_count,
@@ -353,7 +351,6 @@ def extract(
     resume: Annotated[
         bool, typer.Option("--resume/--overwrite", help="Go on with a store, or start it anew.")
     ] = True,
-    dask: DaskAddress = None,
     as_json: AsJson = False,
 ) -> None:
     """Detect spikes, draw windows, describe them, and keep it all in a store."""
@@ -363,7 +360,7 @@ def extract(
         require_backbone(backbone)
     from toptune.extraction import extract as run
 
-    with opened_cluster(dask) as cluster, watch_recordings() as progress:
+    with watch_recordings() as progress:
         result = run(
             devices,
             store,
@@ -374,7 +371,6 @@ def extract(
             compute=machine,
             keep_going=keep_going,
             overwrite=not resume,
-            dask=cluster,
             progress=progress,
         )
     if as_json:
