@@ -1,7 +1,8 @@
 """Extraction: the spikes and features of every listed recording, published in a store.
 
 What is published with the same key is not done again; spikes are shared by all windows, pictures
-and backbones. Several processes may extract into one store, and then share the recordings out.
+and backbones. Several processes may extract into one store, and then share the recordings out; and
+the workers of a cluster extract for one process, a recording a task.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -19,8 +20,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from toptune.cluster import open_cluster
+from toptune.cluster.worker import identity, kept, refuse_clock, threads_here
 from toptune.errors import InputError, InputErrors
-from toptune.features.extractor import FeatureRows, PendingFeatures, StageReporter, start_features
+from toptune.features.extractor import (
+    FeatureRows,
+    PendingFeatures,
+    StageReporter,
+    start_features,
+    unwatched,
+)
 from toptune.features.picture_features import (
     BackboneIdentity,
     PictureExtractor,
@@ -35,6 +44,7 @@ from toptune.features.recordings import (
     SpikeFinder,
     check_recordings,
     drawers_of,
+    reading,
 )
 from toptune.features.table import RecordingInfo
 from toptune.machine.display import count, summary_html, summary_line
@@ -58,10 +68,17 @@ from toptune.store.feature_store import (
     recording_name,
     spikes_key,
 )
-from toptune.store.session import StoreSession, refuse_other_settings, writing_session
+from toptune.store.session import (
+    StoreSession,
+    Ticket,
+    joined_session,
+    refuse_other_settings,
+    writing_session,
+)
 
 if TYPE_CHECKING:
     from toptune.backbones.engine import FeatureEngine
+    from toptune.cluster import Cluster
     from toptune.pictures.drawers import Drawers
 
 _LOG = logging.getLogger(__name__)
@@ -150,6 +167,7 @@ def extract(
     compute: Compute | None = None,
     keep_going: bool = False,
     overwrite: bool = False,
+    dask: str | Cluster | None = None,
     progress: ProgressReporter | None = None,
 ) -> ExtractionResult:
     """Bring the features of every listed recording into a store.
@@ -171,6 +189,9 @@ def extract(
         ends the extraction. What was published stays in either case.
     overwrite
         Start the store anew; the old one is removed when everything has been checked.
+    dask
+        Work on Dask's workers: a scheduler's address, ``local:N`` for N processes of this machine,
+        or what `open_cluster` gave. All see the recordings and the store under the same paths.
     progress
         Shows the progress.
 
@@ -190,25 +211,30 @@ def extract(
     backbone, progress = backbone or Backbone(), progress or SilentReporter()
     store = Path(store)
     refuse_store(store, spikes, overwrite=overwrite)
-    opened = check_listed(listed, spikes)
-    if opened.refused and (not keep_going or len(opened.refused) == len(listed.rows)):
-        raise InputErrors(problems_of(listed, opened))
-    finder = SpikeFinder(spikes, compute, voltage=opened.voltage)
-    engine = load_engine(backbone, compute) if pictures else None
-    for warning in listed.thin_classes:
-        _LOG.warning("%s (fine here; fit refuses it, unless classes are merged)", warning)
-    doubts = (*label_doubts(row.label for row in listed.rows), *same_content(listed))
-    for warning in doubts:
-        _LOG.warning("%s", warning)
-    batch = RecordingBatch(
-        [row.name for row in listed.rows], keep_going=keep_going, progress=progress
-    )
-    batch.refuse(opened.refused)
-    infos = list_devices(listed)
-    # Only now, so that what is refused above leaves the disk as it was.
-    with writing_session(
-        store, spikes.to_json(), infos, devices_file=listed.path, anew=overwrite
-    ) as session:
+    with ExitStack() as stack:
+        cluster = None if dask is None else stack.enter_context(open_cluster(dask))
+        opened = check_listed(listed, spikes)
+        if opened.refused and (not keep_going or len(opened.refused) == len(listed.rows)):
+            raise InputErrors(problems_of(listed, opened))
+        here = Compute(device="cpu") if cluster is not None else compute
+        finder = SpikeFinder(spikes, here, voltage=opened.voltage)
+        engine = load_engine(backbone, here) if pictures else None
+        for warning in listed.thin_classes:
+            _LOG.warning("%s (fine here; fit refuses it, unless classes are merged)", warning)
+        doubts = (*label_doubts(row.label for row in listed.rows), *same_content(listed))
+        for warning in doubts:
+            _LOG.warning("%s", warning)
+        batch = RecordingBatch(
+            [row.name for row in listed.rows], keep_going=keep_going, progress=progress
+        )
+        batch.refuse(opened.refused)
+        infos = list_devices(listed)
+        # Only now, so that what is refused above leaves the disk as it was.
+        session = stack.enter_context(
+            writing_session(
+                store, spikes.to_json(), infos, devices_file=listed.path, anew=overwrite
+            )
+        )
         spikes_of = StoredSpikes(session.store, finder, progress.stage)
         features = [
             StoredFeatures(
@@ -217,27 +243,52 @@ def extract(
             for one in pictures
             if engine is not None
         ]
-        return _run(listed, batch, session, spikes_of, features, doubts)
+        if cluster is None:
+            tally = _extract_here(listed, batch, session, spikes_of, features)
+        else:
+            job = StoreJob.of(session, spikes, compute, cluster, voltage=opened.voltage)
+            wanted = ExtractionJob(store=job, features=tuple(map(FeaturesJob.of, features)))
+            tally = _extract_there(listed, batch, cluster, wanted)
+        return _result(listed, batch, session, features, doubts, tally)
 
 
-def _run(
+class Extracted(NamedTuple):
+    """What became of a recording."""
+
+    n_windows: int | None  # None where no windows are drawn
+    reused: bool  # its features, or spikes, were all there already
+    spikes_reused: bool  # features were made from spikes that were in the store
+
+
+class _Tally:
+    """What became of all recordings."""
+
+    def __init__(self) -> None:
+        self.recordings: dict[str, Extracted] = {}
+        self.notes: dict[str, None] = {}  # what a user should know of them, each once, in order
+
+    def count(self, *, reused: bool = False, spikes_reused: bool = False) -> int:
+        """Count the recordings of a kind."""
+        return sum(
+            (reused and one.reused) or (spikes_reused and one.spikes_reused)
+            for one in self.recordings.values()
+        )
+
+
+def _extract_here(
     devices: DevicesFile,
     batch: RecordingBatch,
     session: StoreSession,
     spikes_of: StoredSpikes,
     features: Sequence[StoredFeatures],
-    doubts: Sequence[str],
-) -> ExtractionResult:
+) -> _Tally:
     """Extract every recording that is left; features are written beside the next recording."""
-    windows_of: dict[str, int | None] = {}
-    reused = spikes_reused = 0
+    tally = _Tally()
     with closing(_shared_out(devices, batch, session)) as work, BackgroundWriter() as writer:
         for row, claim in work:
             with batch.working_on(row.name, row.recording):
-                started = _start(row, spikes_of, features)
-                windows_of[row.name] = started.n_windows
-                reused += started.write is None
-                spikes_reused += started.spikes_reused
+                started = start_recording(row, spikes_of, features)
+                tally.recordings[row.name] = started.extracted
                 if started.write is not None:
                     # Waits for a GPU and writes while the next recording is read and computed.
                     write = partial(_release_after, claim.pop_all(), started.write)
@@ -245,23 +296,36 @@ def _run(
             _settle(batch, writer)
         writer.wait()
         _settle(batch, writer)
+    tally.notes = dict.fromkeys(
+        (*spikes_of.notes, *(note for one in features for note in one.notes))
+    )
+    return tally
+
+
+def _result(
+    devices: DevicesFile,
+    batch: RecordingBatch,
+    session: StoreSession,
+    features: Sequence[StoredFeatures],
+    doubts: Sequence[str],
+    tally: _Tally,
+) -> ExtractionResult:
     failed = batch.failed
     for written, _ in failed:
-        windows_of.pop(written, None)
+        tally.recordings.pop(written, None)
+    windows_of = {name: one.n_windows for name, one in tally.recordings.items()}
     _write_failures(session.store.path.with_suffix(".failures.csv"), failed)
+    reused = tally.count(reused=True)
     return ExtractionResult(
         store=session.store.path,
         feature_sets=tuple(one.feature_set for one in features),
         done=len(batch.names) - len(failed) - reused,
         reused=reused,
-        spikes_reused=spikes_reused,
+        spikes_reused=tally.count(spikes_reused=True),
         too_short=tuple(name for name in batch.names if windows_of.get(name) == 0),
         failed=failed,
         n_windows=sum(n or 0 for n in windows_of.values()),
-        notes=(
-            *(*devices.thin_classes, *doubts, *spikes_of.notes),
-            *dict.fromkeys(note for one in features for note in one.notes),
-        ),
+        notes=(*devices.thin_classes, *doubts, *tally.notes),
     )
 
 
@@ -278,25 +342,30 @@ def list_pictures(picture: Picture | Sequence[Picture] | None) -> tuple[Picture,
 def _nothing() -> None: ...
 
 
-class _Started(NamedTuple):
+class Started(NamedTuple):
     """A recording whose features are being computed, or are all published already."""
 
-    n_windows: int | None  # None where no windows are drawn
-    spikes_reused: bool  # features are computed from spikes that were in the store
+    extracted: Extracted  # what becomes of it
     # Waits for the features and publishes them; None where they were published already.
     write: Callable[[], None] | None
 
 
-def _start(row: DeviceRow, spikes_of: StoredSpikes, features: Sequence[StoredFeatures]) -> _Started:
+def start_recording(
+    row: DeviceRow, spikes_of: StoredSpikes, features: Sequence[StoredFeatures]
+) -> Started:
+    """Start to bring a recording's spikes and features into a store, which its caller has claimed.
+
+    The way of a single process and of every worker of a cluster.
+    """
     spikes = spikes_of.update(row)
     published = {one: one.published(spikes) for one in features}
     left = [one for one in features if published[one] is None]
     if not features:
         # Its spikes are published by now: it counts as there already, or as done, by `write`.
-        return _Started(None, False, None if spikes.reused else _nothing)
+        return Started(Extracted(None, spikes.reused, False), None if spikes.reused else _nothing)
     if not left:
         # All are of the same windows.
-        return _Started(published[features[0]] or 0, False, None)
+        return Started(Extracted(published[features[0]] or 0, True, False), None)
     pending = start_together(left, spikes)
     # The spikes themselves are not kept in memory until the features are written.
     source = replace(spikes, found=None)
@@ -305,7 +374,7 @@ def _start(row: DeviceRow, spikes_of: StoredSpikes, features: Sequence[StoredFea
         for one, its in zip(left, pending, strict=True):
             one.write(source, its.result())
 
-    return _Started(len(pending[0].start_s), spikes.reused, write)
+    return Started(Extracted(len(pending[0].start_s), False, spikes.reused), write)
 
 
 def _release_after(claim: ExitStack, write: Callable[[], None]) -> None:
@@ -383,6 +452,165 @@ def _write_failures(path: Path, failed: Iterable[tuple[str, str]]) -> None:
         write_whole(path, text.getvalue())
 
 
+# --- on the workers of a cluster
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreJob:
+    """Into which store workers bring spikes and features, and how they compute."""
+
+    ticket: Ticket
+    spikes: SpikeSettings
+    compute: Compute
+    voltage: bool  # any recording holds voltage
+
+    @classmethod
+    def of(
+        cls,
+        session: StoreSession,
+        spikes: SpikeSettings,
+        compute: Compute,
+        cluster: Cluster,
+        *,
+        voltage: bool,
+    ) -> StoreJob:
+        """Describe what the caller wants, on the device that the workers offer."""
+        device: Any = cluster.device(compute.device)
+        n_jobs = compute.n_jobs or cluster.n_jobs
+        there = replace(compute, device=device, n_jobs=n_jobs)
+        return cls(ticket=session.ticket, spikes=spikes, compute=there, voltage=voltage)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether each task takes a GPU for itself."""
+        return self.compute.device == "cuda"
+
+    def parts(self) -> WorkerParts:
+        """Give what this process has for the job, made by its first task here."""
+        return kept(self.ticket.token, "parts", lambda: WorkerParts(self))
+
+
+class WorkerParts:
+    """What a worker keeps between the recordings of a job: the open store, finder and networks."""
+
+    def __init__(self, job: StoreJob) -> None:
+        compute = job.compute
+        self.compute = replace(compute, n_jobs=compute.n_jobs or threads_here())
+        self.store = FeatureStore(job.ticket.store)
+        self._ticket = job.ticket
+        self._finder = SpikeFinder(job.spikes, self.compute, voltage=job.voltage)
+        self._engines: dict[Backbone, FeatureEngine] = {}
+        # The file system may be another machine's.
+        refuse_clock(job.ticket.store.parent)
+
+    @contextmanager
+    def spikes_of(self, row: DeviceRow) -> Iterator[StoredSpikes]:
+        """Join the session and claim a recording, for as long as it is worked on."""
+        with (
+            joined_session(self._ticket, self.store) as session,
+            session.claim(recording_name(row.name), wait=True),
+            reading(row.recording),
+        ):
+            yield StoredSpikes(session.store, self._finder, unwatched)
+
+    def features(self, view: FeaturesJob) -> StoredFeatures:
+        """Make what brings features into the store; those of other weights are refused."""
+        backbone = view.backbone
+        if backbone not in self._engines:
+            self._engines[backbone] = load_engine(backbone, self.compute)
+        engine = self._engines[backbone]
+        made = StoredFeatures(self.store, view.windows, view.picture, backbone, engine, unwatched)
+        if made.feature_set.key != view.key:
+            raise InputError(
+                f"{identity().place}: the weights {backbone.weights} of {backbone.name} are others"
+                f" than the caller's (sha256 {engine.loaded.weights_sha256[:8]}, not"
+                f" {view.weights[:8]}): have the same file on all machines"
+            )
+        return made
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturesJob:
+    """One kind of features that workers make."""
+
+    windows: Windows
+    picture: Picture
+    backbone: Backbone
+    key: str  # of the feature set, which covers the weights' sha256
+    weights: str  # their sha256, for people
+
+    @classmethod
+    def of(cls, features: StoredFeatures) -> FeaturesJob:
+        """Describe what the caller has."""
+        return cls(
+            windows=features.extractor.windows,
+            picture=features.extractor.picture,
+            backbone=_found_everywhere(features.backbone),
+            key=features.feature_set.key,
+            weights=features.engine.loaded.weights_sha256,
+        )
+
+
+def _found_everywhere(backbone: Backbone) -> Backbone:
+    """Name a file of weights so that a process in another folder finds it."""
+    if backbone.weights in ("imagenet", "random"):
+        return backbone
+    return replace(backbone, weights=str(Path(backbone.weights).absolute()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractionJob:
+    """What a worker must know to extract any of the listed recordings."""
+
+    store: StoreJob
+    features: tuple[FeaturesJob, ...]
+
+
+class Reported(NamedTuple):
+    """What a worker tells of a recording."""
+
+    extracted: Extracted
+    notes: tuple[tuple[str, str], ...]  # recording and note, of its spikes
+    feature_notes: tuple[str, ...]
+
+
+def extract_recording(job: ExtractionJob, row: DeviceRow) -> Reported:
+    """Extract one recording on a worker, which publishes it itself."""
+    parts = job.store.parts()
+    features = [parts.features(one) for one in job.features]
+    with parts.spikes_of(row) as spikes_of:
+        started = start_recording(row, spikes_of, features)
+        if started.write is not None:
+            started.write()
+    notes = tuple(note for one in features for note in one.notes)
+    return Reported(started.extracted, spikes_of.noted, notes)
+
+
+def _extract_there(
+    devices: DevicesFile, batch: RecordingBatch, cluster: Cluster, job: ExtractionJob
+) -> _Tally:
+    """Extract every recording that is left on a cluster's workers."""
+    tally = _Tally()
+    wanted = set(batch.left)
+    rows = {row.name: row for row in devices.rows if row.name in wanted}
+    told: dict[str, Reported] = {}
+    done = cluster.run(
+        f"{__name__}:{extract_recording.__name__}", job, rows,
+        on_gpu=job.store.on_gpu,
+    )  # fmt: skip
+    with closing(done):
+        for one in done:
+            with batch.working_on(one.name, rows[one.name].recording):
+                told[one.name] = one.value()
+    # In the order of the devices file, as a single process comes to them.
+    in_order = [(name, told[name]) for name in rows if name in told]
+    tally.recordings = {name: one.extracted for name, one in in_order}
+    of_spikes = summed_notes([note for _, one in in_order for note in one.notes])
+    of_features = (note for _, one in in_order for note in one.feature_notes)
+    tally.notes = dict.fromkeys((*of_spikes, *of_features))
+    return tally
+
+
 # --- one recording
 
 
@@ -436,13 +664,12 @@ class StoredSpikes:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know of single recordings; what holds for several, in one line."""
-        names: dict[str, list[str]] = {}
-        for name, note in self._notes:
-            names.setdefault(note, []).append(name)
-        return tuple(
-            f"{', '.join(those) if len(those) < _SEVERAL else f'{len(those)} recordings'}: {note}"
-            for note, those in names.items()
-        )
+        return summed_notes(self._notes)
+
+    @property
+    def noted(self) -> tuple[tuple[str, str], ...]:
+        """The same, each by itself: recording and note."""
+        return tuple(self._notes)
 
     def update(self, row: DeviceRow) -> PublishedSpikes:
         """Bring one recording's spikes up to date."""
@@ -499,6 +726,17 @@ class StoredSpikes:
         return drawers_of(found)
 
 
+def summed_notes(notes: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    """Write notes, each with its recording; one that holds for several becomes one line."""
+    names: dict[str, list[str]] = {}
+    for name, note in notes:
+        names.setdefault(note, []).append(name)
+    return tuple(
+        f"{', '.join(those) if len(those) < _SEVERAL else f'{len(those)} recordings'}: {note}"
+        for note, those in names.items()
+    )
+
+
 def _source_of(row: DeviceRow, info: dict[str, Any] | None) -> dict[str, Any]:
     """Fingerprint of the input; hashed anew only where size or time of a file changed."""
     stamp = stamp_of(row.recording)
@@ -536,7 +774,7 @@ class StoredFeatures:
         stage: StageReporter,
     ) -> None:
         self._store = store
-        self._backbone = backbone
+        self.backbone = backbone
         self.extractor = PictureExtractor(windows, picture, engine)
         self.stage = stage
         self.engine = engine
@@ -596,7 +834,7 @@ class StoredFeatures:
             "input": _input_of(spikes.source),
             "versions": _versions("toptune", "torch", "torchvision", "timm", "openvino"),
             **self._computed(),
-            "weights": _weights_source(self._backbone).to_json(),
+            "weights": _weights_source(self.backbone).to_json(),
         }
         self._store.write_features(
             spikes.name,

@@ -14,7 +14,7 @@ from toptune.features.table import RecordingInfo
 from toptune.machine.locks import held
 from toptune.params import SpikeSettings
 from toptune.store.feature_store import FeatureStore
-from toptune.store.session import alone, writing_session
+from toptune.store.session import Ticket, alone, joined_session, writing_session
 
 SETTINGS = SpikeSettings().to_json()
 
@@ -130,6 +130,54 @@ def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
     ):
         pass
     with alone(path):  # the refused one holds nothing
+        pass
+
+
+def test_others_join_a_session_and_what_they_leave_goes_at_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "s.zarr"
+    with writing_session(path, SETTINGS, listed("a", "b")) as host:
+        with (
+            joined_session(host.ticket) as guest,
+            guest.claim("a", wait=False) as theirs,
+            host.claim("a", wait=False) as ours,
+        ):
+            assert guest.store.recordings == listed("a", "b")
+            assert (theirs, ours) == (True, False)
+            mine = path / f".writing-{guest.store.writer}-22222222"
+            mine.mkdir()
+            with writing_session(path, SETTINGS, listed("a", "b")):
+                assert mine.exists()
+            assert mine.exists()
+        dead = path / ".writing-s00000000-11111111"
+        dead.mkdir()
+    assert not mine.exists()
+    assert not dead.exists()
+    assert [p.name for p in locks(path).iterdir()] == ["store.lock"]
+
+
+def test_who_joins_keeps_others_out_when_the_host_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "s.zarr"
+    with writing_session(path, SETTINGS, listed("a")) as host:
+        joined = joined_session(host.ticket)
+        joined.__enter__()
+    with (
+        pytest.raises(InputError, match="extracting other recordings"),
+        writing_session(path, SETTINGS, listed("c")),
+    ):
+        pass
+    joined.__exit__(None, None, None)
+    with writing_session(path, SETTINGS, listed("c")):
+        pass
+
+
+def test_a_session_that_has_ended_or_is_not_to_be_seen_is_not_joined(tmp_path: Path) -> None:
+    path = tmp_path / "s.zarr"
+    with writing_session(path, SETTINGS, listed("a")) as host:
+        ticket = host.ticket
+    with pytest.raises(InputError, match="writes for has ended"), joined_session(ticket):
+        pass
+    elsewhere = Ticket(tmp_path / "elsewhere" / "s.zarr", ticket.token, ticket.listing)
+    with pytest.raises(InputError, match="not to be seen on"), joined_session(elsewhere):
         pass
 
 

@@ -325,6 +325,15 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is th
 KeepGoing = Annotated[
     bool, typer.Option("--keep-going", help="List recordings that fail, and go on with the others.")
 ]
+DaskAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--dask",
+        metavar="ADDRESS|local:N",
+        help="Work on the workers of a Dask scheduler, or on N processes of this machine.",
+        rich_help_panel=ADVANCED,
+    ),
+]
 MovedWeights = Annotated[
     list[Path] | None,
     typer.Option(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from toptune.machine.display import count, one_or
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+    from toptune.cluster import Cluster
     from toptune.sweeps.results import Outcome
 
 
@@ -175,6 +177,30 @@ def _notes_on_data(metrics: dict[str, Any]) -> Iterator[str]:
 def _brief(value: Any) -> str:
     values = value if isinstance(value, list) else [value]
     return ", ".join(f"{v:.2g}" for v in values)
+
+
+@contextmanager
+def opened_cluster(dask: str | None) -> Iterator[Cluster | None]:
+    """Open the workers that are asked for, if any, and tell where Dask shows its work."""
+    if dask is None:
+        yield None
+        return
+    from toptune.cluster import open_cluster
+    from toptune.cluster.client import require_dask
+
+    require_dask(dask)
+    quieten_dask()
+    with open_cluster(dask) as cluster:
+        say(f"Dask: {cluster.address}; dashboard: {cluster.dashboard}")
+        yield cluster
+
+
+def quieten_dask() -> None:
+    """Leave what Dask's processes tell of themselves to their own logs."""
+    import distributed  # noqa: F401  # it sets levels when it is imported
+
+    for name in ("distributed", "distributed.client", "distributed.nanny", "tornado"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 # --- progress bars, where stderr is a terminal

@@ -13,6 +13,7 @@ from toptune.cli.options import (
     SEED,
     ARecording,
     AsJson,
+    DaskAddress,
     DevicesCsv,
     KeepGoing,
     Machine,
@@ -27,6 +28,7 @@ from toptune.cli.options import (
 from toptune.cli.printing import (
     command_line,
     free_name,
+    opened_cluster,
     print_json,
     tell,
     watch_count,
@@ -351,6 +353,7 @@ def extract(
     resume: Annotated[
         bool, typer.Option("--resume/--overwrite", help="Go on with a store, or start it anew.")
     ] = True,
+    dask: DaskAddress = None,
     as_json: AsJson = False,
 ) -> None:
     """Detect spikes, draw windows, describe them, and keep it all in a store."""
@@ -360,7 +363,7 @@ def extract(
         require_backbone(backbone)
     from toptune.extraction import extract as run
 
-    with watch_recordings() as progress:
+    with opened_cluster(dask) as cluster, watch_recordings() as progress:
         result = run(
             devices,
             store,
@@ -371,6 +374,7 @@ def extract(
             compute=machine,
             keep_going=keep_going,
             overwrite=not resume,
+            dask=cluster,
             progress=progress,
         )
     if as_json:

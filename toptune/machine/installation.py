@@ -6,9 +6,11 @@ toptune/_assets; a checkout, or an editable installation of one, has them beside
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import sys
+from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -72,8 +74,23 @@ def describe_environment(device: str) -> dict[str, Any]:
         "torch_threads": None if torch is None else torch.get_num_threads(),
         "device": device,
         "device_name": torch.cuda.get_device_name(device) if on_gpu else None,
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": package_versions(),
     }
+
+
+def package_versions() -> dict[str, str | None]:
+    """Give the versions of toptune and of the packages that compute; None where one is missing."""
+    return {name: _version(name) for name in _PACKAGES}
+
+
+@cache
+def code_digest() -> str:
+    """Give the sha256 of this installation's own program files, which tells a changed one."""
+    digest = hashlib.sha256()
+    for path in sorted(_PACKAGE.rglob("*.py")):
+        digest.update(path.relative_to(_PACKAGE).as_posix().encode() + b"\0")
+        digest.update(path.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def _version(package: str) -> str | None:

@@ -1,7 +1,8 @@
 """Writing into one store by several processes at a time.
 
 All processes that write at a time list the same recordings, and each recording is written by one of
-them. Readers need no lock.
+them. Readers need no lock. A process may let others join, on any machine that sees the same files:
+they write for it, and need not know the list.
 
 The lock files are beside the store, in ``.NAME.zarr.locks``: ``store.lock`` is held while a process
 begins or ends; each process holds a file of its own as long as it works, and one for each recording
@@ -11,13 +12,14 @@ that it works on.
 from __future__ import annotations
 
 import os
+import platform
 import re
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from toptune.errors import InputError
 from toptune.features.table import RecordingInfo
@@ -29,12 +31,26 @@ from toptune.store.feature_store import ASIDE, FeatureStore
 _SESSION = "session-"
 
 
+class Ticket(NamedTuple):
+    """A session that others may join."""
+
+    store: Path
+    token: str  # who lets them join
+    listing: str  # digest of the recordings that are listed
+
+
 class StoreSession:
     """One process's part in writing a store whose recordings are listed."""
 
-    def __init__(self, store: FeatureStore, locks: Path) -> None:
+    def __init__(self, store: FeatureStore, locks: Path, listing: str) -> None:
         self.store = store
         self._locks = locks
+        self._listing = listing
+
+    @property
+    def ticket(self) -> Ticket:
+        """With which other processes join, as long as this session lasts."""
+        return Ticket(self.store.path.resolve(), self.store.writer, self._listing)
 
     def claim(self, name: str, *, wait: bool) -> AbstractContextManager[bool]:
         """Claim a recording, by its name in the store, for a while.
@@ -67,11 +83,10 @@ def writing_session(
     StorageError
         The store cannot be written.
     """
-    real = path.resolve()
-    locks = real.with_name(f".{real.name}.locks")
+    real, locks = _locks_of(path)
     listing = content_key([(r.name, r.device, r.label, r.columns) for r in listed])
-    token = f"s{secrets.token_hex(4)}"
-    mine = locks / f"{_SESSION}{token}-{listing}.lock"
+    token = _new_token()
+    mine = _lock_of(locks, token, listing)
     with ExitStack() as held_while_writing:
         with held(locks / "store.lock"):
             others = _others(locks)
@@ -83,8 +98,58 @@ def writing_session(
             store = _open(path, settings, anew=anew)
             store.writer = token
             store.list_recordings(listed, devices_file)
-        yield StoreSession(store, locks)
-    _tidy(locks)
+        yield StoreSession(store, locks, listing)
+    _tidy(real, locks)
+
+
+@contextmanager
+def joined_session(ticket: Ticket, store: FeatureStore | None = None) -> Iterator[StoreSession]:
+    """Write for another process, into the store that it has open for writing.
+
+    `store` is that store where this process has opened it before.
+
+    Raises
+    ------
+    InputError
+        The other process has ended; the store is not there, on this machine.
+    StorageError
+        The store cannot be written.
+    """
+    real, locks = _locks_of(ticket.store)
+    if not locks.is_dir():
+        raise InputError(
+            f"{ticket.store}: not to be seen on {platform.node()}: give a path on a file system"
+            " that all workers share, under the same name"
+        )
+    token = _new_token()
+    mine = _lock_of(locks, token, ticket.listing)
+    with ExitStack() as held_while_writing:
+        with held(locks / "store.lock"):
+            if not is_held(_lock_of(locks, ticket.token, ticket.listing)):
+                raise InputError(
+                    f"{ticket.store}: the process that this one writes for has ended, or"
+                    f" {platform.node()} does not see its locks: have the file system mounted with"
+                    " locks"
+                )
+            held_while_writing.callback(mine.unlink, missing_ok=True)
+            held_while_writing.enter_context(held(mine))
+        opened = FeatureStore(real) if store is None else store
+        opened.writer = token
+        yield StoreSession(opened, locks, ticket.listing)
+
+
+def _locks_of(path: Path) -> tuple[Path, Path]:
+    """Give a store's path without links, and the folder of its locks."""
+    real = path.resolve()
+    return real, real.with_name(f".{real.name}.locks")
+
+
+def _lock_of(locks: Path, token: str, listing: str) -> Path:
+    return locks / f"{_SESSION}{token}-{listing}.lock"
+
+
+def _new_token() -> str:
+    return f"s{secrets.token_hex(4)}"
 
 
 @contextmanager
@@ -93,8 +158,7 @@ def alone(path: Path) -> Iterator[None]:
 
     It is an InputError if a process is writing into it.
     """
-    real = path.resolve()
-    locks = real.with_name(f".{real.name}.locks")
+    _, locks = _locks_of(path)
     with held(locks / "store.lock"):
         if _others(locks):
             raise InputError(
@@ -200,9 +264,11 @@ def _is_running(writer: str) -> bool:
     return int(writer) != os.getpid()
 
 
-def _tidy(locks: Path) -> None:
-    """Remove the lock files of recordings when nobody can be holding them."""
+def _tidy(path: Path, locks: Path) -> None:
+    """Remove what processes left that joined and died, and lock files that nobody can hold."""
     with held(locks / "store.lock"):
-        if not _others(locks):
+        others = _others(locks)
+        _remove_leftovers(path, {token for token, _ in others})
+        if not others:
             for lock in locks.glob("recording-*.lock"):
                 lock.unlink(missing_ok=True)

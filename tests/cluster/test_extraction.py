@@ -1,0 +1,226 @@
+"""Extraction by Dask's workers gives the store of a single process, whatever dies meanwhile."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dask_processes import DaskProcesses, dask_processes
+from needs import package
+from small_data import write_data_set
+
+from toptune.backbones import loading
+from toptune.cluster import Cluster, client, open_cluster
+from toptune.errors import InputError, InputErrors, ToptuneError
+from toptune.extraction import ExtractionResult, extract
+from toptune.params import Backbone, Compute, Picture, Windows
+
+pytestmark = [
+    pytest.mark.usefixtures("one_torch_thread", "tiny_backbones"),
+    # Of Dask's own: sockets of a scheduler that is gone.
+    pytest.mark.filterwarnings(
+        "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+    ),
+]
+
+WINDOWS = Windows(width_s=2.0, stride_s=1.0)
+TINY = Backbone(name="tiny", weights="random")
+PICTURES = (Picture(), Picture(kind="raster"))
+
+
+class Progress:
+    """Does something when a recording of some numbers is done."""
+
+    def __init__(self, after: Collection[int], act: Callable[[], object]) -> None:
+        self._after = after
+        self._act = act
+
+    def recording(self, number: int, total: int, name: str) -> None:
+        del total, name
+        if number in self._after:
+            self._act()
+
+    def stage(self, name: str, done: int, total: int) -> None: ...
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _dask_is_there() -> None:
+    package("distributed")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_data_set(folder)
+    assert extracted(folder, "alone.zarr").done == 6
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskProcesses]:
+    """A scheduler and two workers, whom no test harms."""
+    with dask_processes(tmp_path_factory.mktemp("dask")) as processes:
+        processes.scheduler()
+        processes.worker()
+        processes.worker()
+        processes.wait_for_workers(2)
+        yield processes
+
+
+@pytest.fixture(scope="module")
+def cluster(dask: DaskProcesses) -> Iterator[Cluster]:
+    with open_cluster(dask.address) as opened:
+        yield opened
+
+
+def extracted(folder: Path, store: str, **options: Any) -> ExtractionResult:
+    return extract(
+        folder / "devices.csv", folder / store, windows=WINDOWS, picture=PICTURES, backbone=TINY,
+        **options,
+    )  # fmt: skip
+
+
+def content(store: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(store).as_posix(): path.read_bytes() if path.is_file() else b"folder"
+        for path in store.rglob("*")
+    }
+
+
+def same(folder: Path, store: str) -> bool:
+    return content(folder / store) == content(folder / "alone.zarr")
+
+
+def test_two_workers_make_the_store_of_a_single_process(data: Path, cluster: Cluster) -> None:
+    result = extracted(data, "two.zarr", dask=cluster)
+    assert same(data, "two.zarr")
+    assert (result.done, result.reused, result.spikes_reused) == (6, 0, 0)
+    assert result.n_windows == 6 * 7
+    again = extracted(data, "two.zarr", dask=cluster)
+    assert (again.done, again.reused) == (0, 6)
+    locks = data / ".two.zarr.locks"
+    assert [one.name for one in locks.iterdir()] == ["store.lock"]
+
+
+@pytest.fixture(scope="module")
+def doomed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskProcesses]:
+    """A scheduler and two workers, of which one dies."""
+    with dask_processes(tmp_path_factory.mktemp("doomed")) as processes:
+        processes.scheduler()
+        processes.worker(TOPTUNE_TEST_DIES="5")  # in its second recording
+        processes.worker()
+        processes.wait_for_workers(2)
+        yield processes
+
+
+def test_a_worker_that_is_killed_midway_changes_nothing(data: Path, doomed: DaskProcesses) -> None:
+    _, victim, other = doomed.started
+    seen: set[str] = set()
+
+    def look() -> None:
+        seen.update(one.name for one in (data / "killed.zarr").glob(".writing-*"))
+
+    progress = Progress(range(1, 7), look)
+    result = extracted(data, "killed.zarr", dask=doomed.address, progress=progress)
+    assert victim.wait() == -signal.SIGKILL
+    assert other.poll() is None
+    assert seen  # what it left unpublished
+    assert same(data, "killed.zarr")
+    assert result.n_windows == 6 * 7
+    assert result.done + result.reused == 6
+
+
+def test_a_scheduler_that_starts_again_is_waited_for(data: Path, doomed: DaskProcesses) -> None:
+    scheduler = doomed.started[0]
+
+    def restart() -> None:
+        scheduler.kill()
+        scheduler.wait()
+        doomed.scheduler()
+        doomed.worker()
+
+    extracted(data, "restarted.zarr", dask=doomed.address, progress=Progress([2], restart))
+    assert same(data, "restarted.zarr")
+
+
+def test_what_was_interrupted_goes_on_alone(data: Path, cluster: Cluster) -> None:
+    def interrupt() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        extracted(data, "interrupted.zarr", dask=cluster, progress=Progress([2], interrupt))
+    assert threading.active_count() <= before + 1
+    extracted(data, "interrupted.zarr")
+    assert same(data, "interrupted.zarr")
+
+
+def test_a_recording_that_fails_is_listed_as_a_single_process_does(
+    data: Path, cluster: Cluster, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(data, tmp_path / "bad")
+    with (folder / "r3.h5").open("r+b") as file:
+        file.truncate(file.seek(0, os.SEEK_END) * 2 // 3)
+    here = extracted(folder, "here.zarr", keep_going=True)
+    there = extracted(folder, "there.zarr", keep_going=True, dask=cluster)
+    assert [name for name, _ in here.failed] == ["r3.h5"]
+    assert there.failed == here.failed
+    assert content(folder / "there.zarr") == content(folder / "here.zarr")
+
+
+def test_workers_of_another_version_and_with_another_clock_are_refused(tmp_path: Path) -> None:
+    with dask_processes(tmp_path) as dask:
+        dask.scheduler()
+        dask.worker(TOPTUNE_TEST_VERSION="9.9")
+        dask.worker(TOPTUNE_TEST_CLOCK_S="90")
+        dask.wait_for_workers(2)
+        with pytest.raises(InputErrors) as refused, open_cluster(dask.address):
+            pass
+    version, clock = sorted(refused.value.problems, key=lambda one: "clock" in one)
+    assert "has toptune 9.9, and the caller " in version
+    assert re.search("is (8|9)[0-9] s ahead: have both set by NTP", clock)
+
+
+def test_a_worker_with_other_weights_is_refused(
+    data: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = loading.load_backbone
+    # As where the file differs; the workers have that of all other tests.
+    monkeypatch.setattr(
+        loading, "load_backbone", lambda params: replace(real(params), weights_sha256="f" * 64)
+    )
+    told = r"process \d+: the weights random of tiny are others .*, not ffffffff"
+    with pytest.raises(InputError, match=told):
+        extracted(data, "weights.zarr", dask=cluster)
+
+
+def test_a_gpu_that_no_worker_offers_is_refused(data: Path, cluster: Cluster) -> None:
+    with pytest.raises(InputError, match="no worker offers a GPU"):
+        extracted(data, "gpu.zarr", dask=cluster, compute=Compute(device="cuda"))
+    assert cluster.device("auto") == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("dask", "told"),
+    [
+        ("local:0", "whole number of processes from 1"),
+        ("local:two", "whole number of processes from 1"),
+        ("scheduler", "is no address of a scheduler"),
+        ("tcp://127.0.0.1:1", "no scheduler answers there"),
+    ],
+)
+def test_an_address_that_is_none_is_refused(
+    data: Path, dask: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "_CONNECT_S", 0.5)
+    with pytest.raises(ToptuneError, match=told):
+        extracted(data, "none.zarr", dask=dask)
+    assert not (data / "none.zarr").exists()

@@ -1,0 +1,73 @@
+"""A scheduler and workers of Dask, each a process of its own, as users start them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import toptune
+
+_PATHS = [str(Path(__file__).parent), str(Path(toptune.__file__).parents[1])]
+
+
+class DaskProcesses:
+    """Processes that end with the context in which they were made."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.started: list[subprocess.Popen[bytes]] = []
+        self.port = free_port()
+
+    @property
+    def address(self) -> str:
+        return f"tcp://127.0.0.1:{self.port}"
+
+    def scheduler(self) -> subprocess.Popen[bytes]:
+        words = ("--host", "127.0.0.1", "--port", str(self.port), "--no-dashboard")
+        return self._start("scheduler", *words)
+
+    def worker(self, *words: str, **environment: str) -> subprocess.Popen[bytes]:
+        """Start a worker without a nanny, so that one that is killed stays away."""
+        preload = ("--preload", "tiny_worker", "--no-nanny", "--no-dashboard", "--nthreads", "1")
+        where = ("--local-directory", str(self.folder))
+        return self._start("worker", self.address, *preload, *where, *words, **environment)
+
+    def wait_for_workers(self, n: int) -> None:
+        from distributed import Client
+
+        with Client(self.address, set_as_default=False, timeout=60) as client:
+            client.wait_for_workers(n, timeout=120)
+
+    def _start(self, kind: str, *words: str, **environment: str) -> subprocess.Popen[bytes]:
+        log = (self.folder / f"{kind}-{len(self.started)}.log").open("wb")
+        with log:
+            child = subprocess.Popen(
+                [sys.executable, "-m", f"distributed.cli.dask_{kind}", *words],
+                stdout=log, stderr=log,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(_PATHS), **environment},
+            )  # fmt: skip
+        self.started.append(child)
+        return child
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+@contextmanager
+def dask_processes(folder: Path) -> Iterator[DaskProcesses]:
+    processes = DaskProcesses(folder)
+    try:
+        yield processes
+    finally:
+        for child in processes.started:
+            child.kill()
+            child.wait()
