@@ -406,6 +406,10 @@ class Launched(NamedTuple):
     end: Any
 
 
+# Kernels that read, and may write, all samples once.
+OF_ALL_SAMPLES = {"highpass_probe", "highpass_run", "sum_blocks", "rank_count", "ptsd_extremes"}
+
+
 class Marks:
     """Marks in time: CUDA events in the current stream of CuPy, or the CPU's clock."""
 
@@ -493,8 +497,8 @@ class Watched:
     def by_kernel(self, copy_bytes_per_s: float) -> dict[str, Figures]:
         """Sum what was launched since the last call, by kernel.
 
-        The bytes are those of all arrays that a kernel is given, each once: more than it moves
-        where it looks at some of an array only.
+        Of kernels that go through all samples, the bytes of all arrays that they are given, each
+        once, are what they move. Others look at some of an array only.
         """
         seconds: dict[str, float] = defaultdict(float)
         n_bytes: dict[str, int] = defaultdict(int)
@@ -504,15 +508,13 @@ class Watched:
             n_bytes[one.name] += one.argument_bytes
             count[one.name] += 1
         self.log.clear()
-        return {
-            name: {
-                "launches": count[name],
-                "ms": 1000 * seconds[name],
-                "argument_bytes": n_bytes[name],
-                "share_of_copy": n_bytes[name] / max(seconds[name], 1e-9) / copy_bytes_per_s,
-            }
-            for name in seconds
-        }
+        found: dict[str, Figures] = {}
+        for name, took in seconds.items():
+            found[name] = {"launches": count[name], "ms": 1000 * took}
+            if name in OF_ALL_SAMPLES:
+                share = n_bytes[name] / max(took, 1e-9) / copy_bytes_per_s
+                found[name] |= {"bytes": n_bytes[name], "share_of_copy": share}
+        return found
 
 
 class Bench:
@@ -590,9 +592,10 @@ def rows_of_spikes(job: Job, name: str, found: Figures) -> None:
         wanted, met = ("", None) if least is None else (f">= {least:g}", share >= least)
         job.row(f"{name}: share of the speed of a copy", share, "", wanted, met)
         for kernel, facts in found["kernels"].items():
-            moved_share = f"{facts['share_of_copy']:.2g} of a copy's bytes/s at most"
-            what = f"{name}: {kernel}, launched {facts['launches']} x"
-            job.row(what, f"{facts['ms']:.4g} ms, {moved_share}")
+            told = f"{facts['ms']:.4g} ms"
+            if "share_of_copy" in facts:
+                told += f", {facts['share_of_copy']:.2g} of a copy's bytes/s"
+            job.row(f"{name}: {kernel}, launched {facts['launches']} x", told)
     if "n_different" in found:
         n = found["n_different"]
         what = f"{name}: of {found['n_compared']:,}, different from the CPU"

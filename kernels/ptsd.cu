@@ -143,12 +143,19 @@ extern "C" __global__ void ptsd_extremes(
     for (i32 b = (i32)threadIdx.x; b < PTSD_TILE && block + b < blocks; b += THREADS) {
       const float *row = tile + b * (PTSD_BLOCK + 1);
       const i32 last = (i32)smaller(PTSD_BLOCK, to - b * PTSD_BLOCK);
-      i32 i = (i32)larger(0, from - b * PTSD_BLOCK);
-      float lowest = row[i];
-      float highest = row[i];
-      for (++i; i < last; ++i) {
-        lowest = row[i] < lowest ? row[i] : lowest;
-        highest = row[i] > highest ? row[i] : highest;
+      const i32 begins = (i32)larger(0, from - b * PTSD_BLOCK);
+      float lowest = row[begins];
+      float highest = row[begins];
+      if (begins == 0 && last == PTSD_BLOCK) {  // nearly all: of a number known to the compiler
+        for (i32 i = 1; i < PTSD_BLOCK; ++i) {
+          lowest = fminf(lowest, row[i]);
+          highest = fmaxf(highest, row[i]);
+        }
+      } else {
+        for (i32 i = begins + 1; i < last; ++i) {
+          lowest = fminf(lowest, row[i]);
+          highest = fmaxf(highest, row[i]);
+        }
       }
       low[channel * blocks + block + b] = lowest;
       high[channel * blocks + block + b] = highest;
@@ -164,8 +171,8 @@ __device__ bool spans(
   float lowest = low[0];
   float highest = high[0];
   for (i64 b = 1; b <= last; ++b) {
-    lowest = low[b] < lowest ? low[b] : lowest;
-    highest = high[b] > highest ? high[b] : highest;
+    lowest = fminf(lowest, low[b]);
+    highest = fmaxf(highest, high[b]);
   }
   return (highest - mean) - (lowest - mean) >= threshold;
 }

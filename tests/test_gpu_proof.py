@@ -104,7 +104,8 @@ def test_kernels_are_timed_each_and_equal_the_cpu(proof: Proof) -> None:
         kernels = parts[name]["kernels"]
         assert kernels
         assert all(kernel.startswith(prefix) for kernel in kernels)
-        assert all(k["ms"] > 0 and k["argument_bytes"] > 0 for k in kernels.values())
+        assert all(k["ms"] > 0 for k in kernels.values())
+        assert any(k.get("bytes", 0) > 0 and k["share_of_copy"] > 0 for k in kernels.values())
     assert parts["subnormal numbers"]["n_kept"] == parts["subnormal numbers"]["n_subnormal"] > 1000
     assert parts["empty arrays through DLPack"]["holds"]
 

@@ -108,6 +108,19 @@ def test_a_channel_that_fades_keeps_its_subnormal_numbers(
     DeviceHighPass(host, params, RATE_HZ).apply(x, expected)
     DeviceHighPass(gpu, params, RATE_HZ).apply(gpu.xp.asarray(x), got)
     np.testing.assert_array_equal(to_host(got), expected)
+    # As they are, and with spikes of subnormal size.
+    x = x[:, ::7] * np.where(np.arange(572) % 5 == 0, -1, 1).astype(np.float32)
+    limits = np.full(3, 1e-41, np.float32)
+    spikes = detect_spikes(x, RATE_HZ, Ptsd(), limits)
+    assert np.count_nonzero(spikes.peak_to_peak_uv < np.finfo(np.float32).tiny) > 5
+    found = detect_spikes_on(gpu, gpu.xp.asarray(x), Ptsd(), limits)
+    assert_same_bits(found.to_host(), spikes)
+    faded = decaying()[:2, 1900:2900]
+    for noise in ("smallest_sd", "mad"):
+        thresholds = noise_thresholds_on(gpu, gpu.xp.asarray(faded), 100.0, Ptsd(noise=noise))
+        assert not thresholds.dead.any()
+        on_cpu = noise_thresholds(faded, 100.0, Ptsd(noise=noise))
+        np.testing.assert_array_equal(thresholds.noise_sd_uv, on_cpu.noise_sd_uv)
 
 
 @pytest.mark.usefixtures("_active")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from cuda_on_cpu import HostAccelerator, Launch
+from cuda_on_cpu import HostAccelerator, Launch, decaying
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -46,7 +46,7 @@ def device(
     return HostAccelerator(folder, shapes=dict(zip(names, request.param, strict=True)))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(case=chunked_cases(), launch=launches)
 def test_spikes_are_the_cpus_bit_for_bit_however_chunked_and_selected(
     device: HostAccelerator, case: ChunkedCase, launch: Launch
@@ -55,7 +55,7 @@ def test_spikes_are_the_cpus_bit_for_bit_however_chunked_and_selected(
     case.check_on(device)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     x=voltages(),
     threshold_sd=st.sampled_from([0.5, 2.0, 5.0]),
@@ -137,7 +137,7 @@ def test_the_host_waits_once_for_all_chunks_and_segments(
     assert waited == [2]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(x=voltages(), times=milliseconds, launch=launches)
 def test_heads_are_the_candidates_no_earlier_one_can_pass(
     device: HostAccelerator, x: NDArray[np.float32], times: tuple[int, int, int], launch: Launch
@@ -160,7 +160,7 @@ def test_heads_are_the_candidates_no_earlier_one_can_pass(
         assert head[i] == (earlier.max(initial=0) <= sample[i])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(x=voltages(), cut=st.floats(0, 1), reach=st.integers(1, 60), launch=launches)
 def test_extremes_are_those_of_the_samples_that_the_chunk_holds(
     device: HostAccelerator, x: NDArray[np.float32], cut: float, reach: int, launch: Launch
@@ -191,6 +191,17 @@ def test_amplitude_equal_to_the_threshold_is_a_spike(device: HostAccelerator) ->
     got = streamed(device, x, PtsdSamples.at(Ptsd(), RATE_HZ), threshold, [1500], ALONE)
     assert got.sample.size > 0
     assert_same_bits(got, detect_spikes(x, RATE_HZ, Ptsd(), threshold, n_jobs=1))
+
+
+def test_spikes_of_subnormal_size_are_the_cpus(device: HostAccelerator) -> None:
+    device.how = Launch()
+    x = decaying()[:, ::7] * np.where(np.arange(572) % 5 == 0, -1, 1).astype(np.float32)
+    limits = np.full(3, 1e-41, np.float32)
+    expected = detect_spikes(x, RATE_HZ, Ptsd(), limits, n_jobs=1)
+    small = expected.peak_to_peak_uv < np.finfo(np.float32).tiny
+    assert np.count_nonzero(small) > 5
+    times = PtsdSamples.at(Ptsd(), RATE_HZ)
+    assert_same_bits(streamed(device, x, times, limits, [300], ALONE), expected)
 
 
 def test_a_quiet_recording_has_no_spikes(device: HostAccelerator) -> None:

@@ -25,12 +25,14 @@ from toptune.spikes.noise import Thresholds, noise_windows, thresholds_from
 from toptune.spikes.ptsd import channel_mean
 from toptune.spikes.ptsd_compiled import BLOCK
 
-NOISE_SHAPES = {"NOISE_LEAF": 128, "RANK_BITS": 11, "RANK_TILE": 65536}
 # Chunks whose length is a multiple of this give the same samples as the whole, bit for bit.
 HIGHPASS_BLOCK = 128
 # Blocks of samples for a block of threads: as few as fit into 17 KB of shared memory, so that a
 # multiprocessor has a dozen blocks of threads, of which some load while others compute.
 _TILE = 32
+SUM_SHAPES = {"SUM_BLOCK": BLOCK, "SUM_TILE": _TILE}
+HIGHPASS_SHAPES = {"HIGHPASS_BLOCK": HIGHPASS_BLOCK, "HIGHPASS_TILE": _TILE}
+NOISE_SHAPES = {"NOISE_LEAF": 128, "RANK_BITS": 11, "RANK_TILE": 65536}
 
 
 class DeviceHighPass:
@@ -46,10 +48,7 @@ class DeviceHighPass:
             return
         self._n_sections = len(sos)
         self._kernels = device.kernels(
-            "highpass",
-            HIGHPASS_BLOCK=HIGHPASS_BLOCK,
-            HIGHPASS_SECTIONS=self._n_sections,
-            HIGHPASS_TILE=_TILE,
+            "highpass", **HIGHPASS_SHAPES, HIGHPASS_SECTIONS=self._n_sections
         )
         self._sos = self._xp.asarray(np.ascontiguousarray(sos, np.float64))
         self._silence = self._xp.asarray(_after_silence(sos, HIGHPASS_BLOCK))
@@ -117,7 +116,7 @@ def channel_means(
     `names` are its channels', for messages. NaN or infinity is an `InputError`.
     """
     xp = device.xp
-    kernels = device.kernels("sums", SUM_BLOCK=BLOCK, SUM_TILE=_TILE)
+    kernels = device.kernels("sums", **SUM_SHAPES)
     channels = samples_uv.shape[0]
     total = xp.zeros(channels, np.float64)
     for segment in (s for s in segments if s.n_samples):
