@@ -114,7 +114,7 @@ def test_all_public_names_are_there() -> None:
         "Backbone Compute FalkonClassifier FeatureStore HighPass InputError MLPClassifier Picture"
         " Ptsd RECOMMENDED_PICTURES SpikeSettings SpikeTrains Spikes ToptuneError Windows"
         " __version__ detect_recording detect_spikes explain extract fit leave_one_group_out"
-        " open_recording plot predict read_devices report simulate sweep"
+        " open_recording plot predict read_devices report simulate stream sweep"
     )
     assert sorted(toptune.__all__) == sorted(names.split())
     documented = (Path(__file__).parents[1] / "docs" / "api.md").read_text("utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from live_cases import ArraySource, cut, voltage
 from numpy.typing import NDArray
 from small_data import CLASS_RATES_HZ, write_data_set, write_mcs
 
-import toptune
 from toptune.errors import InputError
 from toptune.extraction import extract
+from toptune.features.burst_features import BurstFeatureParams
 from toptune.features.electrodes import Float32
+from toptune.features.table import FeatureTable
+from toptune.heads.falkon.classifier import FalkonClassifier
 from toptune.live import (
     Block,
     Calibration,
@@ -32,10 +35,12 @@ from toptune.params import Backbone, Compute, Picture, Windows
 from toptune.prediction import predict
 from toptune.recordings.mcs import McsRecording
 from toptune.recordings.trains import Segment
-from toptune.runs.model import read_model
+from toptune.runs.model import read_model, trained_model, write_model
 from toptune.runs.predictor import FoundRecording, JudgedWindows, Predictor
 from toptune.runs.verdicts import RecordingPrediction
 from toptune.spikes.streaming import detect_recording
+from toptune.store.feature_store import FeatureStore
+from toptune.store.tables import table_for
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread", "tiny_backbones")
 
@@ -45,30 +50,46 @@ ONE_THREAD = Compute(device="cpu", n_jobs=1)
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Recordings, a store, and runs: of one picture, and of three views; look, do not touch."""
+    """A store, and models: of one picture, and of three views; look, do not touch."""
     folder = tmp_path_factory.mktemp("made")
     devices = write_data_set(folder)
     for windows, picture in (
         (Windows(width_s=3, stride_s=1), Picture()),
         (Windows(width_s=2, stride_s=0.5), Picture(kind="raster")),
-        (Windows(width_s=3, stride_s=1), Picture(count_axis="recording")),
     ):
         extract(devices, folder / "s.zarr", backbone=TINY, windows=windows, picture=picture)
-    sets = {
-        "one": ["histogram window"],
-        "three": ["histogram window", "raster", "parameters"],
-        "axis": ["histogram recording"],
-    }
-    for name, features in sets.items():
-        fit(folder, name, features)
-    fit(folder, "whole", (), head="parameters")
+    store = FeatureStore(folder / "s.zarr")
+    train(store, table_for(store, "falkon", ["histogram"]), folder / "one")
+    three = table_for(store, "falkon", ["histogram", "raster", "parameters"])
+    train(store, three, folder / "three")
     return folder
 
 
-def fit(folder: Path, name: str, features: Any, head: str = "falkon") -> None:
-    toptune.fit(
-        folder / "s.zarr", folder / name, head=head, features=features, tune=False, permutations=0
+def train(store: FeatureStore, table: FeatureTable, folder: Path) -> None:
+    """Write a model, as a fit does, but for its scores."""
+    label = np.array([table.recordings[row].label for row in table.recording])
+    device = np.array([table.recordings[row].device for row in table.recording])
+    estimator = FalkonClassifier(width=0.3, penalty=1e-4, view_sizes=table.view_sizes)
+    scores = {"n_devices": 6, "device_accuracy": 1.0, "device_accuracy_ci95": [0.6, 1.0]}
+    model = trained_model(
+        "falkon",
+        estimator.fit(table.features, label),
+        table,
+        store.training_facts(table),
+        left_out=device,
+        scores=scores | {"chance": 0.33},
+        inverse_temperature=3.0,
     )
+    write_model(folder, model)
+
+
+def changed(folder: Path, to: Path, **params: Any) -> Path:
+    """Write a copy of a model whose only view has other parameters."""
+    model = read_model(folder)
+    (view,) = model.provenance["views"]
+    views = [{**view, "params": params or view["params"]}]
+    write_model(to, replace(model, provenance={**model.provenance, "views": views}))
+    return to
 
 
 class Watched:
@@ -268,15 +289,16 @@ def test_a_source_too_short_for_a_window_has_no_verdict(made: Path) -> None:
     assert result.failed == (("<memory>", "no window of 3 s without a gap in 2.0 s"),)
 
 
-@pytest.mark.parametrize(
-    ("run", "message"), [("axis", "count_axis='recording'"), ("whole", "judges whole recordings")]
-)
-def test_a_model_that_needs_the_whole_recording_is_refused(
-    run: str, message: str, made: Path
-) -> None:
-    source = ArraySource(voltage(3, 20_000), 1e4)
-    with pytest.raises(InputError, match=message):
-        LiveSession(made / run, source)
+def test_a_model_that_needs_the_whole_recording_is_refused(made: Path, tmp_path: Path) -> None:
+    params = read_model(made / "one").provenance["views"][0]["params"]
+    picture = Picture(count_axis="recording").to_json()
+    axis = changed(made / "one", tmp_path / "axis", **{**params, "picture": picture})
+    whole = changed(made / "one", tmp_path / "whole", **BurstFeatureParams().to_json())
+    for model, message in ((axis, "count_axis='recording'"), (whole, "judges whole recordings")):
+        source = ArraySource(voltage(3, 20_000), 1e4)
+        with pytest.raises(InputError, match=message):
+            stream(model, source)
+        assert source.closed
 
 
 def test_a_recording_unlike_training_is_flagged_while_it_goes_on(made: Path) -> None:
@@ -310,10 +332,10 @@ def test_an_hour_is_watched_in_the_memory_of_its_first_minutes(made: Path) -> No
 
 def held(session: LiveSession) -> int:
     """Count the spikes, windows and blocks that a session holds, and tens of samples."""
-    windows, walk = session._windows, session._detector._walk
+    judge, walk = session._judge, session._detector._walk
     spikes = sum(
         len(s._spikes.sample) + sum(len(n.sample) for n in s._new)
-        for s in windows._stretches.values()
+        for s in judge.windows._stretches.values()
     )
-    waiting = sum(len(v.waiting) for v in windows._views) + len(session._arrived)
+    waiting = sum(len(v.waiting) for v in judge.windows._views) + len(judge._arrived)
     return spikes + waiting + (0 if walk is None else walk._held.size // 1000)

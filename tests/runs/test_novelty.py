@@ -246,3 +246,19 @@ def test_limits_come_back_from_json() -> None:
     )
     with pytest.raises(ValueError, match="do not fit the kernel"):
         NoveltyLimits.from_json(json.loads(text), limits.reference[:, :4])
+
+
+@pytest.mark.parametrize("n", [1, 7, 8, 9, 20])
+def test_rows_are_judged_alike_whoever_comes_with_them(n: int) -> None:
+    limits = make_limits()
+    rows = make_rows(20, n)
+    together = limits.nearness_of(rows)
+    alone = np.concatenate([limits.nearness_of(rows[k : k + 1]) for k in range(n)])
+    np.testing.assert_array_equal(together, alone)
+    expected = limits.nearness.largest(rows, limits.reference)
+    np.testing.assert_allclose(together, expected, rtol=1e-12)
+
+
+def test_no_rows_are_judged_too() -> None:
+    limits = make_limits()
+    assert limits.nearness_of(limits.reference[:0]).shape == (0,)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from toptune.errors import InputError
 from toptune.evaluation.scores import majority
 from toptune.features.extractor import FeatureExtractor
-from toptune.live.blocks import Block, Note, Source
+from toptune.live.blocks import Block, Note, Source, SourceInfo
 from toptune.live.detection import Calibration, CertainSpikes, LiveDetector, in_one
 from toptune.live.replay import Speed
 from toptune.live.sources import open_source
@@ -146,6 +146,150 @@ class CalibrationProgress:
 LiveEvent = LiveVerdict | Note | CalibrationProgress
 
 
+class LiveJudge:
+    """Judges the windows of a source as soon as their spikes are known.
+
+    Parameters
+    ----------
+    model
+        That judges.
+    info
+        Of the source.
+    stride_s
+        Seconds from one verdict to the next; the model's own if None.
+    weights, compute
+        As for `LiveSession`.
+
+    Attributes
+    ----------
+    windows : LiveWindows
+        Which windows are complete.
+    n_dropped : int
+        Samples that were lost.
+
+    Raises
+    ------
+    InputError
+        Weights other than in training, or a model that needs whole recordings.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        info: SourceInfo,
+        stride_s: float | None = None,
+        weights: Paths = (),
+        compute: Compute | None = None,
+    ) -> None:
+        self.model = model
+        self.info = info
+        windows = _windows_of(model)
+        if stride_s is not None:
+            windows = [replace(one, stride_s=stride_s) for one in windows]
+        compute = _one_by_one(compute or Compute())
+        self._predictor = Predictor(model, list_paths(weights), compute, stride_s)
+        self.windows = LiveWindows(windows, info.channel_labels, info.sampling_rate_hz)
+        self._judged: JudgedWindows | None = None
+        self._starts_s: list[float] = []
+        self._arrived: deque[_Arrival] = deque()
+        self.n_dropped = 0
+        self._warm_up()
+
+    def arrived(self, stretch: int, stop: int, received_s: float) -> None:
+        """Note when the samples of a stretch before `stop` were at hand."""
+        self._arrived.append(_Arrival(stretch, stop, received_s))
+
+    def take(self, found: CertainSpikes) -> Iterator[LiveVerdict]:
+        """Take spikes, and judge the windows that are complete now."""
+        self.windows.add(found)
+        yield from self._verdicts()
+        self.windows.forget()
+
+    def finish(self) -> Iterator[LiveVerdict]:
+        """Judge the windows that would have waited for others."""
+        self.windows.finish()
+        yield from self._verdicts()
+
+    def facts(self) -> RecordingFacts:
+        """Say of the recording so far what `predict` says of a whole one."""
+        return RecordingFacts(
+            name=self.info.name,
+            sampling_rate_hz=self.info.sampling_rate_hz,
+            n_electrodes=len(self.info.channel_labels),
+            n_spikes=self.windows.n_spikes,
+            duration_s=self.windows.n_samples / self.info.sampling_rate_hz,
+        )
+
+    def recording(self, notes: Sequence[str]) -> RecordingPrediction | None:
+        """Let the windows so far vote; None where there is none."""
+        if self._judged is None:
+            return None
+        starts = np.array(self._starts_s)
+        return let_vote(self.model, self.facts(), starts, self._judged, notes)
+
+    def _verdicts(self) -> Iterator[LiveVerdict]:
+        """Judge the windows that are complete."""
+        due = list(self.windows.take())
+        if due:
+            judged = self._predictor.judge(self._features(due))
+            for row, windows in enumerate(due):
+                yield self._verdict(windows[self.windows.lead], judged.at(slice(row, row + 1)))
+
+    def _features(self, due: Sequence[tuple[LiveWindow, ...]]) -> NDArray[np.float32]:
+        """Describe windows, (n, d), views side by side."""
+        extractors = self._predictor.extractors
+        columns = []
+        for view, extractor in enumerate(extractors):
+            cuts = self.windows.cut(view, [windows[view] for windows in due])
+            columns.append(_rows_of(extractor, cuts, len(due)))
+        return np.concatenate(columns, axis=1)
+
+    def _verdict(self, window: LiveWindow, judged: JudgedWindows) -> LiveVerdict:
+        """Let a window vote."""
+        so_far = judged if self._judged is None else self._judged.followed_by(judged)
+        self._judged = so_far
+        self._starts_s.append(window.start_s)
+        novelty: Novelty = judge_nearness(so_far.nearness, self.facts(), self.model.novelty)
+        k = len(self.model.classes)
+        leading = self.windows.leading
+        return LiveVerdict(
+            start_s=window.start_s,
+            stop_s=window.start_s + leading.width_s,
+            classes=self.model.classes,
+            scores=judged.scores[0],
+            probabilities=judged.probabilities[0],
+            code=int(judged.codes[0]),
+            nearness=float(judged.nearness[0]),
+            unlike=bool(novelty.unlike[-1]),
+            unlike_training=novelty.unlike_training,
+            warnings=novelty.warnings,
+            counts=self.windows.histogram(window),
+            bin_s=leading.bin_ms / 1000,
+            n_spikes=self.windows.n_spikes,
+            n_dropped=self.n_dropped,
+            latency_s=self._latency_s(window),
+            votes=np.bincount(so_far.codes, minlength=k),
+            mean_probabilities=so_far.probabilities.mean(axis=0),
+        )
+
+    def _latency_s(self, window: LiveWindow) -> float:
+        """Seconds since the block with the window's last sample was at hand."""
+        last = (window.stretch, self.windows.last_sample(window))
+        while len(self._arrived) > 1 and self._arrived[0][:2] < last:
+            self._arrived.popleft()
+        return time.monotonic() - self._arrived[0].received_s
+
+    def _warm_up(self) -> None:
+        """Compile whatever the first verdict needs, on made-up spikes."""
+        labels, rate = self.info.channel_labels, self.info.sampling_rate_hz
+        rows = [
+            _rows_of(extractor, [_made_up(extractor.windows, labels, rate)], 1)
+            for extractor in self._predictor.extractors
+            if extractor.windows is not None
+        ]
+        self._predictor.judge(np.concatenate(rows, axis=1))
+
+
 class LiveSession:
     """A model that watches a source: a context manager, which closes the source.
 
@@ -190,38 +334,29 @@ class LiveSession:
         opening: OpeningOptions | None = None,
         compute: Compute | None = None,
     ) -> None:
-        self.model_path = model_folder(model)
-        self.model = read_model(self.model_path)
-        self.source = source
-        self.info = info = source.info
-        self._open = ExitStack()
-        self._open.callback(source.close)
-        windows = _windows_of(self.model)
-        compute = _one_by_one(compute or Compute())
-        pool = self._open.enter_context(thread_pool(compute.n_jobs))
-        self._detector = LiveDetector(
-            info.channel_labels,
-            info.sampling_rate_hz,
-            settings_of(self.model, opening),
-            calibration=calibration,
-            calibration_s=calibration_s,
-            pool=pool,
-        )
-        self._predictor = Predictor(self.model, list_paths(weights), compute, stride_s)
-        if stride_s is not None:
-            windows = [replace(one, stride_s=stride_s) for one in windows]
-        self._windows = LiveWindows(windows, info.channel_labels, info.sampling_rate_hz)
-        self._judged: JudgedWindows | None = None
-        self._starts_s: list[float] = []
+        compute = compute or Compute()
+        with ExitStack() as opened:
+            opened.callback(source.close)
+            self.model_path = model_folder(model)
+            self.model = read_model(self.model_path)
+            self.source = source
+            self.info = info = source.info
+            self._detector = LiveDetector(
+                info.channel_labels,
+                info.sampling_rate_hz,
+                settings_of(self.model, opening),
+                calibration=calibration,
+                calibration_s=calibration_s,
+                pool=opened.enter_context(thread_pool(compute.n_jobs)),
+            )
+            self._judge = LiveJudge(self.model, info, stride_s, weights, compute)
+            self._open = opened.pop_all()
         self._steps = _Steps(max(1, round(_STEP_S * info.sampling_rate_hz)))
         self._stretch = -1
         self._first = 0  # the place of its first sample
         self._place = 0  # the source's next sample, if nothing is lost
-        self._arrived: deque[_Arrival] = deque()
-        self.n_dropped = 0  # samples lost
         self._is_calibrated = calibration is not None  # and the caller was told
         self._told_s = -1
-        self._warm_up()
 
     @property
     def calibration(self) -> Calibration | None:
@@ -231,12 +366,17 @@ class LiveSession:
     @property
     def windows(self) -> Windows:
         """The windows that verdicts are about."""
-        return self._windows.leading
+        return self._judge.windows.leading
 
     @property
     def duration_s(self) -> float:
         """Seconds of voltage that were searched, without gaps."""
-        return self._windows.n_samples / self.info.sampling_rate_hz
+        return self._judge.facts().duration_s
+
+    @property
+    def n_dropped(self) -> int:
+        """Samples that were lost."""
+        return self._judge.n_dropped
 
     def __enter__(self) -> Self:
         return self
@@ -266,8 +406,7 @@ class LiveSession:
                 yield from self._take(item)
         yield from self._push(self._steps.rest())
         yield from self._search(self._detector.end())
-        self._windows.finish()
-        yield from self._verdicts()
+        yield from self._judge.finish()
 
     def run(
         self,
@@ -284,24 +423,16 @@ class LiveSession:
 
     def result(self) -> Predictions:
         """Give what `predict` would say of the recording so far."""
-        model = self.model
-        recordings: tuple[RecordingPrediction, ...] = ()
-        failed: tuple[tuple[str, str], ...] = ()
-        if self._judged is not None:
-            notes = [*(self.calibration.notes if self.calibration else ()), *self._lost()]
-            starts = np.array(self._starts_s)
-            recordings = (let_vote(model, self._facts(), starts, self._judged, notes),)
-        else:
-            width_s = self.windows.width_s
-            cause = f"no window of {width_s:g} s without a gap in {self.duration_s:.1f} s"
-            failed = ((self.info.name, cause),)
+        notes = [*(self.calibration.notes if self.calibration else ()), *self._lost()]
+        recording = self._judge.recording(notes)
+        none = f"no window of {self.windows.width_s:g} s without a gap in {self.duration_s:.1f} s"
         return Predictions(
             model=self.model_path,
-            classes=model.classes,
-            calibrated=model.inverse_temperature is not None,
-            cross_validated=model.scores,
-            recordings=recordings,
-            failed=failed,
+            classes=self.model.classes,
+            calibrated=self.model.inverse_temperature is not None,
+            cross_validated=self.model.scores,
+            recordings=() if recording is None else (recording,),
+            failed=((self.info.name, none),) if recording is None else (),
         )
 
     def _lost(self) -> list[str]:
@@ -309,15 +440,6 @@ class LiveSession:
             return []
         seconds = self.n_dropped / self.info.sampling_rate_hz
         return [f"{self.n_dropped} samples ({seconds:.3g} s) were lost in gaps"]
-
-    def _facts(self) -> RecordingFacts:
-        return RecordingFacts(
-            name=self.info.name,
-            sampling_rate_hz=self.info.sampling_rate_hz,
-            n_electrodes=len(self.info.channel_labels),
-            n_spikes=self._windows.n_spikes,
-            duration_s=self.duration_s,
-        )
 
     # --- samples
 
@@ -343,21 +465,20 @@ class LiveSession:
             yield from self._start_stretch(block)
         self._place = block.stop_sample
         within = block.stop_sample - self._first
-        self._arrived.append(_Arrival(self._stretch, within, block.received_s))
+        self._judge.arrived(self._stretch, within, block.received_s)
         yield from self._push(self._steps.add(block.samples))
 
     def _start_stretch(self, block: Block) -> Iterator[LiveEvent]:
         """Begin anew with a block, behind a gap or at the beginning."""
         yield from self._push(self._steps.rest())
-        lost = block.first_sample - self._place
-        self.n_dropped += lost
+        self._judge.n_dropped += block.first_sample - self._place
         yield from self._search(self._detector.start_stretch())
         self._stretch += 1
         self._first = block.first_sample
         start_s = block.begins_s
         if start_s is None:
             start_s = block.first_sample / self.info.sampling_rate_hz
-        self._windows.start_stretch(self._stretch, start_s)
+        self._judge.windows.start_stretch(self._stretch, start_s)
 
     def _push(self, samples: NDArray[np.float32] | None) -> Iterator[LiveEvent]:
         """Search the next samples of the stretch."""
@@ -372,8 +493,7 @@ class LiveSession:
             # Before the first verdict that rests on it.
             if not self._is_calibrated:
                 yield from self._progress()
-            self._windows.add(one)
-            yield from self._verdicts()
+            yield from self._judge.take(one)
 
     def _progress(self) -> Iterator[CalibrationProgress]:
         """Say how far the calibration is, once a second, and when it is known."""
@@ -387,72 +507,6 @@ class LiveSession:
         if known is not None:
             done_s = known.span_s
         yield CalibrationProgress(done_s=done_s, span_s=span_s, calibration=known)
-
-    # --- verdicts
-
-    def _verdicts(self) -> Iterator[LiveVerdict]:
-        """Judge the windows that are complete."""
-        due = list(self._windows.take())
-        if due:
-            judged = self._predictor.judge(self._features(due))
-            for row, windows in enumerate(due):
-                yield self._verdict(windows[self._windows.lead], judged.at(slice(row, row + 1)))
-        if self._stretch >= 0:
-            self._windows.forget()
-
-    def _features(self, due: Sequence[tuple[LiveWindow, ...]]) -> NDArray[np.float32]:
-        """Describe windows, (n, d), views side by side."""
-        extractors = self._predictor.extractors
-        columns = []
-        for view, extractor in enumerate(extractors):
-            cuts = self._windows.cut(view, [windows[view] for windows in due])
-            columns.append(_rows_of(extractor, cuts, len(due)))
-        return np.concatenate(columns, axis=1)
-
-    def _verdict(self, window: LiveWindow, judged: JudgedWindows) -> LiveVerdict:
-        """Let a window vote."""
-        so_far = judged if self._judged is None else self._judged.followed_by(judged)
-        self._judged = so_far
-        self._starts_s.append(window.start_s)
-        novelty: Novelty = judge_nearness(so_far.nearness, self._facts(), self.model.novelty)
-        k = len(self.model.classes)
-        leading = self._windows.leading
-        return LiveVerdict(
-            start_s=window.start_s,
-            stop_s=window.start_s + leading.width_s,
-            classes=self.model.classes,
-            scores=judged.scores[0],
-            probabilities=judged.probabilities[0],
-            code=int(judged.codes[0]),
-            nearness=float(judged.nearness[0]),
-            unlike=bool(novelty.unlike[-1]),
-            unlike_training=novelty.unlike_training,
-            warnings=novelty.warnings,
-            counts=self._windows.histogram(window),
-            bin_s=leading.bin_ms / 1000,
-            n_spikes=self._windows.n_spikes,
-            n_dropped=self.n_dropped,
-            latency_s=self._latency_s(window),
-            votes=np.bincount(so_far.codes, minlength=k),
-            mean_probabilities=so_far.probabilities.mean(axis=0),
-        )
-
-    def _latency_s(self, window: LiveWindow) -> float:
-        """Seconds since the block with the window's last sample was at hand."""
-        last = (window.stretch, self._windows.last_sample(window))
-        while len(self._arrived) > 1 and self._arrived[0][:2] < last:
-            self._arrived.popleft()
-        return time.monotonic() - self._arrived[0].received_s
-
-    def _warm_up(self) -> None:
-        """Compile whatever the first verdict needs, on made-up spikes."""
-        labels, rate = self.info.channel_labels, self.info.sampling_rate_hz
-        rows = [
-            _rows_of(extractor, [_made_up(extractor.windows, labels, rate)], 1)
-            for extractor in self._predictor.extractors
-            if extractor.windows is not None
-        ]
-        self._predictor.judge(np.concatenate(rows, axis=1))
 
 
 @overload
