@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, get_origin
 
+from toptune.cluster import Cluster, open_cluster
 from toptune.errors import InputError
 from toptune.heads.base import Head, Progress
-from toptune.heads.catalogue import head_of
+from toptune.heads.catalogue import head_of, require_spreading
 from toptune.machine.durable import writing
 from toptune.params import Compute, Device, FitOptions, Option, write_merge, write_names
 from toptune.reports.run import find_store, write_report
@@ -47,6 +49,7 @@ def fit(
     device: Device = "auto",
     allow_incomplete: bool = False,
     overwrite: bool = False,
+    dask: str | Cluster | None = None,
     progress: Progress | None = None,
 ) -> RunResult:
     """Train a classifier on a store, and score it by leaving each device out once.
@@ -92,6 +95,9 @@ def fit(
         Leave out recordings without features, and say so.
     overwrite
         Replace a run in `out`.
+    dask
+        Choose the parameters of ``mlp`` on Dask's workers: a scheduler's address, ``local:N`` for N
+        processes of this machine, or what `open_cluster` gave.
     progress
         Told what is going on, how much of it is done, and how much there is.
 
@@ -131,6 +137,7 @@ def fit(
         device=device,
         allow_incomplete=allow_incomplete,
         overwrite=overwrite,
+        dask=dask,
         progress=progress,
     )
 
@@ -144,6 +151,7 @@ def fit_store(
     device: Device = "auto",
     allow_incomplete: bool = False,
     overwrite: bool = False,
+    dask: str | Cluster | None = None,
     progress: Progress | None = None,
 ) -> RunResult:
     """Do what `fit` does, with options that are checked already."""
@@ -151,6 +159,8 @@ def fit_store(
     # Before burst parameters are measured, which may take a minute.
     require_target(out, overwrite=overwrite)
     opened = store if isinstance(store, FeatureStore) else FeatureStore(store)
+    if dask is not None:
+        require_spreading(options.head)
     table = table_for(
         opened,
         options.head,
@@ -159,16 +169,18 @@ def fit_store(
         allow_incomplete=allow_incomplete,
         progress=progress,
     )
-    return fit_table(
-        table,
-        options,
-        out,
-        facts=opened.training_facts(table),
-        device=device,
-        overwrite=overwrite,
-        store=opened,
-        progress=progress,
-    )
+    with nullcontext() if dask is None else open_cluster(dask) as cluster:
+        return fit_table(
+            table,
+            options,
+            out,
+            facts=opened.training_facts(table),
+            device=device,
+            overwrite=overwrite,
+            store=opened,
+            cluster=cluster,
+            progress=progress,
+        )
 
 
 def _settings(
@@ -208,6 +220,7 @@ def sweep(
     settings: Mapping[str, Any] | None = None,
     compute: Compute | None = None,
     seed: int = 0,
+    dask: str | Cluster | None = None,
     progress: SweepReporter | None = None,
 ) -> SweepResult:
     """Extract, fit and score every combination of a grid, and write its tables and report.
@@ -226,6 +239,8 @@ def sweep(
         Where and with how much of the machine.
     seed
         Of the classifiers and of random weights.
+    dask
+        Find spikes, describe pictures and tune ``mlp`` on Dask's workers, as of `extract`.
     progress
         Shows the progress.
 
@@ -248,7 +263,7 @@ def sweep(
         grid = read_grid(grid, words, seed=seed)
     out = Path(out)
     result = run_sweep(
-        devices, grid, out, compute=compute, seed=seed, watch=progress or SilentSweep()
+        devices, grid, out, compute=compute, seed=seed, dask=dask, watch=progress or SilentSweep()
     )
     with writing(out):
         write_result_tables(result)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.cluster import open_cluster
+from toptune.cluster import Cluster, open_cluster
 from toptune.cluster.worker import identity, kept, refuse_clock, threads_here
 from toptune.errors import InputError, InputErrors
 from toptune.features.extractor import (
@@ -78,7 +78,6 @@ from toptune.store.session import (
 
 if TYPE_CHECKING:
     from toptune.backbones.engine import FeatureEngine
-    from toptune.cluster import Cluster
     from toptune.pictures.drawers import Drawers
 
 _LOG = logging.getLogger(__name__)
@@ -527,6 +526,11 @@ class WorkerParts:
                 f" {view.weights[:8]}): have the same file on all machines"
             )
         return made
+
+    def release(self) -> None:
+        """Give back what compiled networks take; each is compiled again when it is needed."""
+        for engine in self._engines.values():
+            engine.release()
 
 
 @dataclass(frozen=True, kw_only=True)

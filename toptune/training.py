@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 
+from toptune.cluster import Cluster
 from toptune.errors import InputError, InputErrors, StorageError, ToptuneError
 from toptune.evaluation.evaluate import (
     Evaluation,
@@ -39,7 +41,7 @@ from toptune.machine.installation import describe_environment
 from toptune.params import FitOptions, parse_merges, parse_names
 from toptune.recordings.trains import TrainingFacts
 from toptune.reports.run import write_report
-from toptune.runs.folder import plain, publish, target_problems, write_json, write_params
+from toptune.runs.folder import aside_of, plain, publish, target_problems, write_json, write_params
 from toptune.runs.model import trained_model, write_model
 from toptune.runs.tables import write_confusion, write_model_tables, write_tables
 from toptune.store.feature_store import FeatureStore
@@ -96,6 +98,7 @@ def fit(
     store: FeatureStore | None = None,
     compare: bool = True,
     parameters: FeatureTable | None = None,
+    cluster: Cluster | None = None,
     progress: Progress | None = None,
 ) -> RunResult:
     """Score a classifier by leaving out each group once, train it on all rows, and write the run.
@@ -125,6 +128,8 @@ def fit(
     parameters : FeatureTable, optional
         Burst parameters of the whole recordings, which the report shows, where they were measured
         already and are not to be measured for a comparison.
+    cluster : Cluster, optional
+        Whose workers tune the classifier, where its head `spreads`; the rest is done here.
     progress : callable, optional
         Told what is going on, how much of it is done, and how much there is.
 
@@ -134,6 +139,8 @@ def fit(
 
     Raises
     ------
+    InputError
+        There is a cluster, and the head does not spread.
     InputErrors
         Everything that is wrong with the input, at once, before anything is trained.
     """
@@ -147,17 +154,21 @@ def fit(
     task = design.task
     if store is not None:
         task = task._replace(warnings=(*_same_spikes(store, table.recordings), *task.warnings))
-    found = evaluate(
-        design.head,
-        clone(design.estimator),
-        table.features,
-        task.label,
-        task.group,
-        design.units,
-        design.candidates,
-        design.shuffled,
-        progress=progress,
-    )
+    with ExitStack() as stack:
+        head = design.head
+        if cluster is not None:
+            head = head.on(cluster, stack.enter_context(aside_of(out)))
+        found = evaluate(
+            head,
+            clone(design.estimator),
+            table.features,
+            task.label,
+            task.group,
+            design.units,
+            design.candidates,
+            design.shuffled,
+            progress=progress,
+        )
     folds = found.folds
     scores = score_task(task, folds.classes, folds.predictions, folds.probabilities)
     estimator = design.estimator.set_params(**found.final)

@@ -14,6 +14,7 @@ from toptune.cli.options import (
     ADVANCED,
     SEED,
     AsJson,
+    DaskAddress,
     DevicesCsv,
     KeepGoing,
     Machine,
@@ -30,6 +31,7 @@ from toptune.cli.options import (
     typer_parameter,
 )
 from toptune.cli.printing import (
+    opened_cluster,
     print_json,
     print_scores,
     tell,
@@ -39,7 +41,7 @@ from toptune.cli.printing import (
 )
 from toptune.errors import InputError
 from toptune.heads.base import Head
-from toptune.heads.catalogue import BUILT_IN, head_of
+from toptune.heads.catalogue import BUILT_IN, head_of, require_spreading
 from toptune.machine.display import count
 from toptune.params import Compute, FitOptions, OpeningOptions, Option, options_of, parse_setting
 from toptune.recordings.devices import read_devices
@@ -170,6 +172,7 @@ def fit(
         ),
     ] = False,
     overwrite: Overwrite = False,
+    dask: DaskAddress = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a classifier on a store's features, and score it by leaving each device out once."""
@@ -179,12 +182,14 @@ def fit(
     # Before burst parameters are measured, which may take a minute.
     require_target(out, overwrite=overwrite)
     require_store(store)
+    if dask is not None:
+        require_spreading(options.head)
     from toptune.store.feature_store import FeatureStore
 
     opened = FeatureStore(store)  # refused here, before what trains and draws is loaded
     from toptune.api import fit_store
 
-    with watch_steps() as progress:
+    with opened_cluster(dask) as cluster, watch_steps() as progress:
         result = fit_store(
             opened,
             out,
@@ -193,6 +198,7 @@ def fit(
             device=machine.device,
             allow_incomplete=allow_incomplete,
             overwrite=overwrite,
+            dask=cluster,
             progress=progress,
         )
     if as_json:
@@ -279,6 +285,7 @@ def sweep(
         ),
     ] = None,
     seed: Annotated[int, SEED] = 0,
+    dask: DaskAddress = None,
     as_json: AsJson = False,
 ) -> None:
     """Extract, fit and score every combination of a grid: the paper's tables, or your own."""
@@ -292,8 +299,8 @@ def sweep(
         require_target(out, overwrite=True, kind=SWEEP)
     from toptune.api import sweep as run
 
-    with watch_sweep() as watch:
-        result = run(devices, read, out, compute=machine, seed=seed, progress=watch)
+    with opened_cluster(dask) as cluster, watch_sweep() as watch:
+        result = run(devices, read, out, compute=machine, seed=seed, dask=cluster, progress=watch)
     if as_json:
         print_json(result.to_json())
     else:

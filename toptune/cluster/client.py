@@ -62,6 +62,11 @@ class Cluster:
         """Address of the page on which Dask shows what is going on."""
         return str(self._client.dashboard_link)
 
+    @property
+    def n_workers(self) -> int:
+        """How many workers there are now."""
+        return int(self._client.scheduler_info(n_workers=1)["n_workers"])
+
     def check(self) -> None:
         """See that every worker that is there now may work for this process.
 
@@ -207,7 +212,7 @@ class Cluster:
             _LOG.warning("%s", text)
 
     def _wait_for_workers(self) -> None:
-        if not self._client.scheduler_info(n_workers=1)["n_workers"]:
+        if not self.n_workers:
             _LOG.warning("waiting for the first worker of %s", self.address)
             self._client.wait_for_workers(1)
 
@@ -328,6 +333,10 @@ def _processes(n: int) -> Iterator[Any]:
 
     # On the loopback interface. Threads are toptune's own; for Dask a worker does one task.
     with LocalCluster(
-        n_workers=n, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0"
+        n_workers=n,
+        threads_per_worker=1,
+        processes=True,
+        dashboard_address="127.0.0.1:0",
+        preload=["toptune.cluster.worker"],
     ) as processes:
         yield processes

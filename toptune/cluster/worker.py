@@ -10,6 +10,7 @@ import logging
 import os
 import pickle
 import platform
+import signal
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
@@ -157,6 +158,11 @@ def _warnings() -> Iterator[list[str]]:
         yield told
     finally:
         log.removeHandler(handler)
+
+
+def dask_setup(_worker: object) -> None:
+    """Leave Ctrl-C, which a terminal sends to all, to the caller; Dask calls it in a new worker."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 # --- between tasks

@@ -32,9 +32,12 @@ from toptune.machine.installation import require_networks
 from toptune.params import Option
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
 
+    from toptune.cluster import Cluster
     from toptune.heads.falkon.kernel import Nearness
     from toptune.heads.nested import HeldOut, NestedScores, Shuffled
     from toptune.heads.rows import LabelledRows
@@ -82,6 +85,8 @@ class Head:
     # Whether it weighs several feature sets: then all of a store, and burst parameters of the same
     # windows, are what it is trained on unless told otherwise.
     fuses: bool = False
+    # Whether its tuning can be given to the workers of a cluster.
+    spreads: bool = False
     # Whether rows that do not fit into memory may be read whenever they are looked at
     # (`toptune.heads.streaming`).
     streams: bool = False
@@ -217,6 +222,13 @@ class Head:
         if requested == "cuda":
             raise InputError(f"the classifier {self.name} works on the CPU, not on cuda")
         return "cpu"
+
+    def on(self, cluster: Cluster, folder: Path) -> Head:  # noqa: ARG002  # of a head that spreads
+        """Give the head that tunes on a cluster's workers.
+
+        `folder` is an empty one that all of them see; what is large goes through it.
+        """
+        raise InputError(f"the classifier {self.name} is tuned by a single process")
 
     # --- from rows to a classifier
 

@@ -85,3 +85,13 @@ def _installed() -> dict[str, Head]:
                 "the classifier %r of %s cannot be used: %s", point.name, point.value, error
             )
     return found
+
+
+def require_spreading(name: str) -> None:
+    """Refuse a head whose tuning cannot be given to the workers of a cluster."""
+    if not head_of(name).spreads:
+        those = ", ".join(sorted(one.name for one in heads().values() if one.spreads))
+        raise InputError(
+            f"`dask`: the classifier {name} is trained by a single process: leave `dask` out; the"
+            f" parameters of {those} can be chosen by several"
+        )

@@ -104,16 +104,26 @@ def publish(out: Path, *, overwrite: bool, kind: FolderKind = RUN) -> Iterator[P
     """
     settle(out)
     may_replace = overwrite and (not out.exists() or _is_one(out, kind))
+    with writing(out), aside_of(out) as aside:
+        yield aside
+        _take_name(aside, out, replace=may_replace)
+
+
+@contextmanager
+def aside_of(out: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `out`, which is removed in the end, by `settle` at the latest.
+
+    The parents of `out` are created.
+    """
     name = f".{out.name}.{secrets.token_hex(4)}"
     aside, lock = out.parent / f"{name}.partial", out.parent / f"{name}.lock"
-    with writing(out), ExitStack() as stack:
-        # The lock only marks the folder as being written; no other process writes into it.
+    with ExitStack() as stack:
+        # The lock only marks the folder as being written; no other process publishes it.
         with suppress(NoLocksError):
             stack.enter_context(held(lock))
         try:
             aside.mkdir(parents=True)
             yield aside
-            _take_name(aside, out, replace=may_replace)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
             lock.unlink(missing_ok=True)

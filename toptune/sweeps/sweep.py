@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from toptune.cluster import Cluster, open_cluster
 from toptune.errors import (
     DeviceMemoryError,
     InputError,
@@ -25,13 +26,19 @@ from toptune.errors import (
     ToptuneError,
 )
 from toptune.extraction import (
+    ExtractionJob,
+    FeaturesJob,
     PublishedSpikes,
+    Reported,
     StoredFeatures,
     StoredSpikes,
+    StoreJob,
     check_listed,
+    extract_recording,
     list_devices,
     problems_of,
     refuse_store,
+    summed_notes,
 )
 from toptune.features.burst_features import KIND, BurstFeatureParams
 from toptune.features.picture_features import load_engine
@@ -62,6 +69,7 @@ from toptune.training import fit, fit_problems
 
 if TYPE_CHECKING:
     from toptune.backbones.engine import FeatureEngine
+    from toptune.cluster.client import Done
     from toptune.features.table import FeatureTable, RecordingInfo
 
 _LOG = logging.getLogger(__name__)
@@ -78,12 +86,14 @@ def sweep(
     *,
     compute: Compute | None = None,
     seed: int = 0,
+    dask: str | Cluster | None = None,
     watch: SweepReporter,
 ) -> SweepResult:
     """Extract, fit and score every combination of a grid.
 
     `out` is a new folder, or that of a sweep, which goes on: with another grid, too. `seed` is that
-    of the classifiers.
+    of the classifiers. `dask` is whose workers find spikes, describe pictures and tune MLPs, as of
+    `extract`.
 
     Raises
     ------
@@ -93,13 +103,17 @@ def sweep(
     """
     begin = time.perf_counter()
     compute = compute or Compute()
-    task = _Task(Path(devices), grid, Path(out), compute, seed)
-    checked = _check(task, watch)
-    with writing(task.out):
-        task.out.mkdir(parents=True, exist_ok=True)
-    task.write_state("under way")
-    settings, listed = grid.spikes.to_json(), checked.devices.path
-    with writing_session(task.store_path, settings, checked.infos, devices_file=listed) as session:
+    with ExitStack() as stack:
+        cluster = None if dask is None else stack.enter_context(open_cluster(dask))
+        task = _Task(Path(devices), grid, Path(out), compute, seed, cluster)
+        checked = _check(task, watch)
+        with writing(task.out):
+            task.out.mkdir(parents=True, exist_ok=True)
+        task.write_state("under way")
+        settings, listed = grid.spikes.to_json(), checked.devices.path
+        session = stack.enter_context(
+            writing_session(task.store_path, settings, checked.infos, devices_file=listed)
+        )
         work = _Work(task, checked, session, watch)
         work.run()
     return SweepResult(
@@ -124,6 +138,12 @@ class _Task:
     out: Path
     compute: Compute
     seed: int
+    cluster: Cluster | None  # whose workers do it
+
+    @property
+    def here(self) -> Compute:
+        """How this process computes; where there are workers, it only loads backbones."""
+        return self.compute if self.cluster is None else Compute(device="cpu")
 
     @property
     def store_path(self) -> Path:
@@ -166,6 +186,7 @@ class _Checked:
     devices: DevicesFile
     infos: tuple[RecordingInfo, ...]
     finder: SpikeFinder
+    voltage: bool  # any recording holds voltage
     engines: dict[Backbone, FeatureEngine]
 
 
@@ -185,7 +206,7 @@ def _check(task: _Task, watch: SweepReporter) -> _Checked:
     engines = {}
     for backbone in dict.fromkeys(view.backbone for view in task.grid.views):
         try:
-            engines[backbone] = load_engine(backbone, task.compute)
+            engines[backbone] = load_engine(backbone, task.here)
         except ToptuneError as error:
             problems.append(str(error))
     if problems or opened is None:
@@ -195,7 +216,7 @@ def _check(task: _Task, watch: SweepReporter) -> _Checked:
 
 def _open(
     task: _Task, problems: list[str]
-) -> tuple[DevicesFile, tuple[RecordingInfo, ...], SpikeFinder]:
+) -> tuple[DevicesFile, tuple[RecordingInfo, ...], SpikeFinder, bool]:
     """Open the devices file and every recording, and add what stands against the fits."""
     devices = read_devices(task.devices)
     infos = list_devices(devices)
@@ -205,7 +226,8 @@ def _open(
         options = replace(one, seed=task.seed)
         problems += fit_problems(infos, options, device=task.head_device(one.head))
     refuse_store(task.store_path, task.grid.spikes)
-    return devices, infos, SpikeFinder(task.grid.spikes, task.compute, voltage=opened.voltage)
+    finder = SpikeFinder(task.grid.spikes, task.here, voltage=opened.voltage)
+    return devices, infos, finder, opened.voltage
 
 
 class _ViewJob:
@@ -216,7 +238,6 @@ class _ViewJob:
         view: PictureView,
         features: StoredFeatures,
         measured: Path,  # the folder of throughputs
-        device: str,  # where pictures are described, for people
         took: Callable[[PictureView, int, float], None],  # pictures and seconds of each recording
     ) -> None:
         self.view = view
@@ -225,7 +246,6 @@ class _ViewJob:
         self.description = features.feature_set.description
         self.failed: list[tuple[str, str]] = []  # recordings, with the cause
         self._measured = measured / f"{self.key}.json"
-        self._device = device
         self._took = took
         self.throughput = Throughput.read(self._measured)
 
@@ -241,34 +261,87 @@ class _ViewJob:
             throughput=self.throughput,
         )
 
-    def start(self, spikes: PublishedSpikes) -> Callable[[], None] | None:
-        """Start to make the features of one recording; None where they are there.
+    def add(self, made: _Made) -> None:
+        """Note that the features of one recording were made."""
+        if made.pictures:
+            self.throughput.pictures += made.pictures
+            self.throughput.seconds += made.seconds
+            self.throughput.device = made.device
+            self.throughput.write(self._measured)
+        self._took(self.view, made.pictures, made.seconds)
 
-        What is returned waits for them, notes how long they took, and publishes them.
-        """
-        if self.features.published(spikes) is not None:
-            return None
-        # Neither is part of what a picture takes: all views share both.
-        self.features.engine.compile()
-        _ = spikes.drawers
-        watch = self.features.engine.stopwatch()
-        pending = self.features.start(spikes)
-        watch.stop()
-        # The spikes themselves are not kept in memory until the features are written.
-        source = replace(spikes, found=None)
 
-        def write() -> None:
-            rows = pending.result()
-            pictures, seconds = len(rows.features), watch.seconds()
-            if pictures:
-                self.throughput.pictures += pictures
-                self.throughput.seconds += seconds
-                self.throughput.device = self._device
-                self.throughput.write(self._measured)
-            self._took(self.view, pictures, seconds)
-            self.features.write(source, rows)
+class _Made(NamedTuple):
+    """Features of a recording that were made, and how fast."""
 
-        return write
+    pictures: int
+    seconds: float
+    device: str  # where pictures were described, for people
+
+
+def _start(
+    features: StoredFeatures, spikes: PublishedSpikes, device: str
+) -> Callable[[], _Made] | None:
+    """Start to make the features of one recording; None where they are there.
+
+    What is returned waits for them and publishes them. The way of a single process and of every
+    worker of a cluster.
+    """
+    if features.published(spikes) is not None:
+        return None
+    # Neither is part of what a picture takes: all views share both.
+    features.engine.compile()
+    _ = spikes.drawers
+    watch = features.engine.stopwatch()
+    pending = features.start(spikes)
+    watch.stop()
+    # The spikes themselves are not kept in memory until the features are written.
+    source = replace(spikes, found=None)
+
+    def write() -> _Made:
+        rows = pending.result()
+        made = _Made(len(rows.features), watch.seconds(), device)
+        features.write(source, rows)
+        return made
+
+    return write
+
+
+def _device_name(engine: FeatureEngine) -> str:
+    where = describe_environment(str(engine.device))
+    return str(where["device_name"] or where["cpu"])
+
+
+class Described(NamedTuple):
+    """What a worker tells of one view of a recording."""
+
+    made: _Made | None  # None where the features were there, or failed
+    failure: str | None
+
+
+def describe_recording(job: ExtractionJob, row: DeviceRow) -> list[Described]:
+    """Make what is missing of a recording's views on a worker, which publishes it itself."""
+    parts = job.store.parts()
+    views = [parts.features(one) for one in job.features]
+    told = []
+    with parts.spikes_of(row) as spikes_of:
+        spikes = spikes_of.update(row)
+        for features in views:
+            made: list[_Made] = []
+
+            def make(features: StoredFeatures = features, made: list[_Made] = made) -> None:
+                device = _device_name(features.engine)
+                try:
+                    write = _start(features, spikes, device)
+                except DeviceMemoryError:
+                    parts.release()
+                    write = _start(features, spikes, device)
+                if write is not None:
+                    made.append(write())
+
+            failure = _attempt(make)
+            told.append(Described(made[0] if made else None, failure))
+    return told
 
 
 class _Work:
@@ -296,18 +369,15 @@ class _Work:
         features = StoredFeatures(
             self.store, view.windows, view.picture, view.backbone, engine, self.watch.stage
         )
-        where = describe_environment(str(engine.device))
-        name = where["device_name"] or where["cpu"]
-        return _ViewJob(view, features, self.task.out / "measured", name, self._took)
+        return _ViewJob(view, features, self.task.out / "measured", self._took)
 
     def run(self) -> None:
         """Spikes first, then all features, then the runs; what failed is written."""
         self.watch.doing("spikes")
-        with closing(self._claimed()) as work:
-            for row, _ in work:
-                if (cause := _attempt(partial(self.spikes_of.update, row))) is not None:
-                    self.failures.append(Failure("recording", row.name, cause))
-        self.notes += self.spikes_of.notes
+        if self.task.cluster is None:
+            self._find_spikes()
+        else:
+            self._find_spikes_there(self.task.cluster)
         if self.failures:
             self.notes.append(
                 "Nothing was fitted: correct the recordings that failed, or take their lines out of"
@@ -322,6 +392,42 @@ class _Work:
                     if view.backbone == backbone:
                         self._fits(job)
         self._finish()
+
+    def _find_spikes(self) -> None:
+        with closing(self._claimed()) as work:
+            for row, _ in work:
+                if (cause := _attempt(partial(self.spikes_of.update, row))) is not None:
+                    self.failures.append(Failure("recording", row.name, cause))
+        self.notes += self.spikes_of.notes
+
+    def _find_spikes_there(self, cluster: Cluster) -> None:
+        """Find spikes on a cluster's workers."""
+        told: dict[str, Reported] = {}
+        for row, done in self._done(cluster, extract_recording, ()):
+            failure = _attempt(partial(_keep, told, row.name, done))
+            if failure is not None:
+                self.failures.append(Failure("recording", row.name, failure))
+        in_order = (told[row.name] for row in self.checked.devices.rows if row.name in told)
+        self.notes += summed_notes([note for one in in_order for note in one.notes])
+
+    def _done(
+        self, cluster: Cluster, function: Callable[..., object], jobs: Sequence[_ViewJob]
+    ) -> Iterator[tuple[DeviceRow, Done]]:
+        """Do something with every recording on a cluster's workers, and tell of each that is done.
+
+        `jobs` are the views that are wanted.
+        """
+        spikes, compute = self.task.grid.spikes, self.task.compute
+        voltage = self.checked.voltage
+        job = StoreJob.of(self.session, spikes, compute, cluster, voltage=voltage)
+        views = tuple(FeaturesJob.of(one.features) for one in jobs)
+        rows = {row.name: row for row in self.checked.devices.rows}
+        name = f"{function.__module__}:{function.__name__}"
+        wanted = ExtractionJob(store=job, features=views)
+        with closing(cluster.run(name, wanted, rows, on_gpu=job.on_gpu)) as ended:
+            for number, done in enumerate(ended, 1):
+                self.watch.recording(number, len(rows), done.name)
+                yield rows[done.name], done
 
     def _plan(self) -> None:
         """Count what is to be done; only now, since windows depend on the recordings' lengths."""
@@ -373,6 +479,33 @@ class _Work:
         """
         self.watch.doing("features")
         jobs = list(self.jobs.values())
+        if self.task.cluster is None:
+            self._describe_here(jobs)
+        else:
+            self._describe_there(jobs, self.task.cluster)
+        self.spikes_of.forget()  # before runs, which want the memory
+        for pace in self.forecast.pictures.values():
+            pace.left = 0  # even if some were not described
+        for job in jobs:
+            for recording, cause in job.failed:
+                name = f"{job.description} of {recording}"
+                self.failures.append(Failure("features", name, cause))
+
+    def _describe_there(self, jobs: Sequence[_ViewJob], cluster: Cluster) -> None:
+        """Describe on a cluster's workers; failures stay in the jobs, as from here."""
+        if not jobs:
+            return
+        for row, done in self._done(cluster, describe_recording, jobs):
+            told: dict[str, list[Described]] = {}
+            cause = _attempt(partial(_keep, told, row.name, done))
+            each = told.get(row.name) or [Described(None, cause)] * len(jobs)
+            for job, one in zip(jobs, each, strict=True):
+                if one.failure is not None:
+                    job.failed.append((row.name, one.failure))
+                if one.made is not None:
+                    job.add(one.made)
+
+    def _describe_here(self, jobs: Sequence[_ViewJob]) -> None:
         with (
             closing(self._claimed()) as work,
             BackgroundWriter(_MOST_PENDING) as writer,
@@ -386,13 +519,6 @@ class _Work:
                 _raise_first(writer)
             writer.wait()
             _raise_first(writer)
-        self.spikes_of.forget()  # before runs, which want the memory
-        for pace in self.forecast.pictures.values():
-            pace.left = 0  # even if some were not described
-        for job in jobs:
-            for recording, cause in job.failed:
-                name = f"{job.description} of {recording}"
-                self.failures.append(Failure("features", name, cause))
 
     def _start_all(
         self, row: DeviceRow, jobs: Sequence[_ViewJob], writer: BackgroundWriter
@@ -412,13 +538,15 @@ class _Work:
         self, job: _ViewJob, spikes: PublishedSpikes, writer: BackgroundWriter
     ) -> Callable[[], None] | None:
         """Start a view; where a GPU is full, once more without the other backbones on it."""
+        device = _device_name(job.features.engine)
         try:
-            return job.start(spikes)
+            write = _start(job.features, spikes, device)
         except DeviceMemoryError:
             writer.wait()
             for engine in self.checked.engines.values():
                 engine.release()
-            return job.start(spikes)
+            write = _start(job.features, spikes, device)
+        return None if write is None else lambda: job.add(write())
 
     def _claimed(self) -> Generator[tuple[DeviceRow, ExitStack], None, None]:
         """Go through the recordings, claiming each.
@@ -493,6 +621,7 @@ class _Work:
             store=self.store,
             compare=False,
             parameters=self._measured,
+            cluster=self.task.cluster if head_of(options.head).spreads else None,
             progress=self.watch.stage,
         )
 
@@ -519,6 +648,11 @@ def _attempt_for(job: _ViewJob, row: DeviceRow, work: Callable[[], object]) -> N
     """Do some work on a view of a recording, and keep what goes wrong as that view's failure."""
     if (cause := _attempt(work)) is not None:
         job.failed.append((row.name, cause))
+
+
+def _keep(told: dict[str, Any], name: str, done: Done) -> None:
+    """Keep what a worker tells; its error is raised."""
+    told[name] = done.value()
 
 
 def _raise_first(writer: BackgroundWriter) -> None:

@@ -10,9 +10,9 @@ that of the scores.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -50,10 +50,15 @@ from toptune.heads.rows import (
     view_sizes_of,
 )
 
+if TYPE_CHECKING:
+    from toptune.heads.mlp.workers import Workers
+
 # Rows that the lists of training rows may hold at a time, 8 bytes each.
 _LISTED_ROWS = 2**25
 # Labellings whose networks are trained side by side; their batches are gathered once.
 _LABELLINGS_TOGETHER = 8
+#: Takes the number of a classifier, the groups of a model, one of those, and its rows' scores.
+PutScores = Callable[[int, tuple[int, ...], int, Float64], None]
 # What a candidate may not override: the draws and the device are the run's.
 _NOT_TUNED = frozenset({"random_state", "device"})
 
@@ -184,12 +189,23 @@ class MLPClassifier(RowClassifier):
         return int(d)
 
 
+class TrainingData(NamedTuple):
+    """What networks are trained on."""
+
+    source: Any  # as it was given; the same object holds the same rows
+    X: NDArray[Any]  # (n, d), checked
+    codes: Ints  # (n,), of classes
+    n_classes: int
+    group: Ints  # (n,), codes of the groups
+
+
 def tune_mlp(
     classifier: MLPClassifier,
     rows: LabelledRows,
     candidates: Sequence[Mapping[str, Any]],
     *,
     progress: StepProgress | None = None,
+    workers: Workers | None = None,
 ) -> NestedScores:
     """Choose a candidate inside each fold's training groups, and score the fold by it.
 
@@ -199,7 +215,8 @@ def tune_mlp(
     positive example of it: rows of that class are then misclassified, whatever the candidate.
 
     Each candidate costs g (g + 1) / 2 networks, and g x n x k float32 of memory for inner scores.
-    `progress` is told how many networks are trained, and of how many. Raises `InputError`: fewer
+    `progress` is told how many networks are trained, and of how many. They are trained by `workers`
+    where there are any; on processors of one kind that changes nothing. Raises `InputError`: fewer
     than three groups, no candidate, or one that the classifier cannot take.
     """
     X, y, grouping, unit = rows
@@ -213,15 +230,65 @@ def tune_mlp(
     models = folds_and_pairs(n_groups)
     n_done, n_networks = 0, len(classifiers) * len(models)
     for numbers in _by_rows(classifiers, checked.shape[1]):
-        shared = classifiers[numbers[0]].shared_rows(checked, codes, len(classes))
-        variants = [Variant(classifiers[number].schedule()) for number in numbers]
-        for part in cut(len(models), _LISTED_ROWS // len(codes)):
-            left_out = models[part]
-            folds = [without(grouping, groups, seed) for groups in left_out]
-            use = _Scorer(shared, grouping, left_out, numbers, scores)
-            train_folds(shared, folds, variants, use, _onwards(progress, n_done, n_networks))
-            n_done += len(folds) * len(variants)
+        alike = [classifiers[number] for number in numbers]
+        watched = _onwards(progress, n_done, n_networks)
+        put = _Put(grouping, numbers, scores)
+        if workers is not None:
+            data = TrainingData(X, checked, codes, len(classes), grouping.codes)
+            workers.score(alike, data, models, seed, put, watched)
+        else:
+            shared = alike[0].shared_rows(checked, codes, len(classes))
+            score_models(shared, alike, grouping, models, seed, put, watched)
+        n_done += len(models) * len(alike)
     return choose(scores, codes, unit, grouping)
+
+
+def score_models(
+    shared: Rows,
+    classifiers: Sequence[MLPClassifier],
+    grouping: Grouping,
+    models: Sequence[tuple[int, ...]],
+    seed: int,
+    put: PutScores,
+    progress: StepProgress | None = None,
+) -> None:
+    """Train networks without some groups each, and score those groups.
+
+    The way of a single process and of every worker of a cluster.
+
+    Parameters
+    ----------
+    shared : Rows
+        Of all networks.
+    classifiers : sequence of MLPClassifier
+        With each of their schedules, every network is trained.
+    grouping : Grouping
+    models : sequence of tuple of int
+        The groups that each network does not see.
+    seed : int
+    put : callable
+        Given the number of a classifier, the groups of a model, one of those, and its rows' scores,
+        (rows, k) float64; from several threads.
+    progress : callable, optional
+    """
+    variants = [Variant(one.schedule()) for one in classifiers]
+    n_done, n_networks = 0, len(models) * len(variants)
+    for part in cut(len(models), _LISTED_ROWS // len(grouping.codes)):
+        left_out = models[part]
+
+        def score(
+            fold: int,
+            variant: int,
+            network: Network,
+            left_out: Sequence[tuple[int, ...]] = left_out,
+        ) -> None:
+            for group in left_out[fold]:
+                logits = logits_of(network, shared, grouping.rows(group))
+                put(variant, left_out[fold], group, logits)
+
+        folds = [without(grouping, groups, seed) for groups in left_out]
+        train_folds(shared, folds, variants, score, _onwards(progress, n_done, n_networks))
+        n_done += len(folds) * len(variants)
 
 
 def held_out_scores_of(
@@ -277,21 +344,18 @@ def _by_rows(classifiers: Sequence[MLPClassifier], n_features: int) -> list[list
 
 
 @dataclass(frozen=True)
-class _Scorer:
-    """Scores each network on the groups it did not learn from, and lets it go."""
+class _Put:
+    """Writes down the scores of classifiers, of which `numbers` are those among all."""
 
-    rows: Rows
     grouping: Grouping
-    left_out: list[tuple[int, ...]]
     numbers: list[int]
     scores: FoldScores
 
-    def __call__(self, fold: int, variant: int, network: Network) -> None:
-        number, groups = self.numbers[variant], self.left_out[fold]
-        for group in groups:
-            held_out = self.grouping.rows(group)
-            logits = logits_of(network, self.rows, held_out)
-            self.scores.put(number, groups, group, held_out, logits)
+    def __call__(
+        self, variant: int, left_out: tuple[int, ...], group: int, scores: Float64
+    ) -> None:
+        rows = self.grouping.rows(group)
+        self.scores.put(self.numbers[variant], left_out, group, rows, scores)
 
 
 def _onwards(progress: StepProgress | None, before: int, total: int) -> StepProgress | None:

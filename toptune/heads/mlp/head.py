@@ -19,9 +19,12 @@ from toptune.heads.base import (
 from toptune.params import option, options_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
 
+    from toptune.cluster import Cluster
     from toptune.heads.nested import HeldOut, NestedScores
     from toptune.heads.rows import LabelledRows
 
@@ -75,6 +78,10 @@ class MLPHead(Head):
     defaults = MLP_CANDIDATES
     needs_torch = True
     devices = ("cpu", "cuda")
+    spreads = True
+
+    def on(self, cluster: Cluster, folder: Path) -> Head:
+        return _OnWorkers(cluster, folder)
 
     def held_out(self, estimator: Any, rows: LabelledRows) -> HeldOut:
         # All folds trained together.
@@ -103,3 +110,23 @@ class MLPHead(Head):
         from toptune.heads.mlp.classifier import tune_mlp
 
         return tune_mlp(estimator, rows, candidates, progress=progress)
+
+
+class _OnWorkers(MLPHead):
+    """The same, with the networks of its tuning trained by the workers of a cluster."""
+
+    def __init__(self, cluster: Cluster, folder: Path) -> None:
+        from toptune.heads.mlp.workers import Workers
+
+        self._workers = Workers(cluster, folder)
+
+    def tune(
+        self,
+        estimator: Any,
+        rows: LabelledRows,
+        candidates: Sequence[Candidate],
+        progress: StepProgress | None,
+    ) -> NestedScores:
+        from toptune.heads.mlp.classifier import tune_mlp
+
+        return tune_mlp(estimator, rows, candidates, progress=progress, workers=self._workers)

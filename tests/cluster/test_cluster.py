@@ -1,4 +1,4 @@
-"""Extraction by Dask's workers gives the store of a single process, whatever dies meanwhile."""
+"""Work by Dask's workers gives what a single process makes, whatever dies meanwhile."""
 
 from __future__ import annotations
 
@@ -12,16 +12,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from dask_processes import DaskProcesses, dask_processes
 from needs import package
 from small_data import write_data_set
 
+from toptune import training
+from toptune.api import fit
 from toptune.backbones import loading
 from toptune.cluster import Cluster, client, open_cluster
 from toptune.errors import InputError, InputErrors, ToptuneError
 from toptune.extraction import ExtractionResult, extract
+from toptune.heads.mlp.head import MLPHead
+from toptune.heads.rows import LabelledRows, group_rows
 from toptune.params import Backbone, Compute, Picture, Windows
+from toptune.sweeps.grid import read_grid
+from toptune.sweeps.results import SilentSweep, SweepResult
+from toptune.sweeps.sweep import sweep
 
 pytestmark = [
     pytest.mark.usefixtures("one_torch_thread", "tiny_backbones"),
@@ -206,6 +214,87 @@ def test_a_gpu_that_no_worker_offers_is_refused(data: Path, cluster: Cluster) ->
     with pytest.raises(InputError, match="no worker offers a GPU"):
         extracted(data, "gpu.zarr", dask=cluster, compute=Compute(device="cuda"))
     assert cluster.device("auto") == "cpu"
+
+
+GRID = """
+picture = ["histogram", "raster"]
+window_s = 2
+stride_s = 1
+backbone = ["tiny", "tiny_too"]
+weights = "random"
+head = "mlp"
+permutations = 0
+[mlp]
+epochs = 2
+"""
+
+
+def swept(folder: Path, out: str, **options: Any) -> SweepResult:
+    (folder / "grid.toml").write_text(GRID, "utf-8")
+    grid = read_grid(folder / "grid.toml", ())
+    return sweep(folder / "devices.csv", grid, folder / out, watch=SilentSweep(), **options)
+
+
+def test_a_sweep_on_workers_makes_the_store_and_runs_of_a_single_process(
+    data: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Reports take most of the time and have tests of their own.
+    monkeypatch.setattr(training, "write_report", lambda *_, **__: None)
+    monkeypatch.setattr(training, "write_confusion", lambda *_: None)
+    here, there = swept(data, "here"), swept(data, "there", dask=cluster)
+    assert len(there.done) == 4
+    assert there.failures == here.failures == ()
+    assert content(data / "there" / "store.zarr") == content(data / "here" / "store.zarr")
+    runs = [sorted(p.name for p in (one.path / "runs").iterdir()) for one in (here, there)]
+    assert runs[0] == runs[1]  # nothing is left beside them
+    for name in runs[0]:
+        written = [content(one.path / "runs" / name) for one in (here, there)]
+        for files in written:
+            # They tell the time, and where the store is.
+            assert {files.pop(f) for f in ("metrics.json", "params.json", "environment.json")}
+            del files["model/model.json"]
+        assert written[0] == written[1]
+    by_view = {one.point.view: one for one in there.outcomes}
+    for one in here.outcomes:
+        other = by_view[one.point.view]
+        assert other.facts is not None
+        assert other.facts.throughput.pictures == 6 * 7
+        assert one.metrics is not None
+        assert other.metrics is not None
+        assert {**other.metrics, "seconds": 0} == {**one.metrics, "seconds": 0}
+
+
+def test_tuning_on_workers_scores_every_fold_as_a_single_process(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(6), 9)
+    X = rng.standard_normal((54, 20)).astype(np.float32) + group[:, None] % 2
+    rows = LabelledRows(X, np.array(["a", "b"])[group % 2], group_rows(group), group)
+    head, candidates = MLPHead(), ({"weight_decay": 0.0}, {"weight_decay": 0.1})
+    labels = np.array([[1, 0, 0, 1, 0, 1]])
+    estimator = head.make({"epochs": 3, "n_hidden": 5})
+    steps: list[tuple[str, int, int]] = []
+
+    def watch(*told: Any) -> None:
+        steps.append(told)
+
+    here = head.nested(estimator, rows, candidates, labels, None)
+    there = head.on(cluster, tmp_path).nested(estimator, rows, candidates, labels, watch)
+    for one, other in zip(here[0].__dict__.values(), there[0].__dict__.values(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert here[1] is not None
+    assert there[1] is not None
+    np.testing.assert_array_equal(here[1].predicted, there[1].predicted)
+    assert ("models", 42, 42) in steps
+    # Features once for both labellings; what workers wrote is taken.
+    kinds = sorted(path.name.partition("-")[0] for path in tmp_path.iterdir())
+    assert kinds == ["features", "labels", "labels"]
+
+
+def test_a_classifier_that_is_not_spread_is_refused(data: Path) -> None:
+    with pytest.raises(InputError, match=r"falkon is trained by a single process.* of mlp can"):
+        fit(data / "alone.zarr", data / "run", dask="local:1")
 
 
 @pytest.mark.parametrize(
