@@ -468,7 +468,7 @@ class Waiting:
     """How long a live source waits for what does not come."""
 
     patience_s: float = _advanced(
-        0.25, "Seconds for which missing samples are waited for, before they are a gap."
+        1.0, "Seconds for which missing samples are waited for, before they are a gap."
     )
     stopped_after_s: float = _advanced(
         2.0, "Seconds without samples after which a source is said to have stopped."

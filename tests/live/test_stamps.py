@@ -25,11 +25,9 @@ def piece(first: int, *, late_s: float = 0.0, n: int = N, rate: float = RATE_HZ)
     return Stamped(numbered(first, n), stamps, 100.0 + (first + n) / rate + late_s)
 
 
-def read(
-    pieces: list[Stamped], ordering: StampedOrdering | None = None
-) -> tuple[dict[int, int], list[Note]]:
+def read(pieces: list[Stamped], *, patience_s: float = 0.25) -> tuple[dict[int, int], list[Note]]:
     """Give each place's number, and the notes."""
-    ordering = ordering or StampedOrdering(RATE_HZ, patience_s=0.25)
+    ordering = StampedOrdering(RATE_HZ, patience_s=patience_s)
     found = [one for p in pieces for one in ordering.put(p)] + ordering.finish()
     numbers: dict[int, int] = {}
     for block in found:
@@ -58,6 +56,29 @@ def test_stamps_may_tremble_and_drift(sizes: list[int], seed: int, drift: float)
     ]
     numbers, notes = read(pieces)
     assert numbers == {k: k for k in range(firsts[-1])}
+    assert notes == []
+
+
+@settings(max_examples=100)
+@given(
+    stalls=st.lists(st.tuples(st.integers(0, 199), st.floats(0.0, 0.9)), max_size=2),
+    size=st.integers(50, 1000),
+)
+def test_a_sender_on_a_busy_machine_loses_nothing(
+    stalls: list[tuple[int, float]], size: int
+) -> None:
+    """It sends late where it was kept from it, then all at once; stamps are when it sends."""
+    sent_s, k = 0.0, 0
+    pieces = []
+    # On until it has caught up, and for a while.
+    while k < 300 or sent_s > k * size / RATE_HZ + 1e-3:
+        free_s = max([sent_s, *(k * size / RATE_HZ + s for at, s in stalls if at == k)])
+        sent_s = max(free_s + 1e-4, (k + 1) * size / RATE_HZ)
+        stamps = 5000.0 + sent_s - np.arange(size)[::-1] / RATE_HZ
+        pieces.append(Stamped(numbered(k * size, size), stamps, 100.0 + sent_s))
+        k += 1
+    numbers, notes = read(pieces, patience_s=2.0)
+    assert numbers == {k: k for k in range(k * size)}
     assert notes == []
 
 
@@ -133,10 +154,12 @@ def test_a_clock_that_was_set_back_begins_a_new_stretch() -> None:
     [(1.005, "clock"), (0.995, "clock"), (0.5, "changed"), (2.0, "changed")],
 )
 def test_a_rate_that_is_not_what_it_says_is_told(factor: float, kind: str) -> None:
-    pieces = [piece(k * 100, n=100, rate=RATE_HZ * factor) for k in range(round(1100 * factor))]
+    pieces = [
+        piece(k * 100, n=100, rate=RATE_HZ * factor) for k in range(round(3000 * max(1.0, factor)))
+    ]
     numbers, notes = read(pieces)
     assert notes
     assert {note.kind for note in notes} == {kind}
     assert numbers == {k: k for k in range(len(pieces) * 100)}
     shown = notes[0].text.split(" samples come")[0].split()[-1].replace(",", "")
-    assert float(shown) == pytest.approx(RATE_HZ * factor, rel=2e-3)
+    assert float(shown) == pytest.approx(RATE_HZ * factor, rel=1e-3)

@@ -1,14 +1,18 @@
 """Samples with time stamps, placed by them: what of a stream was lost, doubled or late.
 
-Time stamps are not exact. A program that gives the time at which it sends lets them tremble, and
-the amplifier's clock does not run as this machine's. So a line is kept of when the next sample is
-due, which follows the stamps slowly. Samples within `TOLERANCE_S` of it follow those before. If
-samples are stamped later, that may be a delay or a gap. It is a delay if soon others come on time
-again, since then nothing can have been lost; else it is a gap, of the least delay seen.
+Time stamps are not exact. A program that gives the time at which it sends is late where the machine
+is busy, and then sends much at once; and the amplifier's clock does not run as this machine's. So a
+line is kept of when the next sample is due. It follows the stamps slowly where they are later, and
+at once where they are earlier, since no sample is sent before it was taken. Samples within
+`TOLERANCE_S` of the line follow those before. If samples are stamped later, that may be a delay or
+a gap. It is a delay if soon others come on time again, since then nothing can have been lost; else
+it is a gap, of the least delay seen. What is stamped no later than what came before it was sent out
+of order, or twice.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -22,8 +26,9 @@ from toptune.live.ordering import Ordering, Piece
 TOLERANCE_S = 0.02
 # How slowly the line follows the stamps.
 _FOLLOWS_S = 0.5
-# Over what time the true rate is measured, and from which difference on it is said, or too much.
-_MEASURED_S, _SAID, _TOO_MUCH = 10.0, 0.001, 0.02
+# Over what time the true rate is measured, with the least delays of how much of it at both ends;
+# from which difference on it is said, or too much; and how often it is said.
+_MEASURED_S, _LONGEST_S, _ENDS_S, _SAID, _TOO_MUCH = 20, 60, 5, 0.001, 0.02
 _SAID_EVERY_S = 60.0
 # Stamps that fall back further were set anew.
 _MOST_BACK_S = 10.0
@@ -115,27 +120,33 @@ class StampedOrdering:
             self._due_s = run.first_s
         before, self._last = self._last, run
         delay_s = run.first_s - self._due_s
-        if not self._doubted and (abs(delay_s) <= TOLERANCE_S or self._continues(before, run)):
+        in_turn = before is None or run.last_s > before.last_s
+        if not self._doubted and self._follows(before, run, delay_s):
             return self._follow(run, delay_s)
-        if delay_s < -TOLERANCE_S:
-            return self._earlier(run, delay_s, before)
+        if delay_s < -_MOST_BACK_S:
+            return self._anew(run, before)
         waiting_s = sum(one.n for one in self._doubted) * self._period_s
-        # What is sent later is stamped later, unless it comes out of order.
-        in_turn = before is None or run.last_s >= before.last_s - TOLERANCE_S
-        if self._doubted and in_turn and abs(delay_s - waiting_s) <= TOLERANCE_S:
+        if self._doubted and in_turn and delay_s - waiting_s <= TOLERANCE_S:
             # On time after all that is doubted: that was only delayed.
             doubted, self._doubted = self._doubted, []
-            followed = [one for run_ in doubted for one in self._follow(run_, 0.0)]
+            followed = [found for one in doubted for found in self._follow(one, 0.0)]
             return followed + self._follow(run, delay_s - waiting_s)
+        if delay_s < -TOLERANCE_S:
+            number = self._number + round(delay_s * self._rate)
+            return self._ordering.put(Piece(number, run.samples, run.received_s))
         if self._doubted and delay_s <= TOLERANCE_S:
             return self._fill(run, delay_s)
         self._doubted.append(run)
         return []
 
-    def _continues(self, before: Stamped | None, run: Stamped) -> bool:
-        """Tell whether stamps do not leap, though the line does not follow them fast enough."""
-        if before is None:
+    def _follows(self, before: Stamped | None, run: Stamped, delay_s: float) -> bool:
+        """Tell whether samples follow those before, by the line or by these."""
+        if abs(delay_s) <= TOLERANCE_S:
+            return True
+        if before is None or delay_s < -_MOST_BACK_S:
             return False
+        if delay_s < 0:
+            return run.last_s > before.last_s
         return abs(run.first_s - before.last_s - self._period_s) <= TOLERANCE_S
 
     def _fill(self, run: Stamped, delay_s: float) -> list[Block | Note]:
@@ -152,17 +163,11 @@ class StampedOrdering:
         assert self._due_s is not None
         self._measured.add(run)
         took_s = run.n * self._period_s
-        self._due_s += took_s + min(1.0, took_s / _FOLLOWS_S) * delay_s
+        slowly = min(1.0, took_s / _FOLLOWS_S)
+        self._due_s += took_s + delay_s * (1.0 if delay_s < -TOLERANCE_S else slowly)
         piece = Piece(self._number, run.samples, run.received_s)
         self._number += run.n
         return self._ordering.put(piece)
-
-    def _earlier(self, run: Stamped, delay_s: float, before: Stamped | None) -> list[Block | Note]:
-        """Hand on samples whose time has been: their numbers tell what they are."""
-        if delay_s < -_MOST_BACK_S:
-            return self._anew(run, before)
-        number = self._number + round(delay_s * self._rate)
-        return self._ordering.put(Piece(number, run.samples, run.received_s))
 
     def _anew(self, run: Stamped, before: Stamped | None) -> list[Block | Note]:
         """Begin a new line: the clock was set back."""
@@ -200,31 +205,38 @@ class StampedOrdering:
 
 
 class _Rate:
-    """The rate by the stamps of samples that follow each other."""
+    """The rate by the stamps of samples that follow each other: by how their least delay grows."""
 
     def __init__(self, sampling_rate_hz: float, said_s: float = -np.inf) -> None:
         self._rate = sampling_rate_hz
         self._said_s = said_s
-        self._first_s: float | None = None
-        self._last_s = 0.0
-        self._before = self._n = 0  # samples up to the last run, and with it
+        self._n = 0
+        # Of each second of samples, the least of stamp - number / rate, and number / rate there.
+        self._delays_s: deque[tuple[float, float]] = deque(maxlen=_LONGEST_S)
+        self._second = -1
 
     def anew(self) -> _Rate:
         """Begin again, after a gap."""
         return _Rate(self._rate, self._said_s)
 
     def add(self, run: Stamped) -> None:
-        if self._first_s is None:
-            self._first_s = run.first_s
-        self._last_s = run.first_s
-        self._before, self._n = self._n, self._n + run.n
+        """Take samples that follow those before."""
+        here_s = self._n / self._rate
+        delay = (run.first_s - here_s, here_s)
+        if int(here_s) != self._second:
+            self._second = int(here_s)
+            self._delays_s.append(delay)
+        else:
+            self._delays_s[-1] = min(delay, self._delays_s[-1])
+        self._n += run.n
 
     def notes(self, at_s: float) -> list[Block | Note]:
         """Say if it differs, once in a while; far from what the stream says, it is changed."""
-        span_s = self._last_s - (self._first_s or 0.0) if self._first_s is not None else 0.0
-        if span_s < _MEASURED_S:
+        if len(self._delays_s) < _MEASURED_S:
             return []
-        rate = self._before / span_s
+        delays = list(self._delays_s)
+        (first_s, from_s), (last_s, to_s) = min(delays[:_ENDS_S]), min(delays[-_ENDS_S:])
+        rate = self._rate / max(1e-3, 1 + (last_s - first_s) / (to_s - from_s))
         off = rate / self._rate - 1
         if abs(off) > _TOO_MUCH:
             text = f"{rate:,.0f} samples come a second, not {self._rate:,.0f}: the source ends"
