@@ -10,7 +10,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.evaluation.scores import majority
 from toptune.live.blocks import Note, SourceInfo
 from toptune.live.engine import CalibrationProgress, LiveVerdict
 
@@ -126,7 +125,7 @@ class Board:
         """The class of most windows so far; None before the first verdict."""
         if self.verdict is None:
             return None
-        return majority(self.verdict.votes, self.verdict.mean_probabilities)
+        return self.verdict.recording_code
 
     @property
     def n_dropped(self) -> int:
@@ -179,7 +178,7 @@ def _window_json(verdict: LiveVerdict) -> dict[str, Any]:
 
 def verdict_json(verdict: LiveVerdict) -> dict[str, Any]:
     """Plain values of a window's verdict, and of all windows so far."""
-    code = majority(verdict.votes, verdict.mean_probabilities)
+    code = verdict.recording_code
     classes = verdict.classes
     return {
         "start_s": verdict.start_s,

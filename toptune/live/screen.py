@@ -6,13 +6,12 @@ terminal, `verdict_line` and `note_line` say the same in a line each.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import islice
 from types import TracebackType
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
@@ -31,12 +30,11 @@ _NAME_WIDTH = 18
 
 def verdict_line(verdict: LiveVerdict) -> str:
     """Say a window's verdict in one line, and what all windows so far say."""
-    n = int(verdict.votes.sum())
     told = [
         f"{clock(verdict.start_s)} - {clock(verdict.stop_s)}: {verdict.prediction}"
         f" (probability {verdict.probability:.2f})"
         + (", a window UNLIKE those of training" if verdict.unlike else ""),
-        _so_far(verdict.classes, verdict.votes, verdict.mean_probabilities, n)
+        _so_far(verdict)
         + (", a recording UNLIKE those of training" if verdict.unlike_training else ""),
         f"latency {_milliseconds(verdict.latency_s)}",
     ]
@@ -55,15 +53,12 @@ def lost(n_samples: int) -> str:
     return f"{n_samples:,} {one_or(n_samples, 'sample', 'samples')} lost"
 
 
-def _so_far(
-    classes: Sequence[str], votes: NDArray[np.int64], mean: NDArray[np.float64], n: int
-) -> str:
-    from toptune.evaluation.scores import majority
-
-    code = majority(votes, mean)
+def _so_far(verdict: LiveVerdict) -> str:
+    code = verdict.recording_code
     return (
-        f"so far {classes[code]} in {votes[code]} of {count(n, 'window')}"
-        f" (mean probability {mean[code]:.2f})"
+        f"so far {verdict.recording_prediction} in {verdict.votes[code]} of"
+        f" {count(int(verdict.votes.sum()), 'window')}"
+        f" (mean probability {verdict.mean_probabilities[code]:.2f})"
     )
 
 
@@ -149,9 +144,7 @@ class _Drawing:
         verdict = board.verdict
         if verdict is None:
             return self._before_the_first(), "bold"
-        n = int(verdict.votes.sum())
-        told = _so_far(board.classes, verdict.votes, verdict.mean_probabilities, n)
-        return f"{clock(verdict.stop_s)}  {told}", "bold"
+        return f"{clock(verdict.stop_s)}  {_so_far(verdict)}", "bold"
 
     def _before_the_first(self) -> str:
         board, width = self._board, f"{self._board.header.width_s:g} s"
