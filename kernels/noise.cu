@@ -151,9 +151,9 @@ extern "C" __global__ void noise_join(
 
 // --- medians
 
-// An integer that orders as a float does; -0, which equals 0, has the one of 0.
+// An integer that orders as a float does; -0 comes before 0, which changes no median.
 __device__ u64 key_of(float x) {
-  const u32 bits = __float_as_uint(x + 0.0f);
+  const u32 bits = __float_as_uint(x);
   return (bits >> 31) != 0 ? ~bits : bits | 0x80000000u;
 }
 

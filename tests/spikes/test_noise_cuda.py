@@ -93,7 +93,8 @@ def test_thresholds_are_the_cpus(device: HostAccelerator, noise: Noise, n: int) 
     seed=st.integers(0, 2**32 - 1),
     channels=st.integers(1, 3),
     n=st.integers(1, 700),
-    rate_hz=st.sampled_from([20.0, 100.0, 1000.0, 1285.0, 3000.0]),
+    # Windows of 4, 8, 9, 20, 128, 129, 200, 257 and 600 samples.
+    rate_hz=st.sampled_from([20.0, 40.0, 45.0, 100.0, 640.0, 645.0, 1000.0, 1285.0, 3000.0]),
     levels=st.sampled_from([2, 5, 2**16]),
     scale=st.sampled_from([1.0, 1e-3, 1e-44]),
     launch=st.builds(Launch, st.integers(1, 5), st.just(7), st.booleans()),
@@ -119,6 +120,17 @@ def test_noise_has_the_cpus_bits(
         expected = noise_thresholds(x, rate_hz, Ptsd(noise=noise))
         for a, b in zip(vars(got).values(), vars(expected).values(), strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("width", [2, 7, 8, 9, 15, 16, 17, 128, 129, 136, 255, 257, 2000])
+def test_windows_of_any_length_are_summed_in_the_cpus_order(
+    device: HostAccelerator, width: int
+) -> None:
+    # Many channels, since another order changes the last bit of some sums only.
+    x = np.random.default_rng(width).normal(3, 9, (50, 31 * width)).astype(np.float32)
+    got = noise_thresholds_on(device, x, 5.0 * width, Ptsd())
+    expected = noise_thresholds(x, 5.0 * width, Ptsd())
+    np.testing.assert_array_equal(got.noise_sd_uv, expected.noise_sd_uv)
 
 
 def test_rows_of_a_larger_array_are_taken_as_they_lie(device: HostAccelerator) -> None:
