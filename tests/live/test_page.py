@@ -207,6 +207,10 @@ def test_a_browser_shows_the_recording_as_it_goes_on(
     lines = "document.querySelectorAll('#classes polyline').length"
     assert chromium.evaluate(lines) == 6
     assert chromium.evaluate("document.querySelectorAll('#histogram rect').length") == 200
+    ticks = "Array.from(document.querySelectorAll('.ticks div'), (t) => t.innerText.split(/\\s+/))"
+    of_course, of_window = chromium.evaluate(ticks)
+    assert of_course == ["0:02", "0:07", "0:13", "0:18", "0:23"]
+    assert of_window[::2] == ["21.0", "21.5", "22.0", "22.5", "23.0"]
     shown = chromium.evaluate("document.body.innerText")
     for text in ("75E25I", "80\u202f%", "50\u202fms", "90,000", "9.00 s", "<script>alert(1)"):
         assert text in shown

@@ -49,7 +49,8 @@ const picture = (className, label) =>
 const ticks = (begin, end) => {
   const row = make("div", undefined, "track ticks");
   const labels = make("div");
-  for (let k = 0; k < 5; k += 1) labels.append(make("span", clock(begin + ((end - begin) * k) / 4)));
+  const time = (s) => (end - begin < 8 ? `${s.toFixed(1)}\u202fs` : clock(s));
+  for (let k = 0; k < 5; k += 1) labels.append(make("span", time(begin + ((end - begin) * k) / 4)));
   row.append(make("span", "", "name"), labels);
   return row;
 };
@@ -91,7 +92,7 @@ function course(now) {
   by("course").hidden = n === 0;
   if (!n) return;
   const end = history.stop_s[n - 1];
-  const begin = Math.min(history.stop_s[0], end - 12 * now.stride_s);
+  const begin = Math.max(0, Math.min(history.stop_s[0], end - 12 * now.stride_s));
   const x = (seconds) => ((1000 * (seconds - begin)) / (end - begin)).toFixed(1);
   const rows = classes.map((name, code) => {
     const share = history.probabilities[n - 1][code];
