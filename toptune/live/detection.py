@@ -27,7 +27,7 @@ from toptune.spikes.noise import noise_thresholds
 from toptune.spikes.ptsd import PtsdSamples, channel_mean, sequential_sum
 from toptune.spikes.ptsd_compiled import BLOCK, Float32, block_stats
 from toptune.spikes.streaming import detect_recording
-from toptune.spikes.walking import CarriedWalk
+from toptune.spikes.walking import VALUES_FOR_THREADS, CarriedWalk
 
 _KIND, _FORMAT = "toptune thresholds", 1
 # The most memory for the voltage of a calibration span.
@@ -278,7 +278,8 @@ class LiveDetector:
 
     def push(self, samples_uv: Float32) -> Iterator[CertainSpikes]:
         """Take the next samples of the stretch, (channels, n) float32 microvolts, raw."""
-        filtered = self._filter.apply(samples_uv, None, self._pool)
+        pool = self._pool if samples_uv.size >= VALUES_FOR_THREADS else None
+        filtered = self._filter.apply(samples_uv, None, pool)
         if self.calibration is None:
             self._held[-1].append(filtered)
             self._n_held += filtered.shape[1]

@@ -27,8 +27,8 @@ from toptune.spikes.ptsd_compiled import (
     walk_span,
 )
 
-# With fewer values (channels x samples) threads would wait longer than they work.
-_VALUES_FOR_THREADS = 200_000
+#: With fewer values (channels x samples) threads would wait longer than they work.
+VALUES_FOR_THREADS = 200_000
 # Spikes of a channel, in one block, that there is room for at first.
 _ROOM = 64
 
@@ -95,7 +95,7 @@ class CarriedWalk:
         if limit <= begin:
             return join_spikes([])
         values = len(self._held) * (limit - begin)
-        pool = self._pool if values >= _VALUES_FOR_THREADS else None
+        pool = self._pool if values >= VALUES_FOR_THREADS else None
         parts = in_threads(
             pool,
             lambda rows: self._walk_rows(rows, begin, limit),
