@@ -323,3 +323,13 @@ def test_balanced_classes_weigh_the_same_however_many_rows_they_have(
     smooth = FalkonClassifier(penalty=10.0, **made).fit(X, y)
     assert (plain.predict(X) == "c").sum() == 0
     assert (smooth.predict(X)[y == "c"] == "c").mean() > 0.5
+
+
+def test_a_scorer_scores_as_the_classifier_does() -> None:
+    rng = np.random.default_rng(2)
+    X, y = rng.random((40, 5)).astype(np.float32), np.arange(40) % 3
+    made = FalkonClassifier(view_sizes=(2, 3), n_centres=20).fit(X, y)
+    scorer = made.scorer()
+    np.testing.assert_array_equal(scorer(X), made.class_scores(X))
+    with pytest.raises(ValueError, match="features"):
+        scorer(X[:, :4])

@@ -440,3 +440,12 @@ def test_what_cannot_be_tuned_is_refused() -> None:
         tune_recordings(RecordingsClassifier(), rows, [])
     with pytest.raises(InputError, match="ridge must be above 0, got -1"):
         tune_recordings(RecordingsClassifier(), rows, [*CANDIDATES, {"ridge": -1.0}])
+
+
+def test_a_scorer_scores_as_the_classifier_does() -> None:
+    rows = make_rows(3, [(0, 0, 4), (1, 1, 5), (2, 0, 3)])
+    made = RecordingsClassifier(view_sizes=(2, 3)).fit(rows.X, rows.y, rows.unit)
+    scorer = made.scorer()
+    np.testing.assert_array_equal(scorer(rows.X), made.class_scores(rows.X))
+    with pytest.raises(ValueError, match="features"):
+        scorer(rows.X[:, :4])
