@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import toptune
+from toptune.errors import StorageError
 
 _PATHS = [str(Path(__file__).parent), str(Path(toptune.__file__).parents[1])]
 
@@ -53,6 +54,14 @@ class DaskProcesses:
             )  # fmt: skip
         self.started.append(child)
         return child
+
+
+def fail_once(cause: str, path: Path) -> int:
+    """Fail in a way that may pass where a file is not there yet; gives the worker's process."""
+    if not path.exists():
+        path.write_text(cause)
+        raise StorageError(cause)
+    return os.getpid()
 
 
 def free_port() -> int:

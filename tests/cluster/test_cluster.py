@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from dask_processes import DaskProcesses, dask_processes
 from needs import package
+from results import Run
 from small_data import write_data_set
 
 from toptune import training
@@ -197,6 +198,25 @@ def test_workers_of_another_version_and_with_another_clock_are_refused(tmp_path:
     assert re.search("is (8|9)[0-9] s ahead: have both set by NTP", clock)
 
 
+def test_work_for_gpus_goes_where_there_are_some_and_is_tried_again(tmp_path: Path) -> None:
+    with dask_processes(tmp_path) as dask:
+        dask.scheduler()
+        dask.worker(TOPTUNE_TEST_CLOCK_S="0")
+        with_gpu = dask.worker("--resources", "GPU=1", TOPTUNE_TEST_CLOCK_S="0")
+        dask.wait_for_workers(2)
+        with open_cluster(dask.address) as cluster:
+            assert cluster.device("cpu") == "cpu"
+            assert cluster.device("auto") == cluster.device("cuda") == "cuda"
+            files = {str(n): tmp_path / f"{n}.txt" for n in range(6)}
+            done = list(cluster.run("dask_processes:fail_once", "full", files, on_gpu=True))
+            spoilt = cluster.run("dask_processes:fail_once", None, {"spoilt": None}, on_gpu=False)
+            with pytest.raises(ToptuneError, match="spoilt: failed unexpectedly on a worker"):
+                next(spoilt).value()
+    assert sorted(one.name for one in done) == [*files]
+    assert {one.value() for one in done} == {with_gpu.pid}
+    assert all(path.read_text() == "full" for path in files.values())
+
+
 def test_a_worker_with_other_weights_is_refused(
     data: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -292,6 +312,17 @@ def test_tuning_on_workers_scores_every_fold_as_a_single_process(
     assert kinds == ["features", "labels", "labels"]
 
 
+def test_the_command_tells_where_dask_is_and_shares_the_cores_out(data: Path, run: Run) -> None:
+    # Spikes only, since processes of its own know no tiny backbone.
+    words = ("extract", data / "devices.csv", "--picture", "none", "--store")
+    ran = run(*words, data / "local.zarr", "--dask", "local:1")
+    assert re.match(r"Dask: tcp://127\.0\.0\.1:\d+; (no dashboard|dashboard: http://)", ran.err)
+    assert "INFO" not in ran.err
+    assert "spikes of 6 recordings found" in ran.out
+    run(*words, data / "here.zarr")
+    assert content(data / "local.zarr") == content(data / "here.zarr")
+
+
 def test_a_classifier_that_is_not_spread_is_refused(data: Path) -> None:
     with pytest.raises(InputError, match=r"falkon is trained by a single process.* of mlp can"):
         fit(data / "alone.zarr", data / "run", dask="local:1")
@@ -304,6 +335,8 @@ def test_a_classifier_that_is_not_spread_is_refused(data: Path) -> None:
         ("local:two", "whole number of processes from 1"),
         ("scheduler", "is no address of a scheduler"),
         ("tcp://127.0.0.1:1", "no scheduler answers there"),
+        ("tls://127.0.0.1:1", "names no certificates for TLS"),
+        ("carrier-pigeon://1:1", "no scheduler answers there"),
     ],
 )
 def test_an_address_that_is_none_is_refused(

@@ -191,7 +191,8 @@ def opened_cluster(dask: str | None) -> Iterator[Cluster | None]:
     require_dask(dask)
     quieten_dask()
     with open_cluster(dask) as cluster:
-        say(f"Dask: {cluster.address}; dashboard: {cluster.dashboard}")
+        shown = cluster.dashboard
+        say(f"Dask: {cluster.address}; {f'dashboard: {shown}' if shown else 'no dashboard'}")
         yield cluster
 
 

@@ -58,9 +58,10 @@ class Cluster:
         self._told: set[str] = set()
 
     @property
-    def dashboard(self) -> str:
-        """Address of the page on which Dask shows what is going on."""
-        return str(self._client.dashboard_link)
+    def dashboard(self) -> str | None:
+        """Address of the page on which Dask shows what is going on; None where there is none."""
+        services = self._client.scheduler_info(n_workers=1)["services"]
+        return str(self._client.dashboard_link) if "dashboard" in services else None
 
     @property
     def n_workers(self) -> int:
@@ -292,7 +293,7 @@ def open_cluster(dask: str | Cluster) -> Iterator[Cluster]:
             n_jobs = max(1, usable_cores() // n)
         try:
             client = Client(where, set_as_default=False, timeout=_CONNECT_S)
-        except (OSError, ValueError) as error:
+        except (OSError, TypeError, ValueError) as error:
             raise InputError(
                 f"`dask={dask!r}`: no scheduler answers there ({' '.join(str(error).split())})"
             ) from None
@@ -311,6 +312,18 @@ def require_dask(dask: str) -> None:
             f"`dask={dask!r}` is no address of a scheduler, such as tcp://10.0.0.1:8786, and not of"
             f" the form {_LOCAL}4"
         )
+    _require_installed()
+    if dask.startswith("tls://"):
+        from distributed.security import Security
+
+        if Security().get_connection_args("client").get("ssl_context") is None:
+            raise InputError(
+                f"`dask={dask!r}`: Dask's configuration names no certificates for TLS"
+                " (distributed.comm.tls.client, in ~/.config/dask)"
+            )
+
+
+def _require_installed() -> None:
     if find_spec("distributed") is None:
         raise MissingPackagesError(
             "`dask` needs distributed, not installed here: pip install 'toptune[cluster]' (from a"
