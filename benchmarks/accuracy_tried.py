@@ -2,9 +2,9 @@
 
     python benchmarks/accuracy.py --plugin benchmarks/accuracy_tried.py
 
-Nothing of this is in toptune. Other ways to fuse all six views come first, then other
-views. Each is a line in the table. Views of the pictures are described by MobileNetV2,
-and burst parameters of the same windows are one view more.
+None of this is a default of toptune. Other ways to fuse all six views come first, then other
+views, then other kernels. Each is a line in the table. Views of the pictures are described by
+MobileNetV2, and burst parameters of the same windows are one view more.
 """
 
 from __future__ import annotations
@@ -72,6 +72,11 @@ LITE0 = tuple(replace(view, network="timm:tf_efficientnet_lite0") for view in PI
 PARAMETERS_120_S = f"{PARAMETERS} 120 s every 20 s"
 #: Of MobileNetV2: outputs of inverted residual blocks of 32, 96 and 320 channels.
 LAYERS = ("features.6", "features.13", "features.17")
+#: In multiples of the default's width.
+SCALES = (
+    (1.0,), (0.5, 1.0), (1.0, 1.5), (1.0, 2.5), (1.0, 3.0), (0.7, 1.0, 1.4), (0.5, 1.0, 2.0),
+    (0.5, 1.0, 2.0, 4.0), (0.35, 0.7, 1.4, 2.8),
+)  # fmt: skip
 _PICTURES_AT_ONCE = 32
 _EM_STEPS = 500
 
@@ -375,7 +380,22 @@ def methods() -> tuple[Method, ...]:
             for name, title, views in other_views
         ),
         *_of_layers(),
+        *_of_scales(),
     )
+
+
+def _of_scales() -> list[Method]:
+    """List other mixtures of Gaussians for the default's views, in multiples of the width 0.5."""
+    views = (*RECOMMENDED, PARAMETERS)
+    return [
+        Method(
+            f"scales-{'-'.join(f'{one:g}' for one in scales)}",
+            f"the default, Gaussians of {', '.join(f'{one / 2:g}' for one in scales)}",
+            head, {"name": "falkon", "views": views, "fixed": {"scales": scales}}, views,
+            of_toptune=True,
+        )
+        for scales in SCALES
+    ]  # fmt: skip
 
 
 def _of_layers() -> list[Method]:

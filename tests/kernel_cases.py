@@ -27,7 +27,8 @@ def naive_kernel(P: Array, Q: Array, kernel: KernelSum) -> Array:
     for width, weight, size in zip(kernel.widths, kernel.weights, kernel.view_sizes, strict=True):
         part = slice(start, start + size)
         distance = ((P[:, None, part] - Q[None, :, part]) ** 2).sum(axis=2)
-        total += weight * np.exp(-distance / (2 * width**2))
+        for scale in kernel.scales:
+            total += weight / len(kernel.scales) * np.exp(-distance / (2 * (scale * width) ** 2))
         start += size
     return total
 
@@ -80,8 +81,9 @@ class Case:
         if len(sizes) > 1 and draw(st.booleans()):
             weights[self.rng.integers(len(sizes))] = 0
         widths = self.rng.choice([0.5, 1.0, 2.0], len(sizes))
+        scales = draw(st.sampled_from([(1.0,), (1.0, 2.0), (0.5, 1.0, 3.0)]))
         self.kernel = KernelSum(
-            tuple(widths.tolist()), tuple((weights / weights.sum()).tolist()), sizes
+            tuple(widths.tolist()), tuple((weights / weights.sum()).tolist()), sizes, scales
         )
         n = len(self.groups)
         self.X: Array = 3 * self.rng.standard_normal((n, sum(sizes)))

@@ -21,7 +21,6 @@ from toptune.features.table import FeatureTable, RecordingInfo
 from toptune.heads.base import Head
 from toptune.heads.catalogue import head_of
 from toptune.heads.falkon import head as falkon_head
-from toptune.heads.falkon.classifier import FalkonClassifier
 from toptune.params import FitOptions
 from toptune.runs.model import load_model, read_model
 from toptune.training import RunResult
@@ -188,7 +187,8 @@ def test_whole_batches_are_left_out_together(tmp_path: Path) -> None:
     result = fit(table, "falkon", tmp_path / "run", group_by="batch")
     label = np.array([table.recordings[row].label for row in table.recording])
     batch = np.array([table.recordings[row].columns["batch"] for row in table.recording])
-    expected = leave_one_group_out(FalkonClassifier(), table.features, label, batch)
+    classifier = head_of("falkon").make({})
+    expected = leave_one_group_out(classifier, table.features, label, batch)
     np.testing.assert_allclose(result.folds.scores, expected.scores, atol=1e-7)
     assert [row["group"] for row in read_csv(result.path / "folds.csv")] == ["b0", "b1", "b2", "b3"]
     assert result.metrics["n_groups"] == 4

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.linalg import LinAlgWarning
 from sklearn.exceptions import SkipTestWarning
 from sklearn.kernel_ridge import KernelRidge
+from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.utils.estimator_checks import check_estimator
 
 from toptune.errors import InputError
@@ -76,8 +77,12 @@ def test_each_view_of_a_row_gets_unit_length_by_itself(dtype: type) -> None:
 @BOTH
 @pytest.mark.parametrize(
     "kernel",
-    [KernelSum.single(0.7, 6), KernelSum((0.8, 1.0, 2.0), (0.25, 0.0, 0.75), (3, 2, 1))],
-    ids=["one view", "three views"],
+    [
+        KernelSum.single(0.7, 6),
+        KernelSum((0.8, 1.0, 2.0), (0.25, 0.0, 0.75), (3, 2, 1)),
+        KernelSum((0.8, 1.0, 2.0), (0.25, 0.0, 0.75), (3, 2, 1), (1.0, 2.0, 0.3)),
+    ],
+    ids=["one view", "three views", "three Gaussians a view"],
 )
 def test_views_have_a_gaussian_each_and_their_weighted_sum_is_the_kernel(
     arrays: Arrays, kernel: KernelSum
@@ -88,11 +93,29 @@ def test_views_have_a_gaussian_each_and_their_weighted_sum_is_the_kernel(
     np.testing.assert_allclose(between, naive_kernel(P, Q, kernel), rtol=1e-11)
     lower = np.tril(arrays.to_host(kernel.gram(P, arrays)))
     np.testing.assert_allclose(lower, np.tril(naive_kernel(P, P, kernel)), rtol=1e-11)
-    np.testing.assert_array_equal(lower.diagonal(), 1)
+    np.testing.assert_allclose(lower.diagonal(), 1, rtol=1e-15)
     if len(kernel.widths) > 1:
         # The view of weight 0 has no say, not even where it is not a number.
         P[:, 3:5] = np.nan
         assert not np.isnan(arrays.to_host(kernel.gram(P, arrays))).any()
+
+
+def test_a_kernel_of_several_scales_is_the_mean_of_their_gaussians() -> None:
+    X, y = blobs(60, 5, 3)
+    Y = np.where(y[:, None] == np.array(list("abc")), 1.0, -1.0)
+    K = sum(rbf_kernel(X, gamma=1 / (2 * (scale * 0.8) ** 2)) for scale in (1, 2.5)) / 2
+    expected = K @ np.linalg.solve(K + 60e-3 * np.eye(60), Y)
+    head = FalkonClassifier(0.8, 1e-3, normalise=False, balanced=False, scales=(1, 2.5)).fit(X, y)
+    np.testing.assert_allclose(head.decision_function(X), expected, atol=1e-9)
+
+
+def test_two_scales_are_recommended_and_one_is_what_the_library_has() -> None:
+    head = head_of("falkon")
+    assert head.make({}).scales == (1.0, 2.0)
+    assert head.make({"solver": "falkon"}).scales == (1.0,)
+    assert head.make({"scales": (0.5, 3.0)}).scales == (0.5, 3.0)
+    # Models of before there were several have no such parameter, and one Gaussian.
+    assert FalkonClassifier().scales == (1.0,)
 
 
 @pytest.mark.parametrize("n_centres", [None, 20])
@@ -236,6 +259,9 @@ def test_duplicate_centres_are_warned_of_and_solved_with_a_stated_jitter() -> No
             {"view_sizes": (1, 2), "view_weights": (1.0,)},
             r"view_weights must have one value a view .2 of view_sizes., got .1.0",
         ),
+        ({"scales": ()}, r"scales must be above 0 and all different, got \(\)"),
+        ({"scales": (1, 0)}, r"scales must be above 0 and all different, got \(1, 0\)"),
+        ({"scales": (2, 2)}, r"scales must be above 0 and all different, got \(2, 2\)"),
         ({"solver": "magic"}, "solver must be direct, iterative or falkon, got 'magic'"),
         ({"device": "cuda:97"}, "device is 'cuda:97', but torch finds no such device; use cpu"),
         ({"device": "meta"}, "device must be cpu or cuda, got 'meta'"),

@@ -101,7 +101,9 @@ def scores_without(
         for size, weight in zip(sizes, weights, strict=True):
             x, z = a[:, start : start + size], b[:, start : start + size]
             squared = ((x[:, None] - z[None]) ** 2).sum(axis=2)
-            total = total + weight * np.exp(-squared / (2 * width**2))
+            for scale in head.scales:
+                of_scale = np.exp(-squared / (2 * (scale * width) ** 2))
+                total = total + weight / len(head.scales) * of_scale
             start += size
         return total
 
@@ -175,7 +177,11 @@ def test_tuning_in_closed_form_equals_refitting(
     candidates: Any = CANDIDATES
     if fused:
         weights = [(0.25, 0.75), (1.0, 0.0), (0.5, 0.5)]
-        candidates = [{**c, "view_weights": w} for c, w in zip(CANDIDATES, weights, strict=True)]
+        scales = [(1.0,), (1.0, 2.0), (1.0,)]
+        candidates = [
+            {**c, "view_weights": w, "scales": s}
+            for c, w, s in zip(CANDIDATES, weights, scales, strict=True)
+        ]
     assume(centres_outlast_two_groups(head, data))
     found, _ = tune(arrays, head, data.rows, candidates)
     expected, nearest_tie = naive(head, data, candidates)
@@ -310,6 +316,9 @@ def test_candidates_are_every_combination_of_what_is_given() -> None:
         (0.4, 1e-5, (0.5, 0.5)),
         (0.4, 1e-4, (0.5, 0.5)),
     ]
+    scales = falkon_candidates(1, scales=((1,), (1, 2)))
+    assert [c["scales"] for c in scales] == [(1.0,)] * len(one) + [(1.0, 2.0)] * len(one)
+    assert [{k: c[k] for k in ("width", "penalty")} for c in scales] == [*one, *one]
     fixed = falkon_candidates(2, widths=(1,), penalties=(1,), view_weights=((0.3, 0.7),))
     assert fixed == ({"width": 1.0, "penalty": 1.0, "view_weights": (0.3, 0.7)},)
 

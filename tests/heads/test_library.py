@@ -197,6 +197,14 @@ def test_global_generators_and_standard_output_are_left_alone(
     assert "Stopping conjugate gradient" in err
 
 
+def test_several_gaussians_are_refused(double: type[Falkon]) -> None:
+    X, y, _ = data()
+    head = FalkonClassifier(n_centres=9, scales=(1, 2), solver="falkon")
+    with pytest.raises(InputError, match="'falkon' has one Gaussian, not 2; take `scales=1`"):
+        head.fit(X, y)
+    assert not double.made
+
+
 def test_several_views_are_refused(double: type[Falkon]) -> None:
     X, y, _ = data()
     head = FalkonClassifier(n_centres=9, view_sizes=(2, 2), solver="falkon")

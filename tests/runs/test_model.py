@@ -280,6 +280,8 @@ def test_every_missing_value_is_told(folder: Path) -> None:
     places = [p for p in all_keys(whole) if p not in NOTES and p[:2] != ("head", "params")]
     places += [("provenance", "views", 0, *p) for p in all_keys(whole["provenance"]["views"][0])]
     places.remove(("provenance", "views", 0, "key"))
+    # Models of before there were several have none; what they say is tested by golden models.
+    places.remove(("novelty", "nearness", "scales"))
     assert len(places) > 40
     for place in places:
         damaged = copy.deepcopy(whole)

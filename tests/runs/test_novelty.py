@@ -23,17 +23,19 @@ from toptune.heads.parameters.logistic import LogisticClassifier
 from toptune.recordings.trains import RecordingFacts
 from toptune.runs.novelty import NoveltyLimits, Range, judge, reference_rows, training_limits
 
-TWO_VIEWS = Nearness(KernelSum((0.4, 0.9), (0.3, 0.7), (3, 2)))
+TWO_VIEWS = Nearness(KernelSum((0.4, 0.9), (0.3, 0.7), (3, 2), (1.0, 2.0)))
 
 
 def naive_kernel(x: NDArray[Any], z: NDArray[Any], nearness: Nearness) -> float:
-    """Sum over views of weight x exp(-|x_v - z_v|^2 / (2 width^2)) of normalised parts."""
+    """Sum over views of weight x mean of Gaussians of normalised parts."""
     kernel, total, first = nearness.kernel, 0.0, 0
     for width, weight, size in zip(kernel.widths, kernel.weights, kernel.view_sizes, strict=True):
         parts = [np.asarray(row[first : first + size], np.float64) for row in (x, z)]
         if nearness.normalise:
             parts = [p / np.sqrt((p**2).sum()) if p.any() else p for p in parts]
-        total += weight * np.exp(-((parts[0] - parts[1]) ** 2).sum() / (2 * width**2))
+        squared = ((parts[0] - parts[1]) ** 2).sum()
+        gaussians = [np.exp(-squared / (2 * (scale * width) ** 2)) for scale in kernel.scales]
+        total += weight * np.mean(gaussians)
         first += size
     return float(total)
 
@@ -78,6 +80,7 @@ def make_limits(**changes: Any) -> NoveltyLimits:
         TWO_VIEWS,
         replace(TWO_VIEWS, normalise=False),
         Nearness(KernelSum((0.4, 0.9), (1.0, 0.0), (3, 2))),
+        Nearness(KernelSum((0.4, 0.9), (0.3, 0.7), (3, 2))),
         Nearness.plain((5,)),
         Nearness.plain((2, 2, 1)),
     ],

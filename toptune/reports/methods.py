@@ -328,10 +328,15 @@ def _falkon(run: ReadRun, params: Mapping[str, Any], cite: _Cited) -> str:
     solved = (
         "solved directly" if params.get("solver") == "direct" else f"solver: {params.get('solver')}"
     )
+    scales = params.get("scales") or [1.0]
+    kernel = "a Gaussian kernel"
+    if len(scales) > 1:
+        kernel = f"the mean of {len(scales)} Gaussians as kernel"
+    times = "" if scales == [1.0] else f" times {' and '.join(map(_value, scales))}"
     return (
         "Feature vectors were classified by Falkon, kernel ridge regression on Nystr\u00f6m"
-        f" centres {cite('falkon', 'falkon_gpu')}, with a Gaussian kernel ({solved}{centres};"
-        f" width {_value(params['width'])}, penalty {_value(params['penalty'])})."
+        f" centres {cite('falkon', 'falkon_gpu')}, with {kernel} ({solved}{centres};"
+        f" width {_value(params['width'])}{times}, penalty {_value(params['penalty'])})."
         f"{weighted}"
     )
 

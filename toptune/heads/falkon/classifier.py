@@ -12,6 +12,7 @@ factorisation in float64.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -80,11 +81,14 @@ class FalkonClassifier(RowClassifier):
     normalise : bool
         Divide each row's part in each view by its own length first; zeros stay zero.
     view_sizes : tuple of int or None
-        Columns of each of several views (feature sets side by side), which have a Gaussian each;
+        Columns of each of several views (feature sets side by side), which have a kernel each;
         the kernel is their weighted sum. None: all columns are one view.
     view_weights : tuple of float or None
-        Of each view's Gaussian: 0 or above, adding up to 1. A view of weight 0 has no say. None:
+        Of each view's kernel: 0 or above, adding up to 1. A view of weight 0 has no say. None:
         all equal.
+    scales : tuple of float
+        A view's kernel is the mean of the Gaussians of so many times its width. One, 1, is a plain
+        Gaussian; `toptune fit` takes 1 and 2 (`falkon.head.SCALES`).
     solver : str
         ``direct``; ``iterative``, conjugate gradients for very many rows (`falkon.iterative`); or
         ``falkon``, the library of that name, where it is installed (docs/falkon.md). The latter two
@@ -140,6 +144,7 @@ class FalkonClassifier(RowClassifier):
         max_iterations: int = 500,
         random_state: Any = 0,
         balanced: bool = True,
+        scales: tuple[float, ...] = (1.0,),
     ) -> None:
         self.width = width
         self.penalty = penalty
@@ -154,6 +159,7 @@ class FalkonClassifier(RowClassifier):
         self.max_iterations = max_iterations
         self.random_state = random_state
         self.balanced = balanced
+        self.scales = scales
 
     def _train(self, X: NDArray[Any], codes: Ints) -> None:
         problem = self._problem(X)
@@ -173,15 +179,20 @@ class FalkonClassifier(RowClassifier):
         return self._problem(self.check(X, y)[0])
 
     def _problem(self, X: Any) -> Problem:
-        kernel = kernel_of(self, X.shape[1])
+        kernel = self.kernel(X.shape[1])
         centres = self._draw_centres(len(X))
         if is_streamed(X):
             X = self._held(X, centres)
         rows = self._rows(X, kernel)
         return Problem(rows, centres, kernel, self.penalty * len(X))
 
+    def kernel(self, n_features: int) -> KernelSum:
+        """Give the kernel of rows of so many columns; see `kernel_of`."""
+        scales = tuple(map(float, listed(self.scales)))
+        return replace(kernel_of(self, n_features), scales=scales)
+
     def _check_together(self, n_features: int) -> None:
-        kernel_of(self, n_features)
+        self.kernel(n_features)
         solver_of(self)
 
     def _held(self, X: StreamedRows, centres: Ints | None) -> Any:
@@ -236,13 +247,13 @@ class FalkonClassifier(RowClassifier):
         return lambda X: self._scores_with(centres, self._validated(X, reset=False))
 
     def _ready_centres(self) -> Centres:
-        return Centres(kernel_of(self, self.n_features_in_), self.centres_)
+        return Centres(self.kernel(self.n_features_in_), self.centres_)
 
     def _scores(self, X: NDArray[Any]) -> Float64:
         return self._scores_with(self._ready_centres(), X)
 
     def _scores_with(self, centres: Centres, X: NDArray[Any]) -> Float64:
-        kernel = kernel_of(self, X.shape[1])
+        kernel = self.kernel(X.shape[1])
         scores = np.empty((len(X), len(self.classes_)))
         for part in cut(len(X), _SCORED_ROWS):
             rows = self._rows(X[part], kernel)

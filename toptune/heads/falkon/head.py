@@ -44,6 +44,14 @@ def _widths(name: str, value: Any) -> None:
         raise InputError(f"{name} must be above 0, got {value!r}")
 
 
+def _scales(name: str, value: Any) -> None:
+    """Accept one or several numbers above 0, all different."""
+    scales = listed(value)
+    ranged = all(is_number(scale) and scale > 0 for scale in scales)
+    if not scales or not ranged or len(set(scales)) < len(scales):
+        raise InputError(f"{name} must be above 0 and all different, got {value!r}")
+
+
 def _view_weights(name: str, value: Any) -> None:
     """Accept numbers from 0 that add up to 1."""
     weights = listed(value)
@@ -58,6 +66,7 @@ RULES: Mapping[str, Rule] = {
     "balanced": true_or_false,
     "n_centres": optional(whole_from_1),
     "view_weights": optional(_view_weights),
+    "scales": _scales,
     "solver": one_of(*get_args(Solver)),
     "precision": one_of(*get_args(SolverPrecision)),
     "tolerance": optional(above_0),
@@ -71,6 +80,10 @@ WIDTHS = (0.5, 0.25, 1.0)
 PENALTIES = (1e-5, 1e-6, 1e-4, 1e-3)
 # Of several views, which are searched for one to leave out.
 FUSED_PENALTIES = (1e-5, 1e-3)
+
+# A view's kernel is the mean of these Gaussians, in multiples of its width. On four real sets of
+# cultures (benchmarks/RESULTS.md) one Gaussian has the same verdicts but for one.
+SCALES = (1.0, 2.0)
 
 # The recommended setting, with equal weights of all views (`nested.HANDICAP`).
 WIDTH, PENALTY = WIDTHS[0], PENALTIES[0]
@@ -111,6 +124,12 @@ class FalkonOptions:
         several=True,
         panel=_TITLE,
     )
+    scales: tuple[float, ...] | None = option(
+        None,
+        "The kernel is the mean of Gaussians of so many times the width; default: 1,2.",
+        several=True,
+        panel=_TITLE,
+    )
     n_centres: int | None = option(
         None, "Nystrom centres; default: all windows, where memory allows.", least=1, panel=_TITLE
     )
@@ -127,14 +146,15 @@ def falkon_candidates(
     widths: Sequence[float] | None = None,
     penalties: Sequence[float] | None = None,
     view_weights: Sequence[Sequence[float]] | None = None,
+    scales: Sequence[Sequence[float]] | None = None,
 ) -> tuple[dict[str, Any], ...]:
     """List what is chosen from, the recommended setting first.
 
     Of what is given, that is every combination, with the recommended value of what is not. Where
-    nothing is given, of one view it is every combination of `WIDTHS` and `PENALTIES`; of several,
-    each of `FUSED_PENALTIES` with equal weights of all views, and the recommended setting without
-    each of the views: so one that is useless, or that only says which device it is, can be left
-    out. Raises `InputError`: weights of another number of views.
+    nothing is given, or `scales` alone, of one view it is every combination of `WIDTHS` and
+    `PENALTIES`; of several, each of `FUSED_PENALTIES` with equal weights of all views, and the
+    recommended setting without each of the views: so one that is useless, or that only says which
+    device it is, can be left out. Raises `InputError`: weights of another number of views.
     """
     weights = [tuple(map(float, one)) for one in view_weights or (equal_weights(n_views),)]
     for weight in weights:
@@ -152,7 +172,11 @@ def falkon_candidates(
             *((WIDTH, weights[0], penalty) for penalty in FUSED_PENALTIES),
             *((WIDTH, weight, PENALTY) for weight in _without_each(n_views)),
         ]
-    return tuple(_setting(*one) for one in settings)
+    candidates = [_setting(*one) for one in settings]
+    if scales:
+        offered = [tuple(map(float, listed(one))) for one in scales]
+        candidates = [{**one, "scales": each} for each in offered for one in candidates]
+    return tuple(candidates)
 
 
 def _setting(width: float, weights: tuple[float, ...], penalty: float) -> dict[str, Any]:
@@ -173,7 +197,7 @@ def _without_each(n_views: int) -> Iterator[tuple[float, ...]]:
 
 
 def is_recommended(candidate: Candidate) -> bool:
-    """Whether a candidate is the recommended setting, which weighs all views the same."""
+    """Whether a candidate is the recommended setting, of any scales: all views weigh the same."""
     weights = candidate.get("view_weights")
     equal = weights is None or max(weights) - min(weights) < 1e-6
     return equal and candidate.get("width") == WIDTH and candidate.get("penalty") == PENALTY
@@ -203,7 +227,13 @@ class FalkonHead(Head):
             widths=values.get("width"),
             penalties=values.get("penalty"),
             view_weights=values.get("view_weights"),
+            scales=values.get("scales"),
         )
+
+    def make(self, params: Mapping[str, Any]) -> Any:
+        # The library has one Gaussian.
+        scales = (1.0,) if params.get("solver") == "falkon" else SCALES
+        return super().make({"scales": scales, **params})
 
     def device(self, requested: str, params: Mapping[str, Any]) -> str:
         # The direct solver works in float64, the others need not.
@@ -281,10 +311,9 @@ class FalkonHead(Head):
 
     def nearness(self, estimator: Any, view_sizes: Sequence[int]) -> Nearness:
         # The classifier's own kernel.
-        from toptune.heads.falkon.classifier import kernel_of
         from toptune.heads.falkon.kernel import Nearness
 
-        return Nearness(kernel_of(estimator, sum(view_sizes)), estimator.normalise)
+        return Nearness(estimator.kernel(sum(view_sizes)), estimator.normalise)
 
 
 class CentrePlan(NamedTuple):

@@ -381,13 +381,18 @@ def _options(falkon: Any, iteration: Iteration) -> Any:
 
 
 def _only_view(kernel: KernelSum) -> tuple[slice, float]:
-    views = kernel.views()
-    if len(views) > 1:
+    gaussians = kernel.gaussians()
+    if len(kernel.scales) > 1:
         raise InputError(
-            f"the solver 'falkon' has one kernel, not a sum over {len(views)} views; take "
+            f"the solver 'falkon' has one Gaussian, not {len(kernel.scales)}; take `scales=1`, or"
+            ' `solver="direct"`'
+        )
+    if len(gaussians) > 1:
+        raise InputError(
+            f"the solver 'falkon' has one kernel, not a sum over {len(gaussians)} views; take "
             '`solver="direct"` or `solver="iterative"`'
         )
-    return views[0].columns, views[0].width
+    return gaussians[0].columns, gaussians[0].width
 
 
 @contextlib.contextmanager

@@ -24,8 +24,8 @@ PLAIN_WIDTH = 0.5
 _ROWS_AT_ONCE = 4096
 
 
-class View(NamedTuple):
-    """A view that takes part in a sum of kernels."""
+class Gaussian(NamedTuple):
+    """A Gaussian that takes part in a sum of kernels."""
 
     columns: slice  # of the rows
     width: float
@@ -34,16 +34,18 @@ class View(NamedTuple):
 
 @dataclass(frozen=True)
 class KernelSum:
-    """``K(x, z) = sum over views v of weight_v exp(-|x_v - z_v|^2 / (2 width_v^2))``.
+    """``K(x, z) = sum over views v of weight_v k_v(x_v, z_v)``, with Gaussians k_v.
 
-    A view is a stretch of columns: one feature set of several that are fused. A view of weight 0
-    is not evaluated.
+    With one scale, 1, ``k_v(x, z) = exp(-|x - z|^2 / (2 width_v^2))``; with several, k_v is the
+    mean of the Gaussians of so many times that width. A view is a stretch of columns: one feature
+    set of several that are fused. A view of weight 0 is not evaluated.
     """
 
     # Standard deviation of each view's Gaussian, in the units of the rows
     widths: tuple[float, ...]
     weights: tuple[float, ...]  # 0 or above, not all 0
     view_sizes: tuple[int, ...]  # columns of each view
+    scales: tuple[float, ...] = (1.0,)  # of every view
 
     def __post_init__(self) -> None:
         if not len(self.widths) == len(self.weights) == len(self.view_sizes):
@@ -56,22 +58,26 @@ class KernelSum:
         """One Gaussian over all columns."""
         return cls((width,), (1.0,), (n_features,))
 
-    def views(self) -> tuple[View, ...]:
-        """Name the views whose weight is not 0."""
-        columns = view_columns(self.view_sizes)
-        views = map(View, columns, self.widths, self.weights)
-        return tuple(view for view in views if view.weight)
+    def gaussians(self) -> tuple[Gaussian, ...]:
+        """List those whose weight is not 0, view by view."""
+        views = zip(view_columns(self.view_sizes), self.widths, self.weights, strict=True)
+        return tuple(
+            Gaussian(columns, scale * width, weight / len(self.scales))
+            for columns, width, weight in views
+            if weight
+            for scale in self.scales
+        )
 
     def gram(self, X: NDArray[np.floating[Any]], arrays: Arrays = NUMPY) -> Array:
         """Kernel of rows with each other, (n, n).
 
         In NumPy it is the lower triangle, with zeros above the diagonal, and the only matrix of
-        that size in memory, whatever the number of views; in torch it has both triangles.
+        that size in memory, whatever the number of Gaussians; in torch it has both triangles.
         """
-        first, *others = self.views()
+        first, *others = self.gaussians()
         K = arrays.gaussian_gram(arrays.scaled(X[:, first.columns], first.width), first.weight)
-        for view in others:
-            arrays.add_gaussian_gram(K, arrays.scaled(X[:, view.columns], view.width), view.weight)
+        for one in others:
+            arrays.add_gaussian_gram(K, arrays.scaled(X[:, one.columns], one.width), one.weight)
         return K
 
 
@@ -82,21 +88,21 @@ class Centres:
         self, kernel: KernelSum, Z: NDArray[np.floating[Any]], arrays: Arrays = NUMPY
     ) -> None:
         self._arrays = arrays
-        self._views = [
-            (view, z, arrays.half_squares(z))
-            for view in kernel.views()
-            for z in [arrays.scaled(Z[:, view.columns], view.width)]
+        self._gaussians = [
+            (one, z, arrays.half_squares(z))
+            for one in kernel.gaussians()
+            for z in [arrays.scaled(Z[:, one.columns], one.width)]
         ]
 
     def kernel_of(self, X: NDArray[np.floating[Any]]) -> Array:
         """Kernel of rows, (n, d) float, with the centres: (n, m); for a block of rows at a time.
 
-        Beside the result it takes a copy of a view of X, and of several views a second result.
+        Beside the result it takes a copy of a view of X, and of several Gaussians a second result.
         """
         arrays, total = self._arrays, None
-        for view, z, half_z in self._views:
-            x = arrays.scaled(X[:, view.columns], view.width)
-            K = arrays.gaussian(x, z, half_z, view.weight)
+        for one, z, half_z in self._gaussians:
+            x = arrays.scaled(X[:, one.columns], one.width)
+            K = arrays.gaussian(x, z, half_z, one.weight)
             if total is None:
                 total = K
             else:
@@ -234,6 +240,7 @@ class Nearness:
             "widths": list(self.kernel.widths),
             "weights": list(self.kernel.weights),
             "view_sizes": list(self.kernel.view_sizes),
+            "scales": list(self.kernel.scales),
             "normalise": self.normalise,
         }
 
@@ -241,4 +248,7 @@ class Nearness:
     def from_json(cls, values: dict[str, Any]) -> Nearness:
         """Build from what `to_json` gave."""
         names = ("widths", "weights", "view_sizes")
-        return cls(KernelSum(*(tuple(values[name]) for name in names)), values["normalise"])
+        widths, weights, sizes = (tuple(values[name]) for name in names)
+        # Models of before there were several have none.
+        scales = tuple(values.get("scales", (1.0,)))
+        return cls(KernelSum(widths, weights, sizes, scales), values["normalise"])

@@ -7,7 +7,7 @@ closed forms for folds; `falkon.iterative` holds the others.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -156,11 +156,11 @@ class _Grams:
     def __init__(self, X: NDArray[np.floating[Any]], arrays: Arrays) -> None:
         self._X, self._arrays = X, arrays
         self._room = arrays.kept_bytes() // (8 * len(X) ** 2)
-        self._kept: dict[tuple[int, float], Array] = {}
+        self._kept: dict[tuple[int, float, tuple[float, ...]], Array] = {}
 
     def forget_all_but(self, kernel: KernelSum) -> None:
         """Drop kernels of other widths."""
-        needed = set(enumerate(kernel.widths))
+        needed = {(number, width, kernel.scales) for number, width in enumerate(kernel.widths)}
         self._kept = {key: gram for key, gram in self._kept.items() if key in needed}
 
     def of(self, kernel: KernelSum) -> Array:
@@ -178,12 +178,11 @@ class _Grams:
         return total
 
     def _single(self, kernel: KernelSum, number: int) -> Array:
-        """Give one view's Gaussian of weight 1."""
-        key = (number, kernel.widths[number])
+        """Give one view's kernel, with weight 1."""
+        key = (number, kernel.widths[number], kernel.scales)
         if key not in self._kept:
             weights = tuple(float(view == number) for view in range(len(kernel.weights)))
-            one = KernelSum(kernel.widths, weights, kernel.view_sizes)
-            self._kept[key] = one.gram(self._X, self._arrays)
+            self._kept[key] = replace(kernel, weights=weights).gram(self._X, self._arrays)
         return self._kept[key]
 
 
