@@ -386,7 +386,7 @@ def methods() -> tuple[Method, ...]:
 
 def _of_scales() -> list[Method]:
     """List other mixtures of Gaussians for the default's views, in multiples of the width 0.5."""
-    views = (*RECOMMENDED, PARAMETERS)
+    views: Views = (*RECOMMENDED, PARAMETERS)
     return [
         Method(
             f"scales-{'-'.join(f'{one:g}' for one in scales)}",
