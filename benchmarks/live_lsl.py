@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ NAME = "toptune benchmark"
 # Streams are looked for on this machine only.
 CONFIGURATION = """
 [log]
-level = -2
+level = -3
 [ports]
 IPv6 = disable
 [multicast]
@@ -44,6 +45,9 @@ def main() -> int:
     if asked.send is not None:
         send(asked.send, asked.seconds)
         return 0
+    if asked.folder is not None:
+        asked.folder.mkdir(parents=True, exist_ok=True)
+        return measure(asked.folder, asked)
     with tempfile.TemporaryDirectory() as folder:
         return measure(Path(folder), asked)
 
@@ -56,6 +60,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--calibration-s", type=float, default=30.0)
     parser.add_argument("--backbone", default="efficientnet_b0", help="with random weights")
     parser.add_argument("--devices", type=int, default=10, help="to train on")
+    parser.add_argument("--folder", type=Path, help="keep recordings and model, or take them")
     parser.add_argument("--send", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -69,17 +74,26 @@ def measure(folder: Path, asked: argparse.Namespace) -> int:
     run = folder / "run"
     load = os.getloadavg()[0]
     command = [sys.executable, __file__, "--send", str(recording), "--seconds", str(asked.seconds)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as sender:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as sender:
+        assert sender.stdin is not None
         assert sender.stdout is not None
         sender.stdout.readline()
         begun = _cpu_s()
-        live, notes = verdicts(run, f"lsl:{NAME}", asked)
+        live, notes = verdicts(run, f"lsl:{NAME}", asked, ready=sender.stdin.close)
         used = _cpu_s() - begun
     begun_s = time.monotonic()
     replayed, _ = verdicts(run, recording, asked, speed="max", until_s=asked.seconds)
     took_s = time.monotonic() - begun_s
     late = 1000 * np.array([one.latency_s for one in live])
-    same = [_facts(one) for one in live] == [_facts(one) for one in replayed]
+    differing = [
+        name
+        for one, other in zip(map(_facts, live), map(_facts, replayed), strict=False)
+        for name in one
+        if one[name] != other[name]
+    ]
+    same = len(live) == len(replayed) and not differing
     _say(
         verdicts=len(live),
         latency_ms={
@@ -90,6 +104,7 @@ def measure(folder: Path, asked: argparse.Namespace) -> int:
         samples_lost=live[-1].n_dropped if live else None,
         notes=notes,
         same_as_replayed=same,
+        differing=sorted(set(differing)),
         replay_times_real_time=asked.seconds / took_s,
         cpu_share=used / asked.seconds,
         load={"before": load, "after": os.getloadavg()[0]},
@@ -101,6 +116,8 @@ def measure(folder: Path, asked: argparse.Namespace) -> int:
 
 def make(folder: Path, asked: argparse.Namespace) -> Path:
     """Simulate cultures, train on all but one, and return that one's recording."""
+    if (folder / "run").exists():
+        return next((folder / "more").glob("*.h5"))
     length_s = asked.window_s + 4 * asked.stride_s
     _toptune("simulate", folder / "data", "--devices", asked.devices, "--seconds", length_s)
     _toptune("simulate", folder / "more", "--devices", 1, "--seconds", asked.seconds, "--seed", 1)
@@ -120,6 +137,7 @@ def verdicts(
     *,
     speed: Any = None,
     until_s: float = np.inf,
+    ready: Callable[[], None] | None = None,
 ) -> tuple[list[Any], list[str]]:
     """Read a source to its end: the verdicts, and the notes."""
     from toptune.live import open_source
@@ -132,6 +150,8 @@ def verdicts(
     with LiveSession(
         run, opened, stride_s=asked.stride_s, calibration_s=asked.calibration_s
     ) as session:
+        if ready is not None:
+            ready()
         for event in session.events():
             if isinstance(event, LiveVerdict) and event.stop_s <= until_s:
                 found.append(event)
@@ -141,7 +161,7 @@ def verdicts(
 
 
 def send(recording: Path, seconds: float) -> None:
-    """Send a recording in real time, from when somebody reads it."""
+    """Send a recording in real time, once the standard input is closed."""
     import pylsl
 
     from toptune.recordings.opening import open_recording
@@ -156,7 +176,7 @@ def send(recording: Path, seconds: float) -> None:
             channel.append_child_value("unit", "microvolts")
         outlet = pylsl.StreamOutlet(info, 0, 60)
         print("begun", flush=True)  # noqa: T201  # the other process waits for it
-        outlet.wait_for_consumers(600.0)
+        sys.stdin.read()  # closed when the other process is ready
         begun_s, step = time.monotonic(), round(PIECE_S * rate)
         for first in range(0, min(opened.n_samples, round(seconds * rate)), step):
             n = min(step, opened.n_samples - first)
@@ -166,11 +186,14 @@ def send(recording: Path, seconds: float) -> None:
         time.sleep(1.0)
 
 
-def _facts(verdict: Any) -> tuple[Any, ...]:
-    return (
-        round(verdict.start_s, 6), round(verdict.stop_s, 6), verdict.code,
-        verdict.probabilities.tolist(), verdict.counts.tolist(), verdict.n_spikes,
-    )  # fmt: skip
+def _facts(verdict: Any) -> dict[str, Any]:
+    return {
+        "start_s": round(verdict.start_s, 6),
+        "stop_s": round(verdict.stop_s, 6),
+        "code": verdict.code,
+        "probabilities": verdict.probabilities.tolist(),
+        "counts": verdict.counts.tolist(),
+    }
 
 
 def _toptune(*arguments: object) -> None:

@@ -59,6 +59,15 @@ def test_samples_come_in_order_with_what_the_stream_says_of_itself(config: str) 
     assert longest_s < 1.0
 
 
+def test_what_was_sent_before_it_is_read_is_kept(config: str) -> None:
+    writer = writing("lsl", config, "early", 2000, 1.0, wait=True)
+    with writer as process, open_source("lsl:early", waiting=SOON) as source:
+        process.wait(20)
+        reading = Reading(source)
+        reading.until(lambda r: r.n >= 2000)
+    assert reading.numbers() == {k: k for k in range(2000)}
+
+
 def test_a_sender_that_stalls_loses_nothing(config: str) -> None:
     with open_after(config, "stalls", 2000) as (writer, reading):
         writer.send_signal(signal.SIGSTOP)

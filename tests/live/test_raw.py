@@ -221,7 +221,7 @@ PIPED = """
 import sys
 from toptune.live import Note, open_source
 from toptune.params import Waiting
-with open_source("-", header=sys.argv[1], waiting=Waiting(stopped_after_s=0.3)) as source:
+with open_source("-", header=sys.argv[1], waiting=Waiting(patience_s=0.2, stopped_after_s=0.3)) as source:
     for one in source.read():
         if isinstance(one, Note):
             print("note", one.kind, one.n_samples, flush=True)
@@ -272,7 +272,7 @@ def test_a_source_is_read_once(tmp_path: Path) -> None:
 
 def test_a_reader_that_is_slow_gets_all_and_when_it_came(tmp_path: Path) -> None:
     path = tmp_path / "culture.raw"
-    path.write_bytes(raw_frames(0, 40_000))
+    path.write_bytes(raw_frames(0, 70_000))
     with open_source(path, header=header(tmp_path), waiting=SOON) as source:
         got = iter(source.read())
         first = next(got)
@@ -280,7 +280,7 @@ def test_a_reader_that_is_slow_gets_all_and_when_it_came(tmp_path: Path) -> None
         rest = list(got)
     assert isinstance(first, Block)
     blocks = [first, *(one for one in rest if isinstance(one, Block))]
-    assert sum(b.samples.shape[1] for b in blocks) == 40_000
+    assert sum(b.samples.shape[1] for b in blocks) == 70_000
     # All came at once; only what was more than is kept waited for the reader.
     n_early = sum(b.samples.shape[1] for b in blocks if b.received_s < first.received_s + 0.5)
-    assert 30_000 <= n_early < 40_000
+    assert 60_000 <= n_early < 70_000

@@ -59,7 +59,7 @@ def test_stamps_may_tremble_and_drift(sizes: list[int], seed: int, drift: float)
     assert notes == []
 
 
-@settings(max_examples=100)
+@settings(max_examples=30)
 @given(
     stalls=st.lists(st.tuples(st.integers(0, 199), st.floats(0.0, 0.9)), max_size=2),
     size=st.integers(50, 1000),

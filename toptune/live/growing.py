@@ -55,6 +55,7 @@ class GrowingHdf5(Received):
         super().__init__(
             info, Ordering(info.sampling_rate_hz, patience_s=waiting.patience_s), waiting
         )
+        self._begin()
 
     def _pieces(self) -> Iterator[Piece | Said]:
         seen = 0

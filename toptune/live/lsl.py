@@ -32,7 +32,7 @@ _MICROVOLTS = {
     "millivolts": 1e3, "millivolt": 1e3, "mv": 1e3, "volts": 1e6, "volt": 1e6, "v": 1e6,
 }  # fmt: skip
 # The library writes what it does to the standard error output unless told otherwise.
-_QUIET = "[log]\nlevel = -2\n"
+_QUIET = "[log]\nlevel = -3\n"
 _CONFIGURATIONS = ("lsl_api.cfg", "~/lsl_api/lsl_api.cfg", "/etc/lsl_api/lsl_api.cfg")
 
 
@@ -84,6 +84,7 @@ class LslSource(Received):
         )
         order = StampedOrdering(info.sampling_rate_hz, patience_s=waiting.patience_s)
         super().__init__(info, order, waiting)
+        self._begin()
 
     def _choose(self, name: str) -> Any:
         found = self._lsl.resolve_byprop("name", name, 1, _FIND_S) if name else []

@@ -332,6 +332,7 @@ class RawStream(Received):
         )
         rate = self._layout.sampling_rate_hz
         super().__init__(info, Ordering(rate, patience_s=waiting.patience_s), waiting)
+        self._begin()
 
     def _pieces(self) -> Iterator[Piece | Said]:
         frames = _Frames(self._layout, self._name)

@@ -20,7 +20,7 @@ from toptune.params import Waiting
 # How often it is looked whether something has been missing for too long.
 _TICK_S = 0.05
 # What is kept at most: seconds, and values (channels x samples).
-_KEPT_S, _KEPT_VALUES = 30.0, 50_000_000
+_KEPT_S, _KEPT_VALUES = 60.0, 50_000_000
 
 
 class Said(NamedTuple):
@@ -103,8 +103,12 @@ class Received(ABC):
         self._closing = threading.Event()
         most = min(_KEPT_S * info.sampling_rate_hz, _KEPT_VALUES / info.n_channels)
         self._kept = _Kept(max(1, int(most)))
-        self._thread: threading.Thread | None = None
-        self._ended = False
+        self._thread = threading.Thread(target=self._receive, name="source", daemon=True)
+        self._is_read = self._ended = False
+
+    def _begin(self) -> None:
+        """Take from now on what comes, though it is not asked for yet; ends every `__init__`."""
+        self._thread.start()
 
     @abstractmethod
     def _pieces(self) -> Iterator[Any]:
@@ -119,10 +123,9 @@ class Received(ABC):
 
     def read(self) -> Iterator[Block | Note]:
         """Give blocks and notes as they come; see `Source`."""
-        if self._thread is not None:
+        if self._is_read:
             raise ToptuneError(f"{self.info.name}: a source is read once: open it again")
-        self._thread = threading.Thread(target=self._receive, name="source", daemon=True)
-        self._thread.start()
+        self._is_read = True
         try:
             yield from self._read()
         finally:
@@ -176,7 +179,7 @@ class Received(ABC):
     def close(self) -> None:
         """End the thread, and let go of what it read."""
         self._closing.set()
-        if self._thread is not None and self._thread is not threading.current_thread():
+        if self._thread is not threading.current_thread():
             self._thread.join(5.0)
         self._let_go()
 
