@@ -221,7 +221,8 @@ PIPED = """
 import sys
 from toptune.live import Note, open_source
 from toptune.params import Waiting
-with open_source("-", header=sys.argv[1], waiting=Waiting(patience_s=0.2, stopped_after_s=0.3)) as source:
+waiting = Waiting(patience_s=0.2, stopped_after_s=0.3)
+with open_source("-", header=sys.argv[1], waiting=waiting) as source:
     for one in source.read():
         if isinstance(one, Note):
             print("note", one.kind, one.n_samples, flush=True)
