@@ -142,6 +142,24 @@ def test_json_is_a_line_a_verdict(made: Made, run: Run) -> None:
         assert (line["n_samples_lost"], line["notes"]) == (0, [])
 
 
+def test_refusals_name_the_options_of_the_command(run: Run) -> None:
+    ran = run("stream", "run", "new.h5", "--calibration-s", "1e7")
+    assert (ran.code, ran.out) == (2, "")
+    assert "let --calibration-s be" in ran.err
+    assert "give thresholds by --thresholds" in ran.err
+    ran = run("stream", "run", "new.h5", "--header", "thresholds.json")
+    assert (ran.code, ran.out) == (2, "")
+    assert "thresholds.json: is not TOML" in ran.err
+    ran = run("stream", "run", "-")
+    assert (ran.code, ran.err) == (
+        2,
+        "error: standard input: say by --header how its samples are laid out\n",
+    )
+    ran = run("stream", "run", "new.h5", "--thresholds", "devices.csv")
+    assert (ran.code, ran.out) == (2, "")
+    assert "devices.csv holds no thresholds of toptune" in ran.err
+
+
 def test_a_recording_shorter_than_a_window_has_no_verdict_but_a_report(
     tmp_path: Path, run: Run
 ) -> None:

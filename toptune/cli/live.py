@@ -77,9 +77,12 @@ def stream(
         float,
         typer.Option(help="Seconds at the beginning on which the electrodes' thresholds are set."),
     ] = 30.0,
-    thresholds: Annotated[
+    calibration: Annotated[
         Path | None,
-        typer.Option(help="File of thresholds to use instead, such as thresholds.json of --out."),
+        typer.Option(
+            "--thresholds",
+            help="File of thresholds to use instead, such as thresholds.json of --out.",
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -113,13 +116,13 @@ def stream(
         require_target(out, overwrite=overwrite, kind=PREDICTIONS)
     if source != "-" and not source.startswith("lsl:") and not Path(source).is_fifo():
         require_recordings([Path(source)])
-    require_recordings([path for path in (header, thresholds) if path is not None])
+    require_recordings([path for path in (header, calibration) if path is not None])
     replay_speed = _speed(speed)
     from toptune.live.detection import Calibration
     from toptune.live.engine import LiveSession
     from toptune.live.sources import open_source
 
-    given = None if thresholds is None else Calibration.read(thresholds)
+    thresholds = None if calibration is None else Calibration.read(calibration)
     with ExitStack() as stack:
         opened = stack.enter_context(
             open_source(source, speed=replay_speed, header=header, opening=opening, waiting=waiting)
@@ -130,7 +133,7 @@ def stream(
                 opened,
                 stride_s=stride_s,
                 calibration_s=calibration_s,
-                calibration=given,
+                calibration=thresholds,
                 weights=weights or (),
                 compute=machine,
             )

@@ -2,7 +2,7 @@
 
 A source enters: the blocks of voltage, in order, of an amplifier, of a file that still grows or of
 a recording that is replayed, with notes on what was lost. With a model, a verdict leaves for every
-window as soon as its last sample is at hand.
+window as soon as its last sample is at hand; a screen, a page and a folder of results take it.
 """
 
 from __future__ import annotations
