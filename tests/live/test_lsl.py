@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import needs
 import pytest
-from live_processes import ROOT, Reading, writing
+from live_processes import Reading, writing
 
 from toptune.errors import InputError
 from toptune.live import lsl, open_source
 from toptune.params import Waiting
 
 needs.package("pylsl")
+pylsl = import_module("pylsl")
 
 # No multicast: streams are looked for on this machine only.
 CONFIGURATION = """
@@ -43,6 +43,15 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("LSLAPICFG", str(path))
         yield str(path)
+
+
+def test_a_name_that_is_not_there_is_refused_with_those_that_are(
+    config: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lsl, "_FIND_S", 0.1)
+    refused = pytest.raises(InputError, match=r"no stream of the name 'absent'.*'lsl:present'")
+    with writing("lsl", config, "present", 1000, 30, wait=True), refused:
+        open_source("lsl:absent")
 
 
 def test_samples_come_in_order_with_what_the_stream_says_of_itself(config: str) -> None:
@@ -129,62 +138,63 @@ class open_after:  # noqa: N801  # reads as a function in a with statement
         self._writing.__exit__(*error)
 
 
-OUTLETS = """
-import json, sys, time
-import pylsl
-for name, rate, kind, units, labels in json.loads(sys.argv[1]):
-    info = pylsl.StreamInfo(name, "ephys", 2, rate, kind, name)
-    channels = info.desc().append_child("channels")
-    for k in range(2):
-        channel = channels.append_child("channel")
-        channel.append_child_value("label", labels[k])
-        channel.append_child_value("unit", units)
-    globals()[name] = pylsl.StreamOutlet(info)
-print("begun", flush=True)
-time.sleep(60)
-"""
+class Inlet:
+    """What a stream says of itself, without a stream."""
+
+    def __init__(self, rate: float, kind: str, unit: str, labels: tuple[str, ...]) -> None:
+        self._info = pylsl.StreamInfo("rig", "ephys", len(labels), rate, kind, "rig")
+        channels = self._info.desc().append_child("channels")
+        for label in labels:
+            channel = channels.append_child("channel")
+            channel.append_child_value("label", label)
+            channel.append_child_value("unit", unit)
+
+    def info(self, _timeout: float) -> Any:
+        return self._info
+
+
+@pytest.mark.parametrize(
+    ("rate", "kind", "unit", "problem"),
+    [
+        (0.0, "float32", "microvolts", "no regular sampling rate"),
+        (10.0, "string", "microvolts", "sends texts"),
+        (10.0, "float32", "degrees", "channel a is in 'degrees'"),
+        (10.0, "int16", "", "does not say their unit"),
+    ],
+)
+@pytest.mark.usefixtures("config")
+def test_streams_that_are_no_voltage_are_refused(
+    rate: float, kind: str, unit: str, problem: str
+) -> None:
+    with pytest.raises(InputError, match=f"^lsl:rig: .*{problem}"):
+        lsl._described(Inlet(rate, kind, unit, ("a", "b")), "lsl:rig", pylsl)
+
+
+@pytest.mark.parametrize(
+    ("kind", "unit", "gain_uv"),
+    [
+        ("float32", "microvolts", 1),
+        ("double64", "V", 1e6),
+        ("int16", "uV", 1),
+        ("int32", "mV", 1e3),
+    ],
+)
+@pytest.mark.usefixtures("config")
+def test_units_become_microvolts(kind: str, unit: str, gain_uv: float) -> None:
+    found = lsl._described(Inlet(10.0, kind, unit, ("a", "b")), "lsl:rig", pylsl)
+    assert found.labels == ("a", "b")
+    assert found.gain_uv.tolist() == [gain_uv, gain_uv]
+    assert found.assumed == ()
 
 
 @pytest.mark.usefixtures("config")
-def test_streams_that_are_no_voltage_are_refused_and_assumptions_are_said(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(lsl, "_FIND_S", 0.5)
-    streams = [
-        ("irregular", 0.0, "float32", "microvolts", ["a", "b"]),
-        ("texts", 10.0, "string", "microvolts", ["a", "b"]),
-        ("degrees", 10.0, "float32", "degrees", ["a", "b"]),
-        ("digits", 10.0, "int16", "", ["a", "b"]),
-        ("unnamed", 10.0, "float32", "", ["a", "a"]),
-        ("volts", 10.0, "double64", "volts", ["a", "b"]),
-    ]
-    command = [sys.executable, "-c", OUTLETS, json.dumps(streams)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"begun\n"
-            for name, problem in (
-                ("irregular", "no regular sampling rate"),
-                ("texts", "sends texts"),
-                ("degrees", "channel a is in 'degrees'"),
-                ("digits", "does not say their unit"),
-            ):
-                with pytest.raises(InputError, match=problem):
-                    open_source(f"lsl:{name}")
-            listed = r"no stream of the name 'absent' found .* 'lsl:degrees', 'lsl:digits', .*"
-            with pytest.raises(InputError, match=listed):
-                open_source("lsl:absent")
-            with pytest.raises(InputError, match=r"6 streams found"):
-                open_source("lsl:")
-            with open_source("lsl:unnamed", waiting=SOON) as source:
-                assert source.info.channel_labels == ("1", "2")
-                reading = Reading(source)
-                reading.until(lambda r: len(r.notes) >= 2)
-            assert reading.kinds()[:2] == ["assumed", "assumed"]
-            with open_source("lsl:volts") as source:
-                assert source.info.channel_labels == ("a", "b")
-        finally:
-            process.kill()
+def test_what_a_stream_does_not_say_is_assumed_and_told() -> None:
+    found = lsl._described(Inlet(10.0, "float32", "", ("a", "a")), "lsl:rig", pylsl)
+    assert found.labels == ("1", "2")
+    assert found.gain_uv.tolist() == [1, 1]
+    assert [text.rpartition(": ")[2] for text in found.assumed] == [
+        "they are numbered", "microvolts are assumed",
+    ]  # fmt: skip
 
 
 def test_what_does_not_apply_is_refused(tmp_path: Path) -> None:
