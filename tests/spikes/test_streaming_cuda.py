@@ -59,7 +59,7 @@ def assert_same(found: Detected, expected: Detected) -> None:
     assert found.trains.channel_labels == expected.trains.channel_labels
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     seed=st.integers(0, 1000),
     n=st.integers(1, 9000),
