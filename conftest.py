@@ -1,4 +1,4 @@
-"""Plugins of tests and benchmarks, and in how many processes they run."""
+"""Plugins of tests and benchmarks, in how many processes they run, and which CI alone runs."""
 
 from __future__ import annotations
 
@@ -10,3 +10,11 @@ pytest_plugins = ["needs", "pytester"]
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """Start no other process for tests that are named: it would import longer than they run."""
     return None if config.args_source == config.ArgsSource.TESTPATHS else 0
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Leave thorough tests to CI, unless they are named or asked for by `-m`."""
+    is_worker = hasattr(config, "workerinput")  # is told by the first process
+    whole = config.args_source == config.ArgsSource.TESTPATHS
+    if whole and not is_worker and not config.option.markexpr:
+        config.option.markexpr = "not thorough"

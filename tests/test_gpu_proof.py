@@ -19,6 +19,8 @@ from gpu_steps import Job, gpu_tests, read_junit, watching
 from needs import missing, package
 from results import read_json
 
+pytestmark = pytest.mark.thorough
+
 TOP = Path(__file__).parents[1]
 PROGRAM = TOP / "benchmarks" / "gpu_proof.py"
 

@@ -19,6 +19,8 @@ from needs import package
 import toptune
 from toptune import plot
 
+pytestmark = pytest.mark.thorough
+
 TOP = Path(__file__).parents[1]
 SITE = TOP / "docs" / "site"
 PACKAGES = ("mkdocs", "material", "mkdocstrings_handlers", "nbconvert", "nbclient", "ipykernel")

@@ -117,6 +117,7 @@ def test_every_command_is_run() -> None:
     assert set(every_command.COMMANDS) == commands
 
 
+@pytest.mark.thorough
 def test_every_command_does_the_same_in_a_hostile_environment(
     hostile: dict[str, str], tmp_path: Path
 ) -> None:
