@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.cluster import Cluster, open_cluster
-from toptune.cluster.worker import identity, kept, refuse_clock, threads_here
+from toptune.cluster.worker import RefusedWorkerError, kept, refuse_clock, threads_here
 from toptune.errors import InputError, InputErrors
 from toptune.features.extractor import (
     FeatureRows,
@@ -495,8 +495,15 @@ class WorkerParts:
     def __init__(self, job: StoreJob) -> None:
         compute = job.compute
         self.compute = replace(compute, n_jobs=compute.n_jobs or threads_here())
-        self.store = FeatureStore(job.ticket.store)
         self._ticket = job.ticket
+        try:
+            self.store = FeatureStore(job.ticket.store)
+            with joined_session(job.ticket, self.store):
+                pass
+        except InputError as error:
+            raise RefusedWorkerError(
+                f"{error} (all workers must see the store under this path, and its locks)"
+            ) from None
         self._finder = SpikeFinder(job.spikes, self.compute, voltage=job.voltage)
         self._engines: dict[Backbone, FeatureEngine] = {}
         # The file system may be another machine's.
@@ -520,9 +527,9 @@ class WorkerParts:
         engine = self._engines[backbone]
         made = StoredFeatures(self.store, view.windows, view.picture, backbone, engine, unwatched)
         if made.feature_set.key != view.key:
-            raise InputError(
-                f"{identity().place}: the weights {backbone.weights} of {backbone.name} are others"
-                f" than the caller's (sha256 {engine.loaded.weights_sha256[:8]}, not"
+            raise RefusedWorkerError(
+                f"the weights {backbone.weights} of {backbone.name} are others than the caller's"
+                f" (sha256 {engine.loaded.weights_sha256[:8]}, not"
                 f" {view.weights[:8]}): have the same file on all machines"
             )
         return made

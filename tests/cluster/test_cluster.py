@@ -28,6 +28,7 @@ from toptune.extraction import ExtractionResult, extract
 from toptune.heads.mlp.head import MLPHead
 from toptune.heads.rows import LabelledRows, group_rows
 from toptune.params import Backbone, Compute, Picture, Windows
+from toptune.store.session import StoreSession, Ticket
 from toptune.sweeps.grid import read_grid
 from toptune.sweeps.results import SilentSweep, SweepResult
 from toptune.sweeps.sweep import sweep
@@ -119,45 +120,24 @@ def test_two_workers_make_the_store_of_a_single_process(data: Path, cluster: Clu
     assert [one.name for one in locks.iterdir()] == ["store.lock"]
 
 
-@pytest.fixture(scope="module")
-def doomed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskProcesses]:
-    """A scheduler and two workers, of which one dies."""
-    with dask_processes(tmp_path_factory.mktemp("doomed")) as processes:
-        processes.scheduler()
-        processes.worker(TOPTUNE_TEST_DIES="5")  # in its second recording
-        processes.worker()
-        processes.wait_for_workers(2)
-        yield processes
-
-
-def test_a_worker_that_is_killed_midway_changes_nothing(data: Path, doomed: DaskProcesses) -> None:
-    _, victim, other = doomed.started
+def test_a_worker_that_is_killed_midway_changes_nothing(
+    data: Path, dask: DaskProcesses, cluster: Cluster
+) -> None:
+    # In its first recording, whose spikes are published and whose features are written.
+    victim = dask.worker(TOPTUNE_TEST_DIES="2")
+    dask.wait_for_workers(3)
     seen: set[str] = set()
 
     def look() -> None:
         seen.update(one.name for one in (data / "killed.zarr").glob(".writing-*"))
 
     progress = Progress(range(1, 7), look)
-    result = extracted(data, "killed.zarr", dask=doomed.address, progress=progress)
+    result = extracted(data, "killed.zarr", dask=cluster, progress=progress)
     assert victim.wait() == -signal.SIGKILL
-    assert other.poll() is None
     assert seen  # what it left unpublished
     assert same(data, "killed.zarr")
     assert result.n_windows == 6 * 7
-    assert result.done + result.reused == 6
-
-
-def test_a_scheduler_that_starts_again_is_waited_for(data: Path, doomed: DaskProcesses) -> None:
-    scheduler = doomed.started[0]
-
-    def restart() -> None:
-        scheduler.kill()
-        scheduler.wait()
-        doomed.scheduler()
-        doomed.worker()
-
-    extracted(data, "restarted.zarr", dask=doomed.address, progress=Progress([2], restart))
-    assert same(data, "restarted.zarr")
+    assert (result.done, result.reused) == (6, 0)
 
 
 def test_what_was_interrupted_goes_on_alone(data: Path, cluster: Cluster) -> None:
@@ -227,7 +207,17 @@ def test_a_worker_with_other_weights_is_refused(
     )
     told = r"process \d+: the weights random of tiny are others .*, not ffffffff"
     with pytest.raises(InputError, match=told):
-        extracted(data, "weights.zarr", dask=cluster)
+        extracted(data, "weights.zarr", dask=cluster, keep_going=True)
+
+
+def test_a_worker_that_does_not_see_the_store_is_refused(
+    data: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = property(lambda _: Ticket(Path("/elsewhere/s.zarr"), "s0", "0"))
+    monkeypatch.setattr(StoreSession, "ticket", elsewhere)
+    told = r"process \d+: /elsewhere/s.zarr: no such store.* must see the store under this path"
+    with pytest.raises(InputError, match=told):
+        extracted(data, "unseen.zarr", dask=cluster, keep_going=True)
 
 
 def test_a_gpu_that_no_worker_offers_is_refused(data: Path, cluster: Cluster) -> None:
@@ -346,3 +336,19 @@ def test_an_address_that_is_none_is_refused(
     with pytest.raises(ToptuneError, match=told):
         extracted(data, "none.zarr", dask=dask)
     assert not (data / "none.zarr").exists()
+
+
+# The last, since the workers end with their scheduler.
+def test_a_scheduler_that_starts_again_is_waited_for(
+    data: Path, dask: DaskProcesses, cluster: Cluster
+) -> None:
+    scheduler = dask.started[0]
+
+    def restart() -> None:
+        scheduler.kill()
+        scheduler.wait()
+        dask.scheduler()
+        dask.worker()
+
+    extracted(data, "restarted.zarr", dask=cluster, progress=Progress([2], restart))
+    assert same(data, "restarted.zarr")

@@ -134,6 +134,8 @@ class Cluster:
 
         Raises
         ------
+        RefusedWorkerError
+            A worker that came later must not work for this process.
         ToptuneError
             The scheduler is gone and does not come back.
         """
@@ -151,6 +153,8 @@ class Cluster:
             }  # fmt: skip
             try:
                 for name, answer in self._ended(futures):
+                    if answer.refusal is not None:
+                        answer.value()  # such a worker would be given all that is left
                     del left[name]
                     for text in answer.warnings:
                         self._tell(text)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -29,6 +30,10 @@ T = TypeVar("T")
 
 #: Clocks may differ by so much: signatures of cloud stores and certificates allow minutes.
 CLOCK_S = 30.0
+
+
+class RefusedWorkerError(InputError):
+    """A worker must not work for this caller; no other of its tasks would end otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,14 +68,21 @@ class Identity:
 
 def identity() -> Identity:
     """Say who this process is."""
-    versions = package_versions()
+    version, *others = _versions()
     return Identity(
         place=f"{platform.node()}, process {os.getpid()}",
-        version=versions["toptune"],
+        version=version[1],
         code=code_digest(),
-        packages=tuple((n, v) for n, v in versions.items() if n != "toptune"),
+        packages=tuple(others),
         time_s=time.time(),
     )
+
+
+@cache
+def _versions() -> list[tuple[str, str | None]]:
+    """List the versions of toptune, which comes first, and of what computes."""
+    found = package_versions()
+    return [("toptune", found.pop("toptune")), *found.items()]
 
 
 def clock_problem(place: str, ahead_s: float) -> str | None:
@@ -84,16 +96,16 @@ def clock_problem(place: str, ahead_s: float) -> str | None:
 def refuse_clock(folder: Path) -> None:
     """Compare the clock with that of the file system, which may be a server's.
 
-    It is an `InputError` where they differ by more than `CLOCK_S`.
+    It is a `RefusedWorkerError` where they differ by more than `CLOCK_S`.
     """
     path = folder / f"clock-{os.getpid()}-{threading.get_ident()}"
     with writing(path):
         path.touch()
         there_s = path.stat().st_mtime
         path.unlink()
-    problem = clock_problem(f"{identity().place}, against {folder}", time.time() - there_s)
+    problem = clock_problem(f"this machine, against {folder}", time.time() - there_s)
     if problem is not None:
-        raise InputError(problem)
+        raise RefusedWorkerError(problem)
 
 
 class Answer(NamedTuple):
@@ -102,9 +114,12 @@ class Answer(NamedTuple):
     result: Any = None
     error: tuple[str, tuple[Any, ...]] | None = None  # class of `toptune.errors`, its arguments
     warnings: tuple[str, ...] = ()  # that were logged meanwhile
+    refusal: str | None = None  # why this worker does nothing for the caller
 
     def value(self) -> Any:
         """Give the result, or raise the error."""
+        if self.refusal is not None:
+            raise RefusedWorkerError(self.refusal)
         if self.error is not None:
             name, arguments = self.error
             raise getattr(errors, name, ToptuneError)(*arguments)
@@ -123,12 +138,14 @@ def work(caller: Identity, function: str, shared: bytes, own: bytes) -> Answer:
     """
     refusal = caller.refusal_of(identity())
     if refusal is not None:
-        return Answer(error=("InputError", (refusal,)))
+        return Answer(refusal=refusal)
     module, _, name = function.partition(":")
     with _ONE, _warnings() as warnings:
         try:
             call: Callable[[Any, Any], Any] = getattr(import_module(module), name)
             result = call(pickle.loads(shared), pickle.loads(own))
+        except RefusedWorkerError as error:
+            return Answer(refusal=f"{identity().place}: {error}")
         except ToptuneError as error:
             if _may_pass(error):
                 raise
