@@ -29,7 +29,7 @@ from toptune.live.replay import Speed
 from toptune.live.sources import open_source
 from toptune.live.windows import Cut, LiveWindow, LiveWindows
 from toptune.machine.device import torch_device
-from toptune.machine.threads import thread_pool
+from toptune.machine.threads import one_torch_thread, thread_pool
 from toptune.params import Compute, OpeningOptions, Windows
 from toptune.recordings.trains import RecordingFacts, Segment, SpikeTrains, sort_spikes
 from toptune.runs.folder import model_folder
@@ -683,7 +683,8 @@ def _one_by_one(compute: Compute) -> Compute:
 
 def _rows_of(extractor: FeatureExtractor, cuts: Sequence[Cut], n_rows: int) -> NDArray[np.float32]:
     """Describe windows of cuts, (n, d)."""
-    return np.concatenate(list(extractor.extract_variants(cuts[0].trains, cuts, n_rows)))
+    with one_torch_thread():
+        return np.concatenate(list(extractor.extract_variants(cuts[0].trains, cuts, n_rows)))
 
 
 def _made_up(windows: Windows, channel_labels: tuple[str, ...], rate_hz: float) -> Cut:

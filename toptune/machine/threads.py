@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 from toptune.machine import caches
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -57,6 +63,44 @@ def channel_slices(n: int, pool: Executor | None, multiple: int = 1) -> list[sli
     size = -(-n // workers)
     size = max(multiple, -(-size // multiple) * multiple)
     return [slice(a, min(a + size, n)) for a in range(0, n, size)]
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Let linear algebra of NumPy and SciPy compute in one thread.
+
+    On small matrices threads wait for each other longer than they compute, and all the longer where
+    other programs want the processor, too.
+    """
+    with _blas().limit(limits=1, user_api="blas"):
+        yield
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """Find the libraries of linear algebra that NumPy and SciPy have loaded."""
+    # Loaded first, since either may come with a library of its own.
+    for name in ("numpy.linalg", "scipy.linalg"):
+        import_module(name)
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Let torch compute on the CPU in one thread, for the same reason, if it is loaded."""
+    if "torch" not in sys.modules:
+        yield
+        return
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Failed(NamedTuple):

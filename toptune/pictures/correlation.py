@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
 
-from toptune.machine.threads import compiled
+from toptune.machine.threads import compiled, one_blas_thread
 from toptune.params import Windows
 from toptune.pictures.bins import PlacedSpikes
 
@@ -60,8 +57,7 @@ class CorrelationCells:
     def darkness(self, window_bin: NDArray[np.int64]) -> NDArray[np.float32]:
         """Give the cells of windows that begin with some bins, (windows, *shape), 1 for black."""
         cells = np.zeros((len(window_bin), *self.shape), np.float32)
-        # Threads would wait for each other longer than they compute on matrices as small as these.
-        with _blas().limit(limits=1, user_api="blas"):
+        with one_blas_thread():
             for of_window, first in zip(cells, window_bin.tolist(), strict=True):
                 matrix = self._correlations(first)
                 of_window[: len(matrix), : len(matrix)] = matrix.clip(0, 1)
@@ -106,12 +102,6 @@ def _count(
         column = count_of[spike_bin[i]]
         if row[i] >= 0 and column < counts.shape[1]:
             counts[row[i], column] += 1
-
-
-@cache
-def _blas() -> ThreadpoolController:
-    """Find the libraries of linear algebra that NumPy and SciPy have loaded."""
-    return ThreadpoolController()
 
 
 def clustering_order(matrix: NDArray[np.float64], spikes: NDArray[np.int64]) -> NDArray[np.int64]:

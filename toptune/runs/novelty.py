@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from toptune.errors import ToptuneError
 from toptune.heads.falkon.kernel import Nearness
 from toptune.machine.display import count, one_or
+from toptune.machine.threads import one_blas_thread
 from toptune.recordings.trains import RecordingFacts
 
 # At 1,280 features 10 MB in float32, and a second for all windows of a usual data set.
@@ -106,15 +107,17 @@ def in_equal_blocks(
 ) -> NDArray[np.float64]:
     """Judge rows, (n, d), a few at a time, always equally many.
 
-    Products of matrices are rounded by their sizes. So a row's last digits would depend on how many
-    others there are, and a window that is judged alone would differ from the same among others.
+    Products of matrices are rounded by their sizes, and by the threads that share them. So a row's
+    last digits would depend on how many others there are, and a window that is judged alone would
+    differ from the same among others.
     """
     parts = []
-    for first in range(0, len(rows), _ROWS_AT_ONCE):
-        block = rows[first : first + _ROWS_AT_ONCE]
-        n = len(block)
-        filled = np.concatenate([block, np.repeat(block[:1], _ROWS_AT_ONCE - n, axis=0)])
-        parts.append(judge(filled)[:n])
+    with one_blas_thread():
+        for first in range(0, len(rows), _ROWS_AT_ONCE):
+            block = rows[first : first + _ROWS_AT_ONCE]
+            n = len(block)
+            filled = np.concatenate([block, np.repeat(block[:1], _ROWS_AT_ONCE - n, axis=0)])
+            parts.append(judge(filled)[:n])
     return np.concatenate(parts) if parts else judge(rows)
 
 
