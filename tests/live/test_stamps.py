@@ -82,6 +82,16 @@ def test_a_sender_on_a_busy_machine_loses_nothing(
     assert notes == []
 
 
+def test_a_sender_that_needs_long_to_catch_up_loses_nothing() -> None:
+    pieces = [piece(k * N) for k in range(50)]
+    for k in range(50, 1200):  # 20 s of it were kept, and take 2 s to send
+        sent_s = max(21.0 + (k - 50) * 0.002, (k + 1) * N / RATE_HZ)
+        pieces.append(piece(k * N, late_s=sent_s - (k + 1) * N / RATE_HZ))
+    numbers, notes = read(pieces)
+    assert numbers == {k: k for k in range(1200 * N)}
+    assert notes == []
+
+
 @pytest.mark.parametrize("late_s", [0.03, 0.2, 0.7])
 def test_a_delay_after_which_all_comes_on_time_is_no_gap(late_s: float) -> None:
     held = round(late_s * RATE_HZ) // N

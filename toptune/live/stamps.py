@@ -80,6 +80,8 @@ class StampedOrdering:
         self._due_s: float | None = None  # the stamp that the next sample should have
         self._number = 0  # of the next sample
         self._doubted: list[Stamped] = []  # stamped too late, in the order in which they came
+        # Since when there is no progress, and by how much the last of them was too late then.
+        self._doubted_since = (0.0, 0.0)
         self._last: Stamped | None = None  # that which came last
         self._measured = _Rate(sampling_rate_hz)
 
@@ -93,21 +95,33 @@ class StampedOrdering:
         out: list[Block | Note] = []
         for run in self._runs(piece):
             out += self._place(run)
-        # By the clock alone: what was kept back comes all at once, and is stamped the latest first.
-        if self._doubted and piece.received_s - self._doubted[0].received_s >= self._patience_s:
+        if self._doubted and not self._catches_up(piece.received_s):
             out += self._believe()
         return out + self._measured.notes(self.at_s)
 
     def waited(self, now_s: float) -> list[Block | Note]:
         """Give up what has been missing for too long."""
         out: list[Block | Note] = []
-        if self._doubted and now_s - self._doubted[0].received_s >= self._patience_s:
+        if self._doubted and not self._catches_up(now_s):
             out += self._believe()
         return out + self._ordering.waited(now_s)
 
     def finish(self) -> list[Block | Note]:
         """Give all that is held."""
         return [*self._believe(), *self._ordering.finish()]
+
+    def _catches_up(self, now_s: float) -> bool:
+        """Tell whether it is too early to take a delay for a gap, which does not become less.
+
+        By the clock alone, since what was kept back comes all at once.
+        """
+        since_s, delay_s = self._doubted_since
+        if now_s - since_s < self._patience_s:
+            return True
+        assert self._due_s is not None
+        before_s = sum(one.n for one in self._doubted[:-1]) * self._period_s
+        self._doubted_since = (now_s, self._doubted[-1].first_s - before_s - self._due_s)
+        return self._doubted_since[1] < delay_s - TOLERANCE_S
 
     def _runs(self, piece: Stamped) -> list[Stamped]:
         """Divide samples where their stamps leap."""
@@ -136,6 +150,8 @@ class StampedOrdering:
             return self._ordering.put(Piece(number, run.samples, run.received_s))
         if self._doubted and delay_s <= TOLERANCE_S:
             return self._fill(run, delay_s)
+        if not self._doubted:
+            self._doubted_since = (run.received_s, delay_s)
         self._doubted.append(run)
         return []
 
