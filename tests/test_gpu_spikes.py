@@ -182,9 +182,9 @@ def test_torch_and_cupy_share_memory_and_its_pool(gpu: CudaAccelerator) -> None:
 def test_detection_does_not_wait_for_what_torch_computes(gpu: CudaAccelerator) -> None:
     recording = ArrayRecording(recorded(5, 60, 100_000), RATE_HZ)
     expected = detect_recording_on(gpu, recording).found.trains.spikes  # and compiles
-    a = torch.rand(8192, 8192, device="cuda")
-    for _ in range(100):  # seconds of work
-        a = a @ a
+    a = torch.rand(4096, 4096, device="cuda")
+    for _ in range(800):  # seconds of work, and fewer kernels than a stream takes unasked
+        a @ a
     done = torch.cuda.Event()  # type: ignore[no-untyped-call]  # in torch
     done.record()
     found = detect_recording_on(gpu, recording)

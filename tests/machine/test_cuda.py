@@ -431,7 +431,8 @@ class Gpu:
         )  # fmt: skip
         self.accelerator = CudaAccelerator(SimpleNamespace(cuda=cupy_cuda), None, torch)  # type: ignore[arg-type]  # what stands for modules
 
-    def _new_stream(self) -> Any:
+    def _new_stream(self, *, priority: int) -> Any:
+        assert priority < 0
         return self._as_torchs(self.simulation.stream())
 
     def _as_torchs(self, stream: SimulatedStream) -> Any:

@@ -237,7 +237,9 @@ class CudaAccelerator:
 
     @cached_property
     def _stream(self) -> Any:
-        return self._torch.cuda.Stream()
+        # Of high priority: the host waits for detection's short kernels, and would else wait for
+        # the networks' long ones to make room for each.
+        return self._torch.cuda.Stream(priority=-1)
 
     def to_torch(self, arrays: Iterable[DeviceArray]) -> list[torch.Tensor]:
         """Copy arrays made inside `active` for torch's current stream, without waiting for it.
