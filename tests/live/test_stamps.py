@@ -103,6 +103,26 @@ def test_a_delay_after_which_all_comes_on_time_is_no_gap(late_s: float) -> None:
     assert notes == []
 
 
+@given(
+    sent=st.lists(
+        st.tuples(st.integers(1, 3000), st.floats(-12.0, 12.0), st.floats(0.0, 3.0)), max_size=40
+    )
+)
+def test_whatever_the_stamps_are_each_sample_is_given_or_told(
+    sent: list[tuple[int, float, float]],
+) -> None:
+    pieces, now_s, number = [], 100.0, 0
+    for n, stamp_s, pause_s in sent:
+        now_s += pause_s
+        stamps = 5000.0 + stamp_s + np.arange(n) / RATE_HZ
+        pieces.append(Stamped(numbered(number, n), stamps, now_s))
+        number += n
+    numbers, notes = read(pieces)
+    dropped = sum(note.n_samples for note in notes if note.kind in ("late", "doubled"))
+    assert len(numbers) + dropped == number
+    assert len(set(numbers.values())) == len(numbers)
+
+
 @pytest.mark.parametrize("lost", [300, 1_000, 123_456])
 def test_what_is_missing_is_a_gap_to_within_the_tolerance(lost: int) -> None:
     first = [piece(k * N) for k in range(50)]

@@ -210,12 +210,16 @@ class StampedOrdering:
             self._doubted = []
             before = np.cumsum([0, *(run.n for run in doubted[:-1])]) * self._period_s
             delays = np.array([run.first_s for run in doubted]) - before - self._due_s
-            # The least is that of samples which came on time, so that no more is missing.
-            gap_s = float(delays.min())
+            # The least is that of samples which came on time, so that no more is missing before.
+            on_time = int(delays.argmin())
+            gap_s = float(delays[on_time])
             self._due_s += gap_s
             self._number += round(gap_s * self._rate)
             self._measured = self._measured.anew()
-            for run in doubted:
+            for run in doubted[: on_time + 1]:
+                self._last = run
+                out += self._follow(run, 0.0)
+            for run in doubted[on_time + 1 :]:
                 out += self._place(run)
         return out
 
