@@ -145,6 +145,14 @@ def alive(process: int) -> bool:
     return text.rpartition(")")[2].split()[0] not in "ZX"
 
 
+def ends(process: int) -> bool:
+    """Whether a process that was killed is gone: on a busy machine that takes a moment."""
+    deadline = time.monotonic() + 10
+    while alive(process) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not alive(process)
+
+
 def test_steps_that_crash_or_hang_do_not_stop_the_others(tmp_path: Path) -> None:
     faults = "versions=crash,ceilings=hang,heads=crash"
     steps = ("--steps", "versions,ceilings,heads", "--step-limit", "3")
@@ -161,7 +169,7 @@ def test_steps_that_crash_or_hang_do_not_stop_the_others(tmp_path: Path) -> None
     told = read_json(proof.folder / "proof.json")["steps"]["ceilings"]
     assert told["result"] is None
     child = int(told["tail"][-1].rpartition(" ")[2])
-    assert not alive(child)
+    assert ends(child)
 
 
 def test_what_the_limit_for_all_leaves_no_time_for_is_said(tmp_path: Path) -> None:
@@ -183,7 +191,7 @@ def test_a_run_that_is_terminated_prints_its_table(tmp_path: Path) -> None:
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 143
     assert printed.count("not run") == len(STEPS)
-    assert not alive(int(log.read_text().split()[-1]))
+    assert ends(int(log.read_text().split()[-1]))
 
 
 def test_the_program_needs_nothing_but_python() -> None:
