@@ -330,6 +330,24 @@ def test_an_hour_is_watched_in_the_memory_of_its_first_minutes(made: Path) -> No
     assert max(sizes) < 500
 
 
+class Broken(ArraySource):
+    """Voltage with a gap after every second, in which no window of three seconds fits."""
+
+    def read(self) -> Iterator[Block | Note]:
+        """Give it in blocks of a tenth of a second."""
+        for k in range(600):
+            yield block(k * 100 + k // 10 * 50, self.samples_uv)
+
+
+def test_a_source_without_any_window_is_watched_in_little_memory(made: Path) -> None:
+    source = Broken(voltage(3, 100), 1e3)
+    with LiveSession(made / "three", source, calibration_s=5, compute=ONE_THREAD) as session:
+        sizes = [held(session) for _ in session.events()]
+        assert held(session) < 30
+    assert len(sizes) == 6
+    assert session.result().recordings == ()
+
+
 def held(session: LiveSession) -> int:
     """Count the spikes, windows and blocks that a session holds, and tens of samples."""
     judge, walk = session._judge, session._detector._walk

@@ -204,6 +204,7 @@ class LiveJudge:
         self.windows.add(found)
         yield from self._verdicts()
         self.windows.forget()
+        self._forget_arrivals(*self.windows.next_end(found.stretch))
 
     def finish(self) -> Iterator[LiveVerdict]:
         """Judge the windows that would have waited for others."""
@@ -274,10 +275,13 @@ class LiveJudge:
 
     def _latency_s(self, window: LiveWindow) -> float:
         """Seconds since the block with the window's last sample was at hand."""
-        last = (window.stretch, self.windows.last_sample(window))
-        while len(self._arrived) > 1 and self._arrived[0][:2] < last:
-            self._arrived.popleft()
+        self._forget_arrivals(window.stretch, self.windows.last_sample(window))
         return time.monotonic() - self._arrived[0].received_s
+
+    def _forget_arrivals(self, stretch: int, sample: int) -> None:
+        """Drop what arrived before the block that completes the samples of a stretch up to one."""
+        while len(self._arrived) > 1 and self._arrived[0][:2] < (stretch, sample):
+            self._arrived.popleft()
 
     def _warm_up(self) -> None:
         """Compile whatever the first verdict needs, on made-up spikes."""

@@ -142,6 +142,19 @@ class LiveWindows:
         last_bin = window.number * view.windows.stride_bins + view.windows.width_bins
         return math.ceil(last_bin * view.per_bin)
 
+    def next_end(self, stretch: int) -> tuple[int, int]:
+        """Tell when the next leading window is over, given the latest stretch with known spikes.
+
+        Returns the number of its stretch, or of the one that it cannot precede, and a sample of it
+        as `last_sample` gives it.
+        """
+        view = self._views[self.lead]
+        if view.waiting:
+            return view.waiting[0].stretch, self.last_sample(view.waiting[0])
+        if stretch not in self._stretches or self._stretches[stretch].ended:
+            return stretch + 1, 0
+        return stretch, self.last_sample(view.next_window(stretch))
+
     def forget(self) -> None:
         """Drop the spikes that no coming window holds."""
         latest = self._latest
@@ -224,6 +237,10 @@ class _View:
             number = self._next if latest.number == self._stretch else 0
             next_s = min(next_s, latest.start_s + number * self.windows.stride_s)
         return next_s + half
+
+    def next_window(self, stretch: int) -> LiveWindow:
+        """Name the next window of the latest stretch, without its time."""
+        return LiveWindow(stretch, self._next if stretch == self._stretch else 0, math.nan)
 
     def needed(self, stretch: _Stretch, *, is_open: bool) -> Iterator[int]:
         """Give the indices of the earliest windows of a stretch that may still be asked for."""
