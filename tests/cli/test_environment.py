@@ -31,7 +31,7 @@ if os.geteuid() == 0:
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
 # Said by commands of how long they took, or of the machine.
-TIMES = re.compile(r"\b\d[\d.e+-]* ?(s|min|GiB free)\b")
+TIMES = re.compile(r"\b\d[\d.,e+-]* ?(m?s|min|GiB free)\b")
 
 
 class Ran(NamedTuple):
