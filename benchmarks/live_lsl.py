@@ -97,9 +97,10 @@ def measure(folder: Path, asked: argparse.Namespace) -> int:
     _say(
         verdicts=len(live),
         latency_ms={
-            "median": late.size and np.median(late),
-            "p95": late.size and np.quantile(late, 0.95),
-            "largest": late.max(initial=0),
+            "first": late[0] if live else None,
+            "median": np.median(late) if live else None,
+            "p95": np.quantile(late, 0.95) if live else None,
+            "largest": late.max(initial=0.0),
         },
         samples_lost=live[-1].n_dropped if live else None,
         notes=notes,

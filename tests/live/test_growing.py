@@ -14,7 +14,7 @@ from toptune.errors import InputError
 from toptune.live import open_source
 from toptune.params import Waiting
 
-SOON = Waiting(stopped_after_s=0.3, end_after_s=2.5)
+SOON = Waiting(stopped_after_s=0.3, end_after_s=1.5)
 
 
 def test_samples_come_as_they_are_written_until_the_writer_closes(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from toptune.live.raw import RawFormat
 from toptune.params import Waiting
 
 SOON = Waiting(stopped_after_s=0.2, end_after_s=0.5)
-STALLING = Waiting(stopped_after_s=0.3, end_after_s=2.5)
+STALLING = Waiting(stopped_after_s=0.3, end_after_s=1.5)
 HEADER = """
 sampling_rate_hz = 1000
 channels = ["a", "b", "c", "d"]
