@@ -1,11 +1,14 @@
 """How long a cluster takes: measured with 1, 2 and 4 workers, and reckoned for thousands of wells.
 
-    python benchmarks/cluster_size.py measure costs.json   # a few minutes on a quiet machine
+    python benchmarks/cluster_size.py costs costs.json     # about a minute
+    python benchmarks/cluster_size.py scaling costs.json   # a few minutes, on a quiet machine
     python benchmarks/cluster_size.py plan costs.json
 
-`measure` simulates recordings, takes the time of every stage of a task in this process, extracts
-them alone and on 1, 2 and 4 workers with one thread each, and compares that with the model. `plan`
-prints what the model says of 10,000 wells, and of it what a simulation of every single task says.
+`costs` simulates recordings and takes the time of every stage of a task: processor time where
+something is computed, which other programs hardly change, and the least of several times on the
+clock where something is waited for. `scaling` extracts alone and on 1, 2 and 4 workers with one
+thread each, and compares that with the model. `plan` prints what the model says of 10,000 wells,
+and what a simulation of every single task says of the same.
 """
 
 from __future__ import annotations
@@ -16,8 +19,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,17 +36,19 @@ from toptune.machine.threads import usable_cores
 from toptune.params import Backbone, Compute, Picture, SpikeSettings, Windows
 from toptune.recordings.devices import read_devices
 from toptune.recordings.simulated import simulate
-from toptune.store.feature_store import recording_name
+from toptune.store.feature_store import FeatureStore, recording_name
 from toptune.store.session import joined_session, writing_session
 
 BACKBONE = Backbone(name="efficientnet_b0", weights="random")
 WINDOWS = Windows(width_s=30.0)
-N_RECORDINGS, SECONDS = 12, 120.0
+N_RECORDINGS, N_MEASURED, SECONDS = 12, 4, 120.0
 ONE_THREAD = Compute(device="cpu", n_jobs=1)
 # What the plan is of: wells, each a recording of 60 electrodes at 10 kHz, of so many minutes.
 N_WELLS, MINUTES = 10_000, 15
-# What a file server gives all workers together, in MB/s: 10 Gbit/s, as a rule of thumb.
-SERVER_MB_S = 1000.0
+# A disk, or the system's cache of it.
+LOCAL_MB_S = 2000.0
+# What file servers give all workers together, in MB/s: one of 10 Gbit/s, and a parallel one.
+SERVERS_MB_S = (1000.0, 20_000.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +88,7 @@ class Costs:
 # --- the model, and every task by itself
 
 
-def model_s(costs: Costs, n_tasks: int, n_workers: int, server_mb_s: float = SERVER_MB_S) -> float:
+def model_s(costs: Costs, n_tasks: int, n_workers: int, server_mb_s: float) -> float:
     """Reckon how long it takes: the caller's checks, then whatever is the narrowest."""
     rounds = n_tasks / n_workers
     narrow = max(
@@ -97,7 +102,7 @@ def model_s(costs: Costs, n_tasks: int, n_workers: int, server_mb_s: float = SER
     return costs.check_s * n_tasks + costs.warm_s + narrow + tail
 
 
-def narrowest(costs: Costs, server_mb_s: float = SERVER_MB_S) -> dict[str, float]:
+def narrowest(costs: Costs, server_mb_s: float) -> dict[str, float]:
     """Say from how many workers on each shared part is what they wait for."""
     return {
         "scheduler": costs.task_s / costs.schedule_s,
@@ -107,7 +112,7 @@ def narrowest(costs: Costs, server_mb_s: float = SERVER_MB_S) -> dict[str, float
 
 
 def simulated_s(
-    costs: Costs, n_tasks: int, n_workers: int, server_mb_s: float = SERVER_MB_S, seed: int = 0
+    costs: Costs, n_tasks: int, n_workers: int, server_mb_s: float, seed: int = 0
 ) -> float:
     """Let every task queue for the scheduler, the lock and the file server, one after the other."""
     rng = np.random.default_rng(seed)
@@ -133,26 +138,29 @@ def simulated_s(
 # --- measured
 
 
-def took(work: Callable[[], object]) -> float:
-    begin = time.perf_counter()
+def took(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    begin = clock()
     work()
-    return time.perf_counter() - begin
+    return clock() - begin
 
 
 def stage_costs(folder: Path) -> Costs:
     """Take the time of every stage in this process, with one thread."""
     listed = read_devices(folder / "devices.csv")
     settings = SpikeSettings()
-    check_s = took(lambda: check_listed(listed, settings)) / len(listed.rows)
     store = folder / "costs.zarr"
+    check_listed(listed, settings)  # imports
+    check_s = took(lambda: check_listed(listed, settings)) / len(listed.rows)
     finder = SpikeFinder(settings, ONE_THREAD, voltage=True)
     engine = load_engine(BACKBONE, ONE_THREAD)
     times: dict[str, list[float]] = {"spikes": [], "features": [], "join": [], "lock": []}
+    rows = listed.rows[:N_MEASURED]
     with writing_session(store, settings.to_json(), list_devices(listed)) as host:
         features = StoredFeatures(host.store, WINDOWS, Picture(), BACKBONE, engine, unwatched)
         spikes_of = StoredSpikes(host.store, finder, unwatched)
+        opened = FeatureStore(store)
         n_windows = 0
-        for row in listed.rows[:5]:
+        for row in rows:
             name = recording_name(row.name)
 
             def join(name: str = name) -> None:
@@ -160,43 +168,59 @@ def stage_costs(folder: Path) -> Costs:
                     pass
 
             def lock() -> None:
-                with joined_session(host.ticket):
+                with joined_session(host.ticket, opened):
                     pass
 
             times["join"].append(took(join))
             times["lock"].append(took(lock))
-            begin = time.perf_counter()
+            begin = time.process_time()
             spikes = spikes_of.update(row)
-            times["spikes"].append(time.perf_counter() - begin)
-            begin = time.perf_counter()
-            rows = features.start(spikes).result()
-            features.write(spikes, rows)
-            times["features"].append(time.perf_counter() - begin)
-            n_windows = len(rows.start_s)
+            middle = time.process_time()
+            made = features.start(spikes).result()
+            features.write(spikes, made)
+            times["spikes"].append(middle - begin)
+            times["features"].append(time.process_time() - middle)
+            n_windows = len(made.start_s)
     # The first of each imports, compiles and fills caches.
-    of = {name: float(np.median(values[1:])) for name, values in times.items()}
     both = np.add(times["spikes"], times["features"])[1:]
     size = sum(p.stat().st_size for p in store.rglob("*") if p.is_file())
-    recordings = [row.recording.stat().st_size for row in listed.rows]
+    recordings = [row.recording.stat().st_size for row in rows]
     return Costs(
         check_s=check_s,
-        spikes_s=of["spikes"],
-        features_s=of["features"],
-        join_s=of["join"],
-        lock_s=of["lock"],
+        spikes_s=float(np.median(times["spikes"][1:])),
+        features_s=float(np.median(times["features"][1:])),
+        join_s=min(times["join"]),
+        lock_s=min(times["lock"]),
         schedule_s=0.0,
         warm_s=0.0,
         recording_bytes=float(np.mean(recordings)),
-        store_bytes=size / 5,
+        store_bytes=size / len(rows),
         n_windows=n_windows,
         spread=float(both.std() / both.mean()),
     )
 
 
-def extracted(folder: Path, name: str, **options: Any) -> None:
+def worker_costs(folder: Path, costs: Costs) -> Costs:
+    """Take the time that Dask and a worker's start take, beside the work."""
+    few = folder / "few.csv"
+    few.write_text("".join((folder / "devices.csv").read_text().splitlines(keepends=True)[:2]))
+    empty = {str(k): k for k in range(2000)}
+    with open_cluster("local:1") as cluster:
+
+        def run() -> None:
+            # Does nothing, with two arguments, as all tasks have.
+            with closing(cluster.run("operator:is_", None, empty, on_gpu=False)) as ended:
+                assert sum(1 for _ in ended) == len(empty)
+
+        extracted(few, folder / "few.zarr", dask=cluster)
+        (used_s,) = cluster._client.run(time.process_time).values()
+        schedule_s = min(took(run) for _ in range(3)) / len(empty)
+    return replace(costs, schedule_s=schedule_s, warm_s=max(0.0, used_s - costs.task_s))
+
+
+def extracted(devices: Path, store: Path, **options: Any) -> None:
     extract(
-        folder / "devices.csv", folder / name, windows=WINDOWS, backbone=BACKBONE,
-        compute=ONE_THREAD, **options,
+        devices, store, windows=WINDOWS, backbone=BACKBONE, compute=ONE_THREAD, **options
     )  # fmt: skip
 
 
@@ -204,35 +228,49 @@ def files_of(store: Path) -> dict[str, bytes]:
     return {str(p.relative_to(store)): p.read_bytes() for p in store.rglob("*") if p.is_file()}
 
 
-def measure(path: Path) -> None:
+@contextmanager
+def recordings(n: int) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="cluster-"))
     try:
-        simulate(folder, n_devices=N_RECORDINGS, seconds=SECONDS, seed=0, n_jobs=usable_cores())
-        costs = stage_costs(folder)
-        measured = {"alone": took(lambda: extracted(folder, "alone.zarr"))}
-        expected = files_of(folder / "alone.zarr")
-        for n in (1, 2, 4):
-            name = f"{n}.zarr"
-            with open_cluster(f"local:{n}") as cluster:
-                if n == 1:
-                    empty = {str(k): k for k in range(2000)}
-
-                    def run(tasks: dict[str, int] = empty) -> None:
-                        with closing(
-                            cluster.run("operator:is_", None, tasks, on_gpu=False)
-                        ) as ended:
-                            assert sum(1 for _ in ended) == len(tasks)
-
-                    costs = replace(costs, schedule_s=took(run) / len(empty))
-                measured[str(n)] = took(lambda: extracted(folder, name, dask=cluster))  # noqa: B023
-            assert files_of(folder / name) == expected, "not the store of a single process"
-        # What one worker takes beside its tasks: the caller's checks and the start of the work.
-        rest_s = measured["1"] - N_RECORDINGS * (costs.task_s + costs.check_s)
-        costs = replace(costs, warm_s=max(0.0, rest_s))
-        path.write_text(json.dumps({"costs": asdict(costs), "measured": measured}, indent=1))
-        show_measured(costs, measured)
+        simulate(folder, n_devices=n, seconds=SECONDS, seed=0, n_jobs=usable_cores())
+        yield folder
     finally:
         shutil.rmtree(folder)
+
+
+def measure_costs(path: Path) -> None:
+    with recordings(N_MEASURED) as folder:
+        costs = worker_costs(folder, stage_costs(folder))
+    path.write_text(json.dumps(asdict(costs), indent=1))
+    for name, value in asdict(costs).items():
+        tell(f"{name}: {value:.4g}")
+
+
+def measure_scaling(path: Path) -> None:
+    costs = Costs(**json.loads(path.read_text()))
+    with recordings(N_RECORDINGS) as folder:
+        devices = folder / "devices.csv"
+        alone_s = took(lambda: extracted(devices, folder / "alone.zarr"))
+        expected = files_of(folder / "alone.zarr")
+        tell(f"{N_RECORDINGS} recordings of {SECONDS:g} s, {costs.n_windows} windows each")
+        tell("| workers | measured | speed by worker | model |")
+        tell("|---|---|---|---|")
+        tell(f"| no Dask, one thread | {alone_s:.1f} s | | |")
+        first_s = None
+        for n in (1, 2, 4):
+            store = folder / f"{n}.zarr"
+            with open_cluster(f"local:{n}") as cluster:
+                begin = time.perf_counter()
+                extracted(devices, store, dask=cluster)
+                seconds = time.perf_counter() - begin
+            assert files_of(store) == expected, "not the store of a single process"
+            first_s = first_s or seconds
+            # More workers than cores share these.
+            cores = min(n, usable_cores())
+            model = model_s(
+                replace(costs, warm_s=costs.warm_s * n / cores), N_RECORDINGS, cores, LOCAL_MB_S
+            )
+            tell(f"| {n} | {seconds:.1f} s | {first_s / seconds / n:.2f} | {model:.1f} s |")
 
 
 # --- told
@@ -242,35 +280,24 @@ def tell(text: str) -> None:
     sys.stdout.write(f"{text}\n")
 
 
-def show_measured(costs: Costs, measured: dict[str, float]) -> None:
-    for name, value in asdict(costs).items():
-        tell(f"{name}: {value:.4g}")
-    tell("| workers | measured | a worker's share | model |")
-    tell("|---|---|---|---|")
-    tell(f"| alone, one thread | {measured['alone']:.1f} s | | |")
-    for n in (1, 2, 4):
-        # More workers than cores share these.
-        at_once = min(n, usable_cores())
-        model = model_s(replace(costs, warm_s=costs.warm_s * n / at_once), N_RECORDINGS, at_once)
-        seconds = measured[str(n)]
-        speed = measured["1"] / seconds
-        tell(f"| {n} | {seconds:.1f} s | {speed / n:.2f} | {model:.1f} s |")
-
-
 def plan(path: Path) -> None:
-    costs = Costs(**json.loads(path.read_text())["costs"]).longer(MINUTES)
+    costs = Costs(**json.loads(path.read_text())).longer(MINUTES)
     tell(f"a task of {MINUTES} min: {costs.task_s:.0f} s of one thread, {costs.n_windows} windows")
     tell(f"read: {N_WELLS * costs.recording_bytes / 1e12:.2f} TB")
     tell(f"store: {N_WELLS * costs.store_bytes / 1e9:.0f} GB")
-    for part, n in narrowest(costs).items():
-        tell(f"narrow from {n:.0f} workers on: {part}")
-    tell("| workers | model | every task simulated | workers busy |")
-    tell("|---|---|---|---|")
-    for n in (1, 10, 100, 1000, 3000):
-        model, single = model_s(costs, N_WELLS, n), simulated_s(costs, N_WELLS, n)
-        busy = N_WELLS * costs.task_s / (n * single)
-        tell(f"| {n} | {model / 3600:.2f} h | {single / 3600:.2f} h | {busy:.0%} |")
+    for server_mb_s in SERVERS_MB_S:
+        tell(f"\na file server of {server_mb_s / 1000:g} GB/s")
+        for part, n in narrowest(costs, server_mb_s).items():
+            tell(f"narrow from {n:.0f} workers on: {part}")
+        tell("| workers | model | every task simulated | workers busy |")
+        tell("|---|---|---|---|")
+        for n in (1, 10, 100, 1000):
+            model = model_s(costs, N_WELLS, n, server_mb_s)
+            single = simulated_s(costs, N_WELLS, n, server_mb_s)
+            busy = N_WELLS * costs.task_s / (n * single)
+            tell(f"| {n} | {model / 3600:.2f} h | {single / 3600:.2f} h | {busy:.0%} |")
 
 
 if __name__ == "__main__":
-    {"measure": measure, "plan": plan}[sys.argv[1]](Path(sys.argv[2]))
+    steps = {"costs": measure_costs, "scaling": measure_scaling, "plan": plan}
+    steps[sys.argv[1]](Path(sys.argv[2]))

@@ -42,15 +42,15 @@ class Ticket(NamedTuple):
 class StoreSession:
     """One process's part in writing a store whose recordings are listed."""
 
-    def __init__(self, store: FeatureStore, locks: Path, listing: str) -> None:
+    def __init__(self, store: FeatureStore, locks: Path, ticket: Ticket) -> None:
         self.store = store
         self._locks = locks
-        self._listing = listing
+        self._ticket = ticket
 
     @property
     def ticket(self) -> Ticket:
         """With which other processes join, as long as this session lasts."""
-        return Ticket(self.store.path.resolve(), self.store.writer, self._listing)
+        return self._ticket
 
     def claim(self, name: str, *, wait: bool) -> AbstractContextManager[bool]:
         """Claim a recording, by its name in the store, for a while.
@@ -98,7 +98,7 @@ def writing_session(
             store = _open(path, settings, anew=anew)
             store.writer = token
             store.list_recordings(listed, devices_file)
-        yield StoreSession(store, locks, listing)
+        yield StoreSession(store, locks, Ticket(real, token, listing))
     _tidy(real, locks)
 
 
@@ -135,7 +135,7 @@ def joined_session(ticket: Ticket, store: FeatureStore | None = None) -> Iterato
             held_while_writing.enter_context(held(mine))
         opened = FeatureStore(real) if store is None else store
         opened.writer = token
-        yield StoreSession(opened, locks, ticket.listing)
+        yield StoreSession(opened, locks, Ticket(real, token, ticket.listing))
 
 
 def _locks_of(path: Path) -> tuple[Path, Path]:
