@@ -15,12 +15,12 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from toptune.errors import InputError, MissingPackagesError, ToptuneError
 
@@ -189,7 +189,7 @@ class LivePage:
         made.router.redirect_slashes = False
         return made
 
-    def _file(self, name: str, kind: str) -> object:
+    def _file(self, name: str, kind: str) -> Callable[..., Any]:
         from starlette.responses import Response
 
         async def serve(request: Request) -> Response:
