@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from toptune.backbones.engine import FeatureEngine
 from toptune.backbones.loading import LoadedBackbone, load_backbone
-from toptune.params import Backbone
+from toptune.backbones.processor import half_of_processor
+from toptune.params import Backbone, Precision
 
 N = 64
 
@@ -30,10 +32,10 @@ def _two_threads() -> Iterator[None]:
 
 
 @cache
-def backbone() -> LoadedBackbone:
+def backbone(name: str = "efficientnet_b0") -> LoadedBackbone:
     logging.disable(logging.WARNING)
     try:
-        return load_backbone(Backbone(name="efficientnet_b0", weights="random"))
+        return load_backbone(Backbone(name=name, weights="random"))
     finally:
         logging.disable(logging.NOTSET)
 
@@ -59,6 +61,23 @@ def test_toptune_openvino(benchmark: Any) -> None:
     with torch.inference_mode():
         expected = backbone().module(normalised()[:2]).numpy()
     assert abs(found[:2] - expected).max() <= 1e-3 * abs(expected).max()
+    pictures_a_second(benchmark)
+
+
+@pytest.mark.benchmark(group="float32 and 16 bits on the processor, 64 pictures, 2 threads")
+@pytest.mark.parametrize("precision", ["float32", "half"])
+@pytest.mark.parametrize("name", ["efficientnet_b0", "mobilenet_v2", "densenet121", "xception"])
+def test_precision(benchmark: Any, name: str, precision: Precision) -> None:
+    if precision == "half" and half_of_processor() is None:
+        pytest.skip("the processor has no units for 16 bits")
+    if not benchmark.enabled and name != "mobilenet_v2":
+        pytest.skip("a test does with one network")
+    engine = FeatureEngine(backbone(name), n_threads=2, precision=precision)
+    found = benchmark.pedantic(engine.features, (pictures(),), rounds=5, warmup_rounds=1)
+    exact = FeatureEngine(backbone(name), n_threads=2).features(pictures())
+    cosine = (found * exact).sum(axis=1) / np.sqrt((found**2).sum(axis=1) * (exact**2).sum(axis=1))
+    assert cosine.min() > 0.99
+    benchmark.extra_info["least_cosine_to_float32"] = float(cosine.min())
     pictures_a_second(benchmark)
 
 

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import pytest
 
-MAY_BE_MISSING = ("no GPU", "falkon library", "root", "../shared", "aeon", "zsh", "fish")
+MAY_BE_MISSING = ("no GPU", "falkon library", "root", "../shared", "aeon", "zsh", "fish", "16 bits")
 SHARED = Path(__file__).parents[2] / "shared"
 
 

@@ -96,7 +96,7 @@ def half_of_this_processor() -> str:
     """Name the 16-bit type of the processor; a test is skipped where it has none."""
     half = half_of_processor()
     if half is None:
-        pytest.skip("this processor has no units for 16 bits")
+        pytest.skip("16 bits: this processor has no units for them")
     return half.dtype
 
 

@@ -270,7 +270,7 @@ def test_half_precision_on_the_processor_gives_nearly_the_features_of_float32(
 def test_what_openvino_computes_in_another_type_is_refused(mobilenet: LoadedBackbone) -> None:
     capabilities = openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if "FP16" in capabilities:
-        pytest.skip("this processor computes in float16")
+        pytest.skip("16 bits: this processor computes in float16, too")
     with pytest.raises(InputError, match=r"OpenVINO computes in (bf16|f32) on this processor"):
         OpenVinoNetwork(mobilenet, 1, 1, torch.float16)
 
