@@ -14,7 +14,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Leave thorough tests to CI, unless they are named or asked for by `-m`."""
-    is_worker = hasattr(config, "workerinput")  # is told by the first process
+    # In each process: workers are given the arguments of the first, not its options.
     whole = config.args_source == config.ArgsSource.TESTPATHS
-    if whole and not is_worker and not config.option.markexpr:
+    if whole and not config.option.markexpr:
         config.option.markexpr = "not thorough"

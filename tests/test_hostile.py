@@ -29,6 +29,11 @@ RUNS_CODE = {"eval", "exec", "compile", "__import__"}
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 
 
+# Arguments of tasks, which come over Dask's connection: who may send on it may run any program
+# there (docs/cluster.md), and Dask itself reads what comes as pickles. No file is read so.
+FROM_DASK = {"client.py": "pickle.dumps", "worker.py": "pickle.loads"}
+
+
 def unsafe(tree: ast.AST) -> Iterator[str]:
     """Say of each unsafe call or import what and where it is."""
     for node in ast.walk(tree):
@@ -57,7 +62,11 @@ def unsafe_call(called: str, given: dict[str | None, str]) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.stem)
 def test_nothing_in_the_package_unpickles_or_runs_text(path: Path) -> None:
-    assert not list(unsafe(ast.parse(path.read_text("utf-8"))))
+    found = list(unsafe(ast.parse(path.read_text("utf-8"))))
+    if path.parent.name == "cluster" and path.name in FROM_DASK:
+        allowed = ("imports pickle", FROM_DASK[path.name])
+        found = [what for what in found if what.partition(": ")[2] not in allowed]
+    assert not found
 
 
 @pytest.mark.parametrize(

@@ -482,8 +482,10 @@ def _kernels(remedy: str) -> Iterator[Check]:
 
 
 def _compiled(nvrtc: Any, source: Path) -> int:
+    from toptune.machine.cuda import program_of
+
     newest = max(a for a in nvrtc.getSupportedArchs() if a >= _OLDEST_ARCHITECTURE)
-    program = nvrtc.createProgram(source.read_text("utf-8"), source.name, [], [])
+    program = program_of(nvrtc, source)
     try:
         options = [f"--gpu-architecture=compute_{newest}", "--std=c++17"]
         try:

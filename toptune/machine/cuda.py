@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, cached_property
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeAlias
 
@@ -317,9 +318,7 @@ def compile_source(
     exact = known[-1] == capability
     target = f"--gpu-architecture={'sm' if exact else 'compute'}_{max(known)}"
     path = installation.kernels() / f"{source}.cu"
-    headers = sorted(installation.kernels().glob("*.cuh"))
-    contents, names = [h.read_bytes() for h in headers], [h.name.encode() for h in headers]
-    program = nvrtc.createProgram(path.read_text("utf-8"), path.name, contents, names)
+    program = program_of(nvrtc, path)
     try:
         nvrtc.compileProgram(program, [target, *options])
         ptx: bytes = nvrtc.getPTX(program)
@@ -330,6 +329,13 @@ def compile_source(
     finally:
         nvrtc.destroyProgram(program)
     return MachineCode(code, ptx.decode("ascii", "replace"), (target, *options))
+
+
+def program_of(nvrtc: Any, source: Path) -> Any:
+    """Give a source to the compiler, `cupy.cuda.nvrtc`, with the headers beside it."""
+    headers = sorted(source.parent.glob("*.cuh"))
+    contents, names = [h.read_bytes() for h in headers], [h.name.encode() for h in headers]
+    return nvrtc.createProgram(source.read_text("utf-8"), source.name, contents, names)
 
 
 class CudaKernels:

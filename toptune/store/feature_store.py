@@ -332,7 +332,7 @@ class FeatureStore:
 
         with self._steady(folder, info) as read:
             start_s = read("start_s")
-            n_rows, n_columns = read_shape(folder, "features", info)
+            n_rows, n_columns = _shape_of_features(folder, info)
         return in_one_block(Block(n_rows, features), n_columns), start_s
 
     def size_of(self, feature_set: FeatureSet) -> int:
@@ -342,7 +342,7 @@ class FeatureStore:
             info = self.features_info(recording.name, feature_set.key)
             if info is not None:
                 folder = self.path / recording.name / "features" / feature_set.key
-                n_rows, n_columns = read_shape(folder, "features", info)
+                n_rows, n_columns = _shape_of_features(folder, info)
                 total += 4 * n_rows * n_columns
         return total
 
@@ -625,6 +625,14 @@ def _refuse_damage(path: Path) -> dict[str, Any]:
 # the devices of one class is a trace that a classifier can learn. So features of one set must come
 # from one kind of device, engine and precision. Versions of programs, and GPUs of one kind, are
 # reported but not refused.
+
+
+def _shape_of_features(folder: Path, info: dict[str, Any]) -> tuple[int, int]:
+    shape = read_shape(folder, "features", info)
+    if len(shape) != 2:
+        raise DamagedError(folder / "features", f"its shape is {shape}, not windows x values")
+    n_rows, n_columns = shape
+    return n_rows, n_columns
 
 
 def precision_of(info: Mapping[str, Any]) -> str:

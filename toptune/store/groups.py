@@ -166,10 +166,12 @@ def read_shape(folder: Path, name: str, attributes: dict[str, Any]) -> tuple[int
     A zarr.json that is not as it was written is a DamagedError.
     """
     path = f"{name}/{_METADATA}"
+    check_links(folder / name)
     try:
         written = attributes.get("files", {path: None})[path]
         if written not in (None, hashlib.sha256((folder / path).read_bytes()).hexdigest()):
             raise DamagedError(folder / name, f"the sha256 of {path} is not the one written down")
+        check_array(folder / name)
         shape: tuple[int, ...] = zarr.open_array(folder / name, mode="r", zarr_format=3).shape
         return shape
     except DamagedError:

@@ -77,7 +77,7 @@ class Workers:
         with closing(self._cluster.run(function, job, parts, on_gpu=on_gpu)) as ended:
             for one in ended:
                 path = self._folder / one.value()
-                scores = np.load(path)
+                scores = np.load(path, allow_pickle=False)
                 path.unlink()
                 for variant, left_out, group in _order(len(classifiers), parts[one.name]):
                     n_rows = len(grouping.rows(group))
@@ -111,11 +111,11 @@ def _order(
 
 def train_part(job: TuningJob, models: Sequence[tuple[int, ...]]) -> str:
     """Train and score some networks on a worker; gives the name of the file with the scores."""
-    codes, group = np.load(job.folder / job.labels)
+    codes, group = np.load(job.folder / job.labels, allow_pickle=False)
     first = job.classifiers[0]
 
     def read() -> torch.Tensor:
-        X = np.load(job.folder / job.features)
+        X = np.load(job.folder / job.features, allow_pickle=False)
         return first.shared_rows(X, codes, job.n_classes).X
 
     key = (job.features, first.normalise, first.view_sizes)
