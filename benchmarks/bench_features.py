@@ -66,7 +66,7 @@ def test_toptune_openvino(benchmark: Any) -> None:
 
 @pytest.mark.benchmark(group="float32 and 16 bits on the processor, 64 pictures, 2 threads")
 @pytest.mark.parametrize("precision", ["float32", "half"])
-@pytest.mark.parametrize("name", ["efficientnet_b0", "mobilenet_v2", "densenet121", "xception"])
+@pytest.mark.parametrize("name", ["efficientnet_b0", "mobilenet_v2", "densenet121"])
 def test_precision(benchmark: Any, name: str, precision: Precision) -> None:
     if precision == "half" and half_of_processor() is None:
         pytest.skip("the processor has no units for 16 bits")
