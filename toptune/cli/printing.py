@@ -42,7 +42,7 @@ def shorten(text: str, width: int) -> str:
     """Take letters out of the middle of a text that is too wide: the end of a name tells most."""
     if len(text) <= width:
         return text
-    end = max(0, width - 1) * 2 // 3
+    end = max(max(0, width - 1) * 2 // 3, width // 2)
     return f"{text[: max(0, width - 1 - end)]}\u2026{text[len(text) - end :]}"[: max(0, width)]
 
 

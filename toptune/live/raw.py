@@ -392,9 +392,9 @@ class RawStream(Received):
         return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
 
     def _let_go(self) -> None:
-        if self._fd > 0:
-            os.close(self._fd)
-            self._fd = -1
+        fd, self._fd = self._fd, -1
+        if fd > 0:
+            os.close(fd)
 
 
 class RawRecording(VoltageReader):

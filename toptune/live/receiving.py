@@ -101,6 +101,7 @@ class Received(ABC):
         self._order = order
         self._waiting = waiting
         self._closing = threading.Event()
+        self._letting_go = threading.Lock()
         most = min(_KEPT_S * info.sampling_rate_hz, _KEPT_VALUES / info.n_channels)
         self._kept = _Kept(max(1, int(most)))
         self._thread = threading.Thread(target=self._receive, name="source", daemon=True)
@@ -181,7 +182,9 @@ class Received(ABC):
         self._closing.set()
         if self._thread is not threading.current_thread():
             self._thread.join(5.0)
-        self._let_go()
+        # One at a time: another thread may be closing the same source.
+        with self._letting_go:
+            self._let_go()
 
     def __enter__(self) -> Self:
         return self
