@@ -19,7 +19,7 @@ from toptune.backbones.loading import LoadedBackbone
 from toptune.backbones.processor import half_of_processor
 from toptune.features.table import FeatureTable, View
 from toptune.machine.installation import store_contract
-from toptune.params import Backbone, Picture, SpikeSettings, Windows
+from toptune.params import Backbone, FitOptions, Picture, SpikeSettings, Windows
 from toptune.recordings.mcs_writer import McsChannel, McsStream, McsWriter
 from toptune.recordings.trains import RecordingFacts, TrainingFacts, WeightsSource
 from toptune.store.feature_store import FeatureSet
@@ -84,6 +84,24 @@ class _Tiny(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.relu(self.conv(x)).mean((2, 3))
+
+
+def train_small_run(folder: Path, picture: Picture) -> Path:
+    """Simulate cultures of two kinds, and train on their windows; names beginning with tiny."""
+    from toptune.extraction import extract
+    from toptune.store.feature_store import FeatureStore
+    from toptune.store.tables import table_for
+    from toptune.training import fit
+
+    tiny = Backbone(name="tiny", weights="random", seed=3)
+    windows = Windows(width_s=2.0, stride_s=1.0)
+    devices = write_data_set(folder)
+    extract(devices, folder / "s.zarr", windows=windows, picture=picture, backbone=tiny)
+    store = FeatureStore(folder / "s.zarr")
+    table = table_for(store, "falkon", (picture.kind,))
+    options = FitOptions(head="falkon", permutations=0, tune=False)
+    fit(table, options, folder / "run", facts=store.training_facts(table), store=store)
+    return folder / "run"
 
 
 @cache

@@ -259,19 +259,11 @@ class Extracted(NamedTuple):
     spikes_reused: bool  # features were made from spikes that were in the store
 
 
-class _Tally:
-    """What became of all recordings."""
+class _Tally(NamedTuple):
+    """What became of all recordings, by name, and what a user should know of them."""
 
-    def __init__(self) -> None:
-        self.recordings: dict[str, Extracted] = {}
-        self.notes: dict[str, None] = {}  # what a user should know of them, each once, in order
-
-    def count(self, *, reused: bool = False, spikes_reused: bool = False) -> int:
-        """Count the recordings of a kind."""
-        return sum(
-            (reused and one.reused) or (spikes_reused and one.spikes_reused)
-            for one in self.recordings.values()
-        )
+    recordings: dict[str, Extracted]
+    notes: tuple[str, ...]
 
 
 def _extract_here(
@@ -282,12 +274,12 @@ def _extract_here(
     features: Sequence[StoredFeatures],
 ) -> _Tally:
     """Extract every recording that is left; features are written beside the next recording."""
-    tally = _Tally()
+    told: dict[str, Extracted] = {}
     with closing(_shared_out(devices, batch, session)) as work, BackgroundWriter() as writer:
         for row, claim in work:
             with batch.working_on(row.name, row.recording):
                 started = start_recording(row, spikes_of, features)
-                tally.recordings[row.name] = started.extracted
+                told[row.name] = started.extracted
                 if started.write is not None:
                     # Waits for a GPU and writes while the next recording is read and computed.
                     write = partial(_release_after, claim.pop_all(), started.write)
@@ -295,10 +287,8 @@ def _extract_here(
             _settle(batch, writer)
         writer.wait()
         _settle(batch, writer)
-    tally.notes = dict.fromkeys(
-        (*spikes_of.notes, *(note for one in features for note in one.notes))
-    )
-    return tally
+    of_features = (note for one in features for note in one.notes)
+    return _Tally(told, (*spikes_of.notes, *dict.fromkeys(of_features)))
 
 
 def _result(
@@ -310,17 +300,18 @@ def _result(
     tally: _Tally,
 ) -> ExtractionResult:
     failed = batch.failed
-    for written, _ in failed:
-        tally.recordings.pop(written, None)
-    windows_of = {name: one.n_windows for name, one in tally.recordings.items()}
+    # Writing may have failed after a recording was counted.
+    none = {name for name, _ in failed}
+    extracted = {name: one for name, one in tally.recordings.items() if name not in none}
+    windows_of = {name: one.n_windows for name, one in extracted.items()}
     _write_failures(session.store.path.with_suffix(".failures.csv"), failed)
-    reused = tally.count(reused=True)
+    reused = sum(one.reused for one in extracted.values())
     return ExtractionResult(
         store=session.store.path,
         feature_sets=tuple(one.feature_set for one in features),
         done=len(batch.names) - len(failed) - reused,
         reused=reused,
-        spikes_reused=tally.count(spikes_reused=True),
+        spikes_reused=sum(one.spikes_reused for one in extracted.values()),
         too_short=tuple(name for name in batch.names if windows_of.get(name) == 0),
         failed=failed,
         n_windows=sum(n or 0 for n in windows_of.values()),
@@ -601,7 +592,6 @@ def _extract_there(
     devices: DevicesFile, batch: RecordingBatch, cluster: Cluster, job: ExtractionJob
 ) -> _Tally:
     """Extract every recording that is left on a cluster's workers."""
-    tally = _Tally()
     wanted = set(batch.left)
     rows = {row.name: row for row in devices.rows if row.name in wanted}
     told: dict[str, Reported] = {}
@@ -615,11 +605,10 @@ def _extract_there(
                 told[one.name] = one.value()
     # In the order of the devices file, as a single process comes to them.
     in_order = [(name, told[name]) for name in rows if name in told]
-    tally.recordings = {name: one.extracted for name, one in in_order}
     of_spikes = summed_notes([note for _, one in in_order for note in one.notes])
     of_features = (note for _, one in in_order for note in one.feature_notes)
-    tally.notes = dict.fromkeys((*of_spikes, *of_features))
-    return tally
+    extracted = {name: one.extracted for name, one in in_order}
+    return _Tally(extracted, (*of_spikes, *dict.fromkeys(of_features)))
 
 
 # --- one recording

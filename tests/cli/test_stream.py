@@ -18,18 +18,14 @@ from browser import Browser, browser, needs_chromium
 from live_made import files_no_longer_than
 from needs import package
 from results import Run, read_csv, read_json
-from small_data import write_data_set, write_mcs
+from small_data import train_small_run, write_mcs
 from terminal import TESTS, watch
 
 from toptune.cli import live
-from toptune.extraction import extract
 from toptune.live.detection import Calibration
-from toptune.params import Backbone, Compute, FitOptions, Picture, Windows
+from toptune.params import Compute, Picture
 from toptune.prediction import predict
 from toptune.runs.verdicts import Predictions
-from toptune.store.feature_store import FeatureStore
-from toptune.store.tables import table_for
-from toptune.training import fit
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread", "tiny_backbones")
 unix = pytest.mark.skipif(os.name == "nt", reason="Windows: it sends no signals")
@@ -59,19 +55,11 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_backbones: None) -> Made
     """Make a run and a recording; tests do not change them."""
     del tiny_backbones
     folder = tmp_path_factory.mktemp("made")
-    devices = write_data_set(folder)
-    tiny = Backbone(name="tiny", weights="random", seed=3)
-    windows = Windows(width_s=2.0, stride_s=1.0)
-    picture = Picture(kind="histogram")
-    extract(devices, folder / "s.zarr", windows=windows, picture=picture, backbone=tiny)
-    store = FeatureStore(folder / "s.zarr")
-    table = table_for(store, "falkon", ("histogram",))
-    options = FitOptions(head="falkon", permutations=0, tune=False)
-    fit(table, options, folder / "run", facts=store.training_facts(table), store=store)
+    run = train_small_run(folder, Picture(kind="histogram"))
     write_mcs(folder / "new.h5", seed=70, rate_hz=10.0)
     write_mcs(folder / "long.h5", seed=71, rate_hz=10.0, seconds=60.0)
     compute = Compute(device="cpu", n_jobs=1)
-    found = predict(folder / "run", folder / "new.h5", out=folder / "predicted", compute=compute)
+    found = predict(run, folder / "new.h5", out=folder / "predicted", compute=compute)
     Calibration.of_recording(folder / "new.h5", n_jobs=1).write(folder / "thresholds.json")
     return Made(folder, found)
 

@@ -11,22 +11,18 @@ import numpy as np
 import pytest
 from live_made import BIN_S, STRIDE_S, WIDTH_S, files_no_longer_than, make_verdicts
 from results import read_csv, read_json
-from small_data import write_data_set, write_mcs
+from small_data import train_small_run, write_mcs
 
 from toptune.errors import InputError, StorageError
-from toptune.extraction import extract
 from toptune.live.blocks import Note, SourceInfo
 from toptune.live.board import Board, Header
 from toptune.live.detection import Calibration
 from toptune.live.engine import LiveVerdict
 from toptune.live.record import GrowingTable, Record, _Activity
-from toptune.params import Backbone, Compute, FitOptions, Picture, Windows
+from toptune.params import Compute, Picture
 from toptune.prediction import predict
 from toptune.runs.model import read_model
 from toptune.runs.verdicts import Predictions
-from toptune.store.feature_store import FeatureStore
-from toptune.store.tables import table_for
-from toptune.training import fit
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread", "tiny_backbones")
 
@@ -43,19 +39,11 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_backbones: None) -> Made
     """Make a run, and verdicts on a recording; tests do not change them."""
     del tiny_backbones
     folder = tmp_path_factory.mktemp("made")
-    devices = write_data_set(folder)
-    windows = Windows(width_s=WIDTH_S, stride_s=STRIDE_S)
-    tiny = Backbone(name="tiny", weights="random", seed=3)
-    picture = Picture(kind="raster")
-    extract(devices, folder / "s.zarr", windows=windows, picture=picture, backbone=tiny)
-    store = FeatureStore(folder / "s.zarr")
-    table = table_for(store, "falkon", ("raster",))
-    options = FitOptions(head="falkon", permutations=0, tune=False)
-    fit(table, options, folder / "run", facts=store.training_facts(table), store=store)
+    run = train_small_run(folder, Picture(kind="raster"))
     path = write_mcs(folder / "new.h5", seed=70, rate_hz=10.0)
     compute = Compute(device="cpu", n_jobs=1)
-    found = predict(folder / "run", {"new.h5": path}, out=folder / "out", compute=compute)
-    return Made(folder / "run", folder / "out", found, list(_as_live(found)))
+    found = predict(run, {"new.h5": path}, out=folder / "out", compute=compute)
+    return Made(run, folder / "out", found, list(_as_live(found)))
 
 
 def _as_live(found: Predictions) -> Iterator[LiveVerdict]:

@@ -10,10 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from results import Run, read_csv, read_json
-from small_data import CLASS_RATES_HZ, write_data_set, write_mcs
+from small_data import CLASS_RATES_HZ, train_small_run, write_mcs
 
-from toptune.extraction import extract
-from toptune.params import Backbone, Compute, FitOptions, Picture, Windows
+from toptune.params import Compute, FitOptions, Picture
 from toptune.pictures.thumbnails import Thumbnails
 from toptune.prediction import predict
 from toptune.reports.page import Cell, Facts, Note, Page, Table, Timeline
@@ -41,23 +40,15 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_backbones: None) -> Made
     """Make a run and predictions by it; tests do not change them."""
     del tiny_backbones
     folder = tmp_path_factory.mktemp("made")
-    devices = write_data_set(folder)
-    tiny = Backbone(name="tiny", weights="random", seed=3)
-    windows = Windows(width_s=2.0, stride_s=1.0)
-    picture = Picture(kind="raster")
-    extract(devices, folder / "s.zarr", windows=windows, picture=picture, backbone=tiny)
-    store = FeatureStore(folder / "s.zarr")
-    table = table_for(store, "falkon", ("raster",))
-    options = FitOptions(head="falkon", permutations=0, tune=False)
-    fit(table, options, folder / "run", facts=store.training_facts(table), store=store)
+    run = train_small_run(folder, Picture(kind="raster"))
     rates = [*CLASS_RATES_HZ.items(), ("loud", 150.0)]
     (folder / "new").mkdir()
     recordings = [
         write_mcs(folder / "new" / f"new-{name}.h5", seed=70 + k, rate_hz=rate)
         for k, (name, rate) in enumerate(rates)
     ]
-    found = predict(folder / "run", recordings, out=folder / "out", compute=CPU)
-    return Made(folder / "run", recordings, found)
+    found = predict(run, recordings, out=folder / "out", compute=CPU)
+    return Made(run, recordings, found)
 
 
 def page_of(made: Made, predictions: Predictions | None = None, model: Model | None = None) -> Page:

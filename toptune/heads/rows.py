@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -21,9 +21,13 @@ from toptune.errors import InputError
 from toptune.heads.base import Rule, is_count, listed
 from toptune.heads.streaming import StreamedRows, is_streamed
 from toptune.machine.installation import require_networks
+from toptune.machine.threads import one_blas_thread
 
 Float64 = NDArray[np.float64]
 Ints = NDArray[np.int64]
+
+# Rows that are judged together: few, since a single one costs as much, and enough for BLAS.
+_JUDGED_ROWS = 8
 
 
 class Grouping(NamedTuple):
@@ -334,3 +338,22 @@ def check_shapes(parts: Mapping[str, NDArray[Any]], shapes: Iterable[tuple[int, 
     for (name, part), shape in zip(parts.items(), shapes, strict=True):
         if part.shape != shape:
             raise InputError(f"the model's {name} is {part.shape}, expected {shape}")
+
+
+def in_equal_blocks(
+    judge: Callable[[NDArray[np.float32]], NDArray[np.float64]], rows: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """Judge rows, (n, d), a few at a time, always equally many.
+
+    Products of matrices are rounded by their sizes, and by the threads that share them. So a row's
+    last digits would depend on how many others there are, and a window that is judged alone would
+    differ from the same among others.
+    """
+    parts = []
+    with one_blas_thread():
+        for first in range(0, len(rows), _JUDGED_ROWS):
+            block = rows[first : first + _JUDGED_ROWS]
+            n = len(block)
+            filled = np.concatenate([block, np.repeat(block[:1], _JUDGED_ROWS - n, axis=0)])
+            parts.append(judge(filled)[:n])
+    return np.concatenate(parts) if parts else judge(rows)

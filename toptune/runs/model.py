@@ -27,11 +27,12 @@ from toptune.features.extractor import FeatureParams, read_feature_params
 from toptune.features.table import FeatureTable
 from toptune.heads.calibration import calibrated
 from toptune.heads.catalogue import head_of
+from toptune.heads.rows import in_equal_blocks
 from toptune.params import SpikeSettings
 from toptune.recordings.trains import TrainingFacts, WeightsSource
 from toptune.recordings.wells import well_name
 from toptune.runs.folder import MODEL_FILE, model_folder, plain, write_json
-from toptune.runs.novelty import NoveltyLimits, in_equal_blocks, training_limits
+from toptune.runs.novelty import NoveltyLimits, training_limits
 
 FORMAT = 2
 _KIND = "toptune model"

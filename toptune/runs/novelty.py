@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from toptune.errors import ToptuneError
 from toptune.heads.falkon.kernel import Nearness
+from toptune.heads.rows import in_equal_blocks
 from toptune.machine.display import count, one_or
-from toptune.machine.threads import one_blas_thread
 from toptune.recordings.trains import RecordingFacts
 
 # At 1,280 features 10 MB in float32, and a second for all windows of a usual data set.
@@ -35,8 +35,6 @@ SHARE_BEYOND = 0.01
 SHARE_OF_WINDOWS = 0.5
 # How far beyond the range of training a recording's mean firing rate may lie.
 RATE_FACTOR = 1.5
-# Rows that are judged together: few, since a single one costs as much, and enough for BLAS.
-_ROWS_AT_ONCE = 8
 
 
 class Range(NamedTuple):
@@ -100,25 +98,6 @@ class Novelty:
     unlike: NDArray[np.bool_]  # (n,): windows further away than the limit
     unlike_training: bool  # the recording as a whole is: by its windows or by its rate
     warnings: tuple[str, ...]  # one line each, all that is out of the ordinary
-
-
-def in_equal_blocks(
-    judge: Callable[[NDArray[np.float32]], NDArray[np.float64]], rows: NDArray[np.float32]
-) -> NDArray[np.float64]:
-    """Judge rows, (n, d), a few at a time, always equally many.
-
-    Products of matrices are rounded by their sizes, and by the threads that share them. So a row's
-    last digits would depend on how many others there are, and a window that is judged alone would
-    differ from the same among others.
-    """
-    parts = []
-    with one_blas_thread():
-        for first in range(0, len(rows), _ROWS_AT_ONCE):
-            block = rows[first : first + _ROWS_AT_ONCE]
-            n = len(block)
-            filled = np.concatenate([block, np.repeat(block[:1], _ROWS_AT_ONCE - n, axis=0)])
-            parts.append(judge(filled)[:n])
-    return np.concatenate(parts) if parts else judge(rows)
 
 
 def training_limits(

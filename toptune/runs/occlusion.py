@@ -375,8 +375,9 @@ class _ThinnedWindows:
         if changed:
             features = self._features([variants[k] for k in changed], name, stage)
             model = self._predictor.model
-            probability[changed] = model.probabilities(features)[:, self.code]
-            score[changed] = model.class_scores(features)[:, self.code]
+            scores = model.class_scores(features)
+            probability[changed] = model.probabilities(features, scores)[:, self.code]
+            score[changed] = scores[:, self.code]
         return probability, score
 
     def _features(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -56,8 +56,7 @@ class Detected:
     trains: SpikeTrains
     noise: Thresholds  # and which channels are dead or over-noisy
     passes: int  # how many times the recording was read
-    # (channels,) float32: what was subtracted from each; empty where a GPU did so
-    mean_uv: Float32 = field(default_factory=lambda: np.empty(0, np.float32))
+    mean_uv: Float32  # (channels,): what was subtracted from each; empty where a GPU did so
 
 
 def detect_recording(
@@ -112,7 +111,7 @@ class Detection:
         butterworth_sections(self.highpass, rate)
 
     def detected(
-        self, spikes: Spikes, noise: Thresholds, passes: int, **means: Float32
+        self, spikes: Spikes, noise: Thresholds, passes: int, mean_uv: Float32 | None = None
     ) -> Detected:
         """Put together what was found."""
         trains = SpikeTrains(
@@ -122,7 +121,8 @@ class Detection:
             segments=self.recording.segments,
             threshold_uv=noise.threshold_uv,
         )
-        return Detected(trains, noise, passes, **means)
+        unknown = np.empty(0, np.float32)
+        return Detected(trains, noise, passes, unknown if mean_uv is None else mean_uv)
 
 
 class _Job(Detection):

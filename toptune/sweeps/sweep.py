@@ -404,8 +404,10 @@ class _Work:
         """Find spikes on a cluster's workers."""
         told: dict[str, Reported] = {}
         for row, done in self._done(cluster, extract_recording, ()):
-            failure = _attempt(partial(_keep, told, row.name, done))
-            if failure is not None:
+            reported, failure = _told_by(done)
+            if failure is None:
+                told[row.name] = reported
+            else:
                 self.failures.append(Failure("recording", row.name, failure))
         in_order = (told[row.name] for row in self.checked.devices.rows if row.name in told)
         self.notes += summed_notes([note for one in in_order for note in one.notes])
@@ -496,9 +498,8 @@ class _Work:
         if not jobs:
             return
         for row, done in self._done(cluster, describe_recording, jobs):
-            told: dict[str, list[Described]] = {}
-            cause = _attempt(partial(_keep, told, row.name, done))
-            each = told.get(row.name) or [Described(None, cause)] * len(jobs)
+            described, failure = _told_by(done)
+            each = described or [Described(None, failure)] * len(jobs)
             for job, one in zip(jobs, each, strict=True):
                 if one.failure is not None:
                     job.failed.append((row.name, one.failure))
@@ -650,9 +651,11 @@ def _attempt_for(job: _ViewJob, row: DeviceRow, work: Callable[[], object]) -> N
         job.failed.append((row.name, cause))
 
 
-def _keep(told: dict[str, Any], name: str, done: Done) -> None:
-    """Keep what a worker tells; its error is raised."""
-    told[name] = done.value()
+def _told_by(done: Done) -> tuple[Any, str | None]:
+    """Give what a worker tells, or why it failed."""
+    told: list[Any] = []
+    failure = _attempt(lambda: told.append(done.value()))
+    return (None if failure else told[0]), failure
 
 
 def _raise_first(writer: BackgroundWriter) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from toptune.cluster import Cluster
+    from toptune.heads.mlp.workers import Workers
     from toptune.heads.nested import HeldOut, NestedScores
     from toptune.heads.rows import LabelledRows
 
@@ -79,9 +80,14 @@ class MLPHead(Head):
     needs_torch = True
     devices = ("cpu", "cuda")
     spreads = True
+    _workers: Workers | None = None  # who train the networks of its tuning; None: this process
 
     def on(self, cluster: Cluster, folder: Path) -> Head:
-        return _OnWorkers(cluster, folder)
+        from toptune.heads.mlp.workers import Workers
+
+        head = MLPHead()
+        head._workers = Workers(cluster, folder)
+        return head
 
     def held_out(self, estimator: Any, rows: LabelledRows) -> HeldOut:
         # All folds trained together.
@@ -99,26 +105,6 @@ class MLPHead(Head):
         from toptune.heads.mlp.classifier import held_out_scores_of
 
         return held_out_scores_of(estimator, rows.X, labellings.T, rows.grouping)
-
-    def tune(
-        self,
-        estimator: Any,
-        rows: LabelledRows,
-        candidates: Sequence[Candidate],
-        progress: StepProgress | None,
-    ) -> NestedScores:
-        from toptune.heads.mlp.classifier import tune_mlp
-
-        return tune_mlp(estimator, rows, candidates, progress=progress)
-
-
-class _OnWorkers(MLPHead):
-    """The same, with the networks of its tuning trained by the workers of a cluster."""
-
-    def __init__(self, cluster: Cluster, folder: Path) -> None:
-        from toptune.heads.mlp.workers import Workers
-
-        self._workers = Workers(cluster, folder)
 
     def tune(
         self,
