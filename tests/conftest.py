@@ -12,6 +12,7 @@ import torch
 import typer
 from hypothesis import settings
 from results import Ran, Run
+from s3 import Bucket, Server, found_in_environment, serving
 from small_data import install_tiny_backbones
 
 from toptune.cli.app import main
@@ -77,6 +78,22 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return Ran(code if isinstance(code, int) else int(code is not None), *capsys.readouterr())
 
     return call
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[Server]:
+    """An S3 server on the loopback interface, which `bucket` and `found_in_environment` use."""
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3_server: Server) -> Iterator[Bucket]:
+    """An empty bucket, which this process finds by its environment; no faults are left."""
+    s3_server.faults()
+    with found_in_environment(s3_server):
+        yield s3_server.bucket()
+    s3_server.faults()
 
 
 @pytest.fixture
