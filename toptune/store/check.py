@@ -5,9 +5,6 @@ Nothing is changed, but by `remove_damaged`, which takes out what extraction can
 
 from __future__ import annotations
 
-import os
-import secrets
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -16,10 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from toptune.errors import ToptuneError
-from toptune.machine.durable import writing
 from toptune.params import SpikeSettings
-from toptune.store.feature_store import ASIDE, FeatureSet, FeatureStore, features_key, spikes_key
+from toptune.store.feature_store import FeatureSet, FeatureStore, features_key, spikes_key
 from toptune.store.groups import DamagedError, check_plain, file_sums, published, read_array
+from toptune.store.places import ASIDE, place_of
 from toptune.store.session import alone
 
 #: ``damaged``: refused when read. ``missing``: listed, but not there. ``note``: harmless.
@@ -107,17 +104,15 @@ def remove_damaged(report: StoreReport) -> tuple[str, ...]:
     """
     if all(f.kind != "damaged" for f in report.findings):
         return ()
-    with alone(report.path), writing(report.path):
+    with alone(report.path):
         # Looked at again, since others may have written since then.
         again = check_store(report.path)
         places = dict.fromkeys(
             _made_together(f.place) for f in again.findings if f.kind == "damaged" and f.recording
         )
+        there = place_of(report.path)
         for place in places:
-            aside = report.path / f"{ASIDE}{os.getpid()}-{secrets.token_hex(4)}"
-            if (report.path / place).exists():  # not in another that went before
-                (report.path / place).rename(aside)
-                shutil.rmtree(aside, ignore_errors=True)
+            there.remove(place)
     return tuple(places)
 
 
@@ -146,7 +141,10 @@ class _Check:
             self._recording(name)
 
     def _recording(self, name: str) -> None:
-        folder = self.store.path / name
+        with self.store.place.naming(), self.store.place.whole(name) as folder:
+            self._in_folder(name, folder)
+
+    def _in_folder(self, name: str, folder: Path) -> None:
         if not folder.exists():
             self._add("missing", name, "it is listed, but not in the store", name)
             return
@@ -176,13 +174,13 @@ class _Check:
 
     def strangers(self, listed: set[str]) -> None:
         """Name what does not belong to the data set."""
-        for path in sorted(self.store.path.iterdir()):
-            if path.name.startswith(ASIDE):
-                self._add("note", path.name, "being written, or left by a process that was killed")
-            elif (path / "spikes").is_dir() and path.name not in listed:
-                self._add("note", path.name, "the devices file no longer lists it")
-            elif path.name not in {"zarr.json", *listed}:
-                self._add("note", path.name, "not written by toptune")
+        for name in self.store.place.names():
+            if name.startswith(ASIDE):
+                self._add("note", name, "being written, or left by a process that was killed")
+            elif name not in listed and self.store.place.holds_recording(name):
+                self._add("note", name, "the devices file no longer lists it")
+            elif name not in {"zarr.json", *listed}:
+                self._add("note", name, "not written by toptune")
 
     def _group(
         self, folder: Path, problem: Callable[[dict[str, Any]], str | None]
@@ -216,7 +214,7 @@ class _Check:
         try:
             yield
         except DamagedError as error:
-            inside = error.place.relative_to(self.store.path).as_posix()
+            inside = error.place.relative_to(self.store.place.folder).as_posix()
             self._add("damaged", inside, error.cause, recording)
         except ToptuneError as error:
             self._add("damaged", place, str(error), recording)

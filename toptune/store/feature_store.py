@@ -13,9 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import secrets
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +28,6 @@ from toptune.features.extractor import FeatureRows
 from toptune.features.table import FeatureTable, RecordingInfo, View
 from toptune.heads.streaming import Block, Features, below_each_other, in_one_block
 from toptune.machine.display import count, summary_html, summary_line
-from toptune.machine.durable import move_into_place, writing
 from toptune.params import content_key
 from toptune.recordings.trains import (
     RecordingFacts,
@@ -53,17 +50,17 @@ from toptune.store.groups import (
     read_attributes,
     read_length,
     read_shape,
-    replace_attributes,
     write_attributes,
     write_group,
 )
+from toptune.store.places import LocalPlace, place_of
 
 FORMAT = "toptune"
 VERSION = 1
-#: Begins the names of what is being written, in a store and beside it.
-ASIDE = ".writing-"
 # The root's attribute that says where the devices file is.
 _DEVICES = "devices_file"
+# File that says of what shape features are.
+_SHAPE = "features/zarr.json"
 # Features of stores that do not say what computed them are of this precision.
 _UNSAID_PRECISION = "float32"
 
@@ -123,11 +120,13 @@ class FeatureStore:
     """
 
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
-        self._attributes = _read_root(self.path)
+        self.place = place_of(Path(path))
+        self.path = self.place.path
+        self._attributes = _read_root(self.place)
         self.settings: dict[str, Any] = self._attributes["settings"]
         #: Who writes, in the names of what is not published yet.
         self.writer = str(os.getpid())
+        self._computed: dict[str, str] = {}  # by feature set, a recording that had it
 
     @classmethod
     def create(
@@ -137,20 +136,12 @@ class FeatureStore:
 
         With `replace` a store may stand there; it is removed when the new one is in its place.
         """
-        path = Path(path)
-        if path.exists():
+        place = place_of(Path(path))
+        if place.exists():
             if not replace:
-                raise InputError(f"{path} exists already: choose another store or remove it")
-            _read_root(path)  # refuses what is no store
-        aside = path.with_name(f"{ASIDE}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
-        attributes = {"format": FORMAT, "version": VERSION, "settings": settings, "recordings": []}
-        with writing(path):
-            try:
-                aside.mkdir(parents=True)
-                write_attributes(aside, attributes)
-                move_into_place(aside, path, replace=replace)
-            finally:
-                shutil.rmtree(aside, ignore_errors=True)
+                raise InputError(f"{place.path} exists already: choose another store or remove it")
+            _read_root(place)  # refuses what is no store
+        place.start({"format": FORMAT, "version": VERSION, "settings": settings, "recordings": []})
         return cls(path)
 
     def __repr__(self) -> str:
@@ -206,15 +197,20 @@ class FeatureStore:
         if devices_file is not None:
             changed[_DEVICES] = _relative(devices_file.resolve(), self.path.resolve())
         if changed != self._attributes:
-            with writing(self.path):
-                replace_attributes(self.path, changed)
+            self.place.replace_root(changed)
             self._attributes = changed
 
     # --- spikes
 
     def spikes_info(self, name: str) -> dict[str, Any] | None:
         """Attributes of a recording's published spikes; None where there are none."""
-        return self._published(self.path / name, self.path / name / "spikes")
+        return self._published(name, f"{name}/spikes")
+
+    def spikes_infos(self, names: Iterable[str]) -> dict[str, dict[str, Any] | None]:
+        """`spikes_info` of several recordings, by their names."""
+        wanted = list(names)
+        self.place.look_ahead((name, f"{name}/spikes") for name in wanted)
+        return {name: self.spikes_info(name) for name in wanted}
 
     def write_spikes(self, name: str, trains: SpikeTrains, info: dict[str, Any]) -> None:
         """Publish a recording's spikes; what stood there before, features too, is replaced.
@@ -232,16 +228,16 @@ class FeatureStore:
             "threshold_uv": trains.threshold_uv,
             "segments": segments,
         }
-        with self._aside() as aside:
+        with self.place.naming(), self.place.aside(self.writer) as aside:
             _make_plain(aside)
             write_group(aside / "spikes", arrays, attributes)
-            move_into_place(aside, self.path / name, replace=True)
+            self.place.publish(aside, name)
 
     def read_spikes(self, name: str) -> SpikeTrains:
         """Read a recording's published spikes back."""
         info = self._spikes_there(name)
-        folder = self.path / name / "spikes"
-        with self._steady(folder, info) as read:
+        group = f"{name}/spikes"
+        with self._steady(group, info) as read:
             segments = read("segments")
             arrays = [read(field) for field in Spikes._fields]
             threshold_uv = read("threshold_uv")
@@ -253,20 +249,24 @@ class FeatureStore:
                 segments=tuple(Segment(int(a), int(n), float(s)) for a, n, s in segments),
                 threshold_uv=threshold_uv,
             )
-            check_trains(folder, trains)
+            check_trains(self.path / group, trains)
         except (*UNREADABLE, OverflowError) as error:
             if isinstance(error, InputError):
                 raise
-            raise DamagedError(folder, error) from None
+            raise DamagedError(self.path / group, error) from None
         return trains
 
     # --- features
 
     def features_info(self, name: str, key: str) -> dict[str, Any] | None:
         """Attributes of a recording's published features of one set; None where there are none."""
-        return self._published(
-            self.path / name, self.path / name / "features", self.path / name / "features" / key
-        )
+        return self._published(*_nested(name, key))
+
+    def features_infos(self, names: Iterable[str], key: str) -> dict[str, dict[str, Any] | None]:
+        """`features_info` of several recordings, by their names."""
+        wanted = list(names)
+        self.place.look_ahead(_nested(name, key) for name in wanted)
+        return {name: self.features_info(name, key) for name in wanted}
 
     def write_features(
         self,
@@ -287,14 +287,10 @@ class FeatureStore:
         self.refuse_mixture(feature_set, info)
         arrays: dict[str, NDArray[Any]] = {"features": features, "start_s": start_s}
         attributes = {**info, "params": feature_set.params}
-        parent = self.path / name / "features"
-        with self._aside() as aside:
+        with self.place.naming(), self.place.aside(self.writer) as aside:
             _make_plain(aside)
             write_group(aside / feature_set.key, arrays, attributes)
-            if parent.exists():
-                move_into_place(aside / feature_set.key, parent / feature_set.key, replace=True)
-            else:
-                move_into_place(aside, parent, replace=False)
+            self.place.publish_features(aside, name, feature_set.key)
 
     def refuse_mixture(self, feature_set: FeatureSet, info: dict[str, Any]) -> None:
         """Refuse features that would be computed otherwise than those of the set that are there.
@@ -302,60 +298,65 @@ class FeatureStore:
         `info` is with what they would be published. The InputError names the difference, in device,
         engine or precision.
         """
-        for recording in self.recordings:
-            there = self.features_info(recording.name, feature_set.key)
+        for name in self._computed_first(feature_set.key):
+            there = self.features_info(name, feature_set.key)
             if there is not None:
-                refuse_mixed(
-                    {recording.name: there, "the next": info}, feature_set.description, self.path
-                )
+                self._computed[feature_set.key] = name
+                infos = {name: there, "the next": info}
+                refuse_mixed(infos, feature_set.description, self.path)
                 return
+
+    def _computed_first(self, key: str) -> Iterator[str]:
+        """Name the listed recordings, one that had features of a set the last time before all."""
+        if key in self._computed:
+            yield self._computed[key]
+        yield from (recording.name for recording in self.recordings)
 
     def read_features(self, name: str, key: str) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """Read a recording's features (windows, d) float32 and window starts in seconds."""
-        info = self.features_info(name, key)
-        if info is None:
-            raise ToptuneError(f"{self.path}: {name} has no features {key}: run extract again")
-        with self._steady(self.path / name / "features" / key, info) as read:
+        info = self._features_there(name, key)
+        with self._steady(_nested(name, key)[-1], info) as read:
             return read("features"), read("start_s")
 
     def _streamed(self, name: str, key: str) -> tuple[Features, NDArray[np.float64]]:
         """Do what `read_features` does, but leave the features where they are."""
-        info = self.features_info(name, key)
-        if info is None:
-            raise ToptuneError(f"{self.path}: {name} has no features {key}: run extract again")
-        folder = self.path / name / "features" / key
+        info, group = self._features_there(name, key), _nested(name, key)[-1]
 
         def features() -> NDArray[np.float32]:
-            with self._steady(folder, info) as read:
+            with self._steady(group, info, "features") as read:
                 values: NDArray[np.float32] = read("features")
             return values
 
-        with self._steady(folder, info) as read:
+        with self._steady(group, info, "start_s", _SHAPE) as read:
             start_s = read("start_s")
-            n_rows, n_columns = _shape_of_features(folder, info)
+            n_rows, n_columns = _shape_of_features(self.place.folder / group, info)
         return in_one_block(Block(n_rows, features), n_columns), start_s
 
     def size_of(self, feature_set: FeatureSet) -> int:
         """Bytes that the features of all recordings take in memory, without reading them."""
-        total = 0
-        for recording in self.recordings:
-            info = self.features_info(recording.name, feature_set.key)
-            if info is not None:
-                folder = self.path / recording.name / "features" / feature_set.key
+
+        def size(found: tuple[str, dict[str, Any] | None]) -> int:
+            name, info = found
+            if info is None:
+                return 0
+            with self._steady(_nested(name, feature_set.key)[-1], info, _SHAPE):
+                folder = self.place.folder / _nested(name, feature_set.key)[-1]
                 n_rows, n_columns = _shape_of_features(folder, info)
-                total += 4 * n_rows * n_columns
-        return total
+            return 4 * n_rows * n_columns
+
+        infos = self.features_infos((r.name for r in self.recordings), feature_set.key)
+        return sum(self.place.each(size, infos.items()))
 
     def feature_sets(self) -> tuple[FeatureSet, ...]:
         """All kinds of features that any listed recording has."""
         found: dict[str, FeatureSet] = {}
-        for recording in self.recordings:
-            for folder in sorted((self.path / recording.name / "features").glob("*/zarr.json")):
-                key = folder.parent.name
-                if key not in found:
-                    info = self.features_info(recording.name, key)
-                    assert info is not None
-                    found[key] = self._feature_set(folder.parent, info.get("params"))
+        names = [r.name for r in self.recordings]
+        for name, keys in zip(names, self.place.each(self.place.sets_of, names), strict=True):
+            for key in keys:
+                info = None if key in found else self.features_info(name, key)
+                if info is not None:
+                    folder = self.path / _nested(name, key)[-1]
+                    found[key] = self._feature_set(folder, info.get("params"))
         return tuple(found.values())
 
     def _feature_set(self, folder: Path, params: Any) -> FeatureSet:
@@ -408,7 +409,7 @@ class FeatureStore:
             A listed recording is not published: the extraction was not finished. Or features were
             not all computed alike.
         """
-        found = {r.name: self.features_info(r.name, feature_set.key) for r in self.recordings}
+        found = self.features_infos((r.name for r in self.recordings), feature_set.key)
         infos = {name: info for name, info in found.items() if info is not None}
         missing = [r for r in self.recordings if r.name not in infos]
         if missing and not allow_incomplete:
@@ -422,7 +423,8 @@ class FeatureStore:
         refuse_mixed(infos, feature_set.description, self.path)
         key, inputs = feature_set.key, {name: info["input"] for name, info in infos.items()}
         read = self._streamed if stream else self.read_features
-        rows = {name: FeatureRows(*read(name, key)) for name in infos}
+        all_read = self.place.each(lambda name: FeatureRows(*read(name, key)), infos)
+        rows = dict(zip(infos, all_read, strict=True))
         made = {key: made_with(infos)}
         return self.assemble(
             feature_set.description, key, feature_set.params, rows, inputs, made_with=made
@@ -470,11 +472,10 @@ class FeatureStore:
 
     def recording_facts(self, name: str) -> RecordingFacts:
         """Tell how a recording was made and how active it was, without reading its spikes."""
-        info = self._spikes_there(name)
-        folder = self.path / name / "spikes"
-        with self._steady(folder, info) as read:
+        info, group = self._spikes_there(name), f"{name}/spikes"
+        with self._steady(group, info, "segments", "sample/zarr.json") as read:
             n_samples = float(read("segments")[:, 1].sum())
-            n_spikes = read_length(folder, "sample", info)
+            n_spikes = read_length(self.place.folder / group, "sample", info)
         try:
             rate = float(info["sampling_rate_hz"])
             return RecordingFacts(
@@ -485,12 +486,14 @@ class FeatureStore:
                 duration_s=n_samples / rate,
             )
         except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-            raise DamagedError(folder, error) from None
+            raise DamagedError(self.path / group, error) from None
 
     def training_facts(self, table: FeatureTable) -> TrainingFacts:
         """Tell what a model trained on a table (of this store) should know about itself."""
+        names = [r.name for r in table.recordings]
+        self.place.look_ahead((name, f"{name}/spikes") for name in names)
         return TrainingFacts(
-            recordings=tuple(self.recording_facts(r.name) for r in table.recordings),
+            recordings=tuple(self.place.each(self.recording_facts, names)),
             weights=tuple(self.weights_source(view.key) for view in table.views),
         )
 
@@ -504,20 +507,20 @@ class FeatureStore:
 
     # --- reading beside a writer
 
-    def _published(self, *folders: Path) -> dict[str, Any] | None:
+    def _published(self, *groups: str) -> dict[str, Any] | None:
         """Attributes of the last of nested groups, the others without any; None if it is absent."""
-        *between, folder = folders
-        # The folder, not its zarr.json: a group whose zarr.json is gone is damaged, not absent.
-        if not folder.exists():
-            return None
-        try:
-            for parent in between:
-                check_plain(parent)
-            return published(folder)
-        except DamagedError:
-            if folder.exists():
-                raise
-            return None  # a writer replaced the recording just now
+        *between, group = groups
+        with self.place.naming():
+            if not self.place.look(*groups):
+                return None
+            try:
+                for parent in between:
+                    check_plain(self.place.folder / parent)
+                return published(self.place.folder / group)
+            except DamagedError:
+                if self.place.look(*groups):
+                    raise
+                return None  # a writer replaced the recording just now
 
     def _spikes_there(self, name: str) -> dict[str, Any]:
         info = self.spikes_info(name)
@@ -525,29 +528,37 @@ class FeatureStore:
             raise ToptuneError(f"{self.path}: {name} has no published spikes: run extract again")
         return info
 
-    @contextmanager
-    def _steady(self, folder: Path, info: dict[str, Any]) -> Iterator[Callable[[str], Any]]:
-        """Give what reads a group's arrays; what a writer replaced meanwhile is not damaged."""
-        try:
-            yield lambda name: read_array(folder, name, info)
-        except ToptuneError:
-            if folder.exists() and read_attributes(folder) == info:
-                raise
-            raise ToptuneError(
-                f"{folder} was replaced while it was read, by another process that extracts: run"
-                " this again when that has finished"
-            ) from None
-
-    # --- writing aside
+    def _features_there(self, name: str, key: str) -> dict[str, Any]:
+        info = self.features_info(name, key)
+        if info is None:
+            raise ToptuneError(f"{self.path}: {name} has no features {key}: run extract again")
+        return info
 
     @contextmanager
-    def _aside(self) -> Iterator[Path]:
-        folder = self.path / f"{ASIDE}{self.writer}-{secrets.token_hex(4)}"
-        with writing(self.path):
+    def _steady(
+        self, group: str, info: dict[str, Any], *parts: str
+    ) -> Iterator[Callable[[str], Any]]:
+        """Give what reads a group's arrays; what a writer replaced meanwhile is not damaged.
+
+        `parts` are those of the group that are read, where it is not all of it.
+        """
+        with self.place.naming():
             try:
-                yield folder
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
+                with self.place.using(group, info, *parts) as folder:
+                    yield lambda name: read_array(folder, name, info)
+            except ToptuneError:
+                folder = self.place.folder / group
+                if self.place.look(group) and read_attributes(folder) == info:
+                    raise
+                raise ToptuneError(
+                    f"{self.path / group} was replaced while it was read, by another process that"
+                    " extracts: run this again when that has finished"
+                ) from None
+
+
+def _nested(name: str, key: str) -> tuple[str, str, str]:
+    """Name the group of a recording's features of one set, after those it lies in."""
+    return name, f"{name}/features", f"{name}/features/{key}"
 
 
 def _words(text: str) -> list[str]:
@@ -560,15 +571,18 @@ def _make_plain(folder: Path) -> None:
     write_attributes(folder, {})
 
 
-def _read_root(path: Path) -> dict[str, Any]:
-    if not path.exists():
+def _read_root(place: LocalPlace) -> dict[str, Any]:
+    path = place.path
+    if not place.exists():
         raise InputError(f"{path}: no such store: make one with `extract`")
-    check_group(path.resolve())  # the store itself may be reached by a link
+    with place.naming():
+        place.look("")
+        check_group(place.root)
     try:
-        root = zarr.open_group(path, mode="r", zarr_format=3, use_consolidated=False)
+        root = zarr.open_group(place.root, mode="r", zarr_format=3, use_consolidated=False)
         attributes = dict(root.attrs)
     except (*UNREADABLE, RecursionError) as error:
-        if path.is_dir() and any(path.glob("*/spikes/zarr.json")):
+        if place.has_recordings():
             raise InputError(
                 f"{path}: its zarr.json is missing or cannot be read: if it was copied, the copy is"
                 " not complete; copy it again"
@@ -577,13 +591,14 @@ def _read_root(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path}: not a Zarr v3 store that can be read ({text}): name a store made by extract"
         ) from None
-    return _checked_root(path, attributes)
+    return _checked_root(place, attributes)
 
 
-def _checked_root(path: Path, attributes: dict[str, Any]) -> dict[str, Any]:
+def _checked_root(place: LocalPlace, attributes: dict[str, Any]) -> dict[str, Any]:
+    path = place.path
     # A flipped bit may turn a name or number into another valid one: only the sum shows that.
     if SUM in attributes:
-        _refuse_damage(path)
+        _refuse_damage(place)
     if attributes.get("format") != FORMAT:
         raise InputError(f"{path}: a Zarr group, but not a toptune store: name one made by extract")
     if attributes.get("version") != VERSION:
@@ -591,7 +606,7 @@ def _checked_root(path: Path, attributes: dict[str, Any]) -> dict[str, Any]:
             f"{path}: store format version {attributes.get('version')}, this toptune reads"
             f" {VERSION}: use the toptune that wrote it, or extract into a new store"
         )
-    attributes = _refuse_damage(path)
+    attributes = _refuse_damage(place)
     for name, kind in (("settings", dict), ("recordings", list)):
         if not isinstance(attributes.get(name), kind):
             raise InputError(f"{path}: its {name} are damaged: extract into a new store")
@@ -608,13 +623,13 @@ def _relative(path: Path, folder: Path) -> str:
         return path.as_posix()
 
 
-def _refuse_damage(path: Path) -> dict[str, Any]:
+def _refuse_damage(place: LocalPlace) -> dict[str, Any]:
     try:
-        return read_attributes(path.resolve())
+        return read_attributes(place.root)
     except DamagedError as error:
         raise InputError(
-            f"{path / 'zarr.json'} is damaged ({error.cause}): put back a copy of that file, or"
-            " extract into another store"
+            f"{place.path / 'zarr.json'} is damaged ({error.cause}): put back a copy of that file,"
+            " or extract into another store"
         ) from None
 
 

@@ -26,7 +26,8 @@ from toptune.features.table import RecordingInfo
 from toptune.machine.durable import writing
 from toptune.machine.locks import held, is_held
 from toptune.params import HighPass, Ptsd, content_key, options_of
-from toptune.store.feature_store import ASIDE, FeatureStore
+from toptune.store.feature_store import FeatureStore
+from toptune.store.places import ASIDE
 
 _SESSION = "session-"
 

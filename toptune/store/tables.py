@@ -112,7 +112,7 @@ def _inputs(
 ) -> dict[str, dict[str, str]]:
     """Look up what was read of each recording."""
     listed = [r.name for r in store.recordings if only is None or r.name in only]
-    infos = {name: store.spikes_info(name) for name in listed}
+    infos = store.spikes_infos(listed)
     missing = [name for name, info in infos.items() if info is None]
     if (missing and not allow_incomplete) or len(missing) == len(infos):
         first = f", first {missing[0]}" if missing else ""
