@@ -1,0 +1,879 @@
+"""Objects in a bucket, or below another URL: read, listed, written and made if absent.
+
+What serves a URL is one of Zarr's stores: obstore for the clouds and the web, and fsspec for
+whatever else it knows. This module adds what neither has: calls that several threads may make and
+Ctrl-C ends at once, one rule of trying again, and errors of one line without anything secret.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import random
+import re
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from importlib.util import find_spec
+from pathlib import Path, PurePosixPath
+from typing import Any, NoReturn, Protocol, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from toptune.errors import InputError, MissingPackagesError, StorageError, ToptuneError
+
+T = TypeVar("T")
+Keys = list[str]
+
+#: A request that has not been answered after so many seconds is given up and made again.
+REQUEST_S = 30.0
+#: A call fails when its requests have failed for so many seconds.
+TOTAL_S = 120.0
+#: Objects of more bytes are read in pieces of so many, several at a time.
+PIECE_BYTES = 8 * 2**20
+_AT_ONCE = 16
+# The slowest line that a request of many bytes allows for.
+_BYTES_PER_S = 2**20
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 10.0
+# A server that has never answered is not there; one that has may be starting again.
+_FIRST_TRIES = 3
+
+#: What obstore serves; its other names of the same servers are read, too.
+_OBSTORE = frozenset(
+    "s3 s3a gs az azure adl abfs abfss http https".split()  # noqa: SIM905  # reads better
+)
+_S3, _WEB = frozenset({"s3", "s3a"}), frozenset({"http", "https"})
+# Where "put it if there is none" is one step of the server. In memory, a lock makes it one.
+_CREATING = _OBSTORE - _WEB | {"memory"}
+_SECRETS_FROM = ("AWS_", "GOOGLE_", "AZURE_")
+_CREDENTIALS = {
+    **dict.fromkeys(
+        _S3,
+        "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE, with boto3 installed), or"
+        " AWS_SKIP_SIGNATURE=true for a public bucket, and AWS_REGION",
+    ),
+    "gs": "set GOOGLE_APPLICATION_CREDENTIALS",
+    **dict.fromkeys(
+        ("az", "azure", "adl", "abfs", "abfss"),
+        "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a server says of an object: its size, its time, and a name of its content."""
+
+    size: int
+    modified_ns: int
+    etag: str = ""
+
+
+class Objects:
+    """The objects below a URL, each known by its key: the rest of its URL.
+
+    All methods may be called by several threads at once. Each tries again, for two minutes in all,
+    while the server is busy or the connection breaks.
+
+    Parameters
+    ----------
+    root : _Root
+        What serves the bucket.
+    prefix : str
+        What the URL has after the bucket, without slashes at its ends.
+
+    Raises
+    ------
+    InputError
+        By methods that read: the server refuses, cannot be reached, or has failed for two minutes.
+    StorageError
+        By methods that write: the same.
+    """
+
+    def __init__(self, root: _Root, prefix: str) -> None:
+        self._root, self._prefix = root, prefix
+
+    @property
+    def url(self) -> str:
+        """The URL these are below."""
+        return f"{self._root.url}/{self._prefix}".rstrip("/")
+
+    def url_of(self, key: str) -> str:
+        """Give the URL of one of them."""
+        return f"{self.url}/{key}" if key else self.url
+
+    def head(self, key: str) -> Found | None:
+        """Say what the server knows of an object; None where there is none."""
+        place = self._place(key)
+        return self._read(key, lambda: self._root.there(lambda t: t.head(place)))
+
+    def size(self, key: str) -> int | None:
+        """Give the bytes of an object; None where there is none."""
+        found = self.head(key)
+        return None if found is None else found.size
+
+    def modified(self, key: str) -> float | None:
+        """Give when the server wrote an object, in seconds since 1970 by its clock."""
+        found = self.head(key)
+        return None if found is None else found.modified_ns / 1e9
+
+    def get(self, key: str) -> bytes | None:
+        """Read an object; None where there is none."""
+        return self._read(key, lambda: self._root.whole(self._place(key)))
+
+    def get_range(self, key: str, start: int, n_bytes: int, etag: str = "") -> bytes:
+        """Read bytes of an object; with `etag`, of that content of it only.
+
+        Raises
+        ------
+        InputError
+            There is none, it ends before, or it has changed since.
+        """
+        if n_bytes <= 0:
+            return b""
+        place = self._place(key)
+        got = self._read(key, lambda: self._root.part(place, start, n_bytes, etag))
+        if got is None:
+            raise InputError(f"{self.url_of(key)}: no such object")
+        return got
+
+    def fetch(self, keys: Iterable[str], folder: Path) -> Keys:
+        """Copy objects below a local folder, many at a time.
+
+        Returns
+        -------
+        list of str
+            The keys for which there is no object, in the order given.
+
+        Raises
+        ------
+        StorageError
+            The local folder cannot be written.
+        """
+        wanted = list(keys)
+        for key in wanted:
+            _require_inside(key, self.url)
+        there = self._read("", lambda: self._root.fetched(wanted, self._place, folder))
+        return [key for key, is_there in zip(wanted, there, strict=True) if not is_there]
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write an object or replace it; a reader sees the old content or the new, whole."""
+        place = self._place(key)
+        self._write(key, lambda: self._root.put(place, data))
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write an object if there is none, in one step of the server; False where there is one.
+
+        An answer may be lost and the object there: if its content is `data`, it is this call's own.
+        So `data` must be nobody else's, as a random token in it makes it.
+
+        Raises
+        ------
+        InputError
+            What serves this URL has no such step.
+        """
+        if not self._root.creates:
+            raise InputError(
+                f"{self.url}: several programs cannot write here at once, since {self._root.scheme}"
+                " has no way to make an object only where there is none: use s3, gs or az"
+            )
+        place = self._place(key)
+        return self._write(key, lambda: self._root.create(place, data))
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Remove objects, many at a time; those that are not there are no matter."""
+        places = [self._place(key) for key in keys]
+        if places:
+            self._write("", lambda: self._root.delete(places))
+
+    def list(self, prefix: str = "") -> Keys:
+        """List the keys of all objects below a prefix (a "folder"), sorted."""
+        return sorted(self.entries(prefix))
+
+    def entries(self, prefix: str = "") -> dict[str, Found]:
+        """List all objects below a prefix (a "folder"), with what the server knows of each."""
+        place = self._place(prefix)
+        found = self._read(prefix, lambda: self._root.retried(lambda t: t.entries(place)))
+        skip = len(self._prefix) + 1 if self._prefix else 0
+        keys = [key[skip:] for key in found]
+        folders = {str(above) for key in keys for above in PurePosixPath(key).parents}
+        # Some programs mark a "folder" by an empty object.
+        return {
+            key: one
+            for key, one in zip(keys, found.values(), strict=True)
+            if key and (one.size or key not in folders)
+        }
+
+    def folders(self, prefix: str = "") -> Keys:
+        """List the names of the "folders" directly below a prefix, sorted."""
+        place = self._place(prefix)
+        return sorted(self._read(prefix, lambda: self._root.retried(lambda t: t.folders(place))))
+
+    def _place(self, key: str) -> str:
+        return f"{self._prefix}/{key}".strip("/") if self._prefix else key.strip("/")
+
+    def _read(self, key: str, action: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        try:
+            return _run(action())
+        except _Trouble as trouble:
+            trouble.refuse_reading(self.url_of(key), self._root.scheme)
+
+    def _write(self, key: str, action: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        try:
+            return _run(action())
+        except _Trouble as trouble:
+            trouble.refuse_writing(self.url_of(key), self._root.scheme)
+
+
+def objects_at(url: object) -> Objects:
+    """Give the objects below a URL (a string, or a `RemotePath`).
+
+    Connections and credentials are kept for a bucket as long as the process runs and its
+    environment stays as it is.
+
+    Raises
+    ------
+    InputError
+        The URL holds a password or a query, or nothing serves its kind.
+    MissingPackagesError
+        obstore or fsspec is not installed.
+    """
+    text = str(url)
+    refuse_secrets(text)
+    parts = urlsplit(text.replace("?", "%3F").replace("#", "%23"))
+    scheme = parts.scheme.lower()
+    key = text.split("://", 1)[-1].partition("/")[2].strip("/")
+    if scheme in _WEB:
+        key = unquote(key)
+    return Objects(_root_at(scheme, parts.netloc), key)
+
+
+def refuse_secrets(url: str) -> None:
+    """Refuse a URL with a password or a query (as signed ones have), without repeating it.
+
+    Raises
+    ------
+    InputError
+        It has one.
+    """
+    scheme, _, rest = url.partition(":")
+    user, is_user, _ = rest.lstrip("/").partition("/")[0].rpartition("@")
+    if is_user and ":" in user:
+        raise InputError(
+            f"the {scheme}:// URL holds a user and a password, which would be noted in results:"
+            " give credentials by the environment or by the service's own configuration"
+        )
+    if "?" in rest:
+        raise InputError(
+            f"the {scheme}:// URL has a query (?...), as signed URLs have, which would be noted in"
+            " results: give it without, and credentials by the environment or by the service's own"
+            " configuration"
+        )
+
+
+def _require_inside(key: str, url: str) -> None:
+    if not key or PurePosixPath(key).is_absolute() or ".." in PurePosixPath(key).parts:
+        raise InputError(f"{url}: {key[:200]!r} is no key of an object below it")
+
+
+class _Trouble(Exception):  # noqa: N818  # never leaves this module
+    """Why a request failed, in words of toptune's own: what libraries say may hold secrets."""
+
+    def __init__(
+        self, cause: str, way_out: str = "", *, passing: bool = False, connected: bool = True
+    ) -> None:
+        super().__init__(cause)
+        self.cause, self.way_out = cause, way_out
+        self.passing, self.connected = passing, connected
+
+    def refuse_reading(self, url: str, scheme: str) -> NoReturn:
+        raise InputError(f"{url} cannot be read ({self.cause}): {self._advice(scheme)}") from None
+
+    def refuse_writing(self, url: str, scheme: str) -> NoReturn:
+        raise StorageError(
+            f"{url} cannot be written ({self.cause}): {self._advice(scheme)}; what was published is"
+            " kept"
+        ) from None
+
+    def _advice(self, scheme: str) -> str:
+        usual = "give credentials as the service's own programs take them"
+        if self.way_out == "credentials":
+            return _CREDENTIALS.get(scheme, usual)
+        return self.way_out or "try again later with the same command"
+
+
+_AGAIN = "run the same command again"
+_NETWORK = "check the network, and the endpoint if one is set (AWS_ENDPOINT_URL)"
+
+
+def _status_trouble(status: int, code: str) -> _Trouble:
+    """Say what a server's refusal means; `code` is S3's name of it."""
+    named = f"{status} {code}".strip()
+    if code == "NoSuchBucket":
+        return _Trouble("there is no such bucket", "check its name, and AWS_ENDPOINT_URL if set")
+    if status in (401, 403) or code in ("InvalidAccessKeyId", "SignatureDoesNotMatch"):
+        return _Trouble(f"access is refused, {named}", "credentials")
+    if status in (301, 307, 400) and "Redirect" in code + "Redirect" * (status != 400):
+        return _Trouble(f"the bucket is elsewhere, {named}", "set AWS_REGION to the bucket's own")
+    if status in (405, 501):
+        return _Trouble(f"the server does not do this, {named}", "use a bucket of s3, gs or az")
+    passing = status >= 500 or status in (408, 409, 425, 429) or code == "RequestTimeout"
+    return _Trouble(f"the server answers {named}", "" if passing else _NETWORK, passing=passing)
+
+
+_STATUS = re.compile(r"\b(?:status(?: code)?:? ?|HTTP status \w+ error \()(\d{3})\b")
+_CODE = re.compile(r"<Code>(\w{1,60})</Code>")
+_UNCONNECTED = re.compile(
+    r"tcp connect|dns error|connection refused|unreachable|error trying to connect"
+    r"|client error \(Connect\)",
+    re.IGNORECASE,
+)
+
+
+def _understood(error: Exception) -> _Trouble:
+    """Say why a request failed without a word of what the library says."""
+    if isinstance(error, _Trouble):
+        return error
+    if isinstance(error, TimeoutError):
+        return _Trouble("no answer in time", passing=True)
+    if isinstance(error, PermissionError):
+        return _Trouble("access is refused", "credentials")
+    text = "\n".join(f"{one}\n{one!r}" for one in _chain(error))
+    status, code = _STATUS.search(text), _CODE.search(text)
+    if status:
+        return _status_trouble(int(status[1]), code[1] if code else "")
+    return _without_status(error, text)
+
+
+def _without_status(error: Exception, text: str) -> _Trouble:
+    named = type(error).__name__
+    if named in ("UnauthenticatedError", "PermissionDeniedError"):
+        return _Trouble("access is refused", "credentials")
+    if re.search(r"credential|metadata endpoint|instance identity|169\.254\.", text, re.IGNORECASE):
+        return _Trouble("there are no credentials", "credentials")
+    if _UNCONNECTED.search(text) or isinstance(error, ConnectionRefusedError):
+        return _Trouble("the server cannot be reached", _NETWORK, passing=True, connected=False)
+    passing = (
+        isinstance(error, OSError)
+        or named in ("GenericError", "JoinError")
+        or (type(error).__module__.split(".")[0] in ("aiohttp", "botocore", "aiobotocore"))
+    )
+    if passing:
+        return _Trouble("the connection broke", passing=True)
+    return _Trouble(f"the library fails, {named}", "report this")
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    found: list[BaseException] = []
+    one: BaseException | None = error
+    while one is not None and len(found) < 8:
+        found.append(one)
+        one = one.__cause__ or one.__context__
+    return found
+
+
+class _Changed(Exception):  # noqa: N818
+    """An object is not the one it was."""
+
+
+class _Transport(Protocol):
+    """What serves a bucket. Keys are whole; what is not there is a FileNotFoundError."""
+
+    async def head(self, key: str) -> Found: ...
+    async def first(self, key: str, n_bytes: int) -> tuple[bytes, Found]: ...
+    async def part(self, key: str, start: int, n_bytes: int, etag: str) -> bytes: ...
+    async def put(self, key: str, data: bytes) -> None: ...
+    async def create(self, key: str, data: bytes) -> bool: ...
+    async def delete(self, key: str) -> None: ...
+    async def entries(self, prefix: str) -> dict[str, Found]: ...
+    async def folders(self, prefix: str) -> list[str]: ...
+    async def probe(self) -> None: ...
+
+
+class _Root:
+    """A bucket, or what a URL has instead: its transport, and the rule of trying again."""
+
+    def __init__(self, scheme: str, netloc: str, transport: _Transport) -> None:
+        self.scheme, self.url = scheme, f"{scheme}://{netloc}"
+        self._transport = transport
+        self._answered = self._seen = False
+        self._probed = threading.Lock()
+
+    @property
+    def creates(self) -> bool:
+        """Whether an object can be made only where there is none, in one step."""
+        return self.scheme in _CREATING
+
+    async def retried(
+        self, action: Callable[[_Transport], Awaitable[T]], n_bytes: int = PIECE_BYTES
+    ) -> T:
+        """Make a request until it succeeds, cannot, or has failed for too long."""
+        began, failures = time.monotonic(), 0
+        while True:
+            try:
+                async with asyncio.timeout(REQUEST_S + n_bytes / _BYTES_PER_S):
+                    got = await action(self._transport)
+            except (FileNotFoundError, _Changed):
+                self._answered = True
+                raise
+            except Exception as error:  # noqa: BLE001  # whatever a library raises
+                failures += 1
+                trouble = _understood(error)
+                pause = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**failures)
+                pause *= random.uniform(0.5, 1.0)
+                is_late = time.monotonic() + pause - began > TOTAL_S
+                is_absent = not (trouble.connected or self._answered) and failures >= _FIRST_TRIES
+                if not trouble.passing or is_late or is_absent:
+                    raise trouble from None
+                await asyncio.sleep(pause)
+            else:
+                self._answered = True
+                return got
+
+    async def there(
+        self, action: Callable[[_Transport], Awaitable[T]], n_bytes: int = PIECE_BYTES
+    ) -> T | None:
+        """Ask for an object; None where there is none, though there is the bucket."""
+        try:
+            got = await self.retried(action, n_bytes)
+        except FileNotFoundError:
+            if not self._seen:
+                # A server may say the same of a bucket. Who may not list one is not told more.
+                with suppress(PermissionError):
+                    await self._probe()
+                self._seen = True
+            return None
+        self._seen = True
+        return got
+
+    async def _probe(self) -> None:
+        try:
+            await self.retried(lambda transport: transport.probe())
+        except FileNotFoundError:
+            raise _status_trouble(404, "NoSuchBucket") from None
+        except _Trouble as trouble:
+            if trouble.way_out != "credentials":
+                raise
+
+    async def part(self, place: str, start: int, n_bytes: int, etag: str) -> bytes | None:
+        """Read bytes of an object, in pieces."""
+        starts = range(start, start + n_bytes, PIECE_BYTES)
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def piece(at: int) -> bytes | None:
+            n = min(PIECE_BYTES, start + n_bytes - at)
+            async with gate:
+                return await self.there(lambda t: _exactly(t, place, at, n, etag), n)
+
+        try:
+            got = await asyncio.gather(*map(piece, starts))
+        except _Changed:
+            raise _Trouble(
+                "it was changed while it was read", "run the same command again"
+            ) from None
+        return None if None in got else b"".join(one for one in got if one is not None)
+
+    async def whole(self, place: str) -> bytes | None:
+        """Read an object, what is large in pieces."""
+        first = await self.there(lambda t: t.first(place, PIECE_BYTES))
+        if first is None:
+            return None
+        begin, found = first
+        if len(begin) >= found.size:
+            return begin
+        rest = await self.part(place, len(begin), found.size - len(begin), found.etag)
+        return None if rest is None else begin + rest
+
+    async def fetched(
+        self, keys: list[str], place_of: Callable[[str], str], folder: Path
+    ) -> list[bool]:
+        """Copy objects below a folder; tell of each whether it is there."""
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(key: str) -> bool:
+            async with gate:
+                data = await self.whole(place_of(key))
+                if data is not None:
+                    await asyncio.to_thread(_write_below, folder, key, data)
+                return data is not None
+
+        return list(await asyncio.gather(*map(one, keys)))
+
+    async def put(self, place: str, data: bytes) -> None:
+        """Write an object."""
+        try:
+            await self.retried(lambda transport: transport.put(place, data), len(data))
+        except FileNotFoundError:
+            raise _status_trouble(404, "NoSuchBucket") from None
+
+    async def create(self, place: str, data: bytes) -> bool:
+        """Write an object if there is none."""
+        try:
+            made = await self.retried(lambda transport: transport.create(place, data), len(data))
+        except FileNotFoundError:
+            raise _status_trouble(404, "NoSuchBucket") from None
+        # Where the answer to a first try was lost, the second finds what the first made.
+        return made or await self.whole(place) == data
+
+    async def delete(self, places: list[str]) -> None:
+        """Remove objects."""
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(place: str) -> None:
+            async with gate:
+                with suppress(FileNotFoundError):
+                    await self.retried(lambda transport: transport.delete(place))
+
+        await asyncio.gather(*map(one, places))
+
+
+async def _exactly(t: _Transport, place: str, at: int, n_bytes: int, etag: str) -> bytes:
+    got = await t.part(place, at, n_bytes, etag)
+    if len(got) != n_bytes:
+        raise _Trouble(
+            f"{len(got)} bytes instead of {n_bytes} came from byte {at} on", passing=True
+        )
+    return got
+
+
+def _write_below(folder: Path, key: str, data: bytes) -> None:
+    from toptune.machine.durable import writing
+
+    path = folder / key
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+def _nanoseconds(when: object) -> int:
+    if isinstance(when, datetime):
+        return int(when.timestamp() * 1e6) * 1000
+    return int(float(when) * 1e9) if isinstance(when, int | float) else 0
+
+
+class _Obstore:
+    """A bucket served by obstore, below Zarr's store of it."""
+
+    def __init__(self, scheme: str, netloc: str) -> None:
+        from zarr.storage import ObjectStore
+
+        self._raw: Any = _obstore_of(scheme, netloc)
+        self._store = ObjectStore(self._raw)
+
+    async def head(self, key: str) -> Found:
+        import obstore
+
+        return _found(await obstore.head_async(self._raw, key))
+
+    async def first(self, key: str, n_bytes: int) -> tuple[bytes, Found]:
+        import obstore
+
+        try:
+            got = await obstore.get_async(self._raw, key, options={"range": (0, n_bytes)})
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            # An empty object has no first byte, and some servers do not know of ranges.
+            if not re.search(r"\b416\b|InvalidRange|[Rr]ange", f"{error} {error!r}"):
+                raise
+            got = await obstore.get_async(self._raw, key)
+        return bytes(await got.bytes_async()), _found(got.meta)
+
+    async def part(self, key: str, start: int, n_bytes: int, etag: str) -> bytes:
+        import obstore
+        from obstore.exceptions import NotSupportedError, PreconditionError
+
+        options: Any = {"range": (start, start + n_bytes)}
+        if etag:
+            options["if_match"] = etag
+        try:
+            got = await obstore.get_async(self._raw, key, options=options)
+        except PreconditionError:
+            raise _Changed from None
+        except NotSupportedError:
+            got = await obstore.get_async(self._raw, key)
+            return bytes(await got.bytes_async())[start : start + n_bytes]
+        return bytes(await got.bytes_async())
+
+    async def put(self, key: str, data: bytes) -> None:
+        from zarr.core.buffer import default_buffer_prototype
+
+        await self._store.set(key, default_buffer_prototype().buffer.from_bytes(data))
+
+    async def create(self, key: str, data: bytes) -> bool:
+        import obstore
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        try:
+            await obstore.put_async(self._raw, key, data, mode="create", use_multipart=False)
+        except (AlreadyExistsError, PreconditionError):
+            return False
+        return True
+
+    async def delete(self, key: str) -> None:
+        await self._store.delete(key)
+
+    async def entries(self, prefix: str) -> dict[str, Found]:
+        import obstore
+
+        found: dict[str, Found] = {}
+        async for batch in obstore.list(self._raw, prefix or None):
+            found.update((one["path"], _found(one)) for one in batch)
+        return found
+
+    async def folders(self, prefix: str) -> list[str]:
+        import obstore
+
+        got = await obstore.list_with_delimiter_async(self._raw, prefix or None)
+        return [one.rstrip("/").rpartition("/")[2] for one in got["common_prefixes"]]
+
+    async def probe(self) -> None:
+        import obstore
+
+        async for _ in obstore.list(self._raw, chunk_size=1):
+            break
+
+
+def _found(meta: Any) -> Found:
+    return Found(meta["size"], _nanoseconds(meta["last_modified"]), meta.get("e_tag") or "")
+
+
+def _obstore_of(scheme: str, netloc: str) -> Any:
+    import obstore.store as stores
+
+    client: Any = {
+        "timeout": timedelta(seconds=4 * REQUEST_S),  # the shorter one is asyncio's
+        "connect_timeout": timedelta(seconds=5),
+    }
+    retry: Any = {"max_retries": 0}
+    if scheme in _WEB:
+        client["allow_http"] = True
+        return stores.HTTPStore.from_url(
+            f"{scheme}://{netloc}", client_options=client, retry_config=retry
+        )
+    given: dict[str, Any] = {"client_options": client, "retry_config": retry}
+    if scheme in _S3:
+        scheme = "s3"
+        given |= _s3_settings()
+        client["allow_http"] = given.get("config", {}).get("endpoint", "").startswith("http://")
+    return stores.from_url(f"{scheme}://{netloc}", **given)
+
+
+def _s3_settings() -> dict[str, Any]:
+    """Take what obstore does not read by itself: profiles, and another name of the endpoint."""
+    env = os.environ
+    config: dict[str, Any] = {}
+    endpoint = env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL")
+    if endpoint:
+        config["endpoint"] = endpoint
+    region = env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION")
+    given: dict[str, Any] = {"config": config}
+    its_own = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_SKIP_SIGNATURE")
+    containers = ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI")
+    wants_profile = "AWS_PROFILE" in env or not any(env.get(name) for name in its_own + containers)
+    if wants_profile and find_spec("boto3"):
+        import boto3
+        from obstore.auth.boto3 import Boto3CredentialProvider
+
+        try:
+            session = boto3.Session()
+            if session.get_credentials() is not None:
+                given["credential_provider"] = Boto3CredentialProvider(session)
+                region = region or session.region_name
+                profile = session._session.get_scoped_config()  # boto3 has no public way
+                config.setdefault("endpoint", profile.get("endpoint_url") or "")
+        except Exception as error:  # noqa: BLE001  # botocore's, of many classes
+            raise _Trouble(
+                f"the AWS configuration cannot be used, {type(error).__name__}", "credentials"
+            ) from None
+    if region:
+        config["region"] = region
+    given["config"] = {name: value for name, value in config.items() if value}
+    return given
+
+
+class _Fsspec:
+    """What fsspec serves, below Zarr's store of it."""
+
+    def __init__(self, scheme: str, netloc: str) -> None:
+        from zarr.storage import FsspecStore
+
+        self._store = FsspecStore.from_url(f"{scheme}://{netloc}/")
+        self._fs: Any = self._store.fs
+        self._lock = asyncio.Lock()
+
+    def _path(self, key: str) -> str:
+        return f"{self._store.path.rstrip('/')}/{key}"
+
+    async def head(self, key: str) -> Found:
+        info = await self._fs._info(self._path(key))
+        if info["type"] == "directory":
+            raise FileNotFoundError(key)
+        return _fsspec_found(info)
+
+    async def first(self, key: str, n_bytes: int) -> tuple[bytes, Found]:
+        found = await self.head(key)
+        n = min(n_bytes, found.size)
+        return await self.part(key, 0, n, "") if n else b"", found
+
+    async def part(self, key: str, start: int, n_bytes: int, etag: str) -> bytes:
+        if etag and (await self.head(key)).etag != etag:
+            raise _Changed
+        return bytes(await self._fs._cat_file(self._path(key), start=start, end=start + n_bytes))
+
+    async def put(self, key: str, data: bytes) -> None:
+        from zarr.core.buffer import default_buffer_prototype
+
+        with suppress(FileExistsError, NotImplementedError):
+            await self._fs._makedirs(self._path(key).rpartition("/")[0], exist_ok=True)
+        await self._store.set(key, default_buffer_prototype().buffer.from_bytes(data))
+
+    async def create(self, key: str, data: bytes) -> bool:
+        async with self._lock:
+            with suppress(FileNotFoundError):
+                await self.head(key)
+                return False
+            await self.put(key, data)
+            return True
+
+    async def delete(self, key: str) -> None:
+        await self._store.delete(key)
+
+    async def entries(self, prefix: str) -> dict[str, Found]:
+        root = self._path("")
+        try:
+            found = await self._fs._find(self._path(prefix), detail=True)
+        except FileNotFoundError:
+            return {}
+        return {
+            name.removeprefix(root): _fsspec_found(info)
+            for name, info in found.items()
+            if name.removeprefix(root) != prefix
+        }
+
+    async def folders(self, prefix: str) -> list[str]:
+        try:
+            found = await self._fs._ls(self._path(prefix), detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return [
+            one["name"].rstrip("/").rpartition("/")[2]
+            for one in found
+            if one["type"] == "directory"
+        ]
+
+    async def probe(self) -> None:
+        """Do nothing: what has no bucket cannot lack one."""
+
+
+def _fsspec_found(info: Any) -> Found:
+    times = ("LastModified", "mtime", "modified", "last_modified", "created")
+    when = next((info[name] for name in times if info.get(name)), 0)
+    return Found(int(info["size"] or 0), _nanoseconds(when), str(info.get("ETag") or ""))
+
+
+_roots: dict[tuple[object, ...], _Root] = {}
+_guard = threading.RLock()
+
+
+def _root_at(scheme: str, netloc: str) -> _Root:
+    """Give what serves a bucket, made once for an environment."""
+    settings = tuple(sorted(i for i in os.environ.items() if i[0].startswith(_SECRETS_FROM)))
+    with _guard:
+        known = _roots.get((scheme, netloc, settings))
+        if known is None:
+            _require_packages(scheme)
+            known = _roots[scheme, netloc, settings] = _made_root(scheme, netloc)
+        return known
+
+
+def _made_root(scheme: str, netloc: str) -> _Root:
+    url = f"{scheme}://{netloc}"
+    if not netloc and scheme in _OBSTORE:
+        raise InputError(f"{url}: a URL names a bucket first, as {scheme}://bucket/key")
+    kind = _Obstore if scheme in _OBSTORE else _Fsspec
+    try:
+        return _Root(scheme, netloc, _run(_opened(kind, scheme, netloc)))
+    except ToptuneError:
+        raise
+    except _Trouble as trouble:
+        trouble.refuse_reading(url, scheme)
+    except ImportError as error:
+        raise MissingPackagesError(
+            f"{url}: reading {scheme} needs {error.name or 'a package'}, not installed here"
+        ) from None
+    except Exception as error:  # noqa: BLE001  # whatever a library raises
+        raise InputError(
+            f"{url}: no connection can be made from the environment ({type(error).__name__}):"
+            f" {_CREDENTIALS.get(scheme, 'toptune takes the schemes that fsspec knows')}"
+        ) from None
+
+
+async def _opened(kind: Callable[[str, str], _Transport], scheme: str, netloc: str) -> _Transport:
+    """Make it where the event loop is, to which some belong."""
+    return kind(scheme, netloc)
+
+
+def _require_packages(scheme: str) -> None:
+    name = "obstore" if scheme in _OBSTORE else "fsspec"
+    if find_spec(name) is None:
+        raise MissingPackagesError(
+            f"reading {scheme}:// needs {name}, not installed here: pip install 'toptune[cloud]'"
+            " (from a checkout: pip install '.[cloud]'); local files are read without"
+        )
+
+
+class _Loop:
+    """A thread with an event loop, in which all requests are made."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.loop.set_default_executor(
+            ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="toptune-copy")
+        )
+        self._thread = threading.Thread(target=self._work, name="toptune-objects", daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_forever()
+
+    def stop(self) -> None:
+        """End it; what is under way is left."""
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(1.0)
+        if not self._thread.is_alive():
+            self.loop.close()
+
+
+_working: _Loop | None = None
+
+
+def _run(task: Coroutine[Any, Any, T]) -> T:
+    """Wait for a coroutine in the loop's thread; an interrupt ends the wait, and the work, too."""
+    global _working  # noqa: PLW0603  # one thread for all
+    with _guard:
+        if _working is None:
+            _working = _Loop()
+            atexit.register(_working.stop)
+        future = asyncio.run_coroutine_threadsafe(task, _working.loop)
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise
+
+
+def _forget() -> None:
+    """Start anew in a forked process, which has none of the threads."""
+    global _working, _guard
+    _working, _guard = None, threading.RLock()
+    _roots.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
