@@ -39,6 +39,7 @@ class Rule:
     fault: str
     method: str = ".*"  # regular expressions, of the whole
     path: str = ".*"  # with the query, as it is sent
+    key_id: str = ".*"  # by which a process says who it is
     skip: int = 0  # so many requests pass first
     times: int | None = None  # so many meet it; None: all
     share: float = 1.0  # of the requests, drawn from `seed`
@@ -49,11 +50,12 @@ class Rule:
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
 
-    def meets(self, method: str, path: str) -> bool:
+    def meets(self, request: Request) -> bool:
         """Whether a request meets the fault; counts it."""
-        if self.times == 0 or not re.fullmatch(self.method, method):
-            return False
-        if not re.fullmatch(self.path, path):
+        wanted = (
+            (self.method, request.method), (self.path, request.path), (self.key_id, request.key_id)
+        )  # fmt: skip
+        if self.times == 0 or not all(re.fullmatch(*one) for one in wanted):
             return False
         if self.skip > 0:
             self.skip -= 1
@@ -71,6 +73,7 @@ class Request:
 
     method: str
     path: str
+    key_id: str
     range: str
     n_sent: int  # bytes of its body
     status: int = 0  # 0: no answer was sent
@@ -141,9 +144,10 @@ class Proxy:
             writer.write(self._told(path, message.body))
             await writer.drain()
             return True
-        request = Request(method, path, message.header(b"range").decode(), len(message.body))
+        its_range = message.header(b"range").decode()
+        request = Request(method, path, key_id_of(message), its_range, len(message.body))
         self._requests.append(request)
-        rule = next((one for one in self._rules if one.meets(method, path)), None)
+        rule = next((one for one in self._rules if one.meets(request)), None)
         if rule is None:
             answer = await self._forwarded(message)
             note(request, answer)
@@ -232,15 +236,18 @@ def packed_answer(answer: Message, method: str) -> bytes:
 def error_answer(fault: str, message: Message) -> Message:
     """Answer as S3 does, which repeats the key id of who is refused."""
     status, code = STATUS[fault]
-    credential = re.search(rb"Credential=([^/]+)/", message.header(b"authorization"))
-    key_id = credential.group(1).decode() if credential else ""
     body = (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
         f"<Error><Code>{code}</Code><Message>As was asked for</Message>"
-        f"<AWSAccessKeyId>{key_id}</AWSAccessKeyId><RequestId>0</RequestId></Error>"
+        f"<AWSAccessKeyId>{key_id_of(message)}</AWSAccessKeyId><RequestId>0</RequestId></Error>"
     )
     headers = [(b"Content-Type", b"application/xml")]
     return Message(f"HTTP/1.1 {status}".encode(), headers, body.encode())
+
+
+def key_id_of(message: Message) -> str:
+    credential = re.search(rb"Credential=([^/]+)/", message.header(b"authorization"))
+    return credential.group(1).decode() if credential else ""
 
 
 def flipped(body: bytes) -> bytes:

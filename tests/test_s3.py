@@ -111,6 +111,14 @@ def test_a_share_of_requests_fails_in_the_same_order_each_time(bucket: Bucket) -
     assert set(statuses()) == {200, 503}
 
 
+def test_a_fault_may_be_of_one_process_only(bucket: Bucket) -> None:
+    bucket.server.faults(rule("403", key_id="SOMEBODY"))
+    other = SIGNED["Authorization"].replace(KEY_ID, "SOMEBODY")
+    assert ask(bucket.server, "GET", f"/{bucket.name}")[0] == 200
+    assert ask(bucket.server, "GET", f"/{bucket.name}", Authorization=other)[0] == 403
+    assert [one.key_id for one in bucket.server.requests()] == [KEY_ID, "SOMEBODY"]
+
+
 @pytest.mark.parametrize(("when", "happens"), [("before", False), ("after", True)])
 def test_a_process_dies_at_a_request(bucket: Bucket, when: str, happens: bool) -> None:
     program = (

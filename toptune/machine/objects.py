@@ -307,6 +307,7 @@ class _Trouble(Exception):  # noqa: N818  # never leaves this module
 
 
 _AGAIN = "run the same command again"
+_WHOLE = "see that it was uploaded whole"
 _NETWORK = "check the network, and the endpoint if one is set (AWS_ENDPOINT_URL)"
 
 
@@ -534,6 +535,9 @@ class _Root:
 async def _exactly(t: _Transport, place: str, at: int, n_bytes: int, etag: str) -> bytes:
     got = await t.part(place, at, n_bytes, etag)
     if len(got) != n_bytes:
+        size = (await t.head(place)).size
+        if size < at + n_bytes:
+            raise _Trouble(f"it ends with byte {size}, before {at + n_bytes}", _WHOLE)
         raise _Trouble(
             f"{len(got)} bytes instead of {n_bytes} came from byte {at} on", passing=True
         )
