@@ -17,6 +17,7 @@ from toptune.errors import InputError
 from toptune.heads.base import Head, Progress
 from toptune.heads.catalogue import head_of, require_spreading
 from toptune.machine.durable import writing
+from toptune.machine.remote import as_path, local_output
 from toptune.params import Compute, Device, FitOptions, Option, write_merge, write_names
 from toptune.reports.run import find_store, write_report
 from toptune.runs.folder import FIGURES, figures_folder, require_target
@@ -155,7 +156,7 @@ def fit_store(
     progress: Progress | None = None,
 ) -> RunResult:
     """Do what `fit` does, with options that are checked already."""
-    out = Path(out)
+    out = local_output(out)
     # Before burst parameters are measured, which may take a minute.
     require_target(out, overwrite=overwrite)
     opened = store if isinstance(store, FeatureStore) else FeatureStore(store)
@@ -261,7 +262,7 @@ def sweep(
     else:
         words = [f"{key}={_toml(value)}" for key, value in (settings or {}).items()]
         grid = read_grid(grid, words, seed=seed)
-    out = Path(out)
+    out = local_output(out)
     result = run_sweep(
         devices, grid, out, compute=compute, seed=seed, dask=dask, watch=progress or SilentSweep()
     )
@@ -319,8 +320,8 @@ def report(
     if isinstance(store, FeatureStore):
         opened: FeatureStore | None = store
     else:
-        opened = find_store(folder, None if store is None else Path(store))
-    out = None if out is None else Path(out)
+        opened = find_store(folder, None if store is None else as_path(store))
+    out = None if out is None else local_output(out)
     place = figures_folder(folder, out)
     if figures is not None:
         require_target(place, overwrite=True, kind=FIGURES)

@@ -10,6 +10,7 @@ from toptune.features.recordings import (
     SilentReporter,
     SpikeFinder,
 )
+from toptune.machine.remote import as_path
 from toptune.params import Compute, OpeningOptions
 from toptune.reports.why import draw_explanation, write_explanation
 from toptune.runs.folder import WHY, model_folder, publish, require_target
@@ -68,7 +69,7 @@ def explain(
         As for `predict`; or the model has no such class, or looks at whole recordings.
     """
     if out is not None:
-        require_target(Path(out), overwrite=overwrite, kind=WHY)
+        require_target(as_path(out), overwrite=overwrite, kind=WHY)
     compute, progress = compute or Compute(), progress or SilentReporter()
     model = model_folder(model)
     read = read_model(model)

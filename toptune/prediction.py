@@ -13,6 +13,7 @@ from toptune.features.recordings import (
     SilentReporter,
     SpikeFinder,
 )
+from toptune.machine.remote import as_path
 from toptune.params import Compute, OpeningOptions
 from toptune.pictures.thumbnails import Thumbnails, draw_thumbnails
 from toptune.reports.predictions import write_report
@@ -78,7 +79,7 @@ def predict(
     model = model_folder(model)
     read = read_model(model)
     if out is not None:
-        require_target(Path(out), overwrite=overwrite, kind=PREDICTIONS)
+        require_target(as_path(out), overwrite=overwrite, kind=PREDICTIONS)
     compute, progress = compute or Compute(), progress or SilentReporter()
     settings = settings_of(read, opening)
     named = list_recordings(recordings)

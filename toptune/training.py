@@ -38,6 +38,7 @@ from toptune.heads.catalogue import head_of, heads
 from toptune.heads.rows import LabelledRows, group_rows
 from toptune.machine.display import count, summary_html, summary_line
 from toptune.machine.installation import describe_environment
+from toptune.machine.remote import local_output
 from toptune.params import FitOptions, parse_merges, parse_names
 from toptune.recordings.trains import TrainingFacts
 from toptune.reports.run import write_report
@@ -145,7 +146,7 @@ def fit(
         Everything that is wrong with the input, at once, before anything is trained.
     """
     start = time.perf_counter()
-    out = Path(out)
+    out = local_output(out)
     problems = target_problems(out, overwrite=overwrite)
     table = _spread(table, options)
     design = _Design.of(options, table.recordings, device, problems, table)

@@ -28,6 +28,7 @@ from toptune.cli.printing import printable, say, tell
 from toptune.cli.streams import let_go
 from toptune.cli.training import print_predictions
 from toptune.errors import InputError, ToptuneError
+from toptune.machine.remote import as_path
 from toptune.params import Compute, OpeningOptions, Waiting
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def stream(
 
         require_target(out, overwrite=overwrite, kind=PREDICTIONS)
     if source != "-" and not source.startswith("lsl:") and not Path(source).is_fifo():
-        require_recordings([Path(source)])
+        require_recordings([as_path(source)])
     require_recordings([path for path in (header, calibration) if path is not None])
     replay_speed = _speed(speed)
     from toptune.live.detection import Calibration

@@ -28,6 +28,7 @@ from typer.models import OptionInfo
 from toptune.backbones.names import require_known
 from toptune.errors import InputError, InputErrors
 from toptune.machine.fingerprint import require_regular, require_weights_file
+from toptune.machine.remote import as_path, local_output
 from toptune.params import (
     NO_PICTURE,
     RECOMMENDED,
@@ -192,6 +193,7 @@ def command(example: str) -> Callable[[Callable[..., None]], Command]:
         def run(context: typer.Context, **given: Any) -> None:
             use_flags_of(context, (pair for one in expansions.values() for pair in one.fields()))
             by_user = {name for name in given if _is_by_user(context, name)}
+            given = {name: _paths(value) for name, value in given.items()}
             made = {name: one.build(given, by_user) for name, one in expansions.items()}
             function(**{name: given[name] for name in own}, **made)
 
@@ -202,6 +204,13 @@ def command(example: str) -> Callable[[Callable[..., None]], Command]:
         return Command(run, example)
 
     return make
+
+
+def _paths(value: Any) -> Any:
+    """Make paths of URLs, of which typer has made paths of this machine."""
+    if isinstance(value, list):
+        return [_paths(one) for one in value]
+    return as_path(value) if isinstance(value, Path) else value
 
 
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
@@ -408,6 +417,7 @@ def require_weights(weights: str) -> None:
 
 def require_new_file(path: Path, *, overwrite: bool) -> None:
     """Refuse a file that cannot or must not be written."""
+    local_output(path)
     if path.is_dir():
         raise InputError(f"{path} is a folder: give the name of a file")
     require_parent(path)
@@ -417,5 +427,6 @@ def require_new_file(path: Path, *, overwrite: bool) -> None:
 
 def require_parent(path: Path) -> None:
     """Refuse a file whose folder is not there."""
+    local_output(path)
     if not path.parent.is_dir():
         raise InputError(f"{path}: there is no folder {path.parent}")

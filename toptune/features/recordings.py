@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from toptune.errors import InputError, StorageError, ToptuneError
 from toptune.features.extractor import StageReporter
 from toptune.machine.cuda import accelerator
+from toptune.machine.remote import release
 from toptune.params import Compute, SpikeSettings
 from toptune.spikes import finding
 
@@ -205,3 +206,6 @@ def reading(path: Path | NamedRecording) -> Iterator[None]:
             f"{path}: failed unexpectedly ({type(error).__name__}: {error}); please report"
             " this with the recording"
         ) from error
+    finally:
+        # The copy of what was read by a URL may go, where others need its room.
+        release(getattr(path, "source", path))

@@ -10,6 +10,7 @@ from typing import Any
 from toptune.errors import InputError
 from toptune.live.blocks import Source
 from toptune.live.replay import Replay, Speed
+from toptune.machine.remote import as_path
 from toptune.params import OpeningOptions, Waiting
 from toptune.recordings.opening import SpikeRecording, open_recording
 
@@ -70,7 +71,7 @@ def open_source(
         live = _live(str(source), speed, head, given, wait)
         if live is not None:
             return live
-    where = Path(source) if isinstance(source, str | PathLike) else source
+    where = as_path(source) if isinstance(source, str | PathLike) else source
     _refuse(where, header=header)
     recording = open_recording(where, **given.opening)
     if isinstance(recording, SpikeRecording):
@@ -90,7 +91,7 @@ def _live(
     if name == STANDARD_INPUT:
         _refuse(name, speed=speed)
         return RawStream(None, _needed(name, header), waiting)
-    path = Path(name)
+    path = as_path(name)
     if path.exists() and stat.S_ISFIFO(path.stat().st_mode):
         _refuse(name, speed=speed)
         return RawStream(path, _needed(name, header), waiting)

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from toptune.errors import StorageError
+from toptune.machine.remote import RemotePath
 
 # Waiting for the disk takes no processor time, and files forced out together share its journal.
 _SYNC_THREADS = 8
@@ -71,8 +72,11 @@ def sync_tree(folder: Path) -> None:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file or replace it; a reader sees either the old content or the new."""
+    """Write a file, or the object of a URL, or replace it; a reader sees the old or the new."""
     data = content.encode() if isinstance(content, str) else content
+    if isinstance(path, RemotePath):
+        path.write_bytes(data)
+        return
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         with part.open("wb") as file:

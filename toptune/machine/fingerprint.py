@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from toptune.errors import InputError
+from toptune.machine.remote import RemotePath, fetch_whole, quick_digest_of_url, stamp_of_url
 
 _END_BYTES = 2**16
 
 
 def file_sha256(path: Path) -> str:
     """Return the sha256 of a file's bytes, or of a folder's sorted file names and their sha256s."""
+    fetch_whole(path)
     if path.is_dir():
         digest = hashlib.sha256()
         for file in sorted(p for p in path.rglob("*") if p.is_file()):
@@ -24,12 +26,16 @@ def file_sha256(path: Path) -> str:
 
 def stamp_of(path: Path) -> list[list[Any]]:
     """Return names, sizes and modification times; while these stay, so does the content."""
+    if isinstance(path, RemotePath):
+        return stamp_of_url(path)
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     return [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]
 
 
 def quick_digest(path: Path) -> str:
     """Hash sizes and ends of files: equal content has an equal digest, others rarely."""
+    if isinstance(path, RemotePath) and path.is_dir():
+        return quick_digest_of_url(path)
     digest = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
         size = file.stat().st_size
@@ -47,6 +53,8 @@ def require_regular(path: Path, *, folder: bool = True) -> None:
     """
     try:
         there = path.exists()
+    except InputError:  # of a server
+        raise
     except (OSError, ValueError) as error:  # a name too long, or with a zero byte
         raise InputError(f"{str(path)[:200]!r}: no file can have this name ({error})") from None
     if not there:

@@ -25,6 +25,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from toptune.errors import InputError, MissingPackagesError, StorageError, ToptuneError
+from toptune.machine.remote import refuse_secrets
 
 T = TypeVar("T")
 Keys = list[str]
@@ -41,6 +42,8 @@ _BYTES_PER_S = 2**20
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 10.0
 # A server that has never answered is not there; one that has may be starting again.
 _FIRST_TRIES = 3
+# For so many seconds it is not asked again.
+_ABSENT_S = 5.0
 
 #: What obstore serves; its other names of the same servers are read, too.
 _OBSTORE = frozenset(
@@ -160,6 +163,25 @@ class Objects:
         there = self._read("", lambda: self._root.fetched(wanted, self._place, folder))
         return [key for key, is_there in zip(wanted, there, strict=True) if not is_there]
 
+    def copy(self, key: str, target: Path, found: Found) -> None:
+        """Copy an object, which must be the one that was found, to a local file.
+
+        Raises
+        ------
+        InputError
+            It is another by now, or there is none.
+        OSError
+            The file cannot be written.
+        """
+        place = self._place(key)
+        self._read(key, lambda: self._root.copied(place, found, target))
+        os.utime(target, ns=(found.modified_ns, found.modified_ns))
+
+    def is_any(self, prefix: str = "") -> bool:
+        """Tell whether there is an object below a prefix (a "folder")."""
+        place = self._place(prefix)
+        return self._read(prefix, lambda: self._root.retried(lambda t: t.is_any(place)))
+
     def put(self, key: str, data: bytes) -> None:
         """Write an object or replace it; a reader sees the old content or the new, whole."""
         place = self._place(key)
@@ -250,29 +272,6 @@ def objects_at(url: object) -> Objects:
     if scheme in _WEB:
         key = unquote(key)
     return Objects(_root_at(scheme, parts.netloc), key)
-
-
-def refuse_secrets(url: str) -> None:
-    """Refuse a URL with a password or a query (as signed ones have), without repeating it.
-
-    Raises
-    ------
-    InputError
-        It has one.
-    """
-    scheme, _, rest = url.partition(":")
-    user, is_user, _ = rest.lstrip("/").partition("/")[0].rpartition("@")
-    if is_user and ":" in user:
-        raise InputError(
-            f"the {scheme}:// URL holds a user and a password, which would be noted in results:"
-            " give credentials by the environment or by the service's own configuration"
-        )
-    if "?" in rest:
-        raise InputError(
-            f"the {scheme}:// URL has a query (?...), as signed URLs have, which would be noted in"
-            " results: give it without, and credentials by the environment or by the service's own"
-            " configuration"
-        )
 
 
 def _require_inside(key: str, url: str) -> None:
@@ -392,6 +391,7 @@ class _Transport(Protocol):
     async def delete(self, key: str) -> None: ...
     async def entries(self, prefix: str) -> dict[str, Found]: ...
     async def folders(self, prefix: str) -> list[str]: ...
+    async def is_any(self, prefix: str) -> bool: ...
     async def probe(self) -> None: ...
 
 
@@ -402,7 +402,7 @@ class _Root:
         self.scheme, self.url = scheme, f"{scheme}://{netloc}"
         self._transport = transport
         self._answered = self._seen = False
-        self._probed = threading.Lock()
+        self._absent: tuple[float, _Trouble] | None = None
 
     @property
     def creates(self) -> bool:
@@ -414,6 +414,8 @@ class _Root:
     ) -> T:
         """Make a request until it succeeds, cannot, or has failed for too long."""
         began, failures = time.monotonic(), 0
+        if self._absent is not None and began - self._absent[0] < _ABSENT_S:
+            raise self._absent[1]
         while True:
             try:
                 async with asyncio.timeout(REQUEST_S + n_bytes / _BYTES_PER_S):
@@ -428,6 +430,8 @@ class _Root:
                 pause *= random.uniform(0.5, 1.0)
                 is_late = time.monotonic() + pause - began > TOTAL_S
                 is_absent = not (trouble.connected or self._answered) and failures >= _FIRST_TRIES
+                if is_absent:
+                    self._absent = (time.monotonic(), trouble)
                 if not trouble.passing or is_late or is_absent:
                     raise trouble from None
                 await asyncio.sleep(pause)
@@ -471,7 +475,7 @@ class _Root:
                 return await self.there(lambda t: _exactly(t, place, at, n, etag), n)
 
         try:
-            got = await asyncio.gather(*map(piece, starts))
+            got = await _all_of(map(piece, starts))
         except _Changed:
             raise _Trouble(
                 "it was changed while it was read", "run the same command again"
@@ -502,7 +506,27 @@ class _Root:
                     await asyncio.to_thread(_write_below, folder, key, data)
                 return data is not None
 
-        return list(await asyncio.gather(*map(one, keys)))
+        return await _all_of(map(one, keys))
+
+    async def copied(self, place: str, found: Found, target: Path) -> None:
+        """Copy an object to a file, several pieces at a time."""
+        gate = asyncio.Semaphore(_AT_ONCE)
+        # Closed by this task, which an interrupted caller does not wait for.
+        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+
+        async def piece(at: int) -> None:
+            n = min(PIECE_BYTES, found.size - at)
+            async with gate:
+                data = await self.part(place, at, n, found.etag)
+                if data is None:
+                    raise _Trouble("there is none any more", _AGAIN)
+                os.pwrite(descriptor, data, at)
+
+        try:
+            await _all_of(map(piece, range(0, found.size, PIECE_BYTES)))
+            os.ftruncate(descriptor, found.size)
+        finally:
+            os.close(descriptor)
 
     async def put(self, place: str, data: bytes) -> None:
         """Write an object."""
@@ -529,7 +553,17 @@ class _Root:
                 with suppress(FileNotFoundError):
                     await self.retried(lambda transport: transport.delete(place))
 
-        await asyncio.gather(*map(one, places))
+        await _all_of(map(one, places))
+
+
+async def _all_of(tasks: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Do several things at a time; the first that fails ends the others."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            started = [group.create_task(task) for task in tasks]
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return [task.result() for task in started]
 
 
 async def _exactly(t: _Transport, place: str, at: int, n_bytes: int, etag: str) -> bytes:
@@ -537,10 +571,8 @@ async def _exactly(t: _Transport, place: str, at: int, n_bytes: int, etag: str) 
     if len(got) != n_bytes:
         size = (await t.head(place)).size
         if size < at + n_bytes:
-            raise _Trouble(f"it ends with byte {size}, before {at + n_bytes}", _WHOLE)
-        raise _Trouble(
-            f"{len(got)} bytes instead of {n_bytes} came from byte {at} on", passing=True
-        )
+            raise _Trouble(f"it has {size} bytes, and byte {at + n_bytes} was asked for", _AGAIN)
+        raise _Trouble(f"{len(got)} bytes came instead of {n_bytes}", passing=True)
     return got
 
 
@@ -635,15 +667,22 @@ class _Obstore:
         got = await obstore.list_with_delimiter_async(self._raw, prefix or None)
         return [one.rstrip("/").rpartition("/")[2] for one in got["common_prefixes"]]
 
-    async def probe(self) -> None:
+    async def is_any(self, prefix: str) -> bool:
         import obstore
 
-        async for _ in obstore.list(self._raw, chunk_size=1):
-            break
+        async for batch in obstore.list(self._raw, prefix or None, chunk_size=1):
+            if batch:
+                return True
+        return False
+
+    async def probe(self) -> None:
+        await self.is_any("")
 
 
 def _found(meta: Any) -> Found:
-    return Found(meta["size"], _nanoseconds(meta["last_modified"]), meta.get("e_tag") or "")
+    # In whole seconds, which is all that the answer to some requests has.
+    ns = _nanoseconds(meta["last_modified"]) // 10**9 * 10**9
+    return Found(meta["size"], ns, meta.get("e_tag") or "")
 
 
 def _obstore_of(scheme: str, netloc: str) -> Any:
@@ -769,6 +808,9 @@ class _Fsspec:
             for one in found
             if one["type"] == "directory"
         ]
+
+    async def is_any(self, prefix: str) -> bool:
+        return bool(await self.entries(prefix))
 
     async def probe(self) -> None:
         """Do nothing: what has no bucket cannot lack one."""

@@ -1,27 +1,43 @@
 """A URL that can be used as a path: ``s3://bucket/study/a.h5``.
 
-What reads a path asks the server, or is given a local copy; what writes one writes whole objects.
+What reads it asks the server for what it needs, or is given a local copy. What writes it writes
+whole objects. Nothing that speaks to servers is imported before a server is asked.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import posixpath
 import re
 import stat
-from collections.abc import Generator
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
-from functools import cached_property
 from pathlib import Path, PosixPath, PurePath
-from typing import IO, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 from urllib.parse import unquote
 
 from toptune.errors import InputError
-from toptune.machine.objects import Found, Objects, objects_at, refuse_secrets
+
+if TYPE_CHECKING:
+    from toptune.machine.copies import Lease
+    from toptune.machine.objects import Found, Objects
 
 # Two letters and more, so that no drive of Windows is one. pathlib takes one of the slashes away.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+):(//?)(.*)", re.DOTALL)
+
+_AT_ONCE = 16
+# For so many seconds what a server said of an object is believed.
+_BELIEVED_S = 60.0
+# Of a file that is read in ranges: what is asked for at once, and how many of these are kept.
+_BLOCK, _BLOCKS = 2**18, 64
+# The most objects below a URL that may be one recording.
+_MOST_FILES = 20_000
 
 
 def as_path(given: str | os.PathLike[str]) -> Path:
@@ -47,6 +63,72 @@ def as_path(given: str | os.PathLike[str]) -> Path:
     if os.name == "nt":
         raise InputError(f"{text}: URLs are read on Linux and macOS only")
     return RemotePath(f"{scheme}://{rest}")
+
+
+def local_output(given: str | os.PathLike[str], what: str = "results are") -> Path:
+    """Make a path of where something is to be written, which must be on this machine.
+
+    Raises
+    ------
+    InputError
+        It is a URL.
+    """
+    path = as_path(given)
+    if isinstance(path, RemotePath):
+        raise InputError(
+            f"{path}: {what} written to a local path, not to a URL: give one, and copy what is"
+            " written there"
+        )
+    return path
+
+
+def fetch_whole(source: object) -> None:
+    """Copy what a URL names, where all of it is going to be read; other things are let be."""
+    if isinstance(source, RemotePath):
+        os.fspath(source)
+
+
+def release(source: object) -> None:
+    """Let the copy of what a URL names go, when others need its room."""
+    if isinstance(source, RemotePath):
+        source.release()
+
+
+def look_at(paths: Iterable[Path]) -> None:
+    """Ask servers for many paths at a time; who asks for one of them soon is told what they said.
+
+    Raises
+    ------
+    InputError
+        A server cannot be asked.
+    """
+    remote = [path for path in paths if isinstance(path, RemotePath)]
+    if remote:
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="toptune-look") as pool:
+            list(pool.map(RemotePath.found, remote))
+
+
+def refuse_secrets(url: str) -> None:
+    """Refuse a URL with a password or a query (as signed ones have), without repeating it.
+
+    Raises
+    ------
+    InputError
+        It has one.
+    """
+    scheme, _, rest = url.partition(":")
+    user, is_user, _ = rest.lstrip("/").partition("/")[0].rpartition("@")
+    if is_user and ":" in user:
+        raise InputError(
+            f"the {scheme}:// URL holds a user and a password, which would be noted in results:"
+            " give credentials by the environment or by the service's own configuration"
+        )
+    if "?" in rest:
+        raise InputError(
+            f"the {scheme}:// URL has a query (?...), as signed URLs have, which would be noted in"
+            " results: give it without, and credentials by the environment or by the service's own"
+            " configuration"
+        )
 
 
 def _is_url(match: re.Match[str]) -> bool:
@@ -114,7 +196,10 @@ class RemotePath(PosixPath):
             if isinstance(one, RemotePath) or one.is_absolute():
                 found = one
             elif isinstance(found, RemotePath):
-                found = RemotePath(*found.parts, *one.parts)
+                below = RemotePath(*found.parts, *one.parts)
+                below._lease = found._lease  # the copy of the whole has this in it, too
+                below._inside = posixpath.join(found._inside, *one.parts)
+                found = below
             else:
                 found = found / one
         return found
@@ -148,29 +233,69 @@ class RemotePath(PosixPath):
     def expanduser(self) -> Any:
         return self
 
+    # --- what the server, or the copy, says
+
+    _lease: Lease | None = None
+    _inside: str = ""  # its place below the path that was copied
+    _seen: tuple[float, Found] | None = None
+    _blocks: Blocks | None = None
+
+    @property
+    def local(self) -> Path | None:
+        """Its local copy, where there is one that this path keeps."""
+        lease = self._lease
+        return None if lease is None else lease.path / self._inside
+
+    def release(self) -> None:
+        """Keep the copy no longer; paths that were made of this one may do so still."""
+        self._lease, self._inside, self._blocks = None, "", None
+
     @property
     def objects(self) -> Objects:
         """The objects below this URL."""
+        from toptune.machine.objects import objects_at
+
         return objects_at(self.resolve())
 
-    def _above(self) -> tuple[Objects, str]:
-        """Give what holds this object, and its key there."""
+    def above(self) -> tuple[Objects, str]:
+        """Give the bucket's objects, and the key of this one among them."""
+        from toptune.machine.objects import objects_at
+
         whole = self.resolve()
         return objects_at(RemotePath(*whole.parts[:2])), "/".join(whole.parts[2:])
 
     def found(self) -> Found | None:
         """Say what the server knows of the object with this URL; None where there is none."""
-        objects, key = self._above()
-        return objects.head(key) if key else None
+        seen = self._seen
+        if seen is not None and time.monotonic() - seen[0] < _BELIEVED_S:
+            return seen[1]
+        objects, key = self.above()
+        found = objects.head(key) if key else None
+        self._seen = None if found is None else (time.monotonic(), found)
+        return found
+
+    def files(self) -> dict[str, Found]:
+        """List what is copied of this URL: the object ("") or, by their keys, all below it."""
+        found = self.found()
+        if found is not None:
+            return {"": found}
+        return {} if self._is_web() else self.objects.entries()
+
+    def _is_web(self) -> bool:
+        return self.parts[0] in ("http:", "https:")
 
     def exists(self, **_: Any) -> bool:
-        return self.is_file() or self.is_dir()
+        return self.local is not None or self.is_file() or self.is_dir()
 
     def is_file(self, **_: Any) -> bool:
-        return self.found() is not None
+        return self.local.is_file() if self.local else self.found() is not None
 
     def is_dir(self, **_: Any) -> bool:
-        return self.parts[0] not in ("http:", "https:") and bool(self.objects.list())
+        if self.local:
+            return self.local.is_dir()
+        if self._is_web() or self.found() is not None:
+            return False
+        return self.objects.is_any()
 
     def is_symlink(self) -> bool:
         return False
@@ -198,6 +323,8 @@ class RemotePath(PosixPath):
         FileNotFoundError
             There is no such object, nor any below it.
         """
+        if self.local:
+            return self.local.stat()
         found = self.found()
         if found is None and not self.is_dir():
             raise FileNotFoundError(2, "no such object", str(self))
@@ -215,8 +342,7 @@ class RemotePath(PosixPath):
     lstat = stat
 
     def iterdir(self) -> Generator[Any, None, None]:
-        names = {key.partition("/")[0] for key in self.objects.list()}
-        return (self / name for name in sorted(names))
+        return (self / name for name in sorted({key.partition("/")[0] for key in self._keys()}))
 
     def rglob(self, pattern: Any, **_: Any) -> Generator[Any, None, None]:
         """Find objects and "folders" below this URL whose names match a pattern."""
@@ -234,18 +360,22 @@ class RemotePath(PosixPath):
             if len(one.parts) == len(wanted) and all(map(fnmatchcase, one.parts, wanted))
         )
 
+    def _keys(self) -> list[str]:
+        local = self.local
+        if local is None:
+            return self.objects.list()
+        return [str(one.relative_to(local)) for one in local.rglob("*") if one.is_file()]
+
     def _all_below(self) -> list[Path]:
-        keys = [Path(key) for key in self.objects.list()]
+        keys = [Path(key) for key in self._keys()]
         return sorted({*keys, *(up for key in keys for up in key.parents if up.parts)})
 
-    def unlink(self, missing_ok: bool = False) -> None:
-        if not missing_ok and not self.is_file():
-            raise FileNotFoundError(2, "no such object", str(self))
-        objects, key = self._above()
-        objects.delete([key])
+    # --- what is in it
 
     def read_bytes(self) -> bytes:
-        objects, key = self._above()
+        if self.local:
+            return self.local.read_bytes()
+        objects, key = self.above()
         data = objects.get(key) if key else None
         if data is None:
             raise FileNotFoundError(2, "no such object", str(self))
@@ -255,30 +385,86 @@ class RemotePath(PosixPath):
         with io.TextIOWrapper(io.BytesIO(self.read_bytes()), encoding or "utf-8", errors) as text:
             return text.read()
 
+    def open(  # type: ignore[override]  # one signature instead of pathlib's many
+        self,
+        mode: str = "r",
+        buffering: int = -1,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+    ) -> IO[Any]:
+        """Open the object for reading: the copy, where there is one, else in ranges.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no such object.
+        """
+        if set(mode) & set("wax+"):
+            self._refuse("open")
+        if self.local:
+            return self.local.open(mode, buffering, encoding, errors, newline)
+        raw = Ranges(self)
+        if "b" not in mode:
+            return io.TextIOWrapper(io.BufferedReader(raw), encoding, errors, newline)
+        return raw if buffering == 0 else io.BufferedReader(raw)  # type: ignore[return-value]  # as open's
+
+    def blocks(self) -> Blocks:
+        """Give the object's bytes in ranges, for all who read it by this path.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no such object.
+        """
+        found = self.found()
+        if found is None:
+            raise FileNotFoundError(2, "no such object", str(self))
+        known = self._blocks
+        if known is None or (known.size, known.etag) != (found.size, found.etag):
+            known = self._blocks = Blocks(self, found)
+        return known
+
+    def __fspath__(self) -> str:
+        if self._lease is None:
+            self._lease = self._copy()
+        return str(self.local)
+
+    def _copy(self) -> Lease:
+        from toptune.machine.copies import Original, copy_of
+
+        files = self.files()
+        if not files:
+            raise InputError(f"{self}: no such file or folder")
+        if len(files) > _MOST_FILES:
+            raise InputError(
+                f"{self}: more than {_MOST_FILES} objects are below it: name the folder of one"
+                " recording"
+            )
+        objects, key = self.above()
+        return copy_of(Original(str(self.resolve()), self.name, files), objects, key)
+
+    # --- what is written
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        if not missing_ok and not self.is_file():
+            raise FileNotFoundError(2, "no such object", str(self))
+        objects, key = self.above()
+        objects.delete([key])
+        self._forget()
+
     def write_bytes(self, data: Any) -> int:
-        objects, key = self._above()
+        objects, key = self.above()
         objects.put(key, bytes(data))
+        self._forget()
         return len(data)
 
     def write_text(self, data: str, encoding: str | None = None, *_: Any, **__: Any) -> int:
         return self.write_bytes(data.encode(encoding or "utf-8"))
 
-    def open(self, mode: str = "r", *more: Any, **named: Any) -> IO[Any]:  # type: ignore[override]
-        """Open a local copy of the object for reading."""
-        if set(mode) & set("wax+"):
-            self._refuse("open")
-        return open(os.fspath(self), mode, *more, **named)  # noqa: PTH123  # of the copy
-
-    def __fspath__(self) -> str:
-        return self._copy
-
-    @cached_property
-    def _copy(self) -> str:
-        import tempfile
-
-        folder = Path(tempfile.mkdtemp(prefix="toptune-copy-"))
-        (folder / self.name).write_bytes(self.read_bytes())
-        return str(folder / self.name)
+    def _forget(self) -> None:
+        self.release()
+        self._seen = None
 
     def _refuse(self, what: str, *_: Any, **__: Any) -> NoReturn:
         raise OSError(f"{self}: a URL has no {what}; write to a local folder")
@@ -309,3 +495,124 @@ class RemotePath(PosixPath):
 
     def readlink(self) -> NoReturn:
         self._refuse("readlink")
+
+
+class Blocks:
+    """An object's bytes, read in ranges, all from the very content that was there at first.
+
+    Several threads may read at once. What was read last is kept.
+    """
+
+    def __init__(self, path: RemotePath, found: Found) -> None:
+        self.size = found.size
+        self.etag = found.etag
+        self._objects, self._key = path.above()
+        self._kept: OrderedDict[int, bytes] = OrderedDict()
+        self._guard = threading.Lock()
+
+    def pread(self, n_bytes: int, at: int) -> bytes:
+        """Read bytes from somewhere, as far as the object reaches."""
+        n_bytes = max(0, min(n_bytes, self.size - at))
+        if n_bytes >= _BLOCK:
+            return self._objects.get_range(self._key, at, n_bytes, self.etag)
+        if not n_bytes:
+            return b""
+        first, last = at // _BLOCK, (at + n_bytes - 1) // _BLOCK
+        data = b"".join(self._block(number) for number in range(first, last + 1))
+        skip = at - first * _BLOCK
+        return data[skip : skip + n_bytes]
+
+    def _block(self, number: int) -> bytes:
+        with self._guard:
+            if number in self._kept:
+                self._kept.move_to_end(number)
+                return self._kept[number]
+        start = number * _BLOCK
+        n_bytes = min(_BLOCK, self.size - start)
+        block = self._objects.get_range(self._key, start, n_bytes, self.etag)
+        with self._guard:
+            self._kept[number] = block
+            while len(self._kept) > _BLOCKS:
+                self._kept.popitem(last=False)
+        return block
+
+
+class Ranges(io.RawIOBase):
+    """An object as a file that is read in ranges."""
+
+    def __init__(self, path: RemotePath) -> None:
+        self.name = str(path)
+        self._blocks = path.blocks()
+        self._at = 0
+
+    def readable(self) -> bool:
+        """Say that it can be read."""
+        return True
+
+    def seekable(self) -> bool:
+        """Say that it can be read in any order."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a byte."""
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._blocks.size}[whence]
+        self._at = max(0, start + offset)
+        return self._at
+
+    def tell(self) -> int:
+        """Say at which byte it is."""
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer as far as the object reaches."""
+        view = memoryview(buffer).cast("B")
+        data = self._blocks.pread(len(view), self._at)
+        view[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+class OpenBytes:
+    """A file whose bytes are read from anywhere, by several threads: a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self._blocks: Blocks | None = None
+        self._descriptor = -1
+        if isinstance(path, RemotePath) and path.local is None:
+            self._blocks = path.blocks()
+        else:
+            self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+
+    def pread(self, n_bytes: int, at: int) -> bytes:
+        """Read bytes from somewhere, as far as the file reaches."""
+        if self._blocks is not None:
+            return self._blocks.pread(n_bytes, at)
+        return os.pread(self._descriptor, n_bytes, at)
+
+    def __enter__(self) -> OpenBytes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._blocks is None:
+            os.close(self._descriptor)
+
+
+def for_hdf5(path: Path) -> Any:
+    """Give what h5py opens: the path itself or, where a URL has no copy, what reads in ranges."""
+    if isinstance(path, RemotePath) and path.local is None:
+        return Ranges(path)
+    return os.fspath(path)
+
+
+def stamp_of_url(path: RemotePath) -> list[list[Any]]:
+    """Give names, sizes and times of what a URL names, as the server says them."""
+    return [
+        [PurePath(key).name or path.name, one.size, one.modified_ns]
+        for key, one in sorted(path.files().items())
+    ]
+
+
+def quick_digest_of_url(path: RemotePath) -> str:
+    """Hash the sizes of what is below a URL, which is not read for this."""
+    sizes = sorted((key, one.size) for key, one in path.files().items())
+    return hashlib.sha256(repr(sizes).encode()).hexdigest()

@@ -16,6 +16,7 @@ from typing import Any
 
 from toptune.errors import InputError, InputErrors
 from toptune.machine.fingerprint import file_sha256, quick_digest, require_regular
+from toptune.machine.remote import RemotePath, as_path, look_at
 from toptune.params import OpeningOptions, SpikeSettings, write_merge
 from toptune.recordings.text import TableError, TableHead, decoded, read_head
 
@@ -134,10 +135,10 @@ def same_content(devices: DevicesFile) -> tuple[str, ...]:
 def read_devices(path: Path) -> DevicesFile:
     """Read and check a devices file.
 
-    `toptune.recordings.text` says how it may be written. Blank lines, spaces around cells, empty
-    columns at the end and capitals in the names of columns do not matter. A device may have several
-    recordings and labels. Columns with the names of `OpeningOptions`, such as ``well`` and
-    ``duration_s``, say how a line's recording is opened.
+    Its path and those in it may be URLs. `toptune.recordings.text` says how it may be written.
+    Blank lines, spaces around cells, empty columns at the end and capitals in the names of columns
+    do not matter. A device may have several recordings and labels. Columns with the names of
+    `OpeningOptions`, such as ``well`` and ``duration_s``, say how a line's recording is opened.
 
     Raises
     ------
@@ -146,7 +147,7 @@ def read_devices(path: Path) -> DevicesFile:
     InputError
         The file cannot be read, or its header lacks a needed column.
     """
-    path = Path(path)
+    path = as_path(path)
     require_regular(path, folder=False)
     head, table = _table(path, _text(path))
     header = [_column(name) for name in head.header]
@@ -166,6 +167,7 @@ def read_devices(path: Path) -> DevicesFile:
         raise InputError(f"{path}, line {error.line}: {error}") from None
     if not rows and not problems:
         raise InputError(f"{path}: no recordings in it, only the header")
+    look_at(row.recording for row in rows)
     devices = DevicesFile(path=path, rows=tuple(rows))
     problems += _missing(devices) + _repeated(devices)
     if problems:
@@ -242,7 +244,7 @@ def _row(folder: Path, line: int, values: dict[str, str]) -> DeviceRow:
     same = {n: _composed(v) for n, v in values.items()}
     return DeviceRow(
         line=line,
-        recording=_resolved(folder / values["recording"]),
+        recording=_resolved(folder, values["recording"]),
         written=values["recording"],
         device=same["device"],
         label=same["label"],
@@ -269,7 +271,12 @@ def _composed(text: str) -> str:
     return unicodedata.normalize("NFC", "".join(spaces))
 
 
-def _resolved(path: Path) -> Path:
+def _resolved(folder: Path, written: str) -> Path:
+    given = as_path(written)
+    path = given if isinstance(given, RemotePath) else folder / given
+    if isinstance(path, RemotePath):
+        resolved: Path = path.resolve()
+        return resolved
     try:
         return (path if path.exists() else _composed_otherwise(path)).resolve()
     except (OSError, RuntimeError):  # links in a circle, or a name too long: there is no such file

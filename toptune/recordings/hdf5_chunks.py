@@ -19,6 +19,7 @@ from isal import igzip_lib, isal_zlib
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
+from toptune.machine.remote import OpenBytes
 from toptune.machine.threads import channel_slices, compiled, in_threads
 from toptune.recordings.hdf5_guard import (
     DAMAGE,
@@ -105,17 +106,14 @@ class ChunkedVoltage:
             for column in range(start // step * step, stop, step)
             for row in range(0, self._dataset.shape[0], row_step)
         ]
-        fd = os.open(self._path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        try:
+        with OpenBytes(self._path) as file:
 
             def some(which: slice) -> None:
                 for corner in corners[which]:
-                    self._read_chunk(fd, corner, channel_of_row, out, start)
+                    self._read_chunk(file, corner, channel_of_row, out, start)
 
             # Few large tasks: with a task per chunk, threads would mostly wait for the interpreter.
             in_threads(pool, some, channel_slices(len(corners), pool))
-        finally:
-            os.close(fd)
 
     def check_whole(self) -> None:
         """Refuse a truncated file by the index of its chunks, without reading samples."""
@@ -135,6 +133,8 @@ class ChunkedVoltage:
         try:
             stored = chunks_of(self._dataset)
         except DAMAGE as error:
+            if isinstance(error, InputError):  # of a server
+                raise
             raise self._damaged(0, str(error)) from None
         for info in stored:
             if info.filter_mask != 0:  # a filter was skipped for this chunk: left to the library
@@ -147,7 +147,7 @@ class ChunkedVoltage:
 
     def _read_chunk(
         self,
-        fd: int,
+        file: OpenBytes,
         corner: tuple[int, int],
         channel_of_row: NDArray[np.int64],
         out: NDArray[np.float32],
@@ -164,12 +164,14 @@ class ChunkedVoltage:
             raw = np.full(row_step * step, fill, "<i4").view(np.uint8)
             shuffled = False
         else:
-            raw = self._inflate(fd, chunk, n_bytes, column)
+            raw = self._inflate(file, chunk, n_bytes, column)
             shuffled = self._shuffled
         _scale_chunk(raw, shuffled, step, channels, self._gain_uv, self._zero, out, column - start)
 
-    def _inflate(self, fd: int, chunk: _Chunk, n_bytes: int, column: int) -> NDArray[np.uint8]:
-        stored = os.pread(fd, chunk.size, chunk.byte_offset)
+    def _inflate(
+        self, file: OpenBytes, chunk: _Chunk, n_bytes: int, column: int
+    ) -> NDArray[np.uint8]:
+        stored = file.pread(chunk.size, chunk.byte_offset)
         if len(stored) != chunk.size:
             raise self._damaged(column, "the file ends inside a chunk")
         if not self._deflated:

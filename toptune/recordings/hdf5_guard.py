@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import mmap
-import os
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
+from toptune.machine.remote import fetch_whole, for_hdf5
 
 DEFLATE, SHUFFLE, FLETCHER32 = 1, 2, 3  # HDF5's registered filter numbers
 _FILTERS = {DEFLATE: "gzip", SHUFFLE: "shuffle", FLETCHER32: "fletcher32"}
@@ -51,7 +51,7 @@ def open_hdf5(path: Path) -> Any:
     try:
         if path.stat().st_size == 0:
             raise InputError(f"{path}: the file is empty")
-        return h5py.File(path, "r")
+        return h5py.File(for_hdf5(path), "r")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except OSError as error:
@@ -223,7 +223,8 @@ def check_heaps(dataset: Any, path: Path) -> None:
 
 
 def check_all_heaps(path: Path) -> None:
-    """Check every heap of a file, wherever it is."""
+    """Check every heap of a file, wherever it is, for which all of it is read."""
+    fetch_whole(path)
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
         at = data.find(_HEAP)
         while at >= 0:
@@ -411,7 +412,7 @@ def _addresses(path: Path, table: Any, at: int) -> Iterator[int]:
 def _check_heap(path: Path, header: bytes, stream: Any, address: int) -> NDArray[np.int64]:
     """Check a heap; return the size of each object by its index, 0 where there is none."""
     size = int.from_bytes(header[8:16], "little")
-    end = os.fstat(stream.fileno()).st_size
+    end = path.stat().st_size
     if header[:8] != _HEAP or not _HEAP_HEADER < size <= end - address:
         raise _bad_heap(path, address)
     heap = stream.read(size - _HEAP_HEADER)

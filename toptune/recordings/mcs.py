@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
+from toptune.machine.remote import as_path, for_hdf5
 from toptune.recordings.hdf5_guard import (
     check_all_heaps,
     check_heaps,
@@ -56,7 +57,7 @@ def is_mcs(path: Path) -> bool:
     if not is_hdf5(path):
         return False
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(for_hdf5(path), "r") as file:
             return "McsHdf5ProtocolType" in file.attrs or "Data" in file
     except (OSError, RuntimeError, KeyError):
         return True
@@ -105,7 +106,7 @@ class McsRecording(OpenFile):
     notes: tuple[str, ...] = ()  # what was assumed or left out: nothing
 
     def __init__(self, path: Path, stream: str | None = None, well: str | None = None) -> None:
-        self.path = Path(path)
+        self.path = as_path(path)
         self._well = well
         self.well: str | None = None  # what was chosen of several
         self._file = self._open()
@@ -265,7 +266,7 @@ def _mcspy_raw_data(path: Path) -> Any:
 
     # The library prints every stream otherwise.
     McsData.VERBOSE = False
-    return McsData.RawData(str(path))
+    return McsData.RawData(for_hdf5(path))
 
 
 def _analog(recording: Any) -> list[Any]:

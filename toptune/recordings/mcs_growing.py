@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
+from toptune.machine.remote import RemotePath
 from toptune.recordings.hdf5_guard import DAMAGE, DEFLATE, InflationGuard, filter_codes
 from toptune.recordings.mcs import Channels, McsRecording, check_structure, choose_stream
 from toptune.recordings.trains import check_labels
@@ -57,6 +58,11 @@ class GrowingMcs(McsRecording):
     _stamps: Any | None = None
 
     def _open(self) -> Any:
+        if isinstance(self.path, RemotePath):
+            raise InputError(
+                f"{self.path}: is still being written: follow it where it is written, or wait until"
+                " it is whole"
+            )
         try:
             return h5py.File(self.path, "r", libver="latest", swmr=True)
         except OSError as error:

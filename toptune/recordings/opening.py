@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from toptune.errors import InputError
 from toptune.machine.fingerprint import require_regular
+from toptune.machine.remote import RemotePath, as_path, fetch_whole
 from toptune.params import OddElectrodes, OpeningOptions, TimeUnit
 from toptune.recordings.trains import (
     DEFAULT_SAMPLING_RATE_HZ,
@@ -162,6 +163,8 @@ class Format:
     recognise: Callable[[Path], str | None]
     open: Callable[[Path, str, OpeningOptions], OpenVoltage | SpikeRecording]
     is_folder: bool = False
+    # Of a URL it reads the ranges that are needed; of another format everything is copied first.
+    in_ranges: bool = False
 
 
 def _recognise_mcs(path: Path) -> str | None:
@@ -247,7 +250,7 @@ FORMATS = (
         _open_foreign,
     ),
     Format("folders of Open Ephys and Intan", _recognise_foreign, _open_foreign, is_folder=True),
-    Format("MCS HDF5 files", _recognise_mcs, _open_mcs),
+    Format("MCS HDF5 files", _recognise_mcs, _open_mcs, in_ranges=True),
     Format(
         "folders of SpyCode peak trains (.txt or .mat)",
         _recognise_peak_trains,
@@ -292,11 +295,12 @@ def open_recording(
     Parameters
     ----------
     path
-        An MCS HDF5 file, a folder of SpyCode peak trains (or one above exactly one such folder),
-        spikes as CSV or NPZ, or a recording of another program (docs/formats.md). Or an
-        object: a neo Block, Segment or AnalogSignal, a SpikeInterface recording or sorting, or
-        `SpikeTrains`. Voltage is then read from the object in ranges, as microvolts by its own
-        units or gains. Spikes are taken from neo where there is no voltage.
+        A path or a URL (``s3://bucket/a.h5``): an MCS HDF5 file, a folder of SpyCode peak trains
+        (or one above exactly one such folder), spikes as CSV or NPZ, or a recording of another
+        program (docs/formats.md). Or an object: a neo Block, Segment or AnalogSignal, a
+        SpikeInterface recording or sorting, or `SpikeTrains`. Voltage is then read from the object
+        in ranges, as microvolts by its own units or gains. Spikes are taken from neo where there is
+        no voltage.
     stream, well, sampling_rate_hz, duration_s, start_s, time_unit, odd_electrodes
         See `OpeningOptions`. A file that states the same itself must agree.
 
@@ -320,8 +324,10 @@ def open_recording(
         from toptune.recordings.objects import open_object
 
         return open_object(path, options)
-    path = Path(path)
+    path = as_path(path)
     require_regular(path)
+    if isinstance(path, RemotePath) and path.is_dir():
+        fetch_whole(path)
     if path.is_file() and path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty")
     found = recognise(path)
@@ -331,4 +337,6 @@ def open_recording(
             f"{path}: not a recording toptune knows: {what_it_is(path)}; it reads {known}"
         )
     one, kind = found
+    if not one.in_ranges:
+        fetch_whole(path)
     return one.open(path, kind, options)

@@ -138,7 +138,7 @@ def _peak_folders(path: Path) -> Iterator[tuple[Path, PeakKind]]:
             )
         # The order of the walk, and of names in messages, must not depend on the file system.
         subfolders.sort(key=natural_key)
-        folder = Path(where)
+        folder = path / Path(where).relative_to(os.fspath(path))
         kinds = (_kind(folder / name) for name in sorted(names))
         kind = next((kind for kind in kinds if kind is not None), None)
         if kind is not None:

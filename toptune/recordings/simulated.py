@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
+from toptune.machine.remote import local_output
 from toptune.machine.threads import compiled
 from toptune.params import LONGEST_S
 from toptune.recordings.mcs_writer import (
@@ -109,7 +110,7 @@ def simulate(
         A parameter is out of range, or a file exists already.
     """
     _check(n_devices, seconds, seed, sampling_rate_hz, n_jobs)
-    out = Path(out)
+    out = local_output(out)
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is not a folder: choose another path")
     devices = _devices(n_devices, seed)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
+from toptune.machine.remote import as_path, local_output
 from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes
 
 _NAMES = (
@@ -46,7 +47,7 @@ def looks_like_npz(path: Path) -> bool:
 
 def write_npz(trains: SpikeTrains, path: Path) -> None:
     """Write spikes so that `read_npz` returns them exactly; the file appears once complete."""
-    path = Path(path)
+    path = local_output(path)
     part = path.with_name(path.name + ".part")
     spikes = trains.spikes
     # An open file, since numpy would append .npz to a name.
@@ -70,7 +71,7 @@ def read_npz(path: Path) -> SpikeTrains:
 
     A damaged file, a missing or unknown array, and a value out of range are InputErrors.
     """
-    path = Path(path)
+    path = as_path(path)
     arrays = _load(path)
     rate = _positive(path, arrays, "sampling_rate_hz")
     duration_s = _positive(path, arrays, "duration_s")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from toptune.machine.remote import for_hdf5
 from toptune.recordings.text import encoding_of
 
 _HEAD_BYTES = 4096
@@ -75,7 +76,7 @@ def _hdf5(path: Path) -> str:
     from toptune.recordings.hdf5_guard import DAMAGE, damaged
 
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(for_hdf5(path), "r") as file:
             names = {*file, *file.attrs}
     except DAMAGE as error:
         raise damaged(path, "its groups cannot be listed", error) from None

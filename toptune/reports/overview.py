@@ -7,6 +7,7 @@ busiest 0.2 s.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.machine.cuda import accelerator
+from toptune.machine.fingerprint import require_regular
+from toptune.machine.remote import as_path, fetch_whole
 from toptune.params import HighPass, OpeningOptions, Ptsd
 from toptune.recordings.opening import OpenVoltage, SpikeRecording, open_recording
 from toptune.recordings.trains import SpikeTrains
@@ -46,6 +49,10 @@ def overview(
 
     What says how to detect spikes, and where, is ignored where the recording holds spikes.
     """
+    if isinstance(path, str | PathLike):
+        path = as_path(path)
+        require_regular(path)
+        fetch_whole(path)  # all of its voltage is read
     recording = open_recording(path, **(opening or OpeningOptions()).opening)
     if isinstance(recording, SpikeRecording):
         trains = recording.trains()

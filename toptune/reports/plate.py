@@ -12,6 +12,7 @@ from typing import Any
 
 from toptune.errors import InputError
 from toptune.machine.cuda import accelerator
+from toptune.machine.remote import RemotePath, as_path
 from toptune.params import Compute, SpikeSettings
 from toptune.recordings.opening import SpikeRecording, open_recording
 from toptune.recordings.wells import SeveralCulturesError
@@ -76,7 +77,7 @@ def plate(
     InputError
         It cannot be opened, or holds one culture only.
     """
-    path, settings, compute = Path(path), settings or SpikeSettings(), compute or Compute()
+    path, settings, compute = as_path(path), settings or SpikeSettings(), compute or Compute()
     names = wells_in(path, settings)
     if not names:
         raise InputError(f"{path}: holds one culture, not the wells of a plate: use `inspect`")
@@ -117,7 +118,8 @@ def devices_table(path: Path, wells: tuple[Well, ...], settings: SpikeSettings, 
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["recording", "well", "device", "label", *given])
-    written = os.path.relpath(path.resolve(), out.resolve().parent)
+    is_url = isinstance(path, RemotePath)
+    written = str(path) if is_url else os.path.relpath(path.resolve(), out.resolve().parent)
     for well in wells:
         table.writerow([written, well.name, f"{path.stem}-{well.name}", "", *given.values()])
     return text.getvalue()

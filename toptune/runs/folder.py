@@ -23,6 +23,7 @@ import numpy as np
 from toptune.errors import InputError
 from toptune.machine.durable import OLD_SUFFIX, move_into_place, writing
 from toptune.machine.locks import NoLocksError, held, is_held
+from toptune.machine.remote import RemotePath, local_output
 
 FORMAT = 1
 _RUN_KIND = "toptune run"
@@ -49,6 +50,11 @@ MODEL_FILE = "model.json"
 
 def target_problems(out: Path, *, overwrite: bool, kind: FolderKind = RUN) -> list[str]:
     """List the reasons why a folder cannot be written to `out`; empty where it can."""
+    if isinstance(out, RemotePath):
+        try:
+            local_output(out)
+        except InputError as error:
+            return [str(error)]
     settle(out)
     if not out.exists():
         above = next(p for p in (*out.parents, Path("/")) if p.exists())

@@ -37,6 +37,7 @@ from toptune.features.recordings import (
 from toptune.features.table import leading_kind, match_windows
 from toptune.machine.fingerprint import file_sha256
 from toptune.machine.installation import require_networks
+from toptune.machine.remote import as_path
 from toptune.params import Backbone, Compute, OpeningOptions, SpikeSettings
 from toptune.recordings.conversion import object_name
 from toptune.recordings.objects import NamedRecording, is_recording_object
@@ -59,7 +60,7 @@ Recordings: TypeAlias = Any
 
 def list_paths(paths: Paths) -> list[Path]:
     """Give a list of one path, too: the letters of a single name are no paths."""
-    return [Path(paths)] if isinstance(paths, Path | str) else [Path(path) for path in paths]
+    return [as_path(one) for one in ([paths] if isinstance(paths, Path | str) else paths)]
 
 
 # --- recordings
@@ -71,7 +72,7 @@ def list_recordings(recordings: Recordings) -> list[Path | NamedRecording]:
     Objects get different names, by their kind and what they are called.
     """
     if isinstance(recordings, Mapping):
-        return [NamedRecording(source, str(name)) for name, source in recordings.items()]
+        return [NamedRecording(_path_of(one), str(name)) for name, one in recordings.items()]
     several = isinstance(recordings, Iterable) and not isinstance(recordings, PathLike | str)
     # Signals of neo are arrays.
     if not several or isinstance(recordings, np.ndarray) or is_recording_object(recordings):
@@ -80,7 +81,7 @@ def list_recordings(recordings: Recordings) -> list[Path | NamedRecording]:
     taken: Counter[str] = Counter()
     for one in recordings:
         if isinstance(one, PathLike | str):
-            named.append(Path(one))
+            named.append(as_path(one))
             continue
         name = object_name(one)
         taken[name] += 1
@@ -92,7 +93,11 @@ def list_recordings(recordings: Recordings) -> list[Path | NamedRecording]:
 def _identity(recording: Path | NamedRecording) -> Path | int:
     """Tell by what a recording is the same as another."""
     source = recording.source if isinstance(recording, NamedRecording) else recording
-    return Path(source).resolve() if isinstance(source, PathLike | str) else id(source)
+    return as_path(source).resolve() if isinstance(source, PathLike | str) else id(source)
+
+
+def _path_of(source: Any) -> Any:
+    return as_path(source) if isinstance(source, PathLike | str) else source
 
 
 def settings_of(model: Model, opening: OpeningOptions | None) -> SpikeSettings:
@@ -158,7 +163,7 @@ def find_recording(
     """Open a recording and find its spikes; a note says if the model was trained on it."""
     found = finder.find(path, stage)
     source = path.source if isinstance(path, NamedRecording) else path
-    sha256 = file_sha256(Path(source)) if isinstance(source, PathLike | str) else None
+    sha256 = file_sha256(as_path(source)) if isinstance(source, PathLike | str) else None
     seen = (SEEN,) if (sha256, well_name(finder.settings.well)) in model.training_inputs else ()
     return FoundRecording(str(path), drawers_of(found), (*seen, *found.notes), sha256)
 

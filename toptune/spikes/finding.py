@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from toptune.machine.cuda import Accelerator
 from toptune.machine.display import one_or
+from toptune.machine.remote import fetch_whole
 from toptune.params import HighPass, Ptsd, SpikeSettings
 from toptune.recordings.opening import SpikeRecording, VoltageRecording, open_recording
 from toptune.recordings.trains import Segment, SpikeTrains
@@ -138,6 +139,7 @@ def find_spikes(
     InputError
         See `open_recording`, `detect_recording` and `detect_recording_on`.
     """
+    fetch_whole(path)  # all of its voltage is read
     recording = open_recording(path, **settings.opening)
     if isinstance(recording, SpikeRecording):
         stage("reading spikes", 0, 1)

@@ -47,6 +47,7 @@ from toptune.heads.catalogue import head_of
 from toptune.machine.durable import write_whole, writing
 from toptune.machine.installation import describe_environment
 from toptune.machine.locks import held
+from toptune.machine.remote import as_path, local_output
 from toptune.machine.threads import BackgroundWriter
 from toptune.params import Backbone, Compute, FitOptions, content_key
 from toptune.recordings.devices import DeviceRow, DevicesFile, read_devices
@@ -105,7 +106,7 @@ def sweep(
     compute = compute or Compute()
     with ExitStack() as stack:
         cluster = None if dask is None else stack.enter_context(open_cluster(dask))
-        task = _Task(Path(devices), grid, Path(out), compute, seed, cluster)
+        task = _Task(as_path(devices), grid, local_output(out), compute, seed, cluster)
         checked = _check(task, watch)
         with writing(task.out):
             task.out.mkdir(parents=True, exist_ok=True)

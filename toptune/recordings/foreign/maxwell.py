@@ -210,7 +210,7 @@ class _MaxWell(NeoFormat):
     def make(self, reader: Any) -> Any:
         # Its advice about plugins is printed among what a command prints.
         vars(library_of(reader))["print"] = lambda *_: None
-        return reader(filename=str(self.path), rec_name=self._place.recording)
+        return reader(filename=os.fspath(self.path), rec_name=self._place.recording)
 
     def facts(self, rawio: Any) -> Facts:
         del rawio

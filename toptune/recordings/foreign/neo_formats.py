@@ -7,6 +7,7 @@ detection and windows never cross them.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -59,7 +60,7 @@ class NeoFormat:
 
     def make(self, reader: Any) -> Any:
         """Make neo's reader."""
-        return reader(filename=str(self.path))
+        return reader(filename=os.fspath(self.path))
 
     def repair(self, rawio: Any) -> None:
         """Put right what neo gets wrong, once the header is parsed."""
@@ -117,7 +118,7 @@ class _Intan(NeoFormat):
             )
 
     def make(self, reader: Any) -> Any:
-        rawio = reader(filename=str(self._header()), ignore_integrity_checks=True)
+        rawio = reader(filename=os.fspath(self._header()), ignore_integrity_checks=True)
         # It would hold all sample numbers in memory; `parts` checks them piece by piece.
         rawio._assert_timestamp_continuity = lambda: None
         return rawio
@@ -172,9 +173,9 @@ class _Blackrock(NeoFormat):
             # The scale of version 2.1 is in the .nev file beside it.
             old = file.read(8) == b"NEURALSG"
         rawio = reader(
-            filename=str(self.path),
+            filename=os.fspath(self.path),
             # Endings in the names of folders would be taken for those of files.
-            nsx_override=str(self.path),
+            nsx_override=os.fspath(self.path),
             nev_override=str(self.path.with_suffix(".nev")),
             nsx_to_load=number,
             load_nev=old,
@@ -204,7 +205,9 @@ class _BlackrockEvents(NeoFormat):
             )
 
     def make(self, reader: Any) -> Any:
-        rawio = reader(filename=str(self.path), nev_override=str(self.path), nsx_to_load="all")
+        rawio = reader(
+            filename=os.fspath(self.path), nev_override=os.fspath(self.path), nsx_to_load="all"
+        )
         rawio._avail_nsx = []  # voltage beside it is a recording of its own
         return rawio
 
@@ -245,7 +248,7 @@ class _OpenEphys(NeoFormat):
                     raise InputError(f"{place}: names a folder outside the recording: {name!r:.80}")
 
     def make(self, reader: Any) -> Any:
-        return reader(dirname=str(self.path))
+        return reader(dirname=os.fspath(self.path))
 
     def is_raw(self, name: str) -> bool:
         return not name.endswith(("SYNC", "_ADC"))
@@ -320,7 +323,7 @@ class _Plexon(NeoFormat):
     unit = "mV"  # neo's gains are in millivolts, as the header's largest magnitudes are
 
     def make(self, reader: Any) -> Any:
-        return reader(filename=str(self.path), progress_bar=False)
+        return reader(filename=os.fspath(self.path), progress_bar=False)
 
     def repair(self, rawio: Any) -> None:
         # neo reads zeros in the place of a channel's last block, unless another follows it.

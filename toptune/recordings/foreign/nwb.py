@@ -5,6 +5,7 @@ The structure is read by pynwb, samples and times by h5py, in pieces.
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -95,7 +96,7 @@ def _content(path: Path, pynwb: Any) -> tuple[Any, Any]:
     file = None
     try:
         with reading(path, f"{_WHAT} that cannot be read"):
-            file = pynwb.NWBHDF5IO(str(path), "r", load_namespaces=True)
+            file = pynwb.NWBHDF5IO(os.fspath(path), "r", load_namespaces=True)
             return file, file.read()
     except InputError:
         if file is not None:

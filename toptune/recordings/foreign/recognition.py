@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toptune.errors import InputError, ToptuneError
+from toptune.machine.remote import for_hdf5
 from toptune.params import OpeningOptions
 from toptune.recordings.unknown import is_hdf5
 
@@ -56,7 +57,7 @@ def _hdf5_kind(path: Path) -> str | None:
     from toptune.recordings.hdf5_guard import DAMAGE
 
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(for_hdf5(path), "r") as file:
             if "nwb_version" in file.attrs:
                 return "nwb"
             # Names that are not Unicode are bytes.
