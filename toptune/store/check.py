@@ -215,9 +215,9 @@ class _Check:
             yield
         except DamagedError as error:
             inside = error.place.relative_to(self.store.place.folder).as_posix()
-            self._add("damaged", inside, error.cause, recording)
+            self._add("damaged", inside, self.store.place.told(error.cause), recording)
         except ToptuneError as error:
-            self._add("damaged", place, str(error), recording)
+            self._add("damaged", place, self.store.place.told(str(error)), recording)
 
     def _mentioned(self, name: str, place: str) -> bool:
         bad = [f.place for f in self.findings if f.kind != "note"]

@@ -28,6 +28,7 @@ from toptune.features.extractor import FeatureRows
 from toptune.features.table import FeatureTable, RecordingInfo, View
 from toptune.heads.streaming import Block, Features, below_each_other, in_one_block
 from toptune.machine.display import count, summary_html, summary_line
+from toptune.machine.remote import as_path
 from toptune.params import content_key
 from toptune.recordings.trains import (
     RecordingFacts,
@@ -53,7 +54,7 @@ from toptune.store.groups import (
     write_attributes,
     write_group,
 )
-from toptune.store.places import LocalPlace, place_of
+from toptune.store.places import LocalPlace, note_of, noted, place_of
 
 FORMAT = "toptune"
 VERSION = 1
@@ -111,7 +112,7 @@ class FeatureStore:
     Parameters
     ----------
     path
-        The folder, by custom ``*.zarr``.
+        The folder or its URL, by custom ``*.zarr``.
 
     Raises
     ------
@@ -120,7 +121,7 @@ class FeatureStore:
     """
 
     def __init__(self, path: Path | str) -> None:
-        self.place = place_of(Path(path))
+        self.place = place_of(as_path(path))
         self.path = self.place.path
         self._attributes = _read_root(self.place)
         self.settings: dict[str, Any] = self._attributes["settings"]
@@ -136,7 +137,7 @@ class FeatureStore:
 
         With `replace` a store may stand there; it is removed when the new one is in its place.
         """
-        place = place_of(Path(path))
+        place = place_of(as_path(path))
         if place.exists():
             if not replace:
                 raise InputError(f"{place.path} exists already: choose another store or remove it")
@@ -182,8 +183,8 @@ class FeatureStore:
     @property
     def devices_file(self) -> Path | None:
         """The devices file of the last extraction; None in stores of an earlier toptune."""
-        noted = self._attributes.get(_DEVICES)
-        return Path(os.path.normpath(self.path.resolve() / noted)) if noted else None
+        note = self._attributes.get(_DEVICES)
+        return noted(note, self.path.resolve()) if note else None
 
     def list_recordings(
         self, recordings: tuple[RecordingInfo, ...], devices_file: Path | None = None
@@ -195,7 +196,7 @@ class FeatureStore:
         ]
         changed = {**self._attributes, "recordings": entries}
         if devices_file is not None:
-            changed[_DEVICES] = _relative(devices_file.resolve(), self.path.resolve())
+            changed[_DEVICES] = note_of(devices_file.resolve(), self.path.resolve())
         if changed != self._attributes:
             self.place.replace_root(changed)
             self._attributes = changed
@@ -576,7 +577,6 @@ def _read_root(place: LocalPlace) -> dict[str, Any]:
     if not place.exists():
         raise InputError(f"{path}: no such store: make one with `extract`")
     with place.naming():
-        place.look("")
         check_group(place.root)
     try:
         root = zarr.open_group(place.root, mode="r", zarr_format=3, use_consolidated=False)
@@ -613,14 +613,6 @@ def _checked_root(place: LocalPlace, attributes: dict[str, Any]) -> dict[str, An
     if not isinstance(attributes.get(_DEVICES, ""), str):
         raise InputError(f"{path}: its {_DEVICES} is damaged: extract into a new store")
     return attributes
-
-
-def _relative(path: Path, folder: Path) -> str:
-    """Write a path relative to a folder, so that both may be moved together."""
-    try:
-        return Path(os.path.relpath(path, folder)).as_posix()
-    except ValueError:  # on another drive
-        return path.as_posix()
 
 
 def _refuse_damage(place: LocalPlace) -> dict[str, Any]:

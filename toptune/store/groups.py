@@ -85,15 +85,16 @@ def write_group(folder: Path, arrays: dict[str, NDArray[Any]], attributes: dict[
 
 def write_attributes(folder: Path, attributes: dict[str, Any]) -> None:
     """Write the attributes of a group that nobody reads yet, with their sum."""
-    (folder / _METADATA).write_text(_metadata(attributes), "utf-8")
+    (folder / _METADATA).write_text(group_metadata(attributes), "utf-8")
 
 
 def replace_attributes(folder: Path, attributes: dict[str, Any]) -> None:
     """Write the attributes of a group that others may be reading, with their sum."""
-    write_whole(folder / _METADATA, _metadata(attributes))
+    write_whole(folder / _METADATA, group_metadata(attributes))
 
 
-def _metadata(attributes: dict[str, Any]) -> str:
+def group_metadata(attributes: dict[str, Any]) -> str:
+    """Give the text of a group's zarr.json, with the sum of its attributes."""
     summed = {**attributes, SUM: _attributes_sum(attributes)}
     metadata = {"zarr_format": 3, "node_type": "group", "attributes": summed}
     return json.dumps(metadata, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -11,10 +11,12 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
 from toptune.machine.durable import move_into_place, writing
+from toptune.machine.remote import RemotePath, as_path
 from toptune.store.groups import replace_attributes, write_attributes
 
 #: Begins the names of what is being written, in a store and beside it.
@@ -82,6 +84,10 @@ class LocalPlace:
     def naming(self) -> Iterator[None]:
         """Let errors inside name the store, wherever it is read."""
         yield
+
+    def told(self, text: str) -> str:
+        """Give a text about the folder where groups are read as one about the store."""
+        return text
 
     def each(self, function: Callable[[T], R], items: Iterable[T]) -> Iterable[R]:
         """Apply a function that reads groups to each item; the results are in the same order."""
@@ -159,4 +165,40 @@ class LocalPlace:
 
 def place_of(path: Path) -> LocalPlace:
     """Give the place that a path names."""
+    if isinstance(path, RemotePath):
+        from toptune.store.replica import Replica
+
+        return Replica(path)
     return LocalPlace(path)
+
+
+# --- the devices file, as a store notes it
+
+
+def note_of(file: Path, store: Path) -> str:
+    """Write a path relative to a store's, so that both may be moved together; both are resolved."""
+    if isinstance(file, RemotePath) or isinstance(store, RemotePath):
+        return _note_of_url(file, store)
+    try:
+        return Path(os.path.relpath(file, store)).as_posix()
+    except ValueError:  # on another drive
+        return file.as_posix()
+
+
+def _note_of_url(file: Path, store: Path) -> str:
+    if not (isinstance(file, RemotePath) and isinstance(store, RemotePath)):
+        return file.as_posix()
+    a, b = file.parts, store.parts
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
+    if same < 2:  # in another bucket
+        return str(file)
+    return "/".join([".."] * (len(b) - same) + list(a[same:]))
+
+
+def noted(note: str, store: Path) -> Path:
+    """Give the path that was noted, for the path of a store, which is resolved."""
+    path = as_path(note)
+    if isinstance(path, RemotePath) or path.is_absolute():
+        return path
+    joined = store / path
+    return joined.resolve() if isinstance(joined, RemotePath) else Path(os.path.normpath(joined))

@@ -4,9 +4,8 @@ All processes that write at a time list the same recordings, and each recording 
 them. Readers need no lock. A process may let others join, on any machine that sees the same files:
 they write for it, and need not know the list.
 
-The lock files are beside the store, in ``.NAME.zarr.locks``: ``store.lock`` is held while a process
-begins or ends; each process holds a file of its own as long as it works, and one for each recording
-that it works on.
+What says so is beside the store, in ``.NAME.zarr.locks``: a lock, or a claim, while a process
+begins or ends; one of its own as long as it works; and one for each recording that it works on.
 """
 
 from __future__ import annotations
@@ -24,12 +23,11 @@ from typing import Any, NamedTuple
 from toptune.errors import InputError
 from toptune.features.table import RecordingInfo
 from toptune.machine.durable import writing
-from toptune.machine.locks import held, is_held
+from toptune.machine.remote import RemotePath
 from toptune.params import HighPass, Ptsd, content_key, options_of
+from toptune.store.claims import Claims, claims_of, locks_of
 from toptune.store.feature_store import FeatureStore
-from toptune.store.places import ASIDE
-
-_SESSION = "session-"
+from toptune.store.places import ASIDE, place_of
 
 
 class Ticket(NamedTuple):
@@ -43,9 +41,9 @@ class Ticket(NamedTuple):
 class StoreSession:
     """One process's part in writing a store whose recordings are listed."""
 
-    def __init__(self, store: FeatureStore, locks: Path, ticket: Ticket) -> None:
+    def __init__(self, store: FeatureStore, claims: Claims, ticket: Ticket) -> None:
         self.store = store
-        self._locks = locks
+        self._claims = claims
         self._ticket = ticket
 
     @property
@@ -58,7 +56,7 @@ class StoreSession:
 
         False is given where another process has it; with `wait` it is waited for.
         """
-        return held(self._locks / f"recording-{name}.lock", wait=wait)
+        return self._claims.claim(name, wait=wait)
 
 
 @contextmanager
@@ -84,23 +82,23 @@ def writing_session(
     StorageError
         The store cannot be written.
     """
-    real, locks = _locks_of(path)
+    real = path.resolve()
+    claims = claims_of(real)
     listing = content_key([(r.name, r.device, r.label, r.columns) for r in listed])
     token = _new_token()
-    mine = _lock_of(locks, token, listing)
     with ExitStack() as held_while_writing:
-        with held(locks / "store.lock"):
-            others = _others(locks)
+        with claims.beginning():
+            others = claims.living()
             _refuse_others(path, others, listing, anew=anew)
-            # Under the lock that all who look for living writers hold, so that none is overlooked.
-            held_while_writing.callback(mine.unlink, missing_ok=True)
-            held_while_writing.enter_context(held(mine))
+            # While all who look for living writers wait, so that none is overlooked.
+            check = claims.enter(held_while_writing, token, listing)
             _remove_leftovers(real, {token for token, _ in others})
             store = _open(path, settings, anew=anew)
             store.writer = token
+            store.place.guard = check
             store.list_recordings(listed, devices_file)
-        yield StoreSession(store, locks, Ticket(real, token, listing))
-    _tidy(real, locks)
+        yield StoreSession(store, claims, Ticket(real, token, listing))
+    _tidy(real, claims)
 
 
 @contextmanager
@@ -116,37 +114,28 @@ def joined_session(ticket: Ticket, store: FeatureStore | None = None) -> Iterato
     StorageError
         The store cannot be written.
     """
-    real, locks = _locks_of(ticket.store)
-    if not locks.is_dir():
+    real = ticket.store.resolve()
+    claims = claims_of(real)
+    if not isinstance(real, RemotePath) and not locks_of(real).is_dir():
         raise InputError(
             f"{ticket.store}: not to be seen on {platform.node()}: give a path on a file system"
             " that all workers share, under the same name"
         )
     token = _new_token()
-    mine = _lock_of(locks, token, ticket.listing)
     with ExitStack() as held_while_writing:
-        with held(locks / "store.lock"):
-            if not is_held(_lock_of(locks, ticket.token, ticket.listing)):
-                raise InputError(
-                    f"{ticket.store}: the process that this one writes for has ended, or"
-                    f" {platform.node()} does not see its locks: have the file system mounted with"
-                    " locks"
-                )
-            held_while_writing.callback(mine.unlink, missing_ok=True)
-            held_while_writing.enter_context(held(mine))
+        check = claims.joins(held_while_writing, ticket.token, token, ticket.listing)
+        if check is None:
+            blind = "" if isinstance(real, RemotePath) else _BLIND.format(platform.node())
+            raise InputError(
+                f"{ticket.store}: the process that this one writes for has ended{blind}"
+            )
         opened = FeatureStore(real) if store is None else store
         opened.writer = token
-        yield StoreSession(opened, locks, Ticket(real, token, ticket.listing))
+        opened.place.guard = check
+        yield StoreSession(opened, claims, Ticket(real, token, ticket.listing))
 
 
-def _locks_of(path: Path) -> tuple[Path, Path]:
-    """Give a store's path without links, and the folder of its locks."""
-    real = path.resolve()
-    return real, real.with_name(f".{real.name}.locks")
-
-
-def _lock_of(locks: Path, token: str, listing: str) -> Path:
-    return locks / f"{_SESSION}{token}-{listing}.lock"
+_BLIND = ", or {} does not see its locks: have the file system mounted with locks"
 
 
 def _new_token() -> str:
@@ -159,9 +148,9 @@ def alone(path: Path) -> Iterator[None]:
 
     It is an InputError if a process is writing into it.
     """
-    _, locks = _locks_of(path)
-    with held(locks / "store.lock"):
-        if _others(locks):
+    claims = claims_of(path.resolve())
+    with claims.beginning():
+        if claims.living():
             raise InputError(
                 f"{path}: another process is extracting into it: wait until it is done"
             )
@@ -201,23 +190,11 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _open(path: Path, settings: dict[str, Any], *, anew: bool) -> FeatureStore:
-    if anew or not path.exists():
+    if anew or not place_of(path).exists():
         FeatureStore.create(path.resolve(), settings, replace=True)
         return FeatureStore(path)
     refuse_other_settings(path, settings)
     return FeatureStore(path)
-
-
-def _others(locks: Path) -> list[tuple[str, str]]:
-    """(token, listing) of all processes that are writing; what dead ones left is removed."""
-    living = []
-    for lock in sorted(locks.glob(f"{_SESSION}*.lock")):
-        if is_held(lock):
-            token, _, listing = lock.stem.removeprefix(_SESSION).partition("-")
-            living.append((token, listing))
-        else:
-            lock.unlink(missing_ok=True)
-    return living
 
 
 def _refuse_others(path: Path, others: list[tuple[str, str]], listing: str, *, anew: bool) -> None:
@@ -238,6 +215,8 @@ def _refuse_others(path: Path, others: list[tuple[str, str]], listing: str, *, a
 
 def _remove_leftovers(path: Path, living: set[str]) -> None:
     """Remove what writers that are gone left unpublished, in the store and beside it."""
+    if isinstance(path, RemotePath):
+        return  # what is not published is written over
     beside = re.compile(rf"{re.escape(ASIDE)}[0-9]+-[0-9a-f]{{8}}-{re.escape(path.name)}")
     left = [p for p in path.parent.glob(f"{ASIDE}*") if beside.fullmatch(p.name)]
     left += [*path.glob(f"{ASIDE}*"), *path.glob(".zarr.json.*.partial")]
@@ -265,11 +244,10 @@ def _is_running(writer: str) -> bool:
     return int(writer) != os.getpid()
 
 
-def _tidy(path: Path, locks: Path) -> None:
-    """Remove what processes left that joined and died, and lock files that nobody can hold."""
-    with held(locks / "store.lock"):
-        others = _others(locks)
+def _tidy(path: Path, claims: Claims) -> None:
+    """Remove what processes left that joined and died, and claims that nobody can have."""
+    with claims.beginning():
+        others = claims.living()
         _remove_leftovers(path, {token for token, _ in others})
         if not others:
-            for lock in locks.glob("recording-*.lock"):
-                lock.unlink(missing_ok=True)
+            claims.tidy()
