@@ -50,6 +50,7 @@ from toptune.features.table import RecordingInfo
 from toptune.machine.display import count, summary_html, summary_line
 from toptune.machine.durable import write_whole, writing
 from toptune.machine.fingerprint import file_sha256, stamp_of
+from toptune.machine.remote import as_path
 from toptune.machine.threads import BackgroundWriter
 from toptune.params import Backbone, Compute, Picture, SpikeSettings, Windows
 from toptune.recordings.devices import (
@@ -68,9 +69,11 @@ from toptune.store.feature_store import (
     recording_name,
     spikes_key,
 )
+from toptune.store.places import place_of
 from toptune.store.session import (
     StoreSession,
     Ticket,
+    clock_folder,
     joined_session,
     refuse_other_settings,
     writing_session,
@@ -208,7 +211,7 @@ def extract(
     listed = read_devices(Path(devices))
     spikes, compute = spikes or SpikeSettings(), compute or Compute()
     backbone, progress = backbone or Backbone(), progress or SilentReporter()
-    store = Path(store)
+    store = as_path(store)
     refuse_store(store, spikes, overwrite=overwrite)
     with ExitStack() as stack:
         cluster = None if dask is None else stack.enter_context(open_cluster(dask))
@@ -402,7 +405,7 @@ def _settle(batch: RecordingBatch, writer: BackgroundWriter) -> None:
 
 def refuse_store(path: Path, spikes: SpikeSettings, *, overwrite: bool = False) -> None:
     """Refuse what is no store, and one to go on with whose spikes were found otherwise."""
-    if path.exists():
+    if place_of(path).exists():
         FeatureStore(path)
         if not overwrite:
             refuse_other_settings(path, spikes.to_json())
@@ -497,8 +500,8 @@ class WorkerParts:
             ) from None
         self._finder = SpikeFinder(job.spikes, self.compute, voltage=job.voltage)
         self._engines: dict[Backbone, FeatureEngine] = {}
-        # The file system may be another machine's.
-        refuse_clock(job.ticket.store.parent)
+        # The file system may be another machine's, as a bucket always is.
+        refuse_clock(clock_folder(job.ticket.store))
 
     @contextmanager
     def spikes_of(self, row: DeviceRow) -> Iterator[StoredSpikes]:

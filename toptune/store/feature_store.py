@@ -330,7 +330,7 @@ class FeatureStore:
 
         with self._steady(group, info, "start_s", _SHAPE) as read:
             start_s = read("start_s")
-            n_rows, n_columns = _shape_of_features(self.place.folder / group, info)
+            n_rows, n_columns = self._shape_of_features(group, info)
         return in_one_block(Block(n_rows, features), n_columns), start_s
 
     def size_of(self, feature_set: FeatureSet) -> int:
@@ -341,12 +341,20 @@ class FeatureStore:
             if info is None:
                 return 0
             with self._steady(_nested(name, feature_set.key)[-1], info, _SHAPE):
-                folder = self.place.folder / _nested(name, feature_set.key)[-1]
-                n_rows, n_columns = _shape_of_features(folder, info)
+                group = _nested(name, feature_set.key)[-1]
+                n_rows, n_columns = self._shape_of_features(group, info)
             return 4 * n_rows * n_columns
 
         infos = self.features_infos((r.name for r in self.recordings), feature_set.key)
         return sum(self.place.each(size, infos.items()))
+
+    def _shape_of_features(self, group: str, info: dict[str, Any]) -> tuple[int, int]:
+        folder, chunks = self.place.folder / group, self.place.has_all
+        shape = read_shape(folder, "features", info, chunks=chunks)
+        if len(shape) != 2:
+            raise DamagedError(folder / "features", f"its shape is {shape}, not windows x values")
+        n_rows, n_columns = shape
+        return n_rows, n_columns
 
     def feature_sets(self) -> tuple[FeatureSet, ...]:
         """All kinds of features that any listed recording has."""
@@ -476,7 +484,8 @@ class FeatureStore:
         info, group = self._spikes_there(name), f"{name}/spikes"
         with self._steady(group, info, "segments", "sample/zarr.json") as read:
             n_samples = float(read("segments")[:, 1].sum())
-            n_spikes = read_length(self.place.folder / group, "sample", info)
+            folder, chunks = self.place.folder / group, self.place.has_all
+            n_spikes = read_length(folder, "sample", info, chunks=chunks)
         try:
             rate = float(info["sampling_rate_hz"])
             return RecordingFacts(
@@ -632,14 +641,6 @@ def _refuse_damage(place: LocalPlace) -> dict[str, Any]:
 # the devices of one class is a trace that a classifier can learn. So features of one set must come
 # from one kind of device, engine and precision. Versions of programs, and GPUs of one kind, are
 # reported but not refused.
-
-
-def _shape_of_features(folder: Path, info: dict[str, Any]) -> tuple[int, int]:
-    shape = read_shape(folder, "features", info)
-    if len(shape) != 2:
-        raise DamagedError(folder / "features", f"its shape is {shape}, not windows x values")
-    n_rows, n_columns = shape
-    return n_rows, n_columns
 
 
 def precision_of(info: Mapping[str, Any]) -> str:

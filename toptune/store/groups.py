@@ -156,15 +156,18 @@ def read_array(folder: Path, name: str, attributes: dict[str, Any]) -> Any:
     return data
 
 
-def read_length(folder: Path, name: str, attributes: dict[str, Any]) -> int:
+def read_length(folder: Path, name: str, attributes: dict[str, Any], *, chunks: bool = True) -> int:
     """Tell how many rows an array of a published group has; see `read_shape`."""
-    return read_shape(folder, name, attributes)[0]
+    return read_shape(folder, name, attributes, chunks=chunks)[0]
 
 
-def read_shape(folder: Path, name: str, attributes: dict[str, Any]) -> tuple[int, ...]:
+def read_shape(
+    folder: Path, name: str, attributes: dict[str, Any], *, chunks: bool = True
+) -> tuple[int, ...]:
     """Tell the shape of an array of a published group, without reading it.
 
-    A zarr.json that is not as it was written is a DamagedError.
+    A zarr.json that is not as it was written is a DamagedError, and so are chunks that are not
+    there, unless `chunks` is False.
     """
     path = f"{name}/{_METADATA}"
     check_links(folder / name)
@@ -172,7 +175,7 @@ def read_shape(folder: Path, name: str, attributes: dict[str, Any]) -> tuple[int
         written = attributes.get("files", {path: None})[path]
         if written not in (None, hashlib.sha256((folder / path).read_bytes()).hexdigest()):
             raise DamagedError(folder / name, f"the sha256 of {path} is not the one written down")
-        check_array(folder / name)
+        check_array(folder / name, chunks=chunks)
         shape: tuple[int, ...] = zarr.open_array(folder / name, mode="r", zarr_format=3).shape
         return shape
     except DamagedError:
@@ -260,10 +263,10 @@ def check_names(path: Path, names: list[Any]) -> None:
             )
 
 
-def check_array(folder: Path) -> None:
+def check_array(folder: Path, *, chunks: bool = True) -> None:
     """Refuse an array that is not stored as LAYOUT.md says, before memory is taken for it.
 
-    All chunks must be there, each a file in the folder that inflates to one chunk.
+    With `chunks`, all must be there, each a file in the folder that inflates to one chunk.
     """
     check_group(folder)
     try:
@@ -278,7 +281,7 @@ def check_array(folder: Path) -> None:
         raise DamagedError(
             folder, f"shape {shape} in chunks of {chunk} is more than any recording has"
         )
-    for index in product(*map(range, counts)):
+    for index in product(*map(range, counts)) if chunks else ():
         _check_chunk(folder, folder.joinpath("c", *map(str, index)), chunk_bytes)
 
 

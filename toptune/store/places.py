@@ -37,6 +37,9 @@ class LocalPlace:
         Of the store, as messages name it.
     """
 
+    #: Whether all of a group is there where a part of it is used.
+    has_all = True
+
     def __init__(self, path: Path) -> None:
         self.path = path
         #: Where groups are read.

@@ -68,6 +68,8 @@ class Replica(LocalPlace):
         The URL of the store.
     """
 
+    has_all = False
+
     def __init__(self, path: RemotePath) -> None:
         super().__init__(path)
         self._objects = path.objects

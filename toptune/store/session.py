@@ -138,6 +138,11 @@ def joined_session(ticket: Ticket, store: FeatureStore | None = None) -> Iterato
 _BLIND = ", or {} does not see its locks: have the file system mounted with locks"
 
 
+def clock_folder(store: Path) -> Path:
+    """Name a folder whose files have their times from the clock of where a store lies."""
+    return locks_of(store) if isinstance(store, RemotePath) else store.parent
+
+
 def _new_token() -> str:
     return f"s{secrets.token_hex(4)}"
 
