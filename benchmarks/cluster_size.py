@@ -2,13 +2,16 @@
 
     python benchmarks/cluster_size.py costs costs.json     # about a minute
     python benchmarks/cluster_size.py scaling costs.json   # a few minutes, on a quiet machine
-    python benchmarks/cluster_size.py plan costs.json
+    python benchmarks/cluster_size.py objects objects.json # a minute; needs moto
+    python benchmarks/cluster_size.py plan costs.json [objects.json]
 
 `costs` simulates recordings and takes the time of every stage of a task: processor time where
 something is computed, which other programs hardly change, and the least of several times on the
 clock where something is waited for. `scaling` extracts alone and on 1, 2 and 4 workers with one
 thread each, and compares that with the model. `plan` prints what the model says of 10,000 wells,
-and what a simulation of every single task says of the same.
+and what a simulation of every single task says of the same. `objects` counts what recordings and
+a store in a bucket ask of an S3 server on the loopback interface, and how many requests wait for
+each other, which a delay of every answer shows; with it, `plan` tells of an object store, too.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -32,6 +35,7 @@ from toptune.extraction import StoredFeatures, StoredSpikes, check_listed, extra
 from toptune.features.extractor import unwatched
 from toptune.features.picture_features import load_engine
 from toptune.features.recordings import SpikeFinder
+from toptune.machine.remote import as_path
 from toptune.machine.threads import usable_cores
 from toptune.params import Backbone, Compute, Picture, SpikeSettings, Windows
 from toptune.recordings.devices import read_devices
@@ -49,6 +53,12 @@ N_WELLS, MINUTES = 10_000, 15
 LOCAL_MB_S = 2000.0
 # What file servers give all workers together, in MB/s: one of 10 Gbit/s, and a parallel one.
 SERVERS_MB_S = (1000.0, 20_000.0)
+# What S3 says that it answers for one prefix, in requests a second, before it asks to slow down.
+WRITES_S, READS_S = 3500.0, 5500.0
+# Assumed of an object store: the time until it answers, and what a worker is given, in MB/s.
+ANSWER_S, WORKER_MB_S = 0.03, 100.0
+# By how much answers are delayed to see how many wait for each other.
+DELAY_S = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +95,38 @@ class Costs:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """Of an object store, for one recording and its groups in a store."""
+
+    writes: float  # requests that put or delete
+    reads: float  # and those that get or list
+    read_bytes: float
+    written_bytes: float
+    rounds: float  # of a task: requests that wait for each other
+    check_requests: float  # of them those before any work, by the caller
+    check_bytes: float
+    check_rounds: float
+
+    def longer(self, shorter: Asked, times: float) -> Asked:
+        """Go on from a recording of half the length to one of `times` the length, in a line."""
+        both = zip(asdict(shorter).items(), asdict(self).values(), strict=True)
+        return Asked(**{name: b + (b - a) * 2 * (times - 1) for (name, a), b in both})
+
+
 # --- the model, and every task by itself
+
+
+def over_objects(costs: Costs, asked: Asked) -> Costs:
+    """Let a task wait for an object store: it reads, then works, then writes."""
+    moved_s = (asked.read_bytes + asked.written_bytes) / (WORKER_MB_S * 1e6)
+    return replace(
+        costs,
+        check_s=costs.check_s + asked.check_rounds * ANSWER_S,
+        spikes_s=costs.spikes_s + asked.rounds * ANSWER_S + moved_s,
+        # Claims are objects of their own: what all wait for is how many requests are answered.
+        lock_s=max(asked.writes / WRITES_S, asked.reads / READS_S),
+    )
 
 
 def model_s(costs: Costs, n_tasks: int, n_workers: int, server_mb_s: float) -> float:
@@ -102,13 +143,13 @@ def model_s(costs: Costs, n_tasks: int, n_workers: int, server_mb_s: float) -> f
     return costs.check_s * n_tasks + costs.warm_s + narrow + tail
 
 
-def narrowest(costs: Costs, server_mb_s: float) -> dict[str, float]:
-    """Say from how many workers on each shared part is what they wait for."""
-    return {
-        "scheduler": costs.task_s / costs.schedule_s,
-        "store's lock": costs.task_s / costs.lock_s,
-        "file server": costs.task_s / (costs.recording_bytes / (server_mb_s * 1e6)),
-    }
+def narrowest(costs: Costs, server_mb_s: float) -> tuple[float, ...]:
+    """Say from how many workers on each shared part is what they wait for.
+
+    The scheduler, what only one worker can do at a time, and the file server.
+    """
+    of_one = (costs.schedule_s, costs.lock_s, costs.recording_bytes / (server_mb_s * 1e6))
+    return tuple(costs.task_s / one if one else np.inf for one in of_one)
 
 
 def simulated_s(
@@ -224,15 +265,74 @@ def extracted(devices: Path, store: Path, **options: Any) -> None:
     )  # fmt: skip
 
 
+@contextmanager
+def buckets() -> Iterator[Any]:
+    """Give a bucket of an S3 server on this machine, which the environment names."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    from s3 import found_in_environment, serving
+
+    with serving() as server, found_in_environment(server):
+        yield server.bucket()
+
+
+def asked_of_objects(folder: Path, n: int) -> Asked:
+    """Extract from a bucket into a bucket by a worker of its own, and see what was asked for."""
+    with buckets() as bucket, open_cluster("local:1") as cluster:
+        delay = {"fault": "slow", "seconds": DELAY_S}
+
+        def devices_in(name: str) -> Path:
+            # Of another URL no worker has a copy.
+            bucket.upload(folder, f"{name}/")
+            return as_path(f"{bucket.url}/{name}/devices.csv")
+
+        def seconds_of(name: str, *faults: dict[str, Any]) -> tuple[float, list[Any]]:
+            devices, store = devices_in(name), as_path(f"{bucket.url}/{name}.zarr")
+            bucket.server.faults(*faults)
+            seconds = took(lambda: extracted(devices, store, dask=cluster))
+            requests = bucket.server.requests()
+            bucket.server.faults()
+            return seconds, requests
+
+        def check_seconds_of(*faults: dict[str, Any]) -> tuple[float, list[Any]]:
+            listed = read_devices(as_path(f"{bucket.url}/warm/devices.csv"))
+            bucket.server.faults(*faults)
+            seconds = took(lambda: check_listed(listed, SpikeSettings()))
+            requests = bucket.server.requests()
+            bucket.server.faults()
+            return seconds, requests
+
+        seconds_of("warm")  # imports
+        plain_s, requests = seconds_of("plain")
+        delayed_s, _ = seconds_of("delayed", delay)
+        check_s, checks = check_seconds_of()
+        delayed_check_s, _ = check_seconds_of(delay)
+    files = [row.recording.name for row in read_devices(folder / "devices.csv").rows]
+    names = (*files, *map(recording_name, files))
+    its = [one for one in requests if any(name in one.path for name in names)]
+    tell(f"requests of {n} recordings: {len(its)}, of the session: {len(requests) - len(its)}")
+    writes = sum(one.method in ("PUT", "POST", "DELETE") for one in its)
+    check_rounds = (delayed_check_s - check_s) / n / DELAY_S
+    return Asked(
+        writes=writes / n,
+        reads=(len(its) - writes) / n,
+        read_bytes=sum(one.n_received for one in its) / n,
+        written_bytes=sum(one.n_sent for one in its) / n,
+        rounds=(delayed_s - plain_s) / n / DELAY_S - check_rounds,
+        check_requests=len(checks) / n,
+        check_bytes=sum(one.n_received for one in checks) / n,
+        check_rounds=check_rounds,
+    )
+
+
 def files_of(store: Path) -> dict[str, bytes]:
     return {str(p.relative_to(store)): p.read_bytes() for p in store.rglob("*") if p.is_file()}
 
 
 @contextmanager
-def recordings(n: int) -> Iterator[Path]:
+def recordings(n: int, seconds: float = SECONDS) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="cluster-"))
     try:
-        simulate(folder, n_devices=n, seconds=SECONDS, seed=0, n_jobs=usable_cores())
+        simulate(folder, n_devices=n, seconds=seconds, seed=0, n_jobs=usable_cores())
         yield folder
     finally:
         shutil.rmtree(folder)
@@ -244,6 +344,16 @@ def measure_costs(path: Path) -> None:
     path.write_text(json.dumps(asdict(costs), indent=1))
     for name, value in asdict(costs).items():
         tell(f"{name}: {value:.4g}")
+
+
+def measure_objects(path: Path) -> None:
+    found = []
+    for seconds in (SECONDS / 2, SECONDS):
+        with recordings(N_MEASURED, seconds) as folder:
+            found.append(asked_of_objects(folder, N_MEASURED))
+        for name, value in asdict(found[-1]).items():
+            tell(f"{seconds:g} s: {name}: {value:.4g}")
+    path.write_text(json.dumps([asdict(one) for one in found], indent=1))
 
 
 def measure_scaling(path: Path) -> None:
@@ -280,24 +390,42 @@ def tell(text: str) -> None:
     sys.stdout.write(f"{text}\n")
 
 
-def plan(path: Path) -> None:
+def plan(path: Path, objects: Path | None = None) -> None:
     costs = Costs(**json.loads(path.read_text())).longer(MINUTES)
     tell(f"a task of {MINUTES} min: {costs.task_s:.0f} s of one thread, {costs.n_windows} windows")
     tell(f"read: {N_WELLS * costs.recording_bytes / 1e12:.2f} TB")
     tell(f"store: {N_WELLS * costs.store_bytes / 1e9:.0f} GB")
     for server_mb_s in SERVERS_MB_S:
         tell(f"\na file server of {server_mb_s / 1000:g} GB/s")
-        for part, n in narrowest(costs, server_mb_s).items():
-            tell(f"narrow from {n:.0f} workers on: {part}")
-        tell("| workers | model | every task simulated | workers busy |")
-        tell("|---|---|---|---|")
-        for n in (1, 10, 100, 1000):
-            model = model_s(costs, N_WELLS, n, server_mb_s)
-            single = simulated_s(costs, N_WELLS, n, server_mb_s)
-            busy = N_WELLS * costs.task_s / (n * single)
-            tell(f"| {n} | {model / 3600:.2f} h | {single / 3600:.2f} h | {busy:.0%} |")
+        tell_plan(costs, server_mb_s, ("scheduler", "store's lock", "file server"))
+    if objects is not None:
+        shorter, measured = (Asked(**one) for one in json.loads(objects.read_text()))
+        asked = measured.longer(shorter, MINUTES * 60 / SECONDS)
+        tell(
+            f"\nan object store that answers after {ANSWER_S * 1000:g} ms and gives a worker"
+            f" {WORKER_MB_S:g} MB/s; of one recording: {asked.reads:.0f} reads, {asked.writes:.0f}"
+            f" writes, {asked.rounds:.0f} one after the other, {asked.check_rounds:.1f} of them"
+            f" before any work; {N_WELLS * asked.read_bytes / 1e12:.2f} TB read"
+        )
+        tell_plan(over_objects(costs, asked), np.inf, ("scheduler", "requests a second"))
+
+
+def tell_plan(costs: Costs, server_mb_s: float, parts: Sequence[str]) -> None:
+    tell(f"a task: {costs.task_s:.1f} s; checks before any work: {costs.check_s * N_WELLS:.0f} s")
+    for part, n in zip(parts, narrowest(costs, server_mb_s), strict=False):
+        tell(f"narrow from {n:.0f} workers on: {part}")
+    tell("| workers | model | every task simulated | workers busy |")
+    tell("|---|---|---|---|")
+    for n_workers in (1, 10, 100, 1000):
+        model = model_s(costs, N_WELLS, n_workers, server_mb_s)
+        single = simulated_s(costs, N_WELLS, n_workers, server_mb_s)
+        busy = N_WELLS * costs.task_s / (n_workers * single)
+        tell(f"| {n_workers} | {model / 3600:.2f} h | {single / 3600:.2f} h | {busy:.0%} |")
 
 
 if __name__ == "__main__":
-    steps = {"costs": measure_costs, "scaling": measure_scaling, "plan": plan}
-    steps[sys.argv[1]](Path(sys.argv[2]))
+    steps: dict[str, Callable[..., None]] = {
+        "costs": measure_costs, "scaling": measure_scaling, "objects": measure_objects,
+        "plan": plan,
+    }  # fmt: skip
+    steps[sys.argv[1]](*map(Path, sys.argv[2:]))
