@@ -36,6 +36,7 @@ from toptune.cli.printing import (
 )
 from toptune.errors import InputError, ToptuneError
 from toptune.machine.display import count, one_or
+from toptune.machine.remote import local_output
 from toptune.params import Backbone, Compute, OpeningOptions, Picture, SpikeSettings, Windows
 from toptune.recordings.devices import read_devices
 
@@ -55,6 +56,7 @@ def simulate(
     as_json: AsJson = False,
 ) -> None:
     """Write MCS recordings of simulated networks, their true spikes, and devices.csv."""
+    local_output(directory)
     if directory.exists() and not directory.is_dir():
         raise InputError(f"{directory} is no folder; choose another place")
     table = directory / "devices.csv"

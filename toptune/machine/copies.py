@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from toptune.errors import InputError, StorageError
 from toptune.machine.caches import home, usable_or_private
@@ -88,6 +89,23 @@ def copy_of(original: Original, objects: Objects, prefix: str) -> Lease:
                     _fetch(original, objects, prefix, place)
 
 
+def copy_at_hand(original: Original) -> Lease | None:
+    """Find a local copy; None where there is none."""
+    folder = _folder()
+    place = folder / f"{original.key}.{original.n_bytes}"
+    if not _is_whole(place, original):
+        return None
+    try:
+        descriptor = _locked(folder / f"{original.key}.lock", fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:  # someone is about to remove it, or nobody may lock anything there
+        return None
+    if not _is_whole(place, original):
+        os.close(descriptor)
+        return None
+    os.utime(descriptor)  # it was used last now
+    return Lease(descriptor, place / original.name)
+
+
 def _fetch(original: Original, objects: Objects, prefix: str, place: Path) -> None:
     partial = place.with_name(f"{place.name}.partial-{secrets.token_hex(4)}")
     with _alone(place.parent / "room.lock"):
@@ -118,27 +136,46 @@ def _is_whole(place: Path, original: Original) -> bool:
         return False
 
 
+class _Entry(NamedTuple):
+    """A copy in the cache, or what is to become one."""
+
+    path: Path
+    key: str
+    n_bytes: int
+    is_partial: bool
+
+    @property
+    def lock(self) -> Path:
+        return self.path.with_name(f"{self.key}.lock")
+
+    @property
+    def last_use(self) -> float:
+        with suppress(OSError):
+            return self.lock.stat().st_mtime
+        return 0.0
+
+
+def _entries(folder: Path) -> list[_Entry]:
+    """List all of them: what is not whole first, then those that were used longest ago."""
+    found = [
+        _Entry(one, match[1], int(match[2]), bool(match[3]))
+        for one in folder.iterdir()
+        if (match := _ENTRY.fullmatch(one.name))
+    ]
+    return sorted(found, key=lambda one: (not one.is_partial, one.last_use))
+
+
 def _make_room(folder: Path, original: Original) -> None:
     """Remove copies that nobody uses, those used longest ago first, until there is room."""
-    limit = _limit(folder)
-    entries = [(one, match) for one in folder.iterdir() if (match := _ENTRY.fullmatch(one.name))]
-    held = sum(int(match[2]) for _, match in entries)
-
-    def last_use(entry: tuple[Path, re.Match[str]]) -> tuple[bool, float]:
-        one, match = entry
-        with suppress(OSError):
-            return not match[3], (folder / f"{match[1]}.lock").stat().st_mtime
-        return not match[3], one.stat().st_mtime
-
-    for one, match in sorted(entries, key=last_use):
+    limit, entries = _limit(folder), _entries(folder)
+    held = sum(one.n_bytes for one in entries)
+    for one in entries:
         # What a killed process left unfinished goes in any case.
-        if not match[3] and held + original.n_bytes <= limit:
+        if not one.is_partial and held + original.n_bytes <= limit:
             break
-        if match[1] != original.key and _removed(folder, one, match[1]):
-            held -= int(match[2])
-        elif match[1] == original.key and one.exists():  # this process holds its lock
-            shutil.rmtree(one, ignore_errors=True)
-            held -= int(match[2])
+        if _removed(one, is_ours=one.key == original.key):
+            held -= one.n_bytes
+    _remove_locks(folder, {original.key, *(one.key for one in entries)})
     if held + original.n_bytes > limit:
         in_use = f", of which {held:,} are in use" if held else ""
         raise InputError(
@@ -148,16 +185,25 @@ def _make_room(folder: Path, original: Original) -> None:
         )
 
 
-def _removed(folder: Path, one: Path, key: str) -> bool:
-    """Remove a copy, unless someone uses it or is fetching it."""
-    lock = folder / f"{key}.lock"
+def _remove_locks(folder: Path, keys: set[str]) -> None:
+    """Remove the lock files of copies that were given up."""
+    for lock in folder.glob("*.lock"):
+        if lock.stem not in keys and re.fullmatch("[0-9a-f]{32}", lock.stem):
+            _removed(_Entry(lock.with_suffix(""), lock.stem, 0, True), is_ours=False)
+
+
+def _removed(one: _Entry, *, is_ours: bool) -> bool:
+    """Remove a copy, unless someone else uses it or is fetching it."""
+    if is_ours:  # this process holds its lock
+        shutil.rmtree(one.path, ignore_errors=True)
+        return True
     try:
-        descriptor = _locked(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        descriptor = _locked(one.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     try:
-        shutil.rmtree(one, ignore_errors=True)
-        lock.unlink(missing_ok=True)
+        shutil.rmtree(one.path, ignore_errors=True)
+        one.lock.unlink(missing_ok=True)
     finally:
         os.close(descriptor)
     return True
@@ -200,16 +246,18 @@ def _folder() -> Path:
 def _limit(folder: Path) -> int:
     """Say how many bytes the copies may take."""
     given = os.environ.get("TOPTUNE_CACHE_BYTES", "").strip()
-    if given:
-        match = _BYTES.fullmatch(given)
-        if match is None:
-            raise InputError(
-                f"TOPTUNE_CACHE_BYTES={given[:40]}: a number of bytes is needed, such as"
-                " 200000000000 or 200G"
-            )
-        return int(float(match[1]) * _UNITS[match[2].upper()])
-    held = sum(int(m[2]) for one in folder.iterdir() if (m := _ENTRY.fullmatch(one.name)))
-    return int(_SHARE * (shutil.disk_usage(folder).free + held))
+    match = _BYTES.fullmatch(given)
+    if given and match is None:
+        raise InputError(
+            f"TOPTUNE_CACHE_BYTES={given[:40]}: a number of bytes is needed, such as 200000000000"
+            " or 200G"
+        )
+    # An unfinished copy has not taken its room from the disk yet.
+    held = sum(one.n_bytes for one in _entries(folder) if not one.is_partial)
+    room = shutil.disk_usage(folder).free + held
+    if match is None:
+        return int(_SHARE * room)
+    return min(room, int(float(match[1]) * _UNITS[match[2].upper()]))
 
 
 @contextmanager

@@ -35,7 +35,7 @@ _AT_ONCE = 16
 # For so many seconds what a server said of an object is believed.
 _BELIEVED_S = 60.0
 # Of a file that is read in ranges: what is asked for at once, and how many of these are kept.
-_BLOCK, _BLOCKS = 2**18, 64
+_BLOCK, _BLOCKS = 2**16, 256
 # The most objects below a URL that may be one recording.
 _MOST_FILES = 20_000
 
@@ -76,7 +76,7 @@ def local_output(given: str | os.PathLike[str], what: str = "results are") -> Pa
     path = as_path(given)
     if isinstance(path, RemotePath):
         raise InputError(
-            f"{path}: {what} written to a local path, not to a URL: give one, and copy what is"
+            f"{path}: {what} written to a local path: give one instead of a URL, and copy what is"
             " written there"
         )
     return path
@@ -197,8 +197,9 @@ class RemotePath(PosixPath):
                 found = one
             elif isinstance(found, RemotePath):
                 below = RemotePath(*found.parts, *one.parts)
-                below._lease = found._lease  # the copy of the whole has this in it, too
-                below._inside = posixpath.join(found._inside, *one.parts)
+                if found._lease is not None:  # the copy of the whole has this in it, too
+                    below._lease = found._lease
+                    below._inside = posixpath.join(found._inside, *one.parts)
                 found = below
             else:
                 found = found / one
@@ -303,6 +304,12 @@ class RemotePath(PosixPath):
     def is_mount(self) -> bool:
         return False
 
+    def is_junction(self) -> bool:
+        return False
+
+    def samefile(self, other_path: Any) -> bool:
+        return bool(self.resolve() == as_path(other_path).resolve())
+
     def is_fifo(self) -> bool:
         return False
 
@@ -402,8 +409,9 @@ class RemotePath(PosixPath):
         """
         if set(mode) & set("wax+"):
             self._refuse("open")
-        if self.local:
-            return self.local.open(mode, buffering, encoding, errors, newline)
+        local = self.at_hand()
+        if local is not None:
+            return local.open(mode, buffering, encoding, errors, newline)
         raw = Ranges(self)
         if "b" not in mode:
             return io.TextIOWrapper(io.BufferedReader(raw), encoding, errors, newline)
@@ -427,10 +435,20 @@ class RemotePath(PosixPath):
 
     def __fspath__(self) -> str:
         if self._lease is None:
-            self._lease = self._copy()
+            self._lease = self._fetched()
         return str(self.local)
 
-    def _copy(self) -> Lease:
+    def at_hand(self) -> Path | None:
+        """Give a local copy where there is one, by whichever path or process; fetch none."""
+        if self._lease is None:
+            found = self.found()
+            if found is not None:
+                from toptune.machine.copies import Original, copy_at_hand
+
+                self._lease = copy_at_hand(Original(str(self.resolve()), self.name, {"": found}))
+        return self.local
+
+    def _fetched(self) -> Lease:
         from toptune.machine.copies import Original, copy_of
 
         files = self.files()
@@ -578,7 +596,7 @@ class OpenBytes:
     def __init__(self, path: Path) -> None:
         self._blocks: Blocks | None = None
         self._descriptor = -1
-        if isinstance(path, RemotePath) and path.local is None:
+        if isinstance(path, RemotePath) and path.at_hand() is None:
             self._blocks = path.blocks()
         else:
             self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
@@ -599,7 +617,7 @@ class OpenBytes:
 
 def for_hdf5(path: Path) -> Any:
     """Give what h5py opens: the path itself or, where a URL has no copy, what reads in ranges."""
-    if isinstance(path, RemotePath) and path.local is None:
+    if isinstance(path, RemotePath) and path.at_hand() is None:
         return Ranges(path)
     return os.fspath(path)
 

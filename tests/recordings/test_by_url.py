@@ -1,0 +1,273 @@
+"""Recordings and devices files by URL: read in ranges or through a copy, and told of by the URL."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from needs import package
+from results import Run
+from s3 import SECRETS, Bucket, rule
+from small_data import write_data_set, write_devices, write_mcs
+
+import toptune
+from toptune.errors import InputError, InputErrors
+from toptune.machine import objects
+from toptune.machine.fingerprint import file_sha256, quick_digest, stamp_of
+from toptune.machine.remote import as_path
+from toptune.params import SpikeSettings
+from toptune.recordings.devices import read_devices, same_content
+from toptune.recordings.opening import SpikeRecording, open_recording
+from toptune.recordings.spike_npz import write_npz
+from toptune.spikes.finding import check_recording, find_spikes
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows: URLs are not read there")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for copies."""
+    package("obstore")
+    monkeypatch.setenv("TOPTUNE_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_an_mcs_file_is_read_in_ranges(bucket: Bucket, tmp_path: Path, cache: Path) -> None:
+    file = write_mcs(tmp_path / "a.h5", seed=1, seconds=60)
+    bucket.put("raw/a.h5", file.read_bytes())
+    url = f"{bucket.url}/raw/a.h5"
+    assert check_recording(as_path(url), SpikeSettings()) is not None
+    with open_recording(url) as there, open_recording(file) as here:  # type: ignore[union-attr]
+        assert str(there.path) == url
+        assert np.array_equal(there.read(2_000, 3_000), here.read(2_000, 3_000))
+        with pytest.raises(InputError, match=f"{url}: samples"):
+            there.read(0, there.n_samples + 1)
+    asked = bucket.server.requests()
+    assert {one.method for one in asked} == {"HEAD", "GET"}
+    assert all(one.range for one in asked if one.method == "GET")
+    assert sum(one.n_received for one in asked) < file.stat().st_size / 4
+    assert not cache.exists()
+
+
+def test_spikes_are_found_in_one_copy(bucket: Bucket, tmp_path: Path, cache: Path) -> None:
+    file = write_mcs(tmp_path / "a.h5", seed=1)
+    bucket.put("raw/a.h5", file.read_bytes())
+    path = as_path(f"{bucket.url}/raw/a.h5")
+    assert file_sha256(path) == file_sha256(file)
+    there = find_spikes(path, SpikeSettings(), stage=lambda *_: None)
+    here = find_spikes(file, SpikeSettings(), stage=lambda *_: None)
+    assert np.array_equal(there.trains.spikes.sample, here.trains.spikes.sample)
+    assert len([one for one in bucket.server.requests() if one.method == "GET"]) == 1
+    assert [one.name for one in cache.glob("*.*/*")] == ["a.h5"]
+
+
+def spikes_csv(folder: Path) -> Path:
+    path = folder / "spikes.csv"
+    path.write_text("time_s,channel\n0.5,A\n1.25,B\n1.5,A\n")
+    return path
+
+
+def spikes_npz(folder: Path) -> Path:
+    recording = open_recording(spikes_csv(folder))
+    assert isinstance(recording, SpikeRecording)
+    write_npz(recording.trains(), folder / "spikes.npz")
+    return folder / "spikes.npz"
+
+
+def peak_trains(folder: Path) -> Path:
+    path = folder / "peaks"
+    path.mkdir()
+    for name, at in (("e1", 40), ("e2", 900)):
+        (path / f"{name}.txt").write_text(f"20000 0\n{at} 31.5\n{at + 700} 40.25\n")
+    return path
+
+
+@pytest.mark.parametrize("make", [spikes_csv, spikes_npz, peak_trains])
+def test_every_other_format_is_read_through_a_copy(
+    bucket: Bucket, tmp_path: Path, make: Callable[[Path], Path]
+) -> None:
+    made = make(tmp_path)
+    if made.is_dir():
+        bucket.upload(made, f"raw/{made.name}/")
+    else:
+        bucket.put(f"raw/{made.name}", made.read_bytes())
+    there, here = open_recording(f"{bucket.url}/raw/{made.name}"), open_recording(made)
+    assert isinstance(there, SpikeRecording)
+    assert isinstance(here, SpikeRecording)
+    assert there.kind == here.kind
+    assert str(there.path) == f"{bucket.url}/raw/{made.name}"
+    mine, its = there.trains(), here.trains()
+    assert np.array_equal(mine.spikes.sample, its.spikes.sample)
+    assert mine.channel_labels == its.channel_labels
+    assert file_sha256(there.path) == file_sha256(made)
+
+
+def test_what_is_wrong_with_one_is_told_by_its_url(bucket: Bucket, tmp_path: Path) -> None:
+    whole = write_mcs(tmp_path / "a.h5", seed=1).read_bytes()
+    bucket.put("cut.h5", whole[: len(whole) // 2])
+    bucket.put("empty.h5", b"")
+    bucket.put("text.csv", b"time_s,channel\nnever,A\n")
+    bucket.put("what.bin", b"\x01\x02\x03" * 1000)
+    bucket.put("peaks/e1.txt", b"20000 0\n40 x\n")
+    for key in ("cut.h5", "empty.h5", "text.csv", "what.bin", "peaks", "none.h5"):
+        with pytest.raises(InputError, match=f"^{bucket.url}/{key}"):
+            find_spikes(as_path(f"{bucket.url}/{key}"), SpikeSettings(), stage=lambda *_: None)
+
+
+def test_a_devices_file_by_url_lists_what_is_beside_it_and_elsewhere(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    local = write_mcs(tmp_path / "local.h5", seed=1)
+    for key in ("study/a.h5", "raw/b.h5", "study/set/x"):
+        bucket.put(key, key.encode())
+    rows = ("a.h5", "../raw/b.h5", f"{bucket.url}/raw/b.h5", "set", str(local))
+    written = [(name, f"dev{k}", "AB"[k % 2]) for k, name in enumerate(rows)]
+    text = write_devices(tmp_path, written).read_bytes()
+    bucket.put("study/devices.csv", text)
+    with pytest.raises(InputErrors, match=r"devices.csv, line 4: .*two labels") as refused:
+        read_devices(as_path(f"{bucket.url}/study/devices.csv"))
+    assert str(refused.value).startswith(f"{bucket.url}/study/devices.csv, line 4")
+    bucket.put("study/devices.csv", text.replace(f"{bucket.url}/raw/b.h5".encode(), b"none.h5"))
+    with pytest.raises(InputErrors, match=r"line 4: no such recording: none\.h5"):
+        read_devices(as_path(f"{bucket.url}/study/devices.csv"))
+    del written[2]
+    bucket.put("study/devices.csv", write_devices(tmp_path, written).read_bytes())
+    devices = read_devices(as_path(f"{bucket.url}/study/devices.csv"))
+    assert [str(row.recording) for row in devices.rows] == [
+        f"{bucket.url}/study/a.h5",
+        f"{bucket.url}/raw/b.h5",
+        f"{bucket.url}/study/set",
+        str(local),
+    ]
+    assert same_content(devices) == ()
+    assert stamp_of(devices.rows[0].recording)[0][:2] == ["a.h5", 10]
+    assert [one[0] for one in stamp_of(devices.rows[2].recording)] == ["x"]
+
+
+def test_a_local_devices_file_may_list_urls(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.put("raw/a.h5", b"first")
+    bucket.put("raw/b.h5", b"first")
+    rows = [(f"{bucket.url}/raw/{name}.h5", f"dev {name}", name) for name in "ab"]
+    devices = read_devices(write_devices(tmp_path, rows))
+    assert [str(row.recording) for row in devices.rows] == [name for name, _, _ in rows]
+    assert quick_digest(devices.rows[0].recording) == quick_digest(devices.rows[1].recording)
+    (warning,) = same_content(devices)
+    assert "hold the same bytes" in warning
+    rows.append(("s3://me:hunter2@bucket/c.h5", "dev c", "a"))
+    with pytest.raises(InputErrors, match="line 4: the s3:// URL holds a user") as refused:
+        read_devices(write_devices(tmp_path, rows))
+    assert "hunter2" not in str(refused.value)
+
+
+def test_extraction_by_url_gives_the_spikes_of_local_files(
+    bucket: Bucket, tmp_path: Path, cache: Path
+) -> None:
+    (tmp_path / "set").mkdir()
+    local = write_data_set(tmp_path / "set")
+    bucket.upload(local.parent, "study/")
+    size = max(one.stat().st_size for one in local.parent.glob("*.h5"))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        # So that copies must go while the work goes on.
+        monkeypatch.setenv("TOPTUNE_CACHE_BYTES", str(round(size * 1.5)))
+        there = toptune.extract(
+            f"{bucket.url}/study/devices.csv", tmp_path / "there.zarr", picture=()
+        )
+    here = toptune.extract(local, tmp_path / "here.zarr", picture=())
+    assert there.done == here.done == 6
+    for name in ("r0.h5", "r5.h5"):
+        group = next(one for one in (tmp_path / "here.zarr").iterdir() if one.name.startswith(name))
+        for file in (one for one in group.rglob("*") if one.is_file() and "/c/" in str(one)):
+            other = tmp_path / "there.zarr" / file.relative_to(tmp_path / "here.zarr")
+            assert other.read_bytes() == file.read_bytes()
+    assert sum(one.stat().st_size for one in cache.glob("*.*/*")) <= size * 1.5
+    again = toptune.extract(f"{bucket.url}/study/devices.csv", tmp_path / "there.zarr", picture=())
+    assert (again.done, again.reused) == (0, 6)
+
+
+def test_a_recording_that_changes_meanwhile_is_refused(bucket: Bucket, tmp_path: Path) -> None:
+    file = write_mcs(tmp_path / "a.h5", seed=1)
+    bucket.put("a.h5", file.read_bytes())
+    with open_recording(f"{bucket.url}/a.h5") as recording:  # type: ignore[union-attr]
+        bucket.put("a.h5", write_mcs(tmp_path / "b.h5", seed=2).read_bytes())
+        with pytest.raises(InputError, match="changed while it was read"):
+            recording.read(0, recording.n_samples)
+
+
+def test_faults_on_the_way_change_nothing(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objects, "_FIRST_PAUSE_S", 0.02)
+    file = write_mcs(tmp_path / "a.h5", seed=1)
+    bucket.put("a.h5", file.read_bytes())
+    bucket.server.faults(
+        rule("500", "GET", times=2), rule("cut within", "GET", times=2), rule("503", times=3)
+    )
+    with open_recording(f"{bucket.url}/a.h5") as there, open_recording(file) as here:  # type: ignore[union-attr]
+        assert np.array_equal(there.read(0, 5_000), here.read(0, 5_000))
+    assert file_sha256(as_path(f"{bucket.url}/a.h5")) == file_sha256(file)
+
+
+def test_commands_take_urls_and_tell_no_secret(bucket: Bucket, tmp_path: Path, run: Run) -> None:
+    (tmp_path / "set").mkdir()
+    local = write_data_set(tmp_path / "set")
+    bucket.upload(local.parent, "study/")
+    shutil.rmtree(local.parent)
+    url = f"{bucket.url}/study"
+    told: list[str] = []
+    for arguments in (
+        ("inspect", f"{url}/r0.h5"),
+        ("inspect", f"{url}/r0.h5", "--json"),
+        ("detect", f"{url}/r1.h5", "-o", tmp_path / "r1.npz"),
+        ("extract", f"{url}/devices.csv", "--store", tmp_path / "s.zarr", "--picture", "none"),
+    ):
+        ran = run(*arguments)
+        assert ran.code == 0, ran.err
+        told += [ran.out, ran.err]
+    assert f"{url}/r0.h5" in told[0]
+    bucket.server.faults(rule("403"))
+    for arguments in (("inspect", f"{url}/r0.h5"), ("inspect", f"{url}/r9.h5")):
+        ran = run(*arguments)
+        assert ran.code == 2
+        assert "access is refused" in ran.err
+        assert "AWS_ACCESS_KEY_ID" in ran.err
+        told.append(ran.err)
+    for path in tmp_path.rglob("*"):
+        told.append(str(path))
+        if path.is_file():
+            told.append(path.read_bytes().decode("latin-1"))
+    for secret in SECRETS:
+        assert not any(secret in text for text in told)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("simulate", "{url}/set"),
+        ("detect", "{here}/a.h5", "-o", "{url}/a.npz"),
+        ("inspect", "{here}/a.h5", "--png", "{url}/a.png"),
+        ("predict", "{here}", "{here}/a.h5", "-o", "{url}/out"),
+        ("report", "{here}", "-o", "{url}/report.html"),
+        ("why", "{here}", "{here}/a.h5", "-o", "{url}/out"),
+        ("sweep", "{here}/devices.csv", "table1", "-o", "{url}/out"),
+        ("fit", "{here}/s.zarr", "-o", "{url}/run"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_results_are_never_written_to_a_url(
+    bucket: Bucket, tmp_path: Path, run: Run, arguments: tuple[str, ...]
+) -> None:
+    write_mcs(tmp_path / "a.h5", seed=1, seconds=1)
+    write_devices(tmp_path, [("a.h5", "dev", "A")])
+    (tmp_path / "s.zarr").mkdir()
+    (tmp_path / "model.json").write_text("{}")
+    (tmp_path / "params.json").write_text('{"kind": "toptune run"}')
+    ran = run(*(word.format(url=bucket.url, here=tmp_path) for word in arguments))
+    assert ran.code == 2
+    assert "are written to a local path" in ran.err
+    assert bucket.url in ran.err
+    assert bucket.keys() == []
+    assert not Path("s3:").exists()
