@@ -52,4 +52,4 @@ def _die_at(number: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         real(*paths, **how)
 
-    patch.setattr("toptune.store.feature_store.move_into_place", move)
+    patch.setattr("toptune.store.places.move_into_place", move)
