@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from needs import package
@@ -51,6 +52,25 @@ def test_an_mcs_file_is_read_in_ranges(bucket: Bucket, tmp_path: Path, cache: Pa
     assert all(one.range for one in asked if one.method == "GET")
     assert sum(one.n_received for one in asked) < file.stat().st_size / 4
     assert not cache.exists()
+
+
+def test_a_long_recording_is_opened_by_as_few_requests_as_a_short_one(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    counts = []
+    for seconds in (8, 60):
+        file = write_mcs(tmp_path / f"{seconds}.h5", seed=1, seconds=seconds)
+        with h5py.File(file, "r+") as opened:
+            stream = opened["Data/Recording_0/AnalogStream/Stream_0"]
+            samples = stream["ChannelData"][...]
+            del stream["ChannelData"]
+            # Of the many chunks the file's index lies all over it.
+            stream.create_dataset("ChannelData", data=samples, chunks=(1, 400), compression=4)
+        bucket.put(f"raw/{file.name}", file.read_bytes())
+        bucket.server.faults()
+        assert check_recording(as_path(f"{bucket.url}/raw/{file.name}"), SpikeSettings())
+        counts.append(len(bucket.server.requests()))
+    assert counts[1] <= counts[0] < 8
 
 
 def test_spikes_are_found_in_one_copy(bucket: Bucket, tmp_path: Path, cache: Path) -> None:

@@ -515,6 +515,11 @@ class RemotePath(PosixPath):
         self._refuse("readlink")
 
 
+def is_in_ranges(path: Path) -> bool:
+    """Tell whether a file is read in ranges: it is an object of which there is no local copy."""
+    return isinstance(path, RemotePath) and path.at_hand() is None
+
+
 class Blocks:
     """An object's bytes, read in ranges, all from the very content that was there at first.
 

@@ -19,7 +19,7 @@ from isal import igzip_lib, isal_zlib
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
-from toptune.machine.remote import OpenBytes
+from toptune.machine.remote import OpenBytes, is_in_ranges
 from toptune.machine.threads import channel_slices, compiled, in_threads
 from toptune.recordings.hdf5_guard import (
     DAMAGE,
@@ -116,8 +116,12 @@ class ChunkedVoltage:
             in_threads(pool, some, channel_slices(len(corners), pool))
 
     def check_whole(self) -> None:
-        """Refuse a truncated file by the index of its chunks, without reading samples."""
-        if not self._fast:
+        """Refuse a truncated file by the index of its chunks, without reading samples.
+
+        In a file that is read in ranges the index is left alone, which lies all over it: whoever
+        needs all samples reads a copy.
+        """
+        if not self._fast or is_in_ranges(self._path):
             return
         if self._index is None:
             self._index = self._read_index()
