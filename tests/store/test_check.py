@@ -8,93 +8,38 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import zarr
-from numpy.typing import NDArray
-from small_data import make_set
+from store_cases import LISTED, SET, A, B, flips, make_store, read_all, write_recording
 
 from toptune.errors import InputError, ToptuneError
-from toptune.features.table import RecordingInfo
 from toptune.machine.installation import store_contract
-from toptune.params import SpikeSettings, content_key
-from toptune.recordings.trains import Segment, Spikes, SpikeTrains
+from toptune.params import SpikeSettings
 from toptune.store.check import StoreReport, check_store, remove_damaged
-from toptune.store.feature_store import VERSION, FeatureStore, recording_name
+from toptune.store.feature_store import FeatureStore
 from toptune.store.groups import SUM, read_attributes, write_attributes
 from toptune.store.session import writing_session
 
 _LOG = logging.getLogger(__name__)
-FLIPS = os.environ.get("TOPTUNE_FLIPS", "4")
-A, B = recording_name("a.h5"), recording_name("b.h5")
-LISTED = tuple(RecordingInfo(n, f"dev-{n[0]}", "A", {"batch": "1"}) for n in (A, B))
-SET = make_set()
-
-
-def write_recording(store: FeatureStore, name: str, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    trains = SpikeTrains(
-        spikes=Spikes(
-            np.sort(rng.integers(0, 50_000, 60)),
-            rng.integers(0, 2, 60, dtype=np.int32),
-            rng.uniform(20, 90, 60).astype(np.float32),
-        ),
-        channel_labels=("11", "Ü 12"),
-        sampling_rate_hz=10_000.0,
-        segments=(Segment(0, 50_000, 0.0),),
-        threshold_uv=np.array([20.5, 21.5], np.float32),
-    )
-    source = {"recording": f"{name[0]}.h5", "sha256": f"{seed:x}" * 64}
-    key = content_key({"input": source["sha256"], "settings": store.settings, "version": VERSION})
-    stamp = [[source["recording"], 1, 2]]
-    store.write_spikes(name, trains, {"key": key, "stamp": stamp, "kind": "mcs", "input": source})
-    x = rng.standard_normal((5, 12)).astype(np.float32)
-    info = {
-        "key": content_key({"spikes": key, "features": SET.key}),
-        "n_windows": 5,
-        "input": source,
-        "versions": {"toptune": "0"},
-        "weights": {"path": None, "seed": 0},
-    }
-    store.write_features(name, x, np.arange(5.0), SET, info)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of two recordings; look, do not touch."""
     path = tmp_path_factory.mktemp("made") / "s.zarr"
-    store = FeatureStore.create(path, SpikeSettings().to_json())
-    store.list_recordings(LISTED)
-    for seed, name in enumerate((A, B), 1):
-        write_recording(store, name, seed)
+    make_store(path)
     return path
 
 
 @pytest.fixture
 def path(made: Path, tmp_path: Path) -> Path:
     return shutil.copytree(made, tmp_path / "s.zarr")
-
-
-def read_all(path: Path) -> list[Any]:
-    """Everything the store offers of recording A, as plain values."""
-    store = FeatureStore(path)
-    trains = store.read_spikes(A)
-    values: list[NDArray[Any]] = [
-        *trains.spikes,
-        trains.threshold_uv,
-        *store.read_features(A, SET.key),
-    ]
-    facts = (trains.channel_labels, trains.segments, trains.sampling_rate_hz)
-    infos = (store.spikes_info(A), store.features_info(A, SET.key))
-    plain = [v.tobytes() for v in values]
-    return [*plain, facts, infos, store.recording_facts(A), store.recordings, store.settings]
 
 
 def region(file: Path, path: Path) -> str:
@@ -108,14 +53,6 @@ def region(file: Path, path: Path) -> str:
         return "root"
     names = {*metadata["attributes"]} - {SUM}
     return "group attributes" if names else "plain group"
-
-
-def flips(n_bytes: int, rng: np.random.Generator) -> list[tuple[int, int]]:
-    """(byte, bit) to flip: one bit of every byte, or a sample with the first and the last byte."""
-    if FLIPS == "all":
-        return [(byte, int(rng.integers(8))) for byte in range(n_bytes)]
-    some = rng.integers(n_bytes, size=int(FLIPS)).tolist()
-    return [(byte, int(rng.integers(8))) for byte in (0, n_bytes - 1, *some)]
 
 
 def test_a_flipped_bit_anywhere_is_refused_by_name(path: Path) -> None:

@@ -14,7 +14,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -186,6 +186,18 @@ class Objects:
         """Write an object or replace it; a reader sees the old content or the new, whole."""
         place = self._place(key)
         self._write(key, lambda: self._root.put(place, data))
+
+    def put_all(self, contents: Mapping[str, bytes]) -> Keys:
+        """Write objects, many at a time, and read each back.
+
+        Returns
+        -------
+        list of str
+            The keys whose objects do not hold what was written.
+        """
+        wanted = {self._place(key): data for key, data in contents.items()}
+        same = self._write("", lambda: self._root.put_all(wanted))
+        return [key for key, is_same in zip(contents, same, strict=True) if not is_same]
 
     def create(self, key: str, data: bytes) -> bool:
         """Write an object if there is none, in one step of the server; False where there is one.
@@ -534,6 +546,17 @@ class _Root:
             await self.retried(lambda transport: transport.put(place, data), len(data))
         except FileNotFoundError:
             raise _status_trouble(404, "NoSuchBucket") from None
+
+    async def put_all(self, contents: Mapping[str, bytes]) -> list[bool]:
+        """Write objects; tell of each whether it reads as it was written."""
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(place: str, data: bytes) -> bool:
+            async with gate:
+                await self.put(place, data)
+                return await self.whole(place) == data
+
+        return await _all_of(one(place, data) for place, data in contents.items())
 
     async def create(self, place: str, data: bytes) -> bool:
         """Write an object if there is none."""

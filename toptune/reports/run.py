@@ -13,7 +13,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-from toptune.errors import InputError
+from toptune.errors import InputError, MissingPackagesError
 from toptune.machine.display import count, named_electrodes
 from toptune.pictures.thumbnails import draw_thumbnails
 from toptune.reports.compare import comparison_section
@@ -108,13 +108,11 @@ def find_store(folder: Path | str, given: Path | None = None) -> FeatureStore | 
     if given is not None:
         return FeatureStore(given)
     run = read_run(folder)
-    noted = run.params.get("store")
-    if noted is None or not Path(noted).exists():
-        return None
     try:
-        store = FeatureStore(noted)
-        refuse_other_store(run, store)
-    except InputError as error:
+        store = FeatureStore.at(run.params.get("store"))
+        if store is not None:
+            refuse_other_store(run, store)
+    except (InputError, MissingPackagesError) as error:
         _LOG.warning("the report does not show the activity: %s", error)
         return None
     return store

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toptune.errors import InputError
+from toptune.errors import InputError, MissingPackagesError
 from toptune.evaluation.effects import ParameterValues
 from toptune.features.burst_features import NAMES, BurstFeatureParams, in_units
 from toptune.runs.reading import ReadRun
@@ -105,17 +105,14 @@ def _measured(
 
 
 def _store_of(run: ReadRun, store: FeatureStore | None) -> FeatureStore | None:
-    named = run.params.get("store")
-    if store is None and named is not None and Path(named).exists():
-        return FeatureStore(named)
-    return store
+    return FeatureStore.at(run.params.get("store")) if store is None else store
 
 
 def _columns(run: ReadRun, store: FeatureStore | None, names: list[str]) -> dict[str, NDArray[Any]]:
     """Look up the further columns of the devices file."""
     try:
         store = _store_of(run, store)
-    except InputError:
+    except (InputError, MissingPackagesError):
         return {}
     infos = {} if store is None else {info.name: info.columns for info in store.recordings}
     columns = dict.fromkeys(column for name in names for column in infos.get(name, {}))

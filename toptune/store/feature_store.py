@@ -145,6 +145,16 @@ class FeatureStore:
         place.start({"format": FORMAT, "version": VERSION, "settings": settings, "recordings": []})
         return cls(path)
 
+    @classmethod
+    def at(cls, path: str | None) -> FeatureStore | None:
+        """Open a store that a result names; None where it names none, or nothing is there.
+
+        It is an InputError if what is there is no store, or a server cannot be asked.
+        """
+        if path is None or not place_of(as_path(path)).exists():
+            return None
+        return cls(path)
+
     def __repr__(self) -> str:
         return summary_line(f"FeatureStore {self.path}", self._told())
 

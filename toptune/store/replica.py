@@ -17,9 +17,9 @@ import tempfile
 import threading
 import time
 import weakref
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -43,6 +43,8 @@ R = TypeVar("R")
 _MOST_BYTES = 20 * 2**30
 _DISK_SHARE = 0.25
 _THREADS = 16
+# Chunks are of a megabyte.
+_TOGETHER = 64
 # Lists of what a recording has, by whoever reads them all, are believed so long.
 _LISTS_S = 30.0
 _METADATA = "zarr.json"
@@ -143,8 +145,13 @@ class Replica(LocalPlace):
 
     def _fetch(self, keys: Iterable[str]) -> list[str]:
         """Bring objects; gives the keys of those that are not there."""
-        with writing(_temporary()):
+        try:
             return self._objects.fetch(keys, self.folder)
+        except StorageError as error:
+            if isinstance(error.__cause__, OSError):  # of this disk
+                with writing(_temporary()):
+                    raise error.__cause__ from None
+            raise
 
     @contextmanager
     def using(self, group: str, info: dict[str, Any], *parts: str) -> Iterator[Path]:
@@ -284,7 +291,7 @@ class Replica(LocalPlace):
 
     def replace_root(self, attributes: dict[str, Any]) -> None:
         """Replace the attributes of the root group."""
-        self._put(_METADATA, group_metadata(attributes).encode())
+        self._put({_METADATA: group_metadata(attributes).encode()})
 
     @contextmanager
     def aside(self, writer: str) -> Iterator[Path]:
@@ -305,7 +312,7 @@ class Replica(LocalPlace):
         parent = f"{name}/features/{_METADATA}"
         plain = (aside / _METADATA).read_bytes()
         if self._objects.get(parent) != plain:
-            self._put(parent, plain)
+            self._put({parent: plain})
         self._upload(aside / key, f"{name}/features/{key}", _METADATA)
 
     def remove(self, group: str) -> None:
@@ -327,9 +334,9 @@ class Replica(LocalPlace):
         self._objects.delete(key for key in there if key not in new)
         self._forget(group)
         last = new.pop(_inside(group, manifest))
-        for _ in self.each(lambda key: self._put(key, new[key].read_bytes()), sorted(new)):
-            pass
-        self._put(_inside(group, manifest), last.read_bytes())
+        for some in _batched(sorted(new)):
+            self._put({key: new[key].read_bytes() for key in some})
+        self._put({_inside(group, manifest): last.read_bytes()})
 
     def _retract(self, keys: Iterable[str]) -> None:
         """Delete the manifests among keys: of features first, which depend on the spikes."""
@@ -340,11 +347,10 @@ class Replica(LocalPlace):
             key for key in manifests if key.split("/")[1:] == ["spikes", _METADATA]
         )
 
-    def _put(self, key: str, data: bytes) -> None:
-        """Put an object, and see that it is there."""
+    def _put(self, contents: dict[str, bytes]) -> None:
+        """Put objects, and see that they are there."""
         self.guard()
-        self._objects.put(key, data)
-        if self._objects.get(key) != data:
+        for key in self._objects.put_all(contents):
             raise StorageError(
                 f"{self.path / key} reads otherwise than it was written: see who else writes there,"
                 " and run the same command again"
@@ -379,12 +385,34 @@ def _size(path: Path) -> int:
 
 
 def _in_threads(function: Callable[[T], R], items: list[T]) -> Iterator[R]:
-    """Apply a function to each item, to many at a time; what has not begun ends with an error."""
-    pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="toptune-store")
+    """Apply a function to each item, to many at a time; after an error, to none that is left."""
+    futures: list[Future[R]] = [Future() for _ in items]
+    left = deque(zip(items, futures, strict=True))
+
+    def work() -> None:
+        while True:
+            try:
+                item, future = left.popleft()
+            except IndexError:
+                return
+            try:
+                future.set_result(function(item))
+            except BaseException as error:  # noqa: BLE001  # raised where it is waited for
+                future.set_exception(error)
+
+    # Daemons, so that Ctrl-C need not wait for what a server does not answer.
+    for _ in range(min(_THREADS, len(items))):
+        threading.Thread(target=work, name="toptune-store", daemon=True).start()
     try:
-        yield from pool.map(function, items)
+        for future in futures:
+            yield future.result()
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        left.clear()
+
+
+def _batched(keys: list[str]) -> Iterator[list[str]]:
+    """Give so many keys at a time as are put together."""
+    yield from (keys[at : at + _TOGETHER] for at in range(0, len(keys), _TOGETHER))
 
 
 # --- where replicas lie
