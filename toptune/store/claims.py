@@ -249,6 +249,8 @@ class Pulse:
         while not self._ended.wait(RENEW_S) and not self._is_lost:
             with suppress(ToptuneError):  # `check` says that it was not renewed
                 self._put()
+                if self._ended.is_set():  # and deleted, maybe before this arrived
+                    self._objects.delete([self.key])
 
     def check(self) -> None:
         """Raise a StorageError where others may take this process for dead."""

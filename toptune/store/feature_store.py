@@ -321,7 +321,7 @@ class FeatureStore:
         """Name the listed recordings, one that had features of a set the last time before all."""
         if key in self._computed:
             yield self._computed[key]
-        yield from (recording.name for recording in self.recordings)
+        yield from self.place.holding(key, [recording.name for recording in self.recordings])
 
     def read_features(self, name: str, key: str) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """Read a recording's features (windows, d) float32 and window starts in seconds."""

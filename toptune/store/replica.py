@@ -83,6 +83,7 @@ class Replica(LocalPlace):
         self._held: OrderedDict[str, _Held] = OrderedDict()
         self._fresh: set[str] = set()  # zarr.json that were brought just now, to be looked at
         self._sets: dict[str, tuple[float, list[str]]] = {}
+        self._none: dict[str, float] = {}  # when no recording had features of a set
 
     @property
     def root(self) -> Path:
@@ -242,6 +243,21 @@ class Replica(LocalPlace):
         keys = self._objects.folders(f"{name}/features")
         self._sets[name] = time.monotonic(), keys
         return keys
+
+    def holding(self, key: str, names: Iterable[str]) -> Iterator[str]:
+        """Name the recordings that have features of a set, as soon as some are found."""
+        if time.monotonic() - self._none.get(key, -_LISTS_S) < _LISTS_S:
+            return
+        there = set(self._objects.folders())
+        is_any = False
+        for some in _batched([name for name in names if name in there]):
+            manifests = {name: f"{name}/features/{key}/{_METADATA}" for name in some}
+            without = {*self._fetch(manifests.values())}
+            for name in (name for name, manifest in manifests.items() if manifest not in without):
+                is_any = True
+                yield name
+        if not is_any:
+            self._none[key] = time.monotonic()
 
     @contextmanager
     def whole(self, name: str) -> Iterator[Path]:
