@@ -126,8 +126,8 @@ def start_features(
 
     The spikes are put into bins once for each device and length of bin. On CUDA all work is only
     queued, one kind behind the other: each kind's features come down while the next is computed,
-    and another recording may be started before the results are asked for. On the CPU all is done
-    when this returns.
+    and another recording may be started before the results are asked for. On the CPU nearly all is
+    done when this returns; pictures of several kinds that share an engine share its batches.
 
     Parameters
     ----------

@@ -33,6 +33,7 @@ from toptune.extraction import (
     StoredFeatures,
     StoredSpikes,
     StoreJob,
+    WorkerParts,
     check_listed,
     extract_recording,
     list_devices,
@@ -309,7 +310,12 @@ def _start(
 
 
 def _device_name(engine: FeatureEngine) -> str:
-    where = describe_environment(str(engine.device))
+    return _named(str(engine.device))
+
+
+@cache
+def _named(device: str) -> str:
+    where = describe_environment(device)
     return str(where["device_name"] or where["cpu"])
 
 
@@ -324,25 +330,53 @@ def describe_recording(job: ExtractionJob, row: DeviceRow) -> list[Described]:
     """Make what is missing of a recording's views on a worker, which publishes it itself."""
     parts = job.store.parts()
     views = [parts.features(one) for one in job.features]
-    told = []
     with parts.spikes_of(row) as spikes_of:
-        spikes = spikes_of.update(row)
-        for features in views:
-            made: list[_Made] = []
+        work = _WorkersViews(parts, spikes_of.update(row), len(views))
+        for number, features in enumerate(views):
+            work.start(number, features)
+        work.publish()
+    return work.told
 
-            def make(features: StoredFeatures = features, made: list[_Made] = made) -> None:
-                device = _device_name(features.engine)
-                try:
-                    write = _start(features, spikes, device)
-                except DeviceMemoryError:
-                    parts.release()
-                    write = _start(features, spikes, device)
-                if write is not None:
-                    made.append(write())
 
-            failure = _attempt(make)
-            told.append(Described(made[0] if made else None, failure))
-    return told
+class _WorkersViews:
+    """The views of a recording on a worker: all are begun before any is waited for."""
+
+    def __init__(self, parts: WorkerParts, spikes: PublishedSpikes, n_views: int) -> None:
+        self.told = [Described(None, None)] * n_views
+        self._parts = parts
+        self._spikes = spikes
+        self._begun: list[tuple[int, Callable[[], _Made]]] = []
+
+    def start(self, number: int, features: StoredFeatures) -> None:
+        """Start a view; where a GPU is full, once more without the other backbones on it."""
+
+        def start() -> None:
+            device = _device_name(features.engine)
+            try:
+                write = _start(features, self._spikes, device)
+            except DeviceMemoryError:
+                self.publish()
+                self._parts.release()
+                write = _start(features, self._spikes, device)
+            if write is not None:
+                self._begun.append((number, write))
+
+        self._keep(number, start)
+
+    def publish(self) -> None:
+        """Wait for all that is begun, and publish it."""
+        for number, write in self._begun:
+
+            def publish(number: int = number, write: Callable[[], _Made] = write) -> None:
+                self.told[number] = Described(write(), None)
+
+            self._keep(number, publish)
+        self._begun.clear()
+
+    def _keep(self, number: int, work: Callable[[], None]) -> None:
+        """Do some work on a view, and keep what goes wrong as its failure."""
+        if (failure := _attempt(work)) is not None:
+            self.told[number] = Described(None, failure)
 
 
 class _Work:
@@ -527,14 +561,20 @@ class _Work:
     ) -> None:
         """Start to make what is missing of a recording, and hand over what publishes it."""
         spikes = self.spikes_of.update(row)
-        for job in jobs:
+        # Published when all are begun: whoever waits for features ends the batch that they are in.
+        publish: list[Callable[[], None]] = []
+        try:
+            for job in jobs:
 
-            def start(job: _ViewJob = job) -> None:
-                write = self._start(job, spikes, writer)
-                if write is not None:
-                    writer.submit(row.name, partial(_attempt_for, job, row, write))
+                def start(job: _ViewJob = job) -> None:
+                    write = self._start(job, spikes, writer)
+                    if write is not None:
+                        publish.append(partial(_attempt_for, job, row, write))
 
-            _attempt_for(job, row, start)
+                _attempt_for(job, row, start)
+        finally:
+            for one in publish:  # after Ctrl-C, too
+                writer.submit(row.name, one)
 
     def _start(
         self, job: _ViewJob, spikes: PublishedSpikes, writer: BackgroundWriter
