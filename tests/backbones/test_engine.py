@@ -6,6 +6,8 @@ import dataclasses
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -123,8 +125,8 @@ def test_a_pictures_features_depend_on_that_picture_alone(engine: FeatureEngine)
     whole = engine.features(pictures)
     np.testing.assert_array_equal(engine.features(pictures), whole)
     for part in (slice(0, 1), slice(3, 4), slice(2, 9)):
-        np.testing.assert_allclose(engine.features(pictures[part]), whole[part], rtol=0, atol=1e-6)
-    np.testing.assert_allclose(engine.features(pictures.flip(0)), whole[::-1], rtol=0, atol=1e-6)
+        np.testing.assert_array_equal(engine.features(pictures[part]), whole[part])
+    np.testing.assert_array_equal(engine.features(pictures.flip(0)), whole[::-1])
 
 
 def test_pictures_need_not_be_contiguous(engine: FeatureEngine) -> None:
@@ -162,6 +164,51 @@ def test_start_draws_and_describes_in_order(
     assert done == [4, 4, 3]
     expected = engine.features(drawer.draw(0, 11))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_batches_are_filled_with_what_is_started_next(
+    mobilenet: LoadedBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = FeatureEngine(mobilenet, batch_size=4, n_threads=2)
+    sizes: list[int] = []
+    real = OpenVinoNetwork._send
+
+    def send(self: OpenVinoNetwork) -> None:
+        sizes.append(self._batch.n_pictures)
+        real(self)
+
+    monkeypatch.setattr(OpenVinoNetwork, "_send", send)
+    drawer = make_drawer(224)
+    expected = engine.features(drawer.draw(0, 11))
+    assert sizes == [4, 4, 3]
+    sizes.clear()
+    waits = [engine.start(drawer) for _ in range(3)]
+    assert sizes == [4] * 8
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda wait: wait(), reversed(waits)))
+    assert sizes == [4] * 8 + [1]
+    for one in found:
+        np.testing.assert_array_equal(one, expected)
+
+
+def test_pictures_that_cannot_be_drawn_leave_the_others_as_they_are(
+    mobilenet: LoadedBackbone,
+) -> None:
+    engine = FeatureEngine(mobilenet, batch_size=4)
+    pictures = make_drawer(224).draw(0, 5)
+    network = engine._network
+    assert isinstance(network, OpenVinoNetwork)
+    before = network.start([pictures], 5)
+
+    def broken() -> Iterator[torch.Tensor]:
+        yield pictures[:2]
+        raise InputError("a spike lies outside the recording")
+
+    with pytest.raises(InputError):
+        network.start(broken(), 4)
+    after = network.start([pictures], 5)
+    for wait in (after, before):
+        np.testing.assert_array_equal(wait(), engine.features(pictures))
 
 
 def test_a_recording_without_windows_is_described_by_no_rows(engine: FeatureEngine) -> None:
