@@ -22,6 +22,8 @@ from toptune.store.session import alone
 #: ``damaged``: refused when read. ``missing``: listed, but not there. ``note``: harmless.
 Kind = Literal["damaged", "missing", "note"]
 
+_UNFINISHED = "being written, or left by a process that was killed"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
@@ -141,8 +143,11 @@ class _Check:
             self._recording(name)
 
     def _recording(self, name: str) -> None:
-        with self.store.place.naming(), self.store.place.whole(name) as folder:
+        place = self.store.place
+        with place.naming(), place.whole(name) as folder:
             self._in_folder(name, folder)
+        for group in place.unfinished:
+            self._add("note", group, _UNFINISHED)
 
     def _in_folder(self, name: str, folder: Path) -> None:
         if not folder.exists():
@@ -176,7 +181,7 @@ class _Check:
         """Name what does not belong to the data set."""
         for name in self.store.place.names():
             if name.startswith(ASIDE):
-                self._add("note", name, "being written, or left by a process that was killed")
+                self._add("note", name, _UNFINISHED)
             elif name not in listed and self.store.place.holds_recording(name):
                 self._add("note", name, "the devices file no longer lists it")
             elif name not in {"zarr.json", *listed}:

@@ -44,6 +44,8 @@ class LocalPlace:
         self.path = path
         #: Where groups are read.
         self.folder = path
+        #: Groups that are not published, of the recording that `whole` gave last.
+        self.unfinished: list[str] = []
         #: Called before something is published: an error there keeps it from being published.
         self.guard: Callable[[], object] = lambda: None
 

@@ -30,7 +30,7 @@ from typing import Any, TypeVar
 from toptune.errors import StorageError, ToptuneError
 from toptune.machine.caches import private_folder
 from toptune.machine.durable import writing
-from toptune.machine.locks import held
+from toptune.machine.locks import NoLocksError, held
 from toptune.machine.remote import RemotePath
 from toptune.store.groups import DamagedError, group_metadata
 from toptune.store.places import ASIDE, LocalPlace
@@ -263,15 +263,14 @@ class Replica(LocalPlace):
     def whole(self, name: str) -> Iterator[Path]:
         """Bring all objects of a recording but those of groups that are not published."""
         keys = self._objects.list(name)
-        folder = self.folder / name
+        sets = {group for group in map(_set_of, keys) if group}
+        self.unfinished = sorted(group for group in sets if _inside(group, _METADATA) not in keys)
+        if keys and f"{name}/spikes/{_METADATA}" not in keys:
+            self.unfinished, keys = [name], []
         self._forget(name)
-        if f"{name}/spikes/{_METADATA}" in keys:
-            without = {
-                group for group in map(_set_of, keys) if _inside(group, _METADATA) not in keys
-            }
-            self._fetch(key for key in keys if not _set_of(key) or _set_of(key) not in without)
+        self._fetch(key for key in keys if _set_of(key) not in self.unfinished)
         try:
-            yield folder
+            yield self.folder / name
         finally:
             self._forget(name)
 
@@ -281,7 +280,8 @@ class Replica(LocalPlace):
             for other in [g for g in self._held if f"{g}/".startswith(f"{group}/")]:
                 del self._held[other]
             self._sets.pop(group.partition("/")[0], None)
-            self._fresh = {key for key in self._fresh if not key.startswith(f"{group}/")}
+            # In place: other threads may be adding.
+            self._fresh -= {key for key in [*self._fresh] if key.startswith(f"{group}/")}
         shutil.rmtree(self.folder / group, ignore_errors=True)
 
     def names(self) -> list[str]:
@@ -444,9 +444,11 @@ def _home(pid: int) -> Path:
     folder = (private_folder() or _temporary()) / "replicas"
     own = folder / f"{pid}-{secrets.token_hex(4)}"
     kept = ExitStack()
-    kept.enter_context(held(_lock_of(own)))
+    folder.mkdir(parents=True, exist_ok=True)
+    with suppress(NoLocksError):
+        kept.enter_context(held(_lock_of(own)))
+        _sweep(folder)
     own.mkdir()
-    _sweep(folder)
     atexit.register(_leave, own, kept, pid)
     return own
 

@@ -25,7 +25,7 @@ from toptune.features.table import RecordingInfo
 from toptune.machine.durable import writing
 from toptune.machine.remote import RemotePath
 from toptune.params import HighPass, Ptsd, content_key, options_of
-from toptune.store.claims import Claims, claims_of, locks_of
+from toptune.store.claims import DEAD_S, Claims, claims_of, locks_of
 from toptune.store.feature_store import FeatureStore
 from toptune.store.places import ASIDE, place_of
 
@@ -208,14 +208,21 @@ def _refuse_others(path: Path, others: list[tuple[str, str]], listing: str, *, a
     if anew:
         raise InputError(
             f"{path}: another process is extracting into it, so it cannot be made anew: wait until"
-            " that has finished, or stop it"
+            f" that has finished, or stop it{_forgotten(path)}"
         )
     if any(theirs != listing for _, theirs in others):
         raise InputError(
             f"{path}: another process is extracting other recordings into it: give both the same"
             " devices file, with all recordings, and they share the work; or wait until that one"
-            " has finished"
+            f" has finished{_forgotten(path)}"
         )
+
+
+def _forgotten(path: Path) -> str:
+    """Say when a process that died is known to have."""
+    if not isinstance(path, RemotePath):
+        return ""
+    return f" (if it died on another machine, it counts for {DEAD_S:.0f} s more)"
 
 
 def _remove_leftovers(path: Path, living: set[str]) -> None:
