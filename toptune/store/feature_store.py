@@ -302,6 +302,7 @@ class FeatureStore:
             _make_plain(aside)
             write_group(aside / feature_set.key, arrays, attributes)
             self.place.publish_features(aside, name, feature_set.key)
+        self._computed[feature_set.key] = name
 
     def refuse_mixture(self, feature_set: FeatureSet, info: dict[str, Any]) -> None:
         """Refuse features that would be computed otherwise than those of the set that are there.

@@ -134,15 +134,20 @@ class Replica(LocalPlace):
             self._fresh.remove(key)
             return file.exists()
         data = self._objects.get(key)
+        if data is None:
+            file.unlink(missing_ok=True)
+            return False
+        self._see(group, data)
+        return True
+
+    def _see(self, group: str, data: bytes) -> None:
+        """Have a group's zarr.json in the replica."""
+        file = self.folder / group / _METADATA
         with writing(_temporary()):
-            if data is None:
-                file.unlink(missing_ok=True)
-                return False
             file.parent.mkdir(parents=True, exist_ok=True)
             part = file.with_name(f"{secrets.token_hex(4)}.partial")
             part.write_bytes(data)
             part.replace(file)
-        return True
 
     def _fetch(self, keys: Iterable[str]) -> list[str]:
         """Bring objects; gives the keys of those that are not there."""
@@ -322,6 +327,7 @@ class Replica(LocalPlace):
     def publish(self, aside: Path, name: str) -> None:
         """Upload a recording that was made aside, with its spikes; what is there is replaced."""
         self._upload(aside, name, f"spikes/{_METADATA}")
+        self._see(name, (aside / _METADATA).read_bytes())
 
     def publish_features(self, aside: Path, name: str, key: str) -> None:
         """Upload features of a recording: group `key` in the plain group that was made aside."""
@@ -329,6 +335,7 @@ class Replica(LocalPlace):
         plain = (aside / _METADATA).read_bytes()
         if self._objects.get(parent) != plain:
             self._put({parent: plain})
+        self._see(f"{name}/features", plain)
         self._upload(aside / key, f"{name}/features/{key}", _METADATA)
 
     def remove(self, group: str) -> None:
