@@ -11,13 +11,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from toptune.errors import InputError, StorageError, ToptuneError
 from toptune.features.extractor import StageReporter
 from toptune.machine.cuda import accelerator
-from toptune.machine.remote import release
+from toptune.machine.remote import read_ahead, release
 from toptune.params import Compute, SpikeSettings
 from toptune.spikes import finding
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from toptune.recordings.objects import NamedRecording
 
 _LOG = logging.getLogger(__name__)
+# Of so many recordings by URL the headers are read together.
+_AHEAD = 64
 
 
 class ProgressReporter(Protocol):
@@ -70,7 +73,9 @@ def check_recordings(
     """
     refused: dict[str, ToptuneError] = {}
     voltage = False
-    for name, (path, settings) in recordings.items():
+    for number, (name, (path, settings)) in enumerate(recordings.items()):
+        if number % _AHEAD == 0:
+            read_ahead(one for one, _ in islice(recordings.values(), number, number + _AHEAD))
         try:
             with reading(path):
                 header = finding.check_recording(path, settings)

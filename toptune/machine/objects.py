@@ -322,17 +322,32 @@ _WHOLE = "see that it was uploaded whole"
 _NETWORK = "check the network, and the endpoint if one is set (AWS_ENDPOINT_URL)"
 
 
+# What S3 names of refusals mean, and what to do.
+_NAMED = {
+    "NoSuchBucket": ("there is no such bucket", "check its name, and AWS_ENDPOINT_URL if set"),
+    "RequestTimeTooSkewed": ("the clock of this machine is off", "set it by the network"),
+    **dict.fromkeys(
+        ("PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed"),
+        ("the bucket is elsewhere", "set AWS_REGION to the bucket's own"),
+    ),
+    **dict.fromkeys(
+        ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"),
+        ("access is refused", "credentials"),
+    ),
+}
+_BY_STATUS = {
+    **dict.fromkeys((401, 403), ("access is refused", "credentials")),
+    **dict.fromkeys((301, 307), _NAMED["PermanentRedirect"]),
+    **dict.fromkeys((405, 501), ("the server does not do this", "use a bucket of s3, gs or az")),
+}
+
+
 def _status_trouble(status: int, code: str) -> _Trouble:
     """Say what a server's refusal means; `code` is S3's name of it."""
     named = f"{status} {code}".strip()
-    if code == "NoSuchBucket":
-        return _Trouble("there is no such bucket", "check its name, and AWS_ENDPOINT_URL if set")
-    if status in (401, 403) or code in ("InvalidAccessKeyId", "SignatureDoesNotMatch"):
-        return _Trouble(f"access is refused, {named}", "credentials")
-    if status in (301, 307, 400) and "Redirect" in code + "Redirect" * (status != 400):
-        return _Trouble(f"the bucket is elsewhere, {named}", "set AWS_REGION to the bucket's own")
-    if status in (405, 501):
-        return _Trouble(f"the server does not do this, {named}", "use a bucket of s3, gs or az")
+    known = _NAMED.get(code) or _BY_STATUS.get(status)
+    if known is not None:
+        return _Trouble(f"{known[0]}, {named}", known[1])
     passing = status >= 500 or status in (408, 409, 425, 429) or code == "RequestTimeout"
     return _Trouble(f"the server answers {named}", "" if passing else _NETWORK, passing=passing)
 
@@ -365,7 +380,9 @@ def _without_status(error: Exception, text: str) -> _Trouble:
     named = type(error).__name__
     if named in ("UnauthenticatedError", "PermissionDeniedError"):
         return _Trouble("access is refused", "credentials")
-    if re.search(r"credential|metadata endpoint|instance identity|169\.254\.", text, re.IGNORECASE):
+    # Not what a URL or a key says.
+    plain = re.sub(r'https?://\S+|path: "[^"]*"|location \S+', "", text)
+    if "//169.254.169.254/" in text or re.search("credential", plain, re.IGNORECASE):
         return _Trouble("there are no credentials", "credentials")
     if _UNCONNECTED.search(text) or isinstance(error, ConnectionRefusedError):
         return _Trouble("the server cannot be reached", _NETWORK, passing=True, connected=False)
@@ -412,7 +429,7 @@ class _Root:
 
     def __init__(self, scheme: str, netloc: str, transport: _Transport) -> None:
         self.scheme, self.url = scheme, f"{scheme}://{netloc}"
-        self._transport = transport
+        self.transport = transport
         self._answered = self._seen = False
         self._absent: tuple[float, _Trouble] | None = None
 
@@ -431,7 +448,7 @@ class _Root:
         while True:
             try:
                 async with asyncio.timeout(REQUEST_S + n_bytes / _BYTES_PER_S):
-                    got = await action(self._transport)
+                    got = await action(self.transport)
             except (FileNotFoundError, _Changed):
                 self._answered = True
                 raise
@@ -620,6 +637,11 @@ class _Obstore:
     def __init__(self, scheme: str, netloc: str) -> None:
         from zarr.storage import ObjectStore
 
+        if _is_orphan:
+            raise _Trouble(
+                "this process was forked from one that read URLs, and has lost its connections",
+                "start it by `spawn` instead of by `fork`",
+            )
         self._raw: Any = _obstore_of(scheme, netloc)
         self._store = ObjectStore(self._raw)
 
@@ -920,6 +942,8 @@ class _Loop:
 
 
 _working: _Loop | None = None
+# obstore's own threads were left behind in the process that this one was forked from.
+_is_orphan = False
 
 
 def _run(task: Coroutine[Any, Any, T]) -> T:
@@ -939,7 +963,8 @@ def _run(task: Coroutine[Any, Any, T]) -> T:
 
 def _forget() -> None:
     """Start anew in a forked process, which has none of the threads."""
-    global _working, _guard
+    global _working, _guard, _is_orphan  # noqa: PLW0603  # what the threads were
+    _is_orphan |= any(isinstance(root.transport, _Obstore) for root in _roots.values())
     _working, _guard = None, threading.RLock()
     _roots.clear()
 

@@ -17,6 +17,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path, PosixPath, PurePath
 from typing import IO, TYPE_CHECKING, Any, NoReturn
@@ -106,6 +107,25 @@ def look_at(paths: Iterable[Path]) -> None:
     if remote:
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="toptune-look") as pool:
             list(pool.map(RemotePath.found, remote))
+
+
+def read_ahead(paths: Iterable[object]) -> None:
+    """Read where files begin and end, of many URLs at a time: what opening them needs first.
+
+    What cannot be read is left to who opens it.
+    """
+
+    def read(path: RemotePath) -> None:
+        with suppress(InputError, OSError):
+            if path.found() is not None and path.at_hand() is None:
+                blocks = path.blocks()
+                blocks.pread(1, 0)
+                blocks.pread(1, blocks.size - 1)
+
+    remote = [path for path in paths if isinstance(path, RemotePath)]
+    if len(remote) > 1:
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="toptune-look") as pool:
+            list(pool.map(read, remote))
 
 
 def refuse_secrets(url: str) -> None:
@@ -601,7 +621,7 @@ class OpenBytes:
     def __init__(self, path: Path) -> None:
         self._blocks: Blocks | None = None
         self._descriptor = -1
-        if isinstance(path, RemotePath) and path.at_hand() is None:
+        if isinstance(path, RemotePath) and is_in_ranges(path):
             self._blocks = path.blocks()
         else:
             self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
@@ -622,7 +642,7 @@ class OpenBytes:
 
 def for_hdf5(path: Path) -> Any:
     """Give what h5py opens: the path itself or, where a URL has no copy, what reads in ranges."""
-    if isinstance(path, RemotePath) and path.at_hand() is None:
+    if isinstance(path, RemotePath) and is_in_ranges(path):
         return Ranges(path)
     return os.fspath(path)
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from toptune.errors import InputError, InputErrors
-from toptune.machine.fingerprint import file_sha256, quick_digest, require_regular
-from toptune.machine.remote import RemotePath, as_path, look_at
+from toptune.machine.fingerprint import file_sha256, quick_digest, require_regular, stamp_of
+from toptune.machine.remote import RemotePath, as_path, look_at, release
 from toptune.params import OpeningOptions, SpikeSettings, write_merge
 from toptune.recordings.text import TableError, TableHead, decoded, read_head
 
@@ -113,14 +113,15 @@ def label_doubts(labels: Iterable[str]) -> tuple[str, ...]:
 def same_content(devices: DevicesFile) -> tuple[str, ...]:
     """Warn of recordings with the same bytes that count as several devices or classes.
 
-    Only those whose sizes and ends agree are read whole.
+    Only those whose sizes and then ends agree are read whole.
     """
     alike = [[row for row in devices.rows if _exists(row.recording)]]
-    for digest in (quick_digest, file_sha256):
+    for digest in (_sizes, quick_digest, file_sha256):
         rows_of: dict[tuple[str, ...], list[DeviceRow]] = {}
         for row in (row for rows in alike for row in rows):
             part = (str(row.opening.get(name, "")) for name in _WHICH)
             rows_of.setdefault((digest(row.recording), *part), []).append(row)
+            release(row.recording)
         alike = [rows for rows in rows_of.values() if len(rows) > 1]
     return tuple(
         f"{devices.path}, lines {' and '.join(str(row.line) for row in rows)}:"
@@ -130,6 +131,10 @@ def same_content(devices: DevicesFile) -> tuple[str, ...]:
         for rows in alike
         if len({(row.device, row.label) for row in rows}) > 1
     )
+
+
+def _sizes(path: Path) -> str:
+    return str(sorted(size for _, size, _ in stamp_of(path)))
 
 
 def read_devices(path: Path) -> DevicesFile:

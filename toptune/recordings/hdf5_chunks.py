@@ -87,17 +87,8 @@ class ChunkedVoltage:
         """
         stop = start + out.shape[1]
         if not self._fast:
-            if not self._seen:
-                check_inflation(self._dataset, self._path)
-                self._seen = True
-            try:
-                raw = self._dataset[:, start:stop]
-            except OSError as error:
-                raise self._damaged(start, str(error)) from None
-            out[...] = (raw[self._rows] - self._zero[:, None]) * self._gain_uv[:, None]
+            self._read_by_library(out, start, stop)
             return
-        if self._index is None:
-            self._index = self._read_index()
         row_step, step = self._dataset.chunks
         channel_of_row = np.full(-(-self._dataset.shape[0] // row_step) * row_step, -1, np.int64)
         channel_of_row[self._rows] = np.arange(self._rows.size)
@@ -106,6 +97,10 @@ class ChunkedVoltage:
             for column in range(start // step * step, stop, step)
             for row in range(0, self._dataset.shape[0], row_step)
         ]
+        self._find_chunks(corners)
+        if not self._fast:  # as a chunk has just told
+            self._read_by_library(out, start, stop)
+            return
         with OpenBytes(self._path) as file:
 
             def some(which: slice) -> None:
@@ -114,6 +109,16 @@ class ChunkedVoltage:
 
             # Few large tasks: with a task per chunk, threads would mostly wait for the interpreter.
             in_threads(pool, some, channel_slices(len(corners), pool))
+
+    def _read_by_library(self, out: NDArray[np.float32], start: int, stop: int) -> None:
+        if not self._seen:
+            check_inflation(self._dataset, self._path)
+            self._seen = True
+        try:
+            raw = self._dataset[:, start:stop]
+        except OSError as error:
+            raise self._damaged(start, str(error)) from None
+        out[...] = (raw[self._rows] - self._zero[:, None]) * self._gain_uv[:, None]
 
     def check_whole(self) -> None:
         """Refuse a truncated file by the index of its chunks, without reading samples.
@@ -130,24 +135,45 @@ class ChunkedVoltage:
             if chunk.byte_offset + chunk.size > n_bytes:
                 raise self._damaged(chunk.column, "the file ends inside a chunk")
 
+    def _find_chunks(self, corners: list[tuple[int, int]]) -> None:
+        if is_in_ranges(self._path):
+            self._index = self._look_up(corners)
+        elif self._index is None:
+            self._index = self._read_index()
+
     def _read_index(self) -> dict[tuple[int, int], _Chunk]:
-        index: dict[tuple[int, int], _Chunk] = {}
-        # Deflate makes incompressible bytes hardly any longer.
-        most = 2 * math.prod(self._dataset.chunks) * 4 + 1024
         try:
             stored = chunks_of(self._dataset)
         except DAMAGE as error:
-            if isinstance(error, InputError):  # of a server
-                raise
-            raise self._damaged(0, str(error)) from None
-        for info in stored:
-            if info.filter_mask != 0:  # a filter was skipped for this chunk: left to the library
-                self._fast = False
-            row, column = info.chunk_offset
-            if info.size > most:
-                raise self._damaged(column, f"a chunk claims to take {info.size} bytes")
-            index[row, column] = _Chunk(row, column, info.byte_offset, info.size)
-        return index
+            raise self._index_damaged(error) from None
+        return {(one.row, one.column): one for one in map(self._chunk, stored)}
+
+    def _look_up(self, corners: list[tuple[int, int]]) -> dict[tuple[int, int], _Chunk]:
+        """Find some chunks, without the rest of the index, which is all over the file."""
+        found = self._index or {}
+        try:
+            for corner in corners:
+                if corner not in found:
+                    info = self._dataset.id.get_chunk_info_by_coord(corner)
+                    if info.byte_offset is not None:  # it was written
+                        found[corner] = self._chunk(info)
+        except DAMAGE as error:
+            raise self._index_damaged(error) from None
+        return found
+
+    def _chunk(self, info: Any) -> _Chunk:
+        # Deflate makes incompressible bytes hardly any longer.
+        most = 2 * math.prod(self._dataset.chunks) * 4 + 1024
+        if info.filter_mask != 0:  # a filter was skipped for this chunk: left to the library
+            self._fast = False
+        row, column = info.chunk_offset
+        if info.size > most:
+            raise self._damaged(column, f"a chunk claims to take {info.size} bytes")
+        return _Chunk(row, column, info.byte_offset, info.size)
+
+    def _index_damaged(self, error: Exception) -> Exception:
+        # A server's own error says more.
+        return error if isinstance(error, InputError) else self._damaged(0, str(error))
 
     def _read_chunk(
         self,

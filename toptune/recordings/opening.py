@@ -135,6 +135,7 @@ class SpikeRecording:
     def trains(self) -> SpikeTrains:
         """Read the spikes; the file must agree with the rate and the duration given."""
         path, options = self.path, self.options
+        fetch_whole(path)
         try:
             trains = self.reader(path, options)
         except OSError as error:
@@ -163,8 +164,8 @@ class Format:
     recognise: Callable[[Path], str | None]
     open: Callable[[Path, str, OpeningOptions], OpenVoltage | SpikeRecording]
     is_folder: bool = False
-    # Of a URL it reads the ranges that are needed; of another format everything is copied first.
-    in_ranges: bool = False
+    # Whether libraries open it, which need a copy of what is named by a URL.
+    needs_copy: bool = False
 
 
 def _recognise_mcs(path: Path) -> str | None:
@@ -248,9 +249,10 @@ FORMATS = (
         "recordings of MaxWell, 3Brain, Intan, Blackrock, Plexon and NeuroExplorer, NWB files",
         _recognise_foreign,
         _open_foreign,
+        needs_copy=True,
     ),
     Format("folders of Open Ephys and Intan", _recognise_foreign, _open_foreign, is_folder=True),
-    Format("MCS HDF5 files", _recognise_mcs, _open_mcs, in_ranges=True),
+    Format("MCS HDF5 files", _recognise_mcs, _open_mcs),
     Format(
         "folders of SpyCode peak trains (.txt or .mat)",
         _recognise_peak_trains,
@@ -337,6 +339,6 @@ def open_recording(
             f"{path}: not a recording toptune knows: {what_it_is(path)}; it reads {known}"
         )
     one, kind = found
-    if not one.in_ranges:
+    if one.needs_copy:
         fetch_whole(path)
     return one.open(path, kind, options)
