@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import h5py
 import numpy as np
@@ -219,6 +223,89 @@ def test_a_recording_that_changes_meanwhile_is_refused(bucket: Bucket, tmp_path:
         bucket.put("a.h5", write_mcs(tmp_path / "b.h5", seed=2).read_bytes())
         with pytest.raises(InputError, match="changed while it was read"):
             recording.read(0, recording.n_samples)
+
+
+class _Web(BaseHTTPRequestHandler):
+    """Gives a file in ranges, or whole as simple servers do."""
+
+    content: ClassVar[bytes]
+    in_ranges: ClassVar[bool]
+
+    def do_GET(self) -> None:
+        self.answer(with_body=True)
+
+    def do_HEAD(self) -> None:
+        self.answer(with_body=False)
+
+    def answer(self, *, with_body: bool) -> None:
+        if self.path != "/raw/a%20b.h5":
+            self.send_error(404)
+            return
+        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if asked and self.in_ranges:
+            first, last = int(asked[1]), min(int(asked[2]), len(self.content) - 1)
+            body = self.content[first : last + 1]
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {first}-{last}/{len(self.content)}")
+        else:
+            body = self.content
+            self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if with_body:
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize("in_ranges", [True, False])
+def test_a_recording_on_the_web_is_read(
+    tmp_path: Path, in_ranges: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    file = write_mcs(tmp_path / "a b.h5", seed=1)
+    kind = type("Web", (_Web,), {"content": file.read_bytes(), "in_ranges": in_ranges})
+    with ThreadingHTTPServer(("127.0.0.1", 0), kind) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            address = f"http://127.0.0.1:{server.server_port}/raw"
+            url = f"{address}/a%20b.h5"
+            with open_recording(url) as there, open_recording(file) as here:  # type: ignore[union-attr]
+                assert np.array_equal(there.read(0, 500), here.read(0, 500))
+            assert file_sha256(as_path(url)) == file_sha256(file)
+            with pytest.raises(InputError, match=f"{address}/none.h5: no such file"):
+                open_recording(f"{address}/none.h5")
+        finally:
+            server.shutdown()
+            thread.join(10)
+
+
+def test_credentials_may_be_of_a_profile(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package("boto3")
+    bucket.put("a.csv", b"time_s,channel\n0.5,A\n")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION"):
+        monkeypatch.delenv(name)
+    endpoint = os.environ["AWS_ENDPOINT_URL"]
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    (tmp_path / "credentials").write_text(
+        "[laboratory]\naws_access_key_id = AKIAPROFILE\naws_secret_access_key = hidden\n"
+    )
+    (tmp_path / "config").write_text(
+        f"[profile laboratory]\nregion = eu-central-1\nendpoint_url = {endpoint}\n"
+    )
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_PROFILE", "laboratory")
+    recording = open_recording(f"{bucket.url}/a.csv")
+    assert isinstance(recording, SpikeRecording)
+    assert recording.trains().channel_labels == ("A",)
+    assert {one.key_id for one in bucket.server.requests()} == {"AKIAPROFILE"}
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(InputError, match="AWS configuration cannot be used, ProfileNotFound"):
+        open_recording(f"{bucket.url}/a.csv")
 
 
 def test_faults_on_the_way_change_nothing(

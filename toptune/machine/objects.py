@@ -248,7 +248,8 @@ class Objects:
         return sorted(self._read(prefix, lambda: self._root.retried(lambda t: t.folders(place))))
 
     def _place(self, key: str) -> str:
-        return f"{self._prefix}/{key}".strip("/") if self._prefix else key.strip("/")
+        place = f"{self._prefix}/{key}".strip("/")
+        return unquote(place) if self._root.scheme in _WEB else place
 
     def _read(self, key: str, action: Callable[[], Coroutine[Any, Any, T]]) -> T:
         try:
@@ -281,8 +282,6 @@ def objects_at(url: object) -> Objects:
     parts = urlsplit(text.replace("?", "%3F").replace("#", "%23"))
     scheme = parts.scheme.lower()
     key = text.split("://", 1)[-1].partition("/")[2].strip("/")
-    if scheme in _WEB:
-        key = unquote(key)
     return Objects(_root_at(scheme, parts.netloc), key)
 
 
@@ -916,6 +915,16 @@ def _require_packages(scheme: str) -> None:
             f"reading {scheme}:// needs {name}, not installed here: pip install 'toptune[cloud]'"
             " (from a checkout: pip install '.[cloud]'); local files are read without"
         )
+    if name == "fsspec":
+        from fsspec import get_filesystem_class
+
+        try:
+            get_filesystem_class(scheme)
+        except ValueError:
+            raise InputError(
+                f"{scheme}:// is no kind of URL that can be read: obstore serves"
+                f" {', '.join(sorted(_OBSTORE))}, and fsspec none of that name"
+            ) from None
 
 
 class _Loop:
