@@ -36,6 +36,7 @@ def below(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Objects:
     monkeypatch.setattr(objects, "REQUEST_S", 0.3)
     monkeypatch.setattr(objects, "_BYTES_PER_S", 2**27)
     monkeypatch.setattr(objects, "_FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr(objects, "_LONGEST_PAUSE_S", 0.3)
     return objects_at(f"{bucket.url}/study")
 
 
@@ -139,7 +140,7 @@ def failure(call: Callable[[], object]) -> ToptuneError:
 def test_a_fault_that_stays_is_one_error_after_a_bounded_time(
     bucket: Bucket, below: Objects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(objects, "TOTAL_S", 0.4)
+    monkeypatch.setattr(objects, "TOTAL_S", 0.8)
     bucket.put("study/key", b"data")
     below.size("key")
     for fault, cause in (("503", "503 SlowDown"), ("cut before", "broke"), ("stall", "in time")):

@@ -76,6 +76,11 @@ class Found:
     etag: str = ""
 
 
+# A method of this class is called `list`.
+Heads = list[Found | None]
+Parts = list[bytes | None]
+
+
 class Objects:
     """The objects below a URL, each known by its key: the rest of its URL.
 
@@ -113,6 +118,18 @@ class Objects:
         """Say what the server knows of an object; None where there is none."""
         place = self._place(key)
         return self._read(key, lambda: self._root.there(lambda t: t.head(place)))
+
+    def head_all(self, keys: Iterable[str]) -> Heads:
+        """Say what the server knows of objects, many at a time; None where there is none."""
+        return self._read("", lambda: self._root.head_all([self._place(key) for key in keys]))
+
+    def read_ahead(self, parts: Iterable[tuple[str, int, int, str]]) -> Parts:
+        """Read parts of objects, each a key, a start, bytes and what it is, many at a time.
+
+        What cannot be read is None.
+        """
+        wanted = [(self._place(key), start, n, etag) for key, start, n, etag in parts]
+        return _run(self._root.read_ahead(wanted))
 
     def size(self, key: str) -> int | None:
         """Give the bytes of an object; None where there is none."""
@@ -509,6 +526,29 @@ class _Root:
                 "it was changed while it was read", "run the same command again"
             ) from None
         return None if None in got else b"".join(one for one in got if one is not None)
+
+    async def head_all(self, places: list[str]) -> list[Found | None]:
+        """Ask for objects, many at a time."""
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(place: str) -> Found | None:
+            async with gate:
+                return await self.there(lambda t: t.head(place))
+
+        return await _all_of(map(one, places))
+
+    async def read_ahead(self, parts: list[tuple[str, int, int, str]]) -> list[bytes | None]:
+        """Read parts of objects, many at a time; those that cannot be read are None."""
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(part: tuple[str, int, int, str]) -> bytes | None:
+            async with gate:
+                try:
+                    return await self.part(*part)
+                except _Trouble:
+                    return None
+
+        return await _all_of(map(one, parts))
 
     async def whole(self, place: str) -> bytes | None:
         """Read an object, what is large in pieces."""

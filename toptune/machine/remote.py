@@ -15,8 +15,7 @@ import stat
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Generator, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path, PosixPath, PurePath
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 # Two letters and more, so that no drive of Windows is one. pathlib takes one of the slashes away.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+):(//?)(.*)", re.DOTALL)
 
-_AT_ONCE = 16
 # For so many seconds what a server said of an object is believed.
 _BELIEVED_S = 60.0
 # Of a file that is read in ranges: what is asked for at once, and how many of these are kept.
@@ -103,10 +101,9 @@ def look_at(paths: Iterable[Path]) -> None:
     InputError
         A server cannot be asked.
     """
-    remote = [path for path in paths if isinstance(path, RemotePath)]
-    if remote:
-        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="toptune-look") as pool:
-            list(pool.map(RemotePath.found, remote))
+    for objects, those in _by_bucket(paths):
+        for path, found in zip(those, objects.head_all(path.key for path in those), strict=True):
+            path.remember(found)
 
 
 def read_ahead(paths: Iterable[object]) -> None:
@@ -114,18 +111,23 @@ def read_ahead(paths: Iterable[object]) -> None:
 
     What cannot be read is left to who opens it.
     """
+    for objects, those in _by_bucket(paths):
+        with suppress(InputError):
+            look_at(those)
+            ends = [(one, at) for path in those if (one := path.to_be_read()) for at in one.ends()]
+            parts = [(blocks.key, *part, blocks.etag) for blocks, part in ends]
+            for (blocks, (at, _)), data in zip(ends, objects.read_ahead(parts), strict=True):
+                if data is not None:
+                    blocks.keep(at, data)
 
-    def read(path: RemotePath) -> None:
-        with suppress(InputError, OSError):
-            if path.found() is not None and path.at_hand() is None:
-                blocks = path.blocks()
-                blocks.pread(1, 0)
-                blocks.pread(1, blocks.size - 1)
 
-    remote = [path for path in paths if isinstance(path, RemotePath)]
-    if len(remote) > 1:
-        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="toptune-look") as pool:
-            list(pool.map(read, remote))
+def _by_bucket(paths: Iterable[object]) -> Iterator[tuple[Objects, list[RemotePath]]]:
+    """Sort out the URLs among paths by what serves them."""
+    found: dict[str, list[RemotePath]] = {}
+    for path in paths:
+        if isinstance(path, RemotePath) and path.key:
+            found.setdefault("/".join(path.parts[:2]), []).append(path)
+    return ((those[0].above()[0], those) for those in found.values())
 
 
 def refuse_secrets(url: str) -> None:
@@ -282,18 +284,32 @@ class RemotePath(PosixPath):
         """Give the bucket's objects, and the key of this one among them."""
         from toptune.machine.objects import objects_at
 
-        whole = self.resolve()
-        return objects_at(RemotePath(*whole.parts[:2])), "/".join(whole.parts[2:])
+        return objects_at(RemotePath(*self.parts[:2])), self.key
+
+    @property
+    def key(self) -> str:
+        """The key of this object in its bucket."""
+        return "/".join(self.resolve().parts[2:])
 
     def found(self) -> Found | None:
         """Say what the server knows of the object with this URL; None where there is none."""
+        if self._blocks is not None:  # of which parts have been read: that content is meant
+            return self._blocks.found
         seen = self._seen
         if seen is not None and time.monotonic() - seen[0] < _BELIEVED_S:
             return seen[1]
         objects, key = self.above()
-        found = objects.head(key) if key else None
+        return self.remember(objects.head(key) if key else None)
+
+    def remember(self, found: Found | None) -> Found | None:
+        """Believe for a while what the server has said of the object, if there is one."""
         self._seen = None if found is None else (time.monotonic(), found)
         return found
+
+    def to_be_read(self) -> Blocks | None:
+        """Give what reads the object in ranges; None where there is none, or a copy."""
+        seen = self._seen is not None and bool(self.found())
+        return self.blocks() if seen and self.at_hand() is None else None
 
     def files(self) -> dict[str, Found]:
         """List what is copied of this URL: the object ("") or, by their keys, all below it."""
@@ -448,10 +464,9 @@ class RemotePath(PosixPath):
         found = self.found()
         if found is None:
             raise FileNotFoundError(2, "no such object", str(self))
-        known = self._blocks
-        if known is None or (known.size, known.etag) != (found.size, found.etag):
-            known = self._blocks = Blocks(self, found)
-        return known
+        if self._blocks is None:
+            self._blocks = Blocks(self, found)
+        return self._blocks
 
     def __fspath__(self) -> str:
         if self._lease is None:
@@ -460,7 +475,7 @@ class RemotePath(PosixPath):
 
     def at_hand(self) -> Path | None:
         """Give a local copy where there is one, by whichever path or process; fetch none."""
-        if self._lease is None:
+        if self._lease is None and self._blocks is None:
             found = self.found()
             if found is not None:
                 from toptune.machine.copies import Original, copy_at_hand
@@ -547,9 +562,8 @@ class Blocks:
     """
 
     def __init__(self, path: RemotePath, found: Found) -> None:
-        self.size = found.size
-        self.etag = found.etag
-        self._objects, self._key = path.above()
+        self.found, self.size, self.etag = found, found.size, found.etag
+        self._objects, self.key = path.above()
         self._kept: OrderedDict[int, bytes] = OrderedDict()
         self._guard = threading.Lock()
 
@@ -557,7 +571,7 @@ class Blocks:
         """Read bytes from somewhere, as far as the object reaches."""
         n_bytes = max(0, min(n_bytes, self.size - at))
         if n_bytes >= _BLOCK:
-            return self._objects.get_range(self._key, at, n_bytes, self.etag)
+            return self._objects.get_range(self.key, at, n_bytes, self.etag)
         if not n_bytes:
             return b""
         first, last = at // _BLOCK, (at + n_bytes - 1) // _BLOCK
@@ -570,14 +584,25 @@ class Blocks:
             if number in self._kept:
                 self._kept.move_to_end(number)
                 return self._kept[number]
+        start, n_bytes = self._part(number)
+        block = self._objects.get_range(self.key, start, n_bytes, self.etag)
+        self.keep(start, block)
+        return block
+
+    def _part(self, number: int) -> tuple[int, int]:
         start = number * _BLOCK
-        n_bytes = min(_BLOCK, self.size - start)
-        block = self._objects.get_range(self._key, start, n_bytes, self.etag)
+        return start, min(_BLOCK, self.size - start)
+
+    def ends(self) -> list[tuple[int, int]]:
+        """Say where the first and the last block start and how long they are."""
+        return [self._part(number) for number in sorted({0, max(0, self.size - 1) // _BLOCK})]
+
+    def keep(self, start: int, block: bytes) -> None:
+        """Keep a block that was read; others go, those first that were asked for long ago."""
         with self._guard:
-            self._kept[number] = block
+            self._kept[start // _BLOCK] = block
             while len(self._kept) > _BLOCKS:
                 self._kept.popitem(last=False)
-        return block
 
 
 class Ranges(io.RawIOBase):
