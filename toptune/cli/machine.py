@@ -81,7 +81,8 @@ _TORCH_FOR_CUDA = (
 @command("toptune doctor study.zarr")
 def doctor(
     store: Annotated[
-        Path | None, typer.Argument(help="Store to verify; this machine is checked if not given.")
+        Path | None,
+        typer.Argument(help="Store to verify, or its URL; this machine is checked if not given."),
     ] = None,
     remove: Annotated[
         bool,

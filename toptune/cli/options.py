@@ -351,10 +351,12 @@ MovedWeights = Annotated[
         rich_help_panel=ADVANCED,
     ),
 ]
-ARecording = Annotated[Path, typer.Argument(help="A recording of any kind.")]
+ARecording = Annotated[Path, typer.Argument(help="A recording of any kind, or its URL.")]
 ModelFolder = Annotated[Path, typer.Argument(help="A run, or its model folder.")]
-Recordings = Annotated[list[Path], typer.Argument(help="Recordings of any kind.")]
-DevicesCsv = Annotated[Path, typer.Argument(help="CSV file with recording, device and label.")]
+Recordings = Annotated[list[Path], typer.Argument(help="Recordings of any kind, or their URLs.")]
+DevicesCsv = Annotated[
+    Path, typer.Argument(help="CSV file with recording, device and label, or its URL.")
+]
 
 
 # --- paths, refused before anything heavy is imported, in the words of the library's own checks;

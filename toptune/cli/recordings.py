@@ -344,7 +344,10 @@ def _microvolts(value: float | None) -> str:
 def extract(
     devices: DevicesCsv,
     store: Annotated[
-        Path, typer.Option(help="Store to make or to go on with; its name ends in .zarr.")
+        Path,
+        typer.Option(
+            help="Store to make or to go on with; its name ends in .zarr. May be a URL: s3://..."
+        ),
     ],
     windows: Windows,
     pictures: Annotated[tuple[Picture, ...], PictureChoice()],

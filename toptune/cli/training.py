@@ -138,7 +138,7 @@ def _setting(head: Head, setting: str) -> dict[str, Any]:
 
 @command("toptune fit study.zarr -o run")
 def fit(
-    store: Annotated[Path, typer.Argument(help="A store made by extract.")],
+    store: Annotated[Path, typer.Argument(help="A store made by extract, or its URL.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="New folder for the run.")],
     options: Annotated[FitOptions, FitChoice()],
     machine: Annotated[Compute, Only(("device",))],
