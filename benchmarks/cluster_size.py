@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,9 @@ WRITES_S, READS_S = 3500.0, 5500.0
 # Assumed of an object store: the time until it answers, and what a worker is given, in MB/s.
 ANSWER_S, WORKER_MB_S = 0.03, 100.0
 # By how much answers are delayed to see how many wait for each other.
-DELAY_S = 0.05
+DELAY_S = 0.2
+# So many recordings are opened in a bucket, and listed there under this name.
+N_CHECKED, _LISTED = 64, "/devices.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,10 +106,8 @@ class Asked:
     reads: float  # and those that get or list
     read_bytes: float
     written_bytes: float
-    rounds: float  # of a task: requests that wait for each other
-    check_requests: float  # of them those before any work, by the caller
-    check_bytes: float
-    check_rounds: float
+    rounds: float  # requests that wait for each other
+    check_rounds: float = 0.0  # the same of the caller, before any work
 
     def longer(self, shorter: Asked, times: float) -> Asked:
         """Go on from a recording of half the length to one of `times` the length, in a line."""
@@ -275,53 +276,60 @@ def buckets() -> Iterator[Any]:
         yield server.bucket()
 
 
-def asked_of_objects(folder: Path, n: int) -> Asked:
+def seconds_of(bucket: Any, work: Callable[[], object], delay_s: float) -> tuple[float, list[Any]]:
+    """Take the time of work with answers that are late, and list what was asked for."""
+    bucket.server.faults(*([{"fault": "slow", "seconds": delay_s}] if delay_s else []))
+    seconds = took(work)
+    requests = bucket.server.requests()
+    bucket.server.faults()
+    return seconds, requests
+
+
+def asked_by_tasks(folder: Path, n: int) -> Asked:
     """Extract from a bucket into a bucket by a worker of its own, and see what was asked for."""
     with buckets() as bucket, open_cluster("local:1") as cluster:
-        delay = {"fault": "slow", "seconds": DELAY_S}
 
-        def devices_in(name: str) -> Path:
-            # Of another URL no worker has a copy.
+        def extraction(name: str, delay_s: float = 0.0) -> tuple[float, list[Any]]:
+            # Of another URL the worker has no copy.
             bucket.upload(folder, f"{name}/")
-            return as_path(f"{bucket.url}/{name}/devices.csv")
+            devices, store = (as_path(f"{bucket.url}/{name}{end}") for end in (_LISTED, ".zarr"))
+            return seconds_of(bucket, lambda: extracted(devices, store, dask=cluster), delay_s)
 
-        def seconds_of(name: str, *faults: dict[str, Any]) -> tuple[float, list[Any]]:
-            devices, store = devices_in(name), as_path(f"{bucket.url}/{name}.zarr")
-            bucket.server.faults(*faults)
-            seconds = took(lambda: extracted(devices, store, dask=cluster))
-            requests = bucket.server.requests()
-            bucket.server.faults()
-            return seconds, requests
-
-        def check_seconds_of(*faults: dict[str, Any]) -> tuple[float, list[Any]]:
-            listed = read_devices(as_path(f"{bucket.url}/warm/devices.csv"))
-            bucket.server.faults(*faults)
-            seconds = took(lambda: check_listed(listed, SpikeSettings()))
-            requests = bucket.server.requests()
-            bucket.server.faults()
-            return seconds, requests
-
-        seconds_of("warm")  # imports
-        plain_s, requests = seconds_of("plain")
-        delayed_s, _ = seconds_of("delayed", delay)
-        check_s, checks = check_seconds_of()
-        delayed_check_s, _ = check_seconds_of(delay)
+        extraction("warm")  # imports
+        plain_s, requests = extraction("plain")
+        delayed_s, _ = extraction("delayed", DELAY_S)
     files = [row.recording.name for row in read_devices(folder / "devices.csv").rows]
     names = (*files, *map(recording_name, files))
     its = [one for one in requests if any(name in one.path for name in names)]
     tell(f"requests of {n} recordings: {len(its)}, of the session: {len(requests) - len(its)}")
     writes = sum(one.method in ("PUT", "POST", "DELETE") for one in its)
-    check_rounds = (delayed_check_s - check_s) / n / DELAY_S
     return Asked(
         writes=writes / n,
         reads=(len(its) - writes) / n,
         read_bytes=sum(one.n_received for one in its) / n,
         written_bytes=sum(one.n_sent for one in its) / n,
-        rounds=(delayed_s - plain_s) / n / DELAY_S - check_rounds,
-        check_requests=len(checks) / n,
-        check_bytes=sum(one.n_received for one in checks) / n,
-        check_rounds=check_rounds,
+        rounds=(delayed_s - plain_s) / n / DELAY_S,
     )
+
+
+def asked_by_checks(folder: Path) -> tuple[float, float]:
+    """Open many recordings in a bucket before any work: requests of one, and those in a row."""
+    with buckets() as bucket:
+        (data,) = (path.read_bytes() for path in folder.glob("*.h5"))
+        times = []
+        for delay_s in (0.0, DELAY_S):
+            place = f"{delay_s:g}"
+            names = [f"r{k}.h5" for k in range(N_CHECKED)]
+            lines = ["recording,device,label", *(f"{n},{n},{'ab'[len(n) % 2]}" for n in names)]
+            bucket.put(f"{place}{_LISTED}", "\n".join(lines).encode())
+            for name in names:
+                bucket.put(f"{place}/{name}", data)
+            listed = read_devices(as_path(f"{bucket.url}/{place}{_LISTED}"))
+            seconds, requests = seconds_of(
+                bucket, partial(check_listed, listed, SpikeSettings()), delay_s
+            )
+            times.append(seconds)
+    return len(requests) / N_CHECKED, (times[1] - times[0]) / N_CHECKED / DELAY_S
 
 
 def files_of(store: Path) -> dict[str, bytes]:
@@ -347,13 +355,17 @@ def measure_costs(path: Path) -> None:
 
 
 def measure_objects(path: Path) -> None:
+    with recordings(1, 2.0) as folder:
+        n_requests, check_rounds = asked_by_checks(folder)
+    tell(f"opened by {n_requests:.1f} requests, {check_rounds:.2f} in a row")
     found = []
     for seconds in (SECONDS / 2, SECONDS):
         with recordings(N_MEASURED, seconds) as folder:
-            found.append(asked_of_objects(folder, N_MEASURED))
-        for name, value in asdict(found[-1]).items():
+            one = replace(asked_by_tasks(folder, N_MEASURED), check_rounds=check_rounds)
+        found.append(asdict(one))
+        for name, value in found[-1].items():
             tell(f"{seconds:g} s: {name}: {value:.4g}")
-    path.write_text(json.dumps([asdict(one) for one in found], indent=1))
+    path.write_text(json.dumps(found, indent=1))
 
 
 def measure_scaling(path: Path) -> None:
