@@ -179,7 +179,7 @@ def extract(
     devices
         The devices file.
     store
-        A store to go on with, or a new folder.
+        A store to go on with, or a new folder; or the URL of one.
     windows, picture, backbone, spikes
         What to extract; the defaults of their classes where None. Of several pictures, such as
         `RECOMMENDED_PICTURES`, each makes a feature set, all in one pass over the recordings. An

@@ -301,8 +301,10 @@ def _nothing() -> None: ...
 
 def _seconds() -> float:
     """Give a clock that goes on while a machine sleeps, where there is one."""
-    clock = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic() if clock is None else time.clock_gettime(clock)
+    for name in ("CLOCK_BOOTTIME", "CLOCK_MONOTONIC"):  # of Linux, of macOS
+        if hasattr(time, name):
+            return time.clock_gettime(getattr(time, name))
+    return time.monotonic()
 
 
 # --- processes of this machine, which need not be waited for until they seem dead
