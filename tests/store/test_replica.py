@@ -11,6 +11,7 @@ import os
 import secrets
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 from dying import Requests
 from needs import package
-from s3 import Bucket
+from s3 import Bucket, rule
 from store_cases import (
     LISTED,
     SET,
@@ -33,7 +34,7 @@ from store_cases import (
 )
 
 from toptune.errors import InputError, StorageError, ToptuneError
-from toptune.machine import objects
+from toptune.machine import objects, threads
 from toptune.machine.remote import RemotePath, as_path
 from toptune.params import SpikeSettings
 from toptune.store import replica
@@ -333,6 +334,29 @@ def test_a_recording_is_old_or_new_or_absent_whenever_its_replacing_is_killed(
         restore()
     assert requests.n > 40
     assert bytes_of(url) == expected
+
+
+def test_an_interrupt_does_not_wait_for_what_a_server_does_not_answer(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "_GRACE_S", 0.2)
+    store = make_store(f"{bucket.url}/s.zarr")
+    bucket.server.faults(rule("stall", "PUT", r".*/spikes/.*", seconds=60))
+    began = time.monotonic()
+
+    def interrupted() -> None:
+        with threads.BackgroundWriter() as writer:
+            writer.submit("a.h5", lambda: write_recording(store, A, 7))
+            time.sleep(1.0)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert time.monotonic() - began < 10
+    bucket.server.faults()
+    assert FeatureStore(store.path).spikes_info(A) is None
+    write_recording(FeatureStore(store.path), A, 1)
+    assert check_store(store.path).is_sound
 
 
 def test_a_put_that_reads_otherwise_publishes_nothing(

@@ -982,6 +982,11 @@ class _Loop:
         asyncio.set_event_loop(self.loop)
         self.loop.run_forever()
 
+    def cancel_all(self) -> None:
+        """End all requests; called in its thread."""
+        for task in asyncio.all_tasks(self.loop):
+            task.cancel()
+
     def stop(self) -> None:
         """End it; what is under way is left."""
         self.loop.call_soon_threadsafe(self.loop.stop)
@@ -1008,6 +1013,16 @@ def _run(task: Coroutine[Any, Any, T]) -> T:
     except BaseException:
         future.cancel()
         raise
+
+
+def give_up() -> None:
+    """End what all threads are asking servers for, after an interrupt, but not what they ask next.
+
+    They are given a `concurrent.futures.CancelledError`.
+    """
+    with _guard:
+        if _working is not None:
+            _working.loop.call_soon_threadsafe(_working.cancel_all)
 
 
 def _forget() -> None:

@@ -11,7 +11,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
@@ -28,6 +28,8 @@ Result = TypeVar("Result")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _LOG = logging.getLogger(__name__)
+# What is being written when a user interrupts has so long to come to its end.
+_GRACE_S = 3.0
 
 
 def usable_cores() -> int:
@@ -115,7 +117,7 @@ class BackgroundWriter:
 
     Tasks are done one after the other, so that a store has a single writer. At most `depth` are
     pending or running, so that little is held in memory. Leaving the context waits for all of them,
-    even after an error.
+    even after an error; after an interrupt not long for what a server does not answer.
     """
 
     def __init__(self, depth: int = 1) -> None:
@@ -152,11 +154,21 @@ class BackgroundWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is KeyboardInterrupt:
+            self._hurry()
         self._pool.shutdown(wait=True)
         # Not raised, since that would hide the error by which the context was left.
         for owner, failure in self.take_failures():
             _LOG.error("%s failed: %s", owner, failure)
+
+    def _hurry(self) -> None:
+        """Wait for a moment, then end requests to servers."""
+        objects = sys.modules.get("toptune.machine.objects")
+        if objects is not None:
+            left = wait([future for _, future in self._pending], timeout=_GRACE_S).not_done
+            if left:
+                objects.give_up()
 
 
 def compiled(**options: Any) -> Callable[[Function], Function]:
