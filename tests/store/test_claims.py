@@ -268,6 +268,24 @@ def test_an_error_while_writing_lets_go_of_everything(url: RemotePath) -> None:
     assert left(url) == []
 
 
+def test_a_server_that_is_gone_is_not_waited_for_after_an_error(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "_PATIENCE_S", 0.2)
+    path = as_path(f"{bucket.url}/s.zarr")
+
+    def interrupted() -> None:
+        with writing_session(path, SETTINGS, LISTED) as session, session.claim(A, wait=False):
+            bucket.server.faults(rule("stall", "POST|DELETE", seconds=60))
+            raise KeyboardInterrupt
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert time.monotonic() - began < 10
+    bucket.server.faults()
+
+
 # Of all that a writer puts.
 KEYS = ("starting-", "session-", "store", "recording-")
 

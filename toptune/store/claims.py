@@ -34,6 +34,8 @@ STOP_S = 120.0
 #: last request of one that stops time to end, with all its tries.
 DEAD_S = 270.0
 _POLL_S = 1.0
+# After an error or an interrupt, which may be that the server is gone, so long is waited for it.
+_PATIENCE_S = 3.0
 
 
 class Claims(Protocol):
@@ -179,9 +181,11 @@ class ObjectClaims:
             key = self._claim(name, owner)
         try:
             yield key is not None
-        finally:
-            if key is not None:
-                self._objects.delete([key])
+        except BaseException:
+            _let_go(self._objects, key)
+            raise
+        if key is not None:
+            self._objects.delete([key])
 
     def _claim(self, name: str, owner: Pulse) -> str | None:
         """Make the next claim; None where a living process has one."""
@@ -234,8 +238,11 @@ class Pulse:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         self._ended.set()
+        if kind is not None:
+            _let_go(self._objects, self.key)
+            return
         self._thread.join(5.0)
         self._objects.delete([self.key])
 
@@ -274,6 +281,19 @@ class Pulse:
             self._server = there_s, here_s
         there_s, here_s = self._server
         return there_s + _seconds() - here_s
+
+
+def _let_go(objects: Any, key: str | None) -> None:
+    """Delete an object after an error, unless that takes long: it counts for nothing soon."""
+
+    def delete() -> None:
+        with suppress(BaseException):  # the error before it counts
+            objects.delete([key])
+
+    if key is not None:
+        thread = threading.Thread(target=delete, name="toptune-pulse", daemon=True)
+        thread.start()
+        thread.join(_PATIENCE_S)
 
 
 def locks_of(store: Path) -> Any:
