@@ -37,6 +37,8 @@ TOTAL_S = 120.0
 #: Objects of more bytes are read in pieces of so many, several at a time.
 PIECE_BYTES = 8 * 2**20
 _AT_ONCE = 16
+# So many objects S3 deletes by one request.
+_DELETED_TOGETHER = 1000
 # The slowest line that a request of many bytes allows for.
 _BYTES_PER_S = 2**20
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 10.0
@@ -433,7 +435,7 @@ class _Transport(Protocol):
     async def part(self, key: str, start: int, n_bytes: int, etag: str) -> bytes: ...
     async def put(self, key: str, data: bytes) -> None: ...
     async def create(self, key: str, data: bytes) -> bool: ...
-    async def delete(self, key: str) -> None: ...
+    async def delete(self, keys: list[str]) -> None: ...
     async def entries(self, prefix: str) -> dict[str, Found]: ...
     async def folders(self, prefix: str) -> list[str]: ...
     async def is_any(self, prefix: str) -> bool: ...
@@ -626,13 +628,14 @@ class _Root:
     async def delete(self, places: list[str]) -> None:
         """Remove objects."""
         gate = asyncio.Semaphore(_AT_ONCE)
+        n = _DELETED_TOGETHER if self.scheme in _S3 else 1
 
-        async def one(place: str) -> None:
+        async def some(those: list[str]) -> None:
             async with gate:
                 with suppress(FileNotFoundError):
-                    await self.retried(lambda transport: transport.delete(place))
+                    await self.retried(lambda transport: transport.delete(those))
 
-        await _all_of(map(one, places))
+        await _all_of(some(places[at : at + n]) for at in range(0, len(places), n))
 
 
 async def _all_of(tasks: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
@@ -734,8 +737,10 @@ class _Obstore:
             return False
         return True
 
-    async def delete(self, key: str) -> None:
-        await self._store.delete(key)
+    async def delete(self, keys: list[str]) -> None:
+        import obstore
+
+        await obstore.delete_async(self._raw, keys)
 
     async def entries(self, prefix: str) -> dict[str, Found]:
         import obstore
@@ -867,8 +872,9 @@ class _Fsspec:
             await self.put(key, data)
             return True
 
-    async def delete(self, key: str) -> None:
-        await self._store.delete(key)
+    async def delete(self, keys: list[str]) -> None:
+        for key in keys:
+            await self._store.delete(key)
 
     async def entries(self, prefix: str) -> dict[str, Found]:
         root = self._path("")

@@ -94,7 +94,7 @@ class Replica(LocalPlace):
 
     def exists(self) -> bool:
         """Tell whether anything is there; the root group is brought."""
-        return self._bring("") or self.has_recordings()
+        return self._bring("") or self._objects.is_any()
 
     def has_recordings(self) -> bool:
         """Tell whether groups of recordings are there, with or without a root group."""
