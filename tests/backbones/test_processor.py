@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -40,7 +43,7 @@ def test_the_type_needs_units_of_the_processor_and_openvinos_word(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     core = SimpleNamespace(get_property=lambda *_: [*NAMES, *says])
-    monkeypatch.setattr(processor, "openvino", lambda: SimpleNamespace(Core=lambda: core))
+    monkeypatch.setattr(processor, "openvino_core", lambda: core)
     monkeypatch.setattr(processor, "processor_flags", lambda: flags and frozenset(flags))
     assert half_of_processor() == expected
 
@@ -60,6 +63,38 @@ def test_flags_are_those_of_the_processor_where_the_system_lists_them(
         (tmp_path / "cpuinfo").write_text(text, "utf-8")
     monkeypatch.setattr(processor, "_CPUINFO", tmp_path / "cpuinfo")
     assert processor_flags.__wrapped__() == expected
+
+
+# Networks come and go, in any order; with a core for each, OpenVINO leaves a stack for signals that
+# is no longer there.
+INTERRUPTED = """
+import signal
+from small_data import random_backbone
+from toptune.backbones.engine import FeatureEngine
+from toptune.backbones.processor import half_of_processor
+
+half_of_processor()
+engines = [FeatureEngine(random_backbone("mobilenet_v3_small"), n_threads=1) for _ in range(2)]
+for engine in engines:
+    engine.compile()
+while engines:
+    engines.pop(0).release()
+try:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_an_interrupt_is_none_to_the_process_when_networks_have_gone() -> None:
+    paths = [str(Path(__file__).parents[n]) for n in (1, 2)]
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
 
 
 def test_this_processor_is_one_of_them() -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from toptune.backbones.loading import LoadedBackbone
-from toptune.backbones.processor import half_of_processor, openvino
+from toptune.backbones.processor import half_of_processor, openvino, openvino_core
 from toptune.backbones.torch_engine import DrawnPictures, GreyPictures, TorchNetwork
 from toptune.errors import InputError, ToptuneError
 from toptune.machine.threads import usable_cores
@@ -337,7 +337,7 @@ class OpenVinoNetwork:
             model = ov.convert_model(traced, example_input=example)
         model.reshape(list(self._shape))
         streams = min(n_threads, _MAX_STREAMS)
-        compiled = ov.Core().compile_model(
+        compiled = openvino_core().compile_model(
             model,
             "CPU",
             {

@@ -32,7 +32,7 @@ def half_of_processor() -> Half | None:
     OpenVINO must say that it can. On Linux on x86 the processor must have units for that type, too:
     AMX, AVX512-FP16 or AVX512-BF16. Raises `ImportError` where OpenVINO is not installed.
     """
-    capabilities = openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    capabilities = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return _chosen(tuple(capabilities), processor_flags())
 
 
@@ -74,3 +74,15 @@ def openvino() -> Any:
     else:
         import openvino
     return openvino
+
+
+@cache
+def openvino_core() -> Any:
+    """Give the one OpenVINO core of this process, which stays as long as the process.
+
+    OpenVINO's processor plugin gives the thread that makes a core a stack for signals, and takes
+    its memory back with the core. Of two cores, the second gives back the stack of the first, which
+    may be gone by then: the next signal, such as that of Ctrl-C, would end the process by a
+    segmentation fault.
+    """
+    return openvino().Core()

@@ -341,8 +341,10 @@ def _openvino() -> Iterator[Check]:
     module, problem = imported("openvino")
     if module is None:
         return
+    from toptune.backbones.processor import openvino_core
+
     try:
-        devices = list(module.Core().available_devices)
+        devices = list(openvino_core().available_devices)
     except RuntimeError as error:
         devices, problem = [], " ".join(str(error).split())
     found = ", ".join(devices) or problem or "none"
