@@ -223,7 +223,7 @@ class Replica(LocalPlace):
         try:
             yield
         except DamagedError as error:
-            if not error.place.is_relative_to(self.folder):
+            if isinstance(error.place, RemotePath):  # it names the URL already
                 raise
             place = self.path / error.place.relative_to(self.folder)
             raise DamagedError(place, self.told(error.cause)) from None
