@@ -184,6 +184,11 @@ def test_it_is_a_local_copy_to_others(
     # What is in the folder is in its copy, too; the server is not asked any more.
     (below / "set" / "a.txt").unlink()
     assert (folder / "a.txt").is_file()
+    assert (folder / "a.txt").exists()
+    assert not (folder / "none").exists()
+    assert os.fspath(folder / "deep" / "b.txt") == str(copied / "deep" / "b.txt")
+    with pytest.raises(InputError, match="no such file"):
+        os.fspath(folder / "../none")
     assert os.fspath(folder / "a.txt") == str(copied / "a.txt")
     assert sorted(folder.rglob("*.txt")) == [folder / "a.txt", folder / "deep" / "b.txt"]
     folder.release()

@@ -101,7 +101,8 @@ def look_at(paths: Iterable[Path]) -> None:
     InputError
         A server cannot be asked.
     """
-    for objects, those in _by_bucket(paths):
+    for objects, some in _by_bucket(paths):
+        those = [path for path in some if not path.is_known]
         for path, found in zip(those, objects.head_all(path.key for path in those), strict=True):
             path.remember(found)
 
@@ -219,7 +220,9 @@ class RemotePath(PosixPath):
                 found = one
             elif isinstance(found, RemotePath):
                 below = RemotePath(*found.parts, *one.parts)
-                if found._lease is not None:  # the copy of the whole has this in it, too
+                if (
+                    found._lease is not None and ".." not in one.parts
+                ):  # the copy of the whole has this in it, too
                     below._lease = found._lease
                     below._inside = posixpath.join(found._inside, *one.parts)
                 found = below
@@ -291,13 +294,17 @@ class RemotePath(PosixPath):
         """The key of this object in its bucket."""
         return "/".join(self.resolve().parts[2:])
 
+    @property
+    def is_known(self) -> bool:
+        """Whether the server has said lately that there is such an object."""
+        return self._seen is not None and time.monotonic() - self._seen[0] < _BELIEVED_S
+
     def found(self) -> Found | None:
         """Say what the server knows of the object with this URL; None where there is none."""
         if self._blocks is not None:  # of which parts have been read: that content is meant
             return self._blocks.found
-        seen = self._seen
-        if seen is not None and time.monotonic() - seen[0] < _BELIEVED_S:
-            return seen[1]
+        if self._seen is not None and self.is_known:
+            return self._seen[1]
         objects, key = self.above()
         return self.remember(objects.head(key) if key else None)
 
@@ -308,8 +315,7 @@ class RemotePath(PosixPath):
 
     def to_be_read(self) -> Blocks | None:
         """Give what reads the object in ranges; None where there is none, or a copy."""
-        seen = self._seen is not None and bool(self.found())
-        return self.blocks() if seen and self.at_hand() is None else None
+        return self.blocks() if self.is_known and self.at_hand() is None else None
 
     def files(self) -> dict[str, Found]:
         """List what is copied of this URL: the object ("") or, by their keys, all below it."""
@@ -322,7 +328,7 @@ class RemotePath(PosixPath):
         return self.parts[0] in ("http:", "https:")
 
     def exists(self, **_: Any) -> bool:
-        return self.local is not None or self.is_file() or self.is_dir()
+        return self.local.exists() if self.local else self.is_file() or self.is_dir()
 
     def is_file(self, **_: Any) -> bool:
         return self.local.is_file() if self.local else self.found() is not None
