@@ -45,6 +45,7 @@ _DISK_SHARE = 0.25
 _THREADS = 16
 # Chunks are of a megabyte.
 _TOGETHER = 64
+_FIRST = 2
 # Lists of what a recording has, by whoever reads them all, are believed so long.
 _LISTS_S = 30.0
 _METADATA = "zarr.json"
@@ -255,7 +256,9 @@ class Replica(LocalPlace):
             return
         there = set(self._objects.folders())
         is_any = False
-        for some in _batched([name for name in names if name in there]):
+        left = [name for name in names if name in there]
+        # Mostly the first has them.
+        for some in (left[:_FIRST], *_batched(left[_FIRST:])):
             manifests = {name: f"{name}/features/{key}/{_METADATA}" for name in some}
             without = {*self._fetch(manifests.values())}
             for name in (name for name, manifest in manifests.items() if manifest not in without):
