@@ -14,6 +14,17 @@ from typing import ClassVar
 import h5py
 import numpy as np
 import pytest
+from foreign_files import (
+    counts,
+    read_whole,
+    write_continuous,
+    write_intan,
+    write_intan_folder,
+    write_maxwell,
+    write_nsx,
+    write_nwb,
+    write_openephys,
+)
 from needs import package
 from results import Run
 from s3 import SECRETS, Bucket, rule
@@ -129,6 +140,36 @@ def test_every_other_format_is_read_through_a_copy(
     assert np.array_equal(mine.spikes.sample, its.spikes.sample)
     assert mine.channel_labels == its.channel_labels
     assert file_sha256(there.path) == file_sha256(made)
+
+
+FOREIGN: dict[str, Callable[[Path], Path]] = {
+    "a.rhd": lambda path: write_intan(path, counts(2560, 3)),
+    "intan": lambda path: write_intan_folder(path, counts(2560, 3)),
+    "a.ns5": lambda path: write_nsx(path, [(0, counts(3000, 2))]),
+    "openephys": lambda path: write_openephys(path, {"Acquisition_Board": counts(3000, 2)}),
+    "continuous": lambda path: write_continuous(path, counts(4096, 2)),
+    "a.raw.h5": lambda path: write_maxwell(path, {"well000": counts(2000, 3)}),
+    "a.nwb": lambda path: write_nwb(path, {"Raw": counts(2000, 2)}),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_recordings_of_other_programs_are_read_through_a_copy(
+    bucket: Bucket, tmp_path: Path, name: str
+) -> None:
+    package("neo")
+    package("pynwb")
+    path = FOREIGN[name](tmp_path / name)
+    made = tmp_path / name
+    if made.is_dir():
+        bucket.upload(made, f"raw/{name}/")
+    else:
+        bucket.put(f"raw/{name}", made.read_bytes())
+    there = as_path(f"{bucket.url}/raw") / path.relative_to(tmp_path)
+    assert check_recording(there, SpikeSettings()) is not None
+    recording, microvolts = read_whole(there)
+    assert str(recording.path) == str(there)
+    np.testing.assert_array_equal(microvolts, read_whole(path)[1])
 
 
 def test_what_is_wrong_with_one_is_told_by_its_url(bucket: Bucket, tmp_path: Path) -> None:

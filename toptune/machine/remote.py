@@ -220,9 +220,8 @@ class RemotePath(PosixPath):
                 found = one
             elif isinstance(found, RemotePath):
                 below = RemotePath(*found.parts, *one.parts)
-                if (
-                    found._lease is not None and ".." not in one.parts
-                ):  # the copy of the whole has this in it, too
+                if found._lease is not None and ".." not in one.parts:
+                    # The copy of the whole has this in it, too.
                     below._lease = found._lease
                     below._inside = posixpath.join(found._inside, *one.parts)
                 found = below

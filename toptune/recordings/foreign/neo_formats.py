@@ -172,11 +172,16 @@ class _Blackrock(NeoFormat):
         with self.path.open("rb") as file:
             # The scale of version 2.1 is in the .nev file beside it.
             old = file.read(8) == b"NEURALSG"
+        beside = self.path.with_suffix(".nev")
+        if old and beside.is_file():
+            nev = os.fspath(beside)
+        else:
+            nev = str(Path(os.fspath(self.path)).with_suffix(".nev"))
         rawio = reader(
             filename=os.fspath(self.path),
             # Endings in the names of folders would be taken for those of files.
             nsx_override=os.fspath(self.path),
-            nev_override=str(self.path.with_suffix(".nev")),
+            nev_override=nev,
             nsx_to_load=number,
             load_nev=old,
             gap_tolerance_ms=_JITTER_MS,
