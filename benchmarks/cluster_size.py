@@ -2,7 +2,7 @@
 
     python benchmarks/cluster_size.py costs costs.json     # about a minute
     python benchmarks/cluster_size.py scaling costs.json   # a few minutes, on a quiet machine
-    python benchmarks/cluster_size.py objects objects.json # a minute; needs moto
+    python benchmarks/cluster_size.py objects objects.json # five minutes; needs moto
     python benchmarks/cluster_size.py plan costs.json [objects.json]
 
 `costs` simulates recordings and takes the time of every stage of a task: processor time where
@@ -112,7 +112,9 @@ class Asked:
     def longer(self, shorter: Asked, times: float) -> Asked:
         """Go on from a recording of half the length to one of `times` the length, in a line."""
         both = zip(asdict(shorter).items(), asdict(self).values(), strict=True)
-        return Asked(**{name: b + (b - a) * 2 * (times - 1) for (name, a), b in both})
+        on = {name: b + (b - a) * 2 * (times - 1) for (name, a), b in both}
+        # What is asked for more of is asked for at once.
+        return Asked(**on | {name: getattr(self, name) for name in ("rounds", "check_rounds")})
 
 
 # --- the model, and every task by itself
