@@ -146,30 +146,34 @@ class ChunkedVoltage:
             stored = chunks_of(self._dataset)
         except DAMAGE as error:
             raise self._index_damaged(error) from None
-        return {(one.row, one.column): one for one in map(self._chunk, stored)}
+        return self._indexed(stored)
 
     def _look_up(self, corners: list[tuple[int, int]]) -> dict[tuple[int, int], _Chunk]:
         """Find some chunks, without the rest of the index, which is all over the file."""
-        found = self._index or {}
+        known = self._index or {}
         try:
-            for corner in corners:
-                if corner not in found:
-                    info = self._dataset.id.get_chunk_info_by_coord(corner)
-                    if info.byte_offset is not None:  # it was written
-                        found[corner] = self._chunk(info)
+            infos = [
+                self._dataset.id.get_chunk_info_by_coord(corner)
+                for corner in corners
+                if corner not in known
+            ]
         except DAMAGE as error:
             raise self._index_damaged(error) from None
-        return found
+        written = [info for info in infos if info.byte_offset is not None]
+        return {**known, **self._indexed(written)}
 
-    def _chunk(self, info: Any) -> _Chunk:
+    def _indexed(self, stored: list[Any]) -> dict[tuple[int, int], _Chunk]:
+        index: dict[tuple[int, int], _Chunk] = {}
         # Deflate makes incompressible bytes hardly any longer.
         most = 2 * math.prod(self._dataset.chunks) * 4 + 1024
-        if info.filter_mask != 0:  # a filter was skipped for this chunk: left to the library
-            self._fast = False
-        row, column = info.chunk_offset
-        if info.size > most:
-            raise self._damaged(column, f"a chunk claims to take {info.size} bytes")
-        return _Chunk(row, column, info.byte_offset, info.size)
+        for info in stored:
+            if info.filter_mask != 0:  # a filter was skipped for this chunk: left to the library
+                self._fast = False
+            row, column = info.chunk_offset
+            if info.size > most:
+                raise self._damaged(column, f"a chunk claims to take {info.size} bytes")
+            index[row, column] = _Chunk(row, column, info.byte_offset, info.size)
+        return index
 
     def _index_damaged(self, error: Exception) -> Exception:
         # A server's own error says more.
