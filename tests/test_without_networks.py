@@ -33,6 +33,7 @@ def bare(tmp_path: Path) -> Path:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows: links need a privilege")
+@pytest.mark.thorough
 def test_spikes_parameters_and_their_classifiers_work_without_torch(
     bare: Path, tmp_path: Path
 ) -> None:

@@ -244,6 +244,7 @@ def small_demo(work: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return work
 
 
+@pytest.mark.thorough
 def test_what_the_demonstration_prints_works(small_demo: Path, run: Run) -> None:
     out = small_demo / FOLDER
     (small_demo / "demo-imagenet").mkdir()
@@ -274,6 +275,7 @@ def test_what_the_demonstration_prints_works(small_demo: Path, run: Run) -> None
     assert printed(deleted) == [lines[1]]
 
 
+@pytest.mark.thorough
 def test_the_commands_of_reports_work_in_the_same_place(work: Path, run: Run) -> None:
     write_study(work)
     assert run(*shlex.split(EXTRACT)).code == 0
@@ -309,6 +311,7 @@ def examples() -> Iterator[tuple[str, str]]:
         yield one.callback.__name__, one.epilog.removeprefix("Example: ")
 
 
+@pytest.mark.thorough
 def test_examples_of_the_help_work_one_after_the_other(
     small_demo: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -310,6 +310,7 @@ def metrics_of(folder: Path) -> dict[str, Any]:
     return {**metrics, "seconds": 0, "compared_with": None}
 
 
+@pytest.mark.thorough
 def test_commands_of_a_report_give_the_same_scores_in_another_folder(
     made: Path, tmp_path: Path, shell: Callable[[list[str]], None]
 ) -> None:
@@ -340,6 +341,7 @@ def with_paths(folder: Path, work: Path) -> ReadRun:
     return read_run(folder)
 
 
+@pytest.mark.thorough
 def test_commands_of_a_sweeps_run_give_the_same_scores_in_another_folder(
     made: Path, tmp_path: Path, shell: Callable[[list[str]], None]
 ) -> None:
