@@ -135,14 +135,14 @@ class ObjectClaims:
     def living(self) -> list[tuple[str, str]]:
         """(token, listing) of all processes that are writing; what dead ones left is removed."""
         assert self._mine is not None
-        found, dead = [], []
+        found = []
         for key in self._objects.list():
             if key.startswith((_SESSION, _STARTING)):
                 if not self._is_alive(key, self._mine):
-                    dead.append(key)
+                    # At once, so that one that is killed here, too, has done a part of it.
+                    self._objects.delete([key])
                 elif key.startswith(_SESSION):
                     found.append(_token_and_listing(key))
-        self._objects.delete(dead)
         return found
 
     def enter(self, stack: ExitStack, token: str, listing: str) -> Callable[[], None]:
