@@ -39,9 +39,9 @@ class Requests:
 
         monkeypatch.setattr(objects._Root, "retried", retried)
 
-    def dying(self, work: Callable[[], object]) -> Iterator[None]:
+    def dying(self, work: Callable[[], object], step: int = STEP) -> Iterator[None]:
         """Do something again and again, each time dying some requests later, until it ends."""
-        for number in range(1, 10_000, STEP):
+        for number in range(1, 10_000, step):
             self.n, self.last = 0, number
             try:
                 work()

@@ -33,7 +33,7 @@ def test_an_extraction_that_is_killed_goes_on_and_ends_with_the_bytes_of_another
     began = [0]
     monkeypatch.setattr(claims, "_about_this_process", lambda: b"%d" % began[0])
     monkeypatch.setattr(claims, "_is_gone", lambda said: said != b"%d" % began[0])
-    for _ in Requests(monkeypatch).dying(lambda: extract(devices, url, picture=[])):
+    for _ in Requests(monkeypatch).dying(lambda: extract(devices, url, picture=[]), step=9):
         began[0] += 1
         if url.objects.is_any():
             assert all(f.kind != "damaged" for f in check_store(url).findings)
