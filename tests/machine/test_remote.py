@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pickle
 import secrets
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from needs import package
@@ -245,3 +248,34 @@ def test_local_recordings_load_nothing_for_urls(tmp_path: Path) -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
     )
     assert ran.stdout.strip() == "set()"
+
+
+def test_the_end_waits_for_whoever_is_giving_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As a thread of obstore's: it wakes the loop, and wants the interpreter once more.
+    inside, released = threading.Event(), threading.Event()
+    real = asyncio.SelectorEventLoop.call_soon_threadsafe
+
+    def slowly(self: Any, call: Any, *given: Any, **more: Any) -> Any:
+        made = real(self, call, *given, **more)
+        if call is nothing:
+            inside.set()
+            released.wait(10)
+        return made
+
+    monkeypatch.setattr(asyncio.SelectorEventLoop, "call_soon_threadsafe", slowly)
+    loop = objects._Loop()
+    giver = threading.Thread(target=loop.loop.call_soon_threadsafe, args=(nothing,))
+    giver.start()
+    assert inside.wait(10)
+    ending = threading.Thread(target=loop.stop)
+    ending.start()
+    ending.join(0.3)
+    assert ending.is_alive()
+    released.set()
+    ending.join(10)
+    giver.join(10)
+    assert not ending.is_alive()
+    assert loop.loop.is_closed()
+
+
+def nothing() -> None: ...

@@ -46,6 +46,8 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 10.0
 _FIRST_TRIES = 3
 # For so many seconds it is not asked again.
 _ABSENT_S = 5.0
+# How long a thread that has given a result needs to leave the interpreter.
+_WAY_OUT_S = 0.02
 
 #: What obstore serves; its other names of the same servers are read, too.
 _OBSTORE = frozenset(
@@ -973,11 +975,28 @@ def _require_packages(scheme: str) -> None:
             ) from None
 
 
+class _EventLoop(asyncio.SelectorEventLoop):
+    """An event loop that knows which threads are giving it results."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.giving: set[int] = set()
+
+    def call_soon_threadsafe(self, *given: Any, **more: Any) -> Any:
+        """Have something called in the loop's thread, from another."""
+        # To add and to discard are one step each, whoever else does.
+        self.giving.add(threading.get_ident())
+        try:
+            return super().call_soon_threadsafe(*given, **more)
+        finally:
+            self.giving.discard(threading.get_ident())
+
+
 class _Loop:
     """A thread with an event loop, in which all requests are made."""
 
     def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
+        self.loop = _EventLoop()
         self.loop.set_default_executor(
             ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="toptune-copy")
         )
@@ -994,10 +1013,18 @@ class _Loop:
             task.cancel()
 
     def stop(self) -> None:
-        """End it; what is under way is left."""
+        """End it before the interpreter ends; what is under way is left.
+
+        A thread of obstore that gives a result may still be on its way out when that result has
+        been used. If it wanted the interpreter when that has ended, the process would be aborted.
+        """
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(1.0)
-        if not self._thread.is_alive():
+        deadline = time.monotonic() + 1.0
+        while self.loop.giving and time.monotonic() < deadline:
+            time.sleep(_WAY_OUT_S)
+        time.sleep(_WAY_OUT_S)  # from the last line of Python to the last of Rust
+        if not self._thread.is_alive() and not self.loop.giving:
             self.loop.close()
 
 
