@@ -17,6 +17,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import Context
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from importlib.util import find_spec
@@ -982,12 +983,14 @@ class _EventLoop(asyncio.SelectorEventLoop):
         super().__init__()
         self.giving: set[int] = set()
 
-    def call_soon_threadsafe(self, *given: Any, **more: Any) -> Any:
+    def call_soon_threadsafe(
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
         """Have something called in the loop's thread, from another."""
         # To add and to discard are one step each, whoever else does.
         self.giving.add(threading.get_ident())
         try:
-            return super().call_soon_threadsafe(*given, **more)
+            return super().call_soon_threadsafe(callback, *args, context=context)
         finally:
             self.giving.discard(threading.get_ident())
 
