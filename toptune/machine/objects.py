@@ -22,13 +22,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar, TypeVarTuple
 from urllib.parse import unquote, urlsplit
 
 from toptune.errors import InputError, MissingPackagesError, StorageError, ToptuneError
 from toptune.machine.remote import refuse_secrets
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 Keys = list[str]
 
 #: A request that has not been answered after so many seconds is given up and made again.
@@ -984,7 +985,7 @@ class _EventLoop(asyncio.SelectorEventLoop):
         self.giving: set[int] = set()
 
     def call_soon_threadsafe(
-        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
         """Have something called in the loop's thread, from another."""
         # To add and to discard are one step each, whoever else does.
