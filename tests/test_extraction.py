@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from results import read_csv
 from small_data import (
     FIVE_PICTURES,
@@ -374,17 +373,17 @@ def test_killed_extraction_goes_on_where_it_stopped(
     folder: Path, detected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.rmtree(folder / "s.zarr")
-    real = FeatureEngine.features
+    real = FeatureEngine.start
     calls = 0
 
-    def killed(self: FeatureEngine, pictures: torch.Tensor) -> Any:
+    def killed(self: FeatureEngine, *given: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == 3:
             raise KeyboardInterrupt
-        return real(self, pictures)
+        return real(self, *given)
 
-    monkeypatch.setattr(FeatureEngine, "features", killed)
+    monkeypatch.setattr(FeatureEngine, "start", killed)
     with pytest.raises(KeyboardInterrupt):
         again(folder)
     assert detected == ["r0.h5", "r1.h5", "r2.h5"]

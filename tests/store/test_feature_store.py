@@ -242,7 +242,7 @@ def test_features_computed_in_two_ways_are_refused_when_written_and_when_read(
     x = np.ones((5, 16), np.float32)
     store.list_recordings(listed("a", "b", "c"))
     store.write_spikes("c", make_trains(2), spikes_info())
-    with pytest.raises(InputError, match="precision float16, not float32 as those of a"):
+    with pytest.raises(InputError, match=r"precision float16, not float32 as those of [ab]:"):
         store.write_features("c", x, np.arange(5.0), make_set(), info)
     assert store.features_info("c", make_set().key) is None
     # As when parts of two stores are put together.
