@@ -10,9 +10,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 import toptune
 from toptune.errors import StorageError
+from toptune.params import Backbone, Picture, Windows
 
+#: Of tests that extract with workers, and what they extract.
+MARKS = [
+    pytest.mark.usefixtures("one_torch_thread", "tiny_backbones"),
+    # Of Dask's own: sockets of a scheduler that is gone.
+    pytest.mark.filterwarnings(
+        "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+    ),
+]
+
+WINDOWS = Windows(width_s=2.0, stride_s=1.0)
+TINY = Backbone(name="tiny", weights="random")
+PICTURES = (Picture(), Picture(kind="raster"))
 _PATHS = [str(Path(__file__).parent), str(Path(toptune.__file__).parents[1])]
 
 

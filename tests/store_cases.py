@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from needs import package
 from numpy.typing import NDArray
 from small_data import make_set
 
 from toptune.features.table import RecordingInfo
+from toptune.machine.remote import RemotePath, as_path
 from toptune.params import SpikeSettings, content_key
 from toptune.recordings.trains import Segment, Spikes, SpikeTrains
 from toptune.store.feature_store import VERSION, FeatureStore, recording_name
@@ -77,6 +80,14 @@ def write_all(store: FeatureStore) -> None:
     store.list_recordings(LISTED)
     for seed, name in enumerate((A, B), 1):
         write_recording(store, name, seed)
+
+
+def in_memory() -> RemotePath:
+    """Give the URL of a store that is not there yet, in this process's memory."""
+    package("fsspec")
+    url = as_path(f"memory://{secrets.token_hex(4)}/study/s.zarr")
+    assert isinstance(url, RemotePath)
+    return url
 
 
 def make_store(path: Path | str) -> FeatureStore:

@@ -10,7 +10,7 @@ from toptune.features.recordings import (
     SilentReporter,
     SpikeFinder,
 )
-from toptune.machine.remote import as_path
+from toptune.machine.remote import local_output
 from toptune.params import Compute, OpeningOptions
 from toptune.reports.why import draw_explanation, write_explanation
 from toptune.runs.folder import WHY, model_folder, publish, require_target
@@ -69,7 +69,8 @@ def explain(
         As for `predict`; or the model has no such class, or looks at whole recordings.
     """
     if out is not None:
-        require_target(as_path(out), overwrite=overwrite, kind=WHY)
+        out = local_output(out)
+        require_target(out, overwrite=overwrite, kind=WHY)
     compute, progress = compute or Compute(), progress or SilentReporter()
     model = model_folder(model)
     read = read_model(model)
@@ -90,6 +91,6 @@ def explain(
             if out is not None:
                 drawn.append(draw_explanation(predictor, found.trains, explained))
     if out is not None:
-        with publish(Path(out), overwrite=overwrite, kind=WHY) as folder:
+        with publish(out, overwrite=overwrite, kind=WHY) as folder:
             write_explanation(folder, str(model), drawn)
     return done

@@ -208,7 +208,7 @@ def extract(
         The store cannot be written.
     """
     pictures = list_pictures(picture)
-    listed = read_devices(Path(devices))
+    listed = read_devices(as_path(devices))
     spikes, compute = spikes or SpikeSettings(), compute or Compute()
     backbone, progress = backbone or Backbone(), progress or SilentReporter()
     store = as_path(store)

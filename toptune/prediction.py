@@ -13,7 +13,7 @@ from toptune.features.recordings import (
     SilentReporter,
     SpikeFinder,
 )
-from toptune.machine.remote import as_path
+from toptune.machine.remote import local_output
 from toptune.params import Compute, OpeningOptions
 from toptune.pictures.thumbnails import Thumbnails, draw_thumbnails
 from toptune.reports.predictions import write_report
@@ -79,7 +79,8 @@ def predict(
     model = model_folder(model)
     read = read_model(model)
     if out is not None:
-        require_target(as_path(out), overwrite=overwrite, kind=PREDICTIONS)
+        out = local_output(out)
+        require_target(out, overwrite=overwrite, kind=PREDICTIONS)
     compute, progress = compute or Compute(), progress or SilentReporter()
     settings = settings_of(read, opening)
     named = list_recordings(recordings)
@@ -106,7 +107,7 @@ def predict(
         failed=batch.failed,
     )
     if out is not None:
-        with publish(Path(out), overwrite=overwrite, kind=PREDICTIONS) as folder:
+        with publish(out, overwrite=overwrite, kind=PREDICTIONS) as folder:
             write_predictions(folder, result)
             write_report(folder, result, read, drawn)
     return result

@@ -65,8 +65,8 @@ def test_flags_are_those_of_the_processor_where_the_system_lists_them(
     assert processor_flags.__wrapped__() == expected
 
 
-# Networks come and go, in any order; with a core for each, OpenVINO leaves a stack for signals that
-# is no longer there.
+# The networks that were made first go first. With a core for each, OpenVINO would leave a stack for
+# signals whose memory is gone.
 INTERRUPTED = """
 import signal
 from small_data import random_backbone
@@ -87,7 +87,7 @@ except KeyboardInterrupt:
 """
 
 
-def test_an_interrupt_is_none_to_the_process_when_networks_have_gone() -> None:
+def test_ctrl_c_is_no_crash_when_networks_have_gone() -> None:
     paths = [str(Path(__file__).parents[n]) for n in (1, 2)]
     done = subprocess.run(
         [sys.executable, "-c", INTERRUPTED],

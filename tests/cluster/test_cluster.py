@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dask_processes import DaskProcesses, dask_processes
+from dask_processes import MARKS, PICTURES, TINY, WINDOWS, DaskProcesses, dask_processes
 from needs import package
 from results import Run
 from small_data import write_data_set
@@ -27,23 +27,13 @@ from toptune.errors import InputError, InputErrors, ToptuneError
 from toptune.extraction import ExtractionResult, extract
 from toptune.heads.mlp.head import MLPHead
 from toptune.heads.rows import LabelledRows, group_rows
-from toptune.params import Backbone, Compute, Picture, Windows
+from toptune.params import Compute
 from toptune.store.session import StoreSession, Ticket
 from toptune.sweeps.grid import read_grid
 from toptune.sweeps.results import SilentSweep, SweepResult
 from toptune.sweeps.sweep import sweep
 
-pytestmark = [
-    pytest.mark.usefixtures("one_torch_thread", "tiny_backbones"),
-    # Of Dask's own: sockets of a scheduler that is gone.
-    pytest.mark.filterwarnings(
-        "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
-    ),
-]
-
-WINDOWS = Windows(width_s=2.0, stride_s=1.0)
-TINY = Backbone(name="tiny", weights="random")
-PICTURES = (Picture(), Picture(kind="raster"))
+pytestmark = MARKS
 
 
 class Progress:

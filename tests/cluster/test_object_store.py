@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dask_processes import DaskProcesses, dask_processes
+from dask_processes import MARKS, PICTURES, TINY, WINDOWS, DaskProcesses, dask_processes
 from needs import package
 from results import Run
 from s3 import KEY_ID, SECRETS, Bucket, Fault, Server, found_in_environment, rule
@@ -19,19 +19,8 @@ from small_data import write_data_set
 
 from toptune.cluster import Cluster, open_cluster
 from toptune.extraction import ExtractionResult, extract
-from toptune.params import Backbone, Picture, Windows
 
-pytestmark = [
-    pytest.mark.usefixtures("one_torch_thread", "tiny_backbones"),
-    # Of Dask's own: sockets of a scheduler that is gone.
-    pytest.mark.filterwarnings(
-        "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
-    ),
-]
-
-WINDOWS = Windows(width_s=2.0, stride_s=1.0)
-TINY = Backbone(name="tiny", weights="random")
-PICTURES = (Picture(), Picture(kind="raster"))
+pytestmark = MARKS
 VICTIM = f"{KEY_ID[:-6]}VICTIM"
 SHARES: dict[Fault, float] = {
     "500": 0.01, "503": 0.01, "slow": 0.01,

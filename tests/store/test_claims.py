@@ -11,9 +11,8 @@ from contextlib import ExitStack
 
 import pytest
 from dying import Requests
-from needs import package
 from s3 import Bucket, rule
-from store_cases import LISTED, A, B, write_recording
+from store_cases import LISTED, A, B, in_memory, write_recording
 
 from toptune.errors import InputError, StorageError
 from toptune.machine import objects
@@ -31,10 +30,7 @@ SETTINGS = SpikeSettings().to_json()
 @pytest.fixture
 def url() -> RemotePath:
     """Where no store is yet, in this process's memory."""
-    package("fsspec")
-    url = as_path(f"memory://{secrets.token_hex(4)}/study/s.zarr")
-    assert isinstance(url, RemotePath)
-    return url
+    return in_memory()
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import os
-import secrets
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from store_cases import (
     B,
     content,
     flips,
+    in_memory,
     make_store,
     read_all,
     write_all,
@@ -43,14 +43,6 @@ from toptune.store.feature_store import FeatureStore
 from toptune.store.groups import DamagedError
 
 SETTINGS = SpikeSettings().to_json()
-
-
-def in_memory() -> RemotePath:
-    """Give the URL of a store that is not there yet, in this process's memory."""
-    package("fsspec")
-    url = as_path(f"memory://{secrets.token_hex(4)}/study/s.zarr")
-    assert isinstance(url, RemotePath)
-    return url
 
 
 def as_remote(store: FeatureStore) -> RemotePath:

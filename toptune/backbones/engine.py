@@ -306,10 +306,9 @@ class _Normalised(nn.Module):
 class OpenVinoNetwork:
     """A backbone compiled for the CPU; parallel streams each compute batches of a fixed size.
 
-    Pictures are drawn while others are described, and batches are filled with pictures of whatever
-    is started next: with four windows and two pictures of a recording, a batch that is not full for
-    each, and streams without work at the end of each, cost a tenth of the time. A picture's
-    features do not depend on those beside it, bit for bit.
+    Pictures are drawn while others are described, and a batch is filled with pictures of whatever
+    is started next, so that streams have work and batches are full between one start and another. A
+    picture's features do not depend on those beside it, bit for bit.
 
     Pictures and features are float32, whatever the type in which the network computes between them.
     Raises `InputError` where OpenVINO does not compute in the type that was asked for.
@@ -358,7 +357,7 @@ class OpenVinoNetwork:
         # Two batches a stream, so that one waits while the next pictures are drawn.
         self._queue = ov.AsyncInferQueue(compiled, 2 * streams)
         self._queue.set_callback(_keep)
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         self._batch = _Batch(self._shape)
 
     def __call__(self, pictures: torch.Tensor) -> NDArray[np.float32]:
@@ -390,6 +389,8 @@ class OpenVinoNetwork:
                 if self._batch.n_pictures:
                     self._send()
                 self._queue.wait_all()
+            if not wanted.all_there:
+                raise ToptuneError("OpenVINO failed at pictures beside these: start again")
         return wanted.features
 
     def _send(self) -> None:

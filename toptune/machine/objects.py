@@ -28,6 +28,7 @@ from urllib.parse import unquote, urlsplit
 from toptune.errors import InputError, MissingPackagesError, StorageError, ToptuneError
 from toptune.machine.remote import refuse_secrets
 
+S = TypeVar("S")
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 Keys = list[str]
@@ -136,11 +137,6 @@ class Objects:
         """
         wanted = [(self._place(key), start, n, etag) for key, start, n, etag in parts]
         return _run(self._root.read_ahead(wanted))
-
-    def size(self, key: str) -> int | None:
-        """Give the bytes of an object; None where there is none."""
-        found = self.head(key)
-        return None if found is None else found.size
 
     def modified(self, key: str) -> float | None:
         """Give when the server wrote an object, in seconds since 1970 by its clock."""
@@ -518,15 +514,13 @@ class _Root:
     async def part(self, place: str, start: int, n_bytes: int, etag: str) -> bytes | None:
         """Read bytes of an object, in pieces."""
         starts = range(start, start + n_bytes, PIECE_BYTES)
-        gate = asyncio.Semaphore(_AT_ONCE)
 
         async def piece(at: int) -> bytes | None:
             n = min(PIECE_BYTES, start + n_bytes - at)
-            async with gate:
-                return await self.there(lambda t: _exactly(t, place, at, n, etag), n)
+            return await self.there(lambda t: _exactly(t, place, at, n, etag), n)
 
         try:
-            got = await _all_of(map(piece, starts))
+            got = await _all_of(piece, starts)
         except _Changed:
             raise _Trouble(
                 "it was changed while it was read", "run the same command again"
@@ -535,26 +529,22 @@ class _Root:
 
     async def head_all(self, places: list[str]) -> list[Found | None]:
         """Ask for objects, many at a time."""
-        gate = asyncio.Semaphore(_AT_ONCE)
 
         async def one(place: str) -> Found | None:
-            async with gate:
-                return await self.there(lambda t: t.head(place))
+            return await self.there(lambda t: t.head(place))
 
-        return await _all_of(map(one, places))
+        return await _all_of(one, places)
 
     async def read_ahead(self, parts: list[tuple[str, int, int, str]]) -> list[bytes | None]:
         """Read parts of objects, many at a time; those that cannot be read are None."""
-        gate = asyncio.Semaphore(_AT_ONCE)
 
         async def one(part: tuple[str, int, int, str]) -> bytes | None:
-            async with gate:
-                try:
-                    return await self.part(*part)
-                except _Trouble:
-                    return None
+            try:
+                return await self.part(*part)
+            except _Trouble:
+                return None
 
-        return await _all_of(map(one, parts))
+        return await _all_of(one, parts)
 
     async def whole(self, place: str) -> bytes | None:
         """Read an object, what is large in pieces."""
@@ -571,33 +561,29 @@ class _Root:
         self, keys: list[str], place_of: Callable[[str], str], folder: Path
     ) -> list[bool]:
         """Copy objects below a folder; tell of each whether it is there."""
-        gate = asyncio.Semaphore(_AT_ONCE)
 
         async def one(key: str) -> bool:
-            async with gate:
-                data = await self.whole(place_of(key))
-                if data is not None:
-                    await asyncio.to_thread(_write_below, folder, key, data)
-                return data is not None
+            data = await self.whole(place_of(key))
+            if data is not None:
+                await asyncio.to_thread(_write_below, folder, key, data)
+            return data is not None
 
-        return await _all_of(map(one, keys))
+        return await _all_of(one, keys)
 
     async def copied(self, place: str, found: Found, target: Path) -> None:
         """Copy an object to a file, several pieces at a time."""
-        gate = asyncio.Semaphore(_AT_ONCE)
         # Closed by this task, which an interrupted caller does not wait for.
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
 
         async def piece(at: int) -> None:
             n = min(PIECE_BYTES, found.size - at)
-            async with gate:
-                data = await self.part(place, at, n, found.etag)
-                if data is None:
-                    raise _Trouble("there is none any more", _AGAIN)
-                os.pwrite(descriptor, data, at)
+            data = await self.part(place, at, n, found.etag)
+            if data is None:
+                raise _Trouble("there is none any more", _AGAIN)
+            os.pwrite(descriptor, data, at)
 
         try:
-            await _all_of(map(piece, range(0, found.size, PIECE_BYTES)))
+            await _all_of(piece, range(0, found.size, PIECE_BYTES))
             os.ftruncate(descriptor, found.size)
         finally:
             os.close(descriptor)
@@ -611,14 +597,12 @@ class _Root:
 
     async def put_all(self, contents: Mapping[str, bytes]) -> list[bool]:
         """Write objects; tell of each whether it reads as it was written."""
-        gate = asyncio.Semaphore(_AT_ONCE)
 
-        async def one(place: str, data: bytes) -> bool:
-            async with gate:
-                await self.put(place, data)
-                return await self.whole(place) == data
+        async def one(place: str) -> bool:
+            await self.put(place, contents[place])
+            return await self.whole(place) == contents[place]
 
-        return await _all_of(one(place, data) for place, data in contents.items())
+        return await _all_of(one, contents)
 
     async def create(self, place: str, data: bytes) -> bool:
         """Write an object if there is none."""
@@ -631,22 +615,26 @@ class _Root:
 
     async def delete(self, places: list[str]) -> None:
         """Remove objects."""
-        gate = asyncio.Semaphore(_AT_ONCE)
         n = _DELETED_TOGETHER if self.scheme in _S3 else 1
 
-        async def some(those: list[str]) -> None:
-            async with gate:
-                with suppress(FileNotFoundError):
-                    await self.retried(lambda transport: transport.delete(those))
+        async def some(at: int) -> None:
+            with suppress(FileNotFoundError):
+                await self.retried(lambda transport: transport.delete(places[at : at + n]))
 
-        await _all_of(some(places[at : at + n]) for at in range(0, len(places), n))
+        await _all_of(some, range(0, len(places), n))
 
 
-async def _all_of(tasks: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Do several things at a time; the first that fails ends the others."""
+async def _all_of(action: Callable[[S], Awaitable[T]], items: Iterable[S]) -> list[T]:
+    """Do something with each item, some at a time; the first that fails ends the others."""
+    gate = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(item: S) -> T:
+        async with gate:
+            return await action(item)
+
     try:
         async with asyncio.TaskGroup() as group:
-            started = [group.create_task(task) for task in tasks]
+            started = [group.create_task(one(item)) for item in items]
     except BaseExceptionGroup as failed:
         raise failed.exceptions[0] from None
     return [task.result() for task in started]

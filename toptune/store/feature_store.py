@@ -351,8 +351,8 @@ class FeatureStore:
             name, info = found
             if info is None:
                 return 0
-            with self._steady(_nested(name, feature_set.key)[-1], info, _SHAPE):
-                group = _nested(name, feature_set.key)[-1]
+            group = _nested(name, feature_set.key)[-1]
+            with self._steady(group, info, _SHAPE):
                 n_rows, n_columns = self._shape_of_features(group, info)
             return 4 * n_rows * n_columns
 

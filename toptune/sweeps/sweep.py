@@ -282,15 +282,24 @@ class _Made(NamedTuple):
 
 
 def _start(
-    features: StoredFeatures, spikes: PublishedSpikes, device: str
+    features: StoredFeatures, spikes: PublishedSpikes, make_room: Callable[[], None]
 ) -> Callable[[], _Made] | None:
     """Start to make the features of one recording; None where they are there.
 
-    What is returned waits for them and publishes them. The way of a single process and of every
-    worker of a cluster.
+    Where a GPU is full, `make_room` is to let other backbones on it go, and it is tried once more.
+    What is returned waits for the features and publishes them. The way of a single process and of
+    every worker of a cluster.
     """
     if features.published(spikes) is not None:
         return None
+    try:
+        return _begin(features, spikes)
+    except DeviceMemoryError:
+        make_room()
+        return _begin(features, spikes)
+
+
+def _begin(features: StoredFeatures, spikes: PublishedSpikes) -> Callable[[], _Made]:
     # Neither is part of what a picture takes: all views share both.
     features.engine.compile()
     _ = spikes.drawers
@@ -302,19 +311,15 @@ def _start(
 
     def write() -> _Made:
         rows = pending.result()
-        made = _Made(len(rows.features), watch.seconds(), device)
+        made = _Made(len(rows.features), watch.seconds(), _device_name(str(features.engine.device)))
         features.write(source, rows)
         return made
 
     return write
 
 
-def _device_name(engine: FeatureEngine) -> str:
-    return _named(str(engine.device))
-
-
 @cache
-def _named(device: str) -> str:
+def _device_name(device: str) -> str:
     where = describe_environment(device)
     return str(where["device_name"] or where["cpu"])
 
@@ -348,20 +353,18 @@ class _WorkersViews:
         self._begun: list[tuple[int, Callable[[], _Made]]] = []
 
     def start(self, number: int, features: StoredFeatures) -> None:
-        """Start a view; where a GPU is full, once more without the other backbones on it."""
+        """Start a view."""
 
         def start() -> None:
-            device = _device_name(features.engine)
-            try:
-                write = _start(features, self._spikes, device)
-            except DeviceMemoryError:
-                self.publish()
-                self._parts.release()
-                write = _start(features, self._spikes, device)
+            write = _start(features, self._spikes, self._make_room)
             if write is not None:
                 self._begun.append((number, write))
 
         self._keep(number, start)
+
+    def _make_room(self) -> None:
+        self.publish()
+        self._parts.release()
 
     def publish(self) -> None:
         """Wait for all that is begun, and publish it."""
@@ -579,15 +582,14 @@ class _Work:
     def _start(
         self, job: _ViewJob, spikes: PublishedSpikes, writer: BackgroundWriter
     ) -> Callable[[], None] | None:
-        """Start a view; where a GPU is full, once more without the other backbones on it."""
-        device = _device_name(job.features.engine)
-        try:
-            write = _start(job.features, spikes, device)
-        except DeviceMemoryError:
+        """Start a view; what is returned publishes it."""
+
+        def make_room() -> None:
             writer.wait()
             for engine in self.checked.engines.values():
                 engine.release()
-            write = _start(job.features, spikes, device)
+
+        write = _start(job.features, spikes, make_room)
         return None if write is None else lambda: job.add(write())
 
     def _claimed(self) -> Generator[tuple[DeviceRow, ExitStack], None, None]:
