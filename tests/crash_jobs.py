@@ -115,8 +115,10 @@ def look_at_run(job: Job) -> None:
     if not job.made.exists():
         assert job.before is None, "the run is gone"
         return
+    made = tree(job.made)
     known = [tree(p) for p in (job.expected, job.before) if p is not None]
-    assert tree(job.made) in known, "the run is neither the old nor the new one"
+    unlike = [sorted(p for p, _ in made.items() ^ other.items()) for other in known]
+    assert [] in unlike, f"the run is neither the old nor the new one: other files {unlike}"
 
 
 def look_at_sweep(job: Job) -> None:

@@ -12,10 +12,12 @@ from threadpoolctl import threadpool_limits
 
 from toptune.backbones import engine as features
 from toptune.extraction import extract
+from toptune.machine import device
 from toptune.params import Backbone, Compute, FitOptions, Picture, Ptsd, SpikeSettings, Windows
 from toptune.spikes import ptsd_compiled
 from toptune.spikes import streaming as detection
 from toptune.store.feature_store import FeatureStore
+from toptune.store.tables import table_for
 from toptune.training import fit
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread", "tiny_backbones")
@@ -104,6 +106,22 @@ def test_a_run_is_the_same_bytes_again_and_its_verdicts_on_any_number_of_threads
         wide.folds.probabilities, once.folds.probabilities, rtol=1e-5, atol=1e-6
     )
     assert wide.metrics["permutation_p"] == once.metrics["permutation_p"]
+
+
+@pytest.mark.parametrize("head", ["falkon", "recordings", "parameters"])
+def test_a_run_is_the_same_bytes_however_much_memory_is_free(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: str
+) -> None:
+    store = FeatureStore(made / "s.zarr")
+    runs = []
+    for gib in (1, 5, 64):
+        monkeypatch.setattr(device, "_linux_available", lambda _, gib=gib: gib * 2**30)
+        fitting = FitOptions(head=head, permutations=3)
+        table = table_for(store, head)
+        out = tmp_path / f"{gib}" / "run"
+        facts = store.training_facts(table)
+        runs.append(tree(fit(table, fitting, out, facts=facts).path))
+    assert runs[0] == runs[1] == runs[2]
 
 
 def test_the_picture_and_its_seed_decide_not_the_order_of_work(made: Path, tmp_path: Path) -> None:

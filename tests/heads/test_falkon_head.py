@@ -26,3 +26,7 @@ def test_the_plan_says_why() -> None:
     assert too_large.n_centres == 4000
     assert "2.0 GiB of memory are at hand, enough for 8192 as centres" in too_large.reason
     assert plan_centres(300, 10**6).n_centres == 300
+
+
+def test_the_plan_is_the_same_however_much_memory_is_free_beyond_what_all_rows_need() -> None:
+    assert plan_centres(16, GIB) == plan_centres(16, 3 * GIB) == plan_centres(16, 64 * GIB)
