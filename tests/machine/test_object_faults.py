@@ -227,6 +227,17 @@ def test_ctrl_c_ends_a_wait_at_once(bucket: Bucket, below: Objects) -> None:
             child.kill()
 
 
+def test_who_is_given_up_on_is_interrupted_too(bucket: Bucket, below: Objects) -> None:
+    bucket.server.faults(rule("stall", seconds=60))
+    with ThreadPoolExecutor(1) as pool:
+        got = pool.submit(below.get, "key")
+        deadline_s = time.monotonic() + 20
+        while not bucket.server.requests() and time.monotonic() < deadline_s:
+            time.sleep(0.02)
+        objects.give_up()
+        assert isinstance(got.exception(20), KeyboardInterrupt)
+
+
 def test_large_objects_come_in_pieces_and_whole(
     bucket: Bucket, below: Objects, monkeypatch: pytest.MonkeyPatch
 ) -> None:

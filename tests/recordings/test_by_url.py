@@ -31,8 +31,8 @@ from s3 import SECRETS, Bucket, rule
 from small_data import write_data_set, write_devices, write_mcs
 
 import toptune
-from toptune.errors import InputError, InputErrors
-from toptune.machine import objects
+from toptune.errors import InputError, InputErrors, StorageError
+from toptune.machine import objects, remote
 from toptune.machine.fingerprint import file_sha256, quick_digest, stamp_of
 from toptune.machine.remote import as_path
 from toptune.params import SpikeSettings
@@ -87,6 +87,37 @@ def test_a_long_recording_is_opened_by_as_few_requests_as_a_short_one(
         assert check_recording(as_path(f"{bucket.url}/raw/{file.name}"), SpikeSettings())
         counts.append(len(bucket.server.requests()))
     assert counts[1] <= counts[0] < 8
+
+
+@pytest.mark.parametrize("kind", [InputError, StorageError, KeyboardInterrupt])
+def test_what_ends_a_read_of_an_mcs_file_is_never_taken_for_its_damage(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException]
+) -> None:
+    bucket.put("raw/a.h5", write_mcs(tmp_path / "a.h5", seed=1, seconds=2.5).read_bytes())
+    url = f"{bucket.url}/raw/a.h5"
+    real = remote.Blocks.pread
+    left, ends = 0, 0
+
+    def pread(blocks: remote.Blocks, n_bytes: int, at: int) -> bytes:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise kind("the server said so")
+        return real(blocks, n_bytes, at)
+
+    def opened() -> str:
+        try:
+            with open_recording(url):  # type: ignore[union-attr]
+                return "opened"
+        except kind as error:
+            return str(error)
+
+    monkeypatch.setattr(remote.Blocks, "pread", pread)
+    while left <= 0:
+        left = ends = ends + 1
+        wanted = "opened" if (got := opened()) and left > 0 else "the server said so"
+        assert got == wanted, f"at read {ends}"
+    assert ends > 40
 
 
 def test_spikes_are_found_in_one_copy(bucket: Bucket, tmp_path: Path, cache: Path) -> None:

@@ -329,7 +329,7 @@ def test_a_recording_is_old_or_new_or_absent_whenever_its_replacing_is_killed(
 
 
 def test_an_interrupt_does_not_wait_for_what_a_server_does_not_answer(
-    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(threads, "_GRACE_S", 0.2)
     store = make_store(f"{bucket.url}/s.zarr")
@@ -345,6 +345,8 @@ def test_an_interrupt_does_not_wait_for_what_a_server_does_not_answer(
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert time.monotonic() - began < 10
+    # Nor is it told of as an error.
+    assert not caplog.records
     bucket.server.faults()
     assert FeatureStore(store.path).spikes_info(A) is None
     write_recording(FeatureStore(store.path), A, 1)

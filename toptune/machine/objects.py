@@ -15,7 +15,7 @@ import re
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass
@@ -1035,6 +1035,9 @@ def _run(task: Coroutine[Any, Any, T]) -> T:
         future = asyncio.run_coroutine_threadsafe(task, _working.loop)
     try:
         return future.result()
+    except CancelledError:
+        # By `give_up`. Whoever reads a file takes an Exception for a fault of that file.
+        raise KeyboardInterrupt from None
     except BaseException:
         future.cancel()
         raise
@@ -1043,7 +1046,7 @@ def _run(task: Coroutine[Any, Any, T]) -> T:
 def give_up() -> None:
     """End what all threads are asking servers for, after an interrupt, but not what they ask next.
 
-    They are given a `concurrent.futures.CancelledError`.
+    They are given a KeyboardInterrupt, too.
     """
     with _guard:
         if _working is not None:

@@ -11,7 +11,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
@@ -160,7 +160,7 @@ class BackgroundWriter:
         self._pool.shutdown(wait=True)
         # Not raised, since that would hide the error by which the context was left.
         for owner, failure in self.take_failures():
-            if not isinstance(failure, CancelledError):
+            if not isinstance(failure, KeyboardInterrupt):
                 _LOG.error("%s failed: %s", owner, failure)
 
     def _hurry(self) -> None:

@@ -80,6 +80,8 @@ def check_links(file: Any, path: Path, *, soft: bool = False) -> None:
 
     try:
         found = file.id.links.visit(see, info=True)
+    except InputError:  # of a server, for example
+        raise
     except DAMAGE as error:
         raise damaged(path, "its groups cannot be walked", error) from None
     if found:
@@ -111,9 +113,9 @@ def check_stored(
         _check_size(dataset, path, layout)
         if limit_bytes is not None:
             check_whole(dataset, path, limit_bytes)
+    except InputError:
+        raise
     except DAMAGE as error:
-        if isinstance(error, InputError):
-            raise
         raise damaged(path, f"{name} cannot be read", error) from None
 
 
@@ -246,9 +248,9 @@ def check_texts(file: Any, path: Path) -> None:
 
     try:
         file.visititems(see)
+    except InputError:
+        raise
     except DAMAGE as error:
-        if isinstance(error, InputError):
-            raise
         raise damaged(path, "its texts cannot be found", error) from None
 
 

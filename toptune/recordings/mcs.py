@@ -266,6 +266,8 @@ def _mcspy_raw_data(path: Path) -> Any:
 
     # The library prints every stream otherwise.
     McsData.VERBOSE = False
+    # Where opening fails, its __del__ would complain on the terminal that there is none.
+    McsData.RawData.h5_file = None
     return McsData.RawData(for_hdf5(path))
 
 

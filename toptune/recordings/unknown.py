@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from toptune.errors import InputError
 from toptune.machine.remote import for_hdf5
 from toptune.recordings.text import encoding_of
 
@@ -78,6 +79,8 @@ def _hdf5(path: Path) -> str:
     try:
         with h5py.File(for_hdf5(path), "r") as file:
             names = {*file, *file.attrs}
+    except InputError:
+        raise
     except DAMAGE as error:
         raise damaged(path, "its groups cannot be listed", error) from None
     program = next((what for sign, what in _PROGRAMS if sign <= names), None)

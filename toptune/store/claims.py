@@ -254,7 +254,8 @@ class Pulse:
 
     def _renew(self) -> None:
         while not self._ended.wait(RENEW_S) and not self._is_lost:
-            with suppress(ToptuneError):  # `check` says that it was not renewed
+            # `check` says that it was not renewed; after an interrupt nothing is.
+            with suppress(ToptuneError, KeyboardInterrupt):
                 self._put()
                 if self._ended.is_set():  # and deleted, maybe before this arrived
                     self._objects.delete([self.key])

@@ -62,6 +62,8 @@ def _hdf5_kind(path: Path) -> str | None:
                 return "nwb"
             # Names that are not Unicode are bytes.
             names = {name for name in islice(file, _MOST_NAMES) if isinstance(name, str)}
+    except InputError:
+        raise
     except DAMAGE:
         return None  # the reader of MCS files says what is wrong with it
     if {"wells", "data_store"} & names or {"sig", "mapping"} <= names:
