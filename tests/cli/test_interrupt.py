@@ -10,13 +10,17 @@ import pytest
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows: it sends no signals")
 # Python drops what is raised in a weak reference's callback and in a finaliser.
+# A compiled module makes an error of its own of what is raised while it is loaded.
+LOADED = "matplotlib.ft2font"
 PLACES = {
     "callback": "one = Thing(); kept = weakref.ref(one, lambda _: press()); del one",
     "finaliser": "Thing.__del__ = lambda _: press(); Thing()",
     "loop": "press()",
+    "module": f"press_within('{LOADED}'); import {LOADED}",
 }
 PROGRAM = """
-import os, signal, time, weakref
+import os, signal, sys, time, weakref
+from importlib.machinery import ExtensionFileLoader
 from toptune.cli import app
 
 class Thing: pass
@@ -24,6 +28,19 @@ class Thing: pass
 def press():
     os.kill(os.getpid(), signal.SIGINT)
     for _ in range(1000): pass
+
+def press_within(name):
+    # In the first enumeration that the module makes while it is loaded.
+    def see(frame, event, _):
+        if event == "call" and frame.f_code.co_filename.endswith("enum.py"):
+            while frame is not None:
+                loader = frame.f_locals.get("self")
+                if isinstance(loader, ExtensionFileLoader) and loader.name == name:
+                    sys.setprofile(None)
+                    press()
+                    return
+                frame = frame.f_back
+    sys.setprofile(see)
 
 def work():
     {place}

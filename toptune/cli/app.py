@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.machinery import ExtensionFileLoader
 from types import FrameType
 from typing import Annotated, Any
 
@@ -130,6 +131,17 @@ def main() -> None:
         sys.exit(130)
 
 
+def _is_loading(frame: FrameType | None) -> bool:
+    """Whether a compiled module is being loaded, and runs Python for that."""
+    while frame is not None:
+        if frame.f_code.co_name in ("create_module", "exec_module"):
+            loader = frame.f_locals.get("self")
+            if isinstance(loader, ExtensionFileLoader):
+                return True
+        frame = frame.f_back
+    return False
+
+
 _INTERRUPTED = b"interrupted; what was published is kept\n"
 _SHOW_CURSOR = b"\x1b[?25h"
 
@@ -139,7 +151,7 @@ def _interrupt_once() -> Iterator[None]:
     """Answer the first Ctrl-C as Python does, and leave the second to the system."""
     interrupted = said = False
 
-    def first(_number: int, _frame: FrameType | None) -> None:
+    def first(_number: int, frame: FrameType | None) -> None:
         nonlocal interrupted, said
         interrupted = True
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -147,17 +159,26 @@ def _interrupt_once() -> Iterator[None]:
         # and hides the cursor, which the second Ctrl-C would leave hidden.
         said = not bar_is_shown()
         os.write(2, _INTERRUPTED if said else _SHOW_CURSOR)
-        raise KeyboardInterrupt
+        again(_number, frame)
 
-    def again(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+    def again(_number: int, frame: FrameType | None) -> None:
+        # A compiled module that is being loaded drops what is raised, or fails with an error of its
+        # own. Loading ends soon.
+        if _is_loading(frame):
+            later()
+        else:
+            raise KeyboardInterrupt
+
+    def later() -> None:
+        # By a signal whose handler is free.
+        signal.signal(signal.SIGTERM, again)
+        threading.Timer(0.01, _signal_main_thread).start()
 
     def unraisable(lost: sys.UnraisableHookArgs) -> None:
         # It came while a finaliser or a weak reference's callback ran, where Python drops what is
-        # raised. It is raised once more a moment later, by a signal whose handler is free.
+        # raised.
         if interrupted and isinstance(lost.exc_value, KeyboardInterrupt):
-            signal.signal(signal.SIGTERM, again)
-            threading.Timer(0.01, _signal_main_thread).start()
+            later()
         else:
             hook(lost)
 
