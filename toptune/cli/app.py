@@ -7,24 +7,17 @@ are given before they import what they work with, so that --help and refusals an
 
 from __future__ import annotations
 
-import _thread
 import logging
-import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.machinery import ExtensionFileLoader
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
 from toptune.cli import demo, live, machine, recordings, reporting, training
+from toptune.cli.interrupt import interrupting
 from toptune.cli.options import BASIC, in_flags
-from toptune.cli.printing import bar_is_shown, say
+from toptune.cli.printing import say
 from toptune.cli.streams import let_go, make_printable
 from toptune.errors import ToptuneError
 
@@ -84,14 +77,6 @@ def _options(
 ) -> None: ...
 
 
-def _signal_main_thread() -> None:
-    """Send SIGTERM to the main thread, which ends a sleep or a read of it where a system can."""
-    if hasattr(signal, "pthread_kill"):
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
-    else:
-        _thread.interrupt_main(signal.SIGTERM)
-
-
 class _InFlags(logging.Formatter):
     """Let warnings of the library name flags."""
 
@@ -112,7 +97,7 @@ def main() -> None:
     # It tells that it lists the machine's fonts, which is no news of the user's work.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
-        with _interrupt_once():
+        with interrupting():
             app()
     except ToptuneError as error:
         say(f"error: {error}")
@@ -129,67 +114,3 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def _is_loading(frame: FrameType | None) -> bool:
-    """Whether a compiled module is being loaded, and runs Python for that."""
-    while frame is not None:
-        if frame.f_code.co_name in ("create_module", "exec_module"):
-            loader = frame.f_locals.get("self")
-            if isinstance(loader, ExtensionFileLoader):
-                return True
-        frame = frame.f_back
-    return False
-
-
-_INTERRUPTED = b"interrupted; what was published is kept\n"
-_SHOW_CURSOR = b"\x1b[?25h"
-
-
-@contextmanager
-def _interrupt_once() -> Iterator[None]:
-    """Answer the first Ctrl-C as Python does, and leave the second to the system."""
-    interrupted = said = False
-
-    def first(_number: int, frame: FrameType | None) -> None:
-        nonlocal interrupted, said
-        interrupted = True
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        # Not by a file object, which may be in the middle of a write. A bar would be drawn over it,
-        # and hides the cursor, which the second Ctrl-C would leave hidden.
-        said = not bar_is_shown()
-        os.write(2, _INTERRUPTED if said else _SHOW_CURSOR)
-        again(_number, frame)
-
-    def again(_number: int, frame: FrameType | None) -> None:
-        # A compiled module that is being loaded drops what is raised, or fails with an error of its
-        # own. Loading ends soon.
-        if _is_loading(frame):
-            later()
-        else:
-            raise KeyboardInterrupt
-
-    def later() -> None:
-        # By a signal whose handler is free.
-        signal.signal(signal.SIGTERM, again)
-        threading.Timer(0.01, _signal_main_thread).start()
-
-    def unraisable(lost: sys.UnraisableHookArgs) -> None:
-        # It came while a finaliser or a weak reference's callback ran, where Python drops what is
-        # raised.
-        if interrupted and isinstance(lost.exc_value, KeyboardInterrupt):
-            later()
-        else:
-            hook(lost)
-
-    before = signal.signal(signal.SIGINT, first)
-    hook, sys.unraisablehook = sys.unraisablehook, unraisable
-    try:
-        yield
-    finally:
-        sys.unraisablehook = hook
-        if interrupted and not said:
-            os.write(2, _INTERRUPTED)
-        # Where it was pressed, the interpreter may still wait for threads: a second one ends that.
-        if not interrupted:
-            signal.signal(signal.SIGINT, before)
