@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -792,6 +793,26 @@ def test_sweep_prints_its_tables_and_goes_on_as_json(
     assert ran.code == 3
     assert "failed: run " in ran.out
     assert "no luck" in (folder / "out" / "failures.csv").read_text()
+
+
+def test_a_sweep_without_room_for_its_first_file_goes_on(
+    folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("sweep", folder / "devices.csv", "table1", "-o", folder / "out", *FEW)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("toptune.sweeps.sweep.write_whole", full)
+        ran = run(*arguments)
+    assert ran.code == 1
+    assert "make room and run the same command again" in ran.err
+    assert run(*arguments).code == 0
+    (folder / "out" / "sweep.json").unlink()
+    ran = run(*arguments)
+    assert ran.code == 2
+    assert f"{folder / 'out'} is not a sweep of toptune: choose another folder" in ran.err
 
 
 def test_sweep_refuses_a_bad_grid_with_every_problem_and_leaves_nothing(

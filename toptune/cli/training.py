@@ -39,7 +39,7 @@ from toptune.cli.printing import (
     watch_steps,
     watch_sweep,
 )
-from toptune.errors import InputError
+from toptune.errors import InputError, InputErrors
 from toptune.heads.base import Head
 from toptune.heads.catalogue import BUILT_IN, head_of, require_spreading
 from toptune.machine.display import count
@@ -293,10 +293,10 @@ def sweep(
 
     read = read_grid(grid, settings or (), seed=seed)
     read_devices(devices)
-    from toptune.runs.folder import SWEEP, require_target
+    from toptune.runs.folder import sweep_problems
 
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        require_target(out, overwrite=True, kind=SWEEP)
+    if problems := sweep_problems(out):
+        raise InputErrors(problems)
     from toptune.api import sweep as run
 
     with opened_cluster(dask) as cluster, watch_sweep() as watch:

@@ -66,6 +66,18 @@ def target_problems(out: Path, *, overwrite: bool, kind: FolderKind = RUN) -> li
     return []
 
 
+def sweep_problems(out: Path) -> list[str]:
+    """List the reasons why a sweep can neither begin nor go on in a folder; empty where it can."""
+    if isinstance(out, RemotePath) or not out.exists():
+        return target_problems(out, overwrite=False)
+    # A process that was killed, or had no room for the first file, leaves names with a dot.
+    if out.is_dir() and all(path.name.startswith(".") for path in out.iterdir()):
+        return []
+    if _is_one(out, SWEEP):
+        return []
+    return [f"{out} is not a {SWEEP.word} of toptune: choose another folder"]
+
+
 def require_target(out: Path, *, overwrite: bool, kind: FolderKind = RUN) -> None:
     """Refuse a path that a folder cannot be written to; see `target_problems`."""
     problems = target_problems(out, overwrite=overwrite, kind=kind)

@@ -53,7 +53,7 @@ from toptune.machine.threads import BackgroundWriter
 from toptune.params import Backbone, Compute, FitOptions, content_key
 from toptune.recordings.devices import DeviceRow, DevicesFile, read_devices
 from toptune.recordings.windows import window_starts
-from toptune.runs.folder import SWEEP, target_problems, write_csv
+from toptune.runs.folder import SWEEP, sweep_problems, write_csv
 from toptune.store.feature_store import recording_name
 from toptune.store.session import StoreSession, writing_session
 from toptune.store.tables import parameter_table
@@ -194,9 +194,7 @@ class _Checked:
 
 def _check(task: _Task, watch: SweepReporter) -> _Checked:
     """Find everything that is wrong with what was given."""
-    problems: list[str] = []
-    if task.out.exists() and not _is_empty(task.out):
-        problems += target_problems(task.out, overwrite=True, kind=SWEEP)
+    problems = sweep_problems(task.out)
     opened = None
     try:
         opened = _open(task, problems)
@@ -677,11 +675,6 @@ class _Work:
                 write_csv(path, Failure._fields, self.failures)
         runs = [o.name for o in self.outcomes if o.metrics is not None]
         self.task.write_state("finished", runs, self.failures)
-
-
-def _is_empty(folder: Path) -> bool:
-    """Whether a folder holds nothing but what a killed process may have left."""
-    return folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir())
 
 
 def _label(backbone: Backbone) -> str:
