@@ -638,6 +638,22 @@ def test_keep_going_outlives_errors_nobody_foresaw(
     assert result.done == 4
 
 
+def test_keep_going_does_not_outlive_an_interrupt_that_became_another_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any, **__: Any) -> Any:
+        # As the loaders of compiled modules do.
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise ImportError("initialization failed") from error
+
+    monkeypatch.setattr(detection, "detect_recording", failing)
+    shutil.rmtree(folder / "s.zarr")
+    with pytest.raises(KeyboardInterrupt):
+        again(folder, keep_going=True)
+
+
 def test_a_full_disk_ends_the_batch_whatever_keep_going_says(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,6 +38,7 @@ from toptune.heads.catalogue import head_of, heads
 from toptune.heads.rows import LabelledRows, group_rows
 from toptune.machine.display import count, summary_html, summary_line
 from toptune.machine.installation import describe_environment
+from toptune.machine.interruption import heed_interrupt
 from toptune.machine.remote import local_output
 from toptune.params import FitOptions, parse_merges, parse_names
 from toptune.recordings.trains import TrainingFacts
@@ -314,6 +315,7 @@ def _report(folder: Path, out: Path, store: FeatureStore | None, progress: Progr
     except (StorageError, OSError):
         raise  # a full disk: then the rest of the run may not be whole either
     except Exception as error:  # noqa: BLE001  # told; hours of training must not hang on a drawing
+        heed_interrupt(error)
         _LOG.debug("report of %s", out, exc_info=True)
         _LOG.error(
             "%s is published without its report.html (%s): `report` tries again",

@@ -18,6 +18,7 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from toptune.backbones.loading import LoadedBackbone
+from toptune.machine.interruption import heed_interrupt
 
 _LOG = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ def fold(loaded: LoadedBackbone) -> Folded:
     try:
         traced = fx.symbolic_trace(module)
     except Exception as error:  # noqa: BLE001  # tracing runs any network's code on stand-ins
+        heed_interrupt(error)
         _LOG.info("%s is used unchanged, nothing is folded: %s", loaded.name, error)
         return Folded(module=module, channels=plain)
     _fold_norms(traced)

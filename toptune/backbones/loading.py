@@ -27,6 +27,7 @@ from toptune.backbones.networks import (
 from toptune.backbones.weights import Triple, fitting_state, read_weights, state_sha256
 from toptune.errors import InputError, ToptuneError
 from toptune.machine.caches import usable_or_private
+from toptune.machine.interruption import heed_interrupt
 from toptune.params import Backbone
 
 _log = logging.getLogger(__name__)
@@ -175,6 +176,7 @@ def _imagenet_timm(name: str) -> tuple[Network, str]:
     except InputError:
         raise
     except Exception as error:  # the hub's clients raise errors of many kinds
+        heed_interrupt(error)
         source = config.hf_hub_id or config.url
         raise ToptuneError(
             f"could not download the trained weights of timm:{name} from {source} into"

@@ -20,6 +20,7 @@ import torch
 
 from toptune.errors import InputError
 from toptune.machine.fingerprint import require_weights_file
+from toptune.machine.interruption import heed_interrupt
 
 # Keys under which training scripts save the tensors.
 _WRAPPERS = ("state_dict", "model")
@@ -137,6 +138,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, st
             state = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118  # not a dict
             return state, file.metadata() or {}
     except Exception as error:  # the library's own, and torch's for types that it does not know
+        heed_interrupt(error)
         text = " ".join(str(error).split())[:200]
         raise InputError(
             f"{path} is not a complete safetensors file: {text}: copy or download it again"
@@ -165,6 +167,7 @@ def _read_pickle(path: Path) -> Any:
     except InputError:
         raise
     except Exception as error:  # for damaged files torch raises errors of many kinds
+        heed_interrupt(error)
         if "Unsupported" in str(error) or "GLOBAL" in str(error):
             reason = (
                 "it holds pickled code, not only tensors, and code in a file is never run: save"

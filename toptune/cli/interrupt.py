@@ -13,6 +13,7 @@ from importlib.machinery import ExtensionFileLoader
 from types import FrameType
 
 from toptune.cli.printing import bar_is_shown
+from toptune.machine.interruption import note_interrupt
 
 _INTERRUPTED = b"interrupted; what was published is kept\n"
 _SHOW_CURSOR = b"\x1b[?25h"
@@ -25,8 +26,13 @@ def interrupting() -> Iterator[None]:
     interrupt = _Interrupt()
     before = signal.signal(signal.SIGINT, interrupt.first)
     sys.unraisablehook = interrupt.unraisable
+    note_interrupt(came=False)
     try:
         yield
+    except Exception as error:
+        if interrupt.came:
+            raise KeyboardInterrupt from error
+        raise
     finally:
         sys.unraisablehook = interrupt.hook
         if interrupt.came and not interrupt.is_told:
@@ -46,6 +52,7 @@ class _Interrupt:
     def first(self, number: int, frame: FrameType | None) -> None:
         """Say so, and raise a KeyboardInterrupt; the handler of a signal."""
         self.came = True
+        note_interrupt(came=True)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         # Not by a file object, which may be in the middle of a write. A bar would be drawn over it,
         # and hides the cursor, which the second Ctrl-C would leave hidden.

@@ -40,6 +40,7 @@ from toptune.machine.caches import give_pynwb_a_folder
 from toptune.machine.device import FULL_RATE_FLOAT64
 from toptune.machine.display import count
 from toptune.machine.installation import NETWORKS
+from toptune.machine.interruption import heed_interrupt
 from toptune.machine.threads import usable_cores
 
 if TYPE_CHECKING:
@@ -240,6 +241,7 @@ def imported(name: str) -> tuple[ModuleType | None, str | None]:
     try:
         return importlib.import_module(name), None
     except Exception as error:  # noqa: BLE001  # a broken package may raise anything
+        heed_interrupt(error)
         return None, " ".join(str(error).split()) or type(error).__name__
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from toptune.errors import InputError, StorageError, ToptuneError
 from toptune.features.extractor import StageReporter
 from toptune.machine.cuda import accelerator
+from toptune.machine.interruption import heed_interrupt
 from toptune.machine.remote import read_ahead, release
 from toptune.params import Compute, SpikeSettings
 from toptune.spikes import finding
@@ -205,6 +206,7 @@ def reading(path: Path | NamedRecording) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:
+        heed_interrupt(error)
         # A batch of hours must not end at one file that a reader stumbles over.
         _LOG.debug("%s", path, exc_info=True)
         raise ToptuneError(

@@ -17,6 +17,7 @@ from toptune.heads.falkon.head import FalkonHead
 from toptune.heads.mlp.head import MLPHead
 from toptune.heads.parameters.head import ParametersHead
 from toptune.heads.recordings.head import RecordingsHead
+from toptune.machine.interruption import heed_interrupt
 
 GROUP = "toptune.heads"
 
@@ -81,6 +82,7 @@ def _installed() -> dict[str, Head]:
                 raise InputError("it is no toptune.heads.base.Head, or its name is taken")
             found[head.name] = head
         except Exception as error:  # noqa: BLE001  # another package's fault must not end every command
+            heed_interrupt(error)
             _LOG.warning(
                 "the classifier %r of %s cannot be used: %s", point.name, point.value, error
             )

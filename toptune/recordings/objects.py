@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputError, ToptuneError
+from toptune.machine.interruption import heed_interrupt
 from toptune.params import OpeningOptions
 from toptune.recordings.conversion import (
     from_neo,
@@ -122,6 +123,7 @@ def _asking(path: Path, problem: str) -> Iterator[None]:
     except ToptuneError:
         raise
     except Exception as error:  # what objects of other packages raise has no end
+        heed_interrupt(error)
         said = " ".join(str(error).split())[:200] or "no reason given"
         raise InputError(f"{path}: {problem} ({type(error).__name__}: {said})") from error
 

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
+from toptune.machine.interruption import heed_interrupt
 from toptune.recordings.hdf5_guard import check_links, check_stored
 from toptune.recordings.trains import PeakTrain
 
@@ -62,6 +63,7 @@ def read_peak_mat(path: Path) -> PeakTrain:
         raise
     # For damaged files every library has its own errors, down to zlib.error and IndexError.
     except Exception as error:
+        heed_interrupt(error)
         text = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: damaged MATLAB file ({text}): copy it again") from error
     return _checked(path, n_samples, sample, amplitude)

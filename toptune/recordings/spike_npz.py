@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toptune.errors import InputError
+from toptune.machine.interruption import heed_interrupt
 from toptune.machine.remote import as_path, local_output
 from toptune.recordings.trains import Segment, SpikeTrains, sort_spikes
 
@@ -100,6 +101,7 @@ def _load(path: Path) -> _Arrays:
         raise
     # numpy and zipfile raise many kinds of errors for files that are damaged or hold objects.
     except Exception as error:
+        heed_interrupt(error)
         text = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: not a readable NPZ file ({text}): write it again") from error
 

@@ -47,6 +47,7 @@ from toptune.features.recordings import SpikeFinder, one_line
 from toptune.heads.catalogue import head_of
 from toptune.machine.durable import write_whole, writing
 from toptune.machine.installation import describe_environment
+from toptune.machine.interruption import heed_interrupt
 from toptune.machine.locks import held
 from toptune.machine.remote import as_path, local_output
 from toptune.machine.threads import BackgroundWriter
@@ -709,6 +710,7 @@ def _attempt(work: Callable[[], object]) -> str | None:
     except ToptuneError as error:
         return one_line(error)
     except Exception as error:  # noqa: BLE001  # logged with its traceback
+        heed_interrupt(error)
         # Whatever it is, the rest of a long sweep goes on; the traceback says where to look.
         _LOG.exception("an unexpected error")
         return f"{type(error).__name__}: {one_line(error)}"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toptune.errors import InputError, ToptuneError
+from toptune.machine.interruption import heed_interrupt
 from toptune.machine.remote import for_hdf5
 from toptune.params import OpeningOptions
 from toptune.recordings.unknown import is_hdf5
@@ -146,6 +147,7 @@ def reading(path: Path, problem: str) -> Iterator[None]:
     except ToptuneError:
         raise
     except Exception as error:  # noqa: BLE001  # what libraries raise for damaged files has no end
+        heed_interrupt(error)
         said = " ".join(str(error).split())[:200]
         raise InputError(
             f"{path}: {problem} ({type(error).__name__}: {said or 'no reason given'}): is it whole?"
