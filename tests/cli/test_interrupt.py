@@ -10,13 +10,15 @@ import pytest
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows: it sends no signals")
 # Python drops what is raised in a weak reference's callback and in a finaliser.
-# A compiled module makes an error of its own of what is raised while it is loaded.
+# A compiled module makes an error of its own of what is raised while it is imported.
 LOADED = "matplotlib.ft2font"
 PLACES = {
     "callback": "one = Thing(); kept = weakref.ref(one, lambda _: press()); del one",
     "finaliser": "Thing.__del__ = lambda _: press(); Thing()",
     "loop": "press()",
-    "module": f"press_within('{LOADED}'); import {LOADED}",
+    "compiled module": f"press_within('{LOADED}'); import {LOADED}",
+    # What torch's own C++ imports ends the process if that fails.
+    "torch": "press_within('torch._C'); import torch",
     # OpenVINO makes an error of its own of what is raised in what it calls.
     "conversion": "convert()",
     "handler": "fail_after_a_press()",

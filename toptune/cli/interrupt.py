@@ -7,9 +7,9 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.machinery import ExtensionFileLoader
 from types import FrameType
 
 from toptune.cli.printing import bar_is_shown
@@ -18,6 +18,8 @@ from toptune.machine.interruption import note_interrupt
 _INTERRUPTED = b"interrupted; what was published is kept\n"
 _SHOW_CURSOR = b"\x1b[?25h"
 _LATER_S = 0.01
+# Longer than an import takes; a program may be run by an import, too.
+_IMPORT_S = 20.0
 
 
 @contextmanager
@@ -48,10 +50,12 @@ class _Interrupt:
     def __init__(self) -> None:
         self.came = self.is_told = False
         self.hook = sys.unraisablehook
+        self._latest_s = 0.0
 
     def first(self, number: int, frame: FrameType | None) -> None:
         """Say so, and raise a KeyboardInterrupt; the handler of a signal."""
         self.came = True
+        self._latest_s = time.monotonic() + _IMPORT_S
         note_interrupt(came=True)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         # Not by a file object, which may be in the middle of a write. A bar would be drawn over it,
@@ -61,7 +65,7 @@ class _Interrupt:
         self._raise(number, frame)
 
     def _raise(self, _number: int, frame: FrameType | None) -> None:
-        if _is_loading(frame):
+        if _is_importing(frame) and time.monotonic() < self._latest_s:
             self._raise_later()
         else:
             raise KeyboardInterrupt
@@ -79,16 +83,15 @@ class _Interrupt:
             self.hook(lost)
 
 
-def _is_loading(frame: FrameType | None) -> bool:
-    """Whether a compiled module is being loaded, and runs Python for that.
+def _is_importing(frame: FrameType | None) -> bool:
+    """Whether a module is being imported.
 
-    It drops what is raised then, fails with an error of its own, or is left half made.
+    A compiled one that runs Python meanwhile drops what is raised there, makes an error of its own
+    of it, or ends the process; and every module would be left half made.
     """
     while frame is not None:
-        if frame.f_code.co_name in ("create_module", "exec_module"):
-            loader = frame.f_locals.get("self")
-            if isinstance(loader, ExtensionFileLoader):
-                return True
+        if frame.f_code.co_filename.startswith("<frozen importlib."):
+            return True
         frame = frame.f_back
     return False
 
