@@ -99,6 +99,8 @@ ADVICE = (
            mend=text("time_s,channel\n0.5,12\n1.5,13\n")),
     Advice("another header", text(TABLE.replace("time_s", "t")), "r.csv",
            "begins with time_s,channel", mend=text(TABLE)),
+    Advice("a list of recordings", text("recording,device,label\na.h5,d1,x\n"), "r.csv",
+           "name the recordings themselves", mend=text(TABLE)),
     Advice("an old encoding", text("time_s,channel\n1,Stra\xdfe\n".encode("latin-1")), "r.csv",
            "save the table as 'CSV UTF-8'", mend=text("time_s,channel\n1,Stra\xdfe\n")),
     Advice("silent", text("time_s,channel\n"), "r.csv", "--duration-s", ("--duration-s", "60")),

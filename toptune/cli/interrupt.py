@@ -28,7 +28,6 @@ def interrupting() -> Iterator[None]:
     interrupt = _Interrupt()
     before = signal.signal(signal.SIGINT, interrupt.first)
     sys.unraisablehook = interrupt.unraisable
-    note_interrupt(came=False)
     try:
         yield
     except Exception as error:
@@ -36,6 +35,7 @@ def interrupting() -> Iterator[None]:
             raise KeyboardInterrupt from error
         raise
     finally:
+        note_interrupt(came=False)
         sys.unraisablehook = interrupt.hook
         if interrupt.came and not interrupt.is_told:
             os.write(2, _INTERRUPTED)

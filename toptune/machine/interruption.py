@@ -7,6 +7,7 @@ never told of as the fault of a file, nor survived.
 
 from __future__ import annotations
 
+_DEEPEST = 16  # errors that were made of one another
 _came = False
 
 
@@ -19,7 +20,9 @@ def note_interrupt(*, came: bool) -> None:
 def heed_interrupt(error: BaseException) -> None:
     """Raise a KeyboardInterrupt if an error was, or may have been, made of one."""
     one: BaseException | None = error
-    while one is not None and not isinstance(one, KeyboardInterrupt):
-        one = one.__cause__ or one.__context__
-    if _came or one is not None:
+    is_one = _came
+    for _ in range(_DEEPEST):
+        is_one |= isinstance(one, KeyboardInterrupt)
+        one = None if one is None else one.__cause__ or one.__context__
+    if is_one:
         raise KeyboardInterrupt from error

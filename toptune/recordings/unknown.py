@@ -53,6 +53,11 @@ def _text(head: bytes) -> str | None:
         return "text in an old encoding: save it as 'CSV UTF-8'"
     if re.match(r"\d+([.,]\d+)?[\s,;]", line):
         return "text without a header: add a first line with the columns' names, time_s,channel"
+    if {"recording", "device"} <= {name.strip(' "') for name in re.split("[,;\t]", line.lower())}:
+        return (
+            "a devices file, which lists recordings for `extract` and `sweep`: name the recordings"
+            " themselves here, such as folder/*.h5"
+        )
     return f"text that begins with {line[:80]!r}: a table of spikes begins with time_s,channel"
 
 
