@@ -109,9 +109,13 @@ class Proxy:
         self._requests: list[Request] = []
         # moto looks, then puts: not at once, as S3 does.
         self._conditional = asyncio.Lock()
+        # An event loop holds its tasks weakly: one that waits for a client may be collected.
+        self._serving: set[asyncio.Task[None] | None] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one connection's requests."""
+        task = asyncio.current_task()
+        self._serving.add(task)
         try:
             while (message := await self._read(reader, writer)) is not None:
                 if not await self._answer(message, reader, writer):
@@ -119,6 +123,7 @@ class Proxy:
         except (OSError, asyncio.IncompleteReadError):
             pass  # the other end is gone
         finally:
+            self._serving.discard(task)
             writer.close()
 
     async def _read(
