@@ -83,6 +83,11 @@ def tree(folder: Path) -> dict[str, str]:
     return sums
 
 
+def differences(a: dict[str, str], b: dict[str, str]) -> list[str]:
+    """List the files that are not the same in two trees."""
+    return [path for path in sorted({*a, *b}) if a.get(path) != b.get(path)]
+
+
 def look_at_store(job: Job) -> None:
     """Everything a store offers can be read and is what an uninterrupted extraction made."""
     if not job.made.exists():
@@ -117,8 +122,8 @@ def look_at_run(job: Job) -> None:
         return
     made = tree(job.made)
     known = [tree(p) for p in (job.expected, job.before) if p is not None]
-    unlike = [sorted(p for p, _ in made.items() ^ other.items()) for other in known]
-    assert [] in unlike, f"the run is neither the old nor the new one: other files {unlike}"
+    differing = [differences(made, other) for other in known]
+    assert [] in differing, f"the run is neither the old nor the new one: {differing} differ"
 
 
 def look_at_sweep(job: Job) -> None:
@@ -234,8 +239,7 @@ def spoilt(job: Job) -> str | None:
             {p: s for p, s in t.items() if p != "report.html" and not p.startswith(TIMED)}
             for t in (made, expected)
         )
-    differing = [p for p in sorted({*made, *expected}) if made.get(p) != expected.get(p)]
-    if differing:
+    if differing := differences(made, expected):
         return f"not as in an uninterrupted run: {differing}"
     left = leftovers(job.made.parent)
     return f"left behind: {left}" if left else None

@@ -7,6 +7,16 @@ A message names a parameter, with or without a value, between backticks as Pytho
 from __future__ import annotations
 
 
+def chain_of(error: BaseException) -> list[BaseException]:
+    """List an error and those it was made of or came after, the last first; at most eight."""
+    found: list[BaseException] = []
+    one: BaseException | None = error
+    while one is not None and len(found) < 8:
+        found.append(one)
+        one = one.__cause__ or one.__context__
+    return found
+
+
 class ToptuneError(Exception):
     """Something could not be done; the message is one line for the user (exit code 1)."""
 

@@ -191,6 +191,27 @@ def test_batches_are_filled_with_what_is_started_next(
         np.testing.assert_array_equal(one, expected)
 
 
+def test_pictures_that_were_lost_with_others_are_an_error_and_no_numbers(
+    mobilenet: LoadedBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = FeatureEngine(mobilenet, batch_size=4)
+    pictures = make_drawer(224).draw(0, 5)
+    network = engine._network
+    assert isinstance(network, OpenVinoNetwork)
+    wait = network.start([pictures[:3]], 3)
+
+    class Broken:
+        def start_async(self, *_: object, **__: object) -> None:
+            raise RuntimeError("broken")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(network, "_queue", Broken())
+        with pytest.raises(RuntimeError, match="broken"):
+            network.start([pictures[3:]], 2)
+    with pytest.raises(ToptuneError, match="failed at pictures beside these"):
+        wait()
+
+
 def test_pictures_that_cannot_be_drawn_leave_the_others_as_they_are(
     mobilenet: LoadedBackbone,
 ) -> None:

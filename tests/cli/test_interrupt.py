@@ -9,17 +9,15 @@ import sys
 import pytest
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows: it sends no signals")
-# Python drops what is raised in a weak reference's callback and in a finaliser.
-# A compiled module makes an error of its own of what is raised while it is imported.
-LOADED = "matplotlib.ft2font"
 PLACES = {
+    # Python drops what is raised in a weak reference's callback and in a finaliser.
     "callback": "one = Thing(); kept = weakref.ref(one, lambda _: press()); del one",
     "finaliser": "Thing.__del__ = lambda _: press(); Thing()",
     "loop": "press()",
-    "compiled module": f"press_within('{LOADED}'); import {LOADED}",
-    # What torch's own C++ imports ends the process if that fails.
+    # The loading of one compiled module fails with an error of its own; that of the other goes on.
+    "ft2font": "press_within('matplotlib.ft2font'); import matplotlib.ft2font",
     "torch": "press_within('torch._C'); import torch",
-    # OpenVINO makes an error of its own of what is raised in what it calls.
+    # OpenVINO turns what is raised in Python code that it calls into an error of its own.
     "conversion": "convert()",
     "handler": "fail_after_a_press()",
 }
@@ -35,7 +33,7 @@ def press():
     for _ in range(1000): pass
 
 def press_within(name):
-    # In the first enumeration that the module makes while it is loaded.
+    # While it makes its first enumeration.
     def see(frame, event, _):
         if event == "call" and frame.f_code.co_filename.endswith("enum.py"):
             while frame is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import subprocess
 import sys
@@ -191,8 +192,11 @@ def test_a_process_that_renews_stays_alive(
         one.store.place.guard()
 
 
+@pytest.mark.parametrize(
+    "why", [objects._Trouble("no answer in time", passing=True), asyncio.CancelledError()]
+)
 def test_a_process_that_cannot_renew_publishes_nothing_more(
-    url: RemotePath, monkeypatch: pytest.MonkeyPatch
+    url: RemotePath, monkeypatch: pytest.MonkeyPatch, why: BaseException
 ) -> None:
     monkeypatch.setattr(claims, "RENEW_S", 0.05)
     monkeypatch.setattr(claims, "STOP_S", 0.5)
@@ -202,7 +206,7 @@ def test_a_process_that_cannot_renew_publishes_nothing_more(
 
         async def unheard(root: objects._Root, place: str, data: bytes) -> None:
             if ".s.zarr.locks/session-" in place:
-                raise objects._Trouble("no answer in time", passing=True)
+                raise why
             await real(root, place, data)
 
         monkeypatch.setattr(objects._Root, "put", unheard)

@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from types import FrameType
 
 from toptune.cli.printing import bar_is_shown
-from toptune.machine.interruption import note_interrupt
+from toptune.machine import interruption
 
 _INTERRUPTED = b"interrupted; what was published is kept\n"
 _SHOW_CURSOR = b"\x1b[?25h"
 _LATER_S = 0.01
-# Longer than an import takes; a program may be run by an import, too.
+# Longer than any import takes. Where an import runs the whole program, waiting would never end.
 _IMPORT_S = 20.0
 
 
@@ -31,32 +31,31 @@ def interrupting() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if interrupt.came:
+        if interruption.came:
             raise KeyboardInterrupt from error
         raise
     finally:
-        note_interrupt(came=False)
         sys.unraisablehook = interrupt.hook
-        if interrupt.came and not interrupt.is_told:
-            os.write(2, _INTERRUPTED)
         # Where it was pressed, the interpreter may still wait for threads: a second one ends that.
-        if not interrupt.came:
+        if not interruption.came:
             signal.signal(signal.SIGINT, before)
+        elif not interrupt.is_told:
+            os.write(2, _INTERRUPTED)
+        interruption.came = False
 
 
 class _Interrupt:
     """What the first Ctrl-C does."""
 
     def __init__(self) -> None:
-        self.came = self.is_told = False
+        self.is_told = False
         self.hook = sys.unraisablehook
         self._latest_s = 0.0
 
     def first(self, number: int, frame: FrameType | None) -> None:
         """Say so, and raise a KeyboardInterrupt; the handler of a signal."""
-        self.came = True
+        interruption.came = True
         self._latest_s = time.monotonic() + _IMPORT_S
-        note_interrupt(came=True)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         # Not by a file object, which may be in the middle of a write. A bar would be drawn over it,
         # and hides the cursor, which the second Ctrl-C would leave hidden.
@@ -71,13 +70,13 @@ class _Interrupt:
             raise KeyboardInterrupt
 
     def _raise_later(self) -> None:
-        # By a signal whose handler is free.
+        # By SIGTERM: SIGINT is the system's from the first one on.
         signal.signal(signal.SIGTERM, self._raise)
         threading.Timer(_LATER_S, _signal_main_thread).start()
 
     def unraisable(self, lost: sys.UnraisableHookArgs) -> None:
         """Raise it once more where Python drops what is raised: in finalisers, for example."""
-        if self.came and isinstance(lost.exc_value, KeyboardInterrupt):
+        if interruption.came and isinstance(lost.exc_value, KeyboardInterrupt):
             self._raise_later()
         else:
             self.hook(lost)

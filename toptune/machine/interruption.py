@@ -1,28 +1,19 @@
-"""Whether Ctrl-C was pressed: what fails after it may have failed for it.
+"""Whether Ctrl-C was pressed: what fails after it may have failed because of it.
 
-Compiled libraries that call Python make errors of their own of the KeyboardInterrupt that falls
-into that. Whoever turns errors of any kind into others asks here first, so that an interrupt is
-never told of as the fault of a file, nor survived.
+A compiled library that calls Python may turn a KeyboardInterrupt raised there into an error of its
+own. Code that catches errors of any kind calls `heed_interrupt` first, so that an interrupt is
+neither reported as the fault of a file nor ignored.
 """
 
 from __future__ import annotations
 
-_DEEPEST = 16  # errors that were made of one another
-_came = False
+from toptune.errors import chain_of
 
-
-def note_interrupt(*, came: bool) -> None:
-    """Say that the user has asked for the end, or that this is over."""
-    global _came  # noqa: PLW0603  # of the process, as the signal
-    _came = came
+#: Set by the command line while an interrupt ends its work.
+came = False
 
 
 def heed_interrupt(error: BaseException) -> None:
-    """Raise a KeyboardInterrupt if an error was, or may have been, made of one."""
-    one: BaseException | None = error
-    is_one = _came
-    for _ in range(_DEEPEST):
-        is_one |= isinstance(one, KeyboardInterrupt)
-        one = None if one is None else one.__cause__ or one.__context__
-    if is_one:
+    """Raise a KeyboardInterrupt if there was one, or if an error was made of one."""
+    if came or any(isinstance(one, KeyboardInterrupt) for one in chain_of(error)):
         raise KeyboardInterrupt from error

@@ -25,7 +25,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn, Protocol, TypeVar, TypeVarTuple
 from urllib.parse import unquote, urlsplit
 
-from toptune.errors import InputError, MissingPackagesError, StorageError, ToptuneError
+from toptune.errors import (
+    InputError,
+    MissingPackagesError,
+    StorageError,
+    ToptuneError,
+    chain_of,
+)
 from toptune.machine.remote import refuse_secrets
 
 S = TypeVar("S")
@@ -387,7 +393,7 @@ def _understood(error: Exception) -> _Trouble:
         return _Trouble("no answer in time", passing=True)
     if isinstance(error, PermissionError):
         return _Trouble("access is refused", "credentials")
-    text = "\n".join(f"{one}\n{one!r}" for one in _chain(error))
+    text = "\n".join(f"{one}\n{one!r}" for one in chain_of(error))
     status, code = _STATUS.search(text), _CODE.search(text)
     if status:
         return _status_trouble(int(status[1]), code[1] if code else "")
@@ -412,15 +418,6 @@ def _without_status(error: Exception, text: str) -> _Trouble:
     if passing:
         return _Trouble("the connection broke", passing=True)
     return _Trouble(f"the library fails, {named}", "report this")
-
-
-def _chain(error: BaseException) -> list[BaseException]:
-    found: list[BaseException] = []
-    one: BaseException | None = error
-    while one is not None and len(found) < 8:
-        found.append(one)
-        one = one.__cause__ or one.__context__
-    return found
 
 
 class _Changed(Exception):  # noqa: N818

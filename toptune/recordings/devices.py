@@ -191,7 +191,7 @@ def _table(path: Path, text: str) -> tuple[TableHead, Iterator[tuple[int, list[s
     """Split the table into its head and its rows, each with the line that it starts on."""
     stream = io.StringIO(text.lstrip("\ufeff"), newline="")
     # Most likely what is meant where no separator gives the columns that are needed.
-    fallbacks = (_has_needed, lambda header: len(header) > 1, bool)
+    fallbacks = (has_required_columns, lambda header: len(header) > 1, bool)
     for known in fallbacks:
         stream.seek(0)
         head = read_head(stream, known)
@@ -200,7 +200,8 @@ def _table(path: Path, text: str) -> tuple[TableHead, Iterator[tuple[int, list[s
     raise InputError(f"{path}: the file is empty; it needs {','.join(_REQUIRED)}")
 
 
-def _has_needed(header: Sequence[str]) -> bool:
+def has_required_columns(header: Sequence[str]) -> bool:
+    """Whether a row of a table is the header of a devices file."""
     return set(_REQUIRED) <= {name.casefold() for name in header}
 
 

@@ -12,6 +12,7 @@ import math
 import mmap
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,12 +79,8 @@ def check_links(file: Any, path: Path, *, soft: bool = False) -> None:
         kind = _LINKS.get(info.type, "a user-defined link")
         return f"{name.decode('utf-8', 'replace')!r} is {kind}"
 
-    try:
+    with reading_may_fail(path, "its groups cannot be walked"):
         found = file.id.links.visit(see, info=True)
-    except InputError:  # of a server, for example
-        raise
-    except DAMAGE as error:
-        raise damaged(path, "its groups cannot be walked", error) from None
     if found:
         raise InputError(
             f"{path}: {found}, and links are not followed: copy the data into the file itself"
@@ -101,7 +98,7 @@ def check_stored(
     inflate to more than a chunk.
     """
     name = dataset.name
-    try:
+    with reading_may_fail(path, f"{name} cannot be read"):
         plist = dataset.id.get_create_plist()
         layout = plist.get_layout()
         if layout == h5py.h5d.VIRTUAL or plist.get_external_count() > 0:
@@ -113,10 +110,6 @@ def check_stored(
         _check_size(dataset, path, layout)
         if limit_bytes is not None:
             check_whole(dataset, path, limit_bytes)
-    except InputError:
-        raise
-    except DAMAGE as error:
-        raise damaged(path, f"{name} cannot be read", error) from None
 
 
 def check_whole(dataset: Any, path: Path, limit_bytes: int) -> None:
@@ -246,12 +239,8 @@ def check_texts(file: Any, path: Path) -> None:
         if isinstance(node, h5py.Dataset):
             _check_texts_of(node, path, heaps)
 
-    try:
+    with reading_may_fail(path, "its texts cannot be found"):
         file.visititems(see)
-    except InputError:
-        raise
-    except DAMAGE as error:
-        raise damaged(path, "its texts cannot be found", error) from None
 
 
 def _check_texts_of(dataset: Any, path: Path, heaps: dict[int, NDArray[np.int64]]) -> None:
@@ -323,6 +312,20 @@ def has_variable_text(node: Any) -> bool:
     """Tell whether an attribute of a group or dataset has variable length, and so is in a heap."""
     kinds = (node.attrs.get_id(name).get_type() for name in node.attrs)
     return any(_vlen_of(kind) is not None for kind in kinds)
+
+
+@contextmanager
+def reading_may_fail(path: Path, what: str) -> Iterator[None]:
+    """Turn what the library raises for a damaged file into an InputError that says `what` failed.
+
+    An InputError passes as it is: that of a check, or of the server from which the file is read.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except DAMAGE as error:
+        raise damaged(path, what, error) from None
 
 
 def damaged(path: Path, what: str, error: object) -> InputError:

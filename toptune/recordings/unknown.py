@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from toptune.errors import InputError
 from toptune.machine.remote import for_hdf5
+from toptune.recordings.devices import has_required_columns
 from toptune.recordings.text import encoding_of
 
 _HEAD_BYTES = 4096
@@ -53,7 +53,7 @@ def _text(head: bytes) -> str | None:
         return "text in an old encoding: save it as 'CSV UTF-8'"
     if re.match(r"\d+([.,]\d+)?[\s,;]", line):
         return "text without a header: add a first line with the columns' names, time_s,channel"
-    if {"recording", "device"} <= {name.strip(' "') for name in re.split("[,;\t]", line.lower())}:
+    if has_required_columns([name.strip(' "') for name in re.split("[,;\t]", line)]):
         return (
             "a devices file, which lists recordings for `extract` and `sweep`: name the recordings"
             " themselves here, such as folder/*.h5"
@@ -79,15 +79,13 @@ def _hdf5(path: Path) -> str:
     """Say which program's HDF5 file it is."""
     import h5py
 
-    from toptune.recordings.hdf5_guard import DAMAGE, damaged
+    from toptune.recordings.hdf5_guard import reading_may_fail
 
-    try:
-        with h5py.File(for_hdf5(path), "r") as file:
-            names = {*file, *file.attrs}
-    except InputError:
-        raise
-    except DAMAGE as error:
-        raise damaged(path, "its groups cannot be listed", error) from None
+    with (
+        reading_may_fail(path, "its groups cannot be listed"),
+        h5py.File(for_hdf5(path), "r") as file,
+    ):
+        names = {*file, *file.attrs}
     program = next((what for sign, what in _PROGRAMS if sign <= names), None)
     inside = ", ".join(sorted(names)[:5]) or "nothing"
     return (

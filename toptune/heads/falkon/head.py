@@ -333,7 +333,8 @@ def plan_centres(
     available = available_memory() if available_bytes is None else available_bytes
     limit = all_rows_limit(available, n_matrices=n_matrices)
     if n_rows <= limit:
-        # How many there may be changes from moment to moment: it would make each run another one.
+        # Without the limit, which follows the memory that is free now: the same fit is to make the
+        # same run.
         return CentrePlan(None, f"all {n_rows} windows are centres")
     n_centres = min(NYSTROM_CENTRES, n_rows)
     why = (
